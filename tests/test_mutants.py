@@ -1,0 +1,46 @@
+"""Every law that declares a mutant is shown to fail on it: a test that cannot fail proves nothing."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from mutants import Mutant, planted
+
+BROKEN_MUTANT = (NameError, SyntaxError, ImportError)  # the mutant itself is wrong, not caught by the law
+
+
+def collect():
+    found = []
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        if path.name != "test_mutants.py" and "MUTANTS" in path.read_text(encoding="utf-8"):
+            found += [(path.stem, mutant) for mutant in importlib.import_module(path.stem).MUTANTS]
+    return found
+
+
+@pytest.mark.parametrize(("file", "mutant"), [pytest.param(f, m, id=f"{f}-{m.name}") for f, m in collect()])
+def test_a_planted_mistake_turns_its_law_red(file, mutant):
+    mutant.law()  # the law holds on the true code
+    with planted(mutant):
+        try:
+            mutant.law()
+        except BROKEN_MUTANT:
+            raise
+        except (Exception, pytest.fail.Exception):
+            return
+    pytest.fail(f"{file}: the law still passes with {mutant.name}")
+
+
+def test_a_mutant_whose_text_is_gone_is_reported():
+    with pytest.raises(ValueError, match="0 times"):
+        with planted(Mutant("minillama.files", "no such text", "", lambda: None)):
+            pass
+
+
+def test_a_planted_mistake_is_taken_out_again():
+    from minillama.files import atomic_write
+
+    mutant = Mutant("minillama.files", 'not in ("wb", "w")', 'in ("wb", "w")', lambda: None)
+    before = atomic_write.__wrapped__.__code__
+    with planted(mutant):
+        assert atomic_write.__wrapped__.__code__ is not before
+    assert atomic_write.__wrapped__.__code__ is before
