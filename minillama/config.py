@@ -1,0 +1,126 @@
+"""The shape of a LLaMA: every number that the forward pass needs, checked once, and the published sizes.
+
+Letters used throughout: B batch, T time (S for keys), D model width, H heads, K key/value heads, d head width,
+F feed-forward width, V vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of the RoPE wavelengths to a longer context (see `rope.scale_frequencies`)."""
+
+    factor: float = 8.0  # how many times the slow rotations are slowed down further
+    low_freq_factor: float = 1.0  # wavelengths above original_max_seq_len / this are stretched in full
+    high_freq_factor: float = 4.0  # wavelengths below original_max_seq_len / this are left alone
+    original_max_seq_len: int = 8192  # tokens the model was pretrained on before stretching
+
+    def __post_init__(self):
+        _positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A LLaMA's shape. None stands for the usual choice and is filled in: K = H, d = D / H, F by `hidden_dim_rule`."""
+
+    dim: int  # D
+    n_layers: int
+    n_heads: int  # H
+    vocab_size: int  # V
+    n_kv_heads: int | None = None  # K: each key/value head serves H / K query heads (grouped-query attention)
+    head_dim: int | None = None  # d, even: RoPE turns pairs
+    hidden_dim: int | None = None  # F
+    max_seq_len: int = 2048  # tokens the model was trained to attend over
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tie_embeddings: bool = False  # the output head is the embedding table itself
+
+    def __post_init__(self):
+        _positive(self, "dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "norm_eps", "rope_theta")
+        _fill(self, "n_kv_heads", self.n_heads)
+        if self.head_dim is None and self.dim % self.n_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of n_heads {self.n_heads}: change one, or give head_dim")
+        _fill(self, "head_dim", self.dim // self.n_heads)
+        _fill(self, "hidden_dim", hidden_dim_rule(self.dim))
+        _positive(self, "n_kv_heads", "head_dim", "hidden_dim")
+        if self.n_heads % self.n_kv_heads:
+            divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
+            raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}: use one of {divisors}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd, and RoPE turns pairs: use {self.head_dim + 1}")
+
+    def n_parameters(self):
+        """Stored numbers, counted by formula; a tied output head counts once."""
+        attention = 2 * self.dim * self.head_dim * (self.n_heads + self.n_kv_heads)
+        block = attention + 3 * self.dim * self.hidden_dim + 2 * self.dim
+        tables = self.vocab_size * self.dim * (1 if self.tie_embeddings else 2)
+        return tables + self.n_layers * block + self.dim
+
+
+def hidden_dim_rule(dim, multiple_of=256, ffn_dim_multiplier=None):
+    """F as Meta's code computes it: two thirds of 4D (SwiGLU has three matrices where a plain layer has two),
+    times an optional multiplier, rounded up to a multiple (meta-llama/llama, llama/model.py, FeedForward).
+
+    >>> hidden_dim_rule(4096), hidden_dim_rule(8192, 4096, 1.3)
+    (11008, 28672)
+    """
+    hidden = int(2 * (4 * dim) / 3)
+    if ffn_dim_multiplier is not None:
+        hidden = int(ffn_dim_multiplier * hidden)
+    return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
+
+
+def _positive(config, *names):
+    for name in names:
+        value, whole = getattr(config, name), type(config).__annotations__[name] is not float
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < 2**53:
+            raise ValueError(f"{name} is {value!r}: it must be a positive {'whole number' if whole else 'number'}")
+
+
+def _fill(config, name, value):
+    if getattr(config, name) is None:
+        object.__setattr__(config, name, value)  # the one moment a frozen config is written
+
+
+def _llama1(dim, layers, heads, eps=1e-6):
+    return ModelConfig(dim, layers, heads, 32000, max_seq_len=2048, norm_eps=eps)
+
+
+def _llama3(dim, layers, heads, hidden, max_seq_len=131072, factor=8.0, tied=False):
+    scaling = RopeScaling(factor=factor) if max_seq_len > 8192 else None
+    return ModelConfig(dim, layers, heads, 128256, 8, hidden_dim=hidden, max_seq_len=max_seq_len,
+                       rope_theta=500000.0, rope_scaling=scaling, tie_embeddings=tied)
+
+
+PRESETS = {
+    # LLaMA: arXiv 2302.13971, table 2
+    "llama_7b": _llama1(4096, 32, 32),
+    "llama_13b": _llama1(5120, 40, 40),
+    "llama_33b": _llama1(6656, 60, 52),
+    "llama_65b": _llama1(8192, 80, 64, eps=1e-5),
+    # Llama 2: arXiv 2307.09288, table 1; only the largest groups its key/value heads
+    "llama2_7b": replace(_llama1(4096, 32, 32, eps=1e-5), max_seq_len=4096),
+    "llama2_13b": replace(_llama1(5120, 40, 40, eps=1e-5), max_seq_len=4096),
+    "llama2_70b": ModelConfig(8192, 80, 64, 32000, 8, hidden_dim=hidden_dim_rule(8192, 4096, 1.3), max_seq_len=4096),
+    # Llama 3: arXiv 2407.21783, table 3, and the published params.json files of 3.1 and 3.2
+    "llama3_8b": _llama3(4096, 32, 32, 14336, max_seq_len=8192),
+    "llama3_1_8b": _llama3(4096, 32, 32, 14336),
+    "llama3_2_1b": _llama3(2048, 16, 32, 8192, factor=32.0, tied=True),
+    "llama3_2_3b": _llama3(3072, 28, 24, 8192, factor=32.0, tied=True),
+    # Small ones: karpathy/tinyllamas, and shapes that train or test in seconds on a laptop
+    "stories260k": ModelConfig(64, 5, 8, 512, 4, hidden_dim=172, max_seq_len=512, tie_embeddings=True),
+    "stories110m": ModelConfig(768, 12, 12, 32000, hidden_dim=2048, max_seq_len=1024),
+    "tiny": ModelConfig(96, 3, 4, 512, hidden_dim=256, max_seq_len=256, tie_embeddings=True),
+    "nano": ModelConfig(256, 6, 8, 4096, hidden_dim=688, max_seq_len=256),
+}
+
+
+def preset(name, **changes):
+    """The published shape called `name`, with any field changed: `preset("tiny", vocab_size=1024)`."""
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return replace(PRESETS[name], **changes)

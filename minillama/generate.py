@@ -1,0 +1,108 @@
+"""Generation: read the prompt in one pass, then one token at a time, each fed back, until a stop rule holds."""
+
+import torch
+
+from minillama.kv_cache import KVCache
+from minillama.sampling import Sampling, sample
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def prefill(model, tokens_BT, cache, chunk=512):
+    """Read the prompt into the cache, `chunk` tokens at a time (memory of attention: chunk x T instead of T x T).
+
+    Returns the scores after its last token, (B, V) fp32. Chunks of any size give the same scores.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
+    for part_BT in tokens_BT.split(chunk, dim=1):
+        hidden_BTD = model.hidden_states(part_BT, cache)
+    return model.logits(hidden_BTD[:, -1:])[:, -1]
+
+
+def left_padded(prompts, device="cpu"):
+    """Unequal lists of ids as one tensor, padded on the left so that all end together: ids (B, T) and pads (B,) or None."""
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt holds no token: give at least one, for instance the tokenizer's bos_id")
+    longest = max(map(len, prompts))
+    tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    pad_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    return tokens_BT, pad_B if pad_B.any() else None
+
+
+@torch.inference_mode()
+def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=(), seed=0, chunk=512):
+    """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
+
+    prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`; all end after max_new_tokens or when
+    the model's max_seq_len is full. Greedy by default; the same seed gives the same text.
+    """
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
+    device, dtype = model.tok_embeddings.weight.device, model.tok_embeddings.weight.dtype
+    tokens_BT, pad_B = left_padded(prompts, device)
+    _check_prompt(model.config, tokens_BT)
+    room = min(model.config.max_seq_len, tokens_BT.shape[1] + max_new_tokens)
+    cache = KVCache(model.config, len(prompts), room, dtype, device, pad_B)
+    generator = torch.Generator(device).manual_seed(seed)
+    seen_BV = _seen(prompts, model.config.vocab_size, device)
+    running = [True] * len(prompts)
+    logits_BV = prefill(model, tokens_BT, cache, chunk) if max_new_tokens else None
+    for step in range(min(max_new_tokens, model.config.max_seq_len - tokens_BT.shape[1] + 1)):
+        next_B = sample(logits_BV, sampling, generator, seen_BV)
+        seen_BV.scatter_(1, next_B[:, None], True)
+        ids = next_B.tolist()
+        yield [token if alive else None for token, alive in zip(ids, running, strict=True)]
+        running = [alive and token not in stop_ids for token, alive in zip(ids, running, strict=True)]
+        if not any(running) or cache.length == cache.max_len or step + 1 == max_new_tokens:
+            return
+        logits_BV = prefill(model, next_B[:, None], cache)
+
+
+def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREEDY, stop=(), seed=0, stop_ids=None):
+    """Yield the continuation of `prompt` in pieces of text, as it is made; never half a character.
+
+    Stops at the tokenizer's eos or bos (`stop_ids` overrides), at the first of the strings in `stop` (which is not
+    yielded), after max_new_tokens, or when the model's context is full.
+    """
+    ids = tokenizer.encode(prompt, bos=tokenizer.bos_id is not None)
+    if stop_ids is None:
+        stop_ids = {i for i in (tokenizer.eos_id, tokenizer.bos_id) if i is not None}
+    decoder, held = tokenizer.decoder(), ""
+    for token in ids:
+        decoder.push(token)  # so that the first new piece is spelled as a continuation
+    for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed):
+        held += "" if token in stop_ids else decoder.push(token)
+        shown, held, stopped = _until_stop(held, stop)
+        if shown:
+            yield shown
+        if stopped:
+            return
+    shown, held, stopped = _until_stop(held + decoder.flush(), stop)
+    if shown + ("" if stopped else held):
+        yield shown + ("" if stopped else held)
+
+
+def _until_stop(text, stop):
+    """Split into what may be shown, what must wait because a stop string may be starting there, and whether one came."""
+    found = [place for place in (text.find(word) for word in stop) if place >= 0]
+    if found:
+        return text[:min(found)], "", True
+    waiting = max((n for word in stop for n in range(1, len(word)) if text.endswith(word[:n])), default=0)
+    return text[:len(text) - waiting], text[len(text) - waiting:], False
+
+
+def _check_prompt(config, tokens_BT):
+    if tokens_BT.shape[1] > config.max_seq_len:
+        raise ValueError(f"the prompt has {tokens_BT.shape[1]} tokens and this model attends over {config.max_seq_len}: "
+                         "shorten it")
+    if tokens_BT.min() < 0 or tokens_BT.max() >= config.vocab_size:
+        raise ValueError(f"the prompt holds the id {tokens_BT.max().item()} and this model knows 0 to "
+                         f"{config.vocab_size - 1}: the tokenizer belongs to another model")
+
+
+def _seen(prompts, vocab_size, device):
+    seen_BV = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
+    for row, prompt in enumerate(prompts):
+        seen_BV[row, torch.tensor(list(prompt), device=device)] = True
+    return seen_BV

@@ -1,0 +1,29 @@
+"""RMSNorm: every token's vector is brought to length sqrt(D), then each of its numbers gets a learned gain."""
+
+import torch
+from torch import nn
+
+
+def rms_norm(x, weight, eps):
+    """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis (arXiv 1910.07467, eq. 4; eps from Meta's code).
+
+    The mean is taken in fp32, where squares of half-precision numbers cannot overflow. The result is rounded to
+    x's dtype *before* the gain, as Meta's and Hugging Face's code do: the other order gives other bits.
+
+    x: (..., D) float, weight: (D,). Returns (..., D) in the promoted dtype of x and weight.
+    """
+    x32 = x.float() if x.dtype != torch.float64 else x
+    scale = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    return (x32 * scale).to(x.dtype) * weight
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with its gain, which starts at one."""
+
+    def __init__(self, dim, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)

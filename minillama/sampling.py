@@ -1,0 +1,75 @@
+"""Sampling: from scores over the vocabulary to one token, by chance or not."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. The filters act in this order: penalty, temperature, top-k, top-p."""
+
+    temperature: float = 1.0  # 0: always the likeliest token; 1: the model's own distribution
+    top_k: int = 0  # keep the k likeliest; 0 keeps all
+    top_p: float = 1.0  # keep the smallest set of tokens whose probabilities reach p; 1 keeps all
+    repetition_penalty: float = 1.0  # above 1 makes tokens already in the text less likely
+
+    def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or a positive number")
+        if self.top_k < 0 or int(self.top_k) != self.top_k:
+            raise ValueError(f"top_k is {self.top_k}: it must be 0 (off) or a whole number of tokens to keep")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1 (off)")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(f"repetition_penalty is {self.repetition_penalty}: it must be positive (1 is off)")
+
+
+def repetition_penalty(logits_BV, seen_BV, penalty):
+    """Positive scores of tokens already seen are divided by `penalty`, negative ones multiplied (arXiv 1909.05858,
+    section 4.1, with the sign rule that later implementations added). seen_BV: bool."""
+    punished = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return torch.where(seen_BV, punished, logits_BV)
+
+
+def keep_top_k(logits_BV, k):
+    """Everything below the k-th best score becomes -inf; ties with it stay."""
+    kth_B1 = logits_BV.topk(min(k, logits_BV.shape[-1])).values[..., -1:]
+    return logits_BV.masked_fill(logits_BV < kth_B1, -math.inf)
+
+
+def keep_top_p(logits_BV, p):
+    """Nucleus sampling: keep the fewest likeliest tokens whose probabilities sum to p or more (arXiv 1904.09751, eq. 2)."""
+    sorted_BV, order_BV = logits_BV.sort(descending=True, stable=True)
+    probabilities_BV = sorted_BV.softmax(-1)
+    before_BV = probabilities_BV.cumsum(-1) - probabilities_BV  # mass of the likelier tokens
+    dropped_BV = (before_BV >= p).scatter(-1, order_BV, before_BV >= p)
+    return logits_BV.masked_fill(dropped_BV, -math.inf)
+
+
+def next_token_distribution(logits_BV, sampling, seen_BV=None):
+    """The probabilities that `sample` draws from, (B, V) fp32; temperature 0 puts all on the first of the best."""
+    logits_BV = logits_BV.float()
+    if sampling.repetition_penalty != 1.0:
+        if seen_BV is None:
+            raise ValueError("repetition_penalty needs seen_BV: which tokens each text holds already")
+        logits_BV = repetition_penalty(logits_BV, seen_BV, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits_BV).scatter(-1, logits_BV.argmax(-1, keepdim=True), 1.0)
+    logits_BV = logits_BV / sampling.temperature
+    if sampling.top_k:
+        logits_BV = keep_top_k(logits_BV, sampling.top_k)
+    if sampling.top_p < 1:
+        logits_BV = keep_top_p(logits_BV, sampling.top_p)
+    return logits_BV.softmax(-1)
+
+
+def sample(logits_BV, sampling, generator=None, seen_BV=None):
+    """Draw one token per row from `next_token_distribution`: (B,) int64."""
+    if logits_BV.isnan().any():
+        raise ValueError("the model's scores hold NaN: its weights are damaged, or its dtype overflowed (try float32)")
+    probabilities_BV = next_token_distribution(logits_BV, sampling, seen_BV)
+    if sampling.temperature == 0:
+        return probabilities_BV.argmax(-1)
+    return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)

@@ -1,0 +1,117 @@
+"""The whole LLaMA: embed, then blocks of attention and feed-forward around a residual stream, then read out."""
+
+import math
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from minillama.attention import Attention, attention
+from minillama.rms_norm import RMSNorm
+from minillama.rope import rope_frequencies, rope_rotations
+from minillama.swiglu import SwiGLU
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): pre-normalised residual layers (arXiv 2002.04745)."""
+
+    def __init__(self, config, attend=attention):
+        super().__init__()
+        self.attention = Attention(config, attend)
+        self.feed_forward = SwiGLU(config.dim, config.hidden_dim)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS)
+        return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
+
+
+class Transformer(nn.Module):
+    """LLaMA (arXiv 2302.13971, section 2.2), with Meta's parameter names.
+
+    `attend` is the attention function of every layer: `attention.attention`, written out, unless another is asked
+    for. `recompute_blocks = True` forgets activations inside blocks and computes them again in the backward pass.
+    """
+
+    def __init__(self, config, attend=attention):
+        super().__init__()
+        self.config = config
+        self.recompute_blocks = False
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        # Not a buffer: `.to(bfloat16)` must never round the angles.
+        self.frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self.init_weights()
+        self.tie_weights()
+
+    def init_weights(self, std=0.02):
+        """N(0, 0.02) everywhere; the two matrices that write into the residual stream get 0.02 / sqrt(2 L), so that
+        its variance does not grow with depth (GPT-2's scheme: LLaMA's paper names none)."""
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                writes_to_stream = name.endswith(("wo.weight", "w2.weight"))
+                nn.init.normal_(weight, std=std / math.sqrt(2 * self.config.n_layers) if writes_to_stream else std)
+
+    def tie_weights(self):
+        """One table for both ends where the config says so; to be called again after weights were replaced."""
+        if self.config.tie_embeddings:
+            self.output.weight = self.tok_embeddings.weight
+
+    def forward(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None):
+        """Logits of the next token at every place, (B, T, V) fp32. Arguments as in `hidden_states`."""
+        return self.logits(self.hidden_states(tokens_BT, cache, left_pad_B, document_ids_BT))
+
+    def hidden_states(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None):
+        """The residual stream after the final norm, (B, T, D).
+
+        tokens_BT: int64. cache: the tokens follow those it holds, and are added to it. left_pad_B: padding at the
+        start of each row (a cache brings its own). document_ids_BT: for packed rows, tokens see their own document.
+        """
+        self._check(tokens_BT, cache)
+        left_pad_B = cache.left_pad_B if cache is not None else left_pad_B
+        start = cache.length if cache is not None else 0
+        positions, mask_BTS = positions_and_mask(tokens_BT, start, left_pad_B, document_ids_BT)
+        rotations = rope_rotations(positions, self.frequencies)
+        x_BTD = self.tok_embeddings(tokens_BT)
+        for layer, block in enumerate(self.layers):
+            if self.recompute_blocks and self.training and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS)
+        if cache is not None:
+            cache.advance(tokens_BT.shape[1])
+        return self.norm(x_BTD)
+
+    def logits(self, hidden_BTD):
+        """Scores of every piece of the vocabulary, in fp32: softmax and losses start from here."""
+        return self.output(hidden_BTD).float()
+
+    def _check(self, tokens_BT, cache):
+        if tokens_BT.dim() != 2:
+            raise ValueError(f"tokens have shape {tuple(tokens_BT.shape)}: expected (batch, time)")
+        length = tokens_BT.shape[1] + (cache.length if cache is not None else 0)
+        if length > self.config.max_seq_len:
+            raise ValueError(f"{length} tokens are more than the {self.config.max_seq_len} this model attends over "
+                             "(max_seq_len): shorten the text")
+
+
+def positions_and_mask(tokens_BT, start=0, left_pad_B=None, document_ids_BT=None):
+    """Position of each token, (T,) or (B, T), and what it may see besides causality, (B, T, S) bool or None.
+
+    Padding and documents both restart the count: position 0 is the first real token of a row or of a document.
+    """
+    T = tokens_BT.shape[1]
+    places = torch.arange(start + T, device=tokens_BT.device)
+    if document_ids_BT is not None:
+        if start or left_pad_B is not None:
+            raise ValueError("document_ids_BT is for packed training rows: it takes neither a filled cache nor padding")
+        same_BTS = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+        new_BT = nn.functional.pad(document_ids_BT[:, 1:] != document_ids_BT[:, :-1], (1, 0), value=True)
+        return places - (new_BT * places).cummax(-1).values, same_BTS
+    if left_pad_B is None:
+        return places[start:], None
+    positions_BT = (places[start:] - left_pad_B[:, None]).clamp(min=0)  # a pad's own position never matters
+    return positions_BT, (places >= left_pad_B[:, None])[:, None, :].expand(-1, T, -1)
