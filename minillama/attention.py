@@ -21,7 +21,7 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
         raise ValueError(f"{H} query heads cannot share {K} key/value heads evenly")
     q_BKGTd = q_BHTd.reshape(B, K, H // K, T, d)  # G = H / K queries per key/value head: no copy of k and v is made
     scores = q_BKGTd.flatten(2, 3) @ k_BKSd.transpose(-1, -2) / math.sqrt(d)
-    scores = scores.float().view(B, K, H // K, T, S) if scores.dtype != torch.float64 else scores.view(B, K, -1, T, S)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, K, H // K, T, S)
     visible = visible_keys(T, S, causal, mask_BTS, q_BHTd.device)
     if visible is None:
         weights = scores.softmax(-1)
@@ -33,7 +33,7 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
 
 
 def visible_keys(T, S, causal, mask_BTS, device):
-    """What each query may see, as a bool tensor that broadcasts against (B, K, G, T, S); None where it is everything."""
+    """What each query may see, a bool tensor that broadcasts against (B, K, G, T, S); None where it is everything."""
     mask = None if mask_BTS is None else mask_BTS[:, None, None]
     if not causal or T == 1 <= S:
         return mask
@@ -42,8 +42,8 @@ def visible_keys(T, S, causal, mask_BTS, device):
 
 
 def torch_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
-    """`attention` by PyTorch's fused scaled_dot_product_attention: same meaning, less memory, faster from ~256 tokens."""
-    (T, d), (K, S) = q_BHTd.shape[2:], k_BKSd.shape[1:3]
+    """`attention` by PyTorch's fused scaled_dot_product_attention: the same meaning in less memory."""
+    T, (K, S) = q_BHTd.shape[2], k_BKSd.shape[1:3]
     visible = visible_keys(T, S, causal, mask_BTS, q_BHTd.device)
     square = causal and mask_BTS is None and T == S  # only then does PyTorch's top-left is_causal mean ours
     visible = None if visible is None or square else visible.flatten(1, 2) if visible.dim() == 5 else visible

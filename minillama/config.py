@@ -19,7 +19,8 @@ class RopeScaling:
     def __post_init__(self):
         _positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
         if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}")
+            raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above "
+                             f"low_freq_factor {self.low_freq_factor}")
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,19 @@ class ModelConfig:
     tie_embeddings: bool = False  # the output head is the embedding table itself
 
     def __post_init__(self):
+        if not isinstance(self.rope_scaling, RopeScaling | None):
+            raise TypeError(f"rope_scaling is {self.rope_scaling!r}: give a RopeScaling or None")
         _positive(self, "dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "norm_eps", "rope_theta")
         _fill(self, "n_kv_heads", self.n_heads)
         if self.head_dim is None and self.dim % self.n_heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of n_heads {self.n_heads}: change one, or give head_dim")
+            raise ValueError(f"dim {self.dim} is no multiple of n_heads {self.n_heads}: change one, or give head_dim")
         _fill(self, "head_dim", self.dim // self.n_heads)
         _fill(self, "hidden_dim", hidden_dim_rule(self.dim))
         _positive(self, "n_kv_heads", "head_dim", "hidden_dim")
         if self.n_heads % self.n_kv_heads:
             divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
-            raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}: use one of {divisors}")
+            raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}: use one of "
+                             f"{divisors}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, and RoPE turns pairs: use {self.head_dim + 1}")
 
@@ -120,7 +124,10 @@ PRESETS = {
 
 
 def preset(name, **changes):
-    """The published shape called `name`, with any field changed: `preset("tiny", vocab_size=1024)`."""
+    """The published shape called `name`, with any field changed: `preset("tiny", vocab_size=1024)`.
+
+    Fields not named keep their numbers; None refits one: `preset("tiny", dim=192, head_dim=None, hidden_dim=None)`.
+    """
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return replace(PRESETS[name], **changes)

@@ -21,7 +21,7 @@ def prefill(model, tokens_BT, cache, chunk=512):
 
 
 def left_padded(prompts, device="cpu"):
-    """Unequal lists of ids as one tensor, padded on the left so that all end together: ids (B, T) and pads (B,) or None."""
+    """Unequal lists of ids as one tensor, padded on the left so that all end together: (B, T), pads (B,) or None."""
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("a prompt holds no token: give at least one, for instance the tokenizer's bos_id")
     longest = max(map(len, prompts))
@@ -65,6 +65,8 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
     Stops at the tokenizer's eos or bos (`stop_ids` overrides), at the first of the strings in `stop` (which is not
     yielded), after max_new_tokens, or when the model's context is full.
     """
+    if isinstance(stop, str) or not all(stop):
+        raise ValueError(f"stop is {stop!r}: give a tuple of strings, none of them empty")
     ids = tokenizer.encode(prompt, bos=tokenizer.bos_id is not None)
     if stop_ids is None:
         stop_ids = {i for i in (tokenizer.eos_id, tokenizer.bos_id) if i is not None}
@@ -84,7 +86,7 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
 
 
 def _until_stop(text, stop):
-    """Split into what may be shown, what must wait because a stop string may be starting there, and whether one came."""
+    """Split into what may be shown, what must wait (a stop string may be starting there), and whether one came."""
     found = [place for place in (text.find(word) for word in stop) if place >= 0]
     if found:
         return text[:min(found)], "", True
@@ -94,10 +96,11 @@ def _until_stop(text, stop):
 
 def _check_prompt(config, tokens_BT):
     if tokens_BT.shape[1] > config.max_seq_len:
-        raise ValueError(f"the prompt has {tokens_BT.shape[1]} tokens and this model attends over {config.max_seq_len}: "
-                         "shorten it")
-    if tokens_BT.min() < 0 or tokens_BT.max() >= config.vocab_size:
-        raise ValueError(f"the prompt holds the id {tokens_BT.max().item()} and this model knows 0 to "
+        raise ValueError(f"the prompt has {tokens_BT.shape[1]} tokens and this model attends over "
+                         f"{config.max_seq_len}: shorten it")
+    unknown = tokens_BT[(tokens_BT < 0) | (tokens_BT >= config.vocab_size)]
+    if len(unknown):
+        raise ValueError(f"the prompt holds the id {unknown[0].item()} and this model knows 0 to "
                          f"{config.vocab_size - 1}: the tokenizer belongs to another model")
 
 

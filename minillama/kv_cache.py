@@ -27,7 +27,7 @@ class KVCache:
         """
         end = self.length + k_BKTd.shape[2]
         if end > self.max_len:
-            raise ValueError(f"the cache holds {self.max_len} tokens and {end} are wanted: make it with a larger max_len")
+            raise ValueError(f"the cache holds {self.max_len} tokens and {end} are wanted: give a larger max_len")
         self.keys[layer, :, :, self.length:end] = k_BKTd
         self.values[layer, :, :, self.length:end] = v_BKTd
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

@@ -12,9 +12,9 @@ def rms_norm(x, weight, eps):
 
     x: (..., D) float, weight: (D,). Returns (..., D) in the promoted dtype of x and weight.
     """
-    x32 = x.float() if x.dtype != torch.float64 else x
-    scale = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
-    return (x32 * scale).to(x.dtype) * weight
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # float64 stays float64
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype) * weight
 
 
 class RMSNorm(nn.Module):

@@ -13,7 +13,7 @@ import torch
 
 
 def rope_frequencies(head_dim, theta=10000.0, scaling=None):
-    """Radians per position for each pair: theta^(-2i/d), i < d/2 (arXiv 2104.09864, eq. 15). (d/2,) fp32, on the CPU."""
+    """Radians per position of each pair: theta^(-2i/d), i < d/2 (arXiv 2104.09864, eq. 15), (d/2,) fp32 on the CPU."""
     if head_dim % 2:
         raise ValueError(f"head_dim {head_dim} is odd, and RoPE turns pairs: use an even width")
     exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
@@ -29,7 +29,7 @@ def scale_frequencies(frequencies, scaling):
     """
     wavelengths = 2 * math.pi / frequencies
     length, low, high = scaling.original_max_seq_len, scaling.low_freq_factor, scaling.high_freq_factor
-    share = ((length / wavelengths - low) / (high - low))
+    share = (length / wavelengths - low) / (high - low)
     blended = (1 - share) * frequencies / scaling.factor + share * frequencies
     scaled = torch.where(wavelengths > length / low, frequencies / scaling.factor, frequencies)
     between = (wavelengths <= length / low) & (wavelengths >= length / high)
@@ -48,17 +48,18 @@ def rope_rotations(positions, frequencies):
 def apply_rope(x, rotations):
     """Turn the interleaved pairs of x: (x_2i + i x_2i+1) * rotation (arXiv 2104.09864, eq. 34).
 
-    x: (..., T, H, d) any float dtype; rotations: (T, d/2) or (B, T, d/2) complex64. Computed in fp32, returned in
-    x's dtype, rounded once. The length of every pair is kept.
+    x: (..., T, H, d) any float dtype; rotations: (T, d/2) or (B, T, d/2) complex64. Computed in fp32 (float64 in
+    float64), returned in x's dtype, rounded once. The length of every pair is kept.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
     turned = pairs * rotations.unsqueeze(-2)  # one rotation for all heads of a token
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def apply_rope_half_split(x, rotations):
     """The same turn for the half-split layout: columns i and i + d/2 are a pair. Shapes as in `apply_rope`."""
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     cos, sin = rotations.real.unsqueeze(-2), rotations.imag.unsqueeze(-2)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 

@@ -18,7 +18,7 @@ class Sampling:
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or a positive number")
-        if self.top_k < 0 or int(self.top_k) != self.top_k:
+        if not isinstance(self.top_k, int) or self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}: it must be 0 (off) or a whole number of tokens to keep")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1 (off)")
@@ -40,7 +40,7 @@ def keep_top_k(logits_BV, k):
 
 
 def keep_top_p(logits_BV, p):
-    """Nucleus sampling: keep the fewest likeliest tokens whose probabilities sum to p or more (arXiv 1904.09751, eq. 2)."""
+    """Nucleus sampling: keep the fewest likeliest tokens whose probabilities reach p (arXiv 1904.09751, eq. 2)."""
     sorted_BV, order_BV = logits_BV.sort(descending=True, stable=True)
     probabilities_BV = sorted_BV.softmax(-1)
     before_BV = probabilities_BV.cumsum(-1) - probabilities_BV  # mass of the likelier tokens
@@ -67,8 +67,9 @@ def next_token_distribution(logits_BV, sampling, seen_BV=None):
 
 def sample(logits_BV, sampling, generator=None, seen_BV=None):
     """Draw one token per row from `next_token_distribution`: (B,) int64."""
-    if logits_BV.isnan().any():
-        raise ValueError("the model's scores hold NaN: its weights are damaged, or its dtype overflowed (try float32)")
+    if not logits_BV.amax(-1).isfinite().all():  # NaN, +inf, or a row of nothing but -inf
+        raise ValueError(f"the best score of a row is {logits_BV.amax(-1).tolist()}, not a finite number: the weights "
+                         "are damaged, the dtype overflowed (try float32), or every token was forbidden")
     probabilities_BV = next_token_distribution(logits_BV, sampling, seen_BV)
     if sampling.temperature == 0:
         return probabilities_BV.argmax(-1)

@@ -70,14 +70,13 @@ class Transformer(nn.Module):
         tokens_BT: int64. cache: the tokens follow those it holds, and are added to it. left_pad_B: padding at the
         start of each row (a cache brings its own). document_ids_BT: for packed rows, tokens see their own document.
         """
-        self._check(tokens_BT, cache)
-        left_pad_B = cache.left_pad_B if cache is not None else left_pad_B
-        start = cache.length if cache is not None else 0
+        self._check(tokens_BT, cache, left_pad_B)
+        start, left_pad_B = (0, left_pad_B) if cache is None else (cache.length, cache.left_pad_B)
         positions, mask_BTS = positions_and_mask(tokens_BT, start, left_pad_B, document_ids_BT)
         rotations = rope_rotations(positions, self.frequencies)
         x_BTD = self.tok_embeddings(tokens_BT)
         for layer, block in enumerate(self.layers):
-            if self.recompute_blocks and self.training and torch.is_grad_enabled():
+            if self.recompute_blocks and self.training and torch.is_grad_enabled() and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS)
@@ -86,12 +85,15 @@ class Transformer(nn.Module):
         return self.norm(x_BTD)
 
     def logits(self, hidden_BTD):
-        """Scores of every piece of the vocabulary, in fp32: softmax and losses start from here."""
-        return self.output(hidden_BTD).float()
+        """Scores of every piece of the vocabulary, fp32 (float64 in float64): softmax and losses start from here."""
+        scores_BTV = self.output(hidden_BTD)
+        return scores_BTV.to(torch.promote_types(scores_BTV.dtype, torch.float32))
 
-    def _check(self, tokens_BT, cache):
+    def _check(self, tokens_BT, cache, left_pad_B):
         if tokens_BT.dim() != 2:
             raise ValueError(f"tokens have shape {tuple(tokens_BT.shape)}: expected (batch, time)")
+        if cache is not None and left_pad_B is not None:
+            raise ValueError("left_pad_B was given beside a cache, which brings its own: KVCache(..., left_pad_B=...)")
         length = tokens_BT.shape[1] + (cache.length if cache is not None else 0)
         if length > self.config.max_seq_len:
             raise ValueError(f"{length} tokens are more than the {self.config.max_seq_len} this model attends over "
