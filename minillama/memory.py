@@ -1,0 +1,80 @@
+"""How much memory a model needs and how much there is: said before it is used, refused before it runs out."""
+
+import ctypes
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+GIB = 2**30
+# Bits per weight of a linear layer: NF4 with double quantization stores 4 + 8/64 + 32/(64*256) (arXiv 2305.14314)
+BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.0, "nf4": 4 + 8 / 64 + 32 / (64 * 256)}
+
+
+def weights_bytes(config, kind="fp16"):
+    """Bytes of a model's weights; int8 and nf4 shrink the linear layers only, the tables and norms stay in fp16."""
+    if kind not in BITS:
+        raise ValueError(f"kind {kind!r} is not known: choose one of {', '.join(BITS)}")
+    if kind in ("fp32", "fp16"):
+        return int(config.n_parameters() * BITS[kind] / 8)
+    attention = 2 * config.dim * config.head_dim * (config.n_heads + config.n_kv_heads)
+    linears = config.n_layers * (attention + 3 * config.dim * config.hidden_dim)
+    row_scales = 4 * linears / config.dim if kind == "int8" else 0  # about one fp32 scale for each row
+    return int(linears * BITS[kind] / 8 + row_scales + 2 * (config.n_parameters() - linears))
+
+
+def cache_bytes(config, tokens, batch=1, bytes_per_number=2):
+    """Bytes of a KV cache: keys and values, every layer, every key/value head: 2 L B K d T numbers."""
+    return 2 * config.n_layers * batch * config.n_kv_heads * config.head_dim * tokens * bytes_per_number
+
+
+def available_bytes(device="cpu"):
+    """Bytes that can be had now: a GPU's, or the main memory's within a container's limit. None: unknown."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = {"linux": _linux, "darwin": _macos, "win32": _windows}.get(sys.platform, lambda: None)()
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError):
+        return None
+    return found
+
+
+def _linux():
+    meminfo = Path("/proc/meminfo").read_text()
+    free = int(re.search(r"MemAvailable:\s+(\d+) kB", meminfo)[1]) * 1024
+    group = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if all(path.exists() for path in group) and group[0].read_text().strip() != "max":
+        free = min(free, int(group[0].read_text()) - int(group[1].read_text()))
+    return free
+
+
+def _macos():
+    report = subprocess.run(["vm_stat"], capture_output=True, text=True, timeout=5, check=True).stdout
+    page = int(re.search(r"page size of (\d+)", report)[1])
+    counts = [int(n) for n in re.findall(r"Pages (?:free|inactive|speculative):\s+(\d+)", report)]
+    return page * sum(counts)
+
+
+def _windows():
+    class Status(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+            (name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")]
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+    return status.free
+
+
+def require_memory(needed, what, device="cpu"):
+    """Refuse early what cannot fit; returns the sentence to print otherwise.
+
+    Raises ValueError where `needed` bytes are more than there are, naming both and the ways out.
+    """
+    free = available_bytes(device)
+    if free is not None and needed > free:
+        raise ValueError(f"{what} needs {needed / GIB:.2f} GiB and {free / GIB:.2f} GiB are free on {device}: "
+                         "close other programs, choose a smaller model, or a smaller dtype (--dtype bfloat16)")
+    beside = "" if free is None else f", {free / GIB:.1f} GiB free"
+    return f"{what}: {needed / GIB:.2f} GiB{beside}"

@@ -1,0 +1,94 @@
+"""Pictures: one style, few colours with a fixed meaning, and SVG that takes the ink of the page it stands on."""
+
+import io
+import re
+
+OURS, CONTRAST, ORACLE, CONTEXT = "#3B7DD8", "#E07B39", "#2FA37C", "#7A8794"
+INK = "#123456"  # placeholder: becomes currentColor, so that a picture is dark on light pages and light on dark ones
+STYLE = {
+    "figure.figsize": (6.0, 3.2), "figure.constrained_layout.use": True, "savefig.transparent": True,
+    "svg.fonttype": "none", "svg.hashsalt": "minillama", "font.family": "sans-serif", "font.size": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 11,
+    "axes.grid": False, "lines.linewidth": 1.8, "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color",
+                     "ytick.color"), INK),
+}
+
+
+def figure(title, xlabel="", ylabel="", **size):
+    """A figure of one panel in the house style; draw on the returned axes, then give the figure to `svg`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        picture, axes = plt.subplots(**size)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return picture, axes
+
+
+def svg(picture, alt):
+    """The figure as inline SVG with an alt text, its ink turned to currentColor; same input, same bytes."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with plt.rc_context(STYLE):
+        picture.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(picture)
+    text = buffer.getvalue()
+    text = text[text.index("<svg"):].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def label_end(axes, xs, ys, text, colour, dy=0):
+    """The name of a line, written at its end instead of in a legend."""
+    axes.annotate(text, (xs[-1], ys[-1]), xytext=(5, dy), textcoords="offset points", color=colour, va="center")
+
+
+def learning_curve(title, curves, level=None, level_name="", unit="bits per character"):
+    """Curves {name: (steps, values, colour)} falling towards a level that no model can beat."""
+    picture, axes = figure(title, "training step", unit)
+    for name, (steps, values, colour) in curves.items():
+        axes.plot(steps, values, color=colour)
+        label_end(axes, steps, values, name, colour, dy=8)
+    if level is not None:
+        axes.axhline(level, color=ORACLE, linestyle="--", linewidth=1.2)
+        axes.annotate(level_name, (0, level), xytext=(4, -10), textcoords="offset points", color=ORACLE)
+    axes.margins(x=0.02)
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.18)
+    axes.set_ylim(bottom=0)
+    return picture
+
+
+def bars(title, rows, unit):
+    """Horizontal bars [(name, value, colour)], the value written behind each."""
+    picture, axes = figure(title, unit, figsize=(6.0, 0.5 + 0.42 * len(rows)))
+    names, values, colours = zip(*rows, strict=True)
+    axes.barh(names, values, color=colours, height=0.6)
+    for place, value in enumerate(values):
+        axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.set_xlim(right=max(values) * 1.12)
+    return picture
+
+
+def heat_maps(title, maps, labels):
+    """Attention maps {name: (T, T) array}: each row is a token that asks, each column one that is read."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    matplotlib.use("Agg")
+    to_blue = matplotlib.colors.LinearSegmentedColormap.from_list("ours", [OURS + "00", OURS + "ff"])
+    with plt.rc_context(STYLE):
+        picture, panels = plt.subplots(1, len(maps), figsize=(2.6 * len(maps), 3.4), sharey=True, squeeze=False)
+        picture.suptitle(title, x=0.01, ha="left", fontsize=11)
+        for axes, (name, weights) in zip(panels[0], maps.items(), strict=True):
+            axes.imshow(weights, cmap=to_blue, vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(name, fontsize=9)
+            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
+            axes.set_yticks(range(len(labels)), labels, fontsize=6)
+            axes.tick_params(length=0)
+    return picture

@@ -1,0 +1,66 @@
+"""Laws of the report: self-contained, escaped, readable in light and dark, and true to its rows."""
+
+from html.parser import HTMLParser
+
+from mutants import Mutant
+
+from minillama.report import caption, coloured_tokens, quote, section, table, write_report
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\""
+ROWS = [{"stage": "pretrain", "expected": "< 1.10", "got": HOSTILE, "pass": True, "seconds": 1.0, "module": "a.py", "lesson": ""},
+        {"stage": "chat", "expected": "< 2", "got": "3", "pass": False, "seconds": 2.0, "module": "b.py", "lesson": "c.py"}]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(tmp_path):
+    parts = [table(ROWS), section(HOSTILE, HOSTILE, quote(HOSTILE, HOSTILE), coloured_tokens([HOSTILE]), caption(HOSTILE))]
+    write_report(tmp_path / "report.html", HOSTILE, HOSTILE, parts)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_no_text_becomes_markup(tmp_path):
+    tags = Tags()
+    tags.feed(page(tmp_path))
+    assert not tags.open and "script" not in tags.seen
+    assert tags.text.count(HOSTILE) == 10
+
+
+def test_the_page_asks_the_network_for_nothing_and_knows_both_light_and_dark(tmp_path):
+    text = page(tmp_path)
+    assert "http" not in text and "src=" not in text and "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_missed_row_says_so():
+    assert table(ROWS).count("MISS") == 1 and table(ROWS[:1]).count("MISS") == 0
+
+
+MUTANTS = [
+    Mutant("minillama.report", "{html.escape(piece)}", "{piece}", lambda: _in_folder(
+        test_the_page_is_well_formed_and_no_text_becomes_markup)),
+    Mutant("minillama.report", "'pass' if row['pass'] else 'MISS'", "'pass'", test_a_missed_row_says_so),
+]
+
+
+def _in_folder(law):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        law(Path(folder))
