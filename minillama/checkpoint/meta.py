@@ -1,0 +1,183 @@
+"""Meta's own form: `params.json`, `consolidated.00.pth` ... and `tokenizer.model` in one folder.
+
+Large models are cut into shards, one per GPU that ran them. A matrix that was split by output rows (wq, wk,
+wv, w1, w3, output) is joined along axis 0, one split by input columns (wo, w2) along axis 1, and norms were
+copied. The embedding was split by columns in Llama 1 and 2 and by rows in Llama 3: the shapes tell which.
+
+Source: meta-llama/llama, llama/model.py; meta-llama/llama-models, models/llama3/model.py.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minillama.checkpoint.pth import read_pth
+from minillama.checkpoint.settings import flag, number, read_settings, whole
+from minillama.checkpoint.weights import Stored, Weights, stored
+from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
+from minillama.files import atomic_write
+
+MAX_SHARDS = 16
+ROWS, COLUMNS = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")  # axis 0, axis 1
+PARAMS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier",
+          "norm_eps", "rope_theta", "use_scaled_rope")
+OURS = ("max_seq_len", "head_dim", "rope_scaling", "tie_embeddings")  # ours, for what Meta's keys cannot say
+LLAMA_3_2 = {(2048, 16), (3072, 28)}  # dim, n_layers of 1B and 3B: scaling factor 32 in their config.json
+
+
+def read_meta(folder):
+    """The `Weights` in a folder of Meta's form, 1 to 16 shards, mapped, not loaded. ValueError if damaged."""
+    folder = Path(folder)
+    paths = sorted(folder.glob("consolidated.*.pth"))
+    if not 1 <= len(paths) <= MAX_SHARDS:
+        raise ValueError(f"{folder}: {len(paths)} files consolidated.NN.pth: expected 1 to {MAX_SHARDS}")
+    params_path = folder / "params.json"
+    params = read_settings(params_path)
+    shards = [read_pth(path) for path in paths]
+    for path, shard in zip(paths, shards, strict=True):
+        shard.pop("rope.freqs", None)  # a table that old files carry; it is computed here
+        if shard.keys() != shards[0].keys():
+            odd = sorted(shard.keys() ^ shards[0].keys())
+            raise ValueError(f"{path}: {odd[0]} is not in every shard: the shards belong to different models")
+        for name in ("tok_embeddings.weight", "norm.weight"):
+            if name not in shard:
+                raise ValueError(f"{path}: {name} is missing: not a LLaMA in Meta's form")
+    dim = whole(params, "dim", params_path)
+    tensors = {name: _join(name, [shard[name] for shard in shards], dim, folder) for name in shards[0]}
+    config = _config(params, params_path, tensors)
+    if len(shards) > 1:
+        _drop_copied_heads(config, tensors, shards)
+    if config.tie_embeddings:
+        tensors.pop("output.weight", None)
+    unknown = sorted(set(params) - set(PARAMS + OURS))
+    notes = [f"{params_path}: not used: {', '.join(unknown)}"] if unknown else []
+    if params.get("use_scaled_rope") and "rope_scaling" not in params and config.rope_scaling.factor != 8.0:
+        notes.append(f"{params_path}: RoPE scaling factor 32, as published for this size of Llama 3.2")
+    return Weights(config, tensors, folder, notes=notes)
+
+
+def _join(name, parts, dim, source):
+    """One tensor from its shards, joined when it is read."""
+    axis, first = _axis(name, parts, dim), parts[0]
+    if len(parts) == 1 or axis is None:
+        return stored(first)
+    if not all(part.dim() == 2 and part.shape == first.shape and part.dtype == first.dtype for part in parts):
+        forms = [f"{list(part.shape)} {part.dtype}" for part in parts]
+        raise ValueError(f"{source}: {name} differs between shards: {', '.join(forms)}")
+    shape = list(first.shape)
+    shape[axis] *= len(parts)
+    return Stored(tuple(shape), first.dtype, lambda: torch.cat(parts, axis))
+
+
+def _axis(name, parts, dim):
+    """The axis along which the shards of a tensor are joined; None for what every shard holds whole."""
+    module = name.removesuffix(".weight").rpartition(".")[2]
+    if module == "tok_embeddings":
+        return 0 if parts[0].dim() == 2 and parts[0].shape[1] == dim else 1
+    return 0 if module in ROWS else 1 if module in COLUMNS else None
+
+
+def _drop_copied_heads(config, tensors, shards):
+    """With more shards than key/value heads, neighbours hold the same head: keep each once."""
+    rows = config.n_kv_heads * config.head_dim
+    for name, tensor in tensors.items():
+        if re.search(r"\.w[kv]\.weight$", name) and tensor.shape[0] > rows and tensor.shape[0] % rows == 0:
+            copies = tensor.shape[0] // rows
+            if len(shards) % copies == 0:
+                kept = [shard[name] for shard in shards[::copies]]
+                tensors[name] = Stored((rows, config.dim), tensor.dtype, lambda kept=kept: torch.cat(kept))
+
+
+def _config(params, path, tensors):
+    """`ModelConfig` from params.json; what Meta leaves out is read off the tensors or taken as published."""
+    dim, n_layers = whole(params, "dim", path), whole(params, "n_layers", path)
+    multiplier = params.get("ffn_dim_multiplier") and number(params, "ffn_dim_multiplier", path)
+    n_heads, rows = whole(params, "n_heads", path), tensors["tok_embeddings.weight"].shape[0]
+    vocab_size = rows if params.get("vocab_size") in (-1, None) else whole(params, "vocab_size", path)
+    theta = number(params, "rope_theta", path, 10000.0)
+    scaling, eps = _scaling(params, path), number(params, "norm_eps", path)
+    return ModelConfig(
+        dim, n_layers, n_heads, vocab_size, whole(params, "n_kv_heads", path, n_heads),
+        head_dim=params.get("head_dim") and whole(params, "head_dim", path),
+        hidden_dim=hidden_dim_rule(dim, whole(params, "multiple_of", path, 256), multiplier),
+        max_seq_len=whole(params, "max_seq_len", path, _published_length(theta, scaling, eps)),
+        norm_eps=eps, rope_theta=theta, rope_scaling=scaling,
+        tie_embeddings=flag(params, "tie_embeddings", path, _is_tied(tensors)))
+
+
+def _published_length(theta, scaling, eps):
+    """Tokens of context of the release these settings belong to: params.json does not say."""
+    if scaling is not None:
+        return 131072  # Llama 3.1 and 3.2
+    by_theta = {500000.0: 8192, 1000000.0: 16384}  # Llama 3; Code Llama
+    return by_theta.get(theta, 2048 if eps == 1e-6 else 4096)  # LLaMA; Llama 2
+
+
+def _scaling(params, path):
+    if not flag(params, "use_scaled_rope", path):
+        return None
+    ours = params.get("rope_scaling")
+    if ours is None:
+        return RopeScaling(factor=32.0 if (params.get("dim"), params.get("n_layers")) in LLAMA_3_2 else 8.0)
+    if not isinstance(ours, dict):
+        raise ValueError(f"{path}: rope_scaling is {ours!r}: expected an object with its factor")
+    factors = (number(ours, name, path) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    return RopeScaling(*factors, whole(ours, "original_max_seq_len", path))
+
+
+def _is_tied(tensors):
+    """Llama 3.2's small models store one table twice; a file without an output head means the same."""
+    if "output.weight" not in tensors:
+        return True
+    table, head = tensors["tok_embeddings.weight"], tensors["output.weight"]
+    if table.shape != head.shape or table.dtype != head.dtype:
+        return False
+    return bool(torch.equal(table.read(), head.read()))
+
+
+def write_meta(folder, weights, tokenizer_path=None):
+    """Write `params.json` and one `consolidated.00.pth` (and a copy of the tokenizer file) into `folder`.
+
+    Each file appears whole or not at all. A tied output head is stored as a second name of the embedding's
+    bytes, so that Meta's own code can load it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.read().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    state.setdefault("output.weight", state["tok_embeddings.weight"])
+    with atomic_write(folder / "consolidated.00.pth") as file:
+        torch.save(state, file)
+    with atomic_write(folder / "params.json", "w") as file:
+        file.write(json.dumps(params_of(weights.config), indent=2) + "\n")
+    if tokenizer_path is not None:
+        with open(tokenizer_path, "rb") as source, atomic_write(folder / "tokenizer.model") as file:
+            shutil.copyfileobj(source, file)
+
+
+def params_of(config):
+    """The content of `params.json`: Meta's keys, then ours, which Meta's code ignores."""
+    multiple_of, multiplier = _hidden_dim_words(config.dim, config.hidden_dim)
+    same = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta", "max_seq_len",
+            "tie_embeddings")
+    params = {name: getattr(config, name) for name in same}
+    params.update(multiple_of=multiple_of, use_scaled_rope=config.rope_scaling is not None)
+    if multiplier is not None:
+        params["ffn_dim_multiplier"] = multiplier
+    if config.head_dim * config.n_heads != config.dim:
+        params["head_dim"] = config.head_dim
+    if config.rope_scaling is not None:
+        params["rope_scaling"] = asdict(config.rope_scaling)
+    return params
+
+
+def _hidden_dim_words(dim, hidden):
+    """(multiple_of, ffn_dim_multiplier) that `hidden_dim_rule` turns back into exactly `hidden`."""
+    for multiplier in (None, 1.3, 1.5, 1.2):  # as published, where that fits
+        for multiple in (4096, 1024, 256, 128, 64, 32, 16, 8, 4):
+            if hidden_dim_rule(dim, multiple, multiplier) == hidden:
+                return multiple, multiplier
+    return 1, (hidden + 0.5) / hidden_dim_rule(dim, 1)  # the rule cuts the half off again

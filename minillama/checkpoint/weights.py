@@ -1,0 +1,108 @@
+"""A model at rest: its shape and its tensors in Meta's names, each read only when it is asked for.
+
+Every reader of a file form returns a `Weights`, every writer takes one, and `build_model` turns one into a
+`Transformer`. So a model larger than the memory can pass from one form to another, a tensor at a time.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from minillama.config import ModelConfig
+from minillama.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file: `shape` and `dtype` are known and checked, the numbers come with `read()`."""
+
+    shape: tuple
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+
+
+@dataclass
+class Weights:
+    """What a file holds. Names, shapes and the row order of wq and wk (interleaved RoPE pairs) are Meta's."""
+
+    config: ModelConfig
+    tensors: dict  # Meta's parameter name -> Stored; no "output.weight" where the config ties it
+    source: Path  # the folder or file they come from, for messages
+    tokenizer: Any = None  # a tokenizer that the file carries inside (GGUF), else None
+    notes: list = field(default_factory=list)  # oddities a reader accepted, one sentence each
+
+
+def stored(tensor, change=None, shape=None):
+    """A tensor as it is, or as `change` makes it when it is read (`shape`, if that differs too)."""
+    read = (lambda: tensor) if change is None else (lambda: change(tensor))
+    return Stored(tuple(tensor.shape if shape is None else shape), tensor.dtype, read)
+
+
+def expected_shapes(config):
+    """{Meta's parameter name: shape} of a model of this shape, in the order of the forward pass."""
+    D, F, V = config.dim, config.hidden_dim, config.vocab_size
+    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    block = {"attention_norm": (D,), "attention.wq": (q, D), "attention.wk": (kv, D), "attention.wv": (kv, D),
+             "attention.wo": (D, q), "ffn_norm": (D,), "feed_forward.w1": (F, D), "feed_forward.w2": (D, F),
+             "feed_forward.w3": (F, D)}
+    shapes = {"tok_embeddings.weight": (V, D)}
+    for layer in range(config.n_layers):
+        shapes.update({f"layers.{layer}.{name}.weight": shape for name, shape in block.items()})
+    shapes["norm.weight"] = (D,)
+    if not config.tie_embeddings:
+        shapes["output.weight"] = (V, D)
+    return shapes
+
+
+def check_tensors(weights):
+    """Return `weights` if all tensors of the model are there, no others, in right shapes; else ValueError."""
+    config, tensors, source = weights.config, weights.tensors, weights.source
+    if config.n_layers > len(tensors):  # before a table is made from an unchecked count
+        raise ValueError(f"{source}: n_layers is {config.n_layers} but there are {len(tensors)} tensors: the "
+                         "file is cut short, or its settings belong to another model")
+    shapes = expected_shapes(config)
+    missing, extra = [n for n in shapes if n not in tensors], [n for n in tensors if n not in shapes]
+    if missing or extra:
+        wrong = f"{missing[0]} is missing" if missing else f"{extra[0]} is not part of a LLaMA of this shape"
+        raise ValueError(f"{source}: {wrong} ({len(missing)} tensors missing, {len(extra)} unexpected)")
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{source}: {name} has shape {list(tensors[name].shape)}, but the settings "
+                             f"beside it ask for {list(shape)}")
+        if not tensors[name].dtype.is_floating_point:
+            raise ValueError(f"{source}: {name} is {tensors[name].dtype}: expected floating-point weights")
+    return weights
+
+
+def common_dtype(weights):
+    """The narrowest dtype that holds every tensor of the file exactly."""
+    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
+    dtype = dtypes.pop()
+    for other in dtypes:
+        dtype = torch.promote_types(dtype, other)
+    return dtype
+
+
+def build_model(weights, device="cpu", dtype=None):
+    """The `Transformer` with these weights. dtype None keeps the file's (the widest, if it mixes several)."""
+    check_tensors(weights)
+    dtype = common_dtype(weights) if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype {dtype} cannot hold weights: use torch.float32, bfloat16 or float16")
+    with torch.device("meta"):  # shapes without memory: each parameter is then replaced by a stored tensor
+        model = Transformer(weights.config)
+    for name, tensor in weights.tensors.items():
+        module, _, parameter = name.rpartition(".")
+        value = tensor.read().to(device=device, dtype=dtype)
+        setattr(model.get_submodule(module), parameter, nn.Parameter(value))
+    model.tie_weights()
+    return model
+
+
+def from_model(model, source="the model"):
+    """The `Weights` of a model in memory: its own tensors, a tied table once; nothing is copied."""
+    tensors = {name: stored(tensor.detach()) for name, tensor in model.named_parameters()}
+    return check_tensors(Weights(model.config, tensors, Path(source)))
