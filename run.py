@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""minillama's front door: nothing to install first, nothing to activate.
+
+    python3 run.py tour            the whole story on this computer, in minutes: text, model, chat, kernels
+    python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
+    python3 run.py bench [name]    ratios to named peers and to the machine's limit
+    python3 run.py shell           a shell in which `python` is minillama's own
+    python3 run.py clean           remove what the set-up made: .venv and the compiled kernels
+    python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`
+
+The first start makes `.venv` beside this file (bootstrap.py) and says what that costs; later starts are instant
+and offline. MINILLAMA_TORCH="torch==2.9.1" (a requirement, or the path of a wheel) chooses another PyTorch.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("minillama needs Python 3.10 or newer, this is %d.%d: try python3.12 run.py" % sys.version_info[:2])
+
+import bootstrap
+from bootstrap import PYTHON, ROOT, VENV, WINDOWS
+
+
+def main(argv):
+    """Do what the first word says, and return the exit code."""
+    verb, rest = (argv[0], argv[1:]) if argv else ("help", [])
+    if verb in ("-h", "--help", "help"):
+        print(__doc__.strip())
+        return 0
+    if verb == "clean":
+        return bootstrap.clean()
+    if verb == "bench" and (not rest or rest[0] not in benchmarks()):
+        print("bench what? There are: " + ", ".join(benchmarks()))
+        return 2 if rest else 0
+    with bootstrap.one_at_a_time():
+        bootstrap.set_up(for_tests=verb == "test")
+    if verb == "test":
+        long = ["-m", ""] if "--all" in rest else []
+        return call(PYTHON, "-m", "pytest", *long, *(word for word in rest if word != "--all"), cwd=ROOT)
+    if verb == "bench":
+        return call(PYTHON, ROOT / "bench" / f"{rest[0]}.py", *rest[1:])
+    if verb == "shell":
+        print("here `python` is minillama's own; leave with `exit`")
+        return call(os.environ.get("COMSPEC", "cmd") if WINDOWS else os.environ.get("SHELL", "/bin/sh"))
+    return call(PYTHON, "-m", "minillama", *argv)
+
+
+def benchmarks():
+    """Names of the files in bench/ that are benchmarks (a leading underscore is a helper)."""
+    return sorted(path.stem for path in (ROOT / "bench").glob("[!_]*.py"))
+
+
+def call(*command, cwd=None):
+    """Run the real thing inside .venv. Its exit code is ours; after Ctrl-C, which it hears too, ours is 130."""
+    child, interrupted = subprocess.Popen(list(map(str, command)), env=environment(), cwd=cwd), False
+    while True:
+        try:
+            code = child.wait()
+            break
+        except KeyboardInterrupt:  # the child got it too: let it end in its own words
+            interrupted = True
+    return 130 if code == -signal.SIGINT or (interrupted and code) else code if code >= 0 else 128 - code
+
+
+def environment():
+    """This process's environment with .venv first on PATH and the checkout importable from any folder."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT), inherited] if inherited else [str(ROOT)])
+    env = {**os.environ, "VIRTUAL_ENV": str(VENV), "PYTHONPATH": path,
+           "PATH": str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", "")}
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy laptop
+    return env
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except bootstrap.SetupError as error:
+        sys.exit(f"run.py: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; the next start goes on from here", file=sys.stderr)
+        sys.exit(130)

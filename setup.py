@@ -1,0 +1,54 @@
+"""Builds the compiled parts, each a small library of its own; pyproject.toml says the rest.
+
+Everything here is optional. Without PyTorch in the building environment (pip's isolation) or without a C++ compiler
+the result is pure Python, and minillama runs on plain PyTorch. By hand: python setup.py build_ext --inplace
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+LIBRARIES = {  # name: sources. What is not there yet, or not in this checkout, is left out
+    "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp"],  # pybind11: what is not a tensor operator
+    "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],  # TORCH_LIBRARY(minillama)
+}
+FLAGS = ["-O3"]  # the language standard is set by PyTorch for its headers, by the compiler for the rest
+
+os.environ.setdefault("MAX_JOBS", "2")  # a PyTorch source needs over 1 GB to compile
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")  # .venv's own ninja
+os.chdir(Path(__file__).resolve().parent)
+
+
+def extension(name, sources):
+    """One library; `_ops` links PyTorch, `_C` needs pybind11 alone."""
+    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    if name == "_C":
+        import pybind11
+
+        return Extension(f"minillama.{name}", sources, include_dirs=[pybind11.get_include(), "csrc"],
+                         extra_compile_args=FLAGS, language="c++", depends=headers)
+    from torch.utils.cpp_extension import CppExtension
+
+    return CppExtension(f"minillama.{name}", sources, include_dirs=[str(Path("csrc").resolve())],
+                        extra_compile_args=FLAGS, depends=headers)
+
+
+def compiled():
+    """Arguments for setup(): the libraries whose sources are here, if they can be built here at all."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension
+    except ImportError:
+        return {}
+    present = {name: [path for path in paths if os.path.exists(path)] for name, paths in LIBRARIES.items()}
+    return {"ext_modules": [extension(name, paths) for name, paths in present.items() if paths],
+            "cmdclass": {"build_ext": BuildExtension}}
+
+
+setup(
+    packages=[*find_packages(include=["minillama", "minillama.*"]), "minillama.csrc"],
+    package_dir={"minillama.csrc": "csrc"},  # the kernels' sources travel as data, to be compiled anywhere
+    package_data={"minillama": ["py.typed"], "minillama.csrc": ["**/*"]},
+    **compiled(),
+)

@@ -1,0 +1,148 @@
+"""Compiled kernels say what the plain PyTorch reference says; what is not built is refused with the way to build it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama import kernels
+from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
+
+needs_cpu = pytest.mark.skipif(
+    "cpu" not in kernels.built_backends(), reason=f"the CPU kernels are not built: {kernels.BUILD}"
+)
+SHAPES = [(1, 1, 1, 2), (2, 7, 3, 6), (2, 97, 4, 96), (3, 31, 5, 10), (2, 1, 32, 128)]  # the third is shared by threads
+
+
+def rotated_pair(shape, dtype, interleaved, per_row=False, seed=0):
+    """(what the kernel makes, what the reference makes) of a random x at positions far from 0."""
+    torch.manual_seed(seed)
+    x = torch.randn(shape).to(dtype)
+    positions = torch.randint(0, 4096, shape[:2] if per_row else shape[1:2])
+    rotations = rope_rotations(positions, rope_frequencies(shape[-1]))
+    reference = apply_rope if interleaved else apply_rope_half_split
+    return kernels.fused_rope(x, rotations, interleaved), reference(x, rotations)
+
+
+def equal_up_to_one_rounding(ours, reference):
+    """fp32: both sum two products, fused or not, so they differ by two roundings of numbers below |x0| + |x1|; the
+    narrow dtypes then round once, and a difference in the last fp32 bit can flip that: one unit in the last place."""
+    assert ours.dtype == reference.dtype and ours.shape == reference.shape
+    unit = torch.finfo(ours.dtype).eps
+    scale = reference.float().abs() + (1e-1 if ours.dtype == torch.float32 else 1e-5)
+    assert ((ours.float() - reference.float()).abs() <= (16 if ours.dtype == torch.float32 else 1) * unit * scale).all()
+
+
+@needs_cpu
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fused_rope_equals_the_reference(shape, dtype, interleaved):
+    for per_row in (False, True):
+        equal_up_to_one_rounding(*rotated_pair(shape, dtype, interleaved, per_row))
+
+
+@needs_cpu
+def test_fused_rope_reads_a_strided_input():
+    x = torch.randn(2, 4, 7, 6).transpose(1, 2)  # (B, H, T, d) memory seen as (B, T, H, d)
+    rotations = rope_rotations(torch.arange(7), rope_frequencies(6))
+    equal_up_to_one_rounding(kernels.fused_rope(x, rotations), apply_rope(x, rotations))
+
+
+@needs_cpu
+@pytest.mark.parametrize("shape", [(2, 0, 3, 4), (0, 5, 3, 4), (2, 5, 0, 4)])
+def test_fused_rope_of_nothing_is_nothing(shape):
+    ours, reference = rotated_pair(shape, torch.float32, interleaved=True)
+    assert ours.shape == reference.shape == shape
+
+
+@needs_cpu
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_gradient_of_fused_rope_is_the_references(interleaved):
+    torch.manual_seed(1)
+    x = torch.randn(2, 5, 3, 8, requires_grad=True)
+    rotations = rope_rotations(torch.arange(100, 105), rope_frequencies(8))
+    reference = apply_rope if interleaved else apply_rope_half_split
+    upstream = torch.randn(2, 5, 3, 8)
+    (ours,) = torch.autograd.grad(kernels.fused_rope(x, rotations, interleaved), x, upstream)
+    (wanted,) = torch.autograd.grad(reference(x, rotations), x, upstream)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=4 * torch.finfo(torch.float32).eps * 8)  # |g| < 8
+
+
+@needs_cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_passes_pytorchs_own_check(dtype):
+    table = torch.rand(5, 4)
+    for x in (torch.randn(2, 5, 3, 8, dtype=dtype), torch.randn(2, 3, 5, 8, dtype=dtype).transpose(1, 2)):
+        torch.library.opcheck(torch.ops.minillama.rope.default, (x.detach().requires_grad_(), table, table, True))
+
+
+@needs_cpu
+@pytest.mark.parametrize(("x", "cos", "message"), [
+    (torch.zeros(2, 5, 3, 8, dtype=torch.float64), torch.zeros(5, 4), "Double, wanted Float"),
+    (torch.zeros(2, 5, 3, 7), torch.zeros(5, 3), "width 7, which is odd"),
+    (torch.zeros(2, 5, 3, 8), torch.zeros(6, 4), r"wanted \(T, d/2\) = \(5, 4\)"),
+    (torch.zeros(2, 5, 3, 8), torch.zeros(3, 5, 4), "with x's batch in front"),
+    (torch.zeros(2, 5, 3, 8), torch.zeros(1, 1, 5, 4), "with x's batch in front"),
+    (torch.zeros(5, 8), torch.zeros(5, 4), r"wanted \(..., T, H, d\)"),
+    (torch.zeros(2, 5, 3, 8), torch.zeros(5, 4, dtype=torch.bfloat16), "cos has dtype BFloat16, wanted Float"),
+    (torch.zeros(2, 5, 3, 8), torch.zeros(5, 4, requires_grad=True), "wants a gradient"),
+])
+def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(x, cos, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.minillama.rope(x, cos, cos.detach().clone(), True)
+
+
+def test_a_backend_that_is_not_built_is_refused_with_the_command_that_builds_it(monkeypatch):
+    monkeypatch.setattr(kernels, "_missing", lambda: "minillama._ops was never compiled")
+    assert kernels.built_backends() == ("reference",)
+    with pytest.raises(RuntimeError, match="never compiled.*setup.py build_ext --inplace"):
+        kernels.fused_rope(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, dtype=torch.complex64))
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="'tpu' is not known: choose 'reference' or 'cpu'"):
+        kernels.require("tpu")
+
+
+def test_the_reference_needs_no_library():
+    """In a fresh process where `minillama._ops` cannot be found, everything but the kernels is there."""
+    code = ("import sys; sys.modules['minillama._ops'] = None\n"
+            "import minillama.transformer, minillama.kernels as k; assert k.built_backends() == ('reference',)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_source_is_named():
+    with pytest.raises(FileNotFoundError, match="no_such.cpp"):
+        kernels._find_source("no_such.cpp")
+
+
+@pytest.mark.long
+def test_a_source_is_compiled_on_the_spot_with_the_headers_of_csrc(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    source = tmp_path / "lab.cpp"
+    source.write_text("""
+        #include <pybind11/pybind11.h>
+        #include "cpu/rope.h"
+        double turned(double x0, double x1, double c, double s) {
+          const float x[] = {float(x0), float(x1)}, cos = c, sin = s;
+          float y[2];
+          minillama::rope_cpu<float>(x, &cos, &sin, y, 0, 1, 1, 1, 2, true);
+          return y[0];
+        }
+        PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("turned", &turned); }
+    """)
+    lab = kernels.load_source("lab", [source, "cpu/rope.cpp"])
+    assert lab.turned(3.0, 5.0, 0.5, 0.25) == 3.0 * 0.5 - 5.0 * 0.25
+
+
+MUTANTS = [] if "cpu" not in kernels.built_backends() else [
+    Mutant("minillama.kernels", "rope(gradient, cos, -sin", "rope(gradient, cos, sin",
+           lambda: test_gradient_of_fused_rope_is_the_references(True)),
+    Mutant("minillama.kernels", "rotations.real, rotations.imag", "rotations.imag, rotations.real",
+           lambda: test_fused_rope_equals_the_reference((2, 7, 3, 6), torch.float32, True)),
+    Mutant("minillama.kernels", "rotations.imag, interleaved)", "rotations.imag, True)",
+           lambda: test_fused_rope_equals_the_reference((2, 7, 3, 6), torch.float32, False)),
+]
