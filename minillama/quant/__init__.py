@@ -1,0 +1,1 @@
+"""Weights in few bits: `nf4` (4-bit normal floats, QLoRA) and `int8` (LLM.int8)."""

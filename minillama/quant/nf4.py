@@ -1,0 +1,163 @@
+"""NF4: weights as levels of a normal distribution, scaled block by block (QLoRA, arXiv 2305.14314).
+
+A block of 64 weights is stored as its largest magnitude (absmax, fp32) and, for each weight, the number
+of the level nearest to w / absmax: 4 + 32/64 = 4.5 bits a weight. Double quantization stores the absmax
+values themselves in 8 bits, in groups of 256 with one fp32 scale each: 4 + 8/64 + 32/(64 * 256) =
+4.127 bits.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import nn
+
+from minillama.quant.quantized_linear import QuantizedLinear
+
+BLOCK = 64  # weights that share an absmax
+GROUP = 256  # absmax values that share a scale in double quantization
+SMALLEST_ABSMAX = 1e-38  # below it 1 / absmax overflows; an all-zero block is 0 * 1e38 = 0, which is code 7
+
+
+def normal_float_levels():
+    """The 16 levels of NF4, ascending, -1 ... 1 with an exact 0 at index 7 (arXiv 2305.14314, appendix E).
+
+    Quantiles of N(0, 1) at evenly spaced probabilities, 8 positive and 7 negative, divided by the
+    largest. The outermost probability 0.9677083 = 1 - (1/32 + 1/30)/2: half a step in from 1, averaged
+    over the two halves. This is the authors' code, which made the published table; the paper's eq. 4
+    describes another mean. Probabilities and result are rounded to fp32, as there.
+    """
+    def quantiles(count):
+        probabilities = torch.linspace(0.9677083, 0.5, count + 1, dtype=torch.float32, device="cpu")[:-1]
+        return [NormalDist().inv_cdf(p) for p in probabilities.tolist()]
+
+    levels = sorted([*quantiles(8), 0.0, *(-q for q in quantiles(7))])
+    levels = torch.tensor(levels, dtype=torch.float32, device="cpu")
+    return tuple((levels / levels[-1]).tolist())
+
+
+def dynamic_map():
+    """The 256 values of the signed 8-bit dynamic data type, ascending (arXiv 1511.04561).
+
+    Each of 7 decades, 10^(e-7) to 10^(e-6), is cut into 2^e equal parts whose middles are the values, with
+    both signs: small numbers keep their magnitude, large ones their digits. 0 and 1 are added, -1 is not.
+    """
+    values = [0.0, 1.0]
+    for e in range(7):
+        edges = torch.linspace(0.1, 1, 2**e + 1, dtype=torch.float32, device="cpu")
+        middles = (10.0 ** (e - 6) * ((edges[:-1] + edges[1:]) / 2)).tolist()
+        values += middles + [-middle for middle in middles]
+    return tuple(sorted(values))
+
+
+NF4_LEVELS = normal_float_levels()
+DYNAMIC_MAP = dynamic_map()
+
+
+@dataclass(frozen=True)
+class NF4Tensor:
+    """A tensor in NF4. `absmax` holds fp32 values, or with double quantization the uint8 codes of them."""
+
+    codes: torch.Tensor  # uint8, ceil(n / 2): element 2j in the high nibble, 2j + 1 in the low
+    absmax: torch.Tensor  # ceil(n / block_size)
+    absmax_scale: torch.Tensor | None  # fp32, one for each 256 absmax codes
+    absmax_offset: torch.Tensor | None  # fp32 scalar, the mean absmax
+    shape: tuple
+    block_size: int = BLOCK
+
+    def stored_bytes(self):
+        """Bytes of all that dequantizing needs, counted from the tensors."""
+        tensors = (self.codes, self.absmax, self.absmax_scale, self.absmax_offset)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+    def bits_per_weight(self):
+        return 8 * self.stored_bytes() / math.prod(self.shape)
+
+    def dequantize(self, dtype=torch.float32):
+        return dequantize_nf4(self, dtype)
+
+    def product(self, x):
+        """x W^T: W rounded once to the dtype of x, then an ordinary matrix product."""
+        return nn.functional.linear(x, self.dequantize(x.dtype))
+
+
+def quantize_nf4(weight, block_size=BLOCK, double_quantization=True):
+    """NF4Tensor of `weight` (fp32, bf16 or fp16, any shape, read in row-major order), computed in fp32.
+
+    Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last
+    element is paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity:
+    either would spoil its block.
+    """
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"cannot quantize {weight.dtype}: convert the weight to float32, bfloat16 or float16")
+    if block_size < 2 or block_size % 2:
+        raise ValueError(f"block_size {block_size} is not allowed: use an even number, such as 64")
+    if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} that is empty or holds NaN or infinity "
+                         "cannot be quantized: find where the training or the file went wrong")
+    codes, absmax = quantize_blocks(weight.detach().flatten().float(), NF4_LEVELS, block_size)
+    codes = nn.functional.pad(codes, (0, codes.numel() % 2), value=NF4_LEVELS.index(0.0))
+    packed = codes[0::2] << 4 | codes[1::2]
+    shape = tuple(weight.shape)
+    if not double_quantization:
+        return NF4Tensor(packed, absmax, None, None, shape, block_size)
+    offset = absmax.mean()  # absmax values are all positive: centred, they use both halves of the map
+    absmax_codes, scale = quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP)
+    return NF4Tensor(packed, absmax_codes, scale, offset, shape, block_size)
+
+
+def quantize_blocks(flat, levels, block_size):
+    """(uint8 number of the level nearest to each x / absmax, fp32 absmax of each block), of flat fp32 x.
+
+    A value half-way between two levels takes the lower. x is multiplied by the fp32 reciprocal of absmax,
+    as GPU kernels do: division rounds differently and would give other codes near the half-way points.
+    """
+    blocks = nn.functional.pad(flat, (0, -flat.numel() % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(1)
+    scaled = blocks * (1.0 / absmax.clamp(min=SMALLEST_ABSMAX))[:, None]
+    levels = torch.tensor(levels, dtype=torch.float32, device=flat.device)
+    halfway = (levels[:-1] + levels[1:]) / 2
+    codes = torch.bucketize(scaled, halfway, out_int32=True).to(torch.uint8)
+    return codes.flatten()[:flat.numel()], absmax
+
+
+def dequantize_blocks(codes, absmax, levels, block_size):
+    """levels[code] * absmax in fp32, flat."""
+    levels = torch.tensor(levels, dtype=torch.float32, device=codes.device)
+    return levels.index_select(0, codes.int()) * absmax.repeat_interleave(block_size)[:codes.numel()]
+
+
+def dequantize_nf4(quantized, dtype=torch.float32):
+    """The tensor that an NF4Tensor stands for: fp32 products, rounded once to `dtype`."""
+    absmax = quantized.absmax
+    if quantized.absmax_scale is not None:
+        absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP)
+        absmax = absmax + quantized.absmax_offset
+    codes = torch.stack([quantized.codes >> 4, quantized.codes & 15], dim=1).flatten()
+    codes = codes[:math.prod(quantized.shape)]
+    return dequantize_blocks(codes, absmax, NF4_LEVELS, quantized.block_size).view(quantized.shape).to(dtype)
+
+
+class NF4Linear(QuantizedLinear):
+    """A linear layer whose frozen weight is kept in NF4; see `QuantizedLinear`."""
+
+    def __init__(self, stored):
+        out_features, in_features = stored.shape
+        padding = out_features * in_features % 2  # nibbles of the last byte that are no weight
+        super().__init__(out_features, in_features, [out_features, in_features, stored.block_size, padding])
+        self.block_size = stored.block_size
+        for name in ("codes", "absmax", "absmax_scale", "absmax_offset"):
+            self.register_buffer(name, getattr(stored, name))
+
+    @classmethod
+    def from_weight(cls, weight, block_size=BLOCK, double_quantization=True):
+        """Quantize a matrix (out, in)."""
+        return cls(quantize_nf4(weight, block_size, double_quantization))
+
+    def settings(self):
+        return {"block_size": self.block_size, "double_quantization": self.absmax_scale is not None}
+
+    def stored(self):
+        return NF4Tensor(self.codes, self.absmax, self.absmax_scale, self.absmax_offset,
+                         (self.out_features, self.in_features), self.block_size)

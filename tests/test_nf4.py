@@ -1,0 +1,379 @@
+"""NF4 and double quantization: bytes equal to bitsandbytes', errors as published, gradients to x alone."""
+
+import math
+
+import pytest
+import torch
+from mutants import Mutant
+from oracles_quant import (
+    BNB_FP4,
+    E2M1,
+    INT4,
+    PUBLISHED_NF4,
+    block_codes,
+    nibbles,
+    normal_quantile,
+    relative_rmse,
+)
+from torch import nn
+
+from minillama.quant.nf4 import (
+    DYNAMIC_MAP,
+    NF4_LEVELS,
+    NF4Linear,
+    dynamic_map,
+    normal_float_levels,
+    quantize_nf4,
+)
+
+SHAPES = [(1,), (2,), (63,), (64,), (65,), (127,), (3, 43), (8, 24), (5, 7, 11), (64 * 256 + 64,), (1, 16385)]
+
+
+def bitsandbytes():
+    return pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is the oracle of the bytes")
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_levels_are_the_published_ones_to_one_fp32_step():
+    levels = normal_float_levels()
+    assert max(abs(a - b) for a, b in zip(levels, PUBLISHED_NF4, strict=True)) <= 1.2e-7
+    assert levels[7] == 0.0 and levels[0] == -1.0 and levels[15] == 1.0 and list(levels) == sorted(levels)
+
+
+def test_levels_are_quantiles_of_the_normal_distribution():
+    """Against bisection on erf in float64; 2.5e-7: the probabilities were rounded to fp32 before the
+    quantile."""
+    offset = 1 - (1 / 32 + 1 / 30) / 2
+    positive = [normal_quantile(offset + (0.5 - offset) * i / 8) for i in range(8)]
+    negative = [-normal_quantile(offset + (0.5 - offset) * i / 7) for i in range(7)]
+    wanted = sorted([x / positive[0] for x in [*positive, *negative, 0.0]])
+    assert normal_float_levels() == pytest.approx(wanted, abs=2.5e-7)
+
+
+def test_dynamic_map_equals_bitsandbytes():
+    theirs = bitsandbytes().create_dynamic_map().tolist()
+    assert list(dynamic_map()) == theirs
+    assert len(set(theirs)) == 256 and theirs[127] == 0.0
+
+
+@pytest.mark.parametrize(("shape", "block_size"), [(shape, 64) for shape in SHAPES] + [((3, 43), 32)], ids=str)
+def test_bytes_equal_the_loop(shape, block_size):
+    weight = normal(*shape)
+    ours = quantize_nf4(weight, block_size, double_quantization=False)
+    codes, absmax = block_codes(weight.flatten().tolist(), PUBLISHED_NF4, block_size)
+    assert ours.codes.tolist() == nibbles(codes, zero_code=7)
+    assert ours.absmax.tolist() == [float(value) for value in absmax]
+    ours = quantize_nf4(weight, block_size)
+    offset = ours.absmax_offset.numpy()
+    codes, scale = block_codes([value - offset for value in absmax], DYNAMIC_MAP, 256)
+    assert ours.absmax.tolist() == codes
+    assert ours.absmax_scale.tolist() == [float(value) for value in scale]
+    assert float(offset) == pytest.approx(sum(map(float, absmax)) / len(absmax), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(64, 64), (256, 192), (1024, 1024), (16, 1024 + 64)], ids=str)
+def test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte(shape, dtype):
+    """Its plain second-level kernel is the oracle: see the next test for the one its CPU library
+    substitutes."""
+    weight = normal(*shape, seed=1, dtype=dtype)
+    ours = quantize_nf4(weight)
+    theirs, state = bitsandbytes().quantize_4bit(
+        weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    absmax = quantize_nf4(weight, double_quantization=False).absmax
+    plain = torch.ops.bitsandbytes.quantize_blockwise.default._op_dk  # the kernel registered for any device
+    codes, scale = plain(torch._C.DispatchKey.CompositeExplicitAutograd, absmax - state.offset,
+                         torch.tensor(DYNAMIC_MAP), 256)
+    assert torch.equal(ours.codes, theirs.flatten())
+    assert torch.equal(ours.absmax, codes)
+    assert torch.equal(ours.absmax_scale, scale) and torch.equal(scale, state.state2.absmax)
+    assert torch.equal(ours.absmax_offset, state.offset)
+    state.absmax = ours.absmax
+    assert torch.equal(ours.dequantize(dtype), bitsandbytes().dequantize_4bit(theirs, state).to(dtype))
+
+
+def test_bitsandbytes_cpu_library_differs_only_by_its_table_of_65536_steps():
+    """It rounds x / absmax to one of 65,536 points before looking for the nearest value: 0.2 % of codes
+    move by one."""
+    absmax = quantize_nf4(normal(1024, 1024, seed=1), double_quantization=False).absmax
+    centred = absmax - absmax.mean()
+    theirs, state = bitsandbytes().quantize_blockwise(centred.clone(), blocksize=256)
+    scaled = centred.view(-1, 256) * (1 / state.absmax)[:, None]
+    snapped = -1 + 2 * ((scaled + 1) * 0.5 * 65535 + 0.5).int().float() / 65535
+    values = torch.tensor(DYNAMIC_MAP)
+    assert torch.equal(torch.bucketize(snapped, (values[1:] + values[:-1]) / 2).flatten(), theirs.long())
+    ours = quantize_nf4(normal(1024, 1024, seed=1)).absmax
+    assert 0 < int((ours != theirs).sum()) < 0.005 * theirs.numel()
+
+
+def near_half_way(count=400):
+    """Blocks whose values lie within two fp32 steps of a point half-way between two levels, times
+    absmax."""
+    generator = torch.Generator().manual_seed(0)
+    halfway = torch.tensor([(a + b) / 2 for a, b in zip(NF4_LEVELS, NF4_LEVELS[1:], strict=False)])
+    absmax = torch.rand(count, 1, generator=generator) + 0.5
+    blocks = absmax * halfway[torch.randint(15, (count, 64), generator=generator)]
+    steps = torch.randint(-2, 3, blocks.shape, generator=generator, dtype=torch.int32)
+    blocks = (blocks.view(torch.int32) + steps).view(torch.float32)
+    blocks[:, 5] = absmax[:, 0]
+    return blocks
+
+
+def test_values_near_the_half_way_points_round_as_bitsandbytes_does():
+    blocks = near_half_way()
+    theirs, _ = bitsandbytes().quantize_4bit(
+        blocks, blocksize=64, compress_statistics=False, quant_type="nf4")
+    assert torch.equal(quantize_nf4(blocks).codes, theirs.flatten())
+
+
+def test_values_near_the_half_way_points_round_as_the_loop_does():
+    blocks = near_half_way(20)
+    codes, _ = block_codes(blocks.flatten().tolist(), NF4_LEVELS, 64)
+    assert quantize_nf4(blocks).codes.tolist() == nibbles(codes, zero_code=7)
+
+
+def test_a_value_exactly_half_way_takes_the_lower_level():
+    halfway = torch.tensor(NF4_LEVELS, dtype=torch.float32)
+    halfway = (halfway[:-1] + halfway[1:]) / 2
+    stored = quantize_nf4(torch.cat([torch.ones(1), halfway]), double_quantization=False)
+    codes = torch.stack([stored.codes >> 4, stored.codes & 15], 1).flatten()
+    assert codes.tolist() == [15, *range(15)]
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_an_all_zero_block_is_code_7_and_stays_zero(double):
+    weight = torch.zeros(3, 64)
+    weight[1] = normal(64)
+    stored = quantize_nf4(weight, double_quantization=double)
+    assert set(stored.codes.view(3, 32)[[0, 2]].flatten().tolist()) == {0x77}
+    assert not stored.dequantize()[[0, 2]].any()
+    assert not quantize_nf4(torch.zeros(130), double_quantization=double).dequantize().any()
+
+
+def test_weights_that_are_levels_come_back_exactly():
+    """One block of absmax 1 and the 16 levels in any order: nothing is lost, nothing moves."""
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    weight = torch.tensor(NF4_LEVELS * 4)[order].view(4, 16)
+    assert torch.equal(quantize_nf4(weight, double_quantization=False).dequantize(), weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shape_is_kept_and_error_bounded_by_half_the_widest_gap(shape):
+    weight = normal(*shape)
+    stored = quantize_nf4(weight, double_quantization=False)
+    back = stored.dequantize()
+    widest = max(b - a for a, b in zip(NF4_LEVELS, NF4_LEVELS[1:], strict=False))
+    bound = stored.absmax.repeat_interleave(64)[:weight.numel()].view(shape) * (widest / 2 + 1e-6)
+    assert back.shape == weight.shape
+    assert bool(((back - weight).abs() <= bound).all())
+
+
+def test_mean_error_on_normal_weights_is_that_of_the_literature():
+    """0.072798, spread 7.4e-5 for a million numbers: mean of 16 draws within 7 spreads, as bitsandbytes'
+    tests ask."""
+    errors = [float((quantize_nf4(w, double_quantization=False).dequantize() - w).abs().mean())
+              for w in (normal(1024, 1024, seed=seed) for seed in range(4))]
+    assert sum(errors) / len(errors) == pytest.approx(0.072798, abs=7 * 7.4e-5 / math.sqrt(len(errors)))
+
+
+def rmse(stored, weight):
+    return float((stored.dequantize().double() - weight.double()).norm() / weight.double().norm())
+
+
+def test_nf4_beats_the_other_4_bit_forms_on_normal_weights():
+    """Relative RMSE, blocks of 64: e2m1 is the OCP float (0 .5 1 1.5 2 3 4 6), BNB_FP4 bitsandbytes' own
+    float."""
+    weight = normal(1024, 1024)
+    flat = weight.flatten().numpy()
+    nf4 = rmse(quantize_nf4(weight, double_quantization=False), weight)
+    e2m1, int4, bnb_fp4 = (relative_rmse(flat, levels, 64) for levels in (E2M1, INT4, BNB_FP4))
+    assert (nf4, e2m1, int4, bnb_fp4) == pytest.approx((0.0922, 0.1056, 0.1076, 0.1222), abs=5e-4)
+    assert nf4 < e2m1 < int4 < bnb_fp4
+    assert nf4 == pytest.approx(relative_rmse(flat, PUBLISHED_NF4, 64), rel=1e-6)
+
+
+def test_bitsandbytes_fp4_is_the_one_called_so_here():
+    theirs = bitsandbytes().get_4bit_type("fp4", device="cpu").tolist()
+    assert sorted(theirs) == pytest.approx(sorted(BNB_FP4), abs=1e-7)
+
+
+def test_double_quantization_costs_little_and_saves_0_373_bits():
+    weight = normal(1024, 1024)
+    single, double = quantize_nf4(weight, double_quantization=False), quantize_nf4(weight)
+    assert single.bits_per_weight() == 4.5
+    assert double.bits_per_weight() == pytest.approx(4 + 8 / 64 + 32 / (64 * 256) + 32 / 2**20, abs=1e-9)
+    assert double.bits_per_weight() == pytest.approx(4.127, abs=5e-4)
+    assert rmse(double, weight) == pytest.approx(rmse(single, weight), rel=2e-3)
+    # a code of the 8-bit map is off by at most half its widest gap, 0.9 / 64 / 2, of the group's largest
+    # |absmax - mean|
+    absmax = single.absmax.view(-1, 256)
+    error = (double.dequantize() - single.dequantize()).abs().view(-1, 256 * 64).amax(1)
+    bound = (absmax - double.absmax_offset).abs().amax(1) * (0.9 / 64 / 2) + 1e-6
+    assert bool((error <= bound).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dequantizing_rounds_once(dtype):
+    weight = normal(96, 64)
+    stored = quantize_nf4(weight, double_quantization=False)
+    exact = torch.tensor([NF4_LEVELS[code] for byte in stored.codes.tolist() for code in divmod(byte, 16)])
+    exact = exact.double() * stored.absmax.double().repeat_interleave(64)  # 24 + 24 bits: exact in float64
+    assert torch.equal(stored.dequantize(dtype).flatten(), exact.float().to(dtype))
+
+
+def test_what_cannot_be_quantized_is_refused():
+    for bad in (math.nan, math.inf, -math.inf):
+        weight = normal(4, 64)
+        weight[2, 3] = bad
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            quantize_nf4(weight)
+    with pytest.raises(ValueError, match="empty"):
+        quantize_nf4(torch.zeros(0, 64))
+    with pytest.raises(TypeError, match="float64"):
+        quantize_nf4(torch.zeros(64, dtype=torch.float64))
+    for block_size in (0, -64, 1, 63):
+        with pytest.raises(ValueError, match="block_size"):
+            quantize_nf4(torch.ones(64), block_size)
+    with pytest.raises(ValueError, match="bias"):
+        NF4Linear.from_linear(nn.Linear(64, 2))
+
+
+# The layer
+
+
+def layer(out_features=24, in_features=40, **settings):
+    return NF4Linear.from_weight(normal(out_features, in_features), **settings)
+
+
+@pytest.mark.parametrize(("out_features", "in_features"), [(1, 1), (3, 5), (24, 40), (64, 64), (7, 129)])
+def test_forward_and_gradient_are_those_of_the_dequantized_matrix(out_features, in_features):
+    """1e-5: fp32 sums of at most 129 products of size ~1, against float64."""
+    linear = layer(out_features, in_features)
+    weight = linear.dequantize().double()
+    x = normal(2, 3, in_features, seed=1).requires_grad_()
+    dy = normal(2, 3, out_features, seed=2)
+    y = linear(x)
+    y.backward(dy)
+    product = torch.einsum("bti,oi->bto", x.detach().double(), weight)
+    assert torch.allclose(y.detach().double(), product, atol=1e-5)
+    assert torch.allclose(x.grad.double(), torch.einsum("bto,oi->bti", dy.double(), weight), atol=1e-5)
+
+
+def test_nothing_of_the_weights_size_is_saved_for_the_backward_pass():
+    linear, saved = layer(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        linear(normal(3, 40).requires_grad_())
+    assert sum(saved) < 24 * 40
+
+
+def test_the_layer_has_no_parameters_and_gives_its_weight_no_gradient():
+    linear = layer()
+    assert not list(linear.parameters())
+    assert not any(buffer.requires_grad for buffer in linear.buffers())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_casting_the_layer_leaves_its_bits_alone(dtype):
+    linear = layer()
+    before = linear.dequantize()
+    linear.to(dtype)
+    assert linear.absmax_scale.dtype == torch.float32
+    assert torch.equal(linear.dequantize(), before)
+    assert linear(normal(2, 40, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (24, 40)])
+def test_state_dict_goes_there_and_back(shape, double, tmp_path):
+    from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+
+    first = NF4Linear.from_weight(normal(*shape), block_size=32, double_quantization=double)
+    second = NF4Linear.from_weight(normal(*shape, seed=9), block_size=32, double_quantization=double)
+    write_safetensors(tmp_path / "a.safetensors", first.state_dict())
+    second.load_state_dict(read_safetensors(tmp_path / "a.safetensors"))
+    assert torch.equal(first.dequantize(), second.dequantize())
+    assert first.layout.tolist() == [*shape, 32, math.prod(shape) % 2]
+
+
+def test_bytes_of_another_block_size_or_shape_are_not_loaded():
+    state = layer(24, 40).state_dict()
+    for other in (layer(24, 40, block_size=32), layer(40, 24)):
+        with pytest.raises(RuntimeError, match="layout is .* settings of the file"):
+            other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="absmax_scale"):
+        layer(24, 40, double_quantization=False).load_state_dict(state)
+
+
+NF4 = "minillama.quant.nf4"
+LINEAR = "minillama.quant.quantized_linear"
+
+
+def bnb_bytes():
+    return test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte((256, 192), torch.float32)
+
+
+def the_loop():
+    test_bytes_equal_the_loop((3, 43), 64)
+
+
+def forward_and_gradient():
+    test_forward_and_gradient_are_those_of_the_dequantized_matrix(24, 40)
+
+
+def state_dict():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_state_dict_goes_there_and_back((3, 5), True, Path(folder))
+
+
+MUTANTS = [
+    Mutant(NF4, "linspace(0.9677083,", "linspace(0.9687500,",
+           test_levels_are_the_published_ones_to_one_fp32_step),
+    Mutant(NF4, "sorted([*quantiles(8), 0.0, *(-q for q in quantiles(7))])",
+           "sorted([*quantiles(7), 0.0, *(-q for q in quantiles(8))])",
+           test_levels_are_quantiles_of_the_normal_distribution),
+    Mutant(NF4, "10.0 ** (e - 6)", "10.0 ** (e - 7)", test_dynamic_map_equals_bitsandbytes),
+    Mutant(NF4, "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", the_loop),
+    Mutant(NF4, "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", bnb_bytes),
+    Mutant(NF4, "[quantized.codes >> 4, quantized.codes & 15]",
+           "[quantized.codes & 15, quantized.codes >> 4]",
+           test_weights_that_are_levels_come_back_exactly),
+    Mutant(NF4, "halfway, out_int32=True)", "halfway, out_int32=True, right=True)",
+           test_a_value_exactly_half_way_takes_the_lower_level),
+    Mutant(NF4, "blocks * (1.0 / absmax.clamp(min=SMALLEST_ABSMAX))[:, None]",
+           "blocks / absmax.clamp(min=SMALLEST_ABSMAX)[:, None]",
+           test_values_near_the_half_way_points_round_as_the_loop_does),
+    Mutant(NF4, "absmax.clamp(min=SMALLEST_ABSMAX)", "absmax",
+           lambda: test_an_all_zero_block_is_code_7_and_stays_zero(False)),
+    Mutant(NF4, "blocks.abs().amax(1)", "blocks.amax(1)", the_loop),
+    Mutant(NF4, "absmax + quantized.absmax_offset", "absmax", bnb_bytes),
+    Mutant(NF4, "quantize_blocks(absmax - offset,", "quantize_blocks(absmax,", bnb_bytes),
+    Mutant(NF4, "DYNAMIC_MAP, GROUP)\n    return", "DYNAMIC_MAP, block_size)\n    return",
+           lambda: test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte((1024, 1024), torch.float32)),
+    Mutant(NF4, "absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP)",
+           "absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP + 1)",
+           lambda: test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte((1024, 1024), torch.float32)),
+    Mutant(NF4, "value=NF4_LEVELS.index(0.0)", "value=0", the_loop),
+    Mutant(NF4, "codes = codes[:math.prod(quantized.shape)]", "codes = codes[-math.prod(quantized.shape):]",
+           lambda: test_shape_is_kept_and_error_bounded_by_half_the_widest_gap((65,))),
+    Mutant(NF4, ".view(quantized.shape).to(dtype)", ".view(quantized.shape).to(torch.bfloat16).to(dtype)",
+           lambda: test_dequantizing_rounds_once(torch.float16)),
+    Mutant(NF4, "return levels.index_select(0, codes.int()) * absmax",
+           "return levels.to(torch.bfloat16).index_select(0, codes.int()) * absmax",
+           lambda: test_dequantizing_rounds_once(torch.bfloat16)),
+    Mutant(NF4, "or not bool(torch.isfinite(weight).all())", "", test_what_cannot_be_quantized_is_refused),
+    Mutant(NF4, "stored.block_size, padding]", "64, padding]", state_dict),
+    Mutant(LINEAR, "FrozenProduct.apply(x, self.stored())", "self.stored().product(x)",
+           test_nothing_of_the_weights_size_is_saved_for_the_backward_pass),
+    Mutant(LINEAR, "dy @ ctx.stored.dequantize(dy.dtype)", "dy @ ctx.stored.dequantize(dy.dtype).abs()",
+           forward_and_gradient),
+    Mutant(LINEAR, "if getattr(self, name).dtype != buffer.dtype:", "if False:",
+           lambda: test_casting_the_layer_leaves_its_bits_alone(torch.bfloat16)),
+    Mutant(LINEAR, "theirs.tolist() != self.layout.tolist()", "False",
+           test_bytes_of_another_block_size_or_shape_are_not_loaded),
+]
