@@ -1,4 +1,4 @@
-"""Oracles: formulas of the papers spelled as plain float64 loops, with no tensor library and nothing of minillama.
+"""Oracles: formulas of the papers as plain float64 loops, with no tensor library and nothing of minillama.
 
 Numbers in, numbers out (lists where a formula has many); slow on purpose. One section per subject.
 """
@@ -54,10 +54,11 @@ def preference_loss(chosen, rejected, margin=0.0):
 
 
 def all_pairs_loss(prompts):
-    """arXiv 2203.02155 eq. 1. prompts: for each a list of (score, quality); mean over pairs, then over prompts."""
+    """arXiv 2203.02155 eq. 1. prompts: lists of (score, quality); mean over pairs, then prompts."""
     per_prompt = []
     for answers in prompts:
-        losses = [preference_loss(winner, loser) for winner, high in answers for loser, low in answers if high > low]
+        pairs = [(good, bad) for good, high in answers for bad, low in answers if high > low]
+        losses = [preference_loss(good, bad) for good, bad in pairs]
         if losses:
             per_prompt.append(mean(losses))
     return mean(per_prompt)
@@ -76,11 +77,12 @@ def gae(rewards, values, gamma, lam):
     """arXiv 1506.02438 eq. 16 as the double sum; the value after the last token is 0."""
     after = list(values[1:]) + [0.0]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, after, values, strict=True)]
-    return [math.fsum((gamma * lam) ** (s - t) * deltas[s] for s in range(t, len(deltas))) for t in range(len(deltas))]
+    return discounted_return(deltas, gamma * lam)
 
 
 def discounted_return(rewards, gamma):
-    return [math.fsum(gamma ** (s - t) * rewards[s] for s in range(t, len(rewards))) for t in range(len(rewards))]
+    length = len(rewards)
+    return [math.fsum(gamma ** (s - t) * rewards[s] for s in range(t, length)) for t in range(length)]
 
 
 # --- PPO
@@ -215,7 +217,8 @@ def penalised(logits, seen, penalty):
 def smallest_nucleus(probabilities, p):
     """arXiv 1904.09751 eq. 2 by trying every subset: how many tokens the smallest set of mass p or more has."""
     places = range(len(probabilities))
-    subsets = ([probabilities[i] for i in places if bits >> i & 1] for bits in range(1 << len(probabilities)))
+    numbers = range(1 << len(probabilities))  # the bits of a number say who is in
+    subsets = ([probabilities[i] for i in places if bits >> i & 1] for bits in numbers)
     return min(len(subset) for subset in subsets if math.fsum(subset) >= p)
 
 
