@@ -1,0 +1,1 @@
+"""Learning from feedback: reward model, advantages, PPO and DPO."""

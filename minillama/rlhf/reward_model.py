@@ -1,0 +1,140 @@
+"""Learning what people prefer: a scalar score for a text, trained on pairs of a better and a worse one."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minillama.train.sequence_loss import at_least_fp32
+
+
+def preference_loss(chosen, rejected, margin=None):
+    """Mean of -log sigmoid(r_chosen - r_rejected - margin): Bradley-Terry's likelihood.
+
+    InstructGPT (arXiv 2203.02155 eq. 1) without, LLaMA 2 (2307.09288 eq. 2) with a margin: a tensor or
+    number, larger where people were surer. chosen, rejected: scores of equal shape. Computed in at
+    least fp32 through logsigmoid, finite for any difference (log(1 + exp(-x)) written out overflows at
+    x = -89 in fp32).
+    """
+    if chosen.shape != rejected.shape or chosen.numel() == 0:
+        raise ValueError(f"chosen has shape {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}: "
+                         "they must be equal and not empty, a score of each side of each pair")
+    difference = at_least_fp32(chosen) - at_least_fp32(rejected)
+    return -F.logsigmoid(difference if margin is None else difference - margin).mean()
+
+
+def preferred_pairs(quality_BK, mask_BK=None):
+    """Which of K answers to a prompt beat which: bool (B, K, K), [b, j, k] True where j is better.
+
+    quality_BK: anything larger for better (a rank counted from below, votes). Ties make no pair: they
+    carry no preference. mask_BK (bool): False for slots without an answer.
+    """
+    better_BKK = quality_BK[:, :, None] > quality_BK[:, None, :]
+    if mask_BK is not None:
+        better_BKK = better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]
+    return better_BKK
+
+
+def all_pairs_loss(scores_BK, quality_BK, mask_BK=None, margin_BKK=None):
+    """InstructGPT's loss over all pairs of a prompt in one step (arXiv 2203.02155 eq. 1): the mean over
+    the (K choose 2) pairs of a prompt, then the mean over prompts, so that a prompt with many answers
+    does not drown the others.
+
+    One forward pass scores K answers and serves all their pairs; pairs spread over an epoch would show
+    every answer K - 1 times, and the paper saw the model overfit. A prompt without a pair (all tied) is
+    left out of the mean.
+    margin_BKK: LLaMA 2's margin of j over k. Errors: ValueError when no prompt has a pair.
+    """
+    better_BKK = preferred_pairs(quality_BK, mask_BK)
+    pairs_B = better_BKK.sum((1, 2))
+    if not pairs_B.any():
+        raise ValueError(f"none of the {len(pairs_B)} prompts has two answers of unequal quality: drop them")
+    scores_BK = at_least_fp32(scores_BK)
+    difference_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    if margin_BKK is not None:
+        difference_BKK = difference_BKK - margin_BKK
+    loss_BKK = -F.logsigmoid(difference_BKK.masked_fill(~better_BKK, 0.0)).masked_fill(~better_BKK, 0.0)
+    return (loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()
+
+
+def pair_accuracy(chosen, rejected):
+    """Share of pairs in which the chosen text scores higher; a tie counts one half.
+
+    So a model that scores everything alike has 0.5, chance level, not 0 or 1.
+    """
+    return ((chosen > rejected).double() + 0.5 * (chosen == rejected).double()).mean().item()
+
+
+class RewardModel(nn.Module):
+    """A language model whose last hidden state, read at the end of the text, is turned into one number.
+
+    body: any module with `hidden_states(tokens_BT) -> (B, T, D)`, usually the instruction-tuned model;
+    dim: its D.
+
+    The head starts from N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B.1), read as a variance: the
+    final norm gives hidden states of mean square 1, so first scores spread by about 1, where the
+    sigmoid is lively. Taken for the standard deviation, as some programs do, they would spread by
+    1/sqrt(D): all texts start out nearly tied.
+    No bias: a difference of scores cannot see one, and `normalise` sets the level.
+    """
+
+    def __init__(self, body, dim):
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(dim, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=1.0 / math.sqrt(dim + 1))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def forward(self, tokens_BT, mask_BT):
+        """Score of each text, (B,) fp32, read at its last real token (which should be EOS: the only
+        place that has seen everything and knows that nothing follows). mask_BT: bool, True on real
+        tokens; padding may stand on both sides (on the left the body must take `left_pad_B`). The place
+        comes from the mask, never from searching pad or EOS ids: in many models the two are the same.
+        """
+        last_B = last_real_token(mask_BT)
+        left_pad_B = mask_BT.int().argmax(-1)
+        padding = {"left_pad_B": left_pad_B} if left_pad_B.any() else {}
+        hidden_BTD = self.body.hidden_states(tokens_BT, **padding)
+        hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
+        # The product in fp32: bf16 has 8 bits, and would tie texts that are close.
+        scores_B = F.linear(at_least_fp32(hidden_BD), at_least_fp32(self.head.weight)).squeeze(-1)
+        return (scores_B - self.mean) / self.deviation
+
+    def normalise(self, scores):
+        """From now on give scores the level and spread at which `scores` (what the model gives now)
+        have mean 0, sd 1.
+
+        Meant for scores of the starting policy's own samples, before reinforcement: then a coefficient
+        of the KL penalty means the same thing in every run. May be called again.
+        """
+        mean, deviation = normalisation(scores)
+        self.mean += self.deviation * mean
+        self.deviation *= deviation
+
+
+def normalisation(scores):
+    """(mean, standard deviation) of samples, as floats, computed in fp64; population form, so that
+    the given samples come out with spread exactly 1. Errors: fewer than two samples, or samples
+    without spread."""
+    scores = scores.detach().double().flatten()
+    if scores.numel() < 2 or not torch.isfinite(scores).all():
+        raise ValueError(f"{scores.numel()} scores given, {int(torch.isfinite(scores).sum())} of them "
+                         "finite: normalising needs at least two, all finite")
+    deviation = scores.std(correction=0).item()
+    if deviation == 0.0:
+        raise ValueError(f"all {scores.numel()} scores equal {scores[0].item()}: no spread to normalise")
+    return scores.mean().item(), deviation
+
+
+def last_real_token(mask_BT):
+    """Index of the last True of each row, (B,). The real tokens of a row must be one unbroken run."""
+    if mask_BT.dtype != torch.bool or mask_BT.dim() != 2:
+        raise TypeError(f"the mask is {mask_BT.dtype} of shape {tuple(mask_BT.shape)}: expected bool, (B, T)")
+    T = mask_BT.shape[1]
+    last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)
+    first_B = mask_BT.int().argmax(-1)
+    if not (mask_BT.sum(-1) == last_B - first_B + 1).all():
+        raise ValueError("a row of the mask is empty or has a hole: its real tokens must stand side by side")
+    return last_B

@@ -1,0 +1,205 @@
+"""What a sequence teaches: which of its tokens are learned, how sequences are packed, and their
+loss."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+IGNORE = -100  # the label of a token that is not to be learned, as everywhere in PyTorch
+
+
+def at_least_fp32(x):
+    """x in fp32, or as it is in fp64: losses are sums of many small terms."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """tokens and, of equal length, labels: the token itself where it is learned, -100 elsewhere.
+    Labels stand at their own token's place; the loss does the shift by one."""
+
+    tokens: list
+    labels: list
+
+    def __post_init__(self):
+        if len(self.tokens) != len(self.labels):
+            raise ValueError(f"{len(self.tokens)} tokens but {len(self.labels)} labels: one each")
+
+
+def encode_segments(segments, tokenizer):
+    """Tokens and labels of a list of segments (`templates.Segment`), a `Sequence`.
+
+    All text between two control tokens is encoded in one call, so the model sees it cut as any text is
+    cut; encoding the segments one by one would cut at their seams, and give LLaMA's tokenizer a leading
+    space at each. Which token belongs to which segment follows from the characters the tokens decode
+    to, one after another. A token is learned if it holds a learned character; so every character of an
+    answer is learned, even where a tokenizer melts its first into the prompt's last. Errors: ValueError
+    for an unknown control token, or text the tokenizer cannot give back.
+    """
+    tokens, labels = [], []
+    for stretch in _stretches(segments):
+        if stretch[0].control:
+            ids, learned = [control_id(stretch[0].text, tokenizer)], [stretch[0].learn]
+        else:
+            text = "".join(segment.text for segment in stretch)
+            flags = [segment.learn for segment in stretch for _ in segment.text]
+            ids = tokenizer.encode(text)
+            learned = [any(flags[start:end]) for start, end in token_spans(ids, text, tokenizer)]
+        tokens += ids
+        labels += [token if learn else IGNORE for token, learn in zip(ids, learned, strict=True)]
+    return Sequence(tokens, labels)
+
+
+def _stretches(segments):
+    """Segments grouped into what one call encodes: a control token, a segment that stands alone, or
+    a run of text."""
+    groups, joinable = [], False
+    for segment in segments:
+        if not segment.text:
+            continue
+        single = segment.control or segment.alone
+        if joinable and not single:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+        joinable = not single
+    return groups
+
+
+def control_id(name, tokenizer):
+    """Id of a control token: "<s>" and "</s>" are the tokenizer's begin and end, others its
+    `special_tokens`."""
+    ends = {"<s>": tokenizer.bos_id, "</s>": tokenizer.eos_id}
+    known = {**getattr(tokenizer, "special_tokens", {}), **{k: v for k, v in ends.items() if v is not None}}
+    if name not in known:
+        raise ValueError(f"this tokenizer has no control token {name!r}: choose among {sorted(known)}")
+    return known[name]
+
+
+def token_spans(ids, text, tokenizer):
+    """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token
+    after token.
+
+    A token that holds only some bytes of a character spans that character. Spans tile the text but for
+    these.
+    """
+    decoder, spans, start = tokenizer.decoder(), [], 0
+    pieces = [decoder.push(token) for token in ids]
+    pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
+    if "".join(pieces) != text:
+        raise ValueError(f"the tokenizer gives {''.join(pieces)[:60]!r} back for {text[:60]!r}: "
+                         "characters it does not know, or rewrites, cannot be assigned to tokens. Use a "
+                         "tokenizer with byte fallback and no normalising")
+    for piece in pieces:
+        spans.append((start, start + max(len(piece), 1)))
+        start += len(piece)
+    return spans
+
+
+def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):
+    """Cross entropy of the next token over learned tokens, in at least fp32: logits t score label t + 1.
+
+    reduction: "tokens", the mean over all learned tokens of the batch; "sequences", the mean over rows
+    of each row's mean (a short answer weighs as much as a long one); "sum", to be divided by
+    `learned_tokens` of all micro-batches when gradients are accumulated: a mean of means would weigh
+    tokens by the company they came in.
+    document_ids_BT: for packed rows; the first token of a document is not predicted from the document
+    before it.
+    """
+    if logits_BTV.shape[:2] != labels_BT.shape:
+        raise ValueError(f"logits have shape {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}: "
+                         "expected (B, T, V) and (B, T), with labels at their own token's place")
+    targets_BT = next_targets(labels_BT, document_ids_BT)
+    learned_BT = targets_BT != IGNORE
+    if reduction not in ("tokens", "sequences", "sum"):
+        raise ValueError(f"reduction {reduction!r} is not known: choose 'tokens', 'sequences' or 'sum'")
+    if not learned_BT.any():
+        raise ValueError("no token of this batch is learned (answers cut off?): the mean would be 0/0")
+    losses_N, rows_N = learned_losses(logits_BTV, targets_BT)
+    if reduction != "sequences":
+        return losses_N.mean() if reduction == "tokens" else losses_N.sum()
+    counts_B = learned_BT.sum(-1)
+    return (losses_N / counts_B[rows_N]).sum() / (counts_B > 0).sum()
+
+
+def next_targets(labels_BT, document_ids_BT=None):
+    """Labels moved one place to the left, (B, T - 1); -100 where the next token starts another
+    document."""
+    targets_BT = labels_BT[:, 1:]
+    if document_ids_BT is None:
+        return targets_BT
+    return targets_BT.masked_fill(document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE)
+
+
+def learned_losses(logits_BTV, targets_BT):
+    """-log p of each learned target, (N,), and the row it stands in, (N,). Only the N learned logits are
+    touched: less memory, and nothing computed from the others can leak in."""
+    learned_BT = targets_BT != IGNORE
+    logits_NV = at_least_fp32(logits_BTV[:, :-1][learned_BT])
+    return F.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="none"), learned_BT.nonzero()[:, 0]
+
+
+def learned_tokens(labels_BT, document_ids_BT=None):
+    """How many tokens `sequence_loss` averages over."""
+    return int((next_targets(labels_BT, document_ids_BT) != IGNORE).sum())
+
+
+def token_log_probs(logits_BTV, tokens_BT, temperature=1.0):
+    """log p of each token given those before it, (B, T - 1), at least fp32: column t is token t + 1.
+
+    temperature: the one the tokens were sampled with, or log-probabilities of another distribution come
+    out.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive (greedy choices have none)")
+    logits_BTV = at_least_fp32(logits_BTV[:, :-1]) / temperature
+    return -F.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One row of a packed batch: tokens, labels and the number of the document each token comes
+    from, int64 (T,)."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    document_ids: torch.Tensor
+
+
+def pack(sequences, length, eos_id=None):
+    """Sequences joined end to end and cut every `length` tokens: a list of `Chunk`, in order, every
+    token once, no padding. Only the last chunk may be shorter: train on it alone, or put it before the
+    next call's sequences.
+
+    eos_id: a (learned) EOS is set behind each sequence; None when they bring their own. A document cut
+    in two goes on in the next chunk without its beginning. `document_ids` serve the model and the loss
+    when documents must not see one another; without them a token may look back into its neighbour, as
+    in pretraining.
+    """
+    if length < 2:
+        raise ValueError(f"length is {length}: a chunk needs two tokens, one to predict the other")
+    end = [] if eos_id is None else [eos_id]
+    tokens, labels, documents = [], [], []
+    for number, sequence in enumerate(sequences):
+        tokens += sequence.tokens + end
+        labels += sequence.labels + end
+        documents += [number] * (len(sequence.tokens) + len(end))
+    cuts = range(0, len(tokens), length)
+    return [Chunk(*(torch.tensor(x[i:i + length]) for x in (tokens, labels, documents))) for i in cuts]
+
+
+def pad_right(sequences, pad_id):
+    """(tokens_BT, labels_BT) int64, shorter sequences filled up on the right with pad_id and label
+    -100.
+
+    Any id will do for LLaMA, which has no pad token: causal attention keeps the right from the left,
+    and the label keeps it from the loss. EOS inside a sequence stays learned, even when pad_id is EOS:
+    labels are not found by id.
+    """
+    if not sequences:
+        raise ValueError("no sequences given: a batch needs at least one")
+    T = max(len(sequence.tokens) for sequence in sequences)
+    tokens = [sequence.tokens + [pad_id] * (T - len(sequence.tokens)) for sequence in sequences]
+    labels = [sequence.labels + [IGNORE] * (T - len(sequence.labels)) for sequence in sequences]
+    return torch.tensor(tokens), torch.tensor(labels)

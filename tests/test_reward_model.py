@@ -1,0 +1,345 @@
+"""The reward model: its loss is logistic regression, its score is read at the last real token alone."""
+
+import math
+
+import oracles
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama.rlhf.reward_model import (
+    RewardModel,
+    all_pairs_loss,
+    last_real_token,
+    normalisation,
+    pair_accuracy,
+    preference_loss,
+    preferred_pairs,
+)
+
+EXACT = {"rtol": 1e-12, "atol": 1e-14}  # fp64, a handful of operations
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Running(torch.nn.Module):
+    """A small causal body: hidden state t is the mean of the embeddings up to t, without left padding."""
+
+    def __init__(self, vocab=11, dim=6, seed=0):
+        super().__init__()
+        self.table = torch.nn.Parameter(
+            torch.randn(vocab, dim, generator=torch.Generator().manual_seed(seed))
+        )
+
+    def hidden_states(self, tokens_BT, left_pad_B=None):
+        places = torch.arange(tokens_BT.shape[1])
+        start_B = torch.zeros(len(tokens_BT), dtype=torch.long) if left_pad_B is None else left_pad_B
+        seen_BT = places >= start_B[:, None]
+        sums = (self.table[tokens_BT] * seen_BT[:, :, None]).cumsum(1)
+        return sums / (places - start_B[:, None] + 1).clamp(min=1)[:, :, None]
+
+
+def test_preference_loss_is_the_papers_formula():
+    for n in (1, 2, 7):
+        chosen, rejected, margin = 3 * normal(3, n)
+        pairs = list(zip(chosen.tolist(), rejected.tolist(), margin.tolist(), strict=True))
+        wanted = oracles.mean([oracles.preference_loss(c, r) for c, r, _ in pairs])
+        torch.testing.assert_close(preference_loss(chosen, rejected).item(), wanted, **EXACT)
+        with_margin = oracles.mean([oracles.preference_loss(c, r, m) for c, r, m in pairs])
+        torch.testing.assert_close(preference_loss(chosen, rejected, margin).item(), with_margin, **EXACT)
+
+
+def test_preference_loss_of_equal_scores_is_log_two():
+    zero = torch.zeros(3)
+    assert math.isclose(preference_loss(zero, zero).item(), math.log(2), rel_tol=1e-7)
+
+
+def test_preference_loss_stays_finite_for_any_difference():
+    far = torch.tensor([1e4])
+    loss = preference_loss(-far, far)
+    assert loss.item() == 2e4 and preference_loss(far, -far).item() == 0.0
+
+
+def test_all_pairs_loss_is_the_papers_formula():
+    for prompts, k in [(1, 2), (1, 3), (4, 5), (3, 9)]:
+        scores = normal(prompts, k, seed=k)
+        quality = torch.randint(
+            0, 4, (prompts, k), generator=torch.Generator().manual_seed(k)
+        )  # with ties
+        quality[0, :2] = torch.tensor([0, 3])
+        wanted = oracles.all_pairs_loss(
+            [list(zip(s, q, strict=True)) for s, q in zip(scores.tolist(), quality.tolist(), strict=True)]
+        )
+        torch.testing.assert_close(all_pairs_loss(scores, quality).item(), wanted, **EXACT)
+
+
+def test_a_strict_ranking_of_k_answers_gives_k_choose_2_pairs():
+    for k in (2, 4, 9):
+        assert preferred_pairs(torch.randperm(k)[None]).sum() == math.comb(k, 2)
+
+
+def test_two_answers_make_the_plain_preference_loss():
+    scores = normal(5, 2)
+    ours = all_pairs_loss(scores, torch.tensor([[1, 0]] * 5))
+    torch.testing.assert_close(ours, preference_loss(scores[:, 0], scores[:, 1]), **EXACT)
+
+
+def test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead():
+    scores, margin = normal(1, 3), normal(1, 3, 3, seed=1).abs()
+    ours = all_pairs_loss(scores, torch.tensor([[2, 1, 0]]), margin_BKK=margin)
+    wanted = oracles.mean(
+        [
+            oracles.preference_loss(scores[0, j].item(), scores[0, k].item(), margin[0, j, k].item())
+            for j, k in [(0, 1), (0, 2), (1, 2)]
+        ]
+    )
+    torch.testing.assert_close(ours.item(), wanted, **EXACT)
+
+
+def test_empty_slots_change_neither_loss_nor_gradient():
+    scores, quality = normal(2, 4), torch.tensor([[0, 2, 1, 5], [3, 1, 2, 9]])
+    mask = torch.tensor([[True, True, True, False]] * 2)
+    kept = scores[:, :3].clone().requires_grad_()
+    wanted = all_pairs_loss(kept, quality[:, :3])
+    wanted.backward()
+    for poison in (math.nan, 1e9):
+        poisoned = scores.masked_fill(~mask, poison).requires_grad_()
+        loss = all_pairs_loss(poisoned, quality, mask)
+        loss.backward()
+        assert loss.item() == wanted.item()
+        assert torch.equal(poisoned.grad[:, :3], kept.grad) and not poisoned.grad[:, 3].any()
+
+
+def test_gradients_are_those_of_finite_differences():
+    chosen, rejected = normal(2, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, 0.3), (chosen, rejected))
+    quality = torch.tensor([[0, 2, 1, 1], [4, 1, 2, 3]])
+    assert torch.autograd.gradcheck(
+        lambda s: all_pairs_loss(s, quality), (normal(2, 4).requires_grad_(),)
+    )
+
+
+def test_a_linear_head_on_frozen_features_learns_logistic_regression():
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="compares with scikit-learn")
+    better, worse = normal(60, 3) + torch.tensor([0.5, 0.0, -0.3]), normal(60, 3, seed=1)
+    differences = (better - worse).numpy()
+    signs = torch.tensor([1, -1] * 30).numpy()  # scikit-learn needs both classes
+    fit = linear_model.LogisticRegression(C=1e6, fit_intercept=False, tol=1e-10, max_iter=1000)
+    wanted = torch.tensor(fit.fit(differences * signs[:, None], signs > 0).coef_[0])
+    weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=100, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = preference_loss(better @ weight, worse @ weight)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert wanted.norm() > 0.3
+    # C = 1e6 leaves a pull to zero of 1e-6 / 60 of the loss's curvature (about 0.1): below 1e-5.
+    torch.testing.assert_close(weight.detach(), wanted, rtol=0, atol=1e-4)
+
+
+def test_pair_accuracy_counts_a_tie_as_half():
+    chosen, rejected = torch.tensor([2.0, 1.0, 0.0, 5.0]), torch.tensor([1.0, 1.0, 3.0, -5.0])
+    assert pair_accuracy(chosen, rejected) == (1 + 0.5 + 0 + 1) / 4
+
+
+def test_the_score_is_read_at_the_last_real_token():
+    model = RewardModel(Running(), 6)
+    tokens, mask = (
+        torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]]),
+        torch.tensor([[1, 1, 1, 0, 0], [1] * 5]).bool(),
+    )
+    for row, length in ((0, 3), (1, 5)):
+        hidden = model.body.table[tokens[row, :length]].mean(0)
+        torch.testing.assert_close(model(tokens, mask)[row], hidden @ model.head.weight[0])
+
+
+def test_padding_on_either_side_does_not_change_a_score():
+    model = RewardModel(Running(), 6)
+    tokens = torch.tensor([[3, 1, 4]])
+    alone = model(tokens, torch.ones(1, 3, dtype=torch.bool))
+    for left, right in [(0, 1), (0, 6), (2, 0), (3, 2)]:
+        for pad in (0, 4):  # 4 is also the text's own last token, as when pad and EOS share an id
+            wide = torch.nn.functional.pad(tokens, (left, right), value=pad)
+            mask = torch.nn.functional.pad(torch.ones(1, 3, dtype=torch.bool), (left, right))
+            torch.testing.assert_close(model(wide, mask), alone, rtol=1e-6, atol=1e-6)
+
+
+def test_the_transformer_serves_as_body_and_padding_changes_no_score():
+    from minillama.config import ModelConfig
+    from minillama.transformer import Transformer
+
+    torch.manual_seed(0)
+    body = Transformer(
+        ModelConfig(
+            dim=16, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=13, hidden_dim=24, max_seq_len=16
+        )
+    )
+    model, tokens = RewardModel(body, 16), torch.tensor([[3, 1, 4, 1, 5]])
+    alone = model(tokens, torch.ones(1, 5, dtype=torch.bool))
+    for left, right in [(0, 3), (4, 0), (2, 3)]:
+        wide = torch.nn.functional.pad(tokens, (left, right), value=2)
+        mask = torch.nn.functional.pad(torch.ones(1, 5, dtype=torch.bool), (left, right))
+        torch.testing.assert_close(
+            model(wide, mask), alone, rtol=1e-5, atol=1e-5
+        )  # fp32 sums in another order
+
+
+def test_the_head_starts_with_variance_one_over_d_plus_one():
+    torch.manual_seed(0)
+    dim = 4095
+    weight = RewardModel(Running(dim=1), dim).head.weight.detach()
+    # The variance of n normal numbers is known to sqrt(2 / n) = 2.2 %: five of those.
+    assert abs(weight.var().item() * (dim + 1) - 1) < 5 * math.sqrt(2 / dim)
+    scores = torch.nn.functional.normalize(torch.randn(500, dim), dim=-1) * math.sqrt(dim) @ weight[0]
+    assert 0.8 < scores.std().item() < 1.2
+
+
+def test_normalised_scores_have_mean_zero_and_deviation_one():
+    torch.manual_seed(1)
+    model, tokens, mask = (
+        RewardModel(Running(), 6),
+        torch.randint(0, 11, (40, 5)),
+        torch.ones(40, 5, dtype=torch.bool),
+    )
+    raw = model(tokens, mask).detach()
+    model.normalise(torch.tensor([5.0, 9.0, -2.0]))  # whatever the constants were before
+    for _ in range(2):
+        model.normalise(model(tokens, mask))
+        scores = model(tokens, mask).detach()
+        assert abs(scores.mean().item()) < 1e-6 and abs(scores.std(correction=0).item() - 1) < 1e-6
+    torch.testing.assert_close(scores, (raw - raw.mean()) / raw.std(correction=0), rtol=1e-5, atol=1e-5)
+    copy = RewardModel(Running(seed=5), 6)
+    copy.load_state_dict(model.state_dict())
+    assert torch.equal(
+        copy(tokens, mask), model(tokens, mask)
+    )  # the constants are saved with the weights
+
+
+def test_normalisation_constants_are_those_of_the_definition():
+    samples = normal(7)
+    mean, deviation = normalisation(samples)
+    assert math.isclose(mean, oracles.mean(samples.tolist()), rel_tol=1e-12)
+    assert math.isclose(deviation, math.sqrt(oracles.variance(samples.tolist())), rel_tol=1e-12)
+
+
+def test_what_cannot_be_normalised_is_refused():
+    for wrong, reason in [
+        ([1.0], "1 scores given"),
+        ([2.0, 2.0], "no spread"),
+        ([1.0, math.nan], "1 of them finite"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            normalisation(torch.tensor(wrong))
+
+
+def test_masks_without_a_single_run_are_refused():
+    assert last_real_token(torch.tensor([[True, True, False], [False, False, True]])).tolist() == [1, 2]
+    for wrong in ([False, False, False], [True, False, True]):
+        with pytest.raises(ValueError, match="hole"):
+            last_real_token(torch.tensor([wrong]))
+    with pytest.raises(TypeError, match="int64"):
+        last_real_token(torch.ones(2, 2, dtype=torch.int64))
+
+
+def test_losses_without_a_pair_are_refused():
+    with pytest.raises(ValueError, match="none of the 2 prompts"):
+        all_pairs_loss(normal(2, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"\(2,\)"):
+        preference_loss(torch.zeros(2), torch.zeros(3))
+
+
+MODULE = "minillama.rlhf.reward_model"
+PAPER, ALL_PAIRS = test_preference_loss_is_the_papers_formula, test_all_pairs_loss_is_the_papers_formula
+NORMAL = test_normalised_scores_have_mean_zero_and_deviation_one
+PADDING = test_padding_on_either_side_does_not_change_a_score
+MUTANTS = [
+    Mutant(
+        MODULE,
+        "at_least_fp32(chosen) - at_least_fp32(rejected)",
+        "at_least_fp32(rejected) - at_least_fp32(chosen)",
+        PAPER,
+    ),
+    Mutant(MODULE, "difference - margin).mean()", "difference + margin).mean()", PAPER),
+    Mutant(
+        MODULE,
+        "margin is None else difference - margin).mean()",
+        "margin is None else difference - margin).sum()",
+        PAPER,
+    ),
+    Mutant(MODULE, "-F.logsigmoid(difference if", "-torch.sigmoid(difference if", PAPER),
+    Mutant(
+        MODULE,
+        "return -F.logsigmoid(difference if margin is None else difference - margin).mean()",
+        "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
+        test_preference_loss_stays_finite_for_any_difference,
+    ),
+    Mutant(
+        MODULE,
+        "quality_BK[:, :, None] > quality_BK[:, None, :]",
+        "quality_BK[:, :, None] >= quality_BK[:, None, :]",
+        ALL_PAIRS,
+    ),
+    Mutant(
+        MODULE,
+        "quality_BK[:, :, None] > quality_BK[:, None, :]",
+        "quality_BK[:, :, None] < quality_BK[:, None, :]",
+        ALL_PAIRS,
+    ),
+    Mutant(
+        MODULE,
+        "(loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()",
+        "loss_BKK.sum() / pairs_B.sum()",
+        ALL_PAIRS,
+    ),
+    Mutant(MODULE, "/ (pairs_B > 0).sum()", "/ len(pairs_B)", lambda: _a_tied_prompt_is_left_out()),
+    Mutant(
+        MODULE,
+        "difference_BKK - margin_BKK",
+        "difference_BKK + margin_BKK",
+        test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead,
+    ),
+    Mutant(
+        MODULE,
+        "better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]",
+        "better_BKK",
+        test_empty_slots_change_neither_loss_nor_gradient,
+    ),
+    Mutant(
+        MODULE,
+        "+ 0.5 * (chosen == rejected)",
+        "+ (chosen == rejected)",
+        test_pair_accuracy_counts_a_tie_as_half,
+    ),
+    Mutant(
+        MODULE,
+        "last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)",
+        "last_B = mask_BT.sum(-1) - 1",
+        PADDING,
+    ),
+    Mutant(
+        MODULE, "device=hidden_BTD.device), last_B]", "device=hidden_BTD.device), -1]", PADDING
+    ),  # on a pad
+    Mutant(MODULE, "if left_pad_B.any() else {}", "if False else {}", PADDING),
+    Mutant(
+        MODULE,
+        "std=1.0 / math.sqrt(dim + 1)",
+        "std=1.0 / (dim + 1)",
+        test_the_head_starts_with_variance_one_over_d_plus_one,
+    ),
+    Mutant(MODULE, "self.mean += self.deviation * mean", "self.mean += mean", NORMAL),
+    Mutant(MODULE, "self.deviation *= deviation", "self.deviation /= deviation", NORMAL),
+    Mutant(MODULE, "scores.std(correction=0)", "scores.std(correction=1)", NORMAL),
+]
+
+
+def _a_tied_prompt_is_left_out():
+    scores, quality = normal(2, 3), torch.tensor([[0, 1, 2], [1, 1, 1]])
+    assert all_pairs_loss(scores, quality) == all_pairs_loss(scores[:1], quality[:1])
