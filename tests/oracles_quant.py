@@ -72,7 +72,7 @@ def int8_rows(rows, threshold=math.inf):
     for row in rows:
         inliers = [np.float32(abs(value)) for value in row if abs(value) < threshold]
         absmax = max(inliers, default=np.float32(0))
-        factor = np.float32(127) / absmax if absmax else np.float32(0)
+        factor = np.float32(1) / absmax * np.float32(127) if absmax else np.float32(0)
         codes.append([0 if j in columns else int(np.round(np.float32(value) * factor))
                       for j, value in enumerate(row)])
         scales.append(absmax)
