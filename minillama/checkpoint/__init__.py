@@ -7,6 +7,8 @@ each other module one file form: `meta`, `pth`, `huggingface`, `safetensors`, `l
 import warnings
 from pathlib import Path
 
+from minillama.checkpoint.huggingface import read_huggingface
+from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
 
@@ -14,17 +16,26 @@ __all__ = ["load_model", "save_model", "open_weights"]
 
 
 def open_weights(path):
-    """The `Weights` at `path`, whatever the form: a folder of Meta's. Checked, mapped, not loaded.
+    """The `Weights` at `path`, whatever the form: a folder of Meta's or Hugging Face's, or a llama2.c file.
 
     ValueError if the form is not recognised or the content is damaged; FileNotFoundError if nothing is there.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder: give a model folder or a weights file")
-    folder = path if path.is_dir() else path.parent
-    if (folder / "params.json").is_file():
-        return check_tensors(read_meta(folder))
-    raise ValueError(f"{path}: no known form of LLaMA weights: expected a folder with params.json (Meta)")
+    return check_tensors(_reader(path)(path))
+
+
+def _reader(path):
+    if path.is_dir():
+        for name, read in (("params.json", read_meta), ("config.json", read_huggingface)):
+            if (path / name).is_file():
+                return read
+        raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
+                         "give the folder that holds one, or a .bin or .gguf file")
+    if looks_like_llama2c(path):
+        return read_llama2c
+    raise ValueError(f"{path}: no known form of LLaMA weights: give a model folder, or a whole llama2.c .bin file")
 
 
 def load_model(path, device="cpu", dtype=None):

@@ -10,6 +10,7 @@ Source: meta-llama/llama, llama/model.py; meta-llama/llama-models, models/llama3
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -147,15 +148,31 @@ def write_meta(folder, weights, tokenizer_path=None):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.read().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    state.setdefault("output.weight", state["tok_embeddings.weight"])
-    with atomic_write(folder / "consolidated.00.pth") as file:
-        torch.save(state, file)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as spill:
+        state = {name: _for_saving(tensor, Path(spill, name)) for name, tensor in weights.tensors.items()}
+        state.setdefault("output.weight", state["tok_embeddings.weight"])
+        with atomic_write(folder / "consolidated.00.pth") as file:
+            torch.save(state, file)
+        del state
     with atomic_write(folder / "params.json", "w") as file:
         file.write(json.dumps(params_of(weights.config), indent=2) + "\n")
     if tokenizer_path is not None:
         with open(tokenizer_path, "rb") as source, atomic_write(folder / "tokenizer.model") as file:
             shutil.copyfileobj(source, file)
+
+
+def _for_saving(tensor, path):
+    """torch.save wants all tensors at once, each with storage of its own, which it writes out whole: one that has
+    to be made is made in a mapped file, any other lends the part of its storage that it uses. Neither takes memory.
+    """
+    if tensor.made:
+        count = torch.Size(tensor.shape).numel()
+        mapped = torch.from_file(str(path), shared=True, size=count, dtype=tensor.dtype).view(tensor.shape)
+        return mapped.copy_(tensor.read())
+    value = tensor.read().cpu().contiguous()
+    begin = value.storage_offset() * value.element_size()
+    used = value.untyped_storage()[begin:begin + value.numel() * value.element_size()]
+    return torch.empty(0, dtype=value.dtype).set_(used, 0, value.shape)
 
 
 def params_of(config):

@@ -5,16 +5,16 @@ import json
 MAX_SETTINGS_BYTES = 1_000_000
 
 
-def read_settings(path):
-    """The JSON object in the file. ValueError if it is not one or larger than a megabyte."""
+def read_settings(path, limit=MAX_SETTINGS_BYTES):
+    """The JSON object in the file. ValueError if it is not one, or longer than `limit` bytes."""
     try:
         with open(path, "rb") as file:
-            text = file.read(MAX_SETTINGS_BYTES + 1)
-        settings = json.loads(text) if len(text) <= MAX_SETTINGS_BYTES else None
+            text = file.read(limit + 1)
+        settings = json.loads(text) if len(text) <= limit else None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a JSON object of at most {MAX_SETTINGS_BYTES} bytes")
+        raise ValueError(f"{path}: expected a JSON object of at most {limit} bytes")
     return settings
 
 

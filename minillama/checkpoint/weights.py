@@ -22,6 +22,7 @@ class Stored:
     shape: tuple
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
+    made: bool = True  # read() makes a new tensor (joined, reordered, decoded), not a view of the file
 
 
 @dataclass
@@ -35,10 +36,10 @@ class Weights:
     notes: list = field(default_factory=list)  # oddities a reader accepted, one sentence each
 
 
-def stored(tensor, change=None, shape=None):
-    """A tensor as it is, or as `change` makes it when it is read (`shape`, if that differs too)."""
+def stored(tensor, change=None):
+    """A tensor as it is, or as `change` makes it when it is read, of the same shape and dtype."""
     read = (lambda: tensor) if change is None else (lambda: change(tensor))
-    return Stored(tuple(tensor.shape if shape is None else shape), tensor.dtype, read)
+    return Stored(tuple(tensor.shape), tensor.dtype, read, made=change is not None)
 
 
 def expected_shapes(config):
