@@ -1,0 +1,254 @@
+"""SentencePiece's .model file (LLaMA 1 and 2, Mistral) and the tokenizer made from it.
+
+The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a normalizer_spec
+(google/sentencepiece, src/sentencepiece_model.proto). Only BPE models without a table of character replacements are
+read; the others are refused by name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
+"""
+
+import codecs
+from pathlib import Path
+from typing import NamedTuple
+
+from ..files import atomic_write
+from .bpe_encoder import BYTE, CONTROL, MATCHABLE, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
+from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
+from .word_counts import SPACE
+
+MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+MAX_PIECE_BYTES = 8000  # SentencePiece's own limit
+BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+class Piece(NamedTuple):
+    """One row of the vocabulary."""
+
+    text: str
+    score: float = 0.0
+    kind: int = NORMAL
+
+
+class Rules(NamedTuple):
+    """How text is normalised before and after matching."""
+
+    byte_fallback: bool = True
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = False
+    escape_whitespaces: bool = True
+    treat_whitespace_as_suffix: bool = False
+
+
+def _last(fields, number, wire, default):
+    """The value of a field; the last one counts, one with another wire type is unknown, an absent one defaults."""
+    return next((value for n, w, value in reversed(fields) if (n, w) == (number, wire)), default)
+
+
+def _text(fields, number, default):
+    """A string field; an empty one counts as absent, as in SentencePiece."""
+    try:
+        return _last(fields, number, BYTES, b"").decode("utf-8") or default
+    except UnicodeDecodeError as error:
+        raise ValueError(f"field {number} is not UTF-8 ({error.reason}): not a SentencePiece model") from None
+
+
+def _submessage(fields, number):
+    """Fields of a nested message; several of them are merged, which is to say, put one after the other."""
+    return read_fields(b"".join(value for n, w, value in fields if (n, w) == (number, BYTES)))
+
+
+def _read_piece(data, index, byte_fallback):
+    fields = read_fields(data)
+    kind = int32_of(_last(fields, 3, VARINT, NORMAL))
+    text = _last(fields, 1, BYTES, b"")
+    if not text or len(text) >= MAX_PIECE_BYTES:
+        raise ValueError(f"piece {index} has {len(text)} bytes: 1 to {MAX_PIECE_BYTES - 1} are allowed")
+    try:
+        text = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"piece {index} ({text!r}) is not UTF-8: not a SentencePiece model") from None
+    if text == "\0" and byte_fallback:  # some converters add this piece; SentencePiece 0.2.3 makes it unused too
+        kind = UNUSED
+    return Piece(text, float_of(_last(fields, 2, FIXED32, b"\0\0\0\0")), kind if 1 <= kind <= 6 else NORMAL)
+
+
+def _read_rules(trainer, normalizer):
+    """Check that the model is of a form we encode, and return its rules. proto2 defaults where a field is absent."""
+    kind = int32_of(_last(trainer, 3, VARINT, 1))
+    if kind != 2:
+        raise ValueError(f"the model is of type {MODEL_TYPES.get(kind, kind)}: only bpe models are read here")
+    if _last(normalizer, 2, BYTES, b""):
+        raise ValueError(f"the model's normalizer {_text(normalizer, 1, '(no name)')!r} has a precompiled_charsmap: "
+                         "only the identity normalizer is supported; train with normalization_rule_name='identity'")
+    return Rules(*(bool(_last(spec, number, VARINT, default)) for spec, number, default in (
+        (trainer, 35, 0), (normalizer, 3, 1), (normalizer, 4, 1), (normalizer, 5, 1), (trainer, 24, 0))))
+
+
+def _check_pieces(pieces, byte_fallback):
+    """The same demands SentencePiece makes: unique pieces, one unknown, the 256 bytes or none."""
+    seen = {}
+    for index, (text, _, kind) in enumerate(pieces):
+        if "\0" in text and not (text == "\0" and kind == UNUSED):
+            raise ValueError(f"piece {index} ({text!r}) holds a NUL character")
+        if text in seen and text != "\0":
+            raise ValueError(f"piece {text!r} stands twice in the vocabulary, as {seen[text]} and {index}")
+        seen[text] = index
+        if kind == BYTE and (text not in BYTE_PIECES or not byte_fallback):
+            raise ValueError(f"piece {index} ({text!r}) is a byte piece: it must be one of <0x00> to <0xFF>, "
+                             "and the trainer_spec must say byte_fallback")
+    unknown = [index for index, piece in enumerate(pieces) if piece.kind == UNKNOWN]
+    if len(unknown) > 1 or not (unknown or byte_fallback):
+        raise ValueError(f"the vocabulary has {len(unknown)} unknown pieces: exactly one is needed")
+    if byte_fallback and sum(piece.kind == BYTE for piece in pieces) != 256:
+        raise ValueError("byte_fallback needs the 256 pieces <0x00> to <0xFF>; some are missing")
+    return unknown[0] if unknown else None
+
+
+class SentencePieceTokenizer:
+    """A BPE tokenizer with LLaMA's behaviour, made from the bytes of a .model file.
+
+    encode("Hello") gives the ids SentencePiece gives; `bos` and `eos` add their tokens. Ids are int; errors are
+    ValueError (a damaged model, an id out of range, a lone surrogate) and TypeError.
+    """
+
+    def __init__(self, model, training_report=None):
+        fields = read_fields(model)
+        trainer, normalizer, denormalizer = (_submessage(fields, number) for number in (2, 3, 5))
+        if _last(denormalizer, 2, BYTES, b""):
+            raise ValueError("the model has a denormalizer with a precompiled_charsmap: not supported")
+        self.model, self.training_report = bytes(model), training_report
+        self.rules = _read_rules(trainer, normalizer)
+        rows = [value for number, wire, value in fields if (number, wire) == (1, BYTES)]
+        self.pieces = [_read_piece(row, index, self.rules.byte_fallback) for index, row in enumerate(rows)]
+        self.unk_id = _check_pieces(self.pieces, self.rules.byte_fallback)
+        self.vocab_size = len(self.pieces)
+        self._ids = {piece.text: index for index, piece in enumerate(self.pieces)}
+        self.bos_id, self.eos_id, self.pad_id = (
+            self._control_id(_text(trainer, number, default))
+            for number, default in ((46, "<s>"), (47, "</s>"), (48, "<pad>")))
+        has_surface = any(field[:2] == (44, BYTES) for field in trainer)
+        self.unk_surface = _text(trainer, 44, "") if has_surface else " \u2047 "
+        self._bytes = {i: bytes([int(p.text[3:5], 16)]) for i, p in enumerate(self.pieces) if p.kind == BYTE}
+        self._encoder = BpeEncoder(self.pieces, -1 if self.unk_id is None else self.unk_id, self.rules)
+
+    @classmethod
+    def load(cls, path):
+        """Read a .model file."""
+        return cls(Path(path).read_bytes())
+
+    def save(self, path):
+        """Write the .model file, byte for byte as it was read."""
+        with atomic_write(path) as file:
+            file.write(self.model)
+
+    def _control_id(self, text):
+        index = self._ids.get(text)
+        return index if index is not None and self.pieces[index].kind == CONTROL else None
+
+    def encode(self, text, bos=False, eos=False):
+        """Text to ids, with the begin or end token if asked; special tokens written in the text stay text."""
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes a str, not {type(text).__name__}; decode bytes first")
+        front = [self._special(self.bos_id, "begin")] if bos else []
+        back = [self._special(self.eos_id, "end")] if eos else []
+        return front + self._encoder.encode(text) + back
+
+    @staticmethod
+    def _special(index, what):
+        if index is None:
+            raise ValueError(f"this vocabulary has no {what} token: leave bos and eos False")
+        return index
+
+    def decode(self, ids):
+        """Ids to text. Control tokens vanish, bytes that form no character become one U+FFFD each."""
+        decoder = self.decoder()
+        return "".join([decoder.push(index) for index in ids]) + decoder.flush()
+
+    def decoder(self):
+        """An incremental decoder: `push(id)` returns the text that is certain so far, `flush()` the rest."""
+        return SentencePieceDecoder(self)
+
+    def id_to_piece(self, index):
+        """The vocabulary's string of an id, e.g. "▁the" or "<0x0A>"."""
+        return self.pieces[self.check_id(index)].text
+
+    def piece_to_id(self, piece):
+        """The id of a vocabulary string; ValueError if there is none."""
+        if piece not in self._ids:
+            raise ValueError(f"{piece!r} is not in the vocabulary")
+        return self._ids[piece]
+
+    def check_id(self, index):
+        """Return the id, or say what is allowed."""
+        if not 0 <= index < self.vocab_size:
+            raise ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
+        return index
+
+    def __repr__(self):
+        return f"SentencePieceTokenizer({self.vocab_size} pieces)"
+
+    def __reduce__(self):
+        return SentencePieceTokenizer, (self.model, self.training_report)
+
+
+class SentencePieceDecoder:
+    """Decoding one id at a time; never shows half a character.
+
+    The pushes and the flush joined are what `decode` gives: the first token loses its leading space (it stems from
+    the dummy prefix), byte tokens wait until their character is whole or certainly broken.
+    """
+
+    def __init__(self, tokenizer):
+        self._tokenizer, rules = tokenizer, tokenizer.rules
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("one_mark_per_byte")
+        self._at_start = rules.add_dummy_prefix or rules.remove_extra_whitespaces
+
+    def push(self, index):
+        """The text that this id completes, maybe empty."""
+        tokenizer = self._tokenizer
+        text, _, kind = tokenizer.pieces[tokenizer.check_id(index)]
+        if kind == BYTE:
+            shown = self._utf8.decode(tokenizer._bytes[index])
+            self._at_start = self._at_start and not shown
+            return shown
+        shown = self.flush()
+        if kind == CONTROL:
+            return shown
+        eaten = self._at_start and text.startswith(SPACE)
+        if kind == UNKNOWN:
+            shown += tokenizer.unk_surface
+        else:
+            shown += text[eaten:].replace(SPACE, " ")
+        if shown or (eaten and not tokenizer.rules.remove_extra_whitespaces):
+            self._at_start = False
+        return shown
+
+    def flush(self):
+        """What was held back: bytes that wait for the rest of their character, each as one U+FFFD."""
+        shown = self._utf8.decode(b"", True)
+        self._utf8.reset()
+        self._at_start = self._at_start and not shown
+        return shown
+
+
+def _piece_field(piece):
+    fields = [(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score))]
+    if piece.kind != NORMAL:
+        fields.append((3, VARINT, piece.kind))
+    return 1, BYTES, write_fields(fields)
+
+
+def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True):
+    """A .model file with these pieces and LLaMA's trainer and normalizer options."""
+    trainer = [(3, VARINT, 2), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
+               (25, VARINT, int(split_digits)), (26, VARINT, 1)]
+    trainer += [(31, BYTES, piece.text.encode()) for piece in pieces if piece.kind == USER_DEFINED]
+    trainer += [(35, VARINT, int(byte_fallback))]
+    normalizer = [(1, BYTES, b"identity"), (2, BYTES, b""), (3, VARINT, 1), (4, VARINT, 0), (5, VARINT, 1)]
+    return write_fields([*map(_piece_field, pieces), (2, BYTES, write_fields(trainer)),
+                         (3, BYTES, write_fields(normalizer))])
+
+
+def append_pieces(model, pieces):
+    """The .model bytes with more pieces at the end of the vocabulary; all other fields are kept as they are."""
+    fields = read_fields(model)
+    end = max((place + 1 for place, field in enumerate(fields) if field[:2] == (1, BYTES)), default=0)
+    return write_fields(fields[:end] + [_piece_field(piece) for piece in pieces] + fields[end:])
