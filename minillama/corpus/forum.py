@@ -1,0 +1,135 @@
+"""A question-and-answer forum from a seed, with a hidden quality behind every answer and noisy votes on top.
+
+A question is "How do I {verb} a {adjective} {object}?". An answer opens politely, plainly or rudely, gives one step or
+two, names the object or calls it "thing", and closes kindly, plainly or sourly. What learning from feedback should
+raise is `quality(question, answer)`: it is read off the text alone, so it also judges what a model writes.
+"""
+
+import math
+import random
+import re
+from typing import NamedTuple
+
+from minillama.corpus import stories
+from minillama.corpus.grammar import Grammar
+
+NOISE = 0.7  # standard deviation of a voter's opinion, in units of quality
+ANSWERS = 2, 5  # fewest and most answers in a thread; five give ten pairs
+
+RULES = {
+    "question": ["How do I {verb} a {condition} {paint} {object}?"],
+    "answer": [("{polite} {steps} {closing}", 4), ("{steps} {closing}", 3), ("{rude} {steps} {closing}", 3)],
+    "steps": ["Just {verb} the {named} {so}.", "First {get} a {tool}. Then {verb} the {named} {so}."],
+    "closing": [("{kind_close}", 4), ("{plain_close}", 3), ("{sour_close}", 3)],
+    "polite": ["Good question!", "Happy to help!", "I know this one!"],
+    "rude": ["Not this again.", "Are you serious?", "Read a book."],
+    "kind_close": ["Good luck!", "Have fun!", "You can do it!"],
+    "plain_close": ["That is all.", "It worked for me."],
+    "sour_close": ["Do not ask again.", "Even a hen knows that.", "You will fail."],
+    "named": [("{object}", 3), "thing"],
+    "verb": ["fix", "clean", "paint", "hide", "move", "wrap", "sell", "wash"],
+    "get": ["find", "borrow", "buy", "bring"],
+    "tool": ["brush", "rope", "bucket", "ladder", "hammer", "map", "box", "friend"],
+    "so": ["{spot}", "until {hour}", "for {minutes} minutes"],
+    "spot": stories.RULES["place"],
+    "hour": stories.RULES["late"],
+    "minutes": stories.RULES["number"],
+    "condition": stories.RULES["state"],
+    "paint": stories.RULES["colour"],
+    "object": stories.RULES["toy"],
+}
+
+GRAMMAR = Grammar(RULES, start="{question} {answer}")
+
+
+class Answer(NamedTuple):
+    text: str
+    upvotes: int
+    accepted: bool
+
+
+class Thread(NamedTuple):
+    question: str
+    answers: tuple  # of Answer
+
+
+def documents(seed, n):
+    """`n` questions, each followed by one answer, as `Document(text, bits)`."""
+    return GRAMMAR.documents(random.Random(f"forum {seed}"), n)
+
+
+def threads(seed, n):
+    """`n` threads: a question with 2 to 5 answers, their votes, and one accepted by a noisy asker."""
+    rng = random.Random(f"forum threads {seed}")
+    return [_thread(rng) for _ in range(n)]
+
+
+def _thread(rng):
+    question = GRAMMAR.sample(rng, "{question}")
+    fewest, most = ANSWERS
+    count = fewest + int(rng.random() * (most - fewest + 1))
+    texts = [GRAMMAR.sample(rng, "{answer}", question.chosen).text for _ in range(count)]
+    hidden = [quality(question.text, text) for text in texts]
+    votes = [upvotes(q + NOISE * _normal(rng)) for q in hidden]
+    liking = [q + NOISE * _normal(rng) for q in hidden]
+    best = liking.index(max(liking))
+    return Thread(question.text, tuple(Answer(text, vote, i == best)
+                                       for i, (text, vote) in enumerate(zip(texts, votes, strict=True))))
+
+
+def upvotes(opinion):
+    """2^opinion - 1 votes, rounded; below zero the mirror image, -(2^-opinion - 1)."""
+    return round(2**opinion - 1) if opinion >= 0 else -round(2**-opinion - 1)
+
+
+def _normal(rng):
+    """A standard normal number by Box and Muller (1958) from `random()` alone, whose sequence Python guarantees."""
+    return math.sqrt(-2 * math.log(1 - rng.random())) * math.cos(2 * math.pi * rng.random())
+
+
+def quality(question, answer):
+    """The hidden quality of any answer text to a question of the forum: an integer from -3 to +4.
+
+    The sum of four parts; a sentence counts only where it belongs, and spacing does not count at all.
+
+        opening   +1 if the first sentence is a polite one, -1 if a rude one, else 0
+        steps     +1 if it holds one "First ..." and later one "Then ..." that does what was asked, and no other step
+        object    +1 if a step does what was asked to the object asked about and none does otherwise, else -1
+        closing   +1 if the last sentence is a kind one, -1 if a sour one, else 0
+
+    ValueError for a question that is not the forum's.
+    """
+    asked = GRAMMAR.parse(" ".join(question.split()), "{question}").chosen
+    sentences = re.findall(r"\S[^.!?]*[.!?]", " ".join(answer.split())) or [""]
+    first = [i for i, text in enumerate(sentences) if _fits(text, "First {get} a {tool}.")]
+    then = [(i, fit) for i, text in enumerate(sentences) if (fit := _fits(text, "Then {verb} the {named} {so}."))]
+    just = [fit for text in sentences if (fit := _fits(text, "Just {verb} the {named} {so}."))]
+    doing = [fit.chosen for fit in [fit for _, fit in then] + just]
+    two = len(first) == len(then) == 1 and not just and first[0] < then[0][0] and doing[0]["verb"] == asked["verb"]
+    right = [step["verb"] == asked["verb"] and step.get("object") == asked["object"] for step in doing]  # "thing": None
+    return (_manner(sentences[0], "{polite}", "{rude}")
+            + two
+            + (1 if right and all(right) else -1)
+            + _manner(sentences[-1], "{kind_close}", "{sour_close}"))
+
+
+def _manner(sentence, warm, cold):
+    return bool(_fits(sentence, warm)) - bool(_fits(sentence, cold))
+
+
+def _fits(text, template, given=None):
+    """The derivation of `text` from `template`, or None where the forum cannot have written it."""
+    try:
+        return GRAMMAR.parse(text, template, given)
+    except ValueError:
+        return None
+
+
+def entropy_bits():
+    """Expected bits per question with answer."""
+    return GRAMMAR.entropy_bits()
+
+
+def log2_probability(text):
+    """log2 p(text) of a question with its answer; ValueError for a text outside the language."""
+    return GRAMMAR.log2_probability(text)
