@@ -1,0 +1,90 @@
+"""The KV cache: what was stored comes back, nothing more, and room that is not there is refused."""
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama.config import PRESETS, ModelConfig
+from minillama.kv_cache import KVCache
+from minillama.transformer import Transformer
+
+CONFIG = ModelConfig(12, 3, 4, 17, n_kv_heads=2, head_dim=4, hidden_dim=10, max_seq_len=64)
+
+
+def new_rows(T, batch=2):
+    torch.manual_seed(T)
+    return torch.randn(2, batch, 2, T, 4)
+
+
+def test_what_was_stored_comes_back_in_order():
+    cache, stored = KVCache(CONFIG, 2, 9), []
+    for T in (1, 5, 0, 3):
+        rows = new_rows(T)
+        stored.append(rows)
+        for layer in range(3):
+            k, v = cache.append(layer, rows[0] + layer, rows[1] - layer)
+            everything = torch.cat(stored, dim=3)
+            assert torch.equal(k, everything[0] + layer) and torch.equal(v, everything[1] - layer)
+        cache.advance(T)
+    assert cache.length == cache.max_len == 9
+
+
+def test_one_forward_pass_advances_once_for_all_layers():
+    model, cache = Transformer(CONFIG), KVCache(CONFIG, 1, 8)
+    with torch.no_grad():
+        model(torch.tensor([[1, 2, 3]]), cache)
+        assert cache.length == 3
+        model(torch.tensor([[4]]), cache)
+    assert cache.length == 4 and (cache.keys[:, :, :, :4] != 0).all() and (cache.keys[:, :, :, 4:] == 0).all()
+
+
+def test_keys_are_stored_after_rope_and_values_before():
+    torch.manual_seed(0)
+    model, cache = Transformer(CONFIG), KVCache(CONFIG, 1, 4)
+    with torch.no_grad():
+        model(torch.tensor([[5, 5, 5, 5]]), cache)  # the same token at four places
+    keys, values = cache.keys[0, 0], cache.values[0, 0]
+    assert all(not torch.allclose(keys[:, 0], keys[:, t]) for t in (1, 2, 3)), "turned by their place"
+    assert torch.allclose(keys.norm(dim=-1), keys[:, :1].norm(dim=-1)), "and only turned"
+    assert torch.allclose(values, values[:, :1].expand_as(values), atol=1e-7)
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_more_tokens_than_fit_are_refused_and_nothing_is_stored(T):
+    cache = KVCache(CONFIG, 2, 4)
+    cache.append(0, *new_rows(5 - T))
+    cache.advance(5 - T)
+    before = cache.keys.clone()
+    with pytest.raises(ValueError, match="the cache holds 4 tokens and 5 are wanted"):
+        cache.append(0, *new_rows(T))
+    assert torch.equal(cache.keys, before)
+
+
+@pytest.mark.parametrize(("batch", "max_len"), [(0, 4), (2, 0), (-1, 4)])
+def test_an_empty_cache_is_refused(batch, max_len):
+    with pytest.raises(ValueError, match=f"batch {batch} and max_len {max_len}"):
+        KVCache(CONFIG, batch, max_len)
+
+
+@pytest.mark.parametrize(("name", "bytes_per_token"), [
+    ("llama_7b", 2 * 32 * 32 * 128 * 2), ("llama2_70b", 327_680), ("llama3_8b", 2 * 32 * 8 * 128 * 2)])
+def test_it_costs_two_numbers_per_layer_head_and_column_of_a_token(name, bytes_per_token):
+    cache = KVCache(PRESETS[name], 3, 7, torch.bfloat16, "meta")
+    assert (cache.keys.numel() + cache.values.numel()) * 2 == 3 * 7 * bytes_per_token
+
+
+MUTANTS = [
+    Mutant("minillama.kv_cache", "self.values[layer, :, :, self.length:end] = v_BKTd",
+           "self.values[layer, :, :, self.length:end] = k_BKTd", test_what_was_stored_comes_back_in_order),
+    Mutant("minillama.kv_cache", "self.keys[layer, :, :, :end], self.values", "self.keys[layer], self.values",
+           test_what_was_stored_comes_back_in_order),
+    Mutant("minillama.kv_cache", "self.length += n_tokens", "self.length = n_tokens",
+           test_what_was_stored_comes_back_in_order),
+    Mutant("minillama.kv_cache", "self.keys[layer, :, :, self.length:end] = k_BKTd",
+           "self.keys[:, :, :, self.length:end] = k_BKTd; self.length += layer",
+           test_what_was_stored_comes_back_in_order),
+    Mutant("minillama.kv_cache", "if end > self.max_len:", "if end > self.max_len + 1:",
+           lambda: test_more_tokens_than_fit_are_refused_and_nothing_is_stored(1)),
+    Mutant("minillama.kv_cache", "config.n_kv_heads, max_len", "config.n_heads, max_len",
+           lambda: test_it_costs_two_numbers_per_layer_head_and_column_of_a_token("llama2_70b", 327_680)),
+]
