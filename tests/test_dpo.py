@@ -1,6 +1,7 @@
 """DPO: the paper's loss, a sum over the answer's tokens only, and finite optima under label noise."""
 
 import math
+from functools import partial
 
 import oracles
 import pytest
@@ -91,26 +92,19 @@ def test_wrong_arguments_are_named():
         dpo_loss(two, two, two, torch.zeros(3))
 
 
-MODULE = "minillama.rlhf.dpo"
-PAPER, SUMS = (
-    test_dpo_loss_is_the_papers_formula,
-    test_sequence_log_probs_sum_over_the_learned_tokens_only,
-)
+plant = partial(Mutant, "minillama.rlhf.dpo")
+PAPER, SUMS = (test_dpo_loss_is_the_papers_formula, test_sequence_log_probs_sum_over_the_learned_tokens_only)
+# fmt: off
 MUTANTS = [
-    Mutant(MODULE, "at_least_fp32(policy) - at_least_fp32(reference)", "at_least_fp32(policy)", PAPER),
-    Mutant(MODULE, "- implicit_reward(policy_rejected", "+ implicit_reward(policy_rejected", PAPER),
-    Mutant(MODULE, "loss = -F.logsigmoid(margin)", "loss = -F.logsigmoid(-margin)", PAPER),
-    Mutant(MODULE, "(1.0 - label_smoothing) * loss", "loss", PAPER),
-    Mutant(
-        MODULE, "label_smoothing * F.logsigmoid(-margin)", "label_smoothing * F.logsigmoid(margin)", PAPER
-    ),
-    Mutant(MODULE, "return beta * (", "return (", PAPER),
-    Mutant(
-        MODULE,
-        "reference_chosen.detach()",
-        "reference_chosen",
-        test_gradients_are_those_of_finite_differences_and_stop_at_the_reference,
-    ),
-    Mutant(MODULE, "-losses_N.new_zeros", "losses_N.new_zeros", SUMS),
-    Mutant(MODULE, "next_targets(labels_BT))", "labels_BT[:, :-1])", SUMS),  # labels not shifted
+    plant("at_least_fp32(policy) - at_least_fp32(reference)", "at_least_fp32(policy)", PAPER),
+    plant("- implicit_reward(policy_rejected", "+ implicit_reward(policy_rejected", PAPER),
+    plant("loss = -F.logsigmoid(margin)", "loss = -F.logsigmoid(-margin)", PAPER),
+    plant("(1.0 - label_smoothing) * loss", "loss", PAPER),
+    plant("label_smoothing * F.logsigmoid(-margin)", "label_smoothing * F.logsigmoid(margin)", PAPER),
+    plant("return beta * (", "return (", PAPER),
+    plant("reference_chosen.detach()", "reference_chosen",
+          test_gradients_are_those_of_finite_differences_and_stop_at_the_reference),
+    plant("-losses_N.new_zeros", "losses_N.new_zeros", SUMS),
+    plant("next_targets(labels_BT))", "labels_BT[:, :-1])", SUMS),  # labels not shifted
 ]
+# fmt: on

@@ -1,6 +1,7 @@
 """Advantages: equal to the paper's double sum, to Monte Carlo at lambda 1, and blind to padding."""
 
 import math
+from functools import partial
 
 import oracles
 import pytest
@@ -31,9 +32,7 @@ def test_advantages_are_the_papers_double_sum():
         rewards, values, mask = batch(lengths, slots, before=before)
         for gamma, lam in [(1.0, 0.95), (0.9, 0.5), (0.97, 0.0), (1.0, 1.0)]:
             advantages, _ = gae(rewards, values, mask, gamma, lam)
-            for ours, r, v in zip(
-                rows(advantages, mask), rows(rewards, mask), rows(values, mask), strict=True
-            ):
+            for ours, r, v in zip(rows(advantages, mask), rows(rewards, mask), rows(values, mask), strict=True):
                 wanted = oracles.gae(r, v, gamma, lam)
                 assert ours == pytest.approx(wanted, rel=0, abs=1e-13)
 
@@ -52,9 +51,7 @@ def test_lambda_one_is_monte_carlo():
 def test_lambda_zero_is_the_error_of_one_step():
     rewards, values, mask = batch([4], 4)
     after = torch.cat([values[:, 1:], torch.zeros(1, 1, dtype=torch.float64)], 1)
-    torch.testing.assert_close(
-        gae(rewards, values, mask, 0.9, 0.0)[0], rewards + 0.9 * after - values, **EXACT
-    )
+    torch.testing.assert_close(gae(rewards, values, mask, 0.9, 0.0)[0], rewards + 0.9 * after - values, **EXACT)
 
 
 def test_returns_are_advantages_plus_values():
@@ -89,10 +86,7 @@ def test_a_hole_in_the_mask_is_stepped_over():
     rewards, values, mask = batch([4], 4)
     spread = torch.full((1, 6), math.nan, dtype=torch.float64)
     holes = torch.tensor([[True, False, True, True, False, True]])
-    wide_rewards, wide_values = (
-        spread.masked_scatter(holes, rewards),
-        spread.masked_scatter(holes, values),
-    )
+    wide_rewards, wide_values = (spread.masked_scatter(holes, rewards), spread.masked_scatter(holes, values))
     ours = gae(wide_rewards, wide_values, holes)
     for x, wanted in zip(ours, gae(rewards, values, mask), strict=True):
         assert torch.equal(x[holes], wanted[mask])
@@ -116,39 +110,24 @@ def test_wrong_arguments_are_named():
             gae(ones, ones, ones.bool(), **wrong)
 
 
-MODULE = "minillama.rlhf.gae"
+plant = partial(Mutant, "minillama.rlhf.gae")
 SUM, PAD = test_advantages_are_the_papers_double_sum, test_padding_changes_nothing
+# fmt: off
 MUTANTS = [
-    Mutant(MODULE, "gamma * next_value_B -", "next_value_B -", SUM),
-    Mutant(MODULE, "+ gamma * lam * next_advantage_B, next", "+ lam * next_advantage_B, next", SUM),
-    Mutant(MODULE, "+ gamma * lam * next_advantage_B, next", "+ gamma * next_advantage_B, next", SUM),
-    Mutant(MODULE, "next_value_B - values_BT[:, t]", "next_value_B + values_BT[:, t]", SUM),
+    plant("gamma * next_value_B -", "next_value_B -", SUM),
+    plant("+ gamma * lam * next_advantage_B, next", "+ lam * next_advantage_B, next", SUM),
+    plant("+ gamma * lam * next_advantage_B, next", "+ gamma * next_advantage_B, next", SUM),
+    plant("next_value_B - values_BT[:, t]", "next_value_B + values_BT[:, t]", SUM),
     # the value of whatever stands after the last token
-    Mutant(MODULE, "torch.where(real_B, values_BT[:, t], next_value_B)", "values_BT[:, t]", SUM),
-    Mutant(
-        MODULE,
-        "lam * next_advantage_B, next_advantage_B)",
-        "lam * next_advantage_B, next_advantage_B * 0)",
-        test_a_hole_in_the_mask_is_stepped_over,
-    ),
-    Mutant(
-        MODULE,
-        "for t in reversed(range(rewards_BT.shape[1])):",
-        "for t in range(rewards_BT.shape[1]):",
-        SUM,
-    ),
-    Mutant(
-        MODULE,
-        "returns_BT = advantages_BT + values_BT",
-        "returns_BT = advantages_BT",
-        test_returns_are_advantages_plus_values,
-    ),
-    Mutant(MODULE, "returns_BT.masked_fill(~mask_BT, 0.0)", "returns_BT", PAD),
-    Mutant(MODULE, "return advantages_BT.masked_fill(~mask_BT, 0.0)", "return advantages_BT", PAD),
-    Mutant(
-        MODULE,
-        "rewards_BT.dtype, values_BT.dtype), torch.float32)",
-        "rewards_BT.dtype, values_BT.dtype), torch.half)",
-        test_no_gradient_flows_and_half_precision_is_widened,
-    ),
+    plant("torch.where(real_B, values_BT[:, t], next_value_B)", "values_BT[:, t]", SUM),
+    plant("lam * next_advantage_B, next_advantage_B)", "lam * next_advantage_B, next_advantage_B * 0)",
+          test_a_hole_in_the_mask_is_stepped_over),
+    plant("for t in reversed(range(rewards_BT.shape[1])):", "for t in range(rewards_BT.shape[1]):", SUM),
+    plant("returns_BT = advantages_BT + values_BT", "returns_BT = advantages_BT",
+          test_returns_are_advantages_plus_values),
+    plant("returns_BT.masked_fill(~mask_BT, 0.0)", "returns_BT", PAD),
+    plant("return advantages_BT.masked_fill(~mask_BT, 0.0)", "return advantages_BT", PAD),
+    plant("rewards_BT.dtype, values_BT.dtype), torch.float32)", "rewards_BT.dtype, values_BT.dtype), torch.half)",
+          test_no_gradient_flows_and_half_precision_is_widened),
 ]
+# fmt: on

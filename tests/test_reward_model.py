@@ -1,6 +1,7 @@
 """The reward model: its loss is logistic regression, its score is read at the last real token alone."""
 
 import math
+from functools import partial
 
 import oracles
 import pytest
@@ -29,9 +30,7 @@ class Running(torch.nn.Module):
 
     def __init__(self, vocab=11, dim=6, seed=0):
         super().__init__()
-        self.table = torch.nn.Parameter(
-            torch.randn(vocab, dim, generator=torch.Generator().manual_seed(seed))
-        )
+        self.table = torch.nn.Parameter(torch.randn(vocab, dim, generator=torch.Generator().manual_seed(seed)))
 
     def hidden_states(self, tokens_BT, left_pad_B=None):
         places = torch.arange(tokens_BT.shape[1])
@@ -65,9 +64,7 @@ def test_preference_loss_stays_finite_for_any_difference():
 def test_all_pairs_loss_is_the_papers_formula():
     for prompts, k in [(1, 2), (1, 3), (4, 5), (3, 9)]:
         scores = normal(prompts, k, seed=k)
-        quality = torch.randint(
-            0, 4, (prompts, k), generator=torch.Generator().manual_seed(k)
-        )  # with ties
+        quality = torch.randint(0, 4, (prompts, k), generator=torch.Generator().manual_seed(k))  # with ties
         quality[0, :2] = torch.tensor([0, 3])
         wanted = oracles.all_pairs_loss(
             [list(zip(s, q, strict=True)) for s, q in zip(scores.tolist(), quality.tolist(), strict=True)]
@@ -116,9 +113,7 @@ def test_gradients_are_those_of_finite_differences():
     chosen, rejected = normal(2, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, 0.3), (chosen, rejected))
     quality = torch.tensor([[0, 2, 1, 1], [4, 1, 2, 3]])
-    assert torch.autograd.gradcheck(
-        lambda s: all_pairs_loss(s, quality), (normal(2, 4).requires_grad_(),)
-    )
+    assert torch.autograd.gradcheck(lambda s: all_pairs_loss(s, quality), (normal(2, 4).requires_grad_(),))
 
 
 def test_a_linear_head_on_frozen_features_learns_logistic_regression():
@@ -129,9 +124,7 @@ def test_a_linear_head_on_frozen_features_learns_logistic_regression():
     fit = linear_model.LogisticRegression(C=1e6, fit_intercept=False, tol=1e-10, max_iter=1000)
     wanted = torch.tensor(fit.fit(differences * signs[:, None], signs > 0).coef_[0])
     weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight], max_iter=100, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
-    )
+    optimizer = torch.optim.LBFGS([weight], max_iter=100, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
@@ -152,10 +145,7 @@ def test_pair_accuracy_counts_a_tie_as_half():
 
 def test_the_score_is_read_at_the_last_real_token():
     model = RewardModel(Running(), 6)
-    tokens, mask = (
-        torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]]),
-        torch.tensor([[1, 1, 1, 0, 0], [1] * 5]).bool(),
-    )
+    tokens, mask = (torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]]), torch.tensor([[1, 1, 1, 0, 0], [1] * 5]).bool())
     for row, length in ((0, 3), (1, 5)):
         hidden = model.body.table[tokens[row, :length]].mean(0)
         torch.testing.assert_close(model(tokens, mask)[row], hidden @ model.head.weight[0])
@@ -178,18 +168,14 @@ def test_the_transformer_serves_as_body_and_padding_changes_no_score():
 
     torch.manual_seed(0)
     body = Transformer(
-        ModelConfig(
-            dim=16, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=13, hidden_dim=24, max_seq_len=16
-        )
+        ModelConfig(dim=16, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=13, hidden_dim=24, max_seq_len=16)
     )
     model, tokens = RewardModel(body, 16), torch.tensor([[3, 1, 4, 1, 5]])
     alone = model(tokens, torch.ones(1, 5, dtype=torch.bool))
     for left, right in [(0, 3), (4, 0), (2, 3)]:
         wide = torch.nn.functional.pad(tokens, (left, right), value=2)
         mask = torch.nn.functional.pad(torch.ones(1, 5, dtype=torch.bool), (left, right))
-        torch.testing.assert_close(
-            model(wide, mask), alone, rtol=1e-5, atol=1e-5
-        )  # fp32 sums in another order
+        torch.testing.assert_close(model(wide, mask), alone, rtol=1e-5, atol=1e-5)  # fp32 sums in another order
 
 
 def test_the_head_starts_with_variance_one_over_d_plus_one():
@@ -218,9 +204,7 @@ def test_normalised_scores_have_mean_zero_and_deviation_one():
     torch.testing.assert_close(scores, (raw - raw.mean()) / raw.std(correction=0), rtol=1e-5, atol=1e-5)
     copy = RewardModel(Running(seed=5), 6)
     copy.load_state_dict(model.state_dict())
-    assert torch.equal(
-        copy(tokens, mask), model(tokens, mask)
-    )  # the constants are saved with the weights
+    assert torch.equal(copy(tokens, mask), model(tokens, mask))  # the constants are saved with the weights
 
 
 def test_normalisation_constants_are_those_of_the_definition():
@@ -256,88 +240,41 @@ def test_losses_without_a_pair_are_refused():
         preference_loss(torch.zeros(2), torch.zeros(3))
 
 
-MODULE = "minillama.rlhf.reward_model"
+plant = partial(Mutant, "minillama.rlhf.reward_model")
 PAPER, ALL_PAIRS = test_preference_loss_is_the_papers_formula, test_all_pairs_loss_is_the_papers_formula
 NORMAL = test_normalised_scores_have_mean_zero_and_deviation_one
 PADDING = test_padding_on_either_side_does_not_change_a_score
+# fmt: off
 MUTANTS = [
-    Mutant(
-        MODULE,
-        "at_least_fp32(chosen) - at_least_fp32(rejected)",
-        "at_least_fp32(rejected) - at_least_fp32(chosen)",
-        PAPER,
-    ),
-    Mutant(MODULE, "difference - margin).mean()", "difference + margin).mean()", PAPER),
-    Mutant(
-        MODULE,
-        "margin is None else difference - margin).mean()",
-        "margin is None else difference - margin).sum()",
-        PAPER,
-    ),
-    Mutant(MODULE, "-F.logsigmoid(difference if", "-torch.sigmoid(difference if", PAPER),
-    Mutant(
-        MODULE,
-        "return -F.logsigmoid(difference if margin is None else difference - margin).mean()",
-        "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
-        test_preference_loss_stays_finite_for_any_difference,
-    ),
-    Mutant(
-        MODULE,
-        "quality_BK[:, :, None] > quality_BK[:, None, :]",
-        "quality_BK[:, :, None] >= quality_BK[:, None, :]",
-        ALL_PAIRS,
-    ),
-    Mutant(
-        MODULE,
-        "quality_BK[:, :, None] > quality_BK[:, None, :]",
-        "quality_BK[:, :, None] < quality_BK[:, None, :]",
-        ALL_PAIRS,
-    ),
-    Mutant(
-        MODULE,
-        "(loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()",
-        "loss_BKK.sum() / pairs_B.sum()",
-        ALL_PAIRS,
-    ),
-    Mutant(MODULE, "/ (pairs_B > 0).sum()", "/ len(pairs_B)", lambda: _a_tied_prompt_is_left_out()),
-    Mutant(
-        MODULE,
-        "difference_BKK - margin_BKK",
-        "difference_BKK + margin_BKK",
-        test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead,
-    ),
-    Mutant(
-        MODULE,
-        "better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]",
-        "better_BKK",
-        test_empty_slots_change_neither_loss_nor_gradient,
-    ),
-    Mutant(
-        MODULE,
-        "+ 0.5 * (chosen == rejected)",
-        "+ (chosen == rejected)",
-        test_pair_accuracy_counts_a_tie_as_half,
-    ),
-    Mutant(
-        MODULE,
-        "last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)",
-        "last_B = mask_BT.sum(-1) - 1",
-        PADDING,
-    ),
-    Mutant(
-        MODULE, "device=hidden_BTD.device), last_B]", "device=hidden_BTD.device), -1]", PADDING
-    ),  # on a pad
-    Mutant(MODULE, "if left_pad_B.any() else {}", "if False else {}", PADDING),
-    Mutant(
-        MODULE,
-        "std=1.0 / math.sqrt(dim + 1)",
-        "std=1.0 / (dim + 1)",
-        test_the_head_starts_with_variance_one_over_d_plus_one,
-    ),
-    Mutant(MODULE, "self.mean += self.deviation * mean", "self.mean += mean", NORMAL),
-    Mutant(MODULE, "self.deviation *= deviation", "self.deviation /= deviation", NORMAL),
-    Mutant(MODULE, "scores.std(correction=0)", "scores.std(correction=1)", NORMAL),
+    plant("at_least_fp32(chosen) - at_least_fp32(rejected)", "at_least_fp32(rejected) - at_least_fp32(chosen)", PAPER),
+    plant("difference - margin).mean()", "difference + margin).mean()", PAPER),
+    plant("margin is None else difference - margin).mean()", "margin is None else difference - margin).sum()", PAPER),
+    plant("-F.logsigmoid(difference if", "-torch.sigmoid(difference if", PAPER),
+    plant("return -F.logsigmoid(difference if margin is None else difference - margin).mean()",
+          "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
+          test_preference_loss_stays_finite_for_any_difference),
+    plant("quality_BK[:, :, None] > quality_BK[:, None, :]", "quality_BK[:, :, None] >= quality_BK[:, None, :]",
+          ALL_PAIRS),
+    plant("quality_BK[:, :, None] > quality_BK[:, None, :]", "quality_BK[:, :, None] < quality_BK[:, None, :]",
+          ALL_PAIRS),
+    plant("(loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()",
+          "loss_BKK.sum() / pairs_B.sum()", ALL_PAIRS),
+    plant("/ (pairs_B > 0).sum()", "/ len(pairs_B)", lambda: _a_tied_prompt_is_left_out()),
+    plant("difference_BKK - margin_BKK", "difference_BKK + margin_BKK",
+          test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead),
+    plant("better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]", "better_BKK",
+          test_empty_slots_change_neither_loss_nor_gradient),
+    plant("+ 0.5 * (chosen == rejected)", "+ (chosen == rejected)", test_pair_accuracy_counts_a_tie_as_half),
+    plant("last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)", "last_B = mask_BT.sum(-1) - 1", PADDING),
+    plant("device=hidden_BTD.device), last_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
+    plant("if left_pad_B.any() else {}", "if False else {}", PADDING),
+    plant("std=1.0 / math.sqrt(dim + 1)", "std=1.0 / (dim + 1)",
+          test_the_head_starts_with_variance_one_over_d_plus_one),
+    plant("self.mean += self.deviation * mean", "self.mean += mean", NORMAL),
+    plant("self.deviation *= deviation", "self.deviation /= deviation", NORMAL),
+    plant("scores.std(correction=0)", "scores.std(correction=1)", NORMAL),
 ]
+# fmt: on
 
 
 def _a_tied_prompt_is_left_out():

@@ -114,7 +114,7 @@ def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=Non
     learned_BT = targets_BT != IGNORE
     if reduction not in ("tokens", "sequences", "sum"):
         raise ValueError(f"reduction {reduction!r} is not known: choose 'tokens', 'sequences' or 'sum'")
-    if not learned_BT.any():
+    if reduction != "sum" and not learned_BT.any():
         raise ValueError("no token of this batch is learned (answers cut off?): the mean would be 0/0")
     losses_N, rows_N = learned_losses(logits_BTV, targets_BT)
     if reduction != "sequences":

@@ -1,0 +1,95 @@
+"""Sequences packed into rows: nothing lost, nothing padded, nothing leaking from one document into the next."""
+
+from functools import partial
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama.config import ModelConfig
+from minillama.train.sequence_loss import (
+    IGNORE,
+    Sequence,
+    learned_tokens,
+    next_targets,
+    pack,
+    pad_right,
+    sequence_loss,
+)
+from minillama.transformer import Transformer
+
+
+def sequences(*lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(0, 7, (n,), generator=generator).tolist() for n in lengths]
+    return [Sequence(row, [IGNORE if i % 3 == 1 else t for i, t in enumerate(row)]) for row in rows]
+
+
+def test_packing_uses_every_token_once_in_order_without_padding():
+    for lengths in [(1,), (3, 1, 4, 1, 5, 9, 2, 6), (8,), (7, 1), (17, 2), (5, 4, 8)]:
+        for length in (2, 7, 8, 100):
+            for eos in (None, 9):
+                parts, end = sequences(*lengths), [] if eos is None else [eos]
+                chunks = pack(parts, length, eos)
+                joined = {name: torch.cat([getattr(c, name) for c in chunks]).tolist()
+                          for name in ("tokens", "labels", "document_ids")}  # fmt: skip
+                assert joined["tokens"] == [t for p in parts for t in p.tokens + end]
+                assert joined["labels"] == [t for p in parts for t in p.labels + end]
+                assert joined["document_ids"] == [i for i, p in enumerate(parts) for _ in p.tokens + end]
+                assert all(len(c.tokens) == length for c in chunks[:-1]) and len(chunks[-1].tokens) <= length
+    with pytest.raises(ValueError, match="length is 1"):
+        pack(sequences(3), 1)
+
+
+def test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone():
+    torch.manual_seed(0)
+    shape = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 11, "hidden_dim": 24}
+    model = Transformer(ModelConfig(**shape, max_seq_len=32))
+    model.init_weights(std=0.3)  # so that what a token sees moves its loss by more than rounding does
+    parts = sequences(5, 2, 7, 3)
+    [chunk] = pack(parts, 17)  # one chunk: no document is cut
+    tokens, labels, documents = chunk.tokens[None], chunk.labels[None], chunk.document_ids[None]
+
+    def alone():
+        rows = [(torch.tensor([part.tokens]), torch.tensor([part.labels])) for part in parts]
+        total = sum(sequence_loss(model(row), row_labels, "sum") for row, row_labels in rows)
+        return total / sum(learned_tokens(row_labels) for _, row_labels in rows)
+
+    packed = sequence_loss(model(tokens, document_ids_BT=documents), labels, document_ids_BT=documents)
+    assert abs(packed.item() - alone().item()) < 1e-5
+    ours = torch.autograd.grad(packed, model.parameters())
+    for x, wanted in zip(ours, torch.autograd.grad(alone(), model.parameters()), strict=True):
+        torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-5)  # fp32, sums in another order
+    open_loss = sequence_loss(model(tokens), labels, document_ids_BT=documents)
+    assert abs(open_loss.item() - alone().item()) > 1e-3  # without the mask documents do see one another
+
+
+def test_the_first_token_of_a_document_is_not_predicted_from_the_last_document():
+    labels, documents = torch.tensor([[4, 5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1, 2]])
+    assert next_targets(labels, documents).tolist() == [[5, IGNORE, 7, IGNORE]]
+    assert next_targets(labels).tolist() == [[5, 6, 7, 8]]
+    assert (learned_tokens(labels, documents), learned_tokens(labels)) == (2, 4)
+
+
+def test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is():
+    tokens, labels = pad_right([Sequence([5, 9], [IGNORE, 9]), Sequence([1, 2, 3, 9], [IGNORE, 2, 3, 9])], pad_id=9)
+    assert tokens.tolist() == [[5, 9, 9, 9], [1, 2, 3, 9]]
+    assert labels.tolist() == [[IGNORE, 9, IGNORE, IGNORE], [IGNORE, 2, 3, 9]]
+    with pytest.raises(ValueError, match="no sequences"):
+        pad_right([], 0)
+
+
+plant = partial(Mutant, "minillama.train.sequence_loss")
+PACKING = test_packing_uses_every_token_once_in_order_without_padding
+BLOCKS = test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone
+RIGHT = test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is
+# fmt: off
+MUTANTS = [
+    plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
+    plant("range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),
+    plant("range(0, len(tokens), length)", "range(0, len(tokens), length - 1)", PACKING),
+    plant("labels += sequence.labels + end", "labels += sequence.labels + [IGNORE] * len(end)", PACKING),
+    plant("[number] * (len(sequence.tokens) + len(end))", "[0] * (len(sequence.tokens) + len(end))", PACKING),
+    plant("sequence.labels + [IGNORE] * (T", "sequence.labels + [pad_id] * (T", RIGHT),
+]
+# fmt: on
