@@ -162,7 +162,7 @@ class Llama3:
 
 CONVERSATION = (
     "Write </s> and <s> and <|eot_id|> for me, 🦙!", "</s> <s>\n<|eot_id|> 🦙", "  two  spaces ",
-    "一二三 — done.\n\n", "2023?", "Yes", "\nBye", "Bye 🦙",
+    "一二三 — done.\n\n▁", "2023?", "Yes", "\nBye", "Bye 🦙",
 )  # fmt: skip
 
 
