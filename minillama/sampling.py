@@ -44,8 +44,8 @@ def keep_top_p(logits_BV, p):
     sorted_BV, order_BV = logits_BV.sort(descending=True, stable=True)
     probabilities_BV = sorted_BV.softmax(-1)
     before_BV = probabilities_BV.cumsum(-1) - probabilities_BV  # mass of the likelier tokens
-    dropped_BV = (before_BV >= p).scatter(-1, order_BV, before_BV >= p)
-    return logits_BV.masked_fill(dropped_BV, -math.inf)
+    dropped_BV = before_BV >= p  # in sorted order: scatter takes each verdict back to its token
+    return logits_BV.masked_fill(dropped_BV.scatter(-1, order_BV, dropped_BV), -math.inf)
 
 
 def next_token_distribution(logits_BV, sampling, seen_BV=None):
