@@ -87,9 +87,9 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
 
 def _until_stop(text, stop):
     """Split into what may be shown, what must wait (a stop string may be starting there), and whether one came."""
-    found = [place for place in (text.find(word) for word in stop) if place >= 0]
+    found = [(start + len(word), start) for word in stop if (start := text.find(word)) >= 0]
     if found:
-        return text[:min(found)], "", True
+        return text[:min(found)[1]], "", True  # the one that ends first, so that the size of pieces does not matter
     waiting = max((n for word in stop for n in range(1, len(word)) if text.endswith(word[:n])), default=0)
     return text[:len(text) - waiting], text[len(text) - waiting:], False
 
