@@ -23,12 +23,13 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 WINDOWS = os.name == "nt"
 PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+HOST = getattr(sys, "_base_executable", None) or sys.executable  # not .venv's own: that one is deleted at need
 STAMP = VENV / "minillama-stamp.json"
 LOG = ROOT / "build" / "setup.log"
 
 TORCH = "torch==2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # the ordinary wheel for Linux is the CUDA build: 5 times as big
-DISK_GB = {"cpu": 1.6, "cuda": 7.0, "default": 1.6}  # .venv at its largest, plus pip's cache
+DISK_GB = {"cpu": 1.5, "cuda": 7.0, "default": 1.5}  # .venv, 0.9 with the CPU build, plus what pip keeps in its cache
 NO_PIP = "this Python has neither venv nor pip: " + (
     "brew install python" if sys.platform == "darwin" else "sudo apt install python3-venv") + ", then start again"
 
@@ -41,9 +42,9 @@ def set_up(for_tests=False):
     """Bring .venv to what this checkout wants. While the stamp fits, only `.venv/bin/python -V` is run."""
     done = read_stamp()
     torch = os.environ.get("MINILLAMA_TORCH") or done.get("torch") or default_torch()
-    if done.get("torch") != torch or not library("torch"):
+    if done.get("torch") != torch or not installed("torch"):
         done = make_venv(torch)
-    if done.get("libraries") != libraries():
+    if done.get("libraries") != libraries() or not installed("numpy", "regex", "tqdm", "matplotlib"):
         step("libraries", pip(libraries()))
         done = write_stamp(done, libraries=libraries())
     done = build_kernels(done)
@@ -53,17 +54,19 @@ def set_up(for_tests=False):
 
 def make_venv(torch):
     """A new .venv with PyTorch and the libraries in it: by uv if that is there, else by venv and pip."""
-    need, free, start = DISK_GB.get(torch, 1.6), shutil.disk_usage(ROOT).free / 1e9, time.monotonic()
+    need, free, start = DISK_GB.get(torch, 1.5), shutil.disk_usage(ROOT).free / 1e9, time.monotonic()
     name = f"{TORCH} ({torch} build)" if torch in DISK_GB else torch
     say(f"first start: {name} and a few libraries go into .venv, once; from then on all is offline")
-    say(f"that takes up to {need} GB of disk ({free:.0f} GB are free) and about a minute on a fast line")
+    say(f"that takes up to {need} GB of disk ({free:.0f} GB are free) and about two minutes on a fast line")
     if free < need:
         raise SetupError(f"too little disk at {ROOT}: {need} GB needed, {free:.1f} GB free; make room, start again")
-    for make in ([uv_venv] if shutil.which("uv") else []) + [plain_venv]:
+    sources = torch_sources(torch)
+    ways = [(uv_venv, sources[:1])] if shutil.which("uv") else []  # pip may know of sources that uv does not
+    for make, from_where in [*ways, (plain_venv, sources)]:
         try:
             shutil.rmtree(VENV, ignore_errors=True)
             make()
-            install_torch(torch)
+            install_torch(from_where)
             break
         except SetupError as error:
             if make is plain_venv:
@@ -75,28 +78,28 @@ def make_venv(torch):
 
 
 def uv_venv():
-    step("environment (uv)", ["uv", "venv", "--python", sys.executable, VENV])
+    step("environment (uv)", ["uv", "venv", "--python", HOST, VENV])
 
 
 def plain_venv():
     """venv; where the distribution split ensurepip off, virtualenv in a throw-away folder does the same."""
-    if not fails("environment", [sys.executable, "-m", "venv", VENV]):
+    if not fails("environment", [HOST, "-m", "venv", VENV]):
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    if fails("pip", [sys.executable, "-m", "pip", "--version"]):
+    if fails("pip", [HOST, "-m", "pip", "--version"]):
         raise SetupError(NO_PIP)
     with tempfile.TemporaryDirectory() as folder:  # --target is allowed on an externally managed Python
-        step("virtualenv", [sys.executable, "-m", "pip", "install", "--target", folder, "virtualenv"])
-        step("environment", [sys.executable, "-m", "virtualenv", VENV], env={**os.environ, "PYTHONPATH": folder})
+        step("virtualenv", [HOST, "-m", "pip", "install", "--target", folder, "virtualenv"])
+        step("environment", [HOST, "-m", "virtualenv", VENV], env={**os.environ, "PYTHONPATH": folder})
 
 
-def install_torch(torch):
+def install_torch(sources):
     """PyTorch and the libraries, from the first source that has them."""
-    *first, last = torch_sources(torch)
+    *first, last = sources
     for source in first:
         if not fails(f"{source[0]} and libraries", pip([*source, *libraries()])):
             return
-        say(f"{source[0]} is not to be had here: trying the next source")
+        say(f"{source[0]} is not to be had here: trying {last[0]}, which may be the CUDA build (5 GB more)")
     step(f"{last[0]} and libraries", pip([*last, *libraries()]))
 
 
@@ -184,18 +187,22 @@ def libraries():
     return requirements("dependencies") + requirements("build")
 
 
-def library(name):
-    """The folder of an installed library, or None. We ask .venv's Python: a system upgrade can empty a .venv."""
-    with contextlib.suppress(OSError):
+def installed(*names):
+    """Whether .venv's Python runs and has these libraries. It is asked, for a system upgrade can empty a .venv."""
+    try:
         answer = subprocess.run([PYTHON, "-V"], capture_output=True, text=True).stdout
-        version = ".".join(answer.split()[-1].split(".")[:2]) if answer else "?"
-        folder = VENV / ("Lib" if WINDOWS else f"lib/python{version}") / "site-packages" / name
-        return folder if (folder / "__init__.py").exists() else None
+    except OSError:
+        return False
+    version = ".".join(answer.removeprefix("Python ").split(".")[:2])
+    site = VENV / ("Lib" if WINDOWS else f"lib/python{version}") / "site-packages"
+    return all((site / name / "__init__.py").exists() for name in names)
 
 
 def pip(arguments):
-    tool = [PYTHON, "-m", "pip"] if library("pip") else ["uv", "pip"]
-    return [*tool, "install", *(["--python", PYTHON] if tool[0] == "uv" else ["--no-input"]), *arguments]
+    """The command that installs into .venv. Nothing is byte-compiled ahead: that would double the time."""
+    if installed("pip"):
+        return [PYTHON, "-m", "pip", "install", "--no-input", "--no-compile", *arguments]
+    return ["uv", "pip", "install", "--python", PYTHON, *arguments]
 
 
 def step(title, command, **options):
@@ -210,6 +217,8 @@ def fails(title, command, **options):
     start, clock = time.monotonic(), sys.stdout.isatty()
     LOG.parent.mkdir(exist_ok=True)
     with open(LOG, "ab") as log:
+        log.write(f"\n$ {' '.join(map(str, command))}\n".encode())
+        log.flush()
         child = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
         while True:
             try:

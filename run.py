@@ -13,7 +13,6 @@ and offline. MINILLAMA_TORCH="torch==2.9.1" (a requirement, or the path of a whe
 """
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -62,7 +61,7 @@ def call(*command, cwd=None):
             break
         except KeyboardInterrupt:  # the child got it too: let it end in its own words
             interrupted = True
-    return 130 if code == -signal.SIGINT or (interrupted and code) else code if code >= 0 else 128 - code
+    return 130 if interrupted else code if code >= 0 else 128 - code  # killed by signal n: 128 + n, as shells say
 
 
 def environment():

@@ -1,0 +1,335 @@
+"""The two commands on a fresh machine: what the set-up does when things are missing, broken, or already done.
+
+The machine is a toy: a temporary checkout, and commands that only leave the traces which the real ones leave.
+"""
+
+import ast
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from mutants import Mutant
+
+import bootstrap
+import run
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = ("torch", "numpy", "regex", "tqdm", "matplotlib")
+
+
+class Machine:
+    """Answers the set-up's commands. `without`: substrings of commands that fail here."""
+
+    def __init__(self, root):
+        self.root, self.venv, self.commands, self.without, self.version = root, root / ".venv", [], [], "3.11"
+
+    def popen(self, command, **options):
+        line = " ".join(command)
+        self.commands.append(line)
+        code = int(any(text in line for text in self.without))
+        if not code:
+            self.leave_traces(line)
+        return types.SimpleNamespace(wait=lambda timeout=None: code)
+
+    def leave_traces(self, line):
+        site = self.venv / f"lib/python{self.version}/site-packages"
+        if any(text in line for text in ("-m venv", "-m virtualenv", "uv venv")):
+            for folder in (self.venv / "bin", site / "pip") if not line.startswith("uv") else (self.venv / "bin", site):
+                folder.mkdir(parents=True)
+            (self.venv / "bin/python").touch()
+            (site / "pip/__init__.py").touch() if not line.startswith("uv") else None
+        if "install" in line and "torch" in line:
+            for name in LIBRARIES:
+                (site / name).mkdir(exist_ok=True)
+                (site / name / "__init__.py").touch()
+        if "build_ext" in line:
+            (self.root / "minillama/_ops.so").touch()
+
+    def run(self, command, **options):
+        if not Path(command[0]).exists():
+            raise FileNotFoundError(command[0])
+        return subprocess.CompletedProcess(command, 0, stdout=f"Python {self.version}.2\n")
+
+    def ran(self, text):
+        return sum(text in line for line in self.commands)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return toy_machine(tmp_path, monkeypatch)
+
+
+def toy_machine(root, monkeypatch):
+    """A Linux laptop with venv, pip and a compiler; without a GPU, uv, or PyTorch's own index."""
+    for folder in ("csrc", "minillama", "tests"):
+        (root / folder).mkdir(parents=True)
+    for name in ("pyproject.toml", "setup.py", "tests/oracles.txt"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "csrc/ops.cpp").write_text("// version 1")
+    toy = Machine(root)
+    places = {"ROOT": root, "VENV": root / ".venv", "PYTHON": root / ".venv/bin/python", "WINDOWS": False,
+              "STAMP": root / ".venv/stamp.json", "LOG": root / "build/setup.log"}
+    for name, value in places.items():
+        monkeypatch.setattr(bootstrap, name, value)
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", toy.popen)
+    monkeypatch.setattr(bootstrap.subprocess, "run", toy.run)
+    monkeypatch.setattr(bootstrap, "answers", lambda url: False)
+    monkeypatch.setattr(bootstrap, "default_torch", lambda: "cpu")
+    monkeypatch.setattr(bootstrap, "find_compiler", lambda: ("/usr/bin/c++", "sudo apt install g++"))
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+    monkeypatch.delenv("MINILLAMA_TORCH", raising=False)
+    return toy
+
+
+def test_the_first_start_makes_everything_and_the_second_runs_nothing(machine):
+    bootstrap.set_up(for_tests=True)
+    assert [machine.ran(text) for text in ("-m venv", "torch==", "build_ext", "pytest>=")] == [1, 1, 1, 1]
+    before = len(machine.commands)
+    bootstrap.set_up(for_tests=True)
+    assert len(machine.commands) == before
+
+
+def test_a_half_made_venv_is_made_anew(machine):
+    machine.without = ["torch=="]
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.set_up()
+    (machine.venv / "torn").touch()
+    machine.without = []
+    bootstrap.set_up()
+    assert not (machine.venv / "torn").exists() and bootstrap.installed("torch")
+
+
+@pytest.mark.parametrize("damage", ["bin/python", "lib/python3.11/site-packages/torch", "stamp.json"])
+def test_a_broken_venv_is_repaired(machine, damage):
+    bootstrap.set_up()
+    broken = machine.venv / damage
+    shutil.rmtree(broken) if broken.is_dir() else broken.unlink()
+    bootstrap.set_up()
+    assert machine.ran("-m venv") == 2 and bootstrap.installed("torch")
+
+
+def test_a_lost_library_is_installed_again_in_place(machine):
+    bootstrap.set_up()
+    shutil.rmtree(machine.venv / "lib/python3.11/site-packages/regex")
+    bootstrap.set_up()
+    assert machine.ran("-m venv") == 1 and bootstrap.installed("regex")
+
+
+def test_an_upgraded_system_python_means_a_new_venv(machine):
+    bootstrap.set_up()
+    machine.version = "3.12"
+    bootstrap.set_up()
+    assert machine.ran("-m venv") == 2 and bootstrap.installed("torch")
+
+
+def test_without_ensurepip_a_virtualenv_does_it(machine):
+    machine.without = ["-m venv"]
+    bootstrap.set_up()
+    assert machine.ran("install --target") == machine.ran("-m virtualenv") == 1 and bootstrap.installed("torch")
+
+
+def test_without_ensurepip_and_pip_the_one_missing_line_is_said(machine, monkeypatch):
+    monkeypatch.setattr(bootstrap, "NO_PIP", bootstrap.NO_PIP.replace("brew install python", "sudo apt install python3-venv"))
+    machine.without = ["-m venv", "-m pip"]
+    with pytest.raises(bootstrap.SetupError, match="sudo apt install python3-venv"):
+        bootstrap.set_up()
+
+
+def test_uv_is_used_where_it_is_and_venv_takes_over_where_it_fails(machine, monkeypatch):
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: "/bin/uv" if name == "uv" else None)
+    bootstrap.set_up()
+    assert machine.ran("uv pip install") == 1 and not machine.ran("-m venv")
+    shutil.rmtree(machine.venv)
+    machine.without = ["uv pip"]
+    bootstrap.set_up()
+    assert machine.ran("-m venv") == 1 and bootstrap.installed("torch")
+
+
+def test_the_cpu_build_is_asked_for_by_name_and_the_plain_pin_only_after_it(machine, monkeypatch, capsys):
+    assert bootstrap.torch_sources("cpu") == [[bootstrap.TORCH + "+cpu"], [bootstrap.TORCH]]
+    monkeypatch.setattr(bootstrap, "answers", lambda url: url.startswith(bootstrap.CPU_INDEX))
+    assert bootstrap.torch_sources("cpu")[0] == [bootstrap.TORCH + "+cpu", "--extra-index-url", bootstrap.CPU_INDEX]
+    machine.without = ["+cpu"]
+    bootstrap.set_up()
+    installs = [line for line in machine.commands if "torch==" in line]
+    assert len(installs) == 2 and "+cpu" not in installs[1]
+    assert "may be the CUDA build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("torch", "wanted"), [
+    ("cuda", bootstrap.TORCH), ("default", bootstrap.TORCH), ("torch==2.9.1", "torch==2.9.1"), ("/a/b.whl", "/a/b.whl"),
+])
+def test_other_machines_and_wishes_ask_once(torch, wanted):
+    assert bootstrap.torch_sources(torch) == [[wanted]]
+
+
+def test_a_wished_torch_is_installed_and_kept_when_the_wish_is_not_repeated(machine, monkeypatch):
+    bootstrap.set_up()
+    monkeypatch.setenv("MINILLAMA_TORCH", "torch==2.9.1")
+    bootstrap.set_up()
+    assert machine.ran("torch==2.9.1") == 1
+    monkeypatch.delenv("MINILLAMA_TORCH")
+    bootstrap.set_up()
+    assert machine.ran("-m venv") == 2
+
+
+def test_too_little_disk_is_said_before_anything_is_run(machine, monkeypatch):
+    usage = shutil.disk_usage(machine.root)
+    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda path: usage._replace(free=10**9))
+    with pytest.raises(bootstrap.SetupError, match="1.5 GB needed, 1.0 GB free"):
+        bootstrap.set_up()
+    assert not machine.commands
+
+
+def test_without_a_compiler_one_line_says_so_and_all_else_works(machine, monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "find_compiler", lambda: (None, "sudo apt install g++"))
+    bootstrap.set_up()
+    assert "kernels: reference (no compiler; sudo apt install g++)" in capsys.readouterr().out
+    assert not machine.ran("build_ext")
+    monkeypatch.setattr(bootstrap, "find_compiler", lambda: ("/usr/bin/c++", ""))  # then it is installed
+    bootstrap.set_up()
+    assert machine.ran("build_ext") == 1
+
+
+def test_kernels_are_rebuilt_when_a_source_changes_and_a_failed_build_leaves_no_stale_library(machine, capsys):
+    bootstrap.set_up()
+    assert (machine.root / "minillama/_ops.so").exists()
+    (machine.root / "csrc/ops.cpp").write_text("// version 2")
+    machine.without = ["build_ext"]
+    bootstrap.set_up()
+    assert not (machine.root / "minillama/_ops.so").exists()
+    assert "kernels: reference (the build failed" in capsys.readouterr().out
+    bootstrap.set_up()
+    assert machine.ran("build_ext") == 2  # not tried again until a source changes
+
+
+def test_an_oracle_that_cannot_be_had_is_named_and_tried_again(machine, capsys):
+    machine.without = ["bitsandbytes"]
+    bootstrap.set_up(for_tests=True)
+    assert "not to be had here: bitsandbytes==" in capsys.readouterr().out
+    machine.without, before = [], len(machine.commands)
+    bootstrap.set_up(for_tests=True)
+    again = machine.commands[before:]
+    assert any("bitsandbytes" in line for line in again) and not any("transformers" in line for line in again)
+
+
+def test_an_oracle_marked_so_comes_without_its_dependencies(machine):
+    (machine.root / "tests/oracles.txt").write_text("# a comment\nfirst==1\n\nsecond==2  # --no-deps: why\n")
+    bootstrap.set_up(for_tests=True)
+    (first,), (second,) = ([line for line in machine.commands if name in line] for name in ("first", "second"))
+    assert "--no-deps" not in first and second.endswith("--no-deps second==2")
+
+
+def test_an_address_that_never_answers_is_given_up_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
+        start = time.monotonic()
+        assert not bootstrap.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+        assert time.monotonic() - start < 5
+    assert not bootstrap.answers("http://127.0.0.1:1/", seconds=3)
+
+
+def test_requirements_are_what_pyproject_says():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader to compare with")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert bootstrap.requirements("dependencies") == project["dependencies"]
+    assert bootstrap.requirements("build") == project["optional-dependencies"]["build"]
+    assert bootstrap.requirements("test") == project["optional-dependencies"]["test"]
+
+
+@pytest.mark.parametrize(("words", "command"), [
+    (["test"], "python -m pytest"),
+    (["test", "tests/test_rope.py", "-x"], "python -m pytest tests/test_rope.py -x"),
+    (["test", "--all"], "python -m pytest -m "),
+    (["info"], "python -m minillama info"),
+    (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
+])
+def test_each_verb_runs_its_command(words, command, machine, monkeypatch):
+    monkeypatch.setattr(run, "PYTHON", "python")
+    monkeypatch.setattr(run, "call", lambda *words, cwd=None: " ".join(map(str, words)))
+    assert run.main(words) == command
+
+
+def test_help_and_an_unknown_benchmark_need_no_set_up(machine, capsys):
+    assert run.main([]) == run.main(["--help"]) == 0
+    assert run.main(["bench", "no_such"]) == 2
+    assert "python3 run.py tour" in capsys.readouterr().out and not machine.commands
+
+
+@pytest.mark.parametrize(("code", "wanted"), [
+    ("", 0), ("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137), ("raise KeyboardInterrupt", 130),
+])
+def test_exit_codes_are_passed_on(code, wanted):
+    assert run.call(sys.executable, "-c", "import sys; sys.stderr = open('/dev/null', 'w')\n" + code) == wanted
+
+
+def test_ctrl_c_ends_in_130_without_a_traceback():
+    """The whole terminal group gets the signal: run.py waits for its child's last words and adds none."""
+    child = "import time; time.sleep(0.3)\ntry: print('up', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(2)"
+    code = f"import sys, run; sys.exit(run.call({sys.executable!r}, '-c', {child!r}))"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "up\n"
+    os.killpg(parent.pid, 2)
+    assert (parent.wait(20), parent.stderr.read()) == (130, "")
+
+
+def test_waiting_threads_are_told_not_to_spin(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run.environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert run.environment()["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_the_front_door_needs_only_the_standard_library_and_tells_an_old_python():
+    for name in ("run.py", "bootstrap.py"):
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7 if name == "run.py" else 10))
+        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+        assert {n.split(".")[0] for n in names} <= set(sys.stdlib_module_names) | {"bootstrap"}
+
+
+def test_clean_removes_what_the_set_up_made(machine):
+    bootstrap.set_up()
+    bootstrap.clean()
+    assert not machine.venv.exists() and not list((machine.root / "minillama").glob("*.so"))
+
+
+@pytest.mark.long
+def test_the_systems_python_sets_itself_up_from_a_fresh_clone(tmp_path):
+    """The real thing under the distribution's own Python, with venv refused, so that virtualenv has to do it."""
+    system = "/usr/bin/python3"
+    if not os.path.exists(system) or subprocess.run([system, "-m", "pip", "--version"], capture_output=True).returncode:
+        pytest.skip("needs the distribution's /usr/bin/python3 with pip")
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    code = ("import bootstrap\nreal = bootstrap.fails\n"
+            "bootstrap.fails = lambda title, command, **o: 'venv' in command or real(title, command, **o)\n"
+            "bootstrap.set_up()")
+    for _ in range(2):
+        done = subprocess.run([system, "-c", code], cwd=tmp_path / "clone", capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == ""  # the second start has nothing to do
+    probe = [tmp_path / "clone/.venv/bin/python", "-c", "import torch, minillama.kernels as k; print(k.built_backends())"]
+    assert "reference" in subprocess.run(probe, cwd=tmp_path / "clone", capture_output=True, text=True).stdout
+
+
+def law(test, *arguments):
+    """The test on a toy machine of its own, for the mutants."""
+    def run_it():
+        import tempfile
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+            test(toy_machine(Path(folder), patch), *arguments)
+    return run_it
+
+
+MUTANTS = [
+    Mutant("bootstrap", 'done.get("torch") != torch or not installed("torch")', 'done.get("torch") != torch',
+           law(test_a_broken_venv_is_repaired, "lib/python3.11/site-packages/torch")),
+    Mutant("bootstrap", 'if done.get("kernels") == state:', 'if done.get("kernels"):',
+           law(test_a_broken_venv_is_repaired, "stamp.json")),
+]
