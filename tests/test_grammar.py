@@ -85,7 +85,8 @@ def test_given_choices_are_free_and_conditionals_follow_the_chain_rule():
 @pytest.mark.parametrize(("text", "place"), [
     ("", "character 0"), ("Ann sleeps. She sleeps again, Ann", "character 33"),
     ("Ann sleeps. He sleeps again, Ann.", "character 12"), ("Ann eats figs and pie. She", "character 18"),
-    ("Ann sleeps. She sleeps again, Ann. ", "the end at character 34"), ("Cat sleeps", "option of 'who' at character 0")])
+    ("Ann sleeps. She sleeps again, Ann. ", "the end at character 34"),
+    ("Cat sleeps", "option of 'who' at character 0")])
 def test_text_outside_the_language_is_refused_with_the_place(text, place):
     with pytest.raises(ValueError, match=place):
         Grammar(SMALL, START).log2_probability(text)
@@ -135,11 +136,13 @@ MUTANTS = [
            test_entropy_is_the_mean_of_minus_log2_p_over_samples),
     Mutant(MODULE, "weight / self.cumulative[-1]", "1 / len(pairs)",
            test_probabilities_equal_those_written_out_by_hand_and_sum_to_one),
-    Mutant(MODULE, "if name not in (given or {})", "if name", test_given_choices_are_free_and_conditionals_follow_the_chain_rule),
+    Mutant(MODULE, "if name not in (given or {})", "if name",
+           test_given_choices_are_free_and_conditionals_follow_the_chain_rule),
     Mutant(MODULE, "if derivation.text != text:", "if False:",
            lambda: test_text_outside_the_language_is_refused_with_the_place(
                "Ann sleeps. He sleeps again, Ann.", "character 12")),
     Mutant(MODULE, "if long.startswith(short):", "if long == short:",
            lambda: test_an_ambiguous_rule_is_refused({"x": ["owl", "owlet"]})),
-    Mutant("minillama.corpus", '{split} {seed}"', '{seed}"', test_held_out_documents_are_drawn_apart_from_the_training_ones),
+    Mutant("minillama.corpus", '{split} {seed}"', '{seed}"',
+           test_held_out_documents_are_drawn_apart_from_the_training_ones),
 ]

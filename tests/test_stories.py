@@ -51,7 +51,8 @@ def test_stories_are_short_varied_and_spelt_like_english():
 
 
 MUTANTS = [
-    Mutant("minillama.corpus.stories", 'f"stories {seed}"', "seed", test_a_seed_gives_the_same_stories_on_every_machine),
+    Mutant("minillama.corpus.stories", 'f"stories {seed}"', "seed",
+           test_a_seed_gives_the_same_stories_on_every_machine),
     Mutant("minillama.corpus.grammar", "choice.entropy + expected(rest, made", "expected(rest, made",
            test_entropy_is_the_mean_of_the_documents_bits),
 ]

@@ -74,7 +74,7 @@ def _codes(text):
     try:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is {text[error.start]!r}, half of a surrogate pair: no text") from None
+        raise ValueError(f"character {error.start} is {text[error.start]!r}, half a surrogate pair") from None
 
 
 def xz_bits_per_character(held_out, train=""):

@@ -7,19 +7,21 @@ stands in training and held-out text alike.
 
 import ast
 import inspect
+import os
 import re
 import sysconfig
 from pathlib import Path
 
 from minillama.corpus.text_files import normalised, split
 
-SKIP = {"test", "tests", "encodings", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "__pycache__"}
+SKIP = {"test", "tests", "encodings", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo",
+        "__pycache__"}
 SHORTEST = 20  # characters; shorter strings ("Return x.") teach little and repeat across modules
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def documents(root=None):
-    """All documents as strings, in the order of their files' names and lines; a few seconds.
+    """All documents as strings, files in the order of their names; a few seconds.
 
     `root` is a folder of Python sources, the running Python's standard library by default. FileNotFoundError if it
     holds no sources (some installations ship compiled files only).
@@ -32,7 +34,7 @@ def documents(root=None):
             if len(text) >= SHORTEST:
                 found.append(text)
     if not found:
-        raise FileNotFoundError(f"{root} holds no documented Python sources: pass the folder of a Python's Lib as `root`")
+        raise FileNotFoundError(f"{root} holds no documented Python sources: pass a Python's Lib folder as `root`")
     return found
 
 
@@ -42,8 +44,10 @@ def train_and_held_out(root=None):
 
 
 def _sources(root):
-    paths = (path for path in root.rglob("*.py") if not SKIP.intersection(path.relative_to(root).parts[:-1]))
-    return sorted(paths, key=lambda path: path.relative_to(root).as_posix())
+    """All .py files in the order of their paths, never entering the folders in SKIP (site-packages may be huge)."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(set(subfolders) - SKIP)
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
 
 
 def _strings(path):

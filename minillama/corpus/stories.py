@@ -18,17 +18,17 @@ RULES = {
         "{number} {treasure}. Then came a {manner} {friend}. \"Look {other_place},\" said the {friend}. "
         "And there was the {toy}! {hero} {ended}."],
     "cake": [
-        "Today {hero} wanted to make a {colour} cake for {her} {relative}. {She} had {number} {fruit} and {treat}, but no "
-        "{butter}. Then came a {manner} {friend}. \"Take mine,\" said the {friend}. They worked {place} until {late}. "
+        "Today {hero} wanted to make a {colour} cake for {her} {relative}. {She} had {number} {fruit} and {treat}, but "
+        "no {butter}. Then came a {manner} {friend}. \"Take mine,\" said the {friend}. They worked {place} until {late}. "
         "It was the best cake of all."],
     "night": [
-        "At night came the {wind}, and {hero} was afraid. {She} took a {state} {colour} {toy} and hid {place}. Then came a "
-        "{manner} {friend}. \"I am afraid too,\" said the {friend}. They counted {number} {treasure} and fell asleep. "
+        "At night came the {wind}, and {hero} was afraid. {She} took a {state} {colour} {toy} and hid {place}. Then came "
+        "a {manner} {friend}. \"I am afraid too,\" said the {friend}. They counted {number} {treasure} and fell asleep. "
         "In the morning, {treat} lay by the {toy}."],
     "friendless": [
-        "Once {hero} had a {state} {colour} {toy}, but no friend. {She} sold the {toy} for {treat}. Then came a {manner} "
-        "{friend}. \"I am hungry,\" said the {friend}. They shared it {place} and counted {number} {treasure} until {late}. "
-        "Now {hero} has a friend."],
+        "Once {hero} had a {state} {colour} {toy}, but no friend. {She} sold the {toy} for {treat}. Then came "
+        "a {manner} {friend}. \"I am hungry,\" said the {friend}. They shared it {place} and counted {number} {treasure} "
+        "until {late}. Now {hero} has a friend."],
     "boats": [
         "Every {evening}, {hero} counted {number} boats {place}. One {weather} night, a boat was lost. {She} lit a "
         "{state} {colour} lamp. Then came a {manner} {friend}. \"I can swim,\" said the {friend}, and took it over the "

@@ -1,0 +1,100 @@
+"""Laws of the reader of the user's own text: nothing bad gets in, nothing good is lost, the order is fixed."""
+
+import os
+
+import pytest
+from mutants import Mutant
+
+from minillama.corpus import text_files
+from minillama.corpus.text_files import normalised, read_documents, split
+
+
+def write(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return folder
+
+
+def test_folders_are_read_in_the_order_of_names_and_by_suffix(tmp_path):
+    write(tmp_path, {"b.md": "second", "a/z.txt": "fourth", "a/b/y.py": "sixth", "A.TXT": "first", ".hidden.txt": "no",
+                     ".git/x.txt": "no", "image.png": b"\x89PNG\0", "c.rst": "third", "a/zz.txt": "fifth"})
+    assert list(read_documents(tmp_path)) == ["first", "second", "third", "fourth", "fifth", "sixth"]
+    assert list(read_documents([tmp_path / "a" / "b", str(tmp_path / "b.md")])) == ["sixth", "second"]
+
+
+def test_line_ends_marks_and_repeats_are_evened_out(tmp_path):
+    write(tmp_path, {"1.txt": b"\xef\xbb\xbfone\r\ntwo\n", "2.txt": "one\ntwo\n", "3.txt": " \n\n", "4.txt": "",
+                     "5.txt": "three"})
+    assert list(read_documents(tmp_path)) == ["one\ntwo\n", "three"]
+
+
+@pytest.mark.parametrize(("content", "line", "offset"), [
+    (b"caf\xe9", 1, 3), (b"good\nbad \xff\n", 2, 9), (b"\xef\xbb\xbfx\xff", 1, 4), (b"cut \xe2\x98", 1, 4),
+    (b"ok\n\n\xc0\xaf", 3, 4), (b"half \xed\xa0\x80 pair", 1, 5)])
+def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path, content, line, offset):
+    path = write(tmp_path, {"x.txt": content}) / "x.txt"
+    message = f"x.txt:{line}: byte 0x{content[offset]:02x} at offset {offset} is not UTF-8"
+    with pytest.raises(ValueError, match=message) as error:
+        list(read_documents(path))
+    assert "\n" not in str(error.value)
+
+
+def test_binary_files_and_sizes_over_the_bounds_are_refused(tmp_path):
+    write(tmp_path, {"zero.txt": b"abc\nd\0e", "long.txt": b"x" * (text_files.LONGEST_LINE + 1),
+                     "big.txt": b"y\n" * 50})
+    for name, message in (("zero.txt", "zero.txt:2: a zero byte at offset 5"),
+                          ("long.txt", "long.txt:1: a line of more"),
+                          ("big.txt", "100 bytes, more than the 99 allowed; pass largest_file=100")):
+        with pytest.raises(ValueError, match=message):
+            list(read_documents(tmp_path / name, largest_file=99 if name == "big.txt" else 1 << 30))
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        list(read_documents(tmp_path / "absent"))
+
+
+def test_a_list_of_skipped_files_lets_the_others_through(tmp_path):
+    write(tmp_path, {"a.txt": "good", "b.txt": b"bad \xff", "c.txt": "fine"})
+    skipped = []
+    assert list(read_documents(tmp_path, skipped=skipped)) == ["good", "fine"]
+    assert len(skipped) == 1 and "b.txt:1" in skipped[0]
+    with pytest.raises(ValueError, match="b.txt:1"):
+        list(read_documents(tmp_path))
+
+
+def test_a_long_file_becomes_documents_of_bounded_size_and_loses_nothing(tmp_path):
+    lines = [f"line {i} é\n" for i in range(60_000)]
+    parts = list(read_documents(write(tmp_path, {"x.txt": "".join(lines)})))
+    assert len(parts) > 1 and "".join(parts) == "".join(lines)
+    assert all(part.endswith("\n") and len(part) <= text_files.DOCUMENT_BYTES + 20 for part in parts)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="symbolic links need a POSIX system here")
+def test_links_in_folders_are_not_followed(tmp_path):
+    write(tmp_path, {"a/real.txt": "text"})
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    os.symlink(tmp_path / "a" / "real.txt", tmp_path / "link.txt")
+    assert list(read_documents(tmp_path)) == ["text"]
+
+
+def test_the_split_depends_on_a_text_alone_and_shares_none():
+    texts = [f"document {i}" for i in range(4000)]
+    train, held_out = split(texts)
+    assert sorted(train + held_out) == sorted(texts)
+    assert abs(len(held_out) - 200) < 4 * (4000 * 0.05 * 0.95) ** 0.5  # binomial, four standard deviations
+    again = split(reversed(texts[:1000]))
+    assert set(again[1]) == set(held_out) & set(texts[:1000])
+    copies = split(texts + [text.upper().replace(" ", " \n ") for text in texts])
+    assert copies == (train, held_out)
+    assert normalised(" A\n b\t") == "a b"
+    with pytest.raises(ValueError, match="one_in 1"):
+        split(texts, one_in=1)
+
+
+MODULE = "minillama.corpus.text_files"
+MUTANTS = [
+    Mutant(MODULE, "_digest(normalised(text))", "_digest(text)",
+           test_the_split_depends_on_a_text_alone_and_shares_none),
+    Mutant(MODULE, "int.from_bytes(digest[:8], \"big\") % one_in", "len(seen) % one_in",
+           test_the_split_depends_on_a_text_alone_and_shares_none),
+]
