@@ -19,7 +19,7 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     K, S = k_BKSd.shape[1:3]
     if H % K:
         raise ValueError(f"{H} query heads cannot share {K} key/value heads evenly")
-    q_BKGTd = q_BHTd.reshape(B, K, H // K, T, d)  # G = H / K queries per key/value head: no copy of k and v is made
+    q_BKGTd = q_BHTd.reshape(B, K, H // K, T, d)  # G = H / K queries per key/value head: k and v are not repeated
     scores = q_BKGTd.flatten(2, 3) @ k_BKSd.transpose(-1, -2) / math.sqrt(d)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, K, H // K, T, S)
     visible = visible_keys(T, S, causal, mask_BTS, q_BHTd.device)
@@ -29,7 +29,7 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
         weights = scores.masked_fill(~visible, -math.inf).softmax(-1)
         weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0 here, not NaN
     mixed = weights.to(v_BKSd.dtype).flatten(2, 3) @ v_BKSd
-    return mixed.view(B, H, T, d)
+    return mixed.view(B, H, T, v_BKSd.shape[-1])
 
 
 def visible_keys(T, S, causal, mask_BTS, device):

@@ -1,0 +1,223 @@
+"""The command line: `python -m minillama COMMAND`. Each command is one function below, and says what it calls.
+
+Bad input ends in one line on stderr that names the next step, and exit code 2; Ctrl-C ends in 130.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import types
+import typing
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
+
+
+def main(argv=None):
+    """Parse, run, and turn every expected failure into one line and an exit code."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "replace")
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt as stopped:
+        print(f"minillama: interrupted{': ' if str(stopped) else ''}{stopped}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
+        if os.environ.get("MINILLAMA_TRACEBACK"):
+            raise
+        print(f"minillama: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}: check the path"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def build_parser():
+    """All commands with their flags; a config's flags are made from its fields."""
+    from minillama.sampling import Sampling
+    from minillama.tour import TourConfig
+    from minillama.train.pretrain import PretrainConfig
+
+    parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    tour = _command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
+    tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
+    tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
+    add_fields(tour, TourConfig)
+
+    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
+        required=True, metavar="ACTION")
+    train = _command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
+    train.add_argument("--text", nargs="+", required=True, metavar="FILE")
+    train.add_argument("--vocab-size", type=int, required=True, metavar="N")
+    train.add_argument("--out", required=True, metavar="T.model")
+    encode = _command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
+    encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
+    encode.add_argument("--eos", action="store_true", help="end each list with the end-of-text id")
+    decode = _command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
+    for command in (encode, decode):
+        command.add_argument("--model", required=True, metavar="T.model")
+
+    pretrain = _command(commands, "pretrain", run_pretrain, "train a LLaMA on text from nothing")
+    pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
+    pretrain.add_argument("--tokenizer", required=True, metavar="T.model")
+    pretrain.add_argument("--out", required=True, metavar="DIR")
+    pretrain.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
+    pretrain.add_argument("--preset", default="tiny", help="the model's shape (default: %(default)s)")
+    add_fields(pretrain, PretrainConfig)
+
+    generate = _command(commands, "generate", run_generate, "let a model continue a text")
+    generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
+    generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
+    generate.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    generate.add_argument("--seed", type=int, default=0, metavar="S")
+    add_fields(generate, Sampling)
+    add_device(generate)
+
+    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
+    return parser
+
+
+def _command(commands, name, run, help):
+    command = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(run=run)
+    return command
+
+
+def add_fields(parser, config):
+    """One flag for each field of a frozen dataclass: its name, its type, its default."""
+    kinds = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind, flag = kinds[field.name], "--" + field.name.replace("_", "-")
+        if isinstance(kind, types.UnionType):  # `int | None`
+            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            parser.add_argument(flag, type=kind, default=field.default, help=f"default: {field.default}")
+
+
+def from_flags(config, arguments):
+    """The dataclass back from the flags of `add_fields`."""
+    return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
+
+
+def add_device(parser):
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+
+
+def run_tour(arguments):
+    from minillama.tour import TourConfig, tour
+
+    return 0 if tour(arguments.out, arguments.text, from_flags(TourConfig, arguments)) else 1
+
+
+def run_tokenizer_train(arguments):
+    from minillama.tokenizer import train_bpe
+
+    tokenizer = train_bpe([Path(name) for name in arguments.text], arguments.vocab_size, progress=True)
+    tokenizer.save(arguments.out)
+    print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
+
+
+def run_tokenizer_encode(arguments):
+    from minillama.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(arguments.model)
+    for text in _json_lines(str, "a JSON string"):
+        print(json.dumps(tokenizer.encode(text, bos=arguments.bos, eos=arguments.eos)), flush=True)
+
+
+def run_tokenizer_decode(arguments):
+    from minillama.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(arguments.model)
+    for ids in _json_lines(list, "a JSON list of ids"):
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            raise ValueError(f"{json.dumps(ids)[:60]} is not a list of whole numbers")
+        print(json.dumps(tokenizer.decode(ids), ensure_ascii=False), flush=True)
+
+
+def _json_lines(kind, wanted):
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"line {number} of stdin is not {wanted} ({error}): give one JSON value a line") from None
+        if not isinstance(value, kind):
+            raise ValueError(f"line {number} of stdin is {type(value).__name__}, not {wanted}")
+        yield value
+
+
+def run_pretrain(arguments):
+    """Tokenise the text, build the shape, train (`train.pretrain.pretrain`)."""
+    import torch
+
+    from minillama.config import preset
+    from minillama.corpus.text_files import read_documents
+    from minillama.memory import require_memory
+    from minillama.tokenizer import load_tokenizer
+    from minillama.train.data import write_train_and_held_out
+    from minillama.train.pretrain import PretrainConfig, pretrain
+    from minillama.transformer import Transformer
+
+    settings, tokenizer = from_flags(PretrainConfig, arguments), load_tokenizer(arguments.tokenizer)
+    shape = preset(arguments.preset, vocab_size=tokenizer.vocab_size)
+    # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
+    print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
+    if (Path(arguments.out) / "training_state.pt").exists() and not arguments.resume:
+        raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
+    train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
+    torch.manual_seed(settings.seed)
+    pretrain(Transformer(shape), train, held_out, settings, arguments.out, arguments.resume,
+             tokenizer_path=arguments.tokenizer)
+    print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
+
+
+def run_generate(arguments):
+    """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
+    import torch
+
+    from minillama.checkpoint import load_model, open_weights
+    from minillama.generate import generate_text
+    from minillama.memory import require_memory
+    from minillama.sampling import Sampling
+    from minillama.tokenizer import load_tokenizer
+
+    sampling = from_flags(Sampling, arguments)
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    config = open_weights(arguments.model).config
+    needed = config.n_parameters() * (dtype.itemsize if dtype else 2)
+    print(require_memory(needed, f"{arguments.model}, weights", arguments.device), file=sys.stderr)
+    model, tokenizer = load_model(arguments.model, arguments.device, dtype)
+    tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else tokenizer
+    if tokenizer is None:
+        raise ValueError(f"{arguments.model} brings no tokenizer: give one with --tokenizer")
+    print(arguments.prompt, end="", flush=True)
+    for piece in generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                               seed=arguments.seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+def run_info(arguments):
+    from minillama.info import describe
+
+    print(describe())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""The tour: text -> tokenizer -> pretraining -> talking, on two cores, offline, with every number held to a band.
+
+Each stage is one function: it does its part of the road, holds what came out against what was expected, and leaves a
+picture for the report. Finished training is kept in the output folder under a name made of its settings, so a second
+tour, or one that was interrupted, does no work twice.
+"""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import minillama
+from minillama.files import atomic_write
+from minillama.tour_pages import attention_page, corpus_page, pretrain_page, talk_page, text_page, tokenizer_page
+
+PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
+QUESTIONS = 16  # asked of the trained model
+
+
+@dataclass(frozen=True)
+class TourConfig:
+    """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
+
+    steps: int = 600  # of pretraining on the procedural corpus
+    text_steps: int = 400  # of pretraining on real text
+    documents: int = 12000  # of the procedural corpus
+    seed: int = 0
+    progress: bool = True  # progress bars
+
+
+class Road:
+    """A tour under way: where it writes, what it has shown so far (rows) and drawn (pages)."""
+
+    def __init__(self, out, config):
+        self.out, self.config, self.rows, self.pages = Path(out), config, [], []
+        self.clock = time.perf_counter()
+
+    def expect(self, stage, expected, got, passed, module, lesson=""):
+        """One row of the closing table. `lesson` is named only once it is there to be read."""
+        now = time.perf_counter()
+        lesson = lesson if lesson and (Path(minillama.__file__).parents[1] / lesson).exists() else ""
+        self.rows.append({"stage": stage, "expected": expected, "got": got, "pass": bool(passed),
+                          "seconds": round(now - self.clock, 2), "module": module, "lesson": lesson})
+        self.clock = now
+        self.say(f"  {'pass' if passed else 'MISS'}  expected {expected}; got {got}")
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def folder(self, name, **settings):
+        """A stage's folder, named after what decides its result: other settings, another folder."""
+        text = json.dumps({"version": minillama.__version__, **settings}, sort_keys=True, default=str)
+        return self.out / "stages" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def tour(out, text=None, config=None):
+    """Walk the whole road; True if every number fell into its band. Writes report.html, report.json and the models."""
+    road = Road(out, config or TourConfig())
+    began = time.perf_counter()
+    road.say(f"minillama {minillama.__version__}: from text to a talking LLaMA, on this machine, offline")
+    train, held_out = corpus_stage(road)
+    tokenizer = tokenizer_stage(road, train, held_out)
+    model = pretrain_stage(road, tokenizer, train, held_out)
+    talk_stage(road, model, tokenizer)
+    text_stage(road, text)
+    write_results(road, time.perf_counter() - began)
+    return all(row["pass"] for row in road.rows)
+
+
+def corpus_stage(road):
+    """Stories and forum posts from a seeded grammar that knows its own entropy."""
+    from minillama.corpus import count_shared, mixture, mixture_entropy_bits
+
+    road.say("1 corpus: stories and forum answers from a seed (minillama/corpus)")
+    train = mixture(road.config.seed, road.config.documents)
+    held_out = mixture(road.config.seed, 400, "held-out")
+    entropy, n = mixture_entropy_bits(), len(train)
+    mean = sum(document.bits for document in train) / n
+    error = math.sqrt(sum((document.bits - mean) ** 2 for document in train) / n / n)
+    road.expect("corpus", f"entropy {entropy:.2f} bits a document, within 4 standard errors ({4 * error:.2f})",
+                f"mean -log2 p of {n} documents {mean:.2f}", abs(mean - entropy) < 4 * error,
+                "minillama/corpus/grammar.py", "lessons/14_data.py")
+    road.pages.append(corpus_page(train, entropy, count_shared(train, held_out), len(held_out)))
+    return train, held_out
+
+
+def tokenizer_stage(road, train, held_out):
+    """A thousand pieces by byte-pair encoding, digits kept apart."""
+    from minillama.tokenizer import load_tokenizer, train_bpe
+
+    road.say(f"2 tokenizer: byte-pair encoding, {PIECES} pieces (minillama/tokenizer)")
+    path = road.out / "tokenizer.model"
+    texts = [document.text for document in train]
+    train_bpe(texts, PIECES, progress=road.config.progress).save(path)
+    tokenizer = load_tokenizer(path)
+    ids = [tokenizer.encode(document.text) for document in held_out]
+    same = sum(tokenizer.decode(i) == document.text for i, document in zip(ids, held_out, strict=True))
+    characters = sum(len(document.text) for document in held_out)
+    road.expect("tokenizer", f"{len(held_out)} of {len(held_out)} unseen documents come back letter for letter",
+                f"{same}, at {characters / sum(map(len, ids)):.2f} characters a token", same == len(held_out),
+                "minillama/tokenizer/bpe.py", "lessons/01_bpe.py")
+    road.pages.append(tokenizer_page(tokenizer, held_out[0].text))
+    return tokenizer
+
+
+def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config):
+    """A model trained on split = (train documents, held-out documents), or the one that an earlier tour finished.
+
+    Returns (model, held-out tokens, history of the training).
+    """
+    import torch
+
+    from minillama.checkpoint import load_model
+    from minillama.train.data import write_tokens
+    from minillama.train.pretrain import METRICS_FILE, STATE_FILE, pretrain
+    from minillama.transformer import Transformer
+
+    data = hashlib.sha256("\0".join(split[0] + split[1]).encode()).hexdigest()
+    folder = road.folder(name, shape=asdict(shape), train=asdict(pretrain_config), data=data,
+                         pieces=tokenizer.vocab_size)
+    train, held_out = (write_tokens(folder / f"{part}.bin", documents, tokenizer, progress=False)
+                       for part, documents in zip(("train", "held_out"), split, strict=True))
+    if (folder / "params.json").exists():
+        road.say(f"  found trained in {folder}")
+        model = load_model(folder)[0].eval()
+        history = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+        return model, held_out, history
+    torch.manual_seed(pretrain_config.seed)
+    model = Transformer(shape)
+    history = pretrain(model, train, held_out, pretrain_config, folder, resume=(folder / STATE_FILE).exists(),
+                       progress=road.config.progress, tokenizer_path=tokenizer_path)
+    return model.eval(), held_out, history
+
+
+def pretrain_stage(road, tokenizer, train, held_out):
+    """A LLaMA of 0.4 million parameters learns the corpus down to its entropy."""
+    from minillama.config import preset
+    from minillama.train.held_out import model_nats
+    from minillama.train.pretrain import PretrainConfig
+
+    road.say("3 pretraining: 430,752 parameters learn to predict the next token (minillama/train/pretrain.py)")
+    split = [document.text for document in train], [document.text for document in held_out]
+    settings = PretrainConfig(steps=road.config.steps, seed=road.config.seed)
+    model, tokens, history = trained(road, "pretrain", preset("tiny", vocab_size=PIECES), tokenizer, road.out / "tokenizer.model", split,
+                                     settings)
+    nats, _ = model_nats(model, tokens, seq_len=settings.seq_len, stride=settings.seq_len // 2)
+    bits, entropy = nats / math.log(2) / len(held_out), sum(document.bits for document in held_out) / len(held_out)
+    road.expect("pretrain", f"at most 10 % above the entropy of the held-out documents ({entropy:.1f} bits each)",
+                f"{bits:.1f} bits a document, {bits / entropy - 1:+.1%}", bits < 1.10 * entropy,
+                "minillama/train/pretrain.py", "lessons/15_pretrain.py")
+    road.pages += [pretrain_page(history, tokens, held_out, entropy),
+                   attention_page(model, tokenizer, held_out[0].text)]
+    return model
+
+
+def talk_stage(road, model, tokenizer):
+    """Questions that the model never saw in this wording, answered by sampling."""
+    from minillama.corpus import forum
+    from minillama.generate import generate_text
+    from minillama.sampling import Sampling
+
+    road.say("4 talking: the model answers questions (minillama/generate.py)")
+    answers = []
+    for i, thread in enumerate(forum.threads(road.config.seed + 1, QUESTIONS)):
+        pieces = generate_text(model, tokenizer, thread.question, 64, Sampling(temperature=0.7), seed=i)
+        answers.append((thread.question, "".join(pieces)))
+    good = sum(is_answer(question, answer) for question, answer in answers)
+    for question, answer in answers[:3]:
+        road.say(f"    {question}{answer}")
+    road.expect("talk", f"at least {QUESTIONS * 3 // 4} of {QUESTIONS} answers are what the forum could have said",
+                f"{good}", good >= QUESTIONS * 3 // 4, "minillama/generate.py", "lessons/13_generate.py")
+    road.pages.append(talk_page(answers))
+
+
+def is_answer(question, answer):
+    """Whether the forum itself could have written `answer` to a question with this verb."""
+    from minillama.corpus.forum import GRAMMAR
+
+    asked = GRAMMAR.parse(question, "{question}").chosen
+    try:
+        GRAMMAR.parse(answer.strip(), "{answer}", {"verb": asked["verb"]})
+    except ValueError:
+        return False
+    return True
+
+
+def text_stage(road, paths):
+    """The same road on real text: Python's own documentation, or the reader's files."""
+    from minillama.config import ModelConfig
+    from minillama.corpus import stdlib_docs, text_files
+    from minillama.tokenizer import load_tokenizer, train_bpe
+    from minillama.train.held_out import bits_per_character
+    from minillama.train.pretrain import PretrainConfig
+
+    name = "your text" if paths else "Python's documentation"
+    road.say(f"5 real text: the same on {name} (minillama/corpus)")
+    split = text_files.split(list(text_files.read_documents(paths))) if paths else stdlib_docs.train_and_held_out()
+    path = road.out / "text_tokenizer.model"
+    train_bpe(split[0], TEXT_PIECES, progress=road.config.progress).save(path)
+    tokenizer = load_tokenizer(path)
+    shape = ModelConfig(128, 4, 4, tokenizer.vocab_size, hidden_dim=344, max_seq_len=256, tie_embeddings=True)
+    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=4e-3,
+                              eval_every=max(1, road.config.text_steps // 8), seed=road.config.seed)
+    model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
+    ours, levels = bits_per_character(model, tokens, 256, 128), text_levels(split)
+    level = "order-3 characters" if paths is None else "order-2 characters"
+    road.expect("real text", f"fewer bits per character than a model of {level}: {levels[level]:.3f}",
+                f"{ours:.3f} on {tokens.characters} unseen characters", ours < levels[level],
+                "minillama/corpus/char_ngram.py", "lessons/14_data.py")
+    samples = continuations(model, tokenizer, split[1])
+    road.say("\n".join(f"    {given}{made}".replace("\n", "\n    ") for given, made in samples[:1]))
+    road.pages.append(text_page(name, history, tokens, levels, ours, samples))
+
+
+def text_levels(split):
+    """What simpler means need on the held-out text, in bits per character."""
+    from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
+
+    train, held_out = ("\n".join(documents) for documents in split)
+    levels = {f"order-{n} characters": CharNgram(n).fit(train).bits_per_character(held_out) for n in (2, 3, 5)}
+    return levels | {"xz -9, having read the rest": xz_bits_per_character(held_out, train),
+                     "xz -9 alone": xz_bits_per_character(held_out)}
+
+
+def continuations(model, tokenizer, documents, n=3):
+    """The openings of unseen documents and what the model makes of them: [(given, made)]."""
+    from minillama.generate import generate_text
+    from minillama.sampling import Sampling
+
+    openings = [" ".join(text.split()[:6]) for text in documents if len(text.split()) > 12][:n]
+    sampling = Sampling(temperature=0.7, top_p=0.95)
+    return [(text, "".join(generate_text(model, tokenizer, text, 60, sampling, seed=i)))
+            for i, text in enumerate(openings)]
+
+
+def write_results(road, seconds):
+    """report.html, report.json and the closing table."""
+    from minillama.report import table, write_report
+
+    passed = sum(row["pass"] for row in road.rows)
+    summary = f"{passed} of {len(road.rows)} numbers in their bands, {seconds:.0f} seconds, no download."
+    with atomic_write(road.out / "report.json", "w") as file:
+        json.dump({"version": minillama.__version__, "config": asdict(road.config), "seconds": round(seconds, 1),
+                   "rows": road.rows}, file, indent=1)
+    write_report(road.out / "report.html", "From text to a talking LLaMA", summary, [table(road.rows), *road.pages])
+    width = max(len(row["stage"]) for row in road.rows)
+    road.say("")
+    for row in road.rows:
+        road.say(f"{'pass' if row['pass'] else 'MISS'}  {row['stage']:{width}}  expected {row['expected']}; "
+                 f"got {row['got']}  ({row['seconds']:.1f} s)")
+    road.say(f"\n{summary}\nReport with pictures: {road.out / 'report.html'}")

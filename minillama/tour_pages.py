@@ -1,0 +1,130 @@
+"""The pictures of the tour's report: each function turns numbers that were measured into one section."""
+
+import math
+
+import torch
+
+from minillama.attention import attention
+from minillama.plots import CONTEXT, CONTRAST, OURS, bars, heat_maps, learning_curve, svg
+from minillama.report import caption, coloured_tokens, quote, section
+
+
+def corpus_page(documents, entropy, shared, n_held_out):
+    """Two documents of the corpus, with the number of bits that each really holds."""
+    story = next(d for d in documents if not d.text.startswith("How do I"))
+    post = next(d for d in documents if d.text.startswith("How do I"))
+    return section(
+        "The corpus knows its own entropy",
+        f"Every document is written by a grammar of dice throws, so its information is known exactly: {entropy:.1f} "
+        "bits on average. No model, however large, can predict it with fewer.",
+        *(part for d in (story, post) for part in (quote("", d.text), caption(f"{d.bits:.1f} bits"))),
+        caption(f"{len(documents)} documents to train on; {shared} of the {n_held_out} held-out ones also occur there, "
+                "by chance."))
+
+
+def tokenizer_page(tokenizer, text):
+    """A sentence, cut where the tokenizer cuts it."""
+    ids = tokenizer.encode(text)
+    return section(
+        "Text becomes tokens",
+        f"Byte-pair encoding joins the letters that meet most often, {tokenizer.vocab_size} pieces in all; digits stay "
+        "single, so that a number always has as many tokens as digits.",
+        coloured_tokens([tokenizer.id_to_piece(i).replace("\u2581", " ") for i in ids]),
+        caption(f"{len(text)} characters, {len(ids)} tokens. The text is from the held-out part."))
+
+
+def curve(history, tokens):
+    """(steps, bits per character) of the held-out evaluations of a training run."""
+    scale = len(tokens) / tokens.characters / math.log(2)
+    points = [(row["step"], row["held_out_loss"] * scale) for row in history if "held_out_loss" in row]
+    return tuple(zip(*points, strict=True))
+
+
+def pretrain_page(history, tokens, documents, entropy):
+    """The fall of the loss towards the entropy."""
+    steps, values = curve(history, tokens)
+    level = entropy * len(documents) / tokens.characters
+    picture = learning_curve("Pretraining falls towards the entropy of the corpus",
+                             {"held-out": (steps, values, OURS)}, level, "entropy: no model can be below")
+    rate = sum(row["seconds"] for row in history if "seconds" in row)
+    return section(
+        "Pretraining: predict the next token",
+        f"From {values[0]:.2f} bits per character, the cost of knowing nothing, down to {values[-1]:.3f}; the corpus "
+        f"itself holds {level:.3f}.",
+        svg(picture, f"Held-out loss from {values[0]:.2f} to {values[-1]:.3f} bits per character; entropy {level:.3f}"),
+        caption(f"{steps[-1]} steps in {rate:.0f} seconds. The curve is measured on windows that begin anywhere, so it "
+                "stays a little above the figure in the table, where each document is read from its start."))
+
+
+def attention_maps(model, ids):
+    """What every head of every layer looks at, (L, H, T, T).
+
+    A row of weights is what attention makes of values that are unit vectors, so that is what it is given.
+    """
+    maps, layers = [], [block.attention for block in model.layers]
+
+    def recording(q_BHTd, k_BKSd, v_BKSd, **options):
+        unit = torch.eye(k_BKSd.shape[2]).expand(*k_BKSd.shape[:3], -1)
+        maps.append(attention(q_BHTd, k_BKSd, unit, **options)[0])
+        return attention(q_BHTd, k_BKSd, v_BKSd, **options)
+
+    before = [layer.attend for layer in layers]
+    try:
+        for layer in layers:
+            layer.attend = recording
+        with torch.inference_mode():
+            model(torch.tensor([ids]))
+    finally:
+        for layer, attend in zip(layers, before, strict=True):
+            layer.attend = attend
+    return torch.stack(maps)
+
+
+def attention_page(model, tokenizer, text, shown=26):
+    """Three heads that do different things: the nearest-sighted, a middling one, and the farthest-sighted."""
+    ids = tokenizer.encode(text, bos=True)[:shown]
+    maps_LHTT = attention_maps(model, ids)
+    T, H = len(ids), maps_LHTT.shape[1]
+    back = torch.arange(T)[:, None] - torch.arange(T)  # how many tokens back a place lies
+    reach = (maps_LHTT * back).sum(-1).mean(-1).flatten()
+    order = reach.argsort().tolist()
+    chosen = [order[0], order[len(order) // 2], order[-1]]
+    maps = {f"layer {i // H}, head {i % H}: {reach[i]:.1f} back": maps_LHTT[i // H, i % H].numpy() for i in chosen}
+    labels = [tokenizer.id_to_piece(i).replace("\u2581", "_") for i in ids]
+    return section(
+        "Where the heads look",
+        f"Each row is a token, each column a token it reads; the chosen heads look {reach[order[0]]:.1f} to "
+        f"{reach[order[-1]]:.1f} tokens back on average. Nothing lies above the diagonal: the future is hidden.",
+        svg(heat_maps("Near-sighted and far-sighted heads", maps, labels),
+            f"Attention maps of three heads that look {', '.join(f'{reach[i]:.1f}' for i in chosen)} tokens back"))
+
+
+def talk_page(answers):
+    """Questions and what the model said."""
+    from minillama.corpus.forum import quality
+
+    mean = sum(quality(question, answer) for question, answer in answers) / len(answers)
+    return section(
+        "It talks",
+        "Questions that the model is asked for the first time, and its answers, sampled at temperature 0.7. It has "
+        "learned how people on this forum talk, rude ones included; nobody has told it yet which answers are good.",
+        *(quote(question, answer) for question, answer in answers[:5]),
+        caption(f"Mean hidden quality of {len(answers)} answers, on a scale of -3 to +4: {mean:+.2f}."))
+
+
+def text_page(name, history, tokens, levels, ours, samples):
+    """Real text: the model beside a compressor and models that count letters, and what it writes."""
+    steps, values = curve(history, tokens)
+    rows = [("minillama", ours, OURS)] + [(level, value, CONTRAST if "order" in level else CONTEXT)
+                                          for level, value in levels.items()]
+    best = min(levels, key=levels.get)
+    claim = f"{ours:.2f} bits per character on {name}, against {levels[best]:.2f} by the best of the others ({best})"
+    curves = {"minillama": (steps, values, OURS)}
+    return section(
+        f"The same on real text: {name}",
+        f"{claim}. Fewer bits mean better guesses of the next character.",
+        svg(bars(f"Bits per character on unseen {name}", rows, "bits per character"), claim),
+        svg(learning_curve(f"Learning {name}", curves, min(levels.values()), f"{best}: {min(levels.values()):.2f}"),
+            f"Held-out loss from {values[0]:.2f} to {values[-1]:.2f} bits per character in {steps[-1]} steps"),
+        *(quote(given, made) for given, made in samples),
+        caption("Grey: what it was given. So small a model learns how the text sounds, not what it says."))
