@@ -101,12 +101,12 @@ def _llama3(dim, layers, heads, hidden, max_seq_len=131072, factor=8.0, tied=Fal
 
 
 PRESETS = {
-    # LLaMA: arXiv 2302.13971, table 2
+    # LLaMA: arXiv 2302.13971, table 2; norm_eps from the published params.json files
     "llama_7b": _llama1(4096, 32, 32),
     "llama_13b": _llama1(5120, 40, 40),
     "llama_33b": _llama1(6656, 60, 52),
     "llama_65b": _llama1(8192, 80, 64, eps=1e-5),
-    # Llama 2: arXiv 2307.09288, table 1; only the largest groups its key/value heads
+    # Llama 2: arXiv 2307.09288, table 1, and params.json; of the three only the largest groups its key/value heads
     "llama2_7b": replace(_llama1(4096, 32, 32, eps=1e-5), max_seq_len=4096),
     "llama2_13b": replace(_llama1(5120, 40, 40, eps=1e-5), max_seq_len=4096),
     "llama2_70b": ModelConfig(8192, 80, 64, 32000, 8, hidden_dim=hidden_dim_rule(8192, 4096, 1.3), max_seq_len=4096),
