@@ -1,21 +1,45 @@
 """Tokenizers: text to ids and back. `load_tokenizer` recognises a file by its content."""
 
+import json
 from pathlib import Path
 
 from .bpe_training import train_bpe
+from .byte_bpe import ByteBpeTokenizer
+from .llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab
 from .sentencepiece import SentencePieceTokenizer
+from .tiktoken import looks_like_tiktoken, read_tiktoken
+from .tokenizer_json import read_tokenizer_json
 
-__all__ = ["SentencePieceTokenizer", "load_tokenizer", "train_bpe"]
+__all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "load_tokenizer", "train_bpe"]
 
 
 def load_tokenizer(path):
-    """Read a tokenizer file, whatever its name; ValueError if its content is of no known form.
+    """Read a tokenizer file, whatever its name; ValueError if its content is damaged or of no known form.
 
-    Known: SentencePiece BPE models (LLaMA 1 and 2, Mistral: tokenizer.model).
+    Known: SentencePiece BPE models (Llama 1 and 2, Mistral: tokenizer.model), Llama 3's tokenizer.model, Hugging
+    Face's tokenizer.json of BPE type, llama2.c's tokenizer.bin.
     """
-    data = Path(path).read_bytes()
-    # further forms are told apart here, each by its first bytes
-    if data[:1] == b"\x0a":  # protobuf, field 1 (a piece), wire type 2
-        return SentencePieceTokenizer(data)
-    raise ValueError(f"{path} is no tokenizer we know (it begins with {data[:16]!r}): "
-                     "SentencePiece .model files are read")
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        if looks_like_llama2c_vocab(data):
+            return read_llama2c_vocab(data)
+        if data[:1] == b"\x0a":  # protobuf, field 1 (a piece), wire type 2
+            return SentencePieceTokenizer(data)
+        if looks_like_tiktoken(data):
+            return read_tiktoken(data)
+        if data.lstrip()[:1] == b"{":
+            return read_tokenizer_json(data, _settings_beside(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    raise ValueError(f"{path} is no tokenizer we know (it begins with {data[:16]!r}): SentencePiece .model, Llama 3's "
+                     "tokenizer.model, tokenizer.json and llama2.c's tokenizer.bin are read")
+
+
+def _settings_beside(path):
+    """tokenizer_config.json, which names the begin and end tokens of a tokenizer.json; {} without a readable one."""
+    try:
+        settings = json.loads((path.parent / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

@@ -38,7 +38,7 @@ def _learn(trainer, wanted, fixed, progress):
             raise ValueError(f"vocab_size {fixed + wanted} is too high for this text: {fixed} to {fixed + len(texts)} "
                              "are possible; lower it or give more text")
         texts.append(text)
-        if progress:
+        if progress is not None:
             progress.update(1)
     return texts
 
@@ -73,7 +73,7 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
     meta = _meta_pieces(byte_fallback, user_defined_symbols, control_symbols)
     reading = _progress_bar(progress, desc="reading", unit="B", unit_scale=True)
     counts = count_words(texts_or_files, [piece.text for piece in meta], max_line_bytes, report,
-                         reading.update if reading else None)
+                         None if reading is None else reading.update)
     if not counts:
         raise ValueError("the corpus has no line to learn from: " + ("; ".join(report.notes) or "it is empty"))
     alphabet, report.uncovered = choose_alphabet(counts, character_coverage)

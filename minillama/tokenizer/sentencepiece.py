@@ -5,14 +5,13 @@ The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a
 read; the others are refused by name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
 """
 
-import codecs
 from pathlib import Path
 from typing import NamedTuple
 
 from ..files import atomic_write
-from .bpe_encoder import BYTE, CONTROL, MATCHABLE, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
+from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
 from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
-from .word_counts import SPACE
+from .word_counts import SPACE, decode_utf8
 
 MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 MAX_PIECE_BYTES = 8000  # SentencePiece's own limit
@@ -198,7 +197,7 @@ class SentencePieceDecoder:
 
     def __init__(self, tokenizer):
         self._tokenizer, rules = tokenizer, tokenizer.rules
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("one_mark_per_byte")
+        self._waiting = b""  # bytes of a character that is not whole yet
         self._at_start = rules.add_dummy_prefix or rules.remove_extra_whitespaces
 
     def push(self, index):
@@ -206,7 +205,7 @@ class SentencePieceDecoder:
         tokenizer = self._tokenizer
         text, _, kind = tokenizer.pieces[tokenizer.check_id(index)]
         if kind == BYTE:
-            shown = self._utf8.decode(tokenizer._bytes[index])
+            shown, self._waiting = decode_utf8(self._waiting + tokenizer._bytes[index], final=False)
             self._at_start = self._at_start and not shown
             return shown
         shown = self.flush()
@@ -223,8 +222,7 @@ class SentencePieceDecoder:
 
     def flush(self):
         """What was held back: bytes that wait for the rest of their character, each as one U+FFFD."""
-        shown = self._utf8.decode(b"", True)
-        self._utf8.reset()
+        shown, self._waiting = decode_utf8(self._waiting)
         self._at_start = self._at_start and not shown
         return shown
 

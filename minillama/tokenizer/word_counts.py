@@ -16,6 +16,7 @@ RESERVED = "\u2585"  # SentencePiece's inner mark of a character outside the alp
 BOUNDARY = "\x1f"  # stands where a meta piece stood; no piece may hold it
 _WORD = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
 _BLOCK = 1 << 20
+_WINDOW = 1 << 9  # bytes decoded at a time: Python copies all of them for each error
 
 
 @dataclass
@@ -45,22 +46,29 @@ class TrainingReport:
             self.notes.append(f"{self.reserved_lines} lines with the reserved character U+2585 were skipped")
 
 
-def _one_mark_per_bad_byte(error):
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return "\ufffd", error.start + 1  # resume right after the first bad byte: Python's "replace" would skip more
+def decode_utf8(data, final=True):
+    """UTF-8 to (text, rest); every byte that starts no valid sequence becomes one U+FFFD, as in SentencePiece.
 
+    Python's errors="replace" makes one mark of several bad bytes. If not `final`, the beginning of a character that
+    more bytes may still complete is handed back as the rest.
 
-codecs.register_error("one_mark_per_byte", _one_mark_per_bad_byte)
-
-
-def decode_utf8(data):
-    """UTF-8 to text; every byte that starts no valid sequence becomes one U+FFFD, as in SentencePiece.
-
-    >>> decode_utf8(b"a\\xe2\\x96b") == "a\\ufffd\\ufffdb"
+    >>> decode_utf8(b"a\xe2\x96b") == ("a\ufffd\ufffdb", b"")
     True
+    >>> decode_utf8(b"a\xe2\x96", final=False)
+    ('a', b'\xe2\x96')
     """
-    return data.decode("utf-8", "one_mark_per_byte")
+    parts, at = [], 0
+    while at < len(data):
+        window = data[at : at + _WINDOW]
+        try:
+            text, used = codecs.utf_8_decode(window, "strict", final and at + len(window) == len(data))
+        except UnicodeDecodeError as error:
+            text, used = window[: error.start].decode() + "\ufffd", error.start + 1
+        if not used:
+            break
+        parts.append(text)
+        at += used
+    return "".join(parts), data[at:]
 
 
 def encode_utf8(text):
@@ -127,7 +135,7 @@ def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=No
     meta = re.compile("|".join(map(re.escape, longest_first)))
     plain = not any("<" not in piece for piece in meta_pieces)  # a line without "<" then holds no meta piece
     for line in read_lines(texts_or_files, max_line_bytes, report):
-        text = SPACE + decode_utf8(line).replace(" ", SPACE)
+        text = SPACE + decode_utf8(line)[0].replace(" ", SPACE)
         report.characters += len(text)
         if not plain or "<" in text:
             text = meta.sub(BOUNDARY, text)

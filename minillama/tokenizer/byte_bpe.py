@@ -1,0 +1,224 @@
+"""Byte-level BPE: the text is cut into words by a pattern, and the UTF-8 bytes of each word are joined pair by pair.
+
+Every text has ids, since every byte has one. Llama 3 and GPT-2 work this way; they differ in the pattern and in what
+ranks a pair: the id of the joined bytes (tiktoken), or its place in a list of merges (Hugging Face, GGUF).
+The patterns speak of letters and numbers: what counts as one is as new as the Unicode tables of the `regex` module.
+"""
+
+import codecs
+import heapq
+
+import regex  # `re` knows no \p{L}
+
+from ..files import atomic_write
+
+LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+                r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SINGLE_DIGITS = r"\p{N}"
+CACHE_WORDS, CACHE_LENGTH = 1 << 16, 64  # words of at most so many characters are remembered, up to so many
+
+
+def _byte_characters():
+    """GPT-2's spelling of bytes as printable characters, for files that hold text: 0x20 becomes U+0120 and so on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+BYTE_TO_CHARACTER = _byte_characters()
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def spelled(text):
+    """The bytes that a vocabulary entry in GPT-2's spelling stands for; None if it is not in that spelling.
+
+    >>> spelled("\\u0120the")
+    b' the'
+    """
+    values = [CHARACTER_TO_BYTE.get(character) for character in text]
+    return None if None in values else bytes(values)
+
+
+def join_pairs(parts, rank_of):
+    """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
+
+    parts: list of bytes; rank_of(left, right): a number or None. Cost O(n log n): a heap of candidate pairs, where a
+    stale one shows by its length.
+    """
+    parts, size = list(parts), len(parts)
+    following, previous, heap = list(range(1, size + 1)), list(range(-1, size - 1)), []
+
+    def consider(left, right):
+        if left >= 0 and right < size:
+            rank = rank_of(parts[left], parts[right])
+            if rank is not None:
+                heapq.heappush(heap, (rank, left, right, len(parts[left]) + len(parts[right])))
+
+    for left in range(size - 1):
+        consider(left, left + 1)
+    while heap:
+        _, left, right, length = heapq.heappop(heap)
+        if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != length:
+            continue
+        parts[left], parts[right] = parts[left] + parts[right], b""
+        beyond = following[left] = following[right]
+        if beyond < size:
+            previous[beyond] = left
+        consider(previous[left], left)
+        consider(left, beyond)
+    return [part for part in parts if part]
+
+
+class ByteBpeTokenizer:
+    """A byte-level BPE tokenizer.
+
+    ids: {bytes: id}. specials: {name: id}, never found in a text unless asked for. words: the patterns that cut a
+    text, each applied to what the one before left. merges: {(left, right): rank}, or None where a pair ranks by the
+    id of the joined bytes. whole_words: a word that is in the vocabulary is one token without any joining.
+    file: the bytes to write in `save`. ValueError for a vocabulary in which two entries share an id.
+    """
+
+    def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
+                 prefix_space=False):
+        self._ids, self.specials, self._merges, self._file = ids, dict(specials), merges, file
+        self._whole_words, self._prefix_space = whole_words, prefix_space
+        self._words = [regex.compile(pattern) for pattern in words]
+        self._bytes = {index: token for token, index in ids.items()}
+        self._names = {index: name for name, index in self.specials.items()}
+        if len(self._bytes) + len(self._names) < len(ids) + len(self.specials) or self._bytes.keys() & self._names:
+            raise ValueError("two entries of the vocabulary share an id: the file is damaged")
+        self.vocab_size = max([*self._bytes, *self._names], default=-1) + 1
+        self.bos_id, self.eos_id, self.pad_id = (self.specials.get(name) for name in (bos, eos, pad))
+        self.unk_id = None  # every byte has an id, so nothing is unknown
+        self._cache = {}
+
+    def encode(self, text, bos=False, eos=False, allowed_special=()):
+        """Text to ids. The names of special tokens in the text are text, but for those in `allowed_special`
+        (names, or "all"): pass them for text that you wrote, never for what a user typed."""
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes a str, not {type(text).__name__}; decode bytes first")
+        front = [self._special(self.bos_id, "begin")] if bos else []
+        back = [self._special(self.eos_id, "end")] if eos else []
+        return front + self._encode(text, self._allowed(allowed_special)) + back
+
+    @staticmethod
+    def _special(index, what):
+        if index is None:
+            raise ValueError(f"this vocabulary has no {what} token: leave bos and eos False")
+        return index
+
+    def _allowed(self, names):
+        names = list(self.specials) if names == "all" else list(names)
+        unknown = [name for name in names if name not in self.specials]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no special token of this vocabulary; "
+                             f"the first of them are {list(self.specials)[:5]}")
+        return names
+
+    def _encode(self, text, special_names):
+        if not special_names:
+            return self._encode_ordinary(text)
+        longest_first = sorted(special_names, key=lambda name: (-len(name), name))
+        ids, place = [], 0
+        for match in regex.finditer("|".join(map(regex.escape, longest_first)), text):
+            ids += [*self._encode_ordinary(text[place:match.start()]), self.specials[match[0]]]
+            place = match.end()
+        return ids + self._encode_ordinary(text[place:])
+
+    def _encode_ordinary(self, text):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # halves of surrogate pairs: join those that fit, the rest become U+FFFD
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if self._prefix_space and text and not text.startswith(" "):
+            text = " " + text
+        return [index for word in self.split(text) for index in self._word_ids(word)]
+
+    def split(self, text):
+        """The words of a text, before any joining; put together they are the text."""
+        pieces = [text] if text else []
+        for pattern in self._words:
+            pieces = [part for piece in pieces for part in _isolate(pattern, piece)]
+        return pieces
+
+    def _word_ids(self, word):
+        found = self._cache.get(word)
+        if found is None:
+            found = self._join(word.encode())
+            if len(word) <= CACHE_LENGTH:
+                if len(self._cache) >= CACHE_WORDS:
+                    self._cache.clear()
+                self._cache[word] = found
+        return found
+
+    def _join(self, word):
+        if self._whole_words and word in self._ids:
+            return [self._ids[word]]
+        parts = join_pairs([bytes([byte]) for byte in word], self._rank)
+        missing = [part for part in parts if part not in self._ids]
+        if missing:
+            raise ValueError(f"this vocabulary has no token for the byte 0x{missing[0][0]:02X}: the text cannot be "
+                             "said in it")
+        return [self._ids[part] for part in parts]
+
+    def _rank(self, left, right):
+        return self._ids.get(left + right) if self._merges is None else self._merges.get((left, right))
+
+    def decode(self, ids):
+        """Ids to text. Special tokens vanish; bytes that form no character become U+FFFD."""
+        decoder = self.decoder()
+        return "".join([decoder.push(index) for index in ids]) + decoder.flush()
+
+    def decoder(self):
+        """An incremental decoder: `push(id)` returns the text that is certain so far, `flush()` the rest."""
+        return ByteDecoder(self)
+
+    def id_to_piece(self, index):
+        """The name of a special token, or the bytes of another as text, e.g. " the" or "\\xe2\\x96"."""
+        token = self.token_bytes(index)
+        return self._names[index] if token is None else token.decode("utf-8", "backslashreplace")
+
+    def token_bytes(self, index):
+        """The bytes of an id, None for a special token; ValueError for an id that is not in the vocabulary."""
+        if index in self._names:
+            return None
+        if index not in self._bytes:
+            raise ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
+        return self._bytes[index]
+
+    def save(self, path):
+        """Write the tokenizer file, byte for byte as it was read."""
+        with atomic_write(path) as file:
+            file.write(self._file)
+
+    def __repr__(self):
+        return f"ByteBpeTokenizer({self.vocab_size} tokens)"
+
+
+class ByteDecoder:
+    """Decoding one id at a time; bytes wait until their character is whole or certainly broken."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, index):
+        """The text that this id completes, maybe empty."""
+        token = self._tokenizer.token_bytes(index)
+        return self.flush() if token is None else self._utf8.decode(token)
+
+    def flush(self):
+        """What was held back."""
+        shown = self._utf8.decode(b"", True)
+        self._utf8.reset()
+        return shown
+
+
+def _isolate(pattern, text):
+    """The matches of the pattern, and what lies between them, in order."""
+    place, parts = 0, []
+    for match in pattern.finditer(text):
+        parts += [text[place:match.start()], match[0]]
+        place = match.end()
+    return [part for part in [*parts, text[place:]] if part]
