@@ -1,73 +1,34 @@
-"""Pretraining against a bare loop with PyTorch's optimizer, and interrupted runs against uninterrupted ones."""
+"""Pretraining against a bare loop with PyTorch's optimizer; interrupted runs are in test_resume.py."""
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from mutants import Mutant
+from tiny_run import (
+    CONFIG,
+    HELD_OUT,
+    TRAIN,
+    Killed,
+    V,
+    a_model,
+    killed_after,
+    mutant_of_run,
+    one_thread,
+    run,
+    same_weights,
+)
 from torch.nn import functional as F
 
 from minillama.checkpoint import load_model
-from minillama.config import ModelConfig
 from minillama.train.data import Batches, Tokens
 from minillama.train.held_out import held_out_loss
 from minillama.train.optimizer import AdamW
-from minillama.train.pretrain import PretrainConfig, load_training_state, pretrain, train_step
-from minillama.transformer import Transformer
+from minillama.train.pretrain import PretrainConfig, pretrain, train_step
 
-V = 13
-SHAPE = ModelConfig(16, 1, 2, V, hidden_dim=24, max_seq_len=8, tie_embeddings=True)
-CONFIG = PretrainConfig(steps=11, batch_size=3, seq_len=7, max_lr=1e-2, warmup_steps=2, eval_every=4, eval_windows=3,
-                        checkpoint_every=3, seed=5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums of floats depend on how they are shared out among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def a_model(shape=SHAPE, dropout=0.0):
-    torch.manual_seed(1)
-    model = Transformer(shape)
-    if dropout:
-        model.norm.register_forward_hook(lambda part, _, x: F.dropout(x, dropout, part.training))
-    return model
-
-
-def a_row(n=400, seed=0, step=3):
-    """Counting in threes, with every fifth token random: something to learn, something not."""
-    ids = np.arange(n) * step % V
-    ids[::5] = np.random.default_rng(seed).integers(0, V, len(ids[::5]))
-    return Tokens(ids.astype(np.uint16), V)
-
-
-TRAIN, HELD_OUT = a_row(), a_row(60, seed=9, step=4)  # told apart by their steps
-
-
-def run(folder, config=CONFIG, model=None, resume=False):
-    model = a_model() if model is None else model
-    return model, pretrain(model, TRAIN, HELD_OUT, config, folder, resume=resume, progress=False)
-
-
-def without_times(history):
-    return [{key: value for key, value in values.items() if key != "seconds"} for values in history]
-
-
-def same_weights(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 
 
 def bare_loop(model, config):
@@ -156,210 +117,6 @@ def test_accumulation_draws_the_sequences_of_the_large_batch(tmp_path):
         assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-6 if a["step"] <= 1 else 1e-3)
 
 
-class Killed(Exception):
-    pass
-
-
-def killed_after(forward_passes, dropout=0.2):
-    """A model that dies in its n-th forward pass of training."""
-    model, left = a_model(dropout=dropout), [forward_passes]
-
-    def count(part, _):
-        left[0] -= part.training
-        if left[0] < 0:
-            raise Killed
-
-    model.register_forward_pre_hook(count)
-    return model
-
-
-def broken_off_and_resumed(folder, after):
-    with pytest.raises(Killed):
-        run(folder, model=killed_after(after))
-    return run(folder, model=a_model(dropout=0.2), resume=True)
-
-
-def check_resumed_is_uninterrupted(tmp_path, breaks):
-    whole_model, whole = run(tmp_path / "whole", model=a_model(dropout=0.2))
-    for after in breaks:
-        folder = tmp_path / str(after)
-        model, history = broken_off_and_resumed(folder, after)
-        assert same_weights(model, whole_model)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert without_times(history) == without_times(lines) == without_times(whole)
-        states = [load_training_state(place / "training_state.pt") for place in (folder, tmp_path / "whole")]
-        for key in ("m", "v"):
-            assert all(map(torch.equal, *(state["optimizer"][key] for state in states)))
-        assert states[0]["optimizer"]["steps"] == states[1]["optimizer"]["steps"]
-        assert torch.equal(states[0]["random"]["cpu"], states[1]["random"]["cpu"])
-
-
-def test_a_run_broken_off_in_any_step_ends_like_one_that_was_not(tmp_path):
-    check_resumed_is_uninterrupted(tmp_path, range(11))
-
-
-def test_a_run_may_be_broken_off_many_times(tmp_path):
-    whole_model, whole = run(tmp_path / "whole", model=a_model(dropout=0.2))
-    with pytest.raises(Killed):
-        run(tmp_path / "often", model=killed_after(4))
-    for after in (2, 0, 5, 1, 3):
-        with pytest.raises(Killed):
-            run(tmp_path / "often", model=killed_after(after), resume=True)
-    model, history = run(tmp_path / "often", model=a_model(dropout=0.2), resume=True)
-    assert same_weights(model, whole_model) and without_times(history) == without_times(whole)
-
-
-KILL_AT_RANDOM = """
-import os, random, signal, sys, time
-from pathlib import Path
-import test_pretrain as ours
-import torch
-
-torch.set_num_threads(1)
-config = ours.replace(ours.CONFIG, steps=40)
-folder, left, first = Path(sys.argv[1]), random.Random(int(sys.argv[2])), True
-for attempt in range(4):
-    child = os.fork()
-    if child == 0:
-        ours.run(folder, config, resume=(folder / "training_state.pt").exists())
-        os._exit(0)
-    if attempt < 3:
-        metrics, lines = folder / "metrics.jsonl", left.randrange(14) + 14 * attempt
-        while not metrics.exists() or metrics.read_bytes().count(b"\\n") < lines:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                sys.exit("the run ended by itself")
-        time.sleep(left.random() * 0.005)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert (status == signal.SIGKILL) == (attempt < 3), (attempt, status)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes, which Windows does not have")
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20))])
-def test_a_run_killed_three_times_at_random_moments_ends_like_one_that_was_not(tmp_path, seed):
-    """SIGKILL, wherever it strikes: in a step, in an evaluation, while a checkpoint is written."""
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", KILL_AT_RANDOM, str(tmp_path / "killed"), str(seed)], check=True,
-                   env=environment, timeout=120)
-    whole_model, whole = run(tmp_path / "whole", replace(CONFIG, steps=40))
-    assert same_weights(load_model(tmp_path / "killed")[0], whole_model)
-    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert without_times(lines) == without_times(whole)
-
-
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    model, history = run(tmp_path)
-    (tmp_path / "consolidated.00.pth").unlink()  # as if killed between the last checkpoint and the result
-    again, same = run(tmp_path, resume=True)
-    assert same_weights(model, again) and same == history
-    assert same_weights(model, load_model(tmp_path)[0])
-
-
-def test_half_a_line_of_metrics_is_cut_and_lost_lines_are_refused(tmp_path):
-    with pytest.raises(Killed):
-        run(tmp_path, model=killed_after(7, dropout=0.0))
-    metrics = tmp_path / "metrics.jsonl"
-    kept = metrics.read_text()
-    metrics.write_text(kept + '{"step": 8, "lo')
-    model, history = run(tmp_path, resume=True)
-    assert without_times(history) == without_times(run(tmp_path / "whole")[1])
-    lines = metrics.read_text().splitlines()
-    metrics.write_text("\n".join(lines[:3] + lines[4:]) + "\n")
-    with pytest.raises(ValueError, match="does not hold the 11 steps"):
-        run(tmp_path, resume=True)
-
-
-def test_the_first_ctrl_c_finishes_the_step_and_saves(tmp_path):
-    model, passes = a_model(), []
-
-    def press(part, _):
-        passes.append(part.training)
-        if sum(passes) == 5:
-            signal.raise_signal(signal.SIGINT)
-
-    model.register_forward_pre_hook(press)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 5 of 11"):
-        run(tmp_path, model=model)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert load_training_state(tmp_path / "training_state.pt")["step"] == 5
-    whole_model, whole = run(tmp_path / "whole")
-    resumed, history = run(tmp_path, resume=True)
-    assert same_weights(resumed, whole_model) and without_times(history) == without_times(whole)
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    model = a_model()
-
-    def press(part, _):
-        if part.training:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-
-    model.register_forward_pre_hook(press)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, model=model)
-    assert load_training_state(tmp_path / "training_state.pt")["step"] == 0
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_path):
-    model, passes = a_model(), []
-
-    def poison(part, _, logits):
-        passes.append(part.training)
-        return logits * math.nan if sum(passes) == 8 else logits
-
-    model.register_forward_hook(poison)
-    with pytest.raises(FloatingPointError, match="step 8: loss nan"):
-        run(tmp_path, model=model)
-    state = load_training_state(tmp_path / "training_state.pt")
-    assert state["step"] == 6 and all(weight.isfinite().all() for weight in state["model"].values())
-    resumed, _ = run(tmp_path, resume=True)
-    assert same_weights(resumed, run(tmp_path / "whole")[0])
-
-
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    config = replace(CONFIG, max_lr=4e18, warmup_steps=0, weight_decay=0.0, checkpoint_every=1)
-    with pytest.raises(FloatingPointError, match="untouched"):
-        run(tmp_path, config)
-    state = load_training_state(tmp_path / "training_state.pt")
-    assert all(weight.isfinite().all() for weight in state["model"].values())
-
-
-def test_a_changed_setting_is_refused_by_name(tmp_path):
-    run(tmp_path)
-    for field in fields(PretrainConfig):
-        value = getattr(CONFIG, field.name)
-        other = {"device": "cpu:0", "dtype": "bfloat16", "min_lr_ratio": 0.5}.get(field.name)
-        other = other or (value / 2 if field.type is float else value + 1)
-        with pytest.raises(ValueError, match=f"cannot resume: {field.name} is "):
-            run(tmp_path, replace(CONFIG, **{field.name: other}), resume=True)
-    with pytest.raises(ValueError, match="cannot resume: hidden_dim is 32"):
-        run(tmp_path, model=a_model(replace(SHAPE, hidden_dim=32)), resume=True)
-    for name, data in (("train_tokens", (HELD_OUT, HELD_OUT)), ("held_out_tokens", (TRAIN, TRAIN))):
-        with pytest.raises(ValueError, match=f"cannot resume: {name} is "):
-            pretrain(a_model(), *data, CONFIG, tmp_path, resume=True, progress=False)
-
-
-def test_nothing_to_resume_and_a_run_in_the_way_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing to resume"):
-        run(tmp_path, resume=True)
-    run(tmp_path)
-    with pytest.raises(FileExistsError, match="already holds a run"):
-        run(tmp_path)
-    (tmp_path / "training_state.pt").write_bytes(b"PK nonsense")
-    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
-        run(tmp_path, resume=True)
-
-
-def test_what_a_run_left_before_its_first_checkpoint_is_overwritten(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "held_out_loss": 1.0}\n')
-    _, history = run(tmp_path)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(history)
-
-
 def test_data_and_model_that_do_not_fit_are_refused(tmp_path):
     other = Tokens(TRAIN.ids, V + 1)
     for train, held_out, name in ((other, HELD_OUT, "train"), (TRAIN, other, "held_out")):
@@ -384,15 +141,6 @@ def test_settings_are_checked():
             PretrainConfig(**wrong)
 
 
-def test_the_callers_random_numbers_are_left_alone(tmp_path):
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    model = a_model(dropout=0.2)
-    torch.manual_seed(3)
-    run(tmp_path, model=model)
-    assert torch.equal(torch.rand(4), expected)
-
-
 def test_short_weights_are_trained_with_an_fp32_copy(tmp_path):
     config = replace(CONFIG, dtype="bfloat16")
     model, history = run(tmp_path / "whole", config)
@@ -413,41 +161,16 @@ def test_a_gpu_follows_the_cpu(tmp_path):
     assert history[-1]["held_out_loss"] == pytest.approx(run(tmp_path / "cpu")[1][-1]["held_out_loss"], abs=1e-3)
 
 
-def _mutant(old, new, law, module="pretrain"):
-    def in_a_folder():
-        with tempfile.TemporaryDirectory() as folder:
-            law(Path(folder))
-
-    return Mutant(f"minillama.train.{module}", old, new, in_a_folder)
-
-
-def resumed(tmp_path):
-    check_resumed_is_uninterrupted(tmp_path, [8])  # from the checkpoint of step 6
-
-
 MUTANTS = [
-    _mutant("loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / len(batches_of_step)",
-            "loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())",
-            lambda _: test_k_small_batches_make_the_gradient_of_one_large_batch(3)),
-    _mutant("    optimizer.zero_grad()\n", "    pass\n", test_a_run_is_the_bare_loop_bit_for_bit),
-    _mutant("clip_norm or math.inf)", "math.inf)", test_a_run_is_the_bare_loop_bit_for_bit),
-    _mutant("learning_rate(self.step,", "learning_rate(self.step + 1,", test_a_run_is_the_bare_loop_bit_for_bit),
-    _mutant("self.batches(self.step))", "self.batches(0))", test_a_run_is_the_bare_loop_bit_for_bit),
-    _mutant("model, held_out_tokens, config, out_dir\n", "model, train_tokens, config, out_dir\n",
-            test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text),
-    _mutant("self.step == self.config.steps or every", "every",
-            test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text),
-    _mutant("self.optimizer.load_state_dict(state[\"optimizer\"])", "pass", resumed),
-    _mutant("self.model.load_state_dict(state[\"model\"])", "pass", resumed),
-    _mutant("set_random_state(state[\"random\"], self.config.device)", "pass", resumed),
-    _mutant("self.step = state[\"step\"]", "self.step = state[\"step\"] - 1", resumed),
-    _mutant("                kept.append(line)", "                kept.append(line)\n                step += 1",
-            resumed, "resume"),
-    _mutant("if not (math.isfinite(loss) and math.isfinite(norm)):", "if False:",
-            test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint),
-    _mutant("if theirs != ours:", "if False:", test_a_changed_setting_is_refused_by_name),
-    _mutant("self._due(self.config.checkpoint_every) or asked_to_stop.is_set()",
-            "self._due(self.config.checkpoint_every)", test_the_first_ctrl_c_finishes_the_step_and_saves),
-    _mutant("with torch.random.fork_rng(devices=[device] if device.type == \"cuda\" else []):",
-            "if True:", test_the_callers_random_numbers_are_left_alone, "resume"),
+    mutant_of_run("loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / len(batches_of_step)",
+                  "loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())",
+                  lambda _: test_k_small_batches_make_the_gradient_of_one_large_batch(3)),
+    mutant_of_run("    optimizer.zero_grad()\n", "    pass\n", test_a_run_is_the_bare_loop_bit_for_bit),
+    mutant_of_run("clip_norm or math.inf)", "math.inf)", test_a_run_is_the_bare_loop_bit_for_bit),
+    mutant_of_run("learning_rate(self.step,", "learning_rate(self.step + 1,", test_a_run_is_the_bare_loop_bit_for_bit),
+    mutant_of_run("self.batches(self.step))", "self.batches(0))", test_a_run_is_the_bare_loop_bit_for_bit),
+    mutant_of_run("model, held_out_tokens, config, out_dir\n", "model, train_tokens, config, out_dir\n",
+                  test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text),
+    mutant_of_run("self.step == self.config.steps or every", "every",
+                  test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text),
 ]
