@@ -11,6 +11,7 @@ from minillama.checkpoint.huggingface import read_huggingface
 from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
+from minillama.tokenizer import load_tokenizer
 
 __all__ = ["load_model", "save_model", "open_weights"]
 
@@ -56,12 +57,14 @@ def save_model(folder, model, tokenizer_path=None):
 
 
 def _tokenizer(weights):
+    """The one inside; the one in the folder; beside a single file, one of exactly the model's vocabulary."""
     if weights.tokenizer is not None:
         return weights.tokenizer
-    folder = weights.source if weights.source.is_dir() else weights.source.parent
-    path = folder / "tokenizer.model"
-    if not path.is_file():
-        return None
-    from minillama.tokenizer import load_tokenizer
-
-    return load_tokenizer(path)
+    is_folder, vocab_size = weights.source.is_dir(), weights.config.vocab_size
+    folder = weights.source if is_folder else weights.source.parent
+    names = ["tokenizer.model", "tokenizer.json", "tokenizer.bin", f"tok{vocab_size}.bin"]
+    found = [folder / name for name in names if (folder / name).is_file()]
+    for tokenizer in map(load_tokenizer, found[:1] if is_folder else found):
+        if is_folder or tokenizer.vocab_size == vocab_size:
+            return tokenizer
+    return None

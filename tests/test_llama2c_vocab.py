@@ -1,0 +1,75 @@
+"""llama2.c's tokenizer.bin: the same vocabulary as the .model it was made from, byte for byte both ways."""
+
+import hashlib
+import struct
+
+import pytest
+from checkpoints import in_a_folder
+from mutants import Mutant
+from test_llama2c import STORY_BYTES, STORY_SHA256
+
+from minillama.checkpoint import load_model
+from minillama.generate import generate_text
+from minillama.tokenizer import load_tokenizer, train_bpe
+from minillama.tokenizer.llama2c_vocab import read_llama2c_vocab, write_llama2c_vocab
+
+
+def records(*pieces):
+    body = b"".join(struct.pack("<fi", score, len(text)) + text for text, score in pieces)
+    return struct.pack("<i", max(len(text) for text, _ in pieces)) + body
+
+
+SMALL = records((b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0), (b" a", -1.0), (b"b", -3.0), (b" ", -2.0),
+                (b"a", -4.0), (b" ab", -0.5))
+
+
+def test_the_kinds_of_pieces_are_told_from_their_places():
+    tokenizer = read_llama2c_vocab(SMALL)
+    assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert tokenizer.encode("ab b", bos=True) == [1, 7, 5, 4]
+    assert tokenizer.encode("z") == [5, 0]  # no byte pieces: unknown
+    assert tokenizer.decode([1, 7, 5, 4, 2]) == "ab b"
+
+
+def test_what_is_written_is_what_was_read(tmp_path):
+    path = tmp_path / "tokenizer.bin"
+    write_llama2c_vocab(path, read_llama2c_vocab(SMALL))
+    assert path.read_bytes() == SMALL
+    trained = train_bpe(["the cat and the hat and the bat"] * 20, 280)
+    write_llama2c_vocab(path, trained)
+    assert load_tokenizer(path).pieces == trained.pieces
+
+
+def test_a_damaged_file_gets_one_clear_line(tmp_path):
+    path = tmp_path / "tokenizer.bin"
+    for content in (SMALL[:-1], SMALL + b"\0", SMALL[:4], b"\x7f" + SMALL[1:], SMALL[:8] + b"\xff" * 4 + SMALL[12:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="no tokenizer we know|not a"):
+            load_tokenizer(path)
+        with pytest.raises(ValueError, match="cut short"):
+            read_llama2c_vocab(content)
+
+
+def test_the_real_files_hold_what_the_model_files_hold(weights, tmp_path):
+    exported, model = (load_tokenizer(weights / f"llama_tokenizer.{end}") for end in ("bin", "model"))
+    assert exported.pieces == model.pieces and len(model.pieces) == 32000
+    for name in ("llama_tokenizer.bin", "tok512.bin"):
+        write_llama2c_vocab(tmp_path / name, load_tokenizer(weights / name))
+        assert (tmp_path / name).read_bytes() == (weights / name).read_bytes()
+
+
+def test_stories260k_tells_the_story_of_the_original_program(weights):
+    model, tokenizer = load_model(weights / "stories260K.bin")  # tok512.bin lies beside it
+    story = "".join(generate_text(model, tokenizer, "", 200)).encode()
+    assert len(story) == STORY_BYTES and story.startswith(b"Once upon a time, there was a little girl named Lily.")
+    assert hashlib.sha256(story).hexdigest() == STORY_SHA256
+
+
+VOCAB = "minillama.tokenizer.llama2c_vocab"
+MUTANTS = [
+    Mutant(VOCAB, 'text.replace(" ", SPACE), score, kind', "text, score, kind",
+           test_the_kinds_of_pieces_are_told_from_their_places),
+    Mutant(VOCAB, "text.strip(\"\\n\") if", "text if", test_the_kinds_of_pieces_are_told_from_their_places),
+    Mutant(VOCAB, "max(map(len, texts))", "max(map(len, texts)) + 1",
+           lambda: in_a_folder(test_what_is_written_is_what_was_read)),
+]
