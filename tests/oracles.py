@@ -152,10 +152,11 @@ def softmax(scores):
 def attend(q, keys, values, sees):
     """arXiv 1706.03762 eq. 1, one query over lists of keys and values; sees[j]: may it see key j."""
     seen = [j for j in range(len(keys)) if sees[j]]
+    width = len(values[0]) if values else len(q)
     if not seen:
-        return [0.0] * len(q)
+        return [0.0] * width
     weights = softmax([dot(q, keys[j]) / math.sqrt(len(q)) for j in seen])
-    return [dot(weights, [values[j][c] for j in seen]) for c in range(len(q))]
+    return [dot(weights, [values[j][c] for j in seen]) for c in range(width)]
 
 
 def attention(q, k, v, sees):

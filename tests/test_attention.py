@@ -60,6 +60,13 @@ def test_neighbouring_query_heads_share_a_key_value_head(attend, H, K, d):
     assert (ours - repeated).abs().max() < 1e-12
 
 
+@BOTH
+def test_values_may_be_wider_than_keys(attend):
+    q, k, v = inputs(3, 5, d=4)
+    v = torch.cat([v, v * 2, v - 1], dim=-1)
+    assert (attend(q, k, v) - by_loops(q, k, v, True)).abs().max() < 1e-12
+
+
 def plain_pytorch(q, k, v, seen_TS):
     """The textbook's line in the dtype of the inputs, for equally many heads."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
@@ -229,6 +236,8 @@ MUTANTS = [
            _formula(attention, 7, 7, True, False)),
     Mutant("minillama.attention", "is_causal=square and T > 1", "is_causal=causal and T > 1 and mask_BTS is None",
            _formula(torch_attention, 3, 7, True, False)),
+    Mutant("minillama.attention", "mixed.view(B, H, T, v_BKSd.shape[-1])", "mixed.view(B, H, T, d)",
+           lambda: test_values_may_be_wider_than_keys(attention)),
     Mutant("minillama.attention", "enable_gqa=K != q_BHTd.shape[1]", "enable_gqa=False",
            lambda: test_neighbouring_query_heads_share_a_key_value_head(torch_attention, 6, 3, 5)),
     Mutant("minillama.attention", "q_BHTd = apply_rope(q_BTHd, rotations)", "q_BHTd = q_BTHd",
