@@ -1,0 +1,70 @@
+"""The front door: each word runs its command, exit codes pass through, Ctrl-C ends quietly."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bootstrap
+import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(("words", "command"), [
+    (["test"], "python -m pytest"),
+    (["test", "tests/test_rope.py", "-x"], "python -m pytest tests/test_rope.py -x"),
+    (["test", "--all"], "python -m pytest -m "),
+    (["info"], "python -m minillama info"),
+    (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
+])
+def test_each_verb_runs_its_command(words, command, monkeypatch):
+    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests: None)
+    monkeypatch.setattr(run, "PYTHON", "python")
+    monkeypatch.setattr(run, "call", lambda *words, cwd=None: " ".join(map(str, words)))
+    assert run.main(words) == command
+
+
+def test_help_and_an_unknown_benchmark_need_no_set_up(monkeypatch, capsys):
+    monkeypatch.delattr(bootstrap, "set_up")
+    assert run.main([]) == run.main(["--help"]) == 0
+    assert run.main(["bench", "no_such"]) == 2
+    assert "python3 run.py tour" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "wanted"), [
+    ("", 0), ("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137), ("raise KeyboardInterrupt", 130),
+])
+def test_exit_codes_are_passed_on(code, wanted):
+    assert run.call(sys.executable, "-c", "import sys; sys.stderr = open('/dev/null', 'w')\n" + code) == wanted
+
+
+def test_ctrl_c_ends_in_130_without_a_traceback():
+    """The whole terminal group gets the signal: run.py waits for its child's last words and adds none."""
+    child = ("import time; time.sleep(0.3)\n"
+             "try: print('up', flush=True); time.sleep(60)\n"
+             "except KeyboardInterrupt: raise SystemExit(2)")
+    code = f"import sys, run; sys.exit(run.call({sys.executable!r}, '-c', {child!r}))"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "up\n"
+    os.killpg(parent.pid, 2)
+    assert (parent.wait(20), parent.stderr.read()) == (130, "")
+
+
+def test_waiting_threads_are_told_not_to_spin(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run.environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert run.environment()["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_the_front_door_needs_only_the_standard_library_and_tells_an_old_python():
+    for name in ("run.py", "bootstrap.py"):
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7 if name == "run.py" else 10))
+        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+        assert {n.split(".")[0] for n in names} <= set(sys.stdlib_module_names) | {"bootstrap"}
