@@ -27,7 +27,8 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
         weights = scores.softmax(-1)
     else:
         weights = scores.masked_fill(~visible, -math.inf).softmax(-1)
-        weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0 here, not NaN
+        if mask_BTS is not None or T > S:  # else every query sees at least one key
+            weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0, not NaN
     mixed = weights.to(v_BKSd.dtype).flatten(2, 3) @ v_BKSd
     return mixed.view(B, H, T, v_BKSd.shape[-1])
 
