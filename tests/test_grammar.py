@@ -140,7 +140,7 @@ MUTANTS = [
            test_given_choices_are_free_and_conditionals_follow_the_chain_rule),
     Mutant(MODULE, "if derivation.text != text:", "if False:",
            lambda: test_text_outside_the_language_is_refused_with_the_place(
-               "Ann sleeps. He sleeps again, Ann.", "character 12")),
+               "Ann sleeps. She sleeps again, Ann. ", "the end at character 34")),
     Mutant(MODULE, "if long.startswith(short):", "if long == short:",
            lambda: test_an_ambiguous_rule_is_refused({"x": ["owl", "owlet"]})),
     Mutant("minillama.corpus", '{split} {seed}"', '{seed}"',

@@ -1,6 +1,8 @@
 """Laws of the reader of the user's own text: nothing bad gets in, nothing good is lost, the order is fixed."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from mutants import Mutant
@@ -91,8 +93,20 @@ def test_the_split_depends_on_a_text_alone_and_shares_none():
         split(texts, one_in=1)
 
 
+def _in_a_temporary_folder(law, *arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        law(Path(folder), *arguments)
+
+
 MODULE = "minillama.corpus.text_files"
 MUTANTS = [
+    Mutant(MODULE, "offset += len(line)", "offset += len(text)",
+           lambda: _in_a_temporary_folder(test_bytes_that_are_not_utf8_are_reported_with_line_and_offset,
+                                          "é\n".encode() + b"\xff", 2, 3)),
+    Mutant(MODULE, "subfolders[:] = sorted(", "sorted(",
+           lambda: _in_a_temporary_folder(test_folders_are_read_in_the_order_of_names_and_by_suffix)),
+    Mutant(MODULE, "if digest not in seen:\n                    seen", "if True:\n                    seen",
+           lambda: _in_a_temporary_folder(test_line_ends_marks_and_repeats_are_evened_out)),
     Mutant(MODULE, "_digest(normalised(text))", "_digest(text)",
            test_the_split_depends_on_a_text_alone_and_shares_none),
     Mutant(MODULE, "int.from_bytes(digest[:8], \"big\") % one_in", "len(seen) % one_in",

@@ -14,33 +14,33 @@ BOYS = ["Tom", "Ben", "Max", "Leo"]
 RULES = {
     "story": ["{lost}", "{cake}", "{night}", "{friendless}", "{boats}", "{seed}", "{letter}"],
     "lost": [
-        "One {weather} morning, {hero} could not find {her} {state} {colour} {toy}. {She} looked {place} and found "
-        "{number} {treasure}. Then came a {manner} {friend}. \"Look {other_place},\" said the {friend}. "
-        "And there was the {toy}! {hero} {ended}."],
+        "One {weather} morning, {hero} could not find {her} {state} {colour} {toy}. {She} looked {place} "
+        "and found {number} {treasure}. Then came a {manner} {friend}. \"Look {other_place},\" said the "
+        "{friend}. And there was the {toy}! {She} {ended}."],
     "cake": [
-        "Today {hero} wanted to make a {colour} cake for {her} {relative}. {She} had {number} {fruit} and {treat}, but "
-        "no {butter}. Then came a {manner} {friend}. \"Take mine,\" said the {friend}. They worked {place} until {late}. "
-        "It was the best cake of all."],
+        "Today {hero} wanted to make a {colour} cake for {her} {relative}. {She} had {number} {fruit} and "
+        "{treat}, but no {butter}. Then came a {manner} {friend}. \"Take mine,\" said the {friend}. They "
+        "worked {place} until {late}. It was the best cake of all."],
     "night": [
-        "At night came the {wind}, and {hero} was afraid. {She} took a {state} {colour} {toy} and hid {place}. Then came "
-        "a {manner} {friend}. \"I am afraid too,\" said the {friend}. They counted {number} {treasure} and fell asleep. "
-        "In the morning, {treat} lay by the {toy}."],
+        "At night came the {wind}, and {hero} was afraid. {She} took a {state} {colour} {toy} and hid "
+        "{place}. Then came a {manner} {friend}. \"I am afraid too,\" said the {friend}. They counted "
+        "{number} {treasure} and fell asleep. In the morning, {treat} lay by the {toy}."],
     "friendless": [
-        "Once {hero} had a {state} {colour} {toy}, but no friend. {She} sold the {toy} for {treat}. Then came "
-        "a {manner} {friend}. \"I am hungry,\" said the {friend}. They shared it {place} and counted {number} {treasure} "
-        "until {late}. Now {hero} has a friend."],
+        "Once {hero} had a {state} {colour} {toy}, but no friend. {She} sold the {toy} for {treat}. Then "
+        "came a {manner} {friend}. \"I am hungry,\" said the {friend}. They shared it {place} and counted "
+        "{number} {treasure} until {late}. Now {hero} has a friend."],
     "boats": [
-        "Every {evening}, {hero} counted {number} boats {place}. One {weather} night, a boat was lost. {She} lit a "
-        "{state} {colour} lamp. Then came a {manner} {friend}. \"I can swim,\" said the {friend}, and took it over the "
-        "{water}. At last the boat came home, full of {fruit}."],
+        "Every {evening}, {hero} counted {number} boats {place}. One {weather} night, a boat was lost. "
+        "{She} lit a {state} {colour} lamp. Then came a {manner} {friend}. \"I can swim,\" said the {friend}, "
+        "and took it over the {water}. At last the boat came home, full of {fruit}."],
     "seed": [
-        "In {month}, {hero} planted a {colour} seed {place}. {She} waited {number} days, but nothing grew. Then came a "
-        "{manner} {friend}. \"Sing to it,\" said the {friend}. {She} sang about {treasure} until {late}. "
-        "Now there is a tree full of {fruit}, and the {friend} {lives}."],
+        "In {month}, {hero} planted a {colour} seed {place}. {She} waited {number} days, but nothing grew. "
+        "Then came a {manner} {friend}. \"Sing to it,\" said the {friend}. {She} sang about {treasure} until "
+        "{late}. Now there is a tree full of {fruit}, and the {friend} {lives}."],
     "letter": [
-        "On {day}, {hero} had a letter. \"Come {place},\" it said, \"and bring {number} {fruit}.\" There sat a giant, "
-        "{alone}, and {hero} was afraid. Then came a {manner} {friend}. \"He only wants to play,\" said the {friend}. "
-        "They all played with a {colour} {toy} until {late}."],
+        "On {day}, {hero} had a letter. \"Come {place},\" it said, \"and bring {number} {fruit}.\" There sat a "
+        "giant, {alone}, and {she} was afraid. Then came a {manner} {friend}. \"He only wants to play,\" said "
+        "the {friend}. They all played with a {colour} {toy} until {late}."],
 
     "hero | she | her": [f"{name} | she | her" for name in GIRLS] + [f"{name} | he | his" for name in BOYS],
     "friend": ["owl", "fox", "hen", "toad", "mole", "goat", "bear", "duck"],
