@@ -1,0 +1,114 @@
+"""LoRA adapters on disk, in the form of the peft library: adapter_config.json and
+adapter_model.safetensors.
+
+The files name layers as Hugging Face does and keep the rows of q and k in its order, B included, so that an
+adapter trained here loads there and the other way round.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
+from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.files import atomic_write
+from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
+
+CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# What peft can write that plain LoRA is not: each must be absent or "off".
+UNSUPPORTED = ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "lora_bias",
+               "modules_to_save", "layer_replication", "target_parameters", "use_qalora", "trainable_token_indices")
+
+
+def save_lora(folder, model, name="default", base_model=None):
+    """Write the adapter `name` of a Transformer; base_model: a name of the base for the config file.
+
+    ValueError if the adapter does not exist, or if its B are all zero: it was never trained, and a file
+    of it would load and change nothing.
+    """
+    layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.configs}
+    if not layers:
+        raise ValueError(f"the model has no adapter {name!r}: add_lora first")
+    if not any(bool(layer.B[name].any()) for layer in layers.values()):
+        raise ValueError(f"adapter {name!r} is empty: B is zero in all {len(layers)} layers, so it changes nothing; "
+                         "train it before saving it")
+    tensors = {}
+    for path, layer in layers.items():
+        B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)
+        tensors[f"{PREFIX}{to_hf(path)}.lora_A.weight"] = layer.A[name].detach()
+        tensors[f"{PREFIX}{to_hf(path)}.lora_B.weight"] = B
+    config = next(iter(layers.values())).configs[name]
+    fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "bias": "none",
+              "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
+              "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers)}
+    write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
+    with atomic_write(Path(folder) / CONFIG_FILE, "w") as file:
+        json.dump(fields, file, indent=2)
+
+
+def load_lora(folder, model, name="default"):
+    """Add the adapter in `folder` to a Transformer under `name`, active; return the names of its layers.
+
+    ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain
+    LoRA.
+    """
+    config = _read_config(Path(folder) / CONFIG_FILE)
+    path = Path(folder) / TENSOR_FILE
+    pairs = _pairs(read_safetensors(path), path)
+    linears = dict(model.named_modules())
+    for layer, pair in pairs.items():
+        out_features, in_features = (getattr(linears.get(layer), f"{side}_features", None) for side in ("out", "in"))
+        shapes = [tuple(pair[part].shape) for part in "AB"]
+        if shapes != [(config["r"], in_features), (out_features, config["r"])]:
+            raise ValueError(f"{path}: A and B of {layer} have shapes {shapes}, this model wants rank {config['r']} "
+                             f"between {in_features} and {out_features} features: it was made for another base")
+    config = LoRAConfig(config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0), tuple(pairs))
+    names = add_lora(model, config, name)
+    with torch.no_grad():
+        for layer, pair in pairs.items():
+            B = rows_to_meta(layer, pair["B"], model.config.n_heads, model.config.n_kv_heads)
+            model.get_submodule(layer).A[name].copy_(pair["A"])
+            model.get_submodule(layer).B[name].copy_(B)
+    return names
+
+
+def _read_config(path):
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(config, dict) or not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: not a LoRA configuration: it needs peft_type 'LORA', r and lora_alpha")
+    extra = {key: config[key] for key in UNSUPPORTED if config.get(key)}
+    if config.get("bias", "none") != "none":
+        extra["bias"] = config["bias"]
+    if extra:
+        raise ValueError(f"{path}: {extra} are not supported: only plain LoRA can be loaded")
+    return config
+
+
+def _pairs(tensors, path):
+    """{Meta layer name: {"A": ..., "B": ...}} from the tensors of a peft file."""
+    pairs = {}
+    for key, tensor in tensors.items():
+        parts = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
+        if not parts or tensor.dim() != 2 or not tensor.is_floating_point():
+            raise ValueError(f"{path}: {key} {tuple(tensor.shape)} is no matrix of a LoRA: expected "
+                             f"{PREFIX}<layer>.lora_A.weight or lora_B.weight")
+        pairs.setdefault(to_meta(parts[1]), {})[parts[2]] = tensor
+    lonely = [layer for layer, pair in pairs.items() if len(pair) != 2]
+    if lonely or not pairs:
+        raise ValueError(f"{path}: {f'{lonely} lack A or B' if lonely else 'holds no adapter'}: the file is incomplete")
+    return pairs
+
+
+def _target_modules(model, layers):
+    """Short names (q_proj) where the adapter has every layer of that kind, else whole names."""
+    kinds = {path.rpartition(".")[2] for path in layers}
+    linears = [path for path, module in model.named_modules() if hasattr(module, "in_features")]
+    if any(path.rpartition(".")[2] in kinds and path not in layers for path in linears):
+        return [to_hf(path) for path in layers]
+    return sorted({to_hf(path).rpartition(".")[2] for path in layers})

@@ -1,0 +1,167 @@
+"""Adapter files: there and back, damaged ones refused, and both ways between minillama and peft."""
+
+import contextlib
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from mutants import Mutant
+from test_lora import ALL, normal, small_model, tokens, train_by_chance
+
+from minillama.checkpoint.names import rows_to_hf, state_dict_to_hf, to_hf
+from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
+from minillama.peft.lora_file import load_lora, save_lora
+
+
+def test_an_adapter_that_was_never_trained_is_not_saved(tmp_path):
+    model = small_model()
+    add_lora(model, LoRAConfig())
+    with pytest.raises(ValueError, match="empty.*train it"):
+        save_lora(tmp_path, model)
+    with pytest.raises(ValueError, match="no adapter 'other'"):
+        save_lora(tmp_path, model, "other")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("targets", [("attention.wq", "attention.wv"), ALL, ("layers.1.attention.wk",)])
+def test_a_saved_adapter_loads_to_identical_logits(targets, tmp_path):
+    model = small_model()
+    add_lora(model, LoRAConfig(rank=3, alpha=6, dropout=0.1, targets=targets), "mine")
+    train_by_chance(model, "mine")
+    save_lora(tmp_path, model, "mine")
+    again = small_model()
+    assert load_lora(tmp_path, again, "theirs") == list(lora_layers(model))
+    assert torch.equal(again(tokens()), model(tokens()))
+    assert lora_layers(again).popitem()[1].configs["theirs"].dropout == 0.1
+
+
+def test_damaged_or_foreign_adapter_files_are_refused(tmp_path):
+    model = small_model()
+    add_lora(model, LoRAConfig(rank=3))
+    save_lora(tmp_path, train_by_chance(model))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    tensors = read_safetensors(tmp_path / "adapter_model.safetensors")
+    first = next(iter(tensors))
+
+    def refuse(match, config=config, tensors=tensors):
+        (tmp_path / "adapter_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+        write_safetensors(tmp_path / "adapter_model.safetensors", tensors)
+        fresh = small_model()
+        with pytest.raises(ValueError, match=match):
+            load_lora(tmp_path, fresh)
+        assert not lora_layers(fresh)  # nothing half done
+
+    refuse("JSON", "{")
+    refuse("not a LoRA", {**config, "peft_type": "IA3"})
+    refuse("use_dora", {**config, "use_dora": True})
+    refuse("bias", {**config, "bias": "all"})
+    refuse("another base", {**config, "r": 4})
+    refuse("alpha", {**config, "lora_alpha": math.nan})
+    refuse("holds no adapter", tensors={})
+    refuse("lack A or B", tensors={name: t for name, t in tensors.items() if name != first})
+    refuse("no matrix of a LoRA", tensors={**tensors, "lm_head.weight": torch.zeros(2, 2)})
+    refuse("another base", tensors={**tensors, first: torch.zeros(3, 31)})
+    refuse("known", tensors={**tensors, "base_model.model.model.layers.0.x.lora_A.weight": torch.zeros(3, 32)})
+
+
+def close(ours, theirs):
+    """Within 16 fp32 steps of the largest number: the same sums in another order, through two layers."""
+    return float((ours - theirs).detach().abs().max()) <= 2e-6 * float(theirs.detach().abs().max())
+
+
+@contextlib.contextmanager
+def peft_twin(model):
+    """transformers' LlamaForCausalLM with the same weights, and the peft library."""
+    peft = pytest.importorskip("peft", reason="peft is the oracle of LoRA's forward, gradients and files")
+    transformers = pytest.importorskip("transformers", reason="transformers holds the model that peft adapts")
+    c = model.config
+    config = transformers.LlamaConfig(
+        hidden_size=c.dim, num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads, vocab_size=c.vocab_size,
+        num_key_value_heads=c.n_kv_heads, intermediate_size=c.hidden_dim, rms_norm_eps=c.norm_eps,
+        attn_implementation="eager")
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.load_state_dict(state_dict_to_hf(model.state_dict(), c.n_heads, c.n_kv_heads))
+    with tempfile.TemporaryDirectory() as folder:
+        yield peft, theirs, Path(folder)
+
+
+def test_peft_loads_our_adapter_to_the_same_logits():
+    """All seven kinds of layer, grouped queries, 37 positions: 2e-6 is a few fp32 steps of logits below
+    2."""
+    model = small_model()
+    with peft_twin(model) as (peft, theirs, folder):
+        base = theirs(tokens()).logits
+        assert close(model(tokens()), base)
+        add_lora(model, LoRAConfig(rank=4, alpha=8, targets=ALL))
+        train_by_chance(model)
+        save_lora(folder, model)
+        adapted = peft.PeftModel.from_pretrained(theirs, folder).eval()
+        ours = model(tokens())
+        assert not torch.allclose(ours, base, atol=0.05)
+        assert close(ours, adapted(tokens()).logits)
+
+
+def test_peft_loads_our_adapter_of_one_layer_alone():
+    model = small_model()
+    with peft_twin(model) as (peft, theirs, folder):
+        add_lora(model, LoRAConfig(rank=4, targets=("layers.1.attention.wk",)))
+        save_lora(folder, train_by_chance(model))
+        adapted = peft.PeftModel.from_pretrained(theirs, folder)
+        assert sum("lora_A" in name for name, _ in adapted.named_parameters()) == 1
+        assert close(model(tokens()), adapted.eval()(tokens()).logits)
+
+
+def test_we_load_pefts_adapter_to_the_same_logits_and_gradients():
+    model = small_model()
+    with peft_twin(model) as (peft, theirs, folder):
+        adapted = peft.get_peft_model(theirs, peft.LoraConfig(
+            r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.3)
+        adapted.save_pretrained(folder)
+        load_lora(folder, model)
+        ours, logits = model(tokens()), adapted(tokens()).logits
+        assert close(ours, logits)
+        weights = normal(*logits.shape, seed=4) / logits.numel() ** 0.5
+        (ours * weights).sum().backward()
+        (logits * weights).sum().backward()
+        theirs = dict(adapted.named_parameters())
+        for path, module in lora_layers(model).items():
+            name = "base_model.model." + to_hf(path)
+            B = rows_to_hf(path, module.B["default"].grad, 4, 2)
+            assert close(module.A["default"].grad, theirs[f"{name}.lora_A.default.weight"].grad)
+            assert close(B, theirs[f"{name}.lora_B.default.weight"].grad)
+
+
+FILE = "minillama.peft.lora_file"
+
+
+def in_a_folder(law, *arguments):
+    def run():
+        with tempfile.TemporaryDirectory() as folder:
+            law(*arguments, Path(folder))
+    return run
+
+
+MUTANTS = [
+    Mutant(FILE, "B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)",
+           "B = layer.B[name].detach()", test_peft_loads_our_adapter_to_the_same_logits),
+    Mutant(FILE, "layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)",
+           "layer.B[name].detach(), model.config.n_heads, model.config.n_heads)",
+           test_peft_loads_our_adapter_to_the_same_logits),
+    Mutant(FILE, 'B = rows_to_meta(layer, pair["B"], model.config.n_heads, model.config.n_kv_heads)', 'B = pair["B"]',
+           test_we_load_pefts_adapter_to_the_same_logits_and_gradients),
+    Mutant(FILE, '"lora_alpha": config.alpha,', '"lora_alpha": config.scaling,',
+           in_a_folder(test_a_saved_adapter_loads_to_identical_logits, ALL)),
+    Mutant(FILE, "return [to_hf(path) for path in layers]", "pass", test_peft_loads_our_adapter_of_one_layer_alone),
+    Mutant(FILE, "if not any(bool(layer.B[name].any()) for layer in layers.values()):", "if False:",
+           in_a_folder(test_an_adapter_that_was_never_trained_is_not_saved)),
+    Mutant(FILE, "if extra:", "if False:", in_a_folder(test_damaged_or_foreign_adapter_files_are_refused)),
+]
