@@ -3,6 +3,8 @@
 import time
 import warnings
 
+from tqdm import tqdm
+
 from .bpe import PieceTrainer
 from .sentencepiece import BYTE, BYTE_PIECES, CONTROL, UNKNOWN, USER_DEFINED, Piece, SentencePieceTokenizer, model_bytes
 from .word_counts import TrainingReport, choose_alphabet, count_words
@@ -38,17 +40,8 @@ def _learn(trainer, wanted, fixed, progress):
             raise ValueError(f"vocab_size {fixed + wanted} is too high for this text: {fixed} to {fixed + len(texts)} "
                              "are possible; lower it or give more text")
         texts.append(text)
-        if progress is not None:
-            progress.update(1)
+        progress.update(1)
     return texts
-
-
-def _progress_bar(show, **options):
-    if not show:
-        return None
-    from tqdm import tqdm
-
-    return tqdm(**options)
 
 
 def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_digits=True, byte_fallback=True,
@@ -71,9 +64,8 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
     started, report = time.perf_counter(), TrainingReport()
     _check_options(vocab_size, character_coverage, max_piece_length, max_line_bytes)
     meta = _meta_pieces(byte_fallback, user_defined_symbols, control_symbols)
-    reading = _progress_bar(progress, desc="reading", unit="B", unit_scale=True)
-    counts = count_words(texts_or_files, [piece.text for piece in meta], max_line_bytes, report,
-                         None if reading is None else reading.update)
+    with tqdm(desc="reading", unit="B", unit_scale=True, disable=not progress) as reading:
+        counts = count_words(texts_or_files, [piece.text for piece in meta], max_line_bytes, report, reading.update)
     if not counts:
         raise ValueError("the corpus has no line to learn from: " + ("; ".join(report.notes) or "it is empty"))
     alphabet, report.uncovered = choose_alphabet(counts, character_coverage)
@@ -82,8 +74,8 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
         raise ValueError(f"vocab_size {vocab_size} is too low for this text: at least {fixed} are needed ({len(meta)} "
                          f"special and byte pieces, {len(alphabet)} characters); raise it or lower character_coverage")
     trainer = PieceTrainer(counts, alphabet, max_piece_length, split_digits)
-    merging = _progress_bar(progress, desc="merging", total=vocab_size - fixed)
-    texts = _learn(trainer, vocab_size - fixed, fixed, merging)
+    with tqdm(desc="merging", total=vocab_size - fixed, unit="piece", disable=not progress) as merging:
+        texts = _learn(trainer, vocab_size - fixed, fixed, merging)
     report.merges, report.last_count = len(texts), trainer.last_count
     report.seconds = time.perf_counter() - started
     for note in report.notes:

@@ -1,0 +1,148 @@
+"""Laws of the command line: what is asked for is on stdout alone, and bad input ends in one line with a next step."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import Mutant
+
+from minillama.cli import main
+
+ROOT = Path(__file__).parents[1]
+TEXT = "The quick brown fox jumps over the lazy dog in 2023. " * 40 + "\nA second line, with a llama.\n" * 20
+
+
+def run(capsys, *words, stdin=""):
+    """Exit code, stdout and stderr of one command, run in this process."""
+    before = sys.stdin
+    sys.stdin = io.StringIO(stdin)
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stopped:  # argparse's own refusals
+        code = stopped.code
+    finally:
+        sys.stdin = before
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    assert main(["tokenizer", "train", "--text", str(folder / "text.txt"), "--vocab-size", "320", "--out",
+                 str(folder / "t.model")]) == 0
+    return folder / "t.model"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "run"
+    texts = tmp_path_factory.mktemp("texts")
+    for i in range(60):
+        (texts / f"{i:02}.txt").write_text(f"Llama number {i} eats grass. " * 5, encoding="utf-8")
+    assert main(["pretrain", "--text", str(texts), "--tokenizer", str(tokenizer_file), "--out", str(folder),
+                 "--steps", "4", "--warmup-steps", "1", "--seq-len", "16"]) == 0
+    return folder
+
+
+def test_encode_and_decode_take_one_json_value_a_line_and_undo_each_other(tokenizer_file, capsys):
+    texts = ["Hello 2023", "", " two  spaces ", "line\nbreak \u2028 \U0001f999", "</s> stays text"]
+    code, out, err = run(capsys, "tokenizer", "encode", "--model", tokenizer_file,
+                         stdin="".join(json.dumps(text) + "\n" for text in texts))
+    ids = [json.loads(line) for line in out.splitlines()]
+    assert (code, err, len(ids)) == (0, "", len(texts))
+    assert all(isinstance(i, int) for row in ids for i in row)
+    code, out, err = run(capsys, "tokenizer", "decode", "--model", tokenizer_file, stdin=out)
+    assert (code, err, [json.loads(line) for line in out.split("\n")[:-1]]) == (0, "", texts)
+
+
+def test_bos_and_eos_come_only_when_asked_for(tokenizer_file, capsys):
+    plain, both = (json.loads(run(capsys, "tokenizer", "encode", "--model", tokenizer_file, *flags, stdin='"hi"\n')[1])
+                   for flags in ((), ("--bos", "--eos")))
+    assert both == [1, *plain, 2]
+
+
+def test_generate_prints_the_text_alone_and_greedy_repeats_itself(model_folder, capsys):
+    words = ("generate", "--model", model_folder, "--prompt", "Llama", "--temperature", "0", "--max-new-tokens", "5")
+    first, second = run(capsys, *words), run(capsys, *words)
+    assert first[0] == 0 and first[1] == second[1]
+    assert first[1].startswith("Llama") and first[1].endswith("\n") and "GiB" not in first[1]
+
+
+def test_a_finished_run_is_not_overwritten(model_folder, tokenizer_file, capsys):
+    code, _, err = run(capsys, "pretrain", "--text", tokenizer_file, "--tokenizer", tokenizer_file, "--out",
+                       model_folder)
+    assert code == 2 and "--resume" in err
+
+
+@pytest.mark.parametrize(("words", "stdin", "said"), [
+    (("generate", "--model", "nowhere"), "", "nowhere"),
+    (("generate", "--model", "{model}", "--temperature", "-1"), "", "temperature"),
+    (("generate", "--model", "{model}", "--top-p", "0"), "", "top_p"),
+    (("generate", "--model", "{tokenizer}"), "", "{tokenizer}"),
+    (("tokenizer", "encode", "--model", "nowhere"), '"a"\n', "nowhere"),
+    (("tokenizer", "encode", "--model", "{model}/params.json"), '"a"\n', "params.json"),
+    (("tokenizer", "encode", "--model", "{tokenizer}"), "not json\n", "line 1 of stdin"),
+    (("tokenizer", "encode", "--model", "{tokenizer}"), "[1]\n", "line 1 of stdin is list"),
+    (("tokenizer", "decode", "--model", "{tokenizer}"), "[99999999]\n", "99999999"),
+    (("tokenizer", "decode", "--model", "{tokenizer}"), "[-1]\n", "-1"),
+    (("tokenizer", "decode", "--model", "{tokenizer}"), '["a"]\n', "whole numbers"),
+    (("tokenizer", "train", "--text", "nowhere", "--vocab-size", "300", "--out", "x"), "", "nowhere"),
+    (("tokenizer", "train", "--text", "{text}", "--vocab-size", "3", "--out", "x"), "", "3"),
+    (("tokenizer", "train", "--text", "{text}", "--vocab-size", "999999", "--out", "x"), "", "999999"),
+    (("pretrain", "--text", "{text}", "--tokenizer", "{tokenizer}", "--out", "x", "--preset", "huge"), "", "huge"),
+    (("pretrain", "--text", "{text}", "--tokenizer", "{tokenizer}", "--out", "x", "--steps", "0"), "", "steps"),
+    (("pretrain", "--text", "{text}", "--tokenizer", "{tokenizer}", "--out", "x", "--preset", "llama_65b"), "", "GiB"),
+    (("pretrain", "--text", "{tokenizer}", "--tokenizer", "{tokenizer}", "--out", "x"), "", "t.model"),
+], ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_bad_input_ends_in_one_line_that_names_it(words, stdin, said, tokenizer_file, model_folder, capsys,
+                                                  tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {"tokenizer": tokenizer_file, "model": model_folder, "text": tokenizer_file.parent / "text.txt"}
+    code, out, err = run(capsys, *(word.format(**places) for word in words), stdin=stdin)
+    line = err.splitlines()[-1]
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert line.startswith("minillama: error: ") and said.format(**places) in line
+    assert not (tmp_path / "x").exists() or not any((tmp_path / "x").glob("*.pth")), "a refused run left a model"
+
+
+def test_ctrl_c_is_130_and_a_missing_command_is_2(capsys, monkeypatch):
+    monkeypatch.setattr("minillama.info.describe", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(capsys, "info")[0] == 130
+    assert run(capsys)[0] == 2
+
+
+def test_info_names_versions_backends_threads_and_what_fits(capsys):
+    import torch
+
+    code, out, err = run(capsys, "info")
+    assert (code, err) == (0, "")
+    for word in (torch.__version__, "reference", "threads", "nf4", "llama_7b", "llama2_70b"):
+        assert word in out
+
+
+def test_a_reader_that_goes_away_is_no_error(model_folder):
+    command = f"{sys.executable} -m minillama info | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, env=os.environ, timeout=60)
+    assert done.stdout.startswith("minillama") and "Traceback" not in done.stderr
+
+
+MUTANTS = [
+    Mutant("minillama.cli", "        return 130\n", "        return 1\n",
+           lambda: _patched(test_ctrl_c_is_130_and_a_missing_command_is_2)),
+]
+
+
+def _patched(law):
+    class Silent:
+        @staticmethod
+        def readouterr():
+            return "", ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        law(Silent, patch)
