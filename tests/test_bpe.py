@@ -3,7 +3,6 @@
 import itertools
 import random
 import warnings
-from functools import lru_cache
 
 import pytest
 import regex
@@ -57,7 +56,7 @@ def test_cruel_small_texts_give_sentencepieces_vocabulary(name):
 def random_training(seed):
     """A small random text over few letters with random options, ours against theirs."""
     rng = random.Random(seed)
-    letters = rng.choice(["ab", "abc ", "a ", "aA1 ", "ab\u0301 и", "あア漢ー a", ". ,ab", "12a ", "ab\t ", "xyz\u2581 "])
+    letters = rng.choice(["ab", "abc ", "a ", "aA1 ", "ab\u0301 и", "あア漢ー a", ". ,ab", "12a ", "ab\t ", "xyz▁ "])
     lines = ["".join(rng.choices(letters, k=rng.randrange(1, 60))) for _ in range(rng.randrange(1, 20))]
     options = {"split_digits": rng.random() < 0.7, "character_coverage": rng.choice([0.98, 0.99995, 1.0]),
                "byte_fallback": rng.random() < 0.7}
@@ -99,7 +98,8 @@ def merged_pieces(text, **options):
 
 
 def test_a_digit_never_shares_a_piece():
-    assert not any(len(text) > 1 and regex.search(r"[0-9０-９]", text) for text in merged_pieces("2023 a1 1a ２０ 2023"))
+    texts = merged_pieces("2023 a1 1a ２０ 2023")
+    assert not any(len(text) > 1 and regex.search(r"[0-9０-９]", text) for text in texts)
     assert "2023" in merged_pieces("x2023 y2023", split_digits=False)
 
 
@@ -111,7 +111,7 @@ def test_a_space_stands_only_in_front_of_a_piece_or_among_spaces():
 
 def test_a_piece_has_letters_of_one_script_only():
     texts = merged_pieces("don't foo_bar жук.жук aж日本ひカタ a\u0301b")
-    assert {"\u2581don", "foo", "жук", "日本ひカタ", "a\u0301b"} <= {text.lstrip("\u2581") for text in texts} | set(texts)
+    assert {"▁don", "▁foo", "bar", "▁жук", "日本ひカタ", "▁a\u0301b"} <= set(texts)
     assert not any(regex.search(r"\p{L}[._']|[._']\p{L}|\p{Latin}\p{Cyrillic}", text) for text in texts)
 
 
@@ -149,7 +149,7 @@ def test_files_texts_and_blocks_of_any_cut_give_the_same_tokenizer(tmp_path):
 
 def test_long_and_reserved_lines_are_skipped_counted_and_reported(tmp_path):
     path = tmp_path / "corpus.txt"
-    path.write_bytes(b"ab ab\n" + b"x" * 4193 + b"\n\n" + "\u2585 ab\n".encode() + b"y" * (1 << 20) + b"z" * 9 + b"\nab")
+    path.write_bytes(b"ab ab\n" + b"x" * 4193 + b"\n\n" + "\u2585 ab\n".encode() + b"y" * (1 << 20) + b"zz\nab")
     with pytest.warns(UserWarning, match="lines (of more than 4192 bytes|with the reserved)"):
         report = train_bpe(path, 264).training_report
     assert (report.lines, report.long_lines, report.reserved_lines, report.bytes) == (2, 2, 1, 7)
@@ -268,13 +268,8 @@ def test_each_learnt_pair_is_a_most_frequent_one():
         assert counts[merges[n]] == max(counts.values())
 
 
-@lru_cache
-def _oracle_of_tie_text():
-    return pieces_of(train_oracle(b"aaa aa aaaa ba ab abab " * 3, 275))
-
-
-def check_ties_and_overlaps():
-    assert train_quietly(b"aaa aa aaaa ba ab abab " * 3, 275).pieces == _oracle_of_tie_text()
+def check_ties_and_overlaps(text=b"aaa aa aaaa ba ab abab " * 3):
+    assert train_quietly(text, 275).pieces == pieces_of(train_oracle(text, 275))
 
 
 _BPE, _WORDS = "minillama.tokenizer.bpe", "minillama.tokenizer.word_counts"
@@ -284,7 +279,6 @@ MUTANTS = [
            test_ties_go_to_the_shorter_then_to_the_lower_string),
     Mutant(_BPE, "(-count, len(text), text, pair)", "(-count, len(text), pair, text)",
            test_ties_go_to_the_shorter_then_to_the_lower_string),
-    Mutant(_BPE, "if text not in self.taken:", "if True:", lambda: check_cruel("two letters and spaces")),
     Mutant(_BPE, "self._lose(right, symbol[beyond], weight)", "pass", check_ties_and_overlaps),
     Mutant(_BPE, "if count != -minus_count:", "if False:", check_ties_and_overlaps),
     Mutant(_BPE, 'return "Han"', "return script", lambda: check_cruel("japanese")),

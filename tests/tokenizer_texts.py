@@ -1,12 +1,18 @@
-"""Texts for tokenizer tests: real ones from the machine, cruel small ones, random ones; and the sentencepiece oracle."""
+"""Texts and models for tokenizer tests: real, cruel, random and hand-made ones; and the sentencepiece oracle."""
 
 import io
 import random
 import sysconfig
 import tempfile
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from minillama.tokenizer import train_bpe
+from minillama.tokenizer.protobuf import write_fields
+from minillama.tokenizer.sentencepiece import BYTE_PIECES, Piece, model_bytes
 
 # words of many scripts; the real text is mostly ASCII
 _FOREIGN = ("Straße größer naïve façade Ελλάδα λόγος Москва слово язык שלום עולם مرحبا بالعالم हिन्दी भाषा ภาษาไทย "
@@ -96,3 +102,31 @@ def random_text(rng, most=12):
 def random_ids(rng, vocab_size, most=10):
     """Ids, half of them special, byte or early ones."""
     return [rng.randrange(vocab_size if rng.random() < 0.5 else min(300, vocab_size)) for _ in range(rng.randrange(most))]
+
+
+MISTRAL = ("tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3",
+           "mistral_instruct_tokenizer_241114.model.v7m1")
+
+
+@lru_cache
+def own_model():
+    return train_bpe([real_text(60_000)], 900).model
+
+
+@lru_cache
+def tiny_model():
+    return train_bpe([b"low lower lowest 2023 \xc3\xa9t\xc3\xa9 aaaa bbbb abab"], 300).model
+
+
+def mistral_model(name):
+    if find_spec("mistral_common") is None:
+        pytest.skip("mistral-common, which carries Mistral's tokenizers, is not installed")
+    return (Path(find_spec("mistral_common").origin).parent / "data" / name).read_bytes()
+
+
+def hand_made(extra=(), byte_fallback=True, trainer=(), normalizer=()):
+    """<unk> <s> </s>, the bytes if wanted, then `extra`; fields given last override LLaMA's options."""
+    pieces = [Piece("<unk>", 0.0, 2), Piece("<s>", 0.0, 3), Piece("</s>", 0.0, 3)]
+    pieces += [Piece(text, 0.0, 6) for text in BYTE_PIECES] if byte_fallback else []
+    model = model_bytes(pieces + list(extra), byte_fallback=byte_fallback)
+    return model + write_fields([(2, 2, write_fields(trainer)), (3, 2, write_fields(normalizer))])

@@ -36,6 +36,9 @@ class PieceTrainer:
     alone, letters of one script. Repeatedly the admissible pair with the greatest count is taken; ties go to the
     shorter string, then to the lower code points. "aaa" counts "aa" twice but joins it once, from the left.
 
+    No string is reached by two different pairs: between two token borders the text is always cut as it would be on
+    its own (by induction over the merges), so all occurrences of a string have the same last pair.
+
     Each symbol of the text has a place. `places` of a pair only grow and may go stale; a pair's count is exact. A
     count grows only while the newer of its two symbols is being made, hence every pair needs just one heap entry,
     put back with the true count when it comes up stale. Cost: O(log pairs) for each changed neighbour.
@@ -46,7 +49,7 @@ class PieceTrainer:
         self.text, self.length, self.script, self.digit = [], [], [], []  # by symbol
         self.symbol, self.next, self.previous, self.weight = [BARRIER], [0], [0], [0]  # by place
         self.pairs = {}  # (left, right) -> [count, places], or None: never (again) to be joined
-        self.taken, self.heap, self.fresh, self.last_count = set(), [], set(), 0
+        self.heap, self.fresh, self.last_count = [], set(), 0
         ids = {character: self._add_symbol(character, script_class(character)) for character in alphabet}
         self.joinable = {}
         for segment, count in self._segments(word_counts, ids).items():
@@ -139,15 +142,12 @@ class PieceTrainer:
             if count != -minus_count:
                 self._queue(pair, count)
                 continue
-            self.pairs[pair] = None
-            if text not in self.taken:  # else another split of the same string was taken: leave this one alone
-                self.taken.add(text)
-                self.last_count = count
-                left, right = pair
-                script = self.script[left] if self.script[left] is not None else self.script[right]
-                self._join(left, right, self._add_symbol(text, script), places)
-                self._queue_fresh_pairs()
-                return text
+            self.pairs[pair], self.last_count = None, count
+            left, right = pair
+            script = self.script[left] if self.script[left] is not None else self.script[right]
+            self._join(left, right, self._add_symbol(text, script), places)
+            self._queue_fresh_pairs()
+            return text
         return None
 
     def _join(self, left, right, new, places):

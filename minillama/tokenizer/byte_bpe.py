@@ -83,7 +83,7 @@ class ByteBpeTokenizer:
                  prefix_space=False):
         self._ids, self.specials, self._merges, self._file = ids, dict(specials), merges, file
         self._whole_words, self._prefix_space = whole_words, prefix_space
-        self._words = [regex.compile(pattern) for pattern in words]
+        self.words, self._patterns = list(words), [regex.compile(pattern) for pattern in words]
         self._bytes = {index: token for token, index in ids.items()}
         self._names = {index: name for name, index in self.specials.items()}
         if len(self._bytes) + len(self._names) < len(ids) + len(self.specials) or self._bytes.keys() & self._names:
@@ -138,7 +138,7 @@ class ByteBpeTokenizer:
     def split(self, text):
         """The words of a text, before any joining; put together they are the text."""
         pieces = [text] if text else []
-        for pattern in self._words:
+        for pattern in self._patterns:
             pieces = [part for piece in pieces for part in _isolate(pattern, piece)]
         return pieces
 
@@ -164,6 +164,21 @@ class ByteBpeTokenizer:
 
     def _rank(self, left, right):
         return self._ids.get(left + right) if self._merges is None else self._merges.get((left, right))
+
+    def merges(self):
+        """Pairs of bytes in the order of their ranks. Where ids are the ranks, the pair that makes a token is what
+        joining stops at one step before it; a token that no joining reaches has none."""
+        if self._merges is not None:
+            return sorted(self._merges, key=self._merges.get)
+        pairs = []
+        for token, index in sorted(self._ids.items(), key=lambda item: item[1]):
+            def rank_below(left, right, index=index):
+                rank = self._ids.get(left + right)
+                return rank if rank is not None and rank < index else None
+
+            parts = join_pairs([bytes([byte]) for byte in token], rank_below)
+            pairs += [tuple(parts)] if len(parts) == 2 else []
+        return pairs
 
     def decode(self, ids):
         """Ids to text. Special tokens vanish; bytes that form no character become U+FFFD."""

@@ -55,9 +55,9 @@ def _submessage(fields, number):
 
 
 def _read_piece(data, index, byte_fallback):
-    fields = read_fields(data)
-    kind = int32_of(_last(fields, 3, VARINT, NORMAL))
-    text = _last(fields, 1, BYTES, b"")
+    fields = {(number, wire): value for number, wire, value in read_fields(data)}  # of equals the last one counts
+    text, score = fields.get((1, BYTES), b""), fields.get((2, FIXED32), b"\0\0\0\0")
+    kind = int32_of(fields.get((3, VARINT), NORMAL))
     if not text or len(text) >= MAX_PIECE_BYTES:
         raise ValueError(f"piece {index} has {len(text)} bytes: 1 to {MAX_PIECE_BYTES - 1} are allowed")
     try:
@@ -66,7 +66,7 @@ def _read_piece(data, index, byte_fallback):
         raise ValueError(f"piece {index} ({text!r}) is not UTF-8: not a SentencePiece model") from None
     if text == "\0" and byte_fallback:  # some converters add this piece; SentencePiece 0.2.3 makes it unused too
         kind = UNUSED
-    return Piece(text, float_of(_last(fields, 2, FIXED32, b"\0\0\0\0")), kind if 1 <= kind <= 6 else NORMAL)
+    return Piece(text, float_of(score), kind if 1 <= kind <= 6 else NORMAL)
 
 
 def _read_rules(trainer, normalizer):
