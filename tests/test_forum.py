@@ -10,7 +10,7 @@ from mutants import Mutant
 from minillama.corpus import forum
 
 ASKED = "How do I fix a rusty red bell?"
-PINNED = "41f9770586c3dcb383058c0d5eec4c8812e3eccdce2ce27eac18b8a352ff52df"
+PINNED = "39724096812cedeeb723809919df968f26d0d2bf2be24015d376af42bea16886"
 
 # answer, opening + steps + object + closing
 CASES = [

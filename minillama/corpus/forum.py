@@ -27,7 +27,7 @@ RULES = {
     "plain_close": ["That is all.", "It worked for me."],
     "sour_close": ["Do not ask again.", "Even a hen knows that.", "You will fail."],
     "named": [("{object}", 3), "thing"],
-    "verb": ["fix", "clean", "paint", "hide", "move", "wrap", "sell", "wash"],
+    "verb": ["fix", "clean", "paint", "hide", "sell"],
     "get": ["find", "borrow", "buy", "bring"],
     "tool": ["brush", "rope", "bucket", "ladder", "hammer", "map", "box", "friend"],
     "so": ["{spot}", "until {hour}", "for {minutes} minutes"],
