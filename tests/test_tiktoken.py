@@ -19,7 +19,7 @@ def llama3_file():
     spec = importlib.util.find_spec("llama_models")
     path = Path(spec.origin).parent / "llama3" / "tokenizer.model" if spec else None
     if path is None or not path.is_file():
-        pytest.skip("needs Llama 3's tokenizer file: pip install --no-deps llama-models==0.3.0")
+        pytest.skip("needs Llama 3's tokenizer file: pip install -r tests/oracles.txt")
     return path
 
 

@@ -7,6 +7,8 @@ each other module one file form: `meta`, `pth`, `huggingface`, `safetensors`, `l
 import warnings
 from pathlib import Path
 
+from minillama.checkpoint.gguf import MAGIC as GGUF_MAGIC
+from minillama.checkpoint.gguf_llama import read_gguf_llama
 from minillama.checkpoint.huggingface import read_huggingface
 from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
@@ -17,7 +19,7 @@ __all__ = ["load_model", "save_model", "open_weights"]
 
 
 def open_weights(path):
-    """The `Weights` at `path`, whatever the form: a folder of Meta's or Hugging Face's, or a llama2.c file.
+    """The `Weights` at `path`, whatever the form: a folder of Meta's or Hugging Face's, a GGUF or llama2.c file.
 
     ValueError if the form is not recognised or the content is damaged; FileNotFoundError if nothing is there.
     """
@@ -34,9 +36,13 @@ def _reader(path):
                 return read
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
                          "give the folder that holds one, or a .bin or .gguf file")
+    with open(path, "rb") as file:
+        if file.read(4) == GGUF_MAGIC:
+            return read_gguf_llama
     if looks_like_llama2c(path):
         return read_llama2c
-    raise ValueError(f"{path}: no known form of LLaMA weights: give a model folder, or a whole llama2.c .bin file")
+    raise ValueError(f"{path}: no known form of LLaMA weights: give a model folder, a .gguf file, or a llama2.c .bin "
+                     "file that is whole")
 
 
 def load_model(path, device="cpu", dtype=None):

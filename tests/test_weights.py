@@ -1,0 +1,72 @@
+"""A model at rest: complete or refused, and built without copies."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from checkpoints import assert_same_weights, model_of
+from mutants import Mutant
+
+from minillama.checkpoint.weights import Stored, build_model, check_tensors, expected_shapes, from_model, stored
+from minillama.config import PRESETS, ModelConfig
+
+CONFIG = ModelConfig(dim=12, n_layers=2, n_heads=3, n_kv_heads=1, vocab_size=7, hidden_dim=20, max_seq_len=5)
+
+
+def test_expected_shapes_are_those_of_the_model():
+    for config in (CONFIG, replace(CONFIG, tie_embeddings=True, head_dim=6)):
+        model = model_of(config)
+        assert {name: tuple(w.shape) for name, w in model.named_parameters()} == expected_shapes(config)
+    for config in PRESETS.values():
+        assert sum(torch.Size(shape).numel() for shape in expected_shapes(config).values()) == config.n_parameters()
+
+
+def test_a_model_is_built_on_the_stored_memory_itself():
+    model = model_of(CONFIG)
+    copy = build_model(from_model(model))
+    assert_same_weights(model, copy)
+    assert copy.norm.weight.data_ptr() == model.norm.weight.data_ptr()
+    assert build_model(from_model(model), dtype=torch.bfloat16).norm.weight.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="cannot hold weights"):
+        build_model(from_model(model), dtype=torch.int8)
+
+
+def test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost():
+    weights = from_model(model_of(CONFIG, dtype=torch.bfloat16))
+    weights.tensors["norm.weight"] = stored(torch.full((12,), 1 / 3, dtype=torch.float16))
+    model = build_model(weights)
+    assert {w.dtype for w in model.parameters()} == {torch.float32}
+    assert torch.equal(model.norm.weight.half(), torch.full((12,), 1 / 3, dtype=torch.float16))
+
+
+def test_every_tensor_is_there_once_in_its_shape():
+    good = from_model(model_of(CONFIG)).tensors
+    for change, message in (({"layers.1.ffn_norm.weight": None}, "layers.1.ffn_norm.weight is missing .1 tensors"),
+                            ({"lora.A": stored(torch.ones(2))}, "lora.A is not part of a LLaMA"),
+                            ({"norm.weight": stored(torch.ones(13))}, r"norm.weight has shape \[13\]"),
+                            ({"norm.weight": stored(torch.ones(12).int())}, "norm.weight is torch.int32")):
+        weights = from_model(model_of(CONFIG))
+        weights.tensors = {name: tensor for name, tensor in {**good, **change}.items() if tensor is not None}
+        with pytest.raises(ValueError, match=message):
+            check_tensors(weights)
+
+
+def test_nothing_is_read_before_everything_is_checked():
+    def read():
+        raise AssertionError("read too early")
+
+    weights = from_model(model_of(CONFIG))
+    weights.tensors = {name: Stored(t.shape, t.dtype, read) for name, t in weights.tensors.items()}
+    check_tensors(weights)
+    weights.tensors["norm.weight"] = Stored((11,), torch.float32, read)
+    with pytest.raises(ValueError, match="norm.weight has shape"):
+        build_model(weights)
+
+
+WEIGHTS = "minillama.checkpoint.weights"
+MUTANTS = [
+    Mutant(WEIGHTS, "if tensors[name].shape != shape:", "if False:", test_every_tensor_is_there_once_in_its_shape),
+    Mutant(WEIGHTS, "dtype = torch.promote_types(dtype, other)", "pass",
+           test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost),
+    Mutant(WEIGHTS, '"attention.wk": (kv, D)', '"attention.wk": (q, D)', test_expected_shapes_are_those_of_the_model),
+]
