@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -142,7 +143,7 @@ def build_kernels(done):
     for stale in (ROOT / "minillama").glob("_*.so"):
         stale.unlink()
     if not compiler:
-        say(f"kernels: reference (no compiler; {hint})")
+        say(f"kernels: reference (no C++ compiler; {hint})")
     elif fails("kernels", [PYTHON, "setup.py", "build_ext", "--inplace"], cwd=ROOT):
         say(f"kernels: reference (the build failed, see {LOG}); all else works")
     return write_stamp(done, kernels=state)
@@ -154,7 +155,9 @@ def find_compiler():
         return None, "on Windows minillama runs on plain PyTorch; under WSL it has its kernels"
     if sys.platform == "darwin" and subprocess.run(["xcode-select", "-p"], capture_output=True).returncode:
         return None, "xcode-select --install"
-    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"), "sudo apt install g++"
+    headers = os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))  # python3-dev, on Debian
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    return compiler if headers else None, "sudo apt install g++ python3-dev"
 
 
 def install_oracles(done):

@@ -14,9 +14,10 @@ LIBRARIES = {  # name: sources. What is not there yet, or not in this checkout, 
     "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp"],  # pybind11: what is not a tensor operator
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],  # TORCH_LIBRARY(minillama)
 }
-FLAGS = ["-O3"]  # the language standard is set by PyTorch for its headers, by the compiler for the rest
+FLAGS = ["-O3", "-g0"]
+THREADS = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for quietly runs on one thread
 
-os.environ.setdefault("MAX_JOBS", "2")  # a PyTorch source needs over 1 GB to compile
+os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes 0.6 GB to compile
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")  # .venv's own ninja
 os.chdir(Path(__file__).resolve().parent)
 
@@ -32,7 +33,7 @@ def extension(name, sources):
     from torch.utils.cpp_extension import CppExtension
 
     return CppExtension(f"minillama.{name}", sources, include_dirs=[str(Path("csrc").resolve())],
-                        extra_compile_args=FLAGS, depends=headers)
+                        extra_compile_args=FLAGS + THREADS, extra_link_args=THREADS, depends=headers)
 
 
 def compiled():

@@ -101,9 +101,10 @@ def load_source(name, sources, flags=("-O3",), python_module=True):
     tools = str(Path(sys.executable).parent)  # ninja lies beside python, on PATH or not
     if tools not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = tools + os.pathsep + os.environ["PATH"]
-    os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes over 1 GB to compile
+    os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes 0.6 GB to compile
+    threads = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for runs on one thread
     return cpp_extension.load(
-        name, [str(_find_source(path)) for path in sources], extra_cflags=list(flags),
+        name, [str(_find_source(path)) for path in sources], extra_cflags=[*flags, *threads], extra_ldflags=threads,
         extra_include_paths=[str(source_folder())], is_python_module=python_module,
     )
 

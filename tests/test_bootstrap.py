@@ -186,7 +186,7 @@ def test_too_little_disk_is_said_before_anything_is_run(machine, monkeypatch):
 def test_without_a_compiler_one_line_says_so_and_all_else_works(machine, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "find_compiler", lambda: (None, "sudo apt install g++"))
     bootstrap.set_up()
-    assert "kernels: reference (no compiler; sudo apt install g++)" in capsys.readouterr().out
+    assert "kernels: reference (no C++ compiler; sudo apt install g++)" in capsys.readouterr().out
     assert not machine.ran("build_ext")
     monkeypatch.setattr(bootstrap, "find_compiler", lambda: ("/usr/bin/c++", ""))  # then it is installed
     bootstrap.set_up()

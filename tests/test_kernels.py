@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,15 @@ def test_fused_rope_reads_a_strided_input():
     x = torch.randn(2, 4, 7, 6).transpose(1, 2)  # (B, H, T, d) memory seen as (B, T, H, d)
     rotations = rope_rotations(torch.arange(7), rope_frequencies(6))
     equal_up_to_one_rounding(kernels.fused_rope(x, rotations), apply_rope(x, rotations))
+
+
+@needs_cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="the build uses OpenMP on Linux")
+def test_the_kernels_are_built_with_threads():
+    """Without OpenMP's flag, parallel_for compiles to a plain loop, and nothing says so."""
+    import minillama._ops
+
+    assert b"GOMP_parallel" in Path(minillama._ops.__file__).read_bytes()
 
 
 @needs_cpu
