@@ -1,7 +1,8 @@
 // RoPE on the CPU: (y0, y1) = (x0 cos - x1 sin, x1 cos + x0 sin) for every pair of every head.
 //
 // Cost per element: 3 FLOPs, x read once, y written once (all heads of a token share its row of the table, which
-// stays in cache). The tensor version makes an fp32 copy, a complex product and a cast: the same data several times.
+// stays in cache). The tensor version of bf16 makes an fp32 copy, a complex product and a cast, that of half-split a
+// concatenation: the same data several times. fp32 interleaved is one complex product there, and as fast as this.
 // Arithmetic in fp32, rounded once to x's dtype. The backward pass is this kernel with -sin.
 
 #include "rope.h"
