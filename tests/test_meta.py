@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoints import assert_same_weights
+from checkpoints import assert_same_weights, in_a_folder, model_of
+from mutants import Mutant
 
 from minillama.checkpoint import load_model, save_model
-from minillama.checkpoint.meta import params_of
+from minillama.checkpoint.meta import _scaling, params_of
 from minillama.config import PRESETS, ModelConfig, RopeScaling, hidden_dim_rule, preset
 from minillama.transformer import Transformer
 
 ODD = ModelConfig(dim=24, n_layers=2, n_heads=6, n_kv_heads=3, vocab_size=37, head_dim=6, hidden_dim=23,
                   max_seq_len=50, norm_eps=1e-6, rope_theta=5e5, rope_scaling=RopeScaling(4.0, 1.0, 3.0, 32))
+SHARDED = ModelConfig(dim=64, n_layers=2, n_heads=8, n_kv_heads=4, vocab_size=48, hidden_dim=96, max_seq_len=32)
 
 
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path):
@@ -66,3 +68,87 @@ def test_a_bad_folder_gets_one_clear_line(tmp_path):
     (tmp_path / "consolidated.00.pth").write_bytes((tmp_path / "consolidated.00.pth").read_bytes()[:5000])
     with pytest.raises(ValueError, match="cut short"):
         load_model(tmp_path)
+
+
+def split(model, n, axis, copies=1):
+    """The model's tensors in `n` shards as Meta cuts them; axis: the embedding's. copies: shards per k/v head."""
+    shards = [{} for _ in range(n)]
+    for name, weight in model.state_dict().items():
+        module = name.split(".")[-2]
+        cut = {"tok_embeddings": axis, "wo": 1, "w2": 1}.get(module, None if "norm" in module else 0)
+        if module in ("wk", "wv") and copies > 1:
+            parts = [part for part in weight.chunk(n // copies) for _ in range(copies)]
+        else:
+            parts = [weight] * n if cut is None else weight.chunk(n, cut)
+        for shard, part in zip(shards, parts, strict=True):
+            shard[name] = part.clone()
+    return shards
+
+
+def write_shards(folder, shards, params):
+    for place, shard in enumerate(shards):
+        torch.save({**shard, "rope.freqs": torch.ones(3)}, folder / f"consolidated.{place:02}.pth")
+    (folder / "params.json").write_text(json.dumps(params))
+
+
+def test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3(tmp_path):
+    model = model_of(SHARDED)
+    for axis in (0, 1):
+        for n in (1, 2, 4, 8):
+            folder = tmp_path / f"{axis}-{n}"
+            folder.mkdir()
+            write_shards(folder, split(model, n, axis, copies=max(n // SHARDED.n_kv_heads, 1)),
+                         {**params_of(SHARDED), "vocab_size": -1})
+            copy, _ = load_model(folder)
+            assert copy.config == SHARDED
+            assert_same_weights(model, copy)
+
+
+def test_shards_that_do_not_belong_together_are_refused(tmp_path):
+    shards, params = split(model_of(SHARDED), 2, 0), params_of(SHARDED)
+    for change, message in (({"norm.weight": None}, "norm.weight is not in every shard"),
+                            ({"layers.0.attention.wq.weight": torch.ones(3, 64)}, "wq.weight differs between shards"),
+                            ({"layers.0.attention.wo.weight": torch.ones(64, 32).half()}, "wo.weight differs")):
+        other = {name: tensor for name, tensor in {**shards[1], **change}.items() if tensor is not None}
+        write_shards(tmp_path, [shards[0], other], params)
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path)
+
+
+def test_what_meta_leaves_out_is_read_off_the_tensors_or_taken_as_published(tmp_path):
+    model, params = model_of(ODD), params_of(replace(ODD, head_dim=None))
+    for key in ("max_seq_len", "tie_embeddings", "rope_scaling"):
+        params.pop(key)
+    model = model_of(replace(ODD, head_dim=4))
+    model.output.weight.data.copy_(model.tok_embeddings.weight)
+    torch.save(model.state_dict(), tmp_path / "consolidated.00.pth")
+    (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": -1, "surprise": 1, "another": []}))
+    with pytest.warns(UserWarning, match="not used: another, surprise"):
+        copy, _ = load_model(tmp_path)
+    assert copy.config.vocab_size == 37 and copy.config.max_seq_len == 131072
+    assert copy.config.rope_scaling == RopeScaling(8.0)
+    assert copy.config.tie_embeddings  # Llama 3.2's small models store one table twice
+    for words, length in (({"norm_eps": 1e-6}, 2048), ({"norm_eps": 1e-5}, 4096), ({"rope_theta": 5e5}, 8192)):
+        words = {"norm_eps": 1e-5, "rope_theta": 1e4, **words}
+        (tmp_path / "params.json").write_text(json.dumps({**params, "use_scaled_rope": False, **words}))
+        assert load_model(tmp_path)[0].config.max_seq_len == length
+
+
+def test_llama_3_2_gets_its_published_scaling_and_a_note():
+    params = {**params_of(PRESETS["llama3_2_1b"])}
+    for key in ("rope_scaling", "max_seq_len"):
+        params.pop(key)
+    assert _scaling(params, "params.json").factor == 32.0
+    assert _scaling({**params, "n_layers": 32, "dim": 4096}, "params.json").factor == 8.0
+
+
+META = "minillama.checkpoint.meta"
+MUTANTS = [
+    Mutant(META, "return 0 if parts[0].dim() == 2 and parts[0].shape[1] == dim else 1", "return 1",
+           lambda: in_a_folder(test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3)),
+    Mutant(META, '"w3", "output"), ("wo", "w2")', '"w3", "output", "wo"), ("w2",)',
+           lambda: in_a_folder(test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3)),
+    Mutant(META, "for shard in shards[::copies]", "for shard in shards[:len(shards) // copies]",
+           lambda: in_a_folder(test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3)),
+    Mutant(META, "hidden + 0.5", "hidden - 0.5", test_any_feed_forward_width_survives_the_params_file),
+]
