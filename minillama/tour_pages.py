@@ -52,8 +52,8 @@ def pretrain_page(history, tokens, documents, entropy):
         f"From {values[0]:.2f} bits per character, the cost of knowing nothing, down to {values[-1]:.3f}; the corpus "
         f"itself holds {level:.3f}.",
         svg(picture, f"Held-out loss from {values[0]:.2f} to {values[-1]:.3f} bits per character; entropy {level:.3f}"),
-        caption(f"{steps[-1]} steps in {rate:.0f} seconds. The curve is measured on windows that begin anywhere, so it "
-                "stays a little above the figure in the table, where each document is read from its start."))
+        caption(f"{steps[-1]} steps in {rate:.0f} seconds. The curve is a sample of windows that begin anywhere; the "
+                "figure in the table counts every token once, each with what stands before it."))
 
 
 def attention_maps(model, ids):
@@ -115,7 +115,7 @@ def talk_page(answers):
 def text_page(name, history, tokens, levels, ours, samples):
     """Real text: the model beside a compressor and models that count letters, and what it writes."""
     steps, values = curve(history, tokens)
-    rows = [("minillama", ours, OURS)] + [(level, value, CONTRAST if "order" in level else CONTEXT)
+    rows = [("minillama", ours, OURS)] + [(level, value, CONTRAST if "context" in level else CONTEXT)
                                           for level, value in levels.items()]
     best = min(levels, key=levels.get)
     claim = f"{ours:.2f} bits per character on {name}, against {levels[best]:.2f} by the best of the others ({best})"

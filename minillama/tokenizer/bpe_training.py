@@ -31,11 +31,13 @@ def _check_options(vocab_size, coverage, max_piece_length, max_line_bytes):
             raise ValueError(f"{name} {value} is not allowed: choose {least} to {most}")
 
 
-def _learn(trainer, wanted, fixed, progress):
+def _learn(trainer, wanted, fixed, hard_limit, progress):
     """Up to `wanted` merged pieces; fewer exist only if the text is too small, which is an error."""
     texts = []
     while len(texts) < wanted:
         text = trainer.next_piece()
+        if text is None and not hard_limit:
+            break
         if text is None:
             raise ValueError(f"vocab_size {fixed + wanted} is too high for this text: {fixed} to {fixed + len(texts)} "
                              "are possible; lower it or give more text")
@@ -45,7 +47,8 @@ def _learn(trainer, wanted, fixed, progress):
 
 
 def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_digits=True, byte_fallback=True,
-              max_piece_length=16, max_line_bytes=4192, user_defined_symbols=(), control_symbols=(), progress=False):
+              max_piece_length=16, max_line_bytes=4192, user_defined_symbols=(), control_symbols=(),
+              hard_vocab_limit=True, progress=False):
     """Train a SentencePiece BPE tokenizer with LLaMA's options (arXiv:2302.13971, section 2.1).
 
     texts_or_files: pathlib.Path, or an iterable of str, bytes and Path; streamed, cut into lines at newlines.
@@ -53,6 +56,7 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
     character_coverage: share of the text's characters that become pieces; the rest is encoded as bytes.
     split_digits: digits stay single. byte_fallback: include the 256 byte pieces; without them a character outside
     the alphabet is <unk> and its text is lost. max_line_bytes: longer lines are skipped and counted.
+    hard_vocab_limit=False: a text too small for vocab_size gives fewer pieces instead of an error.
 
     Returns a SentencePieceTokenizer; its `training_report` says what was read and skipped. ValueError if the
     vocabulary size is impossible, with the possible range. The result depends on the text and the options only.
@@ -75,7 +79,7 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
                          f"special and byte pieces, {len(alphabet)} characters); raise it or lower character_coverage")
     trainer = PieceTrainer(counts, alphabet, max_piece_length, split_digits)
     with tqdm(desc="merging", total=vocab_size - fixed, unit="piece", disable=not progress) as merging:
-        texts = _learn(trainer, vocab_size - fixed, fixed, merging)
+        texts = _learn(trainer, vocab_size - fixed, fixed, hard_vocab_limit, merging)
     report.merges, report.last_count = len(texts), trainer.last_count
     report.seconds = time.perf_counter() - started
     for note in report.notes:

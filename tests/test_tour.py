@@ -1,0 +1,94 @@
+"""Laws of the tour: its table is complete and true, work is never done twice, and a miss is an error."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from mutants import Mutant
+
+from minillama.corpus.forum import threads
+from minillama.tour import Road, TourConfig, is_answer, tour
+
+FEW = TourConfig(steps=40, text_steps=40, documents=1500, progress=False)
+
+
+@pytest.fixture(scope="module")
+def short_tour(tmp_path_factory):
+    """A tour with too few steps to reach its bands, on a few small files."""
+    folder = tmp_path_factory.mktemp("tour")
+    texts = folder / "texts"
+    texts.mkdir()
+    for i in range(60):
+        words = " ".join(f"Page {i} says that llama {i * j} met alpaca {j}, and both ate hay." for j in range(40))
+        (texts / f"{i:02}.txt").write_text(words, encoding="utf-8")
+    ended_well = tour(folder / "out", [texts], FEW)
+    return folder / "out", texts, ended_well
+
+
+def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(short_tour):
+    out, _, _ = short_tour
+    rows = json.loads((out / "report.json").read_text())["rows"]
+    assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk", "real text"]
+    for row in rows:
+        assert set(row) == {"stage", "expected", "got", "pass", "seconds", "module", "lesson"}
+        assert row["expected"] and row["got"] and row["seconds"] >= 0 and isinstance(row["pass"], bool)
+        assert (Path(__file__).parents[1] / row["module"]).is_file()
+
+
+def test_a_missed_band_makes_the_tour_fail(short_tour):
+    out, _, ended_well = short_tour
+    rows = {row["stage"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
+    assert not rows["pretrain"]["pass"], "40 steps cannot reach the entropy"
+    assert rows["corpus"]["pass"] and rows["tokenizer"]["pass"] and ended_well is False
+
+
+def test_the_report_is_one_file_with_pictures_and_needs_no_network(short_tour):
+    page = (short_tour[0] / "report.html").read_text(encoding="utf-8")
+    assert page.count('<svg role="img" aria-label="') == 4
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it points outside itself"
+    assert page.count("MISS") >= 1
+
+
+def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys):
+    out, texts, _ = short_tour
+    weights = sorted(out.glob("stages/*/consolidated.00.pth"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    first = json.loads((out / "report.json").read_text())["rows"]
+    tour(out, [texts], FEW)
+    assert capsys.readouterr().out.count("found trained in") == len(weights) == 2
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    second = json.loads((out / "report.json").read_text())["rows"]
+    assert [row["got"] for row in second] == [row["got"] for row in first]
+
+
+def test_other_settings_are_another_stage(short_tour):
+    out, _, _ = short_tour
+    road = Road(out, FEW)
+    names = {road.folder("a", steps=1), road.folder("a", steps=2), road.folder("b", steps=1)}
+    assert len(names) == 3 and road.folder("a", steps=1) in names
+
+
+@pytest.mark.parametrize(("answer", "fits"), [
+    ("Happy to help! Just paint the bell for 30 minutes. Good luck!", True),
+    (" Just paint the thing for 12 minutes. That is all.", True),
+    ("Just clean the bell for 30 minutes. That is all.", False),  # the question was how to paint
+    ("Just paint the bell for 30 minutes.", False),  # no closing
+    ("", False),
+    ("Hello there.", False),
+])
+def test_an_answer_is_one_that_the_forum_could_have_given_to_this_verb(answer, fits):
+    question = next(t.question for t in threads(0, 99) if t.question.startswith("How do I paint"))
+    assert is_answer(question, answer) is fits
+
+
+@pytest.mark.long
+def test_the_tour_as_a_newcomer_starts_it_reaches_every_band(tmp_path):
+    assert tour(tmp_path / "out", None, TourConfig(progress=False))
+
+
+MUTANTS = [
+    Mutant("minillama.tour", '{"verb": asked["verb"]}', "{}", lambda:
+           test_an_answer_is_one_that_the_forum_could_have_given_to_this_verb(
+               "Just clean the bell for 30 minutes. That is all.", False)),
+]
