@@ -166,7 +166,7 @@ def install_oracles(done):
     wanted = [line for line in lines if line and not line.startswith("#")]
     missing = [line for line in wanted if line not in done.get("oracles", [])]
     if missing:
-        say("the tests want pytest and oracles to compare with: 0.6 GB more, about a minute")
+        say("the tests want pytest and oracles to compare with: 0.5 GB more, about a minute")
         step("pytest", pip(requirements("test")))
     for flags in ([], ["--no-deps"]):
         group = {line: line.split("#")[0].strip() for line in missing if ("--no-deps" in line) == bool(flags)}

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
-LIBRARIES = {  # name: sources. What is not there yet, or not in this checkout, is left out
-    "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp"],  # pybind11: what is not a tensor operator
-    "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],  # TORCH_LIBRARY(minillama)
+LIBRARIES = {  # name: its sources, first the one that makes it a module. Without that one it is not built
+    # pybind11: what is not a tensor operator
+    "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/word_counts.cpp"],
+    # TORCH_LIBRARY(minillama): the operators
+    "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],
 }
 FLAGS = ["-O3", "-g0"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for quietly runs on one thread
@@ -42,8 +44,8 @@ def compiled():
         from torch.utils.cpp_extension import BuildExtension
     except ImportError:
         return {}
-    present = {name: [path for path in paths if os.path.exists(path)] for name, paths in LIBRARIES.items()}
-    return {"ext_modules": [extension(name, paths) for name, paths in present.items() if paths],
+    there = {name: paths for name, paths in LIBRARIES.items() if os.path.exists(paths[0])}
+    return {"ext_modules": [extension(name, list(filter(os.path.exists, paths))) for name, paths in there.items()],
             "cmdclass": {"build_ext": BuildExtension}}
 
 
