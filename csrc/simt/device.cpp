@@ -1,0 +1,228 @@
+// What a launch is held to, what an error says, and the functions that kernels call.
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <map>
+
+#include "scheduler.h"
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <ucontext.h>
+#endif
+
+namespace simt {
+
+// ---- options
+
+static const Device kDevices[] = {  // CUDA programming guide, technical specifications per compute capability
+    {"sm_80", 48 * 1024, 163 * 1024},  {"sm_86", 48 * 1024, 99 * 1024},   {"sm_89", 48 * 1024, 99 * 1024},
+    {"sm_90", 48 * 1024, 227 * 1024},  {"sm_100", 48 * 1024, 227 * 1024}, {"sm_120", 48 * 1024, 99 * 1024}};
+
+static void read_schedule(Options& all, const std::string& text) {
+  if (text == "forward") {
+    all.order = Order::forward;
+  } else if (text == "reverse") {
+    all.order = Order::reverse;
+  } else if (text.rfind("shuffle:", 0) == 0 && text.find_first_not_of("0123456789", 8) == std::string::npos &&
+             text.size() > 8) {
+    all.order = Order::shuffle;
+    all.seed = std::strtoull(text.c_str() + 8, nullptr, 10);
+  } else {
+    throw Error("schedule '" + text + "' is not known: use forward, reverse or shuffle:SEED");
+  }
+}
+
+static void read_device(Options& all, const std::string& name) {
+  std::string known;
+  for (const Device& device : kDevices) {
+    if (name == device.name) {
+      all.device = device;
+      return;
+    }
+    known += std::string(known.empty() ? "" : ", ") + device.name;
+  }
+  throw Error("device '" + name + "' is not known: use one of " + known);
+}
+
+Options& options() {
+  static Options all = [] {
+    Options read;
+    if (const char* text = std::getenv("SIMT_SCHEDULE")) read_schedule(read, text);
+    if (const char* text = std::getenv("SIMT_DEVICE")) read_device(read, text);
+    if (const char* text = std::getenv("SIMT_SECONDS")) read.seconds = std::atof(text);
+    return read;
+  }();
+  return all;
+}
+
+void set_schedule(const std::string& text) { read_schedule(options(), text); }
+void set_device(const std::string& name) { read_device(options(), name); }
+
+// ---- limits of a launch
+
+static std::map<const void*, size_t>& opted_in() {
+  static std::map<const void*, size_t> bytes;
+  return bytes;
+}
+
+void allow_shared(const void* function, size_t bytes) {
+  const Device& device = options().device;
+  if (bytes > device.shared_opt_in_bytes)
+    throw Error("cudaFuncSetAttribute asks for " + std::to_string(bytes) + " bytes of shared memory, and a block on " +
+                device.name + " has at most " + std::to_string(device.shared_opt_in_bytes));
+  opted_in()[function] = bytes;
+}
+
+static std::string text(dim3 d) {
+  return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+}
+
+static std::string text(uint3 i) { return text(dim3(i.x, i.y, i.z)); }
+
+std::string text(Where where) { return std::string(where.file) + ":" + std::to_string(where.line); }
+
+void check_limits(const LaunchConfig& config) {
+  const dim3 g = config.grid, b = config.block;
+  const Device& device = options().device;
+  const auto refuse = [&](const std::string& why) {
+    throw Error(std::string("launch of ") + config.kernel + " at " + text(config.where) + ": " + why);
+  };
+  if (!g.x || !g.y || !g.z || !b.x || !b.y || !b.z)
+    refuse("grid " + text(g) + " and block " + text(b) + " must not have a 0: launch nothing where there is nothing");
+  if (b.x > 1024 || b.y > 1024 || b.z > 64 || uint64_t{b.x} * b.y * b.z > kMaxThreads)
+    refuse("block " + text(b) + " is too large: at most (1024,1024,64) and 1024 threads in all");
+  if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
+    refuse("grid " + text(g) + " is too large: at most (2147483647,65535,65535)");
+  const auto found = opted_in().find(config.function);
+  const size_t opted = found == opted_in().end() ? 0 : found->second;
+  if (config.shared_bytes > device.shared_bytes && config.shared_bytes > opted)
+    refuse(std::to_string(config.shared_bytes) + " bytes of dynamic shared memory: over " +
+           std::to_string(device.shared_bytes) + " a kernel must first be allowed to, up to " +
+           std::to_string(device.shared_opt_in_bytes) + " on " + device.name +
+           ", by cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)");
+}
+
+// ---- what an error says
+
+std::string Scheduler::title() {
+  std::string name = config_->kernel;
+  if (name.size() > 1 && name.front() == '(' && name.back() == ')') name = name.substr(1, name.size() - 2);
+  return "kernel " + name + ", block " + text(blockIdx) + ", thread " + text(me().index) + ", " + text(me().seen) + ": ";
+}
+
+static std::string lanes(uint32_t mask) {
+  std::string all;
+  for (int i = 0; i < 32; ++i) {
+    if (!(mask >> i & 1)) continue;
+    int last = i;
+    while (last < 31 && mask >> (last + 1) & 1) ++last;
+    all += (all.empty() ? "" : ",") + std::to_string(i) + (last > i ? "-" + std::to_string(last) : "");
+    i = last;
+  }
+  return all;
+}
+
+void Scheduler::fail_deadlocked() {
+  std::map<std::string, std::pair<int, int>> groups;  // what is waited for -> how many threads, the first of them
+  int first = -1;
+  for (int i = 0; i < threads_; ++i) {
+    const Thread& thread = thread_[i];
+    if (!thread.started || !thread.waits_at) continue;
+    if (first < 0) first = i;
+    std::string what = std::string(thread.waits_at) + " at " + text(thread.seen);
+    if (thread.mask) {
+      uint32_t here = 0;  // lanes that have come to this meeting
+      for (size_t m = 0; m < warp_[i / kWarp].in_use; ++m)
+        if (warp_[i / kWarp].meetings[m]->mask == thread.mask) here = warp_[i / kWarp].meetings[m]->arrived;
+      what += " for lanes " + lanes(thread.mask & ~warp_[i / kWarp].gone & ~here) + " of warp " +
+              std::to_string(i / kWarp);
+    }
+    auto [group, fresh] = groups.insert({what, {0, i}});
+    ++group->second.first;
+  }
+  std::string message = "deadlock:";
+  for (const auto& [what, group] : groups)
+    message += (message.back() == ':' ? " " : "; ") + std::to_string(group.first) + " thread(s), the first " +
+               text(thread_[group.second].index) + ", wait in " + what;
+  current_ = first;
+  fail(message, thread_[first].seen);
+}
+
+std::string Scheduler::endless_text() {
+  char number[32];
+  Dl_info info{};
+  const char* module = "?";
+  if (dladdr(endless_at, &info) && info.dli_fname) module = info.dli_fname;
+  std::snprintf(number, sizeof number, "0x%zx", static_cast<char*>(endless_at) - static_cast<char*>(info.dli_fbase));
+  return title() + "endless: no progress in " + std::to_string(options().seconds) +
+         " s of CPU time since that line; it was running " + module + "+" + number + " (addr2line names the line)";
+}
+
+// ---- the watchdog
+
+#ifdef __linux__
+
+static void look(int, siginfo_t*, void* context) {
+  static thread_local uint64_t seen;
+  static thread_local int ticks;
+  Scheduler& self = scheduler();
+  if (!self.running || self.progress != seen) {
+    seen = self.progress;
+    ticks = 0;
+    return;
+  }
+  if (++ticks < 4) return;
+  const auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
+#if defined(__x86_64__)
+  self.endless_at = reinterpret_cast<void*>(machine.gregs[REG_RIP]);
+#elif defined(__aarch64__)
+  self.endless_at = reinterpret_cast<void*>(machine.pc);
+#else
+  self.endless_at = const_cast<void*>(static_cast<const void*>(&machine));
+#endif
+  sigset_t mine;  // this handler is left by a switch of stacks, so the signal is freed by hand
+  sigemptyset(&mine);
+  sigaddset(&mine, SIGRTMAX - 3);
+  pthread_sigmask(SIG_UNBLOCK, &mine, nullptr);
+  ticks = 0;
+  self.leave();
+}
+
+Watchdog::Watchdog() {
+  static const bool installed = [] {
+    struct sigaction action {};
+    action.sa_sigaction = look;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    return sigaction(SIGRTMAX - 3, &action, nullptr) == 0;
+  }();
+  sigevent event{};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = SIGRTMAX - 3;
+  event._sigev_un._tid = pid_t(syscall(SYS_gettid));
+  armed = installed && timer_create(CLOCK_THREAD_CPUTIME_ID, &event, reinterpret_cast<timer_t*>(&timer)) == 0;
+  if (!armed) return;
+  const double tick = options().seconds / 4;
+  itimerspec each{};
+  each.it_interval.tv_sec = time_t(tick);
+  each.it_interval.tv_nsec = long((tick - double(time_t(tick))) * 1e9);
+  each.it_value = each.it_interval;
+  timer_settime(timer, 0, &each, nullptr);
+}
+
+Watchdog::~Watchdog() {
+  if (armed) timer_delete(timer);
+}
+
+#else  // no timer that counts one thread's CPU time: an endless kernel hangs
+
+Watchdog::Watchdog() {}
+Watchdog::~Watchdog() {}
+
+#endif
+
+}  // namespace simt

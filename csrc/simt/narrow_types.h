@@ -1,0 +1,119 @@
+// __half and __nv_bfloat16: stored in 16 bits, computed as float and rounded to nearest even after each operation.
+// Default constructors do nothing, so that arrays of them may lie in shared memory.
+#pragma once
+
+#include "runtime.h"
+
+namespace simt {
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline uint16_t to_bfloat16(float value) {
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;  // NaN, as the GPU writes it
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline float from_bfloat16(uint16_t bits) { return float_of(uint32_t{bits} << 16); }
+
+inline uint16_t to_half(float value) {
+  uint32_t bits = bits_of(value);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return 0x7fff;                     // NaN, as the GPU writes it
+  if (bits >= 0x477ff000) return uint16_t(sign | 0x7c00);   // 65520 and more round to infinity
+  if (bits < 0x38800000)                                    // below 2^-14: steps of 2^-24, as floats near 0.5 have
+    return uint16_t(sign | (bits_of(float_of(bits) + 0.5f) - 0x3f000000));
+  return uint16_t(sign | ((bits + 0xfff + (bits >> 13 & 1) - 0x38000000) >> 13));
+}
+
+inline float from_half(uint16_t half) {
+  const uint32_t sign = uint32_t{half} >> 15 << 31, rest = half & 0x7fffu;
+  if (rest >= 0x7c00) return float_of(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  if (rest < 0x400) return (sign ? -0x1p-24f : 0x1p-24f) * float(rest);
+  return float_of(sign | ((rest << 13) + 0x38000000));
+}
+
+}  // namespace simt
+
+#define SIMT_NARROW(Type, Pair, encode, decode)                                                                \
+  struct alignas(2) Type {                                                                                     \
+    uint16_t bits;                                                                                             \
+    Type() = default;                                                                                          \
+    Type(float value) : bits(simt::encode(value)) {}                                                           \
+    Type(double value) : Type(float(value)) {}                                                                 \
+    Type(int value) : Type(float(value)) {}                                                                    \
+    operator float() const { return simt::decode(bits); }                                                      \
+    Type& operator+=(Type b) { return *this = Type(float(*this) + float(b)); }                                 \
+    Type& operator-=(Type b) { return *this = Type(float(*this) - float(b)); }                                 \
+    Type& operator*=(Type b) { return *this = Type(float(*this) * float(b)); }                                 \
+    Type& operator/=(Type b) { return *this = Type(float(*this) / float(b)); }                                 \
+  };                                                                                                           \
+  inline Type operator+(Type a, Type b) { return a += b; }                                                     \
+  inline Type operator-(Type a, Type b) { return a -= b; }                                                     \
+  inline Type operator*(Type a, Type b) { return a *= b; }                                                     \
+  inline Type operator/(Type a, Type b) { return a /= b; }                                                     \
+  inline Type operator-(Type a) { return Type(-float(a)); }                                                    \
+  inline bool operator==(Type a, Type b) { return float(a) == float(b); }                                      \
+  inline bool operator!=(Type a, Type b) { return float(a) != float(b); }                                      \
+  inline bool operator<(Type a, Type b) { return float(a) < float(b); }                                        \
+  inline bool operator>(Type a, Type b) { return float(a) > float(b); }                                        \
+  inline bool operator<=(Type a, Type b) { return float(a) <= float(b); }                                      \
+  inline bool operator>=(Type a, Type b) { return float(a) >= float(b); }                                      \
+  inline Type __hadd(Type a, Type b) { return a + b; }                                                         \
+  inline Type __hsub(Type a, Type b) { return a - b; }                                                         \
+  inline Type __hmul(Type a, Type b) { return a * b; }                                                         \
+  inline Type __hfma(Type a, Type b, Type c) { return Type(std::fma(float(a), float(b), float(c))); }          \
+  inline Type __hmax(Type a, Type b) { return Type(std::fmax(float(a), float(b))); }                           \
+  inline Type __hmin(Type a, Type b) { return Type(std::fmin(float(a), float(b))); }                           \
+  struct alignas(4) Pair {                                                                                     \
+    Type x, y;                                                                                                 \
+    Pair() = default;                                                                                          \
+    Pair(Type x, Type y) : x(x), y(y) {}                                                                       \
+  };                                                                                                           \
+  inline Pair operator+(Pair a, Pair b) { return {a.x + b.x, a.y + b.y}; }                                     \
+  inline Pair operator-(Pair a, Pair b) { return {a.x - b.x, a.y - b.y}; }                                     \
+  inline Pair operator*(Pair a, Pair b) { return {a.x * b.x, a.y * b.y}; }                                     \
+  inline Pair __hadd2(Pair a, Pair b) { return a + b; }                                                        \
+  inline Pair __hmul2(Pair a, Pair b) { return a * b; }                                                        \
+  inline Pair __hfma2(Pair a, Pair b, Pair c) { return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)}; }
+
+SIMT_NARROW(__half, __half2, to_half, from_half)
+SIMT_NARROW(__nv_bfloat16, __nv_bfloat162, to_bfloat16, from_bfloat16)
+#undef SIMT_NARROW
+
+using half = __half;
+using half2 = __half2;
+using nv_bfloat16 = __nv_bfloat16;
+using nv_bfloat162 = __nv_bfloat162;
+
+inline __half __float2half(float x) { return __half(x); }
+inline __half __float2half_rn(float x) { return __half(x); }
+inline float __half2float(__half x) { return float(x); }
+inline __half2 __floats2half2_rn(float x, float y) { return {__half(x), __half(y)}; }
+inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
+inline __half2 __half2half2(__half x) { return {x, x}; }
+inline __half __low2half(__half2 pair) { return pair.x; }
+inline __half __high2half(__half2 pair) { return pair.y; }
+inline float2 __half22float2(__half2 pair) { return {float(pair.x), float(pair.y)}; }
+inline unsigned short __half_as_ushort(__half x) { return x.bits; }
+inline __nv_bfloat16 __float2bfloat16(float x) { return __nv_bfloat16(x); }
+inline __nv_bfloat16 __float2bfloat16_rn(float x) { return __nv_bfloat16(x); }
+inline float __bfloat162float(__nv_bfloat16 x) { return float(x); }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__nv_bfloat16(x), __nv_bfloat16(y)}; }
+inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) { return {x, y}; }
+inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 x) { return {x, x}; }
+inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 pair) { return pair.x; }
+inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 pair) { return pair.y; }
+inline float2 __bfloat1622float2(__nv_bfloat162 pair) { return {float(pair.x), float(pair.y)}; }
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }

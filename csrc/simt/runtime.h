@@ -1,0 +1,156 @@
+// What a kernel needs to be C++: CUDA's keywords, vector types and index variables, and the launch.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __forceinline__ inline __attribute__((always_inline))
+#define __align__(bytes) __attribute__((aligned(bytes)))
+// Inside a function thread_local implies static: one copy for all threads of a block, since one OS thread runs a whole
+// block, block after block.
+#define __shared__ thread_local
+
+#define SIMT_VECTOR(T, name, alignment2, alignment4)                                                   \
+  struct name##1 { T x; };                                                                             \
+  struct alignas(alignment2) name##2 { T x, y; };                                                      \
+  struct name##3 { T x, y, z; };                                                                       \
+  struct alignas(alignment4) name##4 { T x, y, z, w; };                                                \
+  inline name##1 make_##name##1(T x) { return {x}; }                                                   \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                           \
+  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                                   \
+  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+SIMT_VECTOR(signed char, char, 2, 4)
+SIMT_VECTOR(unsigned char, uchar, 2, 4)
+SIMT_VECTOR(short, short, 4, 8)
+SIMT_VECTOR(unsigned short, ushort, 4, 8)
+SIMT_VECTOR(int, int, 8, 16)
+SIMT_VECTOR(unsigned int, uint, 8, 16)
+SIMT_VECTOR(long long, longlong, 16, 16)
+SIMT_VECTOR(unsigned long long, ulonglong, 16, 16)
+SIMT_VECTOR(float, float, 8, 16)
+SIMT_VECTOR(double, double, 16, 16)
+#undef SIMT_VECTOR
+
+struct dim3 {
+  unsigned int x, y, z;
+  constexpr dim3(unsigned int x = 1, unsigned int y = 1, unsigned int z = 1) : x(x), y(y), z(z) {}
+};
+
+inline thread_local uint3 threadIdx, blockIdx;  // set at each switch: a debugger may break on them
+inline thread_local dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace simt {
+
+// Every failure of an emulated kernel: what happened, with kernel, block, thread and source line.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A place in the source; as a default argument it is the place of the call.
+struct Where {
+  const char* file;
+  int line;
+  static Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
+// In which order the threads of a block run between two barriers, and the blocks of a grid. All are legal on a GPU, and
+// hostile: a thread runs as far as it can before another gets its turn, so a missing barrier shows.
+enum class Order { forward, reverse, shuffle };
+
+// What a launch is held to; the defaults are the tightest among current devices.
+struct Device {
+  const char* name;
+  size_t shared_bytes;         // dynamic shared memory that a launch may ask for
+  size_t shared_opt_in_bytes;  // ... after cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, n)
+};
+
+struct Options {
+  Order order = Order::forward;
+  uint64_t seed = 0;                                 // of Order::shuffle
+  Device device = {"sm_89", 48 * 1024, 99 * 1024};
+  double seconds = 10;                               // CPU time without progress after which a kernel is called endless
+};
+
+// Process-wide; at first use read from SIMT_SCHEDULE, SIMT_DEVICE and SIMT_SECONDS.
+Options& options();
+void set_schedule(const std::string& text);  // "forward", "reverse" or "shuffle:SEED"
+void set_device(const std::string& name);    // "sm_80", "sm_86", "sm_89", "sm_90", "sm_100" or "sm_120"
+
+struct LaunchConfig {
+  const char* kernel;
+  const void* function;
+  Where where;
+  dim3 grid, block;
+  size_t shared_bytes;
+};
+
+// Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
+void run(const LaunchConfig& config, void (*body)(void*), void* argument);
+void allow_shared(const void* function, size_t bytes);
+
+template <class Body>
+struct Launcher {
+  LaunchConfig config;
+  Body body;
+
+  template <class... Arguments>
+  void operator()(Arguments... arguments) {
+    auto thread = [&] { body(arguments...); };
+    run(config, [](void* call) { (*static_cast<decltype(thread)*>(call))(); }, &thread);
+  }
+};
+
+template <class Body>
+Launcher<Body> launcher(const char* name, const void* function, Where where, dim3 grid, dim3 block, size_t shared,
+                        const void* /*stream: everything is synchronous*/, Body body) {
+  return {{name, function, where, grid, block, shared}, body};
+}
+
+// ---- called by kernels, through the functions with CUDA's names
+
+// Wait for all threads of the block that have not returned; the sum of their values.
+int barrier(int value, const char* what, Where where);
+struct Slot {  // what the lanes of a warp laid down for each other
+  alignas(16) unsigned char lane[32][32];
+  uint32_t took_part;
+};
+// Lay down `bytes` <= 32 bytes, wait for all lanes in `mask` that have not returned, and see what everybody laid down.
+const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where);
+void* dynamic_shared();
+int lane_id();
+void atomic_point(Where where);  // a thread that spins on an atomic lets the others go on
+[[noreturn]] void fail(const std::string& message, Where where);
+void copy_later(void* to, const void* from, int bytes, int wanted, Where where);  // cp.async, see tensor.h
+void commit_copies();
+void finish_copies(int groups_in_flight);
+
+}  // namespace simt
+
+#define SIMT_BARE(...) __VA_ARGS__
+#define LAUNCH(kernel, grid, block, shared, stream)                                                                 \
+  ::simt::launcher(#kernel, reinterpret_cast<const void*>(SIMT_BARE kernel), ::simt::Where::here(), grid, block,    \
+                   shared, stream, [=](auto... arguments) { (SIMT_BARE kernel)(arguments...); })
+#define DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared())
+
+inline void __syncthreads(simt::Where where = simt::Where::here()) { simt::barrier(0, "__syncthreads()", where); }
+inline int __syncthreads_count(int predicate, simt::Where where = simt::Where::here()) {
+  return simt::barrier(predicate != 0, "__syncthreads_count()", where);
+}
+inline int __syncthreads_or(int predicate, simt::Where where = simt::Where::here()) {
+  return simt::barrier(predicate != 0, "__syncthreads_or()", where) != 0;
+}
+inline int __syncthreads_and(int predicate, simt::Where where = simt::Where::here()) {
+  return simt::barrier(predicate == 0, "__syncthreads_and()", where) == 0;
+}

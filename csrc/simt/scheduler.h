@@ -1,0 +1,117 @@
+// The state of one running block. Shared by scheduler.cpp (who runs, who waits) and device.cpp (limits, words).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "fiber.h"
+#include "runtime.h"
+
+namespace simt {
+
+constexpr int kMaxThreads = 1024, kWarp = 32, kMaxWarps = kMaxThreads / kWarp;
+constexpr size_t kStackBytes = 64 * 1024;
+
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int bytes, wanted;  // the rest, bytes - wanted, is filled with zeros
+};
+
+struct Thread {
+  Fiber fiber;
+  uint3 index;
+  bool started;
+  char* stack;
+  const char* waits_at;  // the operation it waits in, or nullptr
+  uint32_t mask;         // ... for these lanes
+  Where seen;            // its last known place
+  std::vector<std::vector<AsyncCopy>> copies;  // committed groups, and the open one last
+};
+
+// Lanes of a warp that wait for each other. Two slots in turn suffice: nobody can be two meetings ahead, since each
+// meeting needs everybody.
+struct Rendezvous {
+  uint32_t mask, arrived;
+  int generation;
+  const char* what;
+  Slot slot[2];
+};
+
+struct Warp {
+  uint32_t gone;  // lanes that have returned or never existed
+  std::vector<std::unique_ptr<Rendezvous>> meetings;
+  size_t in_use;
+};
+
+struct Stacks {  // a pool of stacks, each above a page that may not be touched
+  std::vector<char*> free;
+  std::vector<std::pair<char*, size_t>> mapped;
+  char* take();
+  ~Stacks();
+};
+
+class Scheduler {
+ public:
+  void run_grid(const LaunchConfig& config, void (*body)(void*), void* argument);
+  int barrier(int value, const char* what, Where where);
+  const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where);
+  void pass_turn(Where where);
+  [[noreturn]] void fail(const std::string& message, Where where);
+  [[noreturn]] void leave();  // give up all fibers and return to run_grid
+  Thread& me() { return thread_[current_]; }
+
+  bool running = false;  // inside a kernel
+  uint64_t progress = 0;  // changes whenever a thread ends or a barrier or warp operation completes
+  int atomics_in_a_row = 0;
+  void* endless_at = nullptr;  // set by the watchdog: the instruction it found
+  std::vector<unsigned char> shared;
+
+ private:
+  void run_block(uint64_t number);
+  void new_order(uint64_t number);
+  int pick(int from) const;
+  void set_ready(int thread) { ready_[position_[thread] / 64] |= uint64_t{1} << position_[thread] % 64; }
+  void clear_ready(int thread) { ready_[position_[thread] / 64] &= ~(uint64_t{1} << position_[thread] % 64); }
+  void go_on(int from);  // run the next ready thread; returns when this one's turn comes again
+  void activate(int next);
+  void release_barrier();
+  Rendezvous& meeting(Warp& warp, uint32_t mask, const char* what, Where where);
+  void try_to_complete(int warp, Rendezvous& meeting);
+  bool finish();  // true: another thread was given this stack, run it
+  static void fiber_main();
+  std::string title();  // which kernel, block, thread and line
+  [[noreturn]] void fail_deadlocked();
+  std::string endless_text();
+
+  const LaunchConfig* config_;
+  void (*body_)(void*);
+  void* argument_;
+  int threads_, live_, current_;
+  Thread thread_[kMaxThreads];
+  Warp warp_[kMaxWarps];
+  int position_[kMaxThreads], thread_at_[kMaxThreads];  // the order: position 0 runs first
+  uint64_t ready_[kMaxThreads / 64];
+  int barrier_arrived_, barrier_sum_, barrier_result_;
+  Where barrier_where_;
+  uint64_t random_;
+  Fiber main_;
+  Stacks stacks_;
+  std::string error_;
+};
+
+Scheduler& scheduler();  // this OS thread's
+
+void check_limits(const LaunchConfig& config);
+std::string text(Where where);
+
+struct Watchdog {  // while it lives, a kernel that makes no progress is ended
+  Watchdog();
+  ~Watchdog();
+#ifdef __linux__
+  void* timer = nullptr;
+  bool armed = false;
+#endif
+};
+
+}  // namespace simt
