@@ -129,7 +129,7 @@ BYTE_BPE = "minillama.tokenizer.byte_bpe"
 JOINING = test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining
 MUTANTS = [
     Mutant(BYTE_BPE, "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", JOINING),
-    Mutant(BYTE_BPE, "if self._whole_words and word in self._ids:", "if False:", JOINING),
+    Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", JOINING),
     Mutant(BYTE_BPE, "if not special_names:", "if False:", test_special_tokens_come_only_on_request),
     Mutant(BYTE_BPE, "return self.flush() if token is None else", "return '' if token is None else",
            test_a_character_is_shown_when_it_is_whole),

@@ -64,10 +64,10 @@ def test_whole_words_need_no_joining_where_the_file_says_so():
 
 def test_what_we_write_the_library_reads():
     source = read_tokenizer_json(trained([SINGLE_DIGITS, GPT2_WORDS]).to_str().encode())
-    written = tokenizer_json(source._ids, source.specials, [SINGLE_DIGITS, GPT2_WORDS], source._merges, False)
+    written = tokenizer_json(source)
     theirs, ours = library().Tokenizer.from_str(written.decode()), read_tokenizer_json(written)
     assert_equal(theirs, ours)
-    assert ours._ids == source._ids and ours._merges == source._merges
+    assert ours.ids == source.ids and ours.merges() == source.merges()
 
 
 def test_a_llama_2_vocabulary_gives_the_ids_of_its_model_file(weights):

@@ -15,7 +15,7 @@ from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
 from minillama.tokenizer import load_tokenizer
 
-__all__ = ["load_model", "save_model", "open_weights"]
+__all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]
 
 
 def open_weights(path):
@@ -54,7 +54,7 @@ def load_model(path, device="cpu", dtype=None):
     weights = open_weights(path)
     for note in weights.notes:
         warnings.warn(note, stacklevel=2)
-    return build_model(weights, device, dtype), _tokenizer(weights)
+    return build_model(weights, device, dtype), find_tokenizer(weights)
 
 
 def save_model(folder, model, tokenizer_path=None):
@@ -62,8 +62,9 @@ def save_model(folder, model, tokenizer_path=None):
     write_meta(folder, from_model(model), tokenizer_path)
 
 
-def _tokenizer(weights):
-    """The one inside; the one in the folder; beside a single file, one of exactly the model's vocabulary."""
+def find_tokenizer(weights):
+    """The tokenizer inside the file, or in the folder, or beside a single file if its vocabulary has the model's
+    size; None if there is none."""
     if weights.tokenizer is not None:
         return weights.tokenizer
     is_folder, vocab_size = weights.source.is_dir(), weights.config.vocab_size

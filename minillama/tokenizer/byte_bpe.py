@@ -76,13 +76,14 @@ class ByteBpeTokenizer:
     ids: {bytes: id}. specials: {name: id}, never found in a text unless asked for. words: the patterns that cut a
     text, each applied to what the one before left. merges: {(left, right): rank}, or None where a pair ranks by the
     id of the joined bytes. whole_words: a word that is in the vocabulary is one token without any joining.
-    file: the bytes to write in `save`. ValueError for a vocabulary in which two entries share an id.
+    file: the bytes to write in `save`, or a function of the tokenizer that makes them. ValueError for a vocabulary in
+    which two entries share an id.
     """
 
     def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
                  prefix_space=False):
-        self._ids, self.specials, self._merges, self._file = ids, dict(specials), merges, file
-        self._whole_words, self._prefix_space = whole_words, prefix_space
+        self.ids, self.specials, self._merges, self._file = ids, dict(specials), merges, file
+        self.whole_words, self.prefix_space = whole_words, prefix_space
         self.words, self._patterns = list(words), [regex.compile(pattern) for pattern in words]
         self._bytes = {index: token for token, index in ids.items()}
         self._names = {index: name for name, index in self.specials.items()}
@@ -131,7 +132,7 @@ class ByteBpeTokenizer:
             text.encode()
         except UnicodeEncodeError:  # halves of surrogate pairs: join those that fit, the rest become U+FFFD
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        if self._prefix_space and text and not text.startswith(" "):
+        if self.prefix_space and text and not text.startswith(" "):
             text = " " + text
         return [index for word in self.split(text) for index in self._word_ids(word)]
 
@@ -153,17 +154,22 @@ class ByteBpeTokenizer:
         return found
 
     def _join(self, word):
-        if self._whole_words and word in self._ids:
-            return [self._ids[word]]
+        if self.whole_words and word in self.ids:
+            return [self.ids[word]]
         parts = join_pairs([bytes([byte]) for byte in word], self._rank)
-        missing = [part for part in parts if part not in self._ids]
+        missing = [part for part in parts if part not in self.ids]
         if missing:
             raise ValueError(f"this vocabulary has no token for the byte 0x{missing[0][0]:02X}: the text cannot be "
                              "said in it")
-        return [self._ids[part] for part in parts]
+        return [self.ids[part] for part in parts]
 
     def _rank(self, left, right):
-        return self._ids.get(left + right) if self._merges is None else self._merges.get((left, right))
+        return self.ids.get(left + right) if self._merges is None else self._merges.get((left, right))
+
+    @property
+    def ids_are_ranks(self):
+        """Whether pairs rank by ids, as in Llama 3's own file, and not by a list of merges."""
+        return self._merges is None
 
     def merges(self):
         """Pairs of bytes in the order of their ranks. Where ids are the ranks, the pair that makes a token is what
@@ -171,9 +177,9 @@ class ByteBpeTokenizer:
         if self._merges is not None:
             return sorted(self._merges, key=self._merges.get)
         pairs = []
-        for token, index in sorted(self._ids.items(), key=lambda item: item[1]):
+        for token, index in sorted(self.ids.items(), key=lambda item: item[1]):
             def rank_below(left, right, index=index):
-                rank = self._ids.get(left + right)
+                rank = self.ids.get(left + right)
                 return rank if rank is not None and rank < index else None
 
             parts = join_pairs([bytes([byte]) for byte in token], rank_below)
@@ -203,9 +209,9 @@ class ByteBpeTokenizer:
         return self._bytes[index]
 
     def save(self, path):
-        """Write the tokenizer file, byte for byte as it was read."""
+        """Write the tokenizer file, byte for byte as it was read if it came from a file of its own."""
         with atomic_write(path) as file:
-            file.write(self._file)
+            file.write(self._file(self) if callable(self._file) else self._file)
 
     def __repr__(self):
         return f"ByteBpeTokenizer({self.vocab_size} tokens)"

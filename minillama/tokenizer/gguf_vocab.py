@@ -64,8 +64,7 @@ def _byte_bpe(settings, tokens, kinds, path):
         raise ValueError("a token or merge is not in GPT-2's byte characters, or joins to no token: damaged")
     begin, end, pad = (_name(settings, name, tokens) for name in ("bos", "eos", "padding"))
     whole_words = pre == "llama-bpe"
-    file = tokenizer_json(ids, specials, WORDS[pre], merges, whole_words)
-    return ByteBpeTokenizer(ids, specials, WORDS[pre], merges, whole_words, begin, end, pad, file=file)
+    return ByteBpeTokenizer(ids, specials, WORDS[pre], merges, whole_words, begin, end, pad, file=tokenizer_json)
 
 
 def _name(settings, which, tokens):

@@ -49,20 +49,23 @@ def read_tokenizer_json(data, settings=None):
                             prefix_space=prefix_space)
 
 
-def tokenizer_json(ids, specials, words, merges, whole_words):
-    """The bytes of a tokenizer.json for a byte-level BPE; the inverse of `read_tokenizer_json`."""
+def tokenizer_json(tokenizer):
+    """The bytes of a tokenizer.json for a `ByteBpeTokenizer`; the inverse of `read_tokenizer_json`."""
     def text(token):
         return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
 
+    by_id = sorted(tokenizer.ids.items(), key=lambda item: item[1])
     split = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-             for pattern in words]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+             for pattern in tokenizer.words]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True,
+                  "use_regex": False}
     added = [{"id": index, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True} for name, index in specials.items()]
+              "normalized": False, "special": True} for name, index in tokenizer.specials.items()]
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": whole_words,
-             "vocab": {text(token): index for token, index in sorted(ids.items(), key=lambda item: item[1])},
-             "merges": [f"{text(a)} {text(b)}" for a, b in sorted(merges, key=merges.get)]}
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+             "ignore_merges": tokenizer.whole_words,
+             "vocab": {text(token): index for token, index in by_id},
+             "merges": [f"{text(a)} {text(b)}" for a, b in tokenizer.merges()]}
     content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*split, byte_level]},
                "post_processor": None, "decoder": byte_level, "model": model}

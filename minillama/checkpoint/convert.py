@@ -1,0 +1,87 @@
+"""From any form that is read to any that is written, a tensor at a time, with the tokenizer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minillama.checkpoint import find_tokenizer, open_weights
+from minillama.checkpoint.gguf_llama import write_gguf_llama
+from minillama.checkpoint.huggingface import write_huggingface
+from minillama.checkpoint.llama2c import write_llama2c
+from minillama.checkpoint.meta import write_meta
+from minillama.files import atomic_write
+from minillama.tokenizer import SentencePieceTokenizer
+from minillama.tokenizer.llama2c_vocab import write_llama2c_vocab
+from minillama.tokenizer.tokenizer_json import tokenizer_json
+
+FORMS = ("meta", "hf", "llama2c", "gguf")
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+
+
+def convert(source, target, to, dtype=None, progress=False):
+    """Write the model at `source`, in any form, as `target`.
+
+    to: "meta" or "hf" (a folder), "llama2c" (a .bin, with its tok<V>.bin beside it) or "gguf" (a file, the tokenizer
+    inside). dtype: "float32", "float16", "bfloat16"; for gguf also "q8_0", for llama2c "int8"; None keeps each tensor
+    as it is stored (llama2c has fp32 only), so that a conversion and its reverse give the same bits. ValueError if
+    the target exists, or its form cannot say what the model needs.
+    """
+    target = Path(target)
+    if to not in FORMS:
+        raise ValueError(f"form {to!r} is not written here: choose one of {', '.join(FORMS)}")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} exists: choose another place, or remove it first")
+    quantized = {"gguf": "q8_0", "llama2c": "int8"}.get(to)
+    if dtype not in (None, quantized, *DTYPES):
+        allowed = [*DTYPES, *([quantized] if quantized else [])]
+        raise ValueError(f"dtype {dtype!r} cannot be written as {to}: choose one of {', '.join(allowed)}")
+    weights = open_weights(source)
+    tokenizer = find_tokenizer(weights)
+    weights = _prepared(weights, DTYPES.get(dtype), progress)
+    if to == "meta":
+        write_meta(target, weights)
+        _write_tokenizer(target, tokenizer, as_json=False)
+    elif to == "hf":
+        write_huggingface(target, weights)
+        _write_tokenizer(target, tokenizer, as_json=True)
+    elif to == "gguf":
+        write_gguf_llama(target, weights, tokenizer, "Q8_0" if dtype == quantized else None)
+    else:
+        write_llama2c(target, weights, 2 if dtype == quantized else 0)
+        if tokenizer is not None:
+            write_llama2c_vocab(target.with_name(f"tok{tokenizer.vocab_size}.bin"), tokenizer)
+
+
+def _prepared(weights, dtype, progress):
+    """The same weights in another dtype, and with a bar that moves when a tensor is read."""
+    bar = tqdm(total=len(weights.tensors), unit="tensor", disable=not progress)
+
+    def changed(stored):
+        def read():
+            bar.update()
+            return stored.read() if dtype is None else stored.read().to(dtype)
+
+        return replace(stored, dtype=dtype or stored.dtype, read=read, made=stored.made or dtype is not None)
+
+    return replace(weights, tensors={name: changed(stored) for name, stored in weights.tensors.items()})
+
+
+def _write_tokenizer(folder, tokenizer, as_json):
+    """tokenizer.model, or tokenizer.json for a byte-level vocabulary that has no .model or is to be one."""
+    if tokenizer is None:
+        return
+    is_sentencepiece = isinstance(tokenizer, SentencePieceTokenizer)
+    if is_sentencepiece or (tokenizer.ids_are_ranks and not as_json):
+        tokenizer.save(folder / "tokenizer.model")
+    else:
+        with atomic_write(folder / "tokenizer.json") as file:
+            file.write(tokenizer_json(tokenizer))
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id}
+    settings = {name: tokenizer.id_to_piece(index) for name, index in ids.items() if index is not None}
+    settings["tokenizer_class"] = "LlamaTokenizer" if is_sentencepiece else "PreTrainedTokenizerFast"
+    if as_json or not (folder / "tokenizer.model").exists():  # a tokenizer.json does not name its ends
+        with atomic_write(folder / "tokenizer_config.json", "w") as file:
+            file.write(json.dumps(settings, indent=2) + "\n")

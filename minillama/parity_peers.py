@@ -1,0 +1,148 @@
+"""Whom to compare with: transformers with the same weights, published numbers, another checkpoint, or a recording."""
+
+import importlib
+from pathlib import Path
+
+import torch
+
+from minillama.checkpoint import load_model, open_weights
+from minillama.checkpoint.huggingface import config_to_hf
+from minillama.checkpoint.names import rows_to_hf, to_hf
+from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.checkpoint.weights import build_model
+from minillama.generate import generate_tokens
+from minillama.parity import NEW_TOKENS, Parity, Rung, compare, ladder, parity_tokens
+
+# Mean over the vocabulary of the logits at each of eight tokens, and the first logits of the first token, as
+# transformers' own tests print them (tests/models/llama/test_modeling_llama.py; Llama 2 on GPUs, in half precision).
+PROMPT = (1, 306, 4658, 278, 6593, 310, 2834, 338)
+LLAMA2_7B = {"mean of logits": (-6.6544, -4.1259, -4.9840, -3.2456, 0.8261, -3.0124, 1.2971, -3.3641),
+             "first logits": (-12.8281, -7.4609, -0.4668, -8.0703, -7.2539, -8.0078, -6.4961, -7.7734)}
+LLAMA2_13B = {"mean of logits": (-2.0622, -1.2794, -1.1638, -0.9788, -1.4603, -1.0238, -1.7893, -1.4411)}
+BAND = 0.05  # of the value (above 1): the printed numbers of different GPUs and half precisions differ by up to 0.03
+# stories260K, from its publisher's own program: the first greedy ids after BOS, and the first logits after it
+STORY_IDS = (403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337)
+STORY_LOGITS = (-6.2229, 8.4043, -6.2237, -6.2225)
+
+
+def parity(path, against="transformers"):
+    """The `Parity` of our forward pass, in fp32, with another's on the weights at `path`.
+
+    against: "transformers" (must be installed); "published" (printed numbers, for the models that have some); a
+    .safetensors written by `record`; or another checkpoint of the same model, in any form.
+    """
+    if against == "published":
+        return _published(path)
+    model, _ = load_model(path, dtype=torch.float32)
+    config, tokens = model.config, parity_tokens(model.config.vocab_size, model.config.max_seq_len)
+    if against == "transformers":
+        ours = ladder(model, tokens)
+        del model
+        return compare(ours, transformers_ladder(path, tokens), config)
+    if Path(against).suffix == ".safetensors" and not Path(against).is_dir():
+        theirs = read_safetensors(against)
+        tokens = _recorded_tokens(theirs, against, config)
+        return compare(ladder(model, tokens), theirs, config)
+    ours = ladder(model, tokens)
+    del model
+    return compare(ours, ladder(load_model(against, dtype=torch.float32)[0], tokens), config)
+
+
+def record(path, file):
+    """Write the ladder of the model at `path` to a .safetensors, to compare with where both models do not fit."""
+    model, _ = load_model(path, dtype=torch.float32)
+    tokens = parity_tokens(model.config.vocab_size, model.config.max_seq_len)
+    write_safetensors(file, {"tokens": tokens, **ladder(model, tokens)})
+
+
+def _recorded_tokens(theirs, file, config):
+    tokens = theirs.get("tokens")
+    if tokens is None or tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.shape[0] != 1:
+        raise ValueError(f"{file}: no (1, T) int64 tensor named tokens: record one with `parity PATH --record FILE`")
+    if not 0 < tokens.shape[1] <= config.max_seq_len or tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise ValueError(f"{file}: its tokens do not fit a vocabulary of {config.vocab_size} and a context of "
+                         f"{config.max_seq_len}: recorded from another model")
+    return tokens
+
+
+def transformers_ladder(path, tokens):
+    """The ladder of transformers' LlamaForCausalLM. It loads a folder of its own form itself; other forms it gets
+    from our reader."""
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError:
+        raise ValueError("transformers is not installed: pip install transformers, or compare with another checkpoint "
+                         "(--against PATH)") from None
+    if (Path(path) / "config.json").is_file():
+        theirs = transformers.LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+    else:
+        theirs = _through_our_reader(transformers, open_weights(path))
+    return _their_ladder(theirs.eval(), tokens)
+
+
+def _through_our_reader(transformers, weights):
+    config = weights.config
+    settings = config_to_hf(config, torch.float32)
+    with torch.device("meta"):
+        theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+    state = {to_hf(name): rows_to_hf(name, tensor.read().float(), config.n_heads, config.n_kv_heads)
+             for name, tensor in weights.tensors.items()}
+    theirs.load_state_dict(state, strict=False, assign=True)
+    theirs.tie_weights()
+    theirs.model.rotary_emb = type(theirs.model.rotary_emb)(theirs.config)  # its table was made without memory
+    return theirs
+
+
+@torch.no_grad()
+def _their_ladder(theirs, tokens):
+    rotate = importlib.import_module("transformers.models.llama.modeling_llama").apply_rotary_pos_emb
+    out = theirs(tokens, output_hidden_states=True, use_cache=False)
+    block, embeddings = theirs.model.layers[0], out.hidden_states[0]
+    norm, d = block.input_layernorm(embeddings), theirs.config.head_dim
+    cos, sin = theirs.model.rotary_emb(norm, torch.arange(tokens.shape[1])[None])
+    q, k = (w(norm).unflatten(-1, (-1, d)).transpose(1, 2) for w in (block.self_attn.q_proj, block.self_attn.k_proj))
+    q, k = (x.transpose(1, 2) for x in rotate(q, k, cos, sin))
+    values = {"embeddings": embeddings, "first norm": norm, "q after RoPE": q, "k after RoPE": k,
+              "first block": out.hidden_states[1], "logits": out.logits.float()}
+    if len(theirs.model.layers) == 1:
+        values.pop("first block")  # its last hidden state comes after the final norm
+    return {**values, "greedy tokens": _greedy(theirs, tokens)}
+
+
+def _greedy(theirs, tokens):
+    """Each step from the beginning, without a cache."""
+    text = tokens
+    for _ in range(min(NEW_TOKENS, theirs.config.max_position_embeddings - tokens.shape[1])):
+        best = theirs(text, use_cache=False).logits[:, -1].argmax(-1)
+        text = torch.cat([text, best[:, None]], dim=1)
+    return text[0, tokens.shape[1]:]
+
+
+@torch.no_grad()
+def _published(path):
+    weights = open_weights(path)
+    config, shape = weights.config, (weights.config.dim, weights.config.n_layers, weights.config.vocab_size)
+    if shape == (64, 5, 512):
+        return _story_parity(build_model(weights, dtype=torch.float32))
+    known = {(4096, 32, 32000): LLAMA2_7B, (5120, 40, 32000): LLAMA2_13B}
+    if shape not in known or config.norm_eps != 1e-5 or config.n_kv_heads != config.n_heads:
+        raise ValueError(f"{path}: no published logits are known here for dim {config.dim}, {config.n_layers} layers, "
+                         f"vocabulary {config.vocab_size}; known: Llama 2 7B and 13B (base), stories260K")
+    logits = build_model(weights)(torch.tensor([PROMPT]))[0]
+    found = {"mean of logits": logits.mean(-1), "first logits": logits[0]}
+    result = Parity()
+    for name, numbers in known[shape].items():
+        wanted = torch.tensor(numbers)
+        error = ((found[name][:len(wanted)] - wanted).abs() / wanted.abs().clamp(min=1)).max().item()
+        result.rungs.append(Rung(name, error, BAND, "share of the printed value"))
+    if not result.passed:
+        result.cause = "other weights (a chat model has the same shape), or a mistake: `parity --against transformers`"
+    return result
+
+
+def _story_parity(model):
+    ids = torch.tensor([row[0] for row in generate_tokens(model, [[1]], len(STORY_IDS))])
+    logits = model(torch.tensor([[1]]))[0, 0, :4]
+    differ = (ids != torch.tensor(STORY_IDS)).sum().item()
+    error = (logits - torch.tensor(STORY_LOGITS)).abs().max().item()
+    return Parity([Rung("first logits", error, 1e-4), Rung("greedy tokens", float(differ), 0.0)])
