@@ -44,18 +44,28 @@ def _one_line(error):
 
 def build_parser():
     """All commands with their flags; a config's flags are made from its fields."""
-    from minillama.sampling import Sampling
-    from minillama.tour import TourConfig
-    from minillama.train.pretrain import PretrainConfig
-
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_tour(commands)
+    add_tokenizer(commands)
+    add_pretrain(commands)
+    add_generate(commands)
+    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
+    return parser
+
+
+def add_tour(commands):
+    """tour [--text PATH ...] [--out DIR] and the fields of TourConfig."""
+    from minillama.tour import TourConfig
 
     tour = _command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
     tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
     tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
     add_fields(tour, TourConfig)
 
+
+def add_tokenizer(commands):
+    """tokenizer train, encode, decode."""
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
         required=True, metavar="ACTION")
     train = _command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
@@ -69,6 +79,11 @@ def build_parser():
     for command in (encode, decode):
         command.add_argument("--model", required=True, metavar="T.model")
 
+
+def add_pretrain(commands):
+    """pretrain --text FILE ... --tokenizer T.model --out DIR [--resume] and the fields of PretrainConfig."""
+    from minillama.train.pretrain import PretrainConfig
+
     pretrain = _command(commands, "pretrain", run_pretrain, "train a LLaMA on text from nothing")
     pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     pretrain.add_argument("--tokenizer", required=True, metavar="T.model")
@@ -76,6 +91,11 @@ def build_parser():
     pretrain.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
     pretrain.add_argument("--preset", default="tiny", help="the model's shape (default: %(default)s)")
     add_fields(pretrain, PretrainConfig)
+
+
+def add_generate(commands):
+    """generate --model PATH and the fields of Sampling."""
+    from minillama.sampling import Sampling
 
     generate = _command(commands, "generate", run_generate, "let a model continue a text")
     generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
@@ -85,9 +105,6 @@ def build_parser():
     generate.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(generate, Sampling)
     add_device(generate)
-
-    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
-    return parser
 
 
 def _command(commands, name, run, help):
@@ -115,17 +132,20 @@ def from_flags(config, arguments):
 
 
 def add_device(parser):
+    """--device and --dtype, for every command that runs a model."""
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
 
 
 def run_tour(arguments):
+    """The whole road (`tour.tour`); exit code 1 where a number missed its band."""
     from minillama.tour import TourConfig, tour
 
     return 0 if tour(arguments.out, arguments.text, from_flags(TourConfig, arguments)) else 1
 
 
 def run_tokenizer_train(arguments):
+    """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
     from minillama.tokenizer import train_bpe
 
     tokenizer = train_bpe([Path(name) for name in arguments.text], arguments.vocab_size, progress=True)
@@ -134,6 +154,7 @@ def run_tokenizer_train(arguments):
 
 
 def run_tokenizer_encode(arguments):
+    """One JSON string a line in, one JSON list of ids a line out."""
     from minillama.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
@@ -142,6 +163,7 @@ def run_tokenizer_encode(arguments):
 
 
 def run_tokenizer_decode(arguments):
+    """One JSON list of ids a line in, one JSON string a line out."""
     from minillama.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
@@ -166,6 +188,7 @@ def run_pretrain(arguments):
     """Tokenise the text, build the shape, train (`train.pretrain.pretrain`)."""
     import torch
 
+    from minillama.attention import torch_attention
     from minillama.config import preset
     from minillama.corpus.text_files import read_documents
     from minillama.memory import require_memory
@@ -182,7 +205,7 @@ def run_pretrain(arguments):
         raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
     train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
     torch.manual_seed(settings.seed)
-    pretrain(Transformer(shape), train, held_out, settings, arguments.out, arguments.resume,
+    pretrain(Transformer(shape, torch_attention), train, held_out, settings, arguments.out, arguments.resume,
              tokenizer_path=arguments.tokenizer)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
@@ -213,7 +236,40 @@ def run_generate(arguments):
     print()
 
 
+def run_convert(arguments):
+    """From one form to another, with a progress bar (`checkpoint.convert.convert`)."""
+    from minillama.checkpoint.convert import convert
+
+    convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
+    print(f"{arguments.target}: written; try `parity {arguments.target} --against {arguments.source}`", file=sys.stderr)
+
+
+def run_parity(arguments):
+    """The ladder (`parity_peers.parity`); exit code 1 where a rung fails."""
+    from minillama.parity_peers import parity, record
+
+    if arguments.record:
+        record(arguments.model, arguments.record)
+        return 0
+    result = parity(arguments.model, arguments.against)
+    print(result)
+    return 0 if result.passed else 1
+
+
+def run_weights(arguments):
+    """Real weights for everyone (`real_weights.install_smollm2`), then their parity with transformers."""
+    from minillama.parity_peers import parity
+    from minillama.real_weights import install_smollm2
+
+    path = install_smollm2()
+    print(path)
+    result = parity(path)
+    print(result)
+    return 0 if result.passed else 1
+
+
 def run_info(arguments):
+    """What is here and what would fit (`info.describe`)."""
     from minillama.info import describe
 
     print(describe())

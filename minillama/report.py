@@ -65,6 +65,7 @@ def coloured_tokens(pieces):
 
 
 def caption(text):
+    """A small line under a figure."""
     return f'<p class="soft">{html.escape(text)}</p>'
 
 

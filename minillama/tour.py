@@ -204,7 +204,7 @@ def text_stage(road, paths):
     train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)
     tokenizer = load_tokenizer(path)
     shape = ModelConfig(128, 4, 4, tokenizer.vocab_size, hidden_dim=344, max_seq_len=256, tie_embeddings=True)
-    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=3e-3,
+    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=5e-3,
                               eval_every=max(1, road.config.text_steps // 8), seed=road.config.seed)
     model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, 256, 128), text_levels(split)

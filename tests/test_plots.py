@@ -9,7 +9,8 @@ from minillama.plots import CONTRAST, OURS, bars, heat_maps, learning_curve, svg
 
 
 def curve():
-    return learning_curve("Loss falls to the entropy", {"held-out": ([0, 10, 20], [6.0, 2.0, 1.1], OURS)}, 1.0, "entropy")
+    falling = {"held-out": ([0, 10, 20], [6.0, 2.0, 1.1], OURS)}
+    return learning_curve("Loss falls to the entropy", falling, 1.0, "entropy")
 
 
 def test_the_same_numbers_give_the_same_bytes():

@@ -7,8 +7,9 @@ from mutants import Mutant
 from minillama.report import caption, coloured_tokens, quote, section, table, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
-ROWS = [{"stage": "pretrain", "expected": "< 1.10", "got": HOSTILE, "pass": True, "seconds": 1.0, "module": "a.py", "lesson": ""},
-        {"stage": "chat", "expected": "< 2", "got": "3", "pass": False, "seconds": 2.0, "module": "b.py", "lesson": "c.py"}]
+KEYS = ("stage", "expected", "got", "pass", "seconds", "module", "lesson")
+ROWS = [dict(zip(KEYS, ("pretrain", "< 1.10", HOSTILE, True, 1.0, "a.py", ""), strict=True)),
+        dict(zip(KEYS, ("chat", "< 2", "3", False, 2.0, "b.py", "c.py"), strict=True))]
 
 
 class Tags(HTMLParser):
@@ -29,7 +30,8 @@ class Tags(HTMLParser):
 
 
 def page(tmp_path):
-    parts = [table(ROWS), section(HOSTILE, HOSTILE, quote(HOSTILE, HOSTILE), coloured_tokens([HOSTILE]), caption(HOSTILE))]
+    blocks = quote(HOSTILE, HOSTILE), coloured_tokens([HOSTILE]), caption(HOSTILE)
+    parts = [table(ROWS), section(HOSTILE, HOSTILE, *blocks)]
     write_report(tmp_path / "report.html", HOSTILE, HOSTILE, parts)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 

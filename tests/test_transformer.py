@@ -207,7 +207,7 @@ def test_fresh_weights_spread_as_stated():
 
 
 def test_a_fresh_model_scores_every_token_with_unit_variance():
-    """A normed state has D numbers of mean square 1; rows of the head are N(0, 1 / D), so their products are N(0, 1)."""
+    """A normed state has D numbers of mean square 1, a row of the head D numbers N(0, 1 / D): products are N(0, 1)."""
     torch.manual_seed(0)
     logits_BTV = Transformer(ModelConfig(128, 4, 4, 512))(random_tokens(2, 33))
     # 512 scores of a place give the variance to 5 * sqrt(2 / 512) = 0.31; over 66 places it is far better

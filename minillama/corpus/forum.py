@@ -43,12 +43,16 @@ GRAMMAR = Grammar(RULES, start="{question} {answer}")
 
 
 class Answer(NamedTuple):
+    """One answer of a thread, with what the crowd and the asker made of it."""
+
     text: str
     upvotes: int
     accepted: bool
 
 
 class Thread(NamedTuple):
+    """A question and everything that was answered to it."""
+
     question: str
     answers: tuple  # of Answer
 

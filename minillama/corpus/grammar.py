@@ -24,11 +24,15 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 
 class Document(NamedTuple):
+    """A text and how much information it holds."""
+
     text: str
     bits: float  # -log2 of the text's probability
 
 
 class Derivation(NamedTuple):
+    """A text with the choices behind it."""
+
     text: str
     bits: float  # -log2 of the probability of the choices made here (those given are free)
     chosen: dict  # name of the choice -> index of its option

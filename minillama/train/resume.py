@@ -52,12 +52,14 @@ def own_random_state(seed, device):
 
 
 def random_state(device):
+    """The states of torch's generators, CPU and device, as byte tensors."""
     kind = torch.device(device).type
     own = {"cuda": lambda: torch.cuda.get_rng_state(device), "mps": torch.mps.get_rng_state}.get(kind)
     return {"cpu": torch.get_rng_state(), kind: own() if own else torch.get_rng_state()}
 
 
 def set_random_state(saved, device):
+    """Put back what `random_state` gave."""
     torch.set_rng_state(saved["cpu"])
     if "cuda" in saved:
         torch.cuda.set_rng_state(saved["cuda"], device)

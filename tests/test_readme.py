@@ -1,0 +1,85 @@
+"""Laws of the README: each command in it runs, each file it points at exists, each number in it was measured."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import Mutant
+
+from minillama.readme import tour_block
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = {"python3 run.py tour", "python3 run.py test"}  # run by test_tour and .ci/run
+
+
+def commands():
+    """The lines of the README's bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_two_commands_stand_on_the_first_screen():
+    first_screen = "\n".join(README.splitlines()[:20])
+    assert "python3 run.py tour" in first_screen and "python3 run.py test" in first_screen
+
+
+def test_every_command_runs(tmp_path):
+    """In order and in one folder, as a reader would; `run.py` hands them to `python -m minillama` unchanged."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "minillama").symlink_to(ROOT / "minillama")
+    ran = 0
+    for line in commands():
+        if line.strip() in ELSEWHERE:
+            continue
+        assert line.count("python3 run.py") == 1, f"the README shows {line!r}, which is not a command of run.py"
+        command = line.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        ran += 1
+    assert ran >= 5
+
+
+def test_every_file_it_points_at_exists():
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", README) if not t.startswith("http")]
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert len(targets) > 30 and not missing
+
+
+def test_the_map_names_every_module_of_the_forward_pass():
+    for name in "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split():
+        assert f"(minillama/{name}.py)" in README and f"(tests/test_{name}.py)" in README
+
+
+def test_the_shown_tour_is_the_recorded_one_word_for_word():
+    """docs/tour.json is the report.json of a whole tour; `python -m minillama.readme REPORT` puts it in place."""
+    recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
+    assert tour_block(recorded) in README
+    assert all(row["pass"] for row in recorded["rows"]) and recorded["seconds"] < 180
+
+
+@pytest.mark.long
+def test_a_tour_today_says_what_the_readme_says(tmp_path):
+    """Times apart. Numbers may differ in the last digits on another machine, so they are held to 3 %."""
+    from minillama.tour import TourConfig, tour
+
+    assert tour(tmp_path, None, TourConfig(progress=False))
+    recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
+    today = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    for then, now in zip(recorded["rows"], today["rows"], strict=True):
+        assert then["stage"] == now["stage"]
+        if then["stage"] in ("corpus", "tokenizer", "pretrain"):  # the real text differs between Python versions
+            numbers = [[float(n) for n in re.findall(r"\d+\.\d+", row["expected"] + row["got"])] for row in (then, now)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.03, abs=1.0)
+
+
+MUTANTS = [
+    Mutant("minillama.readme", "row['got']", "row['expected']", test_the_shown_tour_is_the_recorded_one_word_for_word),
+]
