@@ -120,6 +120,8 @@ def _cause(name, ours, theirs, config):
         return _rope_cause(name[0], ours[name].double(), theirs[name].double(), config)
     if name == "first norm":
         return _norm_cause(ours, theirs)
+    if name == "embeddings" and (ours[name] - theirs[name]).norm() < 0.1 * theirs[name].norm():
+        return "rounding: one side holds the weights in a lower precision (quantized, or half)"
     return CAUSES[name]
 
 

@@ -134,6 +134,12 @@ def test_an_embedding_joined_along_the_wrong_axis_is_named():
     assert rung == "embeddings" and "wrong axis" in cause
 
 
+def test_rounded_weights_are_told_from_wrong_ones():
+    rounded = build_model(from_model(right_model().bfloat16()), dtype=torch.float32)
+    rung, cause = cause_of(rounded)
+    assert rung == "embeddings" and cause.startswith("rounding")
+
+
 def test_a_swapped_feed_forward_and_a_wrong_head_are_found_at_their_rungs():
     assert cause_of(with_rows(swapped)) == ("first block", CAUSES["first block"])
     assert cause_of(with_rows(lambda s: s.update({"output.weight": s["tok_embeddings.weight"]})))[0] == "logits"
@@ -158,6 +164,8 @@ def test_models_of_other_shapes_fail_with_their_shapes():
 
 PARITY = "minillama.parity"
 MUTANTS = [
+    Mutant(PARITY, "< 0.1 * theirs[name].norm()", "< 9 * theirs[name].norm()",
+           test_an_embedding_joined_along_the_wrong_axis_is_named),
     Mutant(PARITY, "return self.error <= self.allowed", "return not self.error > self.allowed",
            test_nothing_passes_by_not_being_a_number),
     Mutant(PARITY, "if _same_numbers(first, wanted, near):", "if False:", test_rows_that_were_not_permuted_are_named),
