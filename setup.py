@@ -12,7 +12,8 @@ from setuptools import Extension, find_packages, setup
 
 LIBRARIES = {  # name: its sources, first the one that makes it a module. Without that one it is not built
     # pybind11: what is not a tensor operator
-    "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/word_counts.cpp"],
+    "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/bpe_unused.cpp",
+           "csrc/cpu/bpe_vocabulary.cpp", "csrc/cpu/word_counts.cpp"],
     # TORCH_LIBRARY(minillama): the operators
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],
 }
