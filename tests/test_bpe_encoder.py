@@ -1,4 +1,4 @@
-"""Encoding with a SentencePiece model: its ids and its text on every input, with or without cuts and cache."""
+"""Encoding with a SentencePiece model in plain Python: its ids and text on every input, with or without cuts."""
 
 import random
 from functools import lru_cache
@@ -11,15 +11,15 @@ from tokenizer_texts import (
     mistral_model,
     own_model,
     processor,
+    random_hand_made,
     random_ids,
     random_text,
     real_text,
     tiny_model,
 )
 
-from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.bpe_encoder import rank_of
-from minillama.tokenizer.sentencepiece import Piece
+from minillama.tokenizer.sentencepiece import Piece, SentencePieceTokenizer
 
 
 def check_like_sentencepiece(model, count, seed):
@@ -35,9 +35,11 @@ def check_like_sentencepiece(model, count, seed):
 
 # ---- equal to sentencepiece --------------------------------------------------------------------------------------
 
-@lru_cache
-def tokenizer_of(model):
-    return SentencePieceTokenizer(model)
+def plain(model):
+    return SentencePieceTokenizer(model, backend="python")
+
+
+tokenizer_of = lru_cache(plain)
 
 
 @pytest.fixture
@@ -74,23 +76,11 @@ def test_the_vectors_of_llama_cpp_hold(weights, llama):
         assert tokenizer.encode(text) == [int(number) for number in line.split()], repr(text)
 
 
-def random_hand_made(rng):
-    """A model with every kind of piece, odd scores, inner spaces, unused pieces and any whitespace rules."""
-    letters, extra = "ab\u2581c é", {}
-    for _ in range(rng.randrange(1, 30)):
-        text = "".join(rng.choices(letters, k=rng.randrange(1, 5)))
-        score = rng.choice([0.0, -0.0, -1.0, -2.5, -1e9, 3.0, float("inf"), -rng.random()])
-        extra[text] = Piece(text, score, rng.choice([1, 1, 1, 1, 4, 5, 3]))
-    bits = [int(rng.random() < 0.5) for _ in range(3)]
-    return hand_made(extra.values(), byte_fallback=rng.random() < 0.5, trainer=[(24, 0, int(rng.random() < 0.2))],
-                     normalizer=[(number, 0, bit) for number, bit in zip((3, 4, 5), bits, strict=True)])
-
-
 def check_hand_made(seeds):
     for seed in seeds:
         rng = random.Random(seed)
         model = random_hand_made(rng)
-        ours, theirs = SentencePieceTokenizer(model), processor(model)
+        ours, theirs = plain(model), processor(model)
         for _ in range(20):
             text = "".join(rng.choices("ab\u2581cé  \n", k=rng.randrange(20)))
             ids = theirs.encode(text)
@@ -119,16 +109,16 @@ def test_known_ids_of_llama(llama):
 
 
 def test_control_tokens_written_in_a_text_stay_text():
-    tokenizer = SentencePieceTokenizer(tiny_model())
+    tokenizer = plain(tiny_model())
     assert {1, 2} & set(tokenizer.encode("a</s><s>")) == set()
     assert tokenizer.decode(tokenizer.encode("a</s><s>")) == "a</s><s>"
     assert tokenizer.decode([1, *tokenizer.encode("low"), 2]) == "low"
-    tokenizer = SentencePieceTokenizer(hand_made([Piece("▁"), Piece("</", -1.0), Piece("s>", -2.0)]))
+    tokenizer = plain(hand_made([Piece("▁"), Piece("</", -1.0), Piece("s>", -2.0)]))
     assert [tokenizer.id_to_piece(i) for i in tokenizer.encode("</s>")] == ["▁", "</", "s>"]  # though they join to it
 
 
 def test_the_best_score_is_joined_first_whatever_the_ids():
-    tokenizer = SentencePieceTokenizer(hand_made(
+    tokenizer = plain(hand_made(
         [Piece(text, score) for text, score in (("ab", -9.0), ("bc", -1.0), ("a", -10.0), ("c", -11.0))]))
     assert [tokenizer.id_to_piece(i) for i in tokenizer.encode("abc")][-2:] == ["a", "bc"]
 
@@ -139,22 +129,22 @@ def test_scores_rank_as_numbers_do_and_minus_zero_is_below_zero():
 
 
 def test_characters_outside_the_vocabulary_become_their_bytes_and_come_back():
-    tokenizer = SentencePieceTokenizer(tiny_model())
+    tokenizer = plain(tiny_model())
     assert [tokenizer.id_to_piece(i) for i in tokenizer.encode("🦙")][1:] == ["<0xF0>", "<0x9F>", "<0xA6>", "<0x99>"]
     for text in ("🦙", "\0", " two  spaces ", "\n\t", "日本", "\ufffd"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_without_byte_fallback_a_run_of_strangers_is_one_unknown():
-    tokenizer = SentencePieceTokenizer(hand_made([Piece("▁"), Piece("a", -1.0)], byte_fallback=False))
+    tokenizer = plain(hand_made([Piece("▁"), Piece("a", -1.0)], byte_fallback=False))
     assert tokenizer.encode("axyz wa") == [3, 4, 0, 3, 0, 4]
     assert tokenizer.encode("x" * 200 + "y") == [3, 0]
     assert tokenizer.decode([3, 4, 0]) == "a \u2047 "
-    assert SentencePieceTokenizer(hand_made([Piece("a")], byte_fallback=False)).encode("x y") == [0]  # across words
+    assert plain(hand_made([Piece("a")], byte_fallback=False)).encode("x y") == [0]  # across words
 
 
 def test_only_the_first_token_loses_its_leading_space():
-    tokenizer = SentencePieceTokenizer(tiny_model())
+    tokenizer = plain(tiny_model())
     low = tokenizer.piece_to_id("▁low")
     assert tokenizer.decode([low, low]) == "low low" and tokenizer.decode([1, low]) == "low"
     newline = tokenizer.piece_to_id("<0x0A>")
@@ -162,13 +152,13 @@ def test_only_the_first_token_loses_its_leading_space():
 
 
 def test_each_byte_that_forms_no_character_is_shown_as_one_mark():
-    tokenizer = SentencePieceTokenizer(tiny_model())
+    tokenizer = plain(tiny_model())
     ids = [tokenizer.piece_to_id(piece) for piece in ("<0xE2>", "<0x96>", "a", "<0xE2>", "<s>", "<0x96>", "<0x81>")]
     assert tokenizer.decode(ids) == "\ufffd\ufffda\ufffd\ufffd\ufffd"
 
 
 def test_the_incremental_decoder_shows_whole_characters_and_in_sum_the_text():
-    tokenizer, rng = SentencePieceTokenizer(own_model()), random.Random(8)
+    tokenizer, rng = plain(own_model()), random.Random(8)
     for _ in range(200):
         text = random_text(rng)
         ids, decoder = tokenizer.encode(text), tokenizer.decoder()
@@ -178,7 +168,7 @@ def test_the_incremental_decoder_shows_whole_characters_and_in_sum_the_text():
 
 
 def test_long_words_are_cut_without_effect():
-    encoder, rng = SentencePieceTokenizer(own_model())._encoder, random.Random(9)
+    encoder, rng = plain(own_model())._encoder, random.Random(9)
     for _ in range(20):
         word = "".join(random_text(rng) for _ in range(40)).replace(" ", "")
         segments = list(encoder._segments(word))
@@ -187,7 +177,7 @@ def test_long_words_are_cut_without_effect():
 
 
 def test_a_long_line_without_cuts_leaves_no_trace_in_the_cache():
-    encoder = SentencePieceTokenizer(tiny_model())._encoder
+    encoder = plain(tiny_model())._encoder
     ids = encoder.encode("ab" * 10_000)
     assert len(ids) < 12_000 and encoder.encode("ab" * 10_000 + " low")[:-1] == ids
     assert max(map(len, encoder.cache)) <= 64
@@ -195,7 +185,7 @@ def test_a_long_line_without_cuts_leaves_no_trace_in_the_cache():
 
 def test_the_word_cache_is_bounded_and_changes_nothing(monkeypatch):
     monkeypatch.setattr("minillama.tokenizer.bpe_encoder.CACHE_WORDS", 5)
-    small, large = SentencePieceTokenizer(own_model()), SentencePieceTokenizer(own_model())
+    small, large = plain(own_model()), plain(own_model())
     text = real_text(5000).decode("utf-8", "ignore")
     large._encoder._remember = large._encoder._encode_segment  # no cache at all
     assert small.encode(text) == large.encode(text) and len(small._encoder.cache) <= 5
@@ -203,7 +193,7 @@ def test_the_word_cache_is_bounded_and_changes_nothing(monkeypatch):
 
 def test_a_text_is_cut_only_where_no_piece_reaches_across():
     """A piece with a space inside forbids cutting there."""
-    tokenizer = SentencePieceTokenizer(hand_made([Piece("▁a"), Piece("a▁", 5.0), Piece("a▁a", -1.0), Piece("a", -2.0)]))
+    tokenizer = plain(hand_made([Piece("▁a"), Piece("a▁", 5.0), Piece("a▁a", -1.0), Piece("a", -2.0)]))
     assert [tokenizer.id_to_piece(i) for i in tokenizer.encode("a a")] == ["<0xE2>", "<0x96>", "<0x81>", "a▁a"]
 
 

@@ -61,6 +61,18 @@ CRUEL = {
 }
 
 
+def random_training(seed):
+    """A small random text over few letters, and random options of `train_bpe`."""
+    rng = random.Random(seed)
+    letters = rng.choice(["ab", "abc ", "a ", "aA1 ", "ab\u0301 и", "あア漢ー a", ". ,ab", "12a ", "ab\t ", "xyz▁ "])
+    lines = ["".join(rng.choices(letters, k=rng.randrange(1, 60))) for _ in range(rng.randrange(1, 20))]
+    options = {"split_digits": rng.random() < 0.7, "character_coverage": rng.choice([0.98, 0.99995, 1.0]),
+               "byte_fallback": rng.random() < 0.7, "max_piece_length": rng.choice([2, 3, 5, 16])}
+    if rng.random() < 0.3:
+        options["user_defined_symbols"] = rng.sample(["ab", "a", "xx", "ba1", "\u2581a", "b a"], 2)
+    return "\n".join(lines).encode(), options
+
+
 def train_oracle(data, vocab_size, **options):
     """sentencepiece's .model bytes for this text (bytes), with LLaMA's options unless told otherwise."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="the oracle of BPE training is sentencepiece")
@@ -130,3 +142,15 @@ def hand_made(extra=(), byte_fallback=True, trainer=(), normalizer=()):
     pieces += [Piece(text, 0.0, 6) for text in BYTE_PIECES] if byte_fallback else []
     model = model_bytes(pieces + list(extra), byte_fallback=byte_fallback)
     return model + write_fields([(2, 2, write_fields(trainer)), (3, 2, write_fields(normalizer))])
+
+
+def random_hand_made(rng):
+    """A model with every kind of piece, odd scores, inner spaces, unused pieces and any whitespace rules."""
+    letters, extra = "ab\u2581c é", {}
+    for _ in range(rng.randrange(1, 30)):
+        text = "".join(rng.choices(letters, k=rng.randrange(1, 5)))
+        score = rng.choice([0.0, -0.0, -1.0, -2.5, -1e9, 3.0, float("inf"), -rng.random()])
+        extra[text] = Piece(text, score, rng.choice([1, 1, 1, 1, 4, 5, 3]))
+    bits = [int(rng.random() < 0.5) for _ in range(3)]
+    return hand_made(extra.values(), byte_fallback=rng.random() < 0.5, trainer=[(24, 0, int(rng.random() < 0.2))],
+                     normalizer=[(number, 0, bit) for number, bit in zip((3, 4, 5), bits, strict=True)])

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from .bpe_training import train_bpe
 from .byte_bpe import ByteBpeTokenizer
+from .compiled import default_backend
 from .llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab
 from .sentencepiece import SentencePieceTokenizer
 from .tiktoken import looks_like_tiktoken, read_tiktoken
 from .tokenizer_json import read_tokenizer_json
 
-__all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "load_tokenizer", "train_bpe"]
+__all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "load_tokenizer", "train_bpe"]
 
 
 def load_tokenizer(path):

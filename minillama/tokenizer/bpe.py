@@ -52,7 +52,9 @@ class PieceTrainer:
         self.heap, self.fresh, self.last_count = [], set(), 0
         ids = {character: self._add_symbol(character, script_class(character)) for character in alphabet}
         self.joinable = {}
-        for segment, count in self._segments(word_counts, ids).items():
+        segments = self._segments(word_counts, ids)
+        self.segments = len(segments)
+        for segment, count in segments.items():
             self._lay_out(segment, count)
         self._queue_fresh_pairs()
 

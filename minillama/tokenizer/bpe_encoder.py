@@ -24,6 +24,62 @@ def rank_of(score):
     return bits & 0x7FFFFFFF if bits >> 31 else -bits - 1
 
 
+def own_pattern(pieces):
+    """A regular expression for the strings of user-defined pieces, the longest first; None if there are none."""
+    own = [text for text, _, kind in pieces if kind == USER_DEFINED]
+    longest_first = sorted(own, key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first))) if own else None
+
+
+def whitespace_normalizer(pieces, rules):
+    """The function from text to what the pieces are matched against: by the rules, a space in front or behind, spaces
+    made visible, extra ones removed. ValueError for a lone surrogate.
+    """
+    own = own_pattern(pieces)
+    space = SPACE if rules.escape_whitespaces else " "
+
+    def normalize(text):
+        encode_utf8(text)  # refuses lone surrogates
+        if rules.remove_extra_whitespaces:
+            units = _units(text, own)
+            text = _without_extra_spaces(units)
+            if not units:
+                return ""
+        elif not text:
+            return ""
+        text = text.replace(" ", space)
+        if rules.add_dummy_prefix and not rules.treat_whitespace_as_suffix:
+            text = space + text
+        if rules.remove_extra_whitespaces:
+            text = text.rstrip(space)
+        if rules.add_dummy_prefix and rules.treat_whitespace_as_suffix:
+            text += space
+        return text
+
+    return normalize
+
+
+def _units(text, own):
+    """Characters, the strings of user-defined pieces in one, without the spaces in front."""
+    units, place = [], 0
+    for match in own.finditer(text) if own else ():
+        units += [*text[place : match.start()], match[0]]
+        place = match.end()
+    units += text[place:]
+    first = next((i for i, unit in enumerate(units) if unit != " "), len(units))
+    return units[first:]
+
+
+def _without_extra_spaces(units):
+    """Join the units; after a unit that ends with a space the next one's leading spaces go."""
+    kept, after_space = [], True
+    for unit in units:
+        unit = unit.lstrip(" ") if after_space else unit
+        kept.append(unit)
+        after_space = unit.endswith(" ") if unit else after_space
+    return "".join(kept)
+
+
 class BpeEncoder:
     """pieces: [(text, score, kind)] by id; `unk_id` -1 if there is none; `rules` as in `sentencepiece.Rules`."""
 
@@ -34,9 +90,7 @@ class BpeEncoder:
         self.longest = max(map(len, self.id_of), default=0)
         self.byte_ids = {int(text[3:5], 16): i for i, (text, _, kind) in enumerate(pieces) if kind == BYTE}
         self.unused = {i for i in self.id_of.values() if pieces[i][2] == UNUSED}
-        own = [text for text, i in self.id_of.items() if pieces[i][2] == USER_DEFINED]
-        longest_first = sorted(own, key=lambda text: (-len(text), text))
-        self.own = re.compile("|".join(map(re.escape, longest_first))) if own else None
+        self.own, self.normalize = own_pattern(pieces), whitespace_normalizer(pieces, rules)
         self.neighbours = {text[i : i + 2] for text in self.id_of for i in range(len(text) - 1)}
         inner_space = any(pair[1] == SPACE != pair[0] for pair in self.neighbours)
         self.word = None if inner_space else re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
@@ -56,47 +110,6 @@ class BpeEncoder:
                 found = found[1:]  # a run of unknowns is one <unk>
             ids += found
         return ids
-
-    def normalize(self, text):
-        """What the pieces are matched against: a space in front, spaces made visible, extra ones removed if asked."""
-        encode_utf8(text)  # refuses lone surrogates
-        rules = self.rules
-        space = SPACE if rules.escape_whitespaces else " "
-        if rules.remove_extra_whitespaces:
-            units = self._units(text)
-            if not units:
-                return ""
-            text = self._without_extra_spaces(units)
-        elif not text:
-            return ""
-        text = text.replace(" ", space)
-        if rules.add_dummy_prefix and not rules.treat_whitespace_as_suffix:
-            text = space + text
-        if rules.remove_extra_whitespaces:
-            text = text.rstrip(space)
-        if rules.add_dummy_prefix and rules.treat_whitespace_as_suffix:
-            text += space
-        return text
-
-    def _units(self, text):
-        """Characters, the strings of user-defined pieces in one, without the spaces in front."""
-        units, place = [], 0
-        for match in self.own.finditer(text) if self.own else ():
-            units += [*text[place : match.start()], match[0]]
-            place = match.end()
-        units += text[place:]
-        first = next((i for i, unit in enumerate(units) if unit != " "), len(units))
-        return units[first:]
-
-    @staticmethod
-    def _without_extra_spaces(units):
-        """Join the units; after a unit that ends with a space the next one's leading spaces go."""
-        kept, after_space = [], True
-        for unit in units:
-            unit = unit.lstrip(" ") if after_space else unit
-            kept.append(unit)
-            after_space = unit.endswith(" ") if unit else after_space
-        return "".join(kept)
 
     def _encode_word(self, word):
         if len(word) <= CACHE_LENGTH:

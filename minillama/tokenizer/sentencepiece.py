@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..files import atomic_write
-from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
+from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from .compiled import choose_backend, make_encoder
 from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
 from .word_counts import SPACE, decode_utf8
 
@@ -105,15 +106,17 @@ class SentencePieceTokenizer:
     """A BPE tokenizer with LLaMA's behaviour, made from the bytes of a .model file.
 
     encode("Hello") gives the ids SentencePiece gives; `bos` and `eos` add their tokens. Ids are int; errors are
-    ValueError (a damaged model, an id out of range, a lone surrogate) and TypeError.
+    ValueError (a damaged model, an id out of range, a lone surrogate) and TypeError. `backend`: "python" or "cpp",
+    None for `default_backend()`; the ids are the same.
     """
 
-    def __init__(self, model, training_report=None):
+    def __init__(self, model, training_report=None, backend=None):
         fields = read_fields(model)
         trainer, normalizer, denormalizer = (_submessage(fields, number) for number in (2, 3, 5))
         if _last(denormalizer, 2, BYTES, b""):
             raise ValueError("the model has a denormalizer with a precompiled_charsmap: not supported")
-        self.model, self.training_report = bytes(model), training_report
+        self.model, self.training_report, self._asked = bytes(model), training_report, backend
+        self.backend = choose_backend(backend)
         self.rules = _read_rules(trainer, normalizer)
         rows = [value for number, wire, value in fields if (number, wire) == (1, BYTES)]
         self.pieces = [_read_piece(row, index, self.rules.byte_fallback) for index, row in enumerate(rows)]
@@ -126,12 +129,13 @@ class SentencePieceTokenizer:
         has_surface = any(field[:2] == (44, BYTES) for field in trainer)
         self.unk_surface = _text(trainer, 44, "") if has_surface else " \u2047 "
         self._bytes = {i: bytes([int(p.text[3:5], 16)]) for i, p in enumerate(self.pieces) if p.kind == BYTE}
-        self._encoder = BpeEncoder(self.pieces, -1 if self.unk_id is None else self.unk_id, self.rules)
+        unk_id = -1 if self.unk_id is None else self.unk_id
+        self._encoder = make_encoder(self.backend, self.pieces, unk_id, self.rules)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path, backend=None):
         """Read a .model file."""
-        return cls(Path(path).read_bytes())
+        return cls(Path(path).read_bytes(), backend=backend)
 
     def save(self, path):
         """Write the .model file, byte for byte as it was read."""
@@ -185,7 +189,7 @@ class SentencePieceTokenizer:
         return f"SentencePieceTokenizer({self.vocab_size} pieces)"
 
     def __reduce__(self):
-        return SentencePieceTokenizer, (self.model, self.training_report)
+        return SentencePieceTokenizer, (self.model, self.training_report, self._asked)
 
 
 class SentencePieceDecoder:

@@ -28,9 +28,9 @@ class TrainingReport:
     reserved_lines: int = 0  # skipped: they hold U+2585
     bytes: int = 0  # bytes of the lines that took part
     characters: int = 0  # characters of these lines, the dummy prefix of each line included
-    words: int = 0  # different words
     alphabet: int = 0  # different characters that became pieces
     uncovered: int = 0  # occurrences of characters outside the alphabet: encoded as bytes or <unk>
+    segments: int = 0  # different runs of two or more characters that could share a piece
     merges: int = 0  # pieces made by merging
     last_count: int = 0  # how often the pair of the last merge occurred
     seconds: float = 0.0
@@ -38,12 +38,14 @@ class TrainingReport:
     notes: list = field(default_factory=list)  # sentences for the user
 
     def finish_reading(self, max_line_bytes):
-        """Put what was skipped into words."""
+        """Put what was skipped into words; ValueError if nothing is left."""
         if self.long_lines:
             self.notes.append(f"{self.long_lines} lines of more than {max_line_bytes} bytes were skipped: "
                               "break them up, or raise max_line_bytes")
         if self.reserved_lines:
             self.notes.append(f"{self.reserved_lines} lines with the reserved character U+2585 were skipped")
+        if not self.lines:
+            raise ValueError("the corpus has no line to learn from: " + ("; ".join(self.notes) or "it is empty"))
 
 
 def decode_utf8(data, final=True):
@@ -142,8 +144,6 @@ def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=No
         counts.update(_WORD.findall(text))
         if progress:
             progress(len(line))
-    report.words = len(counts)
-    report.finish_reading(max_line_bytes)
     return counts
 
 

@@ -1,0 +1,146 @@
+// minillama._C: what is compiled but no tensor operator. Arguments in, results out; the work is in csrc/cpu.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/bpe.h"
+
+namespace py = pybind11;
+using namespace minillama::bpe;
+
+namespace {
+
+// The UTF-8 of a str: in place if it is ASCII, else a copy that lives as long as this object.
+class Utf8 {
+ public:
+  explicit Utf8(const py::str& text) {
+    if (PyUnicode_IS_ASCII(text.ptr())) {
+      view_ = {static_cast<const char*>(PyUnicode_DATA(text.ptr())), static_cast<size_t>(PyUnicode_GET_LENGTH(text.ptr()))};
+    } else {
+      bytes_ = py::reinterpret_steal<py::bytes>(PyUnicode_AsUTF8String(text.ptr()));
+      if (!bytes_) throw py::error_already_set();  // UnicodeEncodeError: a lone surrogate
+      view_ = bytes_;
+    }
+  }
+  std::string_view view() const { return view_; }
+
+ private:
+  py::bytes bytes_;
+  std::string_view view_;
+};
+
+constexpr size_t kBrief = 4096;  // bytes that take some microseconds: not worth letting other threads run
+
+// Encodes; its lists share one int object for each id.
+class Encoder {
+ public:
+  Encoder(const std::vector<std::tuple<std::string, int64_t, int>>& rows, int32_t unk_id, bool byte_fallback)
+      : core_(pieces(rows), unk_id, byte_fallback) {
+    for (size_t id = 0; id < rows.size(); ++id) numbers_.push_back(py::int_(id));
+  }
+
+  py::list encode(const py::str& text, bool dummy_prefix, bool spaces) const {
+    const Utf8 utf8(text);
+    std::vector<int32_t> ids;
+    if (utf8.view().size() <= kBrief) {
+      ids = core_.encode(utf8.view(), dummy_prefix, spaces);
+    } else {
+      const py::gil_scoped_release release;
+      ids = core_.encode(utf8.view(), dummy_prefix, spaces);
+    }
+    py::list list(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) PyList_SET_ITEM(list.ptr(), i, py::object(numbers_[ids[i]]).release().ptr());
+    return list;
+  }
+
+ private:
+  static std::vector<PieceRow> pieces(const std::vector<std::tuple<std::string, int64_t, int>>& rows) {
+    std::vector<PieceRow> pieces;
+    for (const auto& [text, rank, kind] : rows) pieces.push_back({text, rank, kind});
+    return pieces;
+  }
+
+  BpeEncoder core_;
+  std::vector<py::int_> numbers_;
+};
+
+// Reading and learning, with the calls in this order: feed ..., choose_alphabet, learn ...
+class Trainer {
+ public:
+  Trainer(std::vector<std::string> meta, const std::vector<std::array<uint32_t, 3>>& classes, uint8_t common,
+          uint64_t max_line_bytes, uint32_t max_piece_length, unsigned threads)
+      : counter_(std::move(meta), classes, common, max_line_bytes, threads), max_piece_length_(max_piece_length) {}
+
+  void feed(const py::bytes& block, bool is_last) {
+    const std::string_view view = block;
+    const py::gil_scoped_release release;
+    counter_.feed(view, is_last);
+  }
+
+  py::dict report() const {
+    const ReadingReport report = counter_.report();
+    py::dict counts;
+    counts["lines"] = report.lines;
+    counts["long_lines"] = report.long_lines;
+    counts["reserved_lines"] = report.reserved_lines;
+    counts["bytes"] = report.bytes;
+    counts["characters"] = report.characters;
+    return counts;
+  }
+
+  py::tuple choose_alphabet(float coverage) {
+    {
+      const py::gil_scoped_release release;
+      StringCounts counts = counter_.take_counts();
+      alphabet_ = minillama::bpe::choose_alphabet(counts, coverage);
+      counts_ = std::make_unique<StringCounts>(std::move(counts));
+    }
+    return py::make_tuple(alphabet_.characters, alphabet_.uncovered);
+  }
+
+  py::list learn(size_t most) {
+    std::vector<std::string> pieces;
+    {
+      const py::gil_scoped_release release;
+      if (!trainer_) {
+        if (!counts_) throw std::logic_error("learn was called before choose_alphabet");
+        trainer_ = std::make_unique<PieceTrainer>(std::move(*counts_), alphabet_.characters, counter_.classes(),
+                                                  max_piece_length_);
+        counts_.reset();
+      }
+      pieces = trainer_->learn(most);
+    }
+    return py::cast(pieces);
+  }
+
+  uint64_t last_count() const { return trainer_ ? trainer_->last_count() : 0; }
+  uint64_t segments() const { return trainer_ ? trainer_->segments() : 0; }
+
+ private:
+  SegmentCounter counter_;
+  uint32_t max_piece_length_;
+  Alphabet alphabet_;
+  std::unique_ptr<StringCounts> counts_;
+  std::unique_ptr<PieceTrainer> trainer_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "minillama's compiled parts that are no tensor operators; see minillama.tokenizer";
+  py::class_<Encoder>(module, "BpeEncoder")
+      .def(py::init<const std::vector<std::tuple<std::string, int64_t, int>>&, int32_t, bool>(), py::arg("pieces"),
+           py::arg("unk_id"), py::arg("byte_fallback"))
+      .def("encode", &Encoder::encode, py::arg("text"), py::arg("dummy_prefix"), py::arg("spaces"));
+  py::class_<Trainer>(module, "BpeTrainer")
+      .def(py::init<std::vector<std::string>, const std::vector<std::array<uint32_t, 3>>&, uint8_t, uint64_t, uint32_t,
+                    unsigned>(),
+           py::arg("meta_pieces"), py::arg("classes"), py::arg("common"), py::arg("max_line_bytes"),
+           py::arg("max_piece_length"), py::arg("threads"))
+      .def("feed", &Trainer::feed, py::arg("block"), py::arg("is_last"))
+      .def("report", &Trainer::report)
+      .def("choose_alphabet", &Trainer::choose_alphabet, py::arg("coverage"))
+      .def("learn", &Trainer::learn, py::arg("most"))
+      .def_property_readonly("last_count", &Trainer::last_count)
+      .def_property_readonly("segments", &Trainer::segments);
+}

@@ -1,0 +1,236 @@
+// The tokenizer's compiled core: minillama/tokenizer/{word_counts,bpe,bpe_encoder}.py in C++, with equal results.
+//
+//   word_counts.cpp   text -> how often each segment occurs, alphabet          O(bytes)
+//   bpe.cpp           segments -> merged pieces in order                       O(1) for each neighbour of each merge
+//   bpe_encoder.cpp   text -> ids: words, cache, join by score                 O(bytes), O(n log n) where no cut helps
+//
+// No Python in it. Errors are std::exceptions. Counts are 64-bit.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "bpe_maps.h"
+
+namespace minillama::bpe {
+
+constexpr uint32_t kSpace = 0x2581;     // the visible space of SentencePiece
+constexpr uint32_t kReserved = 0x2585;  // lines that hold it are skipped
+constexpr std::string_view kSpaceText = "\xE2\x96\x81", kBadText = "\xEF\xBF\xBD", kBoundaryText = "\x1F";
+
+// ---- training
+
+constexpr uint8_t kAnyScript = 0, kDigit = 254, kSpaceClass = 255;  // classes of characters; the rest are scripts
+
+struct ReadingReport {
+  uint64_t lines = 0, long_lines = 0, reserved_lines = 0, bytes = 0, characters = 0;
+};
+
+// Counts segments: maximal runs of characters that could share a piece. See word_counts.py for the rules.
+class SegmentCounter {
+ public:
+  // classes: (first, last, class) code point ranges; all others get `common`.
+  SegmentCounter(std::vector<std::string> meta_pieces, const std::vector<std::array<uint32_t, 3>>& classes,
+                 uint8_t common, uint64_t max_line_bytes, unsigned threads);
+
+  void feed(std::string_view block, bool is_last);
+  ReadingReport report() const;
+  StringCounts take_counts();
+  const std::vector<uint8_t>& classes() const { return class_of_; }
+
+ private:
+  struct Shard {
+    StringCounts counts;
+    ReadingReport report;
+    std::string line;  // the normalised line
+  };
+  size_t finish_rest(std::string_view block, bool is_last);
+  void share_lines(std::string_view lines);
+  void take_lines(Shard& shard, std::string_view lines) const;
+  void take_line(Shard& shard, std::string_view line) const;
+  bool normalise(Shard& shard, std::string_view line, uint64_t& characters) const;
+  size_t meta_length(std::string_view rest) const;
+
+  std::vector<uint8_t> class_of_;  // by code point
+  std::unordered_map<std::string_view, int> meta_set_;
+  std::vector<std::string> meta_;
+  std::array<bool, 256> meta_first_{};
+  std::vector<size_t> meta_lengths_;  // longest first
+  uint64_t max_line_bytes_;
+  std::vector<Shard> shards_;
+  std::string rest_;
+  bool too_long_ = false;
+};
+
+struct Alphabet {
+  std::vector<uint32_t> characters;  // in their order in the vocabulary
+  uint64_t uncovered = 0;
+};
+Alphabet choose_alphabet(const StringCounts& counts, float coverage);
+
+// Learns pieces from segments; the same choices as bpe.py's PieceTrainer.
+class PieceTrainer {
+ public:
+  PieceTrainer(StringCounts counts, const std::vector<uint32_t>& alphabet, const std::vector<uint8_t>& class_of,
+               uint32_t max_piece_length);
+
+  // The next pieces, at most `most`; fewer when no admissible pair is left.
+  std::vector<std::string> learn(size_t most);
+  uint64_t last_count() const { return last_count_; }
+  uint64_t segments() const { return weights_.size(); }
+
+ private:
+  static constexpr int32_t kBarrier = INT32_MIN;
+  static constexpr uint32_t kNoPair = ~0u - 1;
+  struct Symbol {
+    uint64_t text;    // where its bytes begin
+    uint32_t bytes, length;
+    uint8_t script;
+    bool starts_with_space, ends_with_space, digit;
+  };
+  struct Pair {
+    uint32_t left, right;
+    uint64_t count = 0;
+    uint32_t* places = nullptr;  // where it was found
+    uint32_t size = 0;           // how many these are, stale ones included
+  };
+  struct Place {
+    int32_t slot;  // first character of a symbol: its id; last one of several: minus its length; kBarrier at ends
+    uint32_t pair;     // the pair whose left symbol begins here
+    uint32_t segment;  // index of the weight
+  };
+  struct Candidate {  // of one count
+    uint64_t key;     // length and first bytes: decides nearly all comparisons
+    uint32_t pair;
+  };
+
+  void lay_out(StringCounts& counts, const std::vector<uint32_t>& alphabet);
+  void add_symbol(std::string_view text, uint32_t length, uint8_t script);
+  void add_segment(std::string_view text, uint64_t count, const std::vector<int32_t>& symbol_of);
+  void find_first_pairs();
+  bool admissible(uint32_t left, uint32_t right) const;
+  uint32_t new_pair(uint32_t left, uint32_t right);
+  void note(uint32_t pair, uint32_t place);
+  void hand_out_places();
+  void queue(uint32_t pair);
+  bool fill_level();
+  Candidate candidate(uint32_t pair) const;
+  bool comes_later(const Candidate& a, const Candidate& b) const;
+  int compare_texts(uint32_t a, uint32_t b) const;
+  uint32_t best_pair();
+  void join(uint32_t pair);
+  void join_at(uint32_t place, uint32_t pair, int32_t symbol);
+  uint32_t neighbour_pair(std::vector<std::pair<int32_t, uint32_t>>& known, uint32_t other, uint32_t left,
+                          uint32_t right, int32_t symbol);
+
+  uint32_t max_piece_length_;
+  std::string text_;  // of all symbols
+  std::vector<Symbol> symbols_;
+  std::vector<Place> places_;
+  std::vector<uint64_t> weights_;  // by segment: how often it occurs
+  std::vector<Pair> pairs_;
+  Rows<uint32_t> rows_;                                   // the places of all pairs
+  std::vector<std::pair<uint32_t, uint32_t>> noted_;      // (pair, place) of the merge going on
+  uint32_t first_fresh_ = 0;                              // pairs from here on are of the merge going on
+  std::vector<std::pair<int32_t, uint32_t>> before_, after_;  // by symbol: (made at symbol, pair)
+  static constexpr uint64_t kBuckets = 1 << 16;
+  std::vector<std::vector<uint32_t>> buckets_{kBuckets};  // by count: queued pairs
+  std::vector<std::pair<uint64_t, uint32_t>> large_;      // a heap of (count, pair) for larger counts
+  uint64_t level_ = ~0ull, last_count_ = 0;               // the count being worked on
+  std::vector<Candidate> candidates_;                     // a heap of the pairs of that count
+};
+
+// ---- encoding
+
+enum Kind { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
+
+struct PieceRow {
+  std::string text;
+  int64_t rank;  // smaller joins first
+  int kind;
+};
+
+// Words seen and their ids. A cache is used by one call at a time.
+class WordCache {
+ public:
+  struct Found {
+    const int32_t* ids;  // nullptr: not there
+    size_t count;
+  };
+  Found find(std::string_view word, uint64_t hash) const;
+  void add(std::string_view word, uint64_t hash, const int32_t* ids, size_t count);
+
+ private:
+  struct Entry {
+    uint32_t hash = 0, text = 0, ids = 0;
+    uint16_t size = 0, count = 0;  // size 0: free
+  };
+  static constexpr size_t kEntries = 1 << 17;  // emptied when half full
+
+  std::vector<Entry> table_ = std::vector<Entry>(kEntries);
+  std::string texts_;
+  std::vector<int32_t> ids_;
+  size_t used_ = 0;
+};
+
+// Encodes with a SentencePiece BPE vocabulary; the same ids as bpe_encoder.py. May be used by several threads at once.
+class BpeEncoder {
+ public:
+  BpeEncoder(std::vector<PieceRow> pieces, int32_t unk_id, bool byte_fallback);
+
+  // The ids of a text in valid UTF-8; `spaces`: ' ' stands for U+2581; `dummy_prefix`: one more stands in front.
+  std::vector<int32_t> encode(std::string_view text, bool dummy_prefix, bool spaces) const;
+
+ private:
+  struct Work {  // what one call needs
+    bool spaces = false;
+    WordCache* cache = nullptr;
+    std::vector<int32_t> ids;
+    std::string word;
+    std::string_view text;         // the word being joined
+    std::vector<int32_t> symbols;  // of its characters
+    std::vector<uint32_t> begins;  // where each begins in the text, and the end
+    std::vector<uint32_t> joins;   // piece that a symbol makes with the next
+    std::vector<uint32_t> next, previous;
+    std::vector<uint64_t> heap;
+  };
+  void number_symbols();
+  void rank_scores();
+  void find_joins();
+  int32_t symbol_of(uint32_t code) const { return code < symbol_of_.size() ? symbol_of_[code] : -1; }
+  size_t own_length(std::string_view rest) const;
+  void encode_words(Work& work, std::string_view text, bool dummy_prefix) const;
+  void encode_word(Work& work, std::string_view word) const;
+  void parse(Work& work, std::string_view text) const;
+  void encode_parsed(Work& work) const;
+  void encode_segment(Work& work, size_t first, size_t last) const;
+  void join_few(Work& work, size_t first, size_t last) const;
+  void join_many(Work& work, size_t first, size_t last) const;
+  uint32_t join_of(int32_t left, int32_t right) const;
+  void emit(Work& work, int32_t symbol, std::string_view text) const;
+  std::vector<int32_t> encode_with_unused(std::string_view text) const;
+
+  std::vector<PieceRow> pieces_;
+  int32_t unk_id_;
+  bool byte_fallback_, cut_at_spaces_ = true, has_unused_ = false;
+  std::array<int32_t, 256> byte_ids_{};
+  std::unordered_map<std::string_view, int32_t> id_of_;  // what a text can match
+  std::unordered_map<std::string_view, int32_t> own_;    // user-defined pieces
+  std::vector<size_t> own_lengths_;                      // longest first
+  std::array<bool, 256> own_first_{};
+  std::vector<int32_t> symbol_of_;  // by code point: a symbol, or -1: in no piece
+  std::vector<int32_t> piece_of_;   // by symbol: its id, or -1 for a character that is no piece
+  std::vector<uint32_t> rank_of_;   // by id: 0 joins first
+  PairMap joins_{0}, neighbours_{0};  // pairs of symbols that join, and to what; characters side by side in a piece
+  mutable std::mutex lock_;
+  mutable std::vector<std::unique_ptr<WordCache>> caches_;  // those not in use
+};
+
+}  // namespace minillama::bpe
