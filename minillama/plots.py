@@ -48,18 +48,25 @@ def label_end(axes, xs, ys, text, colour, dy=0):
     axes.annotate(text, (xs[-1], ys[-1]), xytext=(5, dy), textcoords="offset points", color=colour, va="center")
 
 
-def learning_curve(title, curves, level=None, level_name="", unit="bits per character"):
-    """Curves {name: (steps, values, colour)} falling towards a level that no model can beat."""
+def learning_curve(title, curves, level=None, level_name="", unit="bits per character", log=False):
+    """Curves {name: (steps, values, colour)} falling towards a level; `log` shows a fall by large factors."""
     picture, axes = figure(title, "training step", unit)
     for name, (steps, values, colour) in curves.items():
         axes.plot(steps, values, color=colour)
         label_end(axes, steps, values, name, colour, dy=8)
     if level is not None:
         axes.axhline(level, color=ORACLE, linestyle="--", linewidth=1.2)
-        axes.annotate(level_name, (0, level), xytext=(4, -10), textcoords="offset points", color=ORACLE)
+        axes.annotate(level_name, (0, level), xytext=(4, -11), textcoords="offset points", color=ORACLE)
     axes.margins(x=0.02)
     axes.set_xlim(right=axes.get_xlim()[1] * 1.18)
-    axes.set_ylim(bottom=0)
+    if log:
+        ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5) if tick < 1.5 * axes.get_ylim()[1]]
+        axes.set_yscale("log")
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0.75 * min(level or 1, *(min(values) for _, values, _ in curves.values())))
+    else:
+        axes.set_ylim(bottom=0)
     return picture
 
 
@@ -69,7 +76,8 @@ def bars(title, rows, unit):
     names, values, colours = zip(*rows, strict=True)
     axes.barh(names, values, color=colours, height=0.6)
     for place, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+                      color=INK)
     axes.invert_yaxis()
     axes.set_xlim(right=max(values) * 1.12)
     return picture

@@ -146,7 +146,8 @@ def pretrain_stage(road, tokenizer, train, held_out):
     road.say(f"3 pretraining: {shape.n_parameters():,} parameters learn to predict the next token "
              "(minillama/train/pretrain.py)")
     split = [document.text for document in train], [document.text for document in held_out]
-    settings = PretrainConfig(steps=road.config.steps, seq_len=128, max_lr=8e-3, seed=road.config.seed)
+    settings = PretrainConfig(steps=road.config.steps, seq_len=128, max_lr=8e-3, seed=road.config.seed,
+                              eval_every=max(1, road.config.steps // 12))
     model, tokens, history = trained(road, "pretrain", shape, tokenizer, road.out / "tokenizer.model", split, settings)
     nats, _ = model_nats(model, tokens, seq_len=settings.seq_len, stride=settings.seq_len // 2)
     bits, entropy = nats / math.log(2) / len(held_out), sum(document.bits for document in held_out) / len(held_out)
@@ -205,9 +206,9 @@ def text_stage(road, paths):
     tokenizer = load_tokenizer(path)
     shape = ModelConfig(128, 4, 4, tokenizer.vocab_size, hidden_dim=344, max_seq_len=256, tie_embeddings=True)
     settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=5e-3,
-                              eval_every=max(1, road.config.text_steps // 8), seed=road.config.seed)
+                              eval_every=max(1, road.config.text_steps // 12), seed=road.config.seed)
     model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
-    ours, levels = bits_per_character(model, tokens, 256, 128), text_levels(split)
+    ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), text_levels(split)
     level = context(3) if paths is None else context(2)
     road.expect("real text", f"fewer bits per character than a model of {level}: {levels[level]:.3f}",
                 f"{ours:.3f} on {tokens.characters} unseen characters", ours < levels[level],

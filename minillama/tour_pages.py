@@ -45,7 +45,7 @@ def pretrain_page(history, tokens, documents, entropy):
     steps, values = curve(history, tokens)
     level = entropy * len(documents) / tokens.characters
     picture = learning_curve("Pretraining falls towards the entropy of the corpus",
-                             {"held-out": (steps, values, OURS)}, level, "entropy: no model can be below")
+                             {"held-out": (steps, values, OURS)}, level, "entropy: no model can be below", log=True)
     rate = sum(row["seconds"] for row in history if "seconds" in row)
     return section(
         "Pretraining: predict the next token",
@@ -123,8 +123,8 @@ def text_page(name, history, tokens, levels, ours, samples):
     return section(
         f"The same on real text: {name}",
         f"{claim}. Fewer bits mean better guesses of the next character.",
-        svg(bars(f"Bits per character on unseen {name}", rows, "bits per character"), claim),
-        svg(learning_curve(f"Learning {name}", curves, min(levels.values()), f"{best}: {min(levels.values()):.2f}"),
+        svg(bars("The fewer, the better guessed", rows, f"bits per character of unseen text, {name}"), claim),
+        svg(learning_curve(f"It learns {name}", curves, min(levels.values()), f"{best}: {min(levels.values()):.2f}"),
             f"Held-out loss from {values[0]:.2f} to {values[-1]:.2f} bits per character in {steps[-1]} steps"),
         *(quote(given, made) for given, made in samples),
         caption("Grey: what it was given. So small a model learns how the text sounds, not what it says."))
