@@ -28,7 +28,7 @@ FLOORS = [  # a module imports from its own floor or from one below
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 # tests of no module:
-WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds".split()
+WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe")}

@@ -49,7 +49,7 @@ class TrainingReport:
 
 
 def decode_utf8(data, final=True):
-    """UTF-8 to (text, rest); every byte that starts no valid sequence becomes one U+FFFD, as in SentencePiece.
+    r"""UTF-8 to (text, rest); every byte that starts no valid sequence becomes one U+FFFD, as in SentencePiece.
 
     Python's errors="replace" makes one mark of several bad bytes. If not `final`, the beginning of a character that
     more bytes may still complete is handed back as the rest.
