@@ -9,6 +9,7 @@ import minillama
 from minillama.config import PRESETS
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
+from minillama.tokenizer import default_backend
 
 
 def describe():
@@ -19,6 +20,7 @@ def describe():
         f"python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
         f"{platform.system()} {platform.machine()}",
         f"kernel backends built: {', '.join(built_backends())}",
+        f"tokenizer backend: {default_backend()}",
         f"threads: {torch.get_num_threads()}",
         f"devices: {', '.join(devices())}",
         "memory free: " + (f"{free / GIB:.1f} GiB" if free is not None else "unknown"),

@@ -9,11 +9,13 @@ from minillama.config import PRESETS
 from minillama.info import describe, devices
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
+from minillama.tokenizer import default_backend
 
 
 def test_versions_backends_and_threads_are_the_real_ones():
     text = describe()
     assert torch.__version__ in text and f"threads: {torch.get_num_threads()}" in text
+    assert f"tokenizer backend: {default_backend()}" in text
     assert f"kernel backends built: {', '.join(built_backends())}" in text
     assert devices()[0] == "cpu" and any("cuda" in name for name in devices()) == torch.cuda.is_available()
 
