@@ -14,8 +14,9 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     # pybind11: what is not a tensor operator
     "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/bpe_unused.cpp",
            "csrc/cpu/bpe_vocabulary.cpp", "csrc/cpu/word_counts.cpp"],
-    # TORCH_LIBRARY(minillama): the operators
-    "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp"],
+    # TORCH_LIBRARY(minillama): the operators; (minillama_simt): the CUDA kernels, run by the emulator
+    "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp", "csrc/bind_simt.cpp", "csrc/simt_kernels.cpp",
+             "csrc/simt/scheduler.cpp", "csrc/simt/device.cpp", "csrc/simt/calls.cpp"],
 }
 FLAGS = ["-O3", "-g0"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for quietly runs on one thread
@@ -27,7 +28,7 @@ os.chdir(Path(__file__).resolve().parent)
 
 def extension(name, sources):
     """One library; `_ops` links PyTorch, `_C` needs pybind11 alone."""
-    headers = sorted(map(str, Path("csrc").rglob("*.h")))
+    headers = sorted(str(path) for ending in ("h", "cuh") for path in Path("csrc").rglob(f"*.{ending}"))
     if name == "_C":
         import pybind11
 

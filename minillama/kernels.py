@@ -1,12 +1,16 @@
 """The one door to the compiled kernels. Plain PyTorch is the reference and the default; a kernel is asked for by name.
 
-    built_backends()                          what there is here: ("reference",) or ("reference", "cpu")
+    built_backends()                          what there is here: ("reference",) or ("reference", "cpu", "simt")
     fused_rope(x_BTHd, rotations)             minillama.rope in one pass, with its gradient
+    nf4_matmul(x, stored, "simt")             x W^T from the stored bits of an NF4Tensor, with the gradient of x
+    flash_attention(q, k, v, backend="simt")  minillama.attention without the T x S matrix, with its gradients
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
 
+Backends: "cpu" is fast code for processors; "simt" is the CUDA code run by an emulator, slow, to test and to learn.
 Nothing falls back in silence: a backend that is not built raises an error that says how to build it.
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -17,21 +21,31 @@ from pathlib import Path
 import torch
 
 BUILD = "python setup.py build_ext --inplace"
+LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt"}  # backend -> namespace of its operators
+KERNELS = {"rope": ("cpu", "simt"), "nf4_matmul": ("simt",), "flash_attention": ("simt",)}  # operator -> backends
 
 
 def built_backends():
-    """Names of the backends that can be asked for: "reference" always, "cpu" where its library was compiled."""
-    return ("reference",) if _missing() else ("reference", "cpu")
+    """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
+    return ("reference",) if _missing() else ("reference", *LIBRARIES)
 
 
 def require(backend):
     """Return quietly if `backend` is built here; otherwise raise and say how to build it."""
-    if backend not in ("reference", "cpu"):
-        raise ValueError(f"backend {backend!r} is not known: choose 'reference' or 'cpu'")
+    if backend not in ("reference", *LIBRARIES):
+        raise ValueError(f"backend {backend!r} is not known: choose 'reference', 'cpu' or 'simt'")
     if backend not in built_backends():
         raise RuntimeError(
             f"backend {backend!r} is not built here ({_missing()}). In the checkout, with a C++ compiler: {BUILD}"
         )
+
+
+def _operator(name, backend):
+    """The operator of that backend; ValueError where it has none."""
+    require(backend)
+    if backend not in KERNELS[name]:
+        raise ValueError(f"{name} has no kernel for backend {backend!r}: choose from {', '.join(KERNELS[name])}")
+    return getattr(getattr(torch.ops, LIBRARIES[backend]), name)
 
 
 @functools.cache
@@ -43,21 +57,42 @@ def _missing():
         return "minillama._ops was never compiled"
     except ImportError as error:  # most often: compiled for another PyTorch
         return f"minillama._ops does not load: {error}"
-    torch.library.register_fake("minillama::rope", _rope_fake)
-    torch.library.register_autograd("minillama::rope", _rope_backward, setup_context=_rope_remember)
+    for library in LIBRARIES.values():
+        operators = getattr(torch.ops, library)
+        for name, fake, remember, backward in (
+            ("rope", _rope_fake, _rope_remember, _rope_backward),
+            ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
+            ("nf4_matmul_backward", _nf4_fake, None, None),
+            ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
+            ("flash_attention_backward", _flash_backward_fake, None, None),
+        ):
+            torch.library.register_fake(f"{library}::{name}", fake)
+            if backward:
+                backward = functools.partial(backward, operators)
+                torch.library.register_autograd(f"{library}::{name}", backward, setup_context=remember)
     return None
+
+
+@contextlib.contextmanager
+def schedule(order):
+    """Within it, emulated threads run in this order: "forward", "reverse" or "shuffle:SEED"; "forward" afterwards."""
+    require("simt")
+    torch.ops.minillama_simt.set_schedule(order)
+    try:
+        yield
+    finally:
+        torch.ops.minillama_simt.set_schedule("forward")
 
 
 # ---- RoPE
 
-def fused_rope(x, rotations, interleaved=True):
-    """`minillama.rope.apply_rope` (or, not interleaved, `apply_rope_half_split`) by the compiled CPU kernel.
+def fused_rope(x, rotations, interleaved=True, backend="cpu"):
+    """`minillama.rope.apply_rope` (or, not interleaved, `apply_rope_half_split`) by a compiled kernel.
 
     x: (..., T, H, d) fp32, bf16 or fp16; rotations: (T, d/2) or x's batch + (T, d/2), complex64. Computed in fp32,
     rounded once, as the reference is. Has a gradient for x, none for the table. RuntimeError if it is not built.
     """
-    require("cpu")
-    return torch.ops.minillama.rope(x, rotations.real, rotations.imag, interleaved)
+    return _operator("rope", backend)(x, rotations.real, rotations.imag, interleaved)
 
 
 def _rope_fake(x, cos, sin, interleaved):
@@ -70,10 +105,71 @@ def _rope_remember(ctx, inputs, output):
     ctx.save_for_backward(cos, sin)
 
 
-def _rope_backward(ctx, gradient):
+def _rope_backward(operators, ctx, gradient):
     """A rotation's transpose is its inverse: the gradient is turned back by the same angles."""
     cos, sin = ctx.saved_tensors
-    return torch.ops.minillama.rope(gradient, cos, -sin, ctx.interleaved), None, None, None
+    return operators.rope(gradient, cos, -sin, ctx.interleaved), None, None, None
+
+
+# ---- NF4
+
+def nf4_matmul(x, stored, backend="simt"):
+    """x W^T for x (..., in) in fp32, bf16 or fp16 and an NF4Tensor of shape (out, in): (..., out) in x's dtype.
+
+    As `NF4Tensor.product`, but W is never formed: levels, scales and sums stay fp32, and only the result is rounded.
+    The gradient goes to x alone, from the same bits. RuntimeError if the backend is not built.
+    """
+    if len(stored.shape) != 2:
+        raise ValueError(f"the weight has shape {tuple(stored.shape)}: a product needs a matrix (out, in)")
+    if x.shape[-1] != stored.shape[1]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and the weight {tuple(stored.shape)}: the last two must agree")
+    return _operator("nf4_matmul", backend)(x, stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset,
+                                            stored.shape[0], stored.block_size)
+
+
+def _nf4_fake(x, codes, absmax, absmax_scale, absmax_offset, features, block_size):
+    return x.new_empty((*x.shape[:-1], features))
+
+
+def _nf4_remember(ctx, inputs, output):
+    x, *stored, _, ctx.block_size = inputs
+    ctx.in_features = x.shape[-1]
+    ctx.save_for_backward(*stored)
+
+
+def _nf4_backward(operators, ctx, gradient):
+    dx = operators.nf4_matmul_backward(gradient, *ctx.saved_tensors, ctx.in_features, ctx.block_size)
+    return dx, None, None, None, None, None, None
+
+
+# ---- attention
+
+def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
+    """`minillama.attention.attention` without the T x S matrix (arXiv 2205.14135), with all three gradients.
+
+    fp32, bf16 or fp16, computed in fp32; any strides; d up to 128, v as wide as q. A mask is not supported: ValueError.
+    Same inputs give the same bits, gradients included. RuntimeError if the backend is not built.
+    """
+    if mask_BTS is not None:
+        raise ValueError("the flash kernels know no mask but the causal one: use minillama.attention for mask_BTS")
+    return _operator("flash_attention", backend)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
+
+
+def _flash_fake(q, k, v, causal):
+    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _flash_backward_fake(d_out, d_lse, q, k, v, out, lse, causal):
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _flash_remember(ctx, inputs, output):
+    *tensors, ctx.causal = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _flash_backward(operators, ctx, d_out, d_lse):
+    return *operators.flash_attention_backward(d_out, d_lse, *ctx.saved_tensors, ctx.causal), None
 
 
 # ---- sources compiled on the spot

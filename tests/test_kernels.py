@@ -113,7 +113,7 @@ def test_a_backend_that_is_not_built_is_refused_with_the_command_that_builds_it(
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="'tpu' is not known: choose 'reference' or 'cpu'"):
+    with pytest.raises(ValueError, match="'tpu' is not known: choose 'reference', 'cpu' or 'simt'"):
         kernels.require("tpu")
 
 

@@ -1,0 +1,145 @@
+// Attention without the T x S matrix (arXiv 2205.14135; the order of loops is that of 2307.08691):
+//   S = scale q k^T,  P = softmax(S),  O = P v,  LSE = log sum exp(S).  Backward: flash_attention_backward.cuh.
+//
+// Cost for element size e: 4 B H T S d FLOPs, half of it when causal; compulsory bytes e d (2 T H + 2 S K) + 4 T H, times
+// B. k and v are read once for every 16 queries of every query head.
+//
+// Query head h reads key head h / (H / K). Causal is bottom-right: query i sees key j <= i + S - T. A query that sees
+// nothing gives O = 0 and LSE = +infinity, so that exp(S - LSE) = 0 in the backward pass. All sums in fp32.
+//
+//   version 1: a block takes 16 queries, four threads a row, and walks over tiles of 16 keys and values in shared
+//   memory (fp32, rows padded by one word: a column is then free of bank conflicts). Scores are shared by the row's
+//   four threads; each keeps every fourth column of O in registers. No tensor cores, one tile in flight.
+#pragma once
+
+#include "../launch.h"
+
+namespace minillama::kernels {
+
+constexpr int kTile = 16, kTeam = 4, kTileThreads = kTile * kTeam;  // rows of a tile, threads of a row
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+template <int D>
+using Tile = float[kTile][D + 1];
+
+// Rows first ... first + 15 of a (rows, width) matrix; what lies beyond its rows or columns becomes 0, not garbage: a
+// NaN there would survive a weight of 0.
+template <int D, class T>
+__device__ void load_tile(Tile<D>& tile, const T* data, int64_t stride, int64_t first, int64_t rows, int width) {
+  for (int i = threadIdx.x; i < kTile * D; i += kTileThreads) {
+    const int row = i / D, column = i % D;
+    const bool inside = first + row < rows && column < width;
+    tile[row][column] = inside ? float(data[(first + row) * stride + column]) : 0.0f;
+  }
+}
+
+template <int D>
+__device__ float dot(const float (&a)[D + 1], const float (&b)[D + 1]) {
+  float even = 0, odd = 0;
+  for (int c = 0; c < D; c += 2) {
+    even += a[c] * b[c];
+    odd += a[c + 1] * b[c + 1];
+  }
+  return even + odd;
+}
+
+__device__ inline float team_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+__device__ inline float team_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ inline bool sees(const AttentionShape& shape, int64_t query, int64_t key) {
+  return key < shape.keys && (!shape.causal || key <= query + shape.keys - shape.queries);
+}
+
+// The first key that none of the queries of this tile sees.
+__device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query) {
+  const int64_t last_seen = first_query + kTile - 1 + shape.keys - shape.queries;
+  return shape.causal && last_seen + 1 < shape.keys ? last_seen + 1 : shape.keys;
+}
+
+template <class T>
+__device__ const T* head_of(const Strided& x, int64_t batch, int64_t head) {
+  return static_cast<const T*>(x.data) + batch * x.batch + head * x.head;
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(kTileThreads)
+flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
+                   AttentionShape shape) {
+  __shared__ Tile<D> Q, K, V;
+  __shared__ float P[kTile][kTile + 1];
+  const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
+  const int64_t first = int64_t(blockIdx.x) * kTile, head = blockIdx.y, batch = blockIdx.z;
+  const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
+  const T *keys = head_of<T>(k, batch, kv_head), *values = head_of<T>(v, batch, kv_head);
+  load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
+  const float c = shape.scale * kLog2E;  // exp(scale s) = 2^(c s)
+  float m = -INFINITY, l = 0, O[D / kTeam] = {};
+  for (int64_t start = 0; start < keys_end(shape, first); start += kTile) {
+    __syncthreads();  // nobody reads the previous tile any more
+    load_tile<D>(K, keys, k.row, start, shape.keys, d);
+    load_tile<D>(V, values, v.row, start, shape.keys, d);
+    __syncthreads();  // the tile is complete, and before the first one so is Q
+
+    float s[kTile / kTeam], highest = m;
+    for (int i = 0; i < kTile / kTeam; ++i) {
+      const int key = member + kTeam * i;
+      s[i] = sees(shape, query, start + key) ? dot<D>(Q[row], K[key]) : -INFINITY;
+      highest = fmaxf(highest, s[i]);
+    }
+    highest = team_max(highest);
+    const float base = highest == -INFINITY ? 0 : highest * c;  // -inf - -inf would be NaN
+    const float alpha = exp2f(m * c - base);                    // what earlier sums are worth under the new maximum
+    l *= alpha;
+    for (int i = 0; i < kTile / kTeam; ++i) {
+      const float p = exp2f(s[i] * c - base);
+      P[row][member + kTeam * i] = p;
+      l += p;
+    }
+    __syncwarp();  // a row of P belongs to four threads of one warp
+#pragma unroll
+    for (int e = 0; e < D / kTeam; ++e) {
+      float sum = 0;
+      for (int j = 0; j < kTile; ++j) sum += P[row][j] * V[j][member + kTeam * e];
+      O[e] = O[e] * alpha + sum;
+    }
+    m = highest;
+  }
+  l = team_sum(l);
+  if (query >= shape.queries) return;
+  const int64_t place = (batch * shape.heads + head) * shape.queries + query;
+#pragma unroll
+  for (int e = 0; e < D / kTeam; ++e)
+    if (member + kTeam * e < d) out[place * d + member + kTeam * e] = T(l > 0 ? O[e] / l : 0.0f);
+  if (member == 0) lse[place] = l > 0 ? m * shape.scale + logf(l) : INFINITY;
+}
+
+// visit(D) with the smallest compiled width that holds `width` columns.
+template <class Visit>
+void with_width(int64_t width, Visit visit) {
+  if (width <= 32) return visit(std::integral_constant<int, 32>{});
+  if (width <= 64) return visit(std::integral_constant<int, 64>{});
+  visit(std::integral_constant<int, 128>{});
+}
+
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, AttentionShape shape,
+                     void* stream) {
+  if (shape.batch * shape.heads * shape.queries == 0) return;
+  const dim3 grid(ceil_div(shape.queries, kTile), unsigned(shape.heads), unsigned(shape.batch));
+  with_dtype(dtype, [&](auto zero) {
+    with_width(shape.width, [&](auto D) {
+      using T = decltype(zero);
+      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, static_cast<cudaStream_t>(stream))(
+          q, k, v, static_cast<T*>(out), lse, shape);
+    });
+  });
+  check_launch("flash_attention");
+}
+
+}  // namespace minillama::kernels

@@ -1,0 +1,144 @@
+// The gradients of flash attention: P is computed again from q, k and LSE, nothing of size T x S is kept.
+//   delta_i = sum_c dO_ic O_ic - dLSE_i,   dV = P^T dO,   dS = P (dO v^T - delta),   dQ = scale dS k,   dK = scale dS^T q
+// (arXiv 2205.14135, appendix B.4; a gradient of LSE adds P dLSE to dS, hence its place in delta).
+//
+// Cost: 14 B H T S d FLOPs where the least possible is 10: S and dO v^T are formed in both kernels, and in return no
+// sum needs an atomic, so that the same inputs give the same bits. All sums in fp32.
+//
+//   version 1: three kernels in the form of the forward pass: delta by a warp per query; dQ by 16 queries walking over
+//   keys; dK and dV by 16 keys walking over the queries of every head that shares them.
+#pragma once
+
+#include "flash_attention.cuh"
+
+namespace minillama::kernels {
+
+template <class T>
+__global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const float* __restrict__ d_lse,
+                               float* __restrict__ delta, AttentionShape shape) {
+  const int lane = threadIdx.x % 32, d = int(shape.width);
+  const int64_t query = int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (query >= shape.queries) return;  // a whole warp leaves
+  const int64_t place = (int64_t(blockIdx.z) * shape.heads + blockIdx.y) * shape.queries + query;
+  const T* gradient = head_of<T>(d_out, blockIdx.z, blockIdx.y) + query * d_out.row;
+  float sum = 0;
+  for (int c = lane; c < d; c += 32) sum += float(gradient[c]) * float(out[place * d + c]);
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+  if (lane == 0) delta[place] = sum - (d_lse ? d_lse[place] : 0.0f);
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(kTileThreads)
+flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
+            const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
+  __shared__ Tile<D> Q, dO, K, V;
+  __shared__ float dS[kTile][kTile + 1];
+  const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
+  const int64_t first = int64_t(blockIdx.x) * kTile, head = blockIdx.y, batch = blockIdx.z;
+  const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
+  const int64_t place = (batch * shape.heads + head) * shape.queries + query;
+  const bool inside = query < shape.queries;
+  const float my_lse = inside ? lse[place] * kLog2E : INFINITY, my_delta = inside ? delta[place] : 0;
+  const float c = shape.scale * kLog2E;
+  load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
+  load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, first, shape.queries, d);
+  float sum[D / kTeam] = {};
+  for (int64_t start = 0; start < keys_end(shape, first); start += kTile) {
+    __syncthreads();
+    load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, start, shape.keys, d);
+    load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, start, shape.keys, d);
+    __syncthreads();
+    for (int key = member; key < kTile; key += kTeam) {
+      const bool seen = sees(shape, query, start + key);
+      const float p = seen ? exp2f(dot<D>(Q[row], K[key]) * c - my_lse) : 0.0f;
+      dS[row][key] = p * (dot<D>(dO[row], V[key]) - my_delta);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int e = 0; e < D / kTeam; ++e) {
+      float part = 0;
+      for (int j = 0; j < kTile; ++j) part += dS[row][j] * K[j][member + kTeam * e];
+      sum[e] += part;
+    }
+  }
+  if (!inside) return;
+#pragma unroll
+  for (int e = 0; e < D / kTeam; ++e)
+    if (member + kTeam * e < d) dq[place * d + member + kTeam * e] = T(sum[e] * shape.scale);
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(kTileThreads)
+flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
+             const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, AttentionShape shape) {
+  __shared__ Tile<D> Q, dO, K, V;
+  __shared__ float P[kTile][kTile + 1], dS[kTile][kTile + 1];
+  const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
+  const int64_t first = int64_t(blockIdx.x) * kTile, kv_head = blockIdx.y, batch = blockIdx.z, key = first + row;
+  const int64_t group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
+  const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries before these keys
+  const float c = shape.scale * kLog2E;
+  load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
+  load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, first, shape.keys, d);
+  float sum_k[D / kTeam] = {}, sum_v[D / kTeam] = {};
+  for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    const int64_t rows = (batch * shape.heads + head) * shape.queries;
+    for (int64_t start = unseen; start < shape.queries; start += kTile) {
+      __syncthreads();
+      load_tile<D>(Q, head_of<T>(q, batch, head), q.row, start, shape.queries, d);
+      load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, start, shape.queries, d);
+      __syncthreads();
+      for (int i = member; i < kTile; i += kTeam) {
+        const int64_t query = start + i;
+        const bool seen = query < shape.queries && sees(shape, query, key);
+        const float p = seen ? exp2f(dot<D>(Q[i], K[row]) * c - lse[rows + query] * kLog2E) : 0.0f;
+        P[row][i] = p;
+        dS[row][i] = seen ? p * (dot<D>(dO[i], V[row]) - delta[rows + query]) : 0.0f;
+      }
+      __syncwarp();
+#pragma unroll
+      for (int e = 0; e < D / kTeam; ++e) {
+        float part_k = 0, part_v = 0;
+        for (int i = 0; i < kTile; ++i) {
+          part_k += dS[row][i] * Q[i][member + kTeam * e];
+          part_v += P[row][i] * dO[i][member + kTeam * e];
+        }
+        sum_k[e] += part_k;
+        sum_v[e] += part_v;
+      }
+    }
+  }
+  if (key >= shape.keys) return;
+  const int64_t place = ((batch * shape.kv_heads + kv_head) * shape.keys + key) * d;
+#pragma unroll
+  for (int e = 0; e < D / kTeam; ++e) {
+    if (member + kTeam * e >= d) continue;
+    dk[place + member + kTeam * e] = T(sum_k[e] * shape.scale);
+    dv[place + member + kTeam * e] = T(sum_v[e]);
+  }
+}
+
+void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
+                              const float* lse, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
+                              AttentionShape shape, void* stream_) {
+  const auto stream = static_cast<cudaStream_t>(stream_);
+  const unsigned heads = unsigned(shape.heads), batch = unsigned(shape.batch);
+  with_dtype(dtype, [&](auto zero) {
+    with_width(shape.width, [&](auto width) {
+      using T = decltype(zero);
+      constexpr int D = decltype(width)::value;
+      if (shape.batch * shape.heads * shape.queries > 0) {
+        LAUNCH((flash_delta_v1<T>), dim3(ceil_div(shape.queries, 4), heads, batch), 128, 0, stream)(
+            d_out, static_cast<const T*>(out), d_lse, delta, shape);
+        LAUNCH((flash_dq_v1<T, D>), dim3(ceil_div(shape.queries, kTile), heads, batch), kTileThreads, 0, stream)(
+            q, k, v, d_out, lse, delta, static_cast<T*>(dq), shape);
+      }
+      if (shape.batch * shape.kv_heads * shape.keys > 0)
+        LAUNCH((flash_dkv_v1<T, D>), dim3(ceil_div(shape.keys, kTile), unsigned(shape.kv_heads), batch), kTileThreads,
+               0, stream)(q, k, v, d_out, lse, delta, static_cast<T*>(dk), static_cast<T*>(dv), shape);
+    });
+  });
+  check_launch("flash_attention_backward");
+}
+
+}  // namespace minillama::kernels
