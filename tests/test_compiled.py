@@ -2,8 +2,11 @@
 
 import pickle
 import random
+import shutil
+import subprocess
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from mutants import Mutant
@@ -206,6 +209,25 @@ def test_threads_may_share_a_tokenizer():
     for thread in threads:
         thread.join()
     assert all(got[i] == [expected[i]] * 20 for i in range(4))
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.long
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing(sanitizers, tmp_path):
+    """The core alone, without Python, on random corpora, vocabularies and texts: see bpe_fuzz.cpp."""
+    root, program = Path(__file__).parent.parent, tmp_path / "bpe_fuzz"
+    sources = [*(root / "csrc/cpu").glob("bpe*.cpp"), root / "csrc/cpu/word_counts.cpp", root / "tests/bpe_fuzz.cpp"]
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    built = subprocess.run([compiler, "-std=c++17", "-O1", "-g", f"-fsanitize={sanitizers}", "-pthread", "-Icsrc",
+                            "-fno-sanitize-recover=all", *map(str, sources), "-o", str(program)],
+                           cwd=root, capture_output=True, text=True)
+    if built.returncode and "cannot find -l" in built.stderr:
+        pytest.skip(f"the compiler has no {sanitizers} sanitizer")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program, "100"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "all laws hold\n"), done.stderr
 
 
 # ---- the door ----------------------------------------------------------------------------------------------------

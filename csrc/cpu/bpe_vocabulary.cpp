@@ -105,7 +105,8 @@ void BpeEncoder::find_joins() {
   for (size_t id = 0; id < pieces_.size(); ++id) {
     if (piece_of_[id] < 0) continue;
     hash_sides(pieces_[id].text);
-    by_hash.insert(prefixes.back().key(), static_cast<uint32_t>(id));
+    if (by_hash.insert(prefixes.back().key(), static_cast<uint32_t>(id)) != id)
+      throw std::invalid_argument("two pieces are the same, or made to have the same hash");
   }
   const auto side = [&](std::string_view text, Polynomial hash) -> int32_t {
     const Character character = character_at(text, 0);
