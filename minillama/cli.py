@@ -51,20 +51,25 @@ def build_parser(first=None):
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
-              "convert": add_convert, "parity": add_parity, "weights": add_weights, "info": add_info}
+              "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
+              "info": add_info}
     for name, add in adders.items():
         if first not in adders or first == name:
             add(commands)
     return parser
 
 
+def add_kernels(commands):
+    """kernels verify [--backend NAME] [--op NAME]"""
+    kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
+        required=True, metavar="ACTION")
+    verify = _command(kernels, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
+    verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu or simt")
+    verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
+
+
 def add_info(commands):
     """info"""
-    kernel = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(required=True, metavar="ACTION")
-    verify = _command(kernel, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
-    verify.add_argument("--backend", help="only this one: reference, cpu, simt")
-    verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul, flash_attention")
-
     _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
 
 

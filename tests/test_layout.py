@@ -18,13 +18,13 @@ CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling gene
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
     "files config memory kernels plots report corpus rms_norm rope swiglu sampling".split(),
-    "attention kv_cache tokenizer".split(),
+    "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant".split(),
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    "info lesson tour tour_pages parity parity_peers real_weights readme cli __main__".split(),
+    "info kernels_verify lesson tour tour_pages parity parity_peers real_weights readme cli __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 # tests of no module:
