@@ -29,7 +29,8 @@ def test_a_sentencepiece_vocabulary_comes_back_with_its_scores(tmp_path):
 def test_a_byte_level_vocabulary_comes_back_with_its_joins(tmp_path):
     tokenizer = read_tiktoken(tiny_file())
     inside = through_a_file(tokenizer, tmp_path)
-    assert (inside.specials, inside.bos_id, inside.eos_id) == (tokenizer.specials, tokenizer.bos_id, tokenizer.eos_id)
+    assert inside.special_tokens == tokenizer.special_tokens
+    assert (inside.bos_id, inside.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
     for text in fuzzed(200, seed=5):
         assert inside.encode(text) == tokenizer.encode(text), repr(text)
     assert inside.encode("xyz") == [259]  # no joins lead to it

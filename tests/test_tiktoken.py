@@ -33,7 +33,7 @@ def oracle():
     tiktoken = pytest.importorskip("tiktoken", reason="the oracle: pip install -r tests/oracles.txt")
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, llama3_file().open("rb"))}
     return tiktoken.Encoding("llama3", pat_str=LLAMA3_WORDS, mergeable_ranks=ranks,
-                             special_tokens=llama3().specials)
+                             special_tokens=llama3().special_tokens)
 
 
 def tiny_file():
@@ -82,7 +82,7 @@ def test_special_tokens_come_only_on_request():
     assert begin == 262 and tokenizer.vocab_size == 262 + 256
     assert begin not in tokenizer.encode(text)
     assert tokenizer.encode("abc", bos=True, eos=True) == [begin, 258, tokenizer.eos_id]
-    assert tokenizer.encode(text, allowed_special="all") == [begin, 258, tokenizer.specials["<|eot_id|>"]]
+    assert tokenizer.encode(text, allowed_special="all") == [begin, 258, tokenizer.special_tokens["<|eot_id|>"]]
     assert tokenizer.encode(text, allowed_special=["<|begin_of_text|>"])[:2] == [begin, 258]
     assert tokenizer.decode([begin, 258, tokenizer.eos_id]) == "abc"
     assert tokenizer.id_to_piece(begin) == "<|begin_of_text|>"

@@ -82,15 +82,16 @@ class ByteBpeTokenizer:
 
     def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
                  prefix_space=False):
-        self.ids, self.specials, self._merges, self._file = ids, dict(specials), merges, file
+        self.ids, self.special_tokens = ids, dict(specials)
+        self._merges, self._file = merges, file
         self.whole_words, self.prefix_space = whole_words, prefix_space
         self.words, self._patterns = list(words), [regex.compile(pattern) for pattern in words]
         self._bytes = {index: token for token, index in ids.items()}
-        self._names = {index: name for name, index in self.specials.items()}
-        if len(self._bytes) + len(self._names) < len(ids) + len(self.specials) or self._bytes.keys() & self._names:
+        self._names = {index: name for name, index in self.special_tokens.items()}
+        if len({*self._bytes, *self._names}) < len(ids) + len(self.special_tokens):
             raise ValueError("two entries of the vocabulary share an id: the file is damaged")
         self.vocab_size = max([*self._bytes, *self._names], default=-1) + 1
-        self.bos_id, self.eos_id, self.pad_id = (self.specials.get(name) for name in (bos, eos, pad))
+        self.bos_id, self.eos_id, self.pad_id = (self.special_tokens.get(name) for name in (bos, eos, pad))
         self.unk_id = None  # every byte has an id, so nothing is unknown
         self._cache = {}
 
@@ -110,11 +111,11 @@ class ByteBpeTokenizer:
         return index
 
     def _allowed(self, names):
-        names = list(self.specials) if names == "all" else list(names)
-        unknown = [name for name in names if name not in self.specials]
+        names = list(self.special_tokens) if names == "all" else list(names)
+        unknown = [name for name in names if name not in self.special_tokens]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no special token of this vocabulary; "
-                             f"the first of them are {list(self.specials)[:5]}")
+                             f"the first of them are {list(self.special_tokens)[:5]}")
         return names
 
     def _encode(self, text, special_names):
@@ -123,7 +124,7 @@ class ByteBpeTokenizer:
         longest_first = sorted(special_names, key=lambda name: (-len(name), name))
         ids, place = [], 0
         for match in regex.finditer("|".join(map(regex.escape, longest_first)), text):
-            ids += [*self._encode_ordinary(text[place:match.start()]), self.specials[match[0]]]
+            ids += [*self._encode_ordinary(text[place:match.start()]), self.special_tokens[match[0]]]
             place = match.end()
         return ids + self._encode_ordinary(text[place:])
 

@@ -60,7 +60,7 @@ def tokenizer_json(tokenizer):
     byte_level = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True,
                   "use_regex": False}
     added = [{"id": index, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True} for name, index in tokenizer.specials.items()]
+              "normalized": False, "special": True} for name, index in tokenizer.special_tokens.items()]
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
              "ignore_merges": tokenizer.whole_words,
