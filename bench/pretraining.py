@@ -10,7 +10,8 @@ from _twin import transformers_twin
 from minillama.attention import attention, torch_attention
 from minillama.config import preset
 from minillama.train.optimizer import AdamW
-from minillama.train.pretrain import train_step
+from minillama.train.pretrain import batch_losses
+from minillama.train.training_run import train_step
 from minillama.transformer import Transformer
 
 LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.95), 0.1, 1.0
@@ -19,7 +20,7 @@ LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.95), 0.1, 1.0
 def our_step(model, batch):
     """A function that makes one update and returns the loss before it."""
     optimizer = AdamW(model.parameters(), LR, BETAS, weight_decay=WEIGHT_DECAY)
-    return lambda: train_step(model, optimizer, [batch], CLIP)[0].item()
+    return lambda: train_step(optimizer, batch_losses(model, [batch]), CLIP)[0].item()
 
 
 def their_step(model, batch):

@@ -116,7 +116,8 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
     from minillama.attention import torch_attention  # the fused spelling: a quarter less time for a training step
     from minillama.checkpoint import load_model
     from minillama.train.data import write_tokens
-    from minillama.train.pretrain import METRICS_FILE, STATE_FILE, pretrain
+    from minillama.train.pretrain import pretrain
+    from minillama.train.training_run import METRICS_FILE, STATE_FILE
     from minillama.transformer import Transformer
 
     data = hashlib.sha256("\0".join(split[0] + split[1]).encode()).hexdigest()

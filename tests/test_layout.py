@@ -31,7 +31,8 @@ LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # wh
 WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
-                    **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe")}
+                    **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
+                    "training_run": "by test_pretrain, test_resume and test_sft"}
 
 
 def files(*patterns):

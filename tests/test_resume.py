@@ -27,7 +27,8 @@ from tiny_run import (
 )
 
 from minillama.checkpoint import load_model
-from minillama.train.pretrain import PretrainConfig, load_training_state, pretrain
+from minillama.train.pretrain import PretrainConfig, pretrain
+from minillama.train.resume import load_training_state
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 
@@ -234,17 +235,18 @@ def resumed(tmp_path):
 
 
 MUTANTS = [
-    mutant_of_run("self.optimizer.load_state_dict(state[\"optimizer\"])", "pass", resumed),
-    mutant_of_run("self.model.load_state_dict(state[\"model\"])", "pass", resumed),
-    mutant_of_run("set_random_state(state[\"random\"], self.config.device)", "pass", resumed),
-    mutant_of_run("self.step = state[\"step\"]", "self.step = state[\"step\"] - 1", resumed),
+    mutant_of_run("self.optimizer.load_state_dict(state[\"optimizer\"])", "pass", resumed, "training_run"),
+    mutant_of_run("weight.copy_(state[\"model\"][name])", "pass", resumed, "training_run"),
+    mutant_of_run("set_random_state(state[\"random\"], self.device)", "pass", resumed, "training_run"),
+    mutant_of_run("self.step = state[\"step\"]", "self.step = state[\"step\"] - 1", resumed, "training_run"),
     mutant_of_run("                kept.append(line)", "                kept.append(line)\n                step += 1",
                   resumed, "resume"),
     mutant_of_run("if not (math.isfinite(loss) and math.isfinite(norm)):", "if False:",
-                  test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint),
-    mutant_of_run("if theirs != ours:", "if False:", test_a_changed_setting_is_refused_by_name),
+                  test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint, "training_run"),
+    mutant_of_run("if theirs != ours:", "if False:", test_a_changed_setting_is_refused_by_name, "training_run"),
     mutant_of_run("self._due(self.config.checkpoint_every) or asked_to_stop.is_set()",
-                  "self._due(self.config.checkpoint_every)", test_the_first_ctrl_c_finishes_the_step_and_saves),
+                  "self._due(self.config.checkpoint_every)", test_the_first_ctrl_c_finishes_the_step_and_saves,
+                  "training_run"),
     mutant_of_run("with torch.random.fork_rng(devices=[device] if device.type == \"cuda\" else []):",
                   "if True:", test_the_callers_random_numbers_are_left_alone, "resume"),
 ]

@@ -1,0 +1,194 @@
+"""What all training here shares: step after step of AdamW, in a run that may be killed at any moment and taken up.
+
+A run's folder holds `metrics.jsonl` (one JSON object per step or evaluation) and `training_state.pt` (the trained
+weights, optimizer, step, random state). Only parameters with requires_grad are trained and saved: whole models, and
+adapters on a frozen or quantized base, are the same run.
+"""
+
+import json
+import math
+import os
+import time
+import zlib
+from dataclasses import fields
+
+import torch
+from tqdm import tqdm
+
+from minillama.files import atomic_write
+from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.resume import (
+    ctrl_c,
+    load_training_state,
+    own_random_state,
+    random_state,
+    set_random_state,
+    truncate_metrics,
+)
+
+STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
+# Settings of type int that may be 0; all others count something there must be one of.
+MAY_BE_ZERO = {"warmup_steps", "eval_every", "eval_windows", "eval_sequences", "checkpoint_every", "pack_length",
+               "seed"}
+
+
+def check_fields(config):
+    """Hold every field of a training config against its type and bounds; TypeError or ValueError names it."""
+    for field in fields(config):
+        _check_field(field.name, getattr(config, field.name), field.type)
+    if config.warmup_steps >= config.steps:
+        raise ValueError(f"warmup_steps {config.warmup_steps} leave nothing of {config.steps} steps: "
+                         f"use fewer, for instance {config.steps // 20}")
+
+
+def _check_field(name, value, kind):
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"{name} is {value!r}: it must be of type {kind.__name__}")
+    if kind in (str, bool):
+        return
+    least = 1 if kind is int and name not in MAY_BE_ZERO else 0
+    most = 1 if name in ("beta1", "beta2", "min_lr_ratio") else 2**62
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}: allowed are {least} to {most}")
+
+
+def train_step(optimizer, losses, clip_norm):
+    """One update from losses that are computed one after another and count together as their sum
+    -> tensor (loss, gradient norm before clipping)."""
+    optimizer.zero_grad()
+    total = 0.0
+    for loss in losses:
+        loss.backward()
+        total = total + loss.detach()
+    norm = clip_gradients(optimizer.parameters, clip_norm or math.inf)
+    optimizer.step()
+    return torch.stack([total, norm])
+
+
+class TrainingRun:
+    """A run in progress: its parts, the number of finished steps and the history so far.
+
+    What a kind of training adds: its `name`, `losses(step)` (the losses whose sum is the step's), `held_out_loss()`
+    and `made_with`, the settings and data that a resumed run must share. Without a folder nothing is written.
+    """
+
+    name = "train"
+
+    def __init__(self, model, config, folder, made_with, device):
+        self.model, self.config, self.folder, self.device = model, config, folder, device
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = AdamW(self.trained.values(), config.max_lr, (config.beta1, config.beta2), config.eps,
+                               config.weight_decay)
+        self.made_with = made_with | {"frozen_weights": frozen_fingerprint(model)}
+        self.step, self.history, self.metrics = 0, [], None
+        self.step_tokens = 0  # read in a step, for the progress bar; `losses` may set it
+
+    def train(self, resume=False, progress=True):
+        """All steps, from the start or from the last checkpoint -> the history; the model is in training mode."""
+        self.model.train()
+        with own_random_state(self.config.seed, self.device), ctrl_c() as asked_to_stop:
+            if self.folder is None:
+                self._steps(asked_to_stop, progress)
+                return self.history
+            self.resume() if resume else self.start()
+            with open(self.folder / METRICS_FILE, "a", encoding="utf-8", newline="") as self.metrics:
+                self._steps(asked_to_stop, progress)
+        return self.history
+
+    def start(self):
+        """A fresh folder; what a run left that was killed before its first checkpoint is overwritten."""
+        if (self.folder / STATE_FILE).exists():
+            raise FileExistsError(f"{self.folder} already holds a run: go on with it (resume=True), or "
+                                  "choose another folder")
+        with atomic_write(self.folder / METRICS_FILE, "w"):
+            pass
+
+    def resume(self):
+        """Take up weights, optimizer, random state and history where the last checkpoint left them."""
+        state = load_training_state(self.folder / STATE_FILE)
+        for name, ours in self.made_with.items():
+            theirs = state["made_with"].get(name)
+            if theirs != ours:
+                raise ValueError(f"cannot resume: {name} is {ours!r}, but the run in {self.folder} has "
+                                 f"{theirs!r}: use that, or begin anew in another folder")
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        set_random_state(state["random"], self.device)
+        self.step = state["step"]
+        self.history = truncate_metrics(self.folder / METRICS_FILE, self.step)
+
+    def _steps(self, asked_to_stop, progress):
+        """All steps that are left, with evaluations and checkpoints on the way."""
+        steps = self.config.steps
+        if not self.history:
+            self.evaluate()
+            self.save()
+        with tqdm(initial=self.step, total=steps, desc=self.name, unit="step", disable=not progress) as bar:
+            while self.step < steps:
+                loss, seconds = self.advance()
+                bar.set_postfix_str(f"loss {loss:.3f}, {self.step_tokens / seconds:,.0f} tokens/s", False)
+                bar.update()
+                if self._due(self.config.eval_every):
+                    self.evaluate()
+                if self._due(self.config.checkpoint_every) or asked_to_stop.is_set():
+                    self.save()
+                if asked_to_stop.is_set():
+                    saved = f", saved in {self.folder}: resume=True goes on" if self.folder else ""
+                    raise KeyboardInterrupt(f"stopped after step {self.step} of {steps}{saved}")
+
+    def advance(self):
+        """One step: draw, learn, record -> (loss, seconds)."""
+        start, config = time.perf_counter(), self.config
+        self.optimizer.lr = learning_rate(self.step, config.steps, config.max_lr, config.warmup_steps,
+                                          config.min_lr_ratio)
+        result = train_step(self.optimizer, self.losses(self.step), config.clip_norm)
+        loss, norm = result.tolist()  # the step's one wait for the device
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(f"step {self.step + 1}: loss {loss}, gradient norm {norm}. {self._way_out()}")
+        self.step += 1
+        seconds = time.perf_counter() - start
+        self.record(loss=loss, lr=self.optimizer.lr, grad_norm=norm, seconds=round(seconds, 6))
+        return loss, seconds
+
+    def evaluate(self):
+        self.record(held_out_loss=self.held_out_loss())
+
+    def record(self, **values):
+        """Into the history, and at once into the file."""
+        self.history.append({"step": self.step, **values})
+        if self.metrics:
+            self.metrics.write(json.dumps(self.history[-1]) + "\n")
+            self.metrics.flush()
+
+    def save(self):
+        """The checkpoint. Metrics reach the disk first: it must never be ahead of them."""
+        norms = torch._foreach_norm([p.detach() for p in self.trained.values()])
+        if not torch.stack([norm.float() for norm in norms]).isfinite().all():
+            raise FloatingPointError(f"weights are no longer finite after step {self.step}. {self._way_out()}")
+        if self.folder is None:
+            return
+        os.fsync(self.metrics.fileno())
+        state = {"step": self.step, "model": {name: p.detach() for name, p in self.trained.items()},
+                 "optimizer": self.optimizer.state_dict(), "random": random_state(self.device),
+                 "made_with": self.made_with}
+        with atomic_write(self.folder / STATE_FILE) as file:
+            torch.save(state, file)
+
+    def _way_out(self):
+        spared = f"The last checkpoint in {self.folder} is untouched; begin" if self.folder else "Begin"
+        return f"{spared} anew with a max_lr below {self.config.max_lr}"
+
+    def _due(self, every):
+        return self.step == self.config.steps or every and self.step % every == 0
+
+
+def frozen_fingerprint(model):
+    """CRC-32 of all that training does not change, 0 if that is nothing: tells a resumed run that it is the same
+    base, whatever its dtype or quantization."""
+    crc = 0
+    for _, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.requires_grad:
+            crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return crc
