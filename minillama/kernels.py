@@ -25,6 +25,7 @@ LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt"}  # backend -> namespa
 KERNELS = {"rope": ("cpu", "simt"), "nf4_matmul": ("simt",), "flash_attention": ("simt",)}  # operator -> backends
 
 
+@torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
 def built_backends():
     """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
     return ("reference",) if _missing() else ("reference", *LIBRARIES)

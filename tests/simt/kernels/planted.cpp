@@ -1,0 +1,76 @@
+// The kernels with one barrier left out: `planted KERNEL FILE:LINE` skips the barrier on that line, `planted KERNEL none`
+// skips nothing. Prints the results as floats. `planted list` names the barriers that the kernels have passed.
+
+#include "simt/simt.h"
+
+#include <cstdlib>
+#include <set>
+#include <string>
+#include <vector>
+
+static std::string left_out;
+static std::set<std::string> passed;
+
+static bool skipped(const char* file, int line) {
+  const std::string path = file, name = path.substr(path.rfind('/') + 1) + ":" + std::to_string(line);
+  passed.insert(name);
+  return name == left_out;
+}
+static void barrier_unless_skipped(const char* file, int line) {
+  if (!skipped(file, line)) simt::barrier(0, "__syncthreads()", {file, line});
+}
+static void warp_barrier_unless_skipped(const char* file, int line) {
+  if (!skipped(file, line)) __syncwarp(~0u, {file, line});
+}
+#define __syncthreads() barrier_unless_skipped(__FILE__, __LINE__)
+#define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
+#include "cuda/flash_attention_backward.cuh"
+#include "cuda/nf4_matmul.cuh"
+#undef __syncwarp
+
+using namespace minillama::kernels;
+
+static std::vector<float> numbers(size_t count, unsigned seed) {
+  std::vector<float> all(count);
+  for (float& x : all) x = float((seed = seed * 1664525 + 1013904223) >> 8) / float(1 << 23) - 1;
+  return all;
+}
+
+static void print(const std::vector<float>& all) {
+  for (float x : all) std::printf("%.9g ", double(x));
+}
+
+static void run_attention() {
+  const AttentionShape shape{1, 2, 1, 35, 50, 20, 0.25f, true};
+  const auto q = numbers(2 * 35 * 20, 1), k = numbers(50 * 20, 2), v = numbers(50 * 20, 3), d_out = numbers(1400, 4);
+  std::vector<float> out(1400), lse(70), delta(70), dq(1400), dk(1000), dv(1000);
+  const Strided Q{q.data(), 1400, 700, 20}, K{k.data(), 1000, 1000, 20}, V{v.data(), 1000, 1000, 20};
+  flash_attention(DType::f32, Q, K, V, out.data(), lse.data(), shape, nullptr);
+  flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, out.data(), lse.data(), nullptr,
+                           delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+  for (const auto& result : {out, dq, dk, dv}) print(result);
+}
+
+static void run_nf4() {
+  std::vector<uint8_t> codes(40 * 64 / 2);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 37 + 11);
+  const auto absmax = numbers(40, 5), x = numbers(3 * 64, 6), dy = numbers(3 * 40, 7);
+  std::vector<float> y(3 * 40), dx(3 * 64);
+  const NF4 w{codes.data(), absmax.data(), nullptr, nullptr, nullptr, 40, 64, 64};
+  nf4_matmul(DType::f32, x.data(), w, y.data(), 3, nullptr);
+  nf4_matmul_backward(DType::f32, dy.data(), w, dx.data(), 3, nullptr);
+  print(y), print(dx);
+}
+
+int main(int, char** words) {
+  const std::string what = words[1];
+  if (what == "list") {
+    std::freopen("/dev/null", "w", stderr);
+    run_attention(), run_nf4();
+    std::puts("");
+    for (const auto& name : passed) std::printf("%s ", name.c_str());
+    return 0;
+  }
+  left_out = words[2];
+  what == "nf4" ? run_nf4() : run_attention();
+}

@@ -1,0 +1,69 @@
+"""Every barrier of every kernel is needed: left out, one at a time, the results change by schedule alone.
+
+tests/simt/kernels/planted.cpp runs the kernels with the barrier on one line skipped.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+from test_simt import PROGRAMS, ROOT, SCHEDULES, SIMT
+
+BARRIER_WORDS = ("__syncthreads();", "__syncwarp();")
+KERNELS = ROOT / "csrc" / "cuda"
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """The program, built without optimisation (it is compiled faster than it would be optimised)."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed here")
+    sources = [SIMT / "scheduler.cpp", SIMT / "device.cpp", SIMT / "calls.cpp", PROGRAMS / "kernels" / "planted.cpp"]
+    state = hashlib.sha256()
+    for path in sorted([*sources, *SIMT.glob("*.h"), *KERNELS.iterdir(), *KERNELS.parent.glob("*.h")]):
+        state.update(path.read_bytes())
+    program = ROOT / "build" / "simt_tests" / f"planted-{state.hexdigest()[:16]}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        partial = f"{program}.{os.getpid()}"
+        command = ["g++", "-std=c++17", "-O0", "-w", "-I", ROOT / "csrc", "-x", "c++", "-", "-ldl", "-lrt",
+                   "-o", partial]
+        done = subprocess.run(list(map(str, command)), input="".join(f'#include "{path}"\n' for path in sources),
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        os.replace(partial, program)
+    return program
+
+
+def run(program, kernel, barrier, schedule):
+    done = subprocess.run([program, kernel, barrier], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "SIMT_SCHEDULE": schedule})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def barriers():
+    """FILE:LINE of every barrier in the kernels' sources."""
+    return [f"{path.name}:{number}" for path in sorted(KERNELS.glob("*.cuh"))
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if line.strip().startswith(BARRIER_WORDS)]
+
+
+def test_the_program_passes_every_barrier(planted):
+    listed = subprocess.run([planted, "list"], capture_output=True, text=True).stdout.splitlines()[-1].split()
+    assert sorted(listed) == sorted(barriers()) and len(listed) >= 10
+
+
+@pytest.mark.parametrize("kernel", ["attention", "nf4"])
+def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
+    results = {run(planted, kernel, "none", schedule) for schedule in SCHEDULES}
+    assert len(results) == 1 and "nan" not in results.pop()
+
+
+@pytest.mark.parametrize("barrier", barriers())
+def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
+    kernel = "nf4" if barrier.startswith("nf4") else "attention"
+    right = run(planted, kernel, "none", "forward")
+    assert all(run(planted, kernel, barrier, schedule) != right for schedule in SCHEDULES)

@@ -1,0 +1,148 @@
+"""The CUDA kernel of the NF4 product, run by the emulator: the stored bits mean what the reference says they mean."""
+
+import re
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama import kernels
+from minillama.quant.nf4 import DYNAMIC_MAP, NF4_LEVELS, NF4Linear, quantize_nf4
+
+needs_simt = pytest.mark.skipif(
+    "simt" not in kernels.built_backends(), reason=f"the kernels are not built: {kernels.BUILD}"
+)
+SHAPES = [(1, 1, 1), (3, 5, 7), (8, 24, 64), (2, 65, 63), (5, 3, 65), (1, 72, 130), (33, 64, 320)]  # (M, N, K)
+
+
+def parts(stored):
+    """Its tensors, as the operators take them."""
+    return stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset
+
+
+def law(ours, plain, exact, factor):
+    """Error against float64 at most `factor` times plain PyTorch's, plus a unit in the last place of the largest."""
+    unit = torch.finfo(ours.dtype).eps * float(exact.abs().max())
+    error, of_plain = (float((found.double() - exact).abs().max()) for found in (ours, plain))
+    assert ours.dtype == plain.dtype and ours.shape == exact.shape
+    assert error <= factor * of_plain + unit, f"error {error:.2e}, plain PyTorch has {of_plain:.2e}"
+
+
+def test_the_kernels_tables_are_the_references():
+    text = (kernels.source_folder() / "nf4_table.h").read_text(encoding="utf-8")
+    lists = [[float(number) for number in re.findall(r"(-?[\d.]+(?:e-?\d+)?)f", part)]
+             for part in text.split("#define")[1:]]
+    for found, wanted in zip(lists, (NF4_LEVELS, DYNAMIC_MAP), strict=True):
+        assert torch.equal(torch.tensor(found), torch.tensor(wanted))
+
+
+@needs_simt
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("M", "N", "K"), SHAPES)
+def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double):
+    torch.manual_seed(0)
+    stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
+    x, dy = torch.randn(M, K).to(dtype).requires_grad_(), torch.randn(M, N).to(dtype)
+    ours, weight = kernels.nf4_matmul(x, stored), stored.dequantize()
+    law(ours.detach(), stored.product(x).detach(), x.detach().double() @ weight.double().T, 2)
+    law(torch.autograd.grad(ours, x, dy)[0], dy @ weight.to(dtype), dy.double() @ weight.double(), 3)
+
+
+@needs_simt
+@pytest.mark.parametrize("double", [True, False])
+def test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(double):
+    """Sums of one number and zeros are exact, and a scale is never fused into its offset."""
+    stored = quantize_nf4(torch.randn(24, 48), double_quantization=double)
+    assert torch.equal(kernels.nf4_matmul(torch.eye(48), stored).T, stored.dequantize())
+    rows = torch.ops.minillama_simt.nf4_matmul_backward(torch.eye(24), *parts(stored), 48, 64)
+    assert torch.equal(rows, stored.dequantize())
+
+
+@needs_simt
+@pytest.mark.parametrize("block_size", [2, 6, 32, 4096])
+def test_any_block_size_is_read(block_size):
+    stored = quantize_nf4(torch.randn(17, 31), block_size)
+    assert torch.equal(kernels.nf4_matmul(torch.eye(31), stored).T, stored.dequantize())
+
+
+@needs_simt
+def test_more_than_a_group_of_scales_and_rows_of_zeros():
+    """300 blocks need a second fp32 scale; a block of zeros has absmax 0."""
+    weight = torch.randn(300, 64)
+    weight[7] = 0
+    stored = quantize_nf4(weight, double_quantization=True)
+    assert torch.equal(kernels.nf4_matmul(torch.eye(64), stored).T, stored.dequantize())
+
+
+@needs_simt
+def test_leading_dimensions_and_strides_do_not_matter():
+    stored = quantize_nf4(torch.randn(5, 8))
+    x = torch.randn(8, 3, 2).permute(2, 1, 0)
+    assert torch.equal(kernels.nf4_matmul(x, stored), kernels.nf4_matmul(x.reshape(6, 8), stored).view(2, 3, 5))
+    assert kernels.nf4_matmul(torch.zeros(0, 3, 8), stored).shape == (0, 3, 5)
+    assert kernels.nf4_matmul(x[0, 0], stored).shape == (5,)
+
+
+@needs_simt
+def test_a_layers_stored_bits_go_straight_in():
+    layer = NF4Linear.from_weight(torch.randn(6, 10))
+    x = torch.randn(4, 10)
+    torch.testing.assert_close(kernels.nf4_matmul(x, layer.stored()), layer(x), rtol=0, atol=1e-5)
+
+
+@needs_simt
+@pytest.mark.parametrize("double", [True, False])
+def test_the_operators_pass_pytorchs_own_check(double):
+    stored = quantize_nf4(torch.randn(5, 8), double_quantization=double)
+    operators = torch.ops.minillama_simt
+    torch.library.opcheck(operators.nf4_matmul.default, (torch.randn(3, 8, requires_grad=True), *parts(stored), 5, 64))
+    torch.library.opcheck(operators.nf4_matmul_backward.default, (torch.randn(3, 5), *parts(stored), 8, 64))
+
+
+@needs_simt
+def test_it_compiles_into_one_graph():
+    stored = quantize_nf4(torch.randn(5, 8))
+    function = torch.compile(lambda x: kernels.nf4_matmul(x * 2, stored).sum(), fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 8, requires_grad=True)
+    (dx,) = torch.autograd.grad(function(x), x)
+    torch.testing.assert_close(dx, 2 * torch.ones(3, 5) @ stored.dequantize())
+
+
+@needs_simt
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(codes=torch.zeros(3, dtype=torch.uint8)), r"codes holds 3 bytes, wanted 20 for a weight of shape \(5, 8\)"),
+    (dict(codes=torch.zeros(20)), "codes has dtype Float, wanted Byte"),
+    (dict(absmax=torch.zeros(2, dtype=torch.uint8)), "absmax holds 2 values, wanted 1 for 40 weights in blocks of 64"),
+    (dict(absmax=torch.zeros(1)), "absmax has dtype Float, wanted Byte"),
+    (dict(offset=None), "belong together"),
+    (dict(scale=torch.zeros(2)), "absmax_scale holds 2 values and absmax_offset 1, wanted 1 and 1"),
+    (dict(block=3), "block_size 3 is not allowed"),
+])
+def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(change, message):
+    codes, absmax, scale, offset = parts(quantize_nf4(torch.randn(5, 8)))
+    given = {**dict(codes=codes, absmax=absmax, scale=scale, offset=offset, rows=5, block=64), **change}
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.minillama_simt.nf4_matmul(torch.zeros(3, 8), *given.values())
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"x has shape \(3, 7\) and the weight \(5, 8\)"):
+        kernels.nf4_matmul(torch.zeros(3, 7), quantize_nf4(torch.randn(5, 8)))
+    with pytest.raises(ValueError, match="a product needs a matrix"):
+        kernels.nf4_matmul(torch.zeros(3, 7), quantize_nf4(torch.randn(5)))
+
+
+@needs_simt
+def test_a_backend_without_this_kernel_is_refused():
+    with pytest.raises(ValueError, match="nf4_matmul has no kernel for backend 'reference': choose from simt"):
+        kernels.nf4_matmul(torch.zeros(3, 8), quantize_nf4(torch.randn(5, 8)), backend="reference")
+
+
+MUTANTS = [] if "simt" not in kernels.built_backends() else [
+    Mutant("minillama.kernels", "stored.absmax_scale, stored.absmax_offset", "stored.absmax_scale, "
+           "stored.absmax_offset and stored.absmax_offset * 0",
+           lambda: test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(True)),
+    Mutant("minillama.kernels", "gradient, *ctx.saved_tensors, ctx.in_features", "gradient * 1.02, *ctx.saved_tensors, "
+           "ctx.in_features", lambda: test_product_and_gradient_keep_the_tolerance_law(3, 5, 7, torch.float32, True)),
+]
