@@ -276,7 +276,8 @@ def run_generate(arguments):
     for piece in generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                seed=arguments.seed):
         print(piece, end="", flush=True)
-    print()
+    if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
+        print()
 
 
 def run_convert(arguments):
@@ -312,6 +313,7 @@ def run_weights(arguments):
 
 
 def run_kernels_verify(arguments):
+    """Exit code 1 where a kernel is beyond its bound (`kernels_verify.print_table`)."""
     from minillama.kernels_verify import print_table
 
     return 0 if print_table([arguments.backend] if arguments.backend else None,

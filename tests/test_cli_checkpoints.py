@@ -57,4 +57,4 @@ def test_weights_says_what_to_do_without_a_network(folder, capsys, monkeypatch):
 def test_the_story_of_stories260k_is_on_stdout(weights, capsys):
     code, out, _ = run(capsys, "generate", "--model", weights / "stories260K.bin", "--tokenizer",
                        weights / "tok512.bin", "--temperature", "0", "--max-new-tokens", "200")
-    assert code == 0 and len(out.encode()) == 464 + 1
+    assert code == 0 and len(out.encode()) == 464
