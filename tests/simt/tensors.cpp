@@ -116,7 +116,8 @@ __global__ void copy_and_read(const float* in, float* out) {
 }
 
 CASE(an_async_copy_arrives_at_its_wait_and_not_before) {
-  float in[128], out[256];
+  alignas(16) float in[128];
+  float out[256];
   for (int i = 0; i < 128; ++i) in[i] = float(i);
   LAUNCH((copy_and_read<0>), 1, 32, 0, nullptr)(in, out);
   for (int i = 0; i < 256; ++i) REQUIRE_EQUAL(out[i], i % 8 < 6 ? i / 8 * 4 + i % 4 : 0);
