@@ -14,7 +14,7 @@ from minillama.kv_cache import KVCache
 from minillama.tiled_attention import tiled_attention, tiled_attention_with_lse
 from minillama.transformer import Transformer
 
-BLOCKS = pytest.mark.parametrize(("Br", "Bc"), [(4, 4), (2, 3)])
+BLOCKS = pytest.mark.parametrize(("Br", "Bc"), [(3, 3), (2, 3)])
 CAUSAL = pytest.mark.parametrize("causal", [True, False])
 MASKED = pytest.mark.parametrize("masked", [True, False])
 
@@ -59,7 +59,7 @@ def test_it_is_plain_attention_for_every_size_up_to_two_tiles_and_one(Br, Bc, ca
         q, k, v = inputs(T, S, dtype=torch.float32)
         mask = random_mask(T, S) if masked else None
         ours = tiled_attention(q, k, v, causal, mask, Br, Bc)
-        # fp32 sums of at most 9 terms of size 1: a few units of 2^-24 each
+        # fp32 sums of at most 7 terms of size 1: a few units of 2^-24 each
         assert ours.dtype == q.dtype and worst(ours, attention(q, k, v, causal, mask)) < 1e-5, (T, S)
 
 

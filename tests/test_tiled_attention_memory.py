@@ -73,7 +73,7 @@ def test_nothing_larger_than_a_tile_is_made_but_what_is_asked_for(masked):
     assert max(made(attention, False)) == 4 * H * T * T  # the measure does see a matrix where there is one
 
 
-@pytest.mark.parametrize(("T", "S"), [(4, 4), (5, 5), (11, 17), (17, 11), (3, 16), (16, 3), (13, 14)])
+@pytest.mark.parametrize(("T", "S"), [(4, 4), (5, 5), (7, 13), (13, 7), (2, 9)])
 @CAUSAL
 @pytest.mark.parametrize(("Br", "Bc"), [(4, 3), (4, 4)])
 def test_tiles_above_the_diagonal_cost_nothing(T, S, causal, Br, Bc):
