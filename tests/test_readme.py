@@ -65,6 +65,18 @@ def test_the_shown_tour_is_the_recorded_one_word_for_word():
     assert all(row["pass"] for row in recorded["rows"]) and recorded["seconds"] < 180
 
 
+def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
+    """Line by line: the same rungs, the same verdicts; errors of fp32 rounding differ between machines."""
+    from minillama.cli import main
+
+    pytest.importorskip("transformers", reason="parity compares with transformers: python3 run.py test installs it")
+    shown = re.search(r"<!-- parity -->\n```text\n(.*?)```", README, flags=re.S)[1].splitlines()
+    assert main(["parity", str(weights / "stories260K.bin")]) == 0
+    today = capsys.readouterr().out.splitlines()
+    word = re.compile(r"[-+\d.e]+")
+    assert [word.sub("#", line).split() for line in shown] == [word.sub("#", line).split() for line in today]
+
+
 @pytest.mark.long
 def test_a_tour_today_says_what_the_readme_says(tmp_path):
     """Times apart. Numbers may differ in the last digits on another machine, so they are held to 3 %."""
