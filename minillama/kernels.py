@@ -28,7 +28,10 @@ KERNELS = {"rope": ("cpu", "simt"), "nf4_matmul": ("simt",), "flash_attention": 
 @torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
 def built_backends():
     """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
-    return ("reference",) if _missing() else ("reference", *LIBRARIES)
+    if _missing():
+        return ("reference",)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return "reference", *(name for name, library in LIBRARIES.items() if has_kernel(f"{library}::rope", "CPU"))
 
 
 def require(backend):
