@@ -47,8 +47,13 @@ def compiled():
     except ImportError:
         return {}
     there = {name: paths for name, paths in LIBRARIES.items() if os.path.exists(paths[0])}
-    return {"ext_modules": [extension(name, list(filter(os.path.exists, paths))) for name, paths in there.items()],
+    return {"ext_modules": [extension(name, list(filter(usable, paths))) for name, paths in there.items()],
             "cmdclass": {"build_ext": BuildExtension}}
+
+
+def usable(path):
+    """Whether a source is here; the emulator's need POSIX."""
+    return os.path.exists(path) and not (sys.platform == "win32" and "simt" in path)
 
 
 setup(
