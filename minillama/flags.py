@@ -1,0 +1,37 @@
+"""Flags of the command line: made from the fields of frozen dataclasses, and turned back into them."""
+
+import argparse
+import dataclasses
+import types
+import typing
+
+
+def command(commands, name, run, help):
+    """A sub-command whose arguments `run` will be called with."""
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_fields(parser, config):
+    """One flag for each field of a frozen dataclass: its name, its type, its default."""
+    kinds = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind, flag = kinds[field.name], "--" + field.name.replace("_", "-")
+        if isinstance(kind, types.UnionType):  # `int | None`
+            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+        else:
+            parser.add_argument(flag, type=kind, default=field.default, help=f"default: {field.default}")
+
+
+def from_flags(config, arguments):
+    """The dataclass back from the flags of `add_fields`."""
+    return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
+
+
+def add_device(parser):
+    """--device and --dtype, for every command that runs a model."""
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")

@@ -1,0 +1,57 @@
+"""Laws of the flags: what a dataclass says, the command line accepts, and gives back."""
+
+import argparse
+from dataclasses import dataclass
+
+import pytest
+from mutants import Mutant
+
+from minillama.flags import add_device, add_fields, command, from_flags
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field of each kind."""
+
+    steps: int = 3
+    max_rate: float = 0.5
+    name: str = "a"
+    loud: bool = True
+    limit: int | None = None
+
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    add_fields(parser, Settings)
+    return from_flags(Settings, parser.parse_args(words))
+
+
+def test_no_flags_give_the_defaults():
+    assert parsed() == Settings()
+
+
+def test_every_kind_of_field_has_its_flag():
+    words = ("--steps", "7", "--max-rate", "1e-3", "--name", "b", "--no-loud", "--limit", "9")
+    assert parsed(*words) == Settings(7, 1e-3, "b", False, 9)
+
+
+@pytest.mark.parametrize("words", [("--steps", "1.5"), ("--max-rate", "fast"), ("--limit", "x"), ("--unknown", "1")])
+def test_a_value_of_another_kind_is_refused(words):
+    with pytest.raises(SystemExit):
+        parsed(*words)
+
+
+def test_a_command_runs_what_it_was_given_and_devices_are_the_three():
+    parser = argparse.ArgumentParser()
+    add_device(command(parser.add_subparsers(), "go", lambda arguments: arguments.device, "help"))
+    arguments = parser.parse_args(["go", "--device", "mps"])
+    assert arguments.run(arguments) == "mps"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["go", "--device", "tpu"])
+
+
+MUTANTS = [
+    Mutant("minillama.flags", "if kind is bool:", "if False:", test_every_kind_of_field_has_its_flag),
+    Mutant("minillama.flags", "isinstance(kind, types.UnionType)", "False", test_every_kind_of_field_has_its_flag),
+    Mutant("minillama.flags", "default=field.default, help=", "default=None, help=", test_no_flags_give_the_defaults),
+]
