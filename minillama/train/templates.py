@@ -44,6 +44,7 @@ ALPACA_WITHOUT_INPUT = (
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions.")
+SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 LLAMA2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
@@ -121,6 +122,35 @@ def llama3_chat(messages):
     return segments if messages[-1]["role"] == "assistant" else segments + _header("assistant")
 
 
+def chatml(messages):
+    """ChatML as SmolLM2 was tuned on it (its tokenizer's chat_template): `<|im_start|>role`, newline, the content,
+    `<|im_end|>`, newline; no <s>. Without a system message the published one is put first. messages as in `vicuna`.
+    """
+    _exchanges(messages)
+    if messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": SMOLLM2_SYSTEM}, *messages]
+    segments = []
+    for message in messages:
+        learn = message["role"] == "assistant"
+        segments += [Segment("<|im_start|>", control=True), Segment(message["role"] + "\n"),
+                     Segment(message["content"], learn), Segment("<|im_end|>", learn, control=True), Segment("\n")]
+    if messages[-1]["role"] == "user":
+        segments += [Segment("<|im_start|>", control=True), Segment("assistant\n")]
+    return segments
+
+
+def in_turn(template):
+    """A template of one question and one answer as one for conversations: every exchange stands whole, <s> and </s>
+    included, behind the one before it, as Llama 2 does it. Such a template has no place for a system text."""
+    def repeated(messages):
+        system, exchanges = _exchanges(messages)
+        if system is not None:
+            raise ValueError("this template has no place for a system text: use vicuna, llama2, llama3 or chatml")
+        return [segment for question, answer in exchanges for segment in template(question, answer)]
+
+    return repeated
+
+
 def _header(role):
     return [Segment("<|start_header_id|>", control=True), Segment(role),
             Segment("<|end_header_id|>", control=True), Segment("\n\n", alone=True)]
@@ -141,3 +171,9 @@ def _exchanges(messages):
     contents = [message["content"] for message in rest] + [None] * (len(rest) % 2)
     system = messages[0]["content"] if len(rest) < len(messages) else None
     return system, list(zip(contents[::2], contents[1::2], strict=True))
+
+
+# By name; each takes messages, as `vicuna` does.
+TEMPLATES = {"question_answer": in_turn(question_answer),
+             "alpaca": in_turn(lambda question, answer: alpaca(question, output=answer)),
+             "vicuna": vicuna, "llama2": llama2_chat, "llama3": llama3_chat, "chatml": chatml}

@@ -1,0 +1,177 @@
+"""Supervised fine-tuning: the model learns to answer, and only the answers are learned.
+
+The same function serves full tuning, LoRA and QLoRA: what requires a gradient is trained, all else stays as it is.
+Runs can be killed and taken up as in pretraining (`training_run`).
+"""
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from minillama.train.data import permutation
+from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, pack, sequence_loss
+from minillama.train.training_run import TrainingRun, check_fields
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Everything that decides a run's result, besides the model and the data. The defaults suit full tuning of a
+    model of less than a million parameters; LoRA wants some three times the rate, large models far less (Alpaca: 2e-5,
+    QLoRA: 2e-4)."""
+
+    steps: int = 150  # optimizer updates
+    batch_size: int = 16  # rows in memory at once: sequences, or chunks of packed ones
+    grad_accumulation: int = 1  # batches whose gradients make one update
+    max_lr: float = 2e-3
+    min_lr_ratio: float = 0.1  # the last step's rate, as a part of max_lr
+    warmup_steps: int = 10
+    weight_decay: float = 0.0  # per unit of learning rate; adapters and short runs need none
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_norm: float = 1.0  # largest norm of all gradients together; 0: no clipping
+    pack_length: int = 0  # tokens of a row into which sequences are packed; 0: one padded sequence a row
+    separate_documents: bool = True  # packed sequences do not see one another (block-diagonal mask)
+    recompute_blocks: bool = False  # gradient checkpointing: less memory, a third more work
+    eval_every: int = 50  # steps; 0: only before the first and after the last
+    eval_sequences: int = 0  # of the held-out ones, the first so many; 0: all
+    checkpoint_every: int = 100  # steps; 0: only before the first and after the last
+    seed: int = 0  # order of the data, and dropout of adapters
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.pack_length == 1:
+            raise ValueError("pack_length is 1: a row needs two tokens, one to predict the other; 0 is no packing")
+
+
+def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True):
+    """Train what requires a gradient in `model`, in place, on lists of `Sequence` -> the history.
+
+    The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} and {"step", "held_out_loss"}, as in
+    `pretrain`; losses are mean nats per learned token. With a `folder` they are written there with checkpoints of the
+    trained parameters, and resume=True goes on from the last. The model ends in eval mode.
+
+    Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
+    """
+    _check_fit(model, sequences, held_out, config)
+    before, model.recompute_blocks = model.recompute_blocks, config.recompute_blocks
+    try:
+        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder))
+        return run.train(resume, progress)
+    finally:
+        model.recompute_blocks = before
+        model.eval()
+
+
+class FineTuning(TrainingRun):
+    """A run of fine-tuning: rows drawn from the sequences, evaluated on others."""
+
+    name = "fine-tune"
+
+    def __init__(self, model, sequences, held_out, config, folder):
+        data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out)}
+        super().__init__(model, config, folder, {**asdict(config), **asdict(model.config), **data},
+                         model.tok_embeddings.weight.device)
+        self.held_out = held_out[:config.eval_sequences or None]
+        self.batches = SequenceBatches(sequences, config.batch_size * config.grad_accumulation, config.seed,
+                                       config.pack_length)
+
+    def losses(self, step):
+        """The step's loss in parts: the sum over each batch's learned tokens, divided by the number in all batches.
+        A mean of means would weigh tokens by the company they came in."""
+        chunks, size = self.batches(step), self.config.batch_size
+        batches = [stacked(chunks[i:i + size], self.device) for i in range(0, len(chunks), size)]
+        separate = self.config.pack_length > 0 and self.config.separate_documents
+        count = sum(learned_tokens(labels, documents if separate else None) for _, labels, documents in batches)
+        self.step_tokens = sum(tokens.numel() for tokens, _, _ in batches)
+        if count == 0:
+            raise ValueError(f"step {step + 1} holds no learned token: use a larger batch_size or pack_length")
+        for tokens_BT, labels_BT, documents_BT in batches:
+            documents_BT = documents_BT if separate else None
+            logits_BTV = self.model(tokens_BT, document_ids_BT=documents_BT)
+            yield sequence_loss(logits_BTV, labels_BT, "sum", documents_BT) / count
+
+    def held_out_loss(self):
+        return answer_loss(self.model, self.held_out, self.config.batch_size)
+
+
+class SequenceBatches:
+    """`batches(step)` -> a list of `Chunk`, a pure function of (seed, step), so a resumed run has no iterator to
+    restore. Every epoch has its own permutation of the rows, in which each occurs once.
+
+    pack_length > 0: the sequences, in a permuted order, are packed into rows of so many tokens once, before the
+    first epoch; a sequence cut by a row's end goes on in the next (`sequence_loss.pack`).
+    """
+
+    def __init__(self, sequences, batch_size, seed, pack_length=0):
+        self.batch_size = batch_size
+        if pack_length:
+            order = permutation(len(sequences), seed, 2**32)  # no epoch has this number
+            chunks = pack([sequences[i] for i in order], pack_length)
+            self.rows = [chunk for chunk in chunks if len(chunk.tokens) > 1]  # of a last, lone token nothing is learned
+        else:
+            self.rows = [Chunk(torch.tensor(row.tokens), torch.tensor(row.labels),
+                               torch.zeros(len(row.tokens), dtype=torch.int64)) for row in sequences]
+        self._order = lru_cache(maxsize=2)(lambda epoch: permutation(len(self.rows), seed, epoch))
+
+    def __call__(self, step):
+        n = len(self.rows)
+        drawn = range(step * self.batch_size, (step + 1) * self.batch_size)  # of the endless epochs
+        return [self.rows[self._order(i // n)[i % n]] for i in drawn]
+
+
+def stacked(chunks, device="cpu"):
+    """(tokens_BT, labels_BT, documents_BT) int64; shorter rows are filled up on the right with token 0, label -100,
+    document -1. Causal attention keeps the right from the left."""
+    T = max(len(chunk.tokens) for chunk in chunks)
+    filled = [[torch.nn.functional.pad(x, (0, T - len(x)), value=value) for x, value in
+               ((chunk.tokens, 0), (chunk.labels, IGNORE), (chunk.document_ids, -1))] for chunk in chunks]
+    return [torch.stack(rows).to(device) for rows in zip(*filled, strict=True)]
+
+
+@torch.no_grad()
+def answer_loss(model, sequences, batch_size=16):
+    """Mean nats per learned token over all sequences, each token counted once; the model is in eval mode meanwhile."""
+    rows = SequenceBatches(sequences, 1, 0).rows
+    device, training = model.tok_embeddings.weight.device, model.training
+    model.eval()
+    try:
+        total = count = 0
+        for first in range(0, len(rows), batch_size):
+            tokens_BT, labels_BT, _ = stacked(rows[first:first + batch_size], device)
+            total += sequence_loss(model(tokens_BT), labels_BT, "sum").double().item()
+            count += learned_tokens(labels_BT)
+    finally:
+        model.train(training)
+    return total / count
+
+
+def fingerprint(sequences):
+    """CRC-32 of all tokens and labels in order: tells a resumed run that this is the same data."""
+    crc = 0
+    for sequence in sequences:
+        crc = zlib.crc32(json.dumps([sequence.tokens, sequence.labels]).encode(), crc)
+    return crc
+
+
+def _check_fit(model, sequences, held_out, config):
+    longest = model.config.max_seq_len
+    for name, part in (("sequences", sequences), ("held_out", held_out)):
+        if not part:
+            raise ValueError(f"{name} is empty: give at least one Sequence")
+        for i, sequence in enumerate(part):
+            if not any(label != IGNORE for label in sequence.labels[1:]):
+                raise ValueError(f"{name}[{i}] teaches nothing: no token behind its first has a label")
+            wrong = [token for token in sequence.tokens if not 0 <= token < model.config.vocab_size]
+            if wrong:
+                raise ValueError(f"{name}[{i}] holds the id {wrong[0]}, the model knows 0 to "
+                                 f"{model.config.vocab_size - 1}: encode with the model's own tokenizer")
+            if len(sequence.tokens) > longest and not (name == "sequences" and config.pack_length):
+                raise ValueError(f"{name}[{i}] has {len(sequence.tokens)} tokens, the model attends over {longest}: "
+                                 "cut it (encode_records does)")
+    if config.pack_length > longest:
+        raise ValueError(f"pack_length {config.pack_length} is more than the {longest} tokens the model attends over")
