@@ -1,0 +1,110 @@
+"""From votes to pairs: what people preferred, in the form a reward model learns from."""
+
+import json
+import math
+import random
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from minillama.rlhf.reward_model import pair_accuracy
+
+LONGEST_LINE = 1 << 20  # bytes of a line of JSON
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt, the better one first."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def vote_score(upvotes, accepted):
+    """log2(1 + upvotes), rounded, plus 1 for the accepted answer; -1 for any answer voted below zero.
+
+    The rule of Askell et al. (arXiv 2112.00861, section 4.1), which StackLLaMA took over. The logarithm
+    because the hundredth vote says less than the first; the rounding makes near-equal answers ties.
+
+    >>> [vote_score(votes, False) for votes in (-3, 0, 1, 2, 3, 100)], vote_score(3, True)
+    ([-1, 0, 1, 2, 2, 7], 3)
+    """
+    if upvotes < 0:
+        return -1
+    return round(math.log2(1 + upvotes)) + bool(accepted)
+
+
+def thread_pairs(thread, most=10, seed=0):
+    """The pairs of one thread whose scores differ, at most `most` of them, as a list of `Pair`.
+
+    thread: anything with `question` and `answers`, each with `text`, `upvotes`, `accepted`
+    (`corpus.forum.Thread`). Ties carry no preference. The bound keeps a popular question from drowning
+    the others (n answers make n (n - 1) / 2 pairs); which pairs stay is drawn from the seed and the
+    question.
+    """
+    scored = [(vote_score(answer.upvotes, answer.accepted), answer.text) for answer in thread.answers]
+    pairs = [Pair(thread.question, *((a, b) if score_a > score_b else (b, a)))
+             for (score_a, a), (score_b, b) in combinations(scored, 2) if score_a != score_b and a != b]
+    if len(pairs) > most:
+        rng = random.Random(f"pairs {seed} {thread.question}")
+        pairs = sorted(pairs, key=lambda _: rng.random())[:most]
+    return pairs
+
+
+def label_ceiling(pairs, quality):
+    """Share of pairs whose label agrees with the hidden `quality(prompt, answer)`, equal quality counting
+    one half: what a reward model that knew the truth would score on these noisy labels. One that scores
+    more has learned the noise, or was tested on what it had seen."""
+    chosen, rejected = (torch.tensor([float(quality(pair.prompt, getattr(pair, side))) for pair in pairs])
+                        for side in ("chosen", "rejected"))
+    return pair_accuracy(chosen, rejected)
+
+
+def read_pairs(path):
+    """A list of `Pair` from a JSONL file: one object a line, {"prompt": ..., "chosen": ..., "rejected": ...}.
+
+    Empty lines are passed over, further keys are ignored. ValueError in one line, `file:line: what`, for
+    anything else.
+    """
+    pairs = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if line.strip():
+                try:
+                    pairs.append(_pair(line))
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number}: {error}") from None
+    if not pairs:
+        raise ValueError(f"{path}: no pair in it: write one JSON object a line, with the texts "
+                         '"prompt", "chosen" and "rejected"')
+    return pairs
+
+
+def _pair(line):
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line of more than {LONGEST_LINE} bytes: write one JSON object a line")
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1} of the line is not UTF-8: convert the file first") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error}): write one object a line") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON {type(record).__name__}, not an object with prompt, chosen and rejected")
+    for name in Pair._fields:
+        if not isinstance(record.get(name), str) or not record[name].strip():
+            given = f"is {json.dumps(record[name])[:40]}" if name in record else "is missing"
+            raise ValueError(f'"{name}" {given}: it must be a text that is not empty')
+    if record["chosen"] == record["rejected"]:
+        raise ValueError('"chosen" and "rejected" are the same text: such a pair says nothing, leave it out')
+    return Pair(*(record[name] for name in Pair._fields))
+
+
+def write_pairs(path, pairs):
+    """The file that `read_pairs` reads."""
+    from minillama.files import atomic_write
+
+    with atomic_write(Path(path), "w") as file:
+        file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)

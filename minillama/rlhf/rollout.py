@@ -1,0 +1,95 @@
+"""Rollouts: answers that a model samples, kept with the places of their tokens, and their log-probabilities."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from minillama.generate import generate_tokens, left_padded
+from minillama.sampling import Sampling
+from minillama.train.sequence_loss import at_least_fp32
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B prompts with one sampled answer each. P: places of the longest prompt; A: of the longest answer.
+
+    A row reads: padding, prompt, answer (its EOS included), padding. What is padding is told by the
+    mask, never by an id.
+    """
+
+    tokens_BT: torch.Tensor  # int64, T = P + A
+    mask_BT: torch.Tensor  # bool, True on the tokens of prompt and answer
+    prompt_places: int  # P
+    ended_B: torch.Tensor  # bool: the answer ends in EOS; else it was cut off
+
+    @property
+    def answer_mask_BA(self):
+        return self.mask_BT[:, self.prompt_places:]
+
+    @property
+    def answers_BA(self):
+        return self.tokens_BT[:, self.prompt_places:]
+
+    @property
+    def left_pad_B(self):
+        """Padding at the start of each row, or None where no row has any."""
+        pad_B = self.mask_BT.int().argmax(-1)
+        return pad_B if pad_B.any() else None
+
+    def rows(self, chosen):
+        """The rollout of some rows alone."""
+        return Rollout(self.tokens_BT[chosen], self.mask_BT[chosen], self.prompt_places, self.ended_B[chosen])
+
+    def texts(self, tokenizer):
+        """The answers as texts, without EOS."""
+        kept_B = self.answer_mask_BA.sum(-1) - self.ended_B.int()
+        return [tokenizer.decode(ids[:kept]) for ids, kept in
+                zip(self.answers_BA.tolist(), kept_B.tolist(), strict=True)]
+
+
+def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed=0):
+    """One answer to each prompt (a list of ids), sampled with a KV cache from the whole distribution: a `Rollout`.
+
+    No top-k and no top-p: the log-probabilities that learning uses are those of the whole distribution,
+    and answers drawn from another one would make the KL estimate wrong (even negative). The model
+    samples as it will be scored, without dropout. The same seed gives the same answers.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}: it must be positive, greedy answers have no distribution")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: an answer needs at least 1")
+    prompts = [list(prompt) for prompt in prompts]
+    was_training = model.training
+    model.eval()
+    steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed))
+    model.train(was_training)
+    # Built anew out of plain numbers: tensors made in inference mode could not take part in training.
+    device = model.tok_embeddings.weight.device
+    prompt_BP, pad_B = left_padded(prompts, device)
+    answers_BA = torch.tensor([[token or 0 for token in row] for row in zip(*steps, strict=True)], device=device)
+    real_BA = torch.tensor([[token is not None for token in row] for row in zip(*steps, strict=True)], device=device)
+    first_B = torch.zeros(len(prompts), dtype=torch.int64, device=device) if pad_B is None else pad_B
+    real_BP = torch.arange(prompt_BP.shape[1], device=device) >= first_B[:, None]
+    return Rollout(torch.cat([prompt_BP, answers_BA], 1), torch.cat([real_BP, real_BA], 1), prompt_BP.shape[1],
+                   ((answers_BA == eos_id) & real_BA).any(-1))
+
+
+def answer_states(body, rollout):
+    """The hidden states from which the answer's tokens were chosen, (B, A, D): those one place before
+    each, from the prompt's last token to the answer's last but one."""
+    hidden_BTD = body.hidden_states(rollout.tokens_BT, left_pad_B=rollout.left_pad_B)
+    return hidden_BTD[:, rollout.prompt_places - 1:-1]
+
+
+def answer_logits(model, rollout, temperature=1.0):
+    """Scores of the vocabulary at each of the answer's places, (B, A, V), divided by the temperature of
+    sampling: softmax gives the distribution that the token was drawn from. Only the answer's places go
+    through the output head."""
+    return at_least_fp32(model.logits(answer_states(model, rollout))) / temperature
+
+
+def log_probs_of(logits_BAV, rollout):
+    """log p of each token of the answer, (B, A), at least fp32; meaningless outside `answer_mask_BA`."""
+    chosen_BA = logits_BAV.gather(-1, rollout.answers_BA[..., None]).squeeze(-1)
+    return chosen_BA - logits_BAV.logsumexp(-1)

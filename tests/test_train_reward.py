@@ -1,0 +1,135 @@
+"""Laws of training a reward model: it learns what the pairs say, on a body of its own, the same for a seed."""
+
+import math
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama.config import ModelConfig
+from minillama.rlhf.preferences import Pair
+from minillama.rlhf.train_reward import (
+    RewardConfig,
+    encode_pairs,
+    held_out_accuracy,
+    padded,
+    score_pairs,
+    train_reward,
+)
+from minillama.train.templates import BOS, EOS, Segment
+from minillama.transformer import Transformer
+
+
+class Letters:
+    """A tokenizer of 30 letters; 0 to 2 are unknown, begin and end."""
+
+    alphabet = "...abcdefghijklmnopqrstuvwxyz ?"
+    vocab_size, bos_id, eos_id = len(alphabet), 1, 2
+
+    def encode(self, text, bos=False, eos=False):
+        return [1] * bos + [self.alphabet.index(letter) for letter in text] + [2] * eos
+
+    def decode(self, ids):
+        return "".join(self.alphabet[i] for i in ids)
+
+    def decoder(self):
+        class Decoder:
+            push = staticmethod(lambda i: Letters.alphabet[i])
+            flush = staticmethod(lambda: "")
+        return Decoder()
+
+
+def bare(prompt, answer=None):
+    return [BOS, Segment(prompt)] + ([Segment(answer, learn=True), EOS] if answer is not None else [])
+
+
+def a_body(seed=0):
+    torch.manual_seed(seed)
+    return Transformer(ModelConfig(16, 1, 2, Letters.vocab_size, hidden_dim=24, max_seq_len=24)).eval()
+
+
+def pairs(n, seed=0):
+    """The answer with more a's was chosen; b's are noise."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(n):
+        more, fewer, noise, more_noise = torch.randint(0, 4, (4,), generator=generator).tolist()
+        made.append(Pair("what?", "a" * (fewer + more + 1) + "b" * noise, "b" * more_noise + "a" * fewer))
+    return made
+
+
+CONFIG = RewardConfig(batch_size=8, max_lr=1e-2, seed=3)
+
+
+def trained(n=320, config=CONFIG, body=None):
+    return train_reward(a_body() if body is None else body, pairs(n), Letters(), config, bare, progress=False)
+
+
+def test_it_learns_to_order_pairs_that_it_never_saw():
+    held_out = encode_pairs(pairs(200, seed=1), Letters(), bare)
+    untrained, _ = trained(8, RewardConfig(batch_size=8, max_lr=1e-9))
+    model, history = trained()
+    assert held_out_accuracy(model, held_out) > 0.95 > 0.8 > held_out_accuracy(untrained, held_out)
+    assert len(history) == 40 and abs(history[0]["loss"] - math.log(2)) < 0.7 > history[-1]["loss"]
+
+
+def test_the_body_that_was_given_is_left_as_it_was():
+    body = a_body().requires_grad_(False)
+    before = [p.clone() for p in body.parameters()]
+    model, _ = trained(64, body=body)
+    assert all(torch.equal(p, q) for p, q in zip(body.parameters(), before, strict=True))
+    assert any(not torch.equal(p, q) for p, q in zip(model.body.parameters(), before, strict=True))
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_random_numbers_alone():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    body, states = a_body(), []
+    for seed in (3, 3, 4):
+        torch.manual_seed(11)
+        states.append(trained(64, RewardConfig(batch_size=8, seed=seed), body)[0].state_dict())
+        assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_a_pairs_score_does_not_depend_on_its_company():
+    model, encoded = trained(8)[0], encode_pairs(pairs(5), Letters(), bare)
+    together = torch.stack(score_pairs(model, encoded))
+    for i, pair in enumerate(encoded):
+        alone = [model(*padded([side])) for side in pair]
+        torch.testing.assert_close(together[:, i], torch.cat(alone), rtol=0, atol=1e-5)  # fp32, sums of size 1
+
+
+def test_both_sides_end_in_eos_and_padding_is_not_real():
+    (chosen, rejected), = encode_pairs([Pair("x", "aa", "b")], Letters(), bare)
+    assert chosen == [1, 26, 3, 3, 2] and rejected == [1, 26, 4, 2]
+    tokens_BT, mask_BT = padded([chosen, rejected])
+    assert tokens_BT.tolist()[1][:4] == rejected and mask_BT.tolist() == [[True] * 5, [True] * 4 + [False]]
+
+
+def test_every_pair_is_read_once_an_epoch():
+    _, history = trained(50, RewardConfig(batch_size=8, epochs=2))
+    assert len(history) == 2 * (50 // 8)
+
+
+def test_what_cannot_be_trained_on_is_named():
+    with pytest.raises(ValueError, match="7 pairs do not fill one batch of 8"):
+        trained(7)
+    with pytest.raises(ValueError, match="30 tokens and the model reads 24.*begins 'x'"):
+        encode_pairs([Pair("x", "a" * 27, "b")], Letters(), bare, 24)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        RewardConfig(batch_size=0)
+
+
+MUTANTS = [
+    Mutant("minillama.rlhf.train_reward", "preference_loss(chosen, rejected)", "preference_loss(rejected, chosen)",
+           test_it_learns_to_order_pairs_that_it_never_saw),
+    Mutant("minillama.rlhf.train_reward", "copy.deepcopy(body)", "body",
+           test_the_body_that_was_given_is_left_as_it_was),
+    Mutant("minillama.rlhf.train_reward", "zip(*encoded, strict=True) for side", "encoded for side",
+           test_a_pairs_score_does_not_depend_on_its_company),
+    Mutant("minillama.rlhf.train_reward", "torch.arange(T) < torch", "torch.arange(T) <= torch",
+           test_both_sides_end_in_eos_and_padding_is_not_real),
+]
