@@ -170,7 +170,7 @@ def test_many_mixtures_of_pieces_and_rules_are_encoded_as_by_sentencepiece():
 
 @built
 def test_long_words_are_joined_by_the_heap_as_by_looking():
-    """Runs without any cut, around the sizes where the way of working changes (24 symbols, 64 bytes)."""
+    """Runs without any cut, around the sizes where the way of working changes: 24 bytes, 24 symbols."""
     rng = random.Random(3)
     sizes = [1, 2, 23, 24, 25, 26, 63, 64, 65, 66, 997]
     texts = ["".join(rng.choices("ab", k=size)) for size in sizes for _ in range(8)]
@@ -189,9 +189,10 @@ def test_a_megabyte_in_one_line_is_encoded_with_and_without_spaces():
 
 
 @built
-def test_a_cache_that_was_emptied_changes_nothing():
-    """More different words than it holds (65,536), the first ones again at the end."""
-    words = [f"w{n:x}q" for n in range(70_000)]
+def test_a_cache_that_overflows_changes_nothing():
+    """More different segments than its 65,536, of all lengths, the first ones again at the end."""
+    rng = random.Random(5)
+    words = [" " * rng.randrange(9) + "".join(rng.choices("lower", k=rng.randrange(1, 30))) for _ in range(90_000)]
     text = " ".join(words + words[:5000])
     ours = SentencePieceTokenizer(tiny_model(), backend="cpp")
     assert ours.encode(text) == processor(tiny_model()).encode(text)

@@ -68,6 +68,7 @@ void PieceTrainer::add_symbol(std::string_view text, uint32_t length, uint8_t sc
 void PieceTrainer::lay_out(StringCounts& counts, const std::vector<uint32_t>& alphabet) {
   std::vector<int32_t> symbol_of(kCodePoints, -1);
   for (size_t i = 0; i < alphabet.size(); ++i) symbol_of[alphabet[i]] = static_cast<int32_t>(i);
+  symbol_of[' '] = symbol_of[kSpace];
   StringCounts parts;  // of divided segments: they may be segments already
   for (auto& entry : counts.entries()) {
     const std::string_view text = entry.data ? entry.text() : std::string_view();

@@ -2,7 +2,7 @@
 //
 //   word_counts.cpp   text -> how often each segment occurs, alphabet          O(bytes)
 //   bpe.cpp           segments -> merged pieces in order                       O(1) for each neighbour of each merge
-//   bpe_encoder.cpp   text -> ids: words, cache, join by score                 O(bytes), O(n log n) where no cut helps
+//   bpe_encoder.cpp   text -> ids: cuts, cache, joining by score               O(bytes), O(n log n) where no cut helps
 //
 // No Python in it. Errors are std::exceptions. Counts are 64-bit.
 #pragma once
@@ -27,13 +27,15 @@ constexpr std::string_view kSpaceText = "\xE2\x96\x81", kBadText = "\xEF\xBF\xBD
 
 // ---- training
 
-constexpr uint8_t kAnyScript = 0, kDigit = 254, kSpaceClass = 255;  // classes of characters; the rest are scripts
+// Classes of characters: scripts, and these.
+constexpr uint8_t kAnyScript = 0, kNotAscii = 252, kMaybeMeta = 253, kDigit = 254, kSpaceClass = 255;
 
 struct ReadingReport {
   uint64_t lines = 0, long_lines = 0, reserved_lines = 0, bytes = 0, characters = 0;
 };
 
 // Counts segments: maximal runs of characters that could share a piece. See word_counts.py for the rules.
+// In segments U+2581 is written ' ', which no normalised text contains.
 class SegmentCounter {
  public:
   // classes: (first, last, class) code point ranges; all others get `common`.
@@ -48,6 +50,7 @@ class SegmentCounter {
  private:
   struct Shard {
     StringCounts counts;
+    std::array<uint64_t, 128> single{};  // counts of segments of one ASCII character
     ReadingReport report;
     std::string line;  // the normalised line
   };
@@ -56,9 +59,11 @@ class SegmentCounter {
   void take_lines(Shard& shard, std::string_view lines) const;
   void take_line(Shard& shard, std::string_view line) const;
   bool normalise(Shard& shard, std::string_view line, uint64_t& characters) const;
+  void count_segments(Shard& shard) const;
   size_t meta_length(std::string_view rest) const;
 
-  std::vector<uint8_t> class_of_;  // by code point
+  std::vector<uint8_t> class_of_;      // by code point
+  std::array<uint8_t, 256> class_of_byte_;  // the same, or kNotAscii or kMaybeMeta, which say to look closer
   std::unordered_map<std::string_view, int> meta_set_;
   std::vector<std::string> meta_;
   std::array<bool, 256> meta_first_{};
@@ -149,6 +154,8 @@ class PieceTrainer {
 
 // ---- encoding
 
+constexpr uint64_t kNeighbourBits = 1 << 20;
+
 enum Kind { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
 struct PieceRow {
@@ -157,27 +164,24 @@ struct PieceRow {
   int kind;
 };
 
-// Words seen and their ids. A cache is used by one call at a time.
-class WordCache {
+// Short texts seen and their ids, one cache line each; a new one takes the place of an older one. Used by one call at a
+// time. A text is given as its leading spaces and the rest: indentation may be long.
+class SegmentCache {
  public:
-  struct Found {
-    const int32_t* ids;  // nullptr: not there
-    size_t count;
+  static constexpr size_t kMostSpaces = 1 << 12, kMostBytes = 24, kMostIds = 8;
+  struct alignas(64) Entry {
+    uint64_t key[3] = {};  // the rest, then zeros
+    int32_t ids[kMostIds];
+    uint32_t size = 0;   // leading spaces and bytes of the rest, in one number; 0: free
+    uint32_t count = 0;  // of ids; 0: to be filled
   };
-  Found find(std::string_view word, uint64_t hash) const;
-  void add(std::string_view word, uint64_t hash, const int32_t* ids, size_t count);
+
+  // The entry of a text, taken for it now if there was none. `may_read_on`: 8 bytes after its end may be read.
+  Entry& at(uint32_t spaces, std::string_view rest, bool may_read_on);
 
  private:
-  struct Entry {
-    uint32_t hash = 0, text = 0, ids = 0;
-    uint16_t size = 0, count = 0;  // size 0: free
-  };
-  static constexpr size_t kEntries = 1 << 17;  // emptied when half full
-
+  static constexpr size_t kEntries = 1 << 16;
   std::vector<Entry> table_ = std::vector<Entry>(kEntries);
-  std::string texts_;
-  std::vector<int32_t> ids_;
-  size_t used_ = 0;
 };
 
 // Encodes with a SentencePiece BPE vocabulary; the same ids as bpe_encoder.py. May be used by several threads at once.
@@ -191,35 +195,35 @@ class BpeEncoder {
  private:
   struct Work {  // what one call needs
     bool spaces = false;
-    WordCache* cache = nullptr;
+    SegmentCache* cache = nullptr;
     std::vector<int32_t> ids;
-    std::string word;
-    std::string_view text;         // the word being joined
+    std::string_view text;         // the segment being joined
     std::vector<int32_t> symbols;  // of its characters
     std::vector<uint32_t> begins;  // where each begins in the text, and the end
     std::vector<uint32_t> joins;   // piece that a symbol makes with the next
     std::vector<uint32_t> next, previous;
     std::vector<uint64_t> heap;
   };
+  struct Reader;
   void number_symbols();
   void rank_scores();
   void find_joins();
+  void find_neighbours();
   int32_t symbol_of(uint32_t code) const { return code < symbol_of_.size() ? symbol_of_[code] : -1; }
+  bool neighbours(int32_t left, int32_t right) const;
   size_t own_length(std::string_view rest) const;
-  void encode_words(Work& work, std::string_view text, bool dummy_prefix) const;
-  void encode_word(Work& work, std::string_view word) const;
+  void encode_segments(Work& work, std::string_view text, bool dummy_prefix) const;
+  void encode_segment(Work& work, std::string_view text, bool may_read_on) const;
+  void join(Work& work, std::string_view text) const;
   void parse(Work& work, std::string_view text) const;
-  void encode_parsed(Work& work) const;
-  void encode_segment(Work& work, size_t first, size_t last) const;
-  void join_few(Work& work, size_t first, size_t last) const;
-  void join_many(Work& work, size_t first, size_t last) const;
-  uint32_t join_of(int32_t left, int32_t right) const;
+  void join_few(Work& work) const;
+  void join_many(Work& work) const;
   void emit(Work& work, int32_t symbol, std::string_view text) const;
   std::vector<int32_t> encode_with_unused(std::string_view text) const;
 
   std::vector<PieceRow> pieces_;
   int32_t unk_id_;
-  bool byte_fallback_, cut_at_spaces_ = true, has_unused_ = false;
+  bool byte_fallback_, has_unused_ = false;
   std::array<int32_t, 256> byte_ids_{};
   std::unordered_map<std::string_view, int32_t> id_of_;  // what a text can match
   std::unordered_map<std::string_view, int32_t> own_;    // user-defined pieces
@@ -228,9 +232,12 @@ class BpeEncoder {
   std::vector<int32_t> symbol_of_;  // by code point: a symbol, or -1: in no piece
   std::vector<int32_t> piece_of_;   // by symbol: its id, or -1 for a character that is no piece
   std::vector<uint32_t> rank_of_;   // by id: 0 joins first
-  PairMap joins_{0}, neighbours_{0};  // pairs of symbols that join, and to what; characters side by side in a piece
+  PairMap joins_{0}, neighbours_{0};    // pairs of symbols that join, and to what; characters side by side in a piece
+  std::array<int32_t, 128> ascii_{};    // symbols, ' ' being U+2581
+  std::array<std::array<bool, 128>, 128> ascii_neighbours_{};  // the same pairs again
+  std::vector<uint64_t> maybe_neighbours_;  // bits by hash: a 0 spares looking
   mutable std::mutex lock_;
-  mutable std::vector<std::unique_ptr<WordCache>> caches_;  // those not in use
+  mutable std::vector<std::unique_ptr<SegmentCache>> caches_;  // those not in use
 };
 
 }  // namespace minillama::bpe

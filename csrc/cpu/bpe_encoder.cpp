@@ -1,5 +1,5 @@
-// Encoding: words, each looked up in a cache, or cut where no piece reaches across and joined by score.
-// The same ids as minillama/tokenizer/bpe_encoder.py, which says why the cuts change nothing.
+// Encoding: the text is cut wherever two characters stand side by side in no piece, for no piece can reach across;
+// what lies between is looked up in a cache or joined by score. The same ids as minillama/tokenizer/bpe_encoder.py.
 //
 // Joining compares numbers, not strings: a piece can only arise from two symbols that are pieces or characters
 // themselves, so all (left, right) -> piece are listed once, when the vocabulary is loaded.
@@ -12,39 +12,91 @@
 
 namespace minillama::bpe {
 
-constexpr size_t kCachedBytes = 64;  // longer words are not cached
-constexpr size_t kFew = 24;          // symbols up to which looking at all pairs beats a heap
-constexpr int32_t kOwn = -2;         // symbols kOwn - id: a user-defined piece, which joins nothing
+constexpr size_t kFew = 24;   // symbols up to which looking at all pairs beats a heap
+constexpr int32_t kOwn = -2;  // symbols kOwn - id: a user-defined piece, which joins nothing
 
 // ---- the cache
 
-WordCache::Found WordCache::find(std::string_view word, uint64_t hash) const {
-  for (size_t at = hash & (kEntries - 1);; at = (at + 1) & (kEntries - 1)) {
-    const Entry& entry = table_[at];
-    if (entry.size == 0) return {nullptr, 0};
-    if (entry.hash == static_cast<uint32_t>(hash) && entry.size == word.size() &&
-        std::memcmp(texts_.data() + entry.text, word.data(), word.size()) == 0)
-      return {ids_.data() + entry.ids, entry.count};
-  }
+// The first 8 bytes of a text of `size` bytes, zeros behind it.
+static uint64_t first_word(const char* data, size_t size, bool may_read_on) {
+  if (size >= 8) return load<uint64_t>(data);
+  if (may_read_on && kLittleEndian) return size ? load<uint64_t>(data) & ~0ull >> (64 - 8 * size) : 0;
+  uint64_t word = 0;
+  std::memcpy(&word, data, size);
+  return word;
 }
 
-void WordCache::add(std::string_view word, uint64_t hash, const int32_t* ids, size_t count) {
-  if (used_ * 2 >= kEntries) {
-    std::fill(table_.begin(), table_.end(), Entry());
-    texts_.clear();
-    ids_.clear();
-    used_ = 0;
-  }
-  size_t at = hash & (kEntries - 1);
-  while (table_[at].size) at = (at + 1) & (kEntries - 1);
-  table_[at] = {static_cast<uint32_t>(hash), static_cast<uint32_t>(texts_.size()), static_cast<uint32_t>(ids_.size()),
-                static_cast<uint16_t>(word.size()), static_cast<uint16_t>(count)};
-  texts_.append(word);
-  ids_.insert(ids_.end(), ids, ids + count);
-  ++used_;
+SegmentCache::Entry& SegmentCache::at(uint32_t spaces, std::string_view rest, bool may_read_on) {
+  uint64_t key[3] = {};
+  for (size_t i = 0, left = rest.size(); left > 0; ++i, left -= std::min<size_t>(left, 8))
+    key[i] = first_word(rest.data() + 8 * i, left, may_read_on);
+  const uint32_t size = spaces << 8 | static_cast<uint32_t>(rest.size());
+  const uint64_t hash = mix(key[0] ^ mix(key[1] + key[2] * 0x9E3779B97F4A7C15ull + size));
+  Entry &first = table_[hash % kEntries], &second = table_[(hash % kEntries) ^ 1];
+  const auto holds = [&](const Entry& entry) {
+    return entry.key[0] == key[0] && entry.key[1] == key[1] && entry.key[2] == key[2] && entry.size == size;
+  };
+  if (holds(first)) return first;
+  if (holds(second)) return second;
+  second = first;
+  std::copy(key, key + 3, first.key);
+  first.size = size;
+  first.count = 0;
+  return first;
 }
 
-// ---- encoding
+// ---- cutting
+
+// Characters and whether they touch the one before.
+struct BpeEncoder::Reader {
+  const BpeEncoder& encoder;
+  std::string_view text;
+  bool spaces;
+  size_t at = 0;
+  unsigned char left_byte = ' ';  // of the character before, if that is ASCII; else 0x80
+  int32_t left = -1;              // its symbol
+
+  // Take a character unconditionally.
+  void take() { move(character()); }
+
+  // Take characters as long as each touches the one before.
+  void take_touching() {
+    while (at < text.size()) {
+      const auto byte = static_cast<unsigned char>(text[at]);
+      if (byte < 0x80 && left_byte < 0x80 && spaces) {
+        if (!encoder.ascii_neighbours_[left_byte][byte]) return;
+        left_byte = byte;
+        left = encoder.ascii_[byte];
+        ++at;
+      } else {
+        const Character next = character();
+        if (!encoder.neighbours(left, symbol(next))) return;
+        move(next);
+      }
+    }
+  }
+
+ private:
+  Character character() const {
+    const Character character = character_at(text, at);
+    if (!character.size) throw std::invalid_argument("the text is not UTF-8");
+    return character;
+  }
+  int32_t symbol(Character character) const {
+    return encoder.symbol_of(spaces && character.code == ' ' ? kSpace : character.code);
+  }
+  void move(Character character) {
+    left = symbol(character);
+    left_byte = character.code < 0x80 ? static_cast<unsigned char>(character.code) : 0x80;
+    at += character.size;
+  }
+};
+
+bool BpeEncoder::neighbours(int32_t left, int32_t right) const {
+  if (left < 0 || right < 0) return false;
+  const uint64_t key = PairMap::key(left, right), bit = mix(key) % kNeighbourBits;
+  return maybe_neighbours_[bit / 64] >> bit % 64 & 1 && neighbours_.find(key) != PairMap::kAbsent;
+}
 
 std::vector<int32_t> BpeEncoder::encode(std::string_view text, bool dummy_prefix, bool spaces) const {
   if (text.empty()) return {};
@@ -57,7 +109,7 @@ std::vector<int32_t> BpeEncoder::encode(std::string_view text, bool dummy_prefix
     dummy_prefix = spaces = false;
   }
   if (has_unused_) return encode_with_unused(text);
-  std::unique_ptr<WordCache> cache;
+  std::unique_ptr<SegmentCache> cache;
   {
     const std::lock_guard<std::mutex> guard(lock_);
     if (!caches_.empty()) {
@@ -65,66 +117,55 @@ std::vector<int32_t> BpeEncoder::encode(std::string_view text, bool dummy_prefix
       caches_.pop_back();
     }
   }
-  if (!cache) cache = std::make_unique<WordCache>();
-  Work work{};
+  if (!cache) cache = std::make_unique<SegmentCache>();
+  Work work;
   work.spaces = spaces;
   work.cache = cache.get();
   work.ids.reserve(text.size() / 3 + 8);
-  encode_words(work, text, dummy_prefix);
+  encode_segments(work, text, dummy_prefix);
   const std::lock_guard<std::mutex> guard(lock_);
   caches_.push_back(std::move(cache));
   return std::move(work.ids);
 }
 
-// Cut the text before each run of spaces, if no piece reaches across such a place. In words, spaces are written ' '.
-void BpeEncoder::encode_words(Work& work, std::string_view text, bool dummy_prefix) const {
-  const auto space_at = [&](size_t at) -> size_t {
-    if (text[at] == ' ') return work.spaces;
-    return text[at] == '\xE2' && text.compare(at, 3, kSpaceText) == 0 ? 3 : 0;
-  };
-  for (size_t at = 0; at < text.size();) {
-    const size_t start = at;
-    bool rewrite = dummy_prefix;
-    for (size_t size; at < text.size() && (size = space_at(at)); at += size) rewrite |= work.spaces && size == 3;
-    while (at < text.size() && (!cut_at_spaces_ || !space_at(at))) {
-      rewrite |= !cut_at_spaces_ && work.spaces && space_at(at) == 3;
-      ++at;
-    }
-    std::string_view word = text.substr(start, at - start);
-    if (rewrite) {
-      work.word.assign(dummy_prefix ? " " : "");
-      for (size_t i = start; i < at;) {
-        const size_t size = space_at(i);
-        work.word.push_back(size ? ' ' : text[i]);
-        i += size ? size : 1;
-      }
-      word = work.word;
-    }
-    encode_word(work, word);
-    dummy_prefix = false;
+void BpeEncoder::encode_segments(Work& work, std::string_view text, bool dummy_prefix) const {
+  Reader reader{*this, text, work.spaces};
+  if (dummy_prefix) {
+    reader.left = symbol_of(kSpace);
+    reader.take_touching();
+    encode_segment(work, std::string(1, ' ').append(text.substr(0, reader.at)), false);
+  }
+  while (reader.at < text.size()) {
+    const size_t start = reader.at;
+    reader.take();
+    const size_t second = reader.at;
+    reader.take_touching();
+    const std::string_view segment = text.substr(start, reader.at - start);
+    if (reader.at == second && own_.empty()) emit(work, reader.left, segment);  // one character
+    else encode_segment(work, segment, reader.at + 8 <= text.size());
   }
 }
 
-void BpeEncoder::encode_word(Work& work, std::string_view word) const {
-  const auto append = [&](const int32_t* ids, size_t count) {  // a run of unknowns is one id
-    const bool joined = count && !work.ids.empty() && work.ids.back() == unk_id_ && ids[0] == unk_id_;
-    work.ids.insert(work.ids.end(), ids + joined, ids + count);
-  };
-  if (word.size() > kCachedBytes || !cut_at_spaces_) {
-    parse(work, word);
-    return encode_parsed(work);
+void BpeEncoder::encode_segment(Work& work, std::string_view text, bool may_read_on) const {
+  const size_t spaces = std::min(text.find_first_not_of(' '), text.size());
+  const std::string_view rest = text.substr(spaces);
+  if (rest.size() > SegmentCache::kMostBytes || spaces > SegmentCache::kMostSpaces) return join(work, text);
+  SegmentCache::Entry& entry = work.cache->at(static_cast<uint32_t>(spaces), rest, may_read_on);
+  if (entry.count) {
+    const bool joined = !work.ids.empty() && work.ids.back() == unk_id_ && entry.ids[0] == unk_id_;
+    for (uint32_t i = joined; i < entry.count; ++i) work.ids.push_back(entry.ids[i]);  // unknowns in a row are one id
+    return;
   }
-  const uint64_t hash = hash_bytes(word.data(), word.size());
-  WordCache::Found found = work.cache->find(word, hash);
-  if (found.ids) return append(found.ids, found.count);
-  std::vector<int32_t> sentence;
-  sentence.swap(work.ids);
-  parse(work, word);
-  encode_parsed(work);
-  sentence.swap(work.ids);
-  work.cache->add(word, hash, sentence.data(), sentence.size());
-  append(sentence.data(), sentence.size());
+  const size_t before = work.ids.size();
+  join(work, text);
+  const size_t count = work.ids.size() - before;
+  const bool after_unknown = before > 0 && work.ids[before - 1] == unk_id_;  // which an unknown here became part of
+  if (after_unknown || count > SegmentCache::kMostIds) return;
+  std::copy(work.ids.begin() + before, work.ids.end(), entry.ids);
+  entry.count = static_cast<uint32_t>(count);
 }
+
+// ---- joining
 
 size_t BpeEncoder::own_length(std::string_view rest) const {
   for (const size_t length : own_lengths_)
@@ -146,42 +187,25 @@ void BpeEncoder::parse(Work& work, std::string_view text) const {
       }
     }
     const Character character = character_at(text, at);
-    if (!character.size) throw std::invalid_argument("the text is not UTF-8");
     work.symbols.push_back(symbol_of(work.spaces && character.code == ' ' ? kSpace : character.code));
     at += character.size;
   }
   work.begins.push_back(static_cast<uint32_t>(text.size()));
 }
 
-// Cut between symbols that are side by side in no piece.
-void BpeEncoder::encode_parsed(Work& work) const {
-  const std::vector<int32_t>& symbols = work.symbols;
-  for (size_t first = 0, last = 1; first < symbols.size(); first = last++) {
-    while (last < symbols.size() && symbols[last - 1] >= 0 && symbols[last] >= 0 &&
-           neighbours_.find(PairMap::key(symbols[last - 1], symbols[last])) != PairMap::kAbsent)
-      ++last;
-    encode_segment(work, first, last);
-  }
-}
-
-void BpeEncoder::encode_segment(Work& work, size_t first, size_t last) const {
-  if (last - first > kFew) return join_many(work, first, last);
-  if (last - first > 1) return join_few(work, first, last);
-  emit(work, work.symbols[first], work.text.substr(work.begins[first], work.begins[last] - work.begins[first]));
-}
-
-uint32_t BpeEncoder::join_of(int32_t left, int32_t right) const {
-  return joins_.find(PairMap::key(left, right));
+void BpeEncoder::join(Work& work, std::string_view text) const {
+  parse(work, text);
+  if (work.symbols.size() > kFew) join_many(work);
+  else join_few(work);
 }
 
 // Look at all pairs for the best one, the leftmost of equals, until none joins.
-void BpeEncoder::join_few(Work& work, size_t first, size_t last) const {
-  int32_t symbols[kFew];
-  uint32_t joins[kFew], begins[kFew + 1];
-  size_t size = last - first;
-  std::copy(work.symbols.begin() + first, work.symbols.begin() + last, symbols);
-  std::copy(work.begins.begin() + first, work.begins.begin() + last + 1, begins);
-  for (size_t i = 0; i + 1 < size; ++i) joins[i] = join_of(symbols[i], symbols[i + 1]);
+void BpeEncoder::join_few(Work& work) const {
+  int32_t* symbols = work.symbols.data();
+  uint32_t *begins = work.begins.data(), joins[kFew];
+  size_t size = work.symbols.size();
+  const auto join_at = [&](size_t i) { joins[i] = joins_.find(PairMap::key(symbols[i], symbols[i + 1])); };
+  for (size_t i = 0; i + 1 < size; ++i) join_at(i);
   while (size > 1) {
     size_t best = size;
     uint32_t best_rank = ~0u;
@@ -193,25 +217,25 @@ void BpeEncoder::join_few(Work& work, size_t first, size_t last) const {
     std::copy(symbols + best + 2, symbols + size + 1, symbols + best + 1);
     std::copy(joins + best + 1, joins + size, joins + best);
     std::copy(begins + best + 2, begins + size + 2, begins + best + 1);
-    if (best > 0) joins[best - 1] = join_of(symbols[best - 1], symbols[best]);
-    if (best + 1 < size) joins[best] = join_of(symbols[best], symbols[best + 1]);
+    if (best > 0) join_at(best - 1);
+    if (best + 1 < size) join_at(best);
   }
   for (size_t i = 0; i < size; ++i) emit(work, symbols[i], work.text.substr(begins[i], begins[i + 1] - begins[i]));
 }
 
 // The same with a heap of (rank, place). An entry is stale if the pair that begins there has another rank by now.
-void BpeEncoder::join_many(Work& work, size_t first, size_t last) const {
+void BpeEncoder::join_many(Work& work) const {
+  auto &symbols = work.symbols;
   auto &joins = work.joins, &next = work.next, &previous = work.previous;
   auto& heap = work.heap;
-  const size_t size = last - first;
-  int32_t* symbol = work.symbols.data() + first;
+  const size_t size = symbols.size();
   joins.assign(size, PairMap::kAbsent);
   next.resize(size);
   previous.resize(size);
   heap.clear();
   const auto worse = std::greater<uint64_t>();
   const auto consider = [&](uint32_t left, uint32_t right) {
-    joins[left] = right < size ? join_of(symbol[left], symbol[right]) : PairMap::kAbsent;
+    joins[left] = right < size ? joins_.find(PairMap::key(symbols[left], symbols[right])) : PairMap::kAbsent;
     if (joins[left] != PairMap::kAbsent) heap.push_back(static_cast<uint64_t>(rank_of_[joins[left]]) << 32 | left);
     return joins[left] != PairMap::kAbsent;
   };
@@ -223,21 +247,19 @@ void BpeEncoder::join_many(Work& work, size_t first, size_t last) const {
   std::make_heap(heap.begin(), heap.end(), worse);
   while (!heap.empty()) {
     std::pop_heap(heap.begin(), heap.end(), worse);
-    const uint32_t left = static_cast<uint32_t>(heap.back()), rank = static_cast<uint32_t>(heap.back() >> 32);
+    const auto left = static_cast<uint32_t>(heap.back()), rank = static_cast<uint32_t>(heap.back() >> 32);
     heap.pop_back();
     if (joins[left] == PairMap::kAbsent || rank_of_[joins[left]] != rank) continue;
     const uint32_t right = next[left];
-    symbol[left] = static_cast<int32_t>(joins[left]);
+    symbols[left] = static_cast<int32_t>(joins[left]);
     joins[right] = PairMap::kAbsent;
     next[left] = next[right];
     if (next[left] < size) previous[next[left]] = left;
     if (consider(left, next[left])) std::push_heap(heap.begin(), heap.end(), worse);
     if (left > 0 && consider(previous[left], left)) std::push_heap(heap.begin(), heap.end(), worse);
   }
-  for (uint32_t i = 0; i < size; i = next[i]) {
-    const uint32_t begin = work.begins[first + i], end = work.begins[first + next[i]];
-    emit(work, symbol[i], work.text.substr(begin, end - begin));
-  }
+  for (uint32_t i = 0; i < size; i = next[i])
+    emit(work, symbols[i], work.text.substr(work.begins[i], work.begins[next[i]] - work.begins[i]));
 }
 
 // Append a symbol's id; a character without one becomes its bytes or <unk>.

@@ -11,6 +11,11 @@
 namespace minillama::bpe {
 
 constexpr uint32_t kCodePoints = 0x110000;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+constexpr bool kLittleEndian = false;
+#else
+constexpr bool kLittleEndian = true;
+#endif
 
 // ---- UTF-8
 
@@ -88,16 +93,29 @@ inline uint64_t mix(uint64_t x) {
   return x;
 }
 
+template <typename Word>
+uint64_t load(const char* data) {
+  Word word;
+  std::memcpy(&word, data, sizeof word);
+  return word;
+}
+
+// Reads words that overlap rather than single bytes at the end.
 inline uint64_t hash_bytes(const char* data, size_t size) {
-  uint64_t hash = size * 0x9E3779B97F4A7C15ull, word;
-  for (; size >= 8; data += 8, size -= 8) {
-    std::memcpy(&word, data, 8);
-    hash = (hash ^ word) * 0xD6E8FEB86659FD93ull;
-    hash ^= hash >> 29;
+  uint64_t hash = size * 0x9E3779B97F4A7C15ull, tail = 0;
+  if (size > 8) {
+    for (size_t at = 0; at + 8 < size; at += 8) {
+      hash = (hash ^ load<uint64_t>(data + at)) * 0xD6E8FEB86659FD93ull;
+      hash ^= hash >> 29;
+    }
+    tail = load<uint64_t>(data + size - 8);
+  } else if (size >= 4) {
+    tail = load<uint32_t>(data) << 32 | load<uint32_t>(data + size - 4);
+  } else if (size > 0) {
+    const auto byte = [&](size_t at) { return static_cast<uint64_t>(static_cast<unsigned char>(data[at])); };
+    tail = byte(0) << 16 | byte(size / 2) << 8 | byte(size - 1);
   }
-  word = 0;
-  std::memcpy(&word, data, size);
-  return mix(hash ^ word * 0x9E3779B97F4A7C15ull);
+  return mix(hash ^ tail * 0x9E3779B97F4A7C15ull);
 }
 
 // How often each string was added. Open addressing; the strings lie in blocks that never move.
@@ -136,6 +154,11 @@ class PairMap {
       if (slots_[at].key == key) return slots_[at].value;
       if (slots_[at].key == kFree) return kAbsent;
     }
+  }
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (const Slot& slot : slots_)
+      if (slot.key != kFree) visit(slot.key);
   }
   // The value of the key, which becomes `value` if there was none.
   uint32_t insert(uint64_t key, uint32_t value);

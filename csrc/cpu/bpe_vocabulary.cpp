@@ -25,6 +25,7 @@ BpeEncoder::BpeEncoder(std::vector<PieceRow> pieces, int32_t unk_id, bool byte_f
   number_symbols();
   rank_scores();
   find_joins();
+  find_neighbours();
 }
 
 // Symbols are the pieces, by id, then the characters that occur in pieces without being one.
@@ -35,7 +36,6 @@ void BpeEncoder::number_symbols() {
     if (piece_of_[id] < 0) continue;
     const std::string& text = pieces_[id].text;
     int32_t before = -1;
-    uint32_t code_before = kSpace;
     for (size_t at = 0; at < text.size();) {
       const Character character = character_at(text, at);
       if (!character.size) throw std::invalid_argument("a piece is not UTF-8");
@@ -47,12 +47,25 @@ void BpeEncoder::number_symbols() {
         if (known == id_of_.end()) piece_of_.push_back(-1);
       }
       if (before >= 0) neighbours_.insert(PairMap::key(before, symbol), 1);
-      cut_at_spaces_ &= character.code != kSpace || code_before == kSpace;
       before = symbol;
-      code_before = character.code;
       at += character.size;
     }
   }
+}
+
+// Faster ways to ask whether two characters are side by side in a piece.
+void BpeEncoder::find_neighbours() {
+  for (uint32_t code = 0; code < 128; ++code) ascii_[code] = symbol_of(code == ' ' ? kSpace : code);
+  for (size_t left = 0; left < 128; ++left)
+    for (size_t right = 0; right < 128; ++right)
+      ascii_neighbours_[left][right] =
+          ascii_[left] >= 0 && ascii_[right] >= 0 &&
+          neighbours_.find(PairMap::key(ascii_[left], ascii_[right])) != PairMap::kAbsent;
+  maybe_neighbours_.assign(kNeighbourBits / 64, 0);
+  neighbours_.for_each([&](uint64_t key) {
+    const uint64_t bit = mix(key) % kNeighbourBits;
+    maybe_neighbours_[bit / 64] |= 1ull << bit % 64;
+  });
 }
 
 void BpeEncoder::rank_scores() {

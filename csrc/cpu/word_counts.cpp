@@ -62,9 +62,14 @@ SegmentCounter::SegmentCounter(std::vector<std::string> meta_pieces,
     if (first > last || last >= kCodePoints) throw std::invalid_argument("a range of characters is out of bounds");
     std::fill(class_of_.begin() + first, class_of_.begin() + last + 1, static_cast<uint8_t>(value));
   }
-  for (const std::string& piece : meta_) {
+  for (size_t byte = 0; byte < 256; ++byte) class_of_byte_[byte] = byte < 128 ? class_of_[byte] : kNotAscii;
+  class_of_byte_[' '] = class_of_[kSpace];
+  for (std::string& piece : meta_) {
     if (piece.empty()) throw std::invalid_argument("a meta piece is empty");
+    if (piece.find(' ') != std::string::npos) continue;  // occurs in no normalised text
+    for (size_t at; (at = piece.find(kSpaceText)) != std::string::npos;) piece.replace(at, kSpaceText.size(), " ");
     meta_set_[piece] = 1;
+    if (static_cast<unsigned char>(piece[0]) < 128) class_of_byte_[static_cast<unsigned char>(piece[0])] = kMaybeMeta;
     meta_first_[static_cast<unsigned char>(piece[0])] = true;
     meta_lengths_.push_back(piece.size());
   }
@@ -125,25 +130,23 @@ void SegmentCounter::take_lines(Shard& shard, std::string_view lines) const {
   }
 }
 
-// Write the line with U+2581 in front and for each space, U+FFFD for each bad byte; false if U+2585 is in it.
+// Write the line with a space in front, U+2581 as a space, U+FFFD for each bad byte; false if U+2585 is in it.
 bool SegmentCounter::normalise(Shard& shard, std::string_view line, uint64_t& characters) const {
   std::string& out = shard.line;
-  out.assign(kSpaceText);
+  out.assign(1, ' ');
+  out.append(line);
+  characters = out.size();
+  unsigned char any = 0;
+  for (const char byte : line) any |= static_cast<unsigned char>(byte);
+  if (any < 0x80) return true;
+  out.resize(1);
   characters = 1;
   for (size_t at = 0; at < line.size(); ++characters) {
-    const char byte = line[at];
-    if (byte == ' ') {
-      out.append(kSpaceText);
-      ++at;
-    } else if (static_cast<unsigned char>(byte) < 0x80) {
-      out.push_back(byte);
-      ++at;
-    } else {
-      const Character character = character_at(line, at);
-      if (character.code == kReserved) return false;
-      out.append(character.size ? line.substr(at, character.size) : kBadText);
-      at += std::max(1u, character.size);
-    }
+    const Character character = character_at(line, at);
+    if (character.code == kReserved) return false;
+    if (character.code == kSpace) out.push_back(' ');
+    else out.append(character.size ? line.substr(at, character.size) : kBadText);
+    at += std::max(1u, character.size);
   }
   return true;
 }
@@ -175,29 +178,40 @@ void SegmentCounter::take_line(Shard& shard, std::string_view line) const {
   ++shard.report.lines;
   shard.report.bytes += line.size();
   shard.report.characters += characters;
+  count_segments(shard);
+}
+
+void SegmentCounter::count_segments(Shard& shard) const {
   const std::string_view text = shard.line;
-  size_t start = 0;
-  uint8_t left = 0;
+  const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
+  size_t start = 0, at = 0;
   const auto flush = [&](size_t end) {
-    if (end > start) shard.counts.add(text.substr(start, end - start), 1);
+    if (end == start + 1) ++shard.single[bytes[start]];
+    else if (end > start) shard.counts.add(text.substr(start, end - start), 1);
+    start = end;
   };
-  for (size_t at = 0; at < text.size();) {
-    if (meta_first_[static_cast<unsigned char>(text[at])]) {
+  for (uint8_t left = kSpaceClass; at < text.size();) {
+    uint8_t right = class_of_byte_[bytes[at]];
+    size_t width = 1;
+    if (right == kMaybeMeta || (right == kNotAscii && meta_first_[bytes[at]])) {
       if (const size_t length = meta_length(text.substr(at))) {
         flush(at);
-        shard.counts.add(kBoundaryText, 1);
+        ++shard.single[static_cast<size_t>(kBoundaryText[0])];
         start = at += length;
         continue;
       }
+      right = right == kMaybeMeta ? class_of_[bytes[at] == ' ' ? kSpace : bytes[at]] : right;
     }
-    const Character character = character_at(text, at);
-    const uint8_t right = class_of_[character.code];
-    if (at > start && !touch(left, right)) {
-      flush(at);
-      start = at;
+    if (right == kNotAscii) {
+      const Character character = character_at(text, at);
+      right = class_of_[character.code];
+      width = character.size;
     }
+    if (at > start && !touch(left, right)) flush(at);
     left = right;
-    at += character.size;
+    at += width;
+    if (left < kNotAscii)  // the rest of a run of letters
+      while (at < text.size() && class_of_byte_[bytes[at]] == left) ++at;
   }
   flush(text.size());
 }
@@ -220,6 +234,12 @@ StringCounts SegmentCounter::take_counts() {
     sum.add_all(shards_[i].counts);
     shards_[i].counts = StringCounts();
   }
+  for (const Shard& shard : shards_) {
+    for (size_t byte = 0; byte < 128; ++byte) {
+      const char text = static_cast<char>(byte);
+      if (shard.single[byte]) sum.add({&text, 1}, shard.single[byte]);
+    }
+  }
   shards_[0].counts = StringCounts();
   return sum;
 }
@@ -232,7 +252,7 @@ Alphabet choose_alphabet(const StringCounts& counts, float coverage) {
     const std::string_view text = entry.data ? entry.text() : std::string_view();
     for (size_t at = 0; at < text.size();) {
       const Character character = character_at(text, at);
-      count_of[character.code] += entry.count;
+      count_of[character.code == ' ' ? kSpace : character.code] += entry.count;
       at += character.size;
     }
   }

@@ -12,6 +12,8 @@ _FIXED = {FIXED64: 8, FIXED32: 4}
 
 def _read_varint(data, at):
     """Seven bits a byte, lowest first; the top bit says that more follow. Returns (value, next position)."""
+    if at < len(data) and data[at] < 0x80:  # nearly always
+        return data[at], at + 1
     value = shift = 0
     while True:
         if at >= len(data):
@@ -49,6 +51,8 @@ def read_fields(data):
 
 
 def _varint(value):
+    if 0 <= value < 0x80:
+        return bytes((value,))
     value &= 0xFFFFFFFFFFFFFFFF  # negative numbers are written as their 64-bit complement
     out = bytearray()
     while value >= 0x80:

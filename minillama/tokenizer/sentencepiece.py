@@ -55,10 +55,19 @@ def _submessage(fields, number):
     return read_fields(b"".join(value for n, w, value in fields if (n, w) == (number, BYTES)))
 
 
-def _read_piece(data, index, byte_fallback):
+def _row_fields(data):
+    """(text, score, kind) of one piece as stored; a row as SentencePiece writes it is read without looking further."""
+    end = data[1] + 2 if len(data) > 1 and data[0] == 0x0A and data[1] < 0x80 else len(data)
+    if len(data) == end + 5 and data[end] == 0x15:
+        return data[2:end], data[end + 1 :], NORMAL
+    if len(data) == end + 7 and data[end] == 0x15 and data[end + 5] == 0x18 and data[end + 6] < 0x80:
+        return data[2:end], data[end + 1 : end + 5], data[end + 6]
     fields = {(number, wire): value for number, wire, value in read_fields(data)}  # of equals the last one counts
-    text, score = fields.get((1, BYTES), b""), fields.get((2, FIXED32), b"\0\0\0\0")
-    kind = int32_of(fields.get((3, VARINT), NORMAL))
+    return fields.get((1, BYTES), b""), fields.get((2, FIXED32), bytes(4)), int32_of(fields.get((3, VARINT), NORMAL))
+
+
+def _read_piece(data, index, byte_fallback):
+    text, score, kind = _row_fields(data)
     if not text or len(text) >= MAX_PIECE_BYTES:
         raise ValueError(f"piece {index} has {len(text)} bytes: 1 to {MAX_PIECE_BYTES - 1} are allowed")
     try:
@@ -112,13 +121,14 @@ class SentencePieceTokenizer:
 
     def __init__(self, model, training_report=None, backend=None):
         fields = read_fields(model)
-        trainer, normalizer, denormalizer = (_submessage(fields, number) for number in (2, 3, 5))
+        rows = [value for number, wire, value in fields if (number, wire) == (1, BYTES)]
+        others = [field for field in fields if field[0] != 1]
+        trainer, normalizer, denormalizer = (_submessage(others, number) for number in (2, 3, 5))
         if _last(denormalizer, 2, BYTES, b""):
             raise ValueError("the model has a denormalizer with a precompiled_charsmap: not supported")
         self.model, self.training_report, self._asked = bytes(model), training_report, backend
         self.backend = choose_backend(backend)
         self.rules = _read_rules(trainer, normalizer)
-        rows = [value for number, wire, value in fields if (number, wire) == (1, BYTES)]
         self.pieces = [_read_piece(row, index, self.rules.byte_fallback) for index, row in enumerate(rows)]
         self.unk_id = _check_pieces(self.pieces, self.rules.byte_fallback)
         self.vocab_size = len(self.pieces)
@@ -232,10 +242,8 @@ class SentencePieceDecoder:
 
 
 def _piece_field(piece):
-    fields = [(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score))]
-    if piece.kind != NORMAL:
-        fields.append((3, VARINT, piece.kind))
-    return 1, BYTES, write_fields(fields)
+    kind = [(3, VARINT, piece.kind)] if piece.kind != NORMAL else []
+    return 1, BYTES, write_fields([(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score)), *kind])
 
 
 def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True):
