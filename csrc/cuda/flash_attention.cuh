@@ -17,6 +17,7 @@
 namespace minillama::kernels {
 
 constexpr int kTile = 16, kTeam = 4, kTileThreads = kTile * kTeam;  // rows of a tile, threads of a row
+constexpr int kBlocks = 4;  // blocks an SM must hold: leaves each thread 255 registers; unsaid, ptxas spills on sm_90
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 template <int D>
@@ -69,7 +70,7 @@ __device__ const T* head_of(const Strided& x, int64_t batch, int64_t head) {
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kBlocks)
 flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
                    AttentionShape shape) {
   __shared__ Tile<D> Q, K, V;

@@ -28,7 +28,7 @@ __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const f
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kBlocks)
 flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
             const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
@@ -68,7 +68,7 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restr
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kBlocks)
 flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
              const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
@@ -76,7 +76,7 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __rest
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
   const int64_t first = int64_t(blockIdx.x) * kTile, kv_head = blockIdx.y, batch = blockIdx.z, key = first + row;
   const int64_t group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
-  const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries before these keys
+  const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries
   const float c = shape.scale * kLog2E;
   load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
   load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, first, shape.keys, d);

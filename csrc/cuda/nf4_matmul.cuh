@@ -81,7 +81,9 @@ __global__ void nf4_matmul_backward_v1(const T* __restrict__ dy, NF4 w, T* __res
   }
 }
 
-inline dim3 nf4_grid(int64_t across, int64_t M) { return {ceil_div(across, kNF4Threads), unsigned(min(M, int64_t{65535}))}; }
+inline dim3 nf4_grid(int64_t across, int64_t M) {
+  return {ceil_div(across, kNF4Threads), unsigned(M < 65535 ? M : 65535)};
+}
 
 void nf4_matmul(DType dtype, const void* x, NF4 w, void* y, int64_t M, void* stream) {
   if (M * w.rows == 0) return;
