@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from letters import Letters, bare
 from mutants import Mutant
 
 from minillama.config import ModelConfig
@@ -16,31 +17,7 @@ from minillama.rlhf.train_reward import (
     score_pairs,
     train_reward,
 )
-from minillama.train.templates import BOS, EOS, Segment
 from minillama.transformer import Transformer
-
-
-class Letters:
-    """A tokenizer of 30 letters; 0 to 2 are unknown, begin and end."""
-
-    alphabet = "...abcdefghijklmnopqrstuvwxyz ?"
-    vocab_size, bos_id, eos_id = len(alphabet), 1, 2
-
-    def encode(self, text, bos=False, eos=False):
-        return [1] * bos + [self.alphabet.index(letter) for letter in text] + [2] * eos
-
-    def decode(self, ids):
-        return "".join(self.alphabet[i] for i in ids)
-
-    def decoder(self):
-        class Decoder:
-            push = staticmethod(lambda i: Letters.alphabet[i])
-            flush = staticmethod(lambda: "")
-        return Decoder()
-
-
-def bare(prompt, answer=None):
-    return [BOS, Segment(prompt)] + ([Segment(answer, learn=True), EOS] if answer is not None else [])
 
 
 def a_body(seed=0):

@@ -1,0 +1,81 @@
+"""What PPO learns from: answers with their score, the value guessed before each token, and the advantages."""
+
+import copy
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from minillama.rlhf import ppo
+from minillama.rlhf.gae import gae
+from minillama.rlhf.rollout import Rollout, answer_states
+from minillama.train.sequence_loss import at_least_fp32
+
+
+class ValueModel(nn.Module):
+    """What the rewards still to come will sum to, guessed before each token of an answer.
+
+    The body starts as the reward model's, which knows what a good answer looks like; the head at zero,
+    so that the first advantages are those of the rewards alone.
+    """
+
+    def __init__(self, body, dim):
+        super().__init__()
+        self.body, self.head = body, nn.Linear(dim, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rollout):
+        """`rollout.Rollout` -> (B, A), at least fp32."""
+        return self.head(at_least_fp32(answer_states(self.body, rollout))).squeeze(-1)
+
+
+def value_model_of(reward_model):
+    """A `ValueModel` on a copy of the reward model's body, all of it to be trained."""
+    body = copy.deepcopy(reward_model.body).requires_grad_()
+    return ValueModel(body, reward_model.head.in_features).to(reward_model.head.weight.device).eval()
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A batch of answers and all that learning needs, computed once, by the policy that wrote them; no
+    gradient flows into it. (B, A) but for the score."""
+
+    rollout: Rollout
+    score_B: torch.Tensor
+    log_prob_BA: torch.Tensor
+    ref_log_prob_BA: torch.Tensor
+    values_BA: torch.Tensor
+    advantages_BA: torch.Tensor  # whitened
+    returns_BA: torch.Tensor
+
+    def rows(self, chosen):
+        """The experience of some rows alone."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Experience(*(part.rows(chosen) if isinstance(part, Rollout) else part[chosen] for part in parts))
+
+
+@torch.no_grad()
+def experience_of(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, kl_coefficient, gamma=1.0, lam=0.95):
+    """Rewards of the tokens (the KL penalty on each, the score at EOS), their advantages by GAE, whitened."""
+    mask_BA = rollout.answer_mask_BA
+    rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, kl_coefficient)
+    advantages_BA, returns_BA = gae(rewards_BA, values_BA, mask_BA, gamma, lam)
+    return Experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, ppo.whiten(advantages_BA, mask_BA),
+                      returns_BA)
+
+
+@torch.no_grad()
+def describe(experience):
+    """What to watch of a batch: {"score", "kl", "length", "ended", "explained_variance"}.
+
+    score: mean, missing EOS included; kl: nats of a whole answer, summed over its tokens, by k1, which
+    is unbiased: clearly below zero it says that sampling and scoring disagree; length: tokens, EOS
+    included; ended: share with EOS; explained_variance: of the returns, by the values.
+    """
+    mask_BA = experience.rollout.answer_mask_BA
+    kl_BA = ppo.kl_estimate(experience.log_prob_BA, experience.ref_log_prob_BA).masked_fill(~mask_BA, 0.0)
+    return {"score": experience.score_B.mean().item(), "kl": kl_BA.sum(-1).mean().item(),
+            "length": mask_BA.sum(-1).double().mean().item(),
+            "ended": experience.rollout.ended_B.double().mean().item(),
+            "explained_variance": ppo.explained_variance(experience.values_BA, experience.returns_BA, mask_BA)}

@@ -1,0 +1,239 @@
+"""PPO on a language model: sample answers, score them, learn from them, and stay near where it began.
+
+One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program of 1909.08593:
+
+    answers      sampled from the policy, one to each question                     rollout.sample_answers
+    score        the reward model's, a low one where the answer was cut off        ppo.punish_missing_eos
+    rewards      -beta (log pi - log pi_ref) at each token, the score at EOS       ppo.token_rewards
+    advantages   GAE of rewards and values, whitened                               gae.gae, ppo.whiten
+    learning     a few epochs of the clipped policy and value losses               ppo.policy_loss, value_loss
+    leash        beta grows while the KL is above its target, and shrinks below    ppo.next_kl_coefficient
+"""
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minillama.files import atomic_write
+from minillama.peft.lora import lora_layers, without_lora
+from minillama.rlhf import ppo
+from minillama.rlhf.experience import describe, experience_of, value_model_of
+from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
+from minillama.train.optimizer import AdamW, clip_gradients
+from minillama.train.resume import load_training_state
+from minillama.train.sequence_loss import encode_segments
+from minillama.train.templates import question_answer
+
+MAY_BE_ZERO = {"kl_coefficient", "kl_target", "seed", "gamma", "lam", "checkpoint_every"}
+RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
+STATE_FILE = "ppo_state.pt"
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """What decides a run, besides models and questions. The rates suit models of less than a million
+    parameters; the other defaults are those of 1909.08593's program where no other source is named."""
+
+    iterations: int = 40  # rounds of sampling and learning
+    batch_size: int = 64  # questions of a round, one answer each
+    max_new_tokens: int = 40  # an answer without EOS by then is cut off
+    temperature: float = 1.0  # of sampling and of scoring alike
+    epochs: int = 4  # times that each batch is learned
+    minibatches: int = 1  # updates of an epoch
+    lr: float = 1e-3  # of the policy, falling in a straight line to 0 over the run
+    value_lr: float = 3e-3  # of the value model, likewise
+    adam_eps: float = 1e-5  # 1e-8 would take large steps where gradients are tiny
+    clip_norm: float = 1.0  # largest norm of each model's gradients
+    clip: float = 0.2  # of the ratio
+    value_clip: float = 0.2  # of a value's change, in units of the score
+    gamma: float = 1.0
+    lam: float = 0.95
+    kl_coefficient: float = 0.05  # beta at the start; 0: no leash
+    kl_target: float = 6.0  # nats of an answer, to which beta adapts; 0: beta stays as it is
+    kl_horizon: float = 2000.0  # answers in which beta may change by a fifth
+    missing_eos_score: float = -1.0  # instead of the reward model's
+    checkpoint_every: int = 10  # iterations; 0: never
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float) if field.type is float else int):
+                raise TypeError(f"{name} is {value!r}: it must be of type {field.type.__name__}")
+            least_ok = value >= 0 if name in MAY_BE_ZERO else value > 0
+            if not math.isfinite(value) or not (least_ok or name == "missing_eos_score"):
+                raise ValueError(f"{name} is {value!r}: it must be finite and "
+                                 f"{'0 or more' if name in MAY_BE_ZERO else 'above 0'}")
+        if self.batch_size % self.minibatches:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of {self.minibatches} minibatches")
+
+
+class PPO:
+    """A run in progress. The policy learns in place; its reference is what it was at the start.
+
+    policy: a Transformer. If it has LoRA adapters only they learn, and the same model without them is
+    the reference, so there is no second copy; else a frozen copy is. score(tokens_BT, mask_BT) -> (B,):
+    a `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that
+    learns has to be the one that sampled.
+    """
+
+    def __init__(self, policy, score, value, config):
+        self.policy, self.score, self.value, self.config = policy.eval(), score, value.eval(), config
+        self.reference = None if lora_layers(policy) else copy.deepcopy(policy).requires_grad_(False)
+        options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
+        self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
+        self.value_optimizer = AdamW(value.parameters(), config.value_lr, **options)
+        self.kl_coefficient, self.iteration = config.kl_coefficient, 0
+
+    def advance(self, prompts, eos_id, other_loss=None):
+        """One iteration over `prompts`, lists of ids -> (its rollout, metrics).
+
+        other_loss() -> scalar tensor is added to the policy's loss, such as a weighted loss on
+        pretraining text (InstructGPT's PPO-ptx, which keeps the model's other abilities).
+        """
+        config, seed = self.config, self.config.seed * 1_000_003 + self.iteration
+        rate = 1 - self.iteration / config.iterations
+        self.policy_optimizer.lr, self.value_optimizer.lr = rate * config.lr, rate * config.value_lr
+        rollout = sample_answers(self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)
+        experience = self.judge(rollout)
+        metrics = {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient, **describe(experience),
+                   **self.learn(experience, seed, other_loss)}
+        if self.kl_coefficient and config.kl_target:
+            self.kl_coefficient = ppo.next_kl_coefficient(self.kl_coefficient, metrics["kl"], config.kl_target,
+                                                          len(prompts), config.kl_horizon)
+        self.iteration += 1
+        return rollout, metrics
+
+    @torch.no_grad()
+    def judge(self, rollout):
+        """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
+        score_B = ppo.punish_missing_eos(self.score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B,
+                                         self.config.missing_eos_score)
+        return experience_of(rollout, score_B, self.log_probs(self.policy, rollout), self.reference_log_probs(rollout),
+                             self.value(rollout), self.kl_coefficient, self.config.gamma, self.config.lam)
+
+    def log_probs(self, model, rollout):
+        return log_probs_of(answer_logits(model, rollout, self.config.temperature), rollout)
+
+    def reference_log_probs(self, rollout):
+        """log p of the answers' tokens under the policy as it was at the start, (B, A)."""
+        if self.reference is not None:
+            return self.log_probs(self.reference, rollout)
+        with without_lora(self.policy):
+            return self.log_probs(self.policy, rollout)
+
+    def learn(self, experience, seed, other_loss=None):
+        """All epochs over one batch -> means of what its updates measured; of the first update alone:
+        "entropy", and "first_ratio", the farthest from 1 (which is 1 itself, if nothing is wrong)."""
+        generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
+        for _ in range(self.config.epochs):
+            for chosen in torch.randperm(rows, generator=generator).chunk(self.config.minibatches):
+                whole = len(chosen) == rows  # in its own order: then the first ratio is 1 to the last bit
+                measured.append(self.update(experience if whole else experience.rows(chosen), other_loss))
+                if len(measured) == 1 and not abs(measured[0]["first_ratio"] - 1) < RATIO_TOLERANCE:
+                    raise FloatingPointError(f"a ratio is {measured[0]['first_ratio']} before the first update, not 1: "
+                                             "the policy that learns is not the one that sampled. Does it drop out, "
+                                             "or keep state between calls?")
+        first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
+        return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
+
+    def update(self, experience, other_loss=None):
+        """One step of the policy and one of the value model -> what was measured before them."""
+        config, rollout, mask_BA = self.config, experience.rollout, experience.rollout.answer_mask_BA
+        logits_BAV = answer_logits(self.policy, rollout, config.temperature)
+        log_prob_BA, old_BA = log_probs_of(logits_BAV, rollout), experience.log_prob_BA
+        advantages_BA = experience.advantages_BA
+        loss = ppo.policy_loss(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip)
+        _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss(), config.clip_norm)
+        value_loss = ppo.value_loss(self.value(rollout), experience.values_BA, experience.returns_BA, mask_BA,
+                                    config.value_clip)
+        _step(self.value_optimizer, value_loss, config.clip_norm)
+        with torch.no_grad():
+            ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
+            return {"policy_loss": loss.item(), "value_loss": value_loss.item(),
+                    "clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip),
+                    "approx_kl": ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item(),
+                    "entropy": ppo.entropy(logits_BAV.detach(), mask_BA).item(),
+                    "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}
+
+    def state_dict(self):
+        """All that a continued run needs. The reference is not in it: it is the policy that the run was given."""
+        return {"policy": self.policy.state_dict(), "value": self.value.state_dict(), "iteration": self.iteration,
+                "policy_optimizer": self.policy_optimizer.state_dict(), "kl_coefficient": self.kl_coefficient,
+                "value_optimizer": self.value_optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        """Take up a saved run."""
+        for name in ("policy", "value", "policy_optimizer", "value_optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
+
+
+def _step(optimizer, loss, clip_norm):
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}: the last checkpoint is untouched; begin anew with a "
+                                 f"lower rate than {optimizer.lr}")
+    optimizer.zero_grad()
+    loss.backward()
+    clip_gradients(optimizer.parameters, clip_norm)
+    optimizer.step()
+
+
+def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, quality=None,
+              folder=None, resume=False, progress=True, other_loss=None):
+    """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
+
+    template(question) gives the segments of the prompt. quality(question, answer) is measured of every
+    batch and reported ("quality"), never learned from. Metrics: those of `experience.describe`,
+    `PPO.learn`, "distinct" (share of the batch's answers that are unlike all before them), "seconds".
+    folder: where the state is kept; resume=True goes on from it, bit for bit, given the same policy as
+    at the start.
+    """
+    prompts = [encode_segments(template(question), tokenizer).tokens for question in questions]
+    run = PPO(policy, reward_model, value_model_of(reward_model), config)
+    history = _resumed(run, folder) if resume else []
+    with tqdm(initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
+        while run.iteration < config.iterations:
+            start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
+            rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
+            texts = rollout.texts(tokenizer)
+            if quality is not None:
+                judged = [quality(questions[i], text) for i, text in zip(chosen, texts, strict=True)]
+                metrics["quality"] = sum(judged) / len(judged)
+            history.append(metrics | {"distinct": len(set(texts)) / len(texts),
+                                      "seconds": round(time.perf_counter() - start, 3)})
+            bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)
+            bar.update()
+            if folder and config.checkpoint_every and run.iteration % config.checkpoint_every == 0:
+                with atomic_write(Path(folder) / STATE_FILE) as file:
+                    torch.save({**run.state_dict(), "history": history, "made_with": asdict(config)}, file)
+    return history
+
+
+def _resumed(run, folder):
+    """Take up the run saved in `folder` -> its history."""
+    if folder is None:
+        raise ValueError("resume=True needs the folder that holds the run")
+    state = load_training_state(Path(folder) / STATE_FILE)
+    for name, ours in asdict(run.config).items():
+        if state["made_with"].get(name) != ours:
+            raise ValueError(f"cannot resume: {name} is {ours!r}, but the run in {folder} has "
+                             f"{state['made_with'].get(name)!r}: use that, or begin anew in another folder")
+    run.load_state_dict(state)
+    return state["history"]
+
+
+def batch_of(n_questions, iteration, config):
+    """Places of an iteration's questions: each is asked once before one is asked again, in an order of the seed."""
+    if n_questions < 1:
+        raise ValueError("no question given: PPO needs prompts to answer")
+    first = iteration * config.batch_size
+    places = range(first, first + config.batch_size)
+    orders = {turn: torch.randperm(n_questions, generator=torch.Generator().manual_seed(config.seed + turn)).tolist()
+              for turn in {place // n_questions for place in places}}
+    return [orders[place // n_questions][place % n_questions] for place in places]
