@@ -26,6 +26,8 @@ class TourConfig:
 
     steps: int = 600  # of pretraining on the procedural corpus
     text_steps: int = 800  # of pretraining on real text
+    text_dim: int = 128  # width of the model of real text, a multiple of 32
+    text_max_lr: float = 5e-3  # its highest learning rate; a longer run wants a lower one
     documents: int = 12000  # of the procedural corpus
     seed: int = 0
     progress: bool = True  # progress bars
@@ -205,8 +207,10 @@ def text_stage(road, paths):
     path = road.out / "text_tokenizer.model"
     train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)
     tokenizer = load_tokenizer(path)
-    shape = ModelConfig(128, 4, 4, tokenizer.vocab_size, hidden_dim=344, max_seq_len=256, tie_embeddings=True)
-    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=5e-3,
+    width = road.config.text_dim
+    shape = ModelConfig(width, 4, width // 32, tokenizer.vocab_size, hidden_dim=8 * round(width / 3), max_seq_len=256,
+                        tie_embeddings=True)
+    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=road.config.text_max_lr,
                               eval_every=max(1, road.config.text_steps // 12), seed=road.config.seed)
     model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), text_levels(split)
