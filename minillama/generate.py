@@ -60,14 +60,15 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
 
 
 def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREEDY, stop=(), seed=0, stop_ids=None):
-    """Yield the continuation of `prompt` in pieces of text, as it is made; never half a character.
+    """Yield the continuation of `prompt`, a text or a list of ids, in pieces of text, as it is made; never half a
+    character.
 
     Stops at the tokenizer's eos or bos (`stop_ids` overrides), at the first of the strings in `stop` (which is not
     yielded), after max_new_tokens, or when the model's context is full.
     """
     if isinstance(stop, str) or not all(stop):
         raise ValueError(f"stop is {stop!r}: give a tuple of strings, none of them empty")
-    ids = tokenizer.encode(prompt, bos=tokenizer.bos_id is not None)
+    ids = tokenizer.encode(prompt, bos=tokenizer.bos_id is not None) if isinstance(prompt, str) else list(prompt)
     if stop_ids is None:
         stop_ids = {i for i in (tokenizer.eos_id, tokenizer.bos_id) if i is not None}
     decoder, held = tokenizer.decoder(), ""

@@ -43,10 +43,10 @@ def convert(source, target, to, dtype=None, progress=False):
     weights = _prepared(weights, DTYPES.get(dtype), progress)
     if to == "meta":
         write_meta(target, weights)
-        _write_tokenizer(target, tokenizer, as_json=False)
+        write_tokenizer(target, tokenizer, as_json=False)
     elif to == "hf":
         write_huggingface(target, weights)
-        _write_tokenizer(target, tokenizer, as_json=True)
+        write_tokenizer(target, tokenizer, as_json=True)
     elif to == "gguf":
         write_gguf_llama(target, weights, tokenizer, "Q8_0" if dtype == quantized else None)
     else:
@@ -69,7 +69,7 @@ def _prepared(weights, dtype, progress):
     return replace(weights, tensors={name: changed(stored) for name, stored in weights.tensors.items()})
 
 
-def _write_tokenizer(folder, tokenizer, as_json):
+def write_tokenizer(folder, tokenizer, as_json):
     """tokenizer.model, or tokenizer.json for a byte-level vocabulary that has no .model or is to be one."""
     if tokenizer is None:
         return

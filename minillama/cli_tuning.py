@@ -1,0 +1,189 @@
+"""The commands that tune a model and talk with it."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from minillama.flags import add_device, add_fields, command, from_flags
+
+
+def add_sft(commands):
+    """sft --model PATH --data FILE --out DIR [--method full|lora|qlora] and the fields of SftConfig."""
+    from minillama.train.sft import SftConfig
+    from minillama.train.templates import TEMPLATES
+
+    sft = command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
+    sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    sft.add_argument("--data", required=True, metavar="FILE", help="JSON or JSONL, Alpaca or conversations")
+    sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter")
+    sft.add_argument("--method", choices=("full", "lora", "qlora"), default="lora", help="default: %(default)s")
+    sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
+    sft.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
+    sft.add_argument("--alpha", type=float, default=16.0, metavar="A", help="default: %(default)s")
+    sft.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of the adapter (default: %(default)s)")
+    sft.add_argument("--max-length", type=int, default=512, metavar="N", help="tokens of an example (default: 512)")
+    sft.add_argument("--held-out-fraction", type=float, default=0.05, metavar="P", help="default: %(default)s")
+    sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
+                     help="list bad records on stderr and go on without them")
+    sft.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
+    add_fields(sft, SftConfig)
+    add_device(sft)
+
+
+def add_chat(commands):
+    """chat --model PATH [--adapter DIR] [--template NAME] and the fields of Sampling."""
+    from minillama.chat import ChatSampling
+    from minillama.train.templates import TEMPLATES
+
+    chat = command(commands, "chat", run_chat, "talk with a model; /help while talking")
+    chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
+    chat.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else question_answer")
+    chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
+    bits = chat.add_mutually_exclusive_group()
+    bits.add_argument("--load-8bit", action="store_true", help="linear layers in int8 (LLM.int8)")
+    bits.add_argument("--load-4bit", action="store_true", help="linear layers in NF4 with double quantization")
+    chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    chat.add_argument("--seed", type=int, default=0, metavar="S")
+    add_fields(chat, ChatSampling)
+    add_device(chat)
+
+
+def loaded(arguments):
+    """(model, tokenizer) of --model, on --device, in --dtype; ValueError where it brings no tokenizer."""
+    import torch
+
+    from minillama.checkpoint import load_model, open_weights
+    from minillama.memory import require_memory
+
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    needed = open_weights(arguments.model).config.n_parameters() * (dtype.itemsize if dtype else 2)
+    print(require_memory(needed, f"{arguments.model}, weights", arguments.device), file=sys.stderr)
+    model, tokenizer = load_model(arguments.model, arguments.device, dtype)
+    if tokenizer is None:
+        raise ValueError(f"{arguments.model} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it")
+    return model, tokenizer
+
+
+def run_sft(arguments):
+    """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
+    from minillama.attention import torch_attention
+    from minillama.chat import template_for
+    from minillama.train.sft import SftConfig, fine_tune
+
+    settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
+    if (out / "training_state.pt").exists() and not arguments.resume:
+        raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
+    parts = read_and_split(arguments)
+    if arguments.method == "full":
+        arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
+    model, tokenizer = loaded(arguments)
+    template = arguments.template or template_for(tokenizer) or "alpaca"
+    train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
+                       for part in parts)
+    for block in model.layers:
+        block.attention.attend = torch_attention
+    prepare(model, arguments)
+    history = fine_tune(model, train, held_out, settings, out, arguments.resume)
+    save(model, tokenizer, arguments)
+    losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
+    words = f"--model {out}" if arguments.method == "full" else f"--model {arguments.model} --adapter {out}"
+    print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "
+          f"`chat {words} --template {template}`", file=sys.stderr)
+
+
+def read_and_split(arguments):
+    """(train, held-out) records of --data; a hash of its text decides a record's side."""
+    from minillama.train.data import is_held_out
+    from minillama.train.records import read_records
+
+    read = read_records(arguments.data, arguments.skip_bad)
+    for line in read.skipped:
+        print(line, file=sys.stderr)
+    print(f"{arguments.data}: {read.summary()}", file=sys.stderr)
+    if not 0 < arguments.held_out_fraction < 1:
+        raise ValueError(f"held_out_fraction is {arguments.held_out_fraction}: it must lie between 0 and 1")
+    parts = [], []
+    for record in read.records:
+        text = json.dumps([record.messages, record.input])
+        parts[is_held_out(text, arguments.held_out_fraction)].append(record)
+    if not all(parts):
+        side = "held-out" if parts[0] else "training"
+        raise ValueError(f"{len(read.records)} records leave the {side} side empty at --held-out-fraction "
+                         f"{arguments.held_out_fraction}: give more records or another fraction")
+    return parts
+
+
+def encoded(records, template, tokenizer, max_length):
+    """The records as sequences; what was cut or left out is told."""
+    from minillama.train.records import encode_records
+
+    made = encode_records(records, template, tokenizer, max_length)
+    print(f"{template}: {len(made.sequences)} sequences, {made.cut} cut at {max_length} tokens, {made.left_out} left "
+          "out because their answer lies behind that", file=sys.stderr)
+    return made.sequences
+
+
+def prepare(model, arguments):
+    """Quantize for qlora, hang adapters on all linear layers but the head for lora and qlora."""
+    from minillama.peft.lora import LoRAConfig, add_lora
+    from minillama.quant.quantize_linears import quantize_linears
+    from minillama.train.resume import own_random_state
+
+    if arguments.method == "full":
+        return
+    if arguments.method == "qlora":
+        quantize_linears(model)
+    with own_random_state(arguments.seed, arguments.device):
+        add_lora(model, LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout,
+                                   ("attention.*", "feed_forward.*")))
+
+
+def save(model, tokenizer, arguments):
+    """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
+    from minillama.checkpoint import save_model
+    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.peft.lora_file import save_lora
+
+    if arguments.method != "full":
+        save_lora(arguments.out, model, base_model=str(arguments.model))
+        return
+    save_model(arguments.out, model)
+    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+
+
+def run_chat(arguments):
+    """Load, maybe quantize, and answer line after line (`chat.chat`)."""
+    from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
+    from minillama.peft.lora_file import load_lora
+    from minillama.quant.quantize_linears import quantize_linears
+
+    sampling = from_flags(ChatSampling, arguments)
+    model, tokenizer = loaded(arguments)
+    if arguments.load_8bit or arguments.load_4bit:
+        quantize_linears(model, kind="nf4" if arguments.load_4bit else "int8")
+    if arguments.adapter:
+        load_lora(arguments.adapter, model)
+    conversation = Conversation(tokenizer, arguments.template or template_for(tokenizer) or "question_answer")
+    conversation.set_system(arguments.system)
+    print(f"template {conversation.template}. {HELP}", file=sys.stderr)
+    chat(model.eval(), conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
+         sampling, arguments.seed)
+
+
+def lines():
+    """The user's lines until end of file; a prompt and line editing where somebody is typing."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -1,0 +1,67 @@
+"""Laws of `sft` and `chat`: files in, a model or an adapter out, and a talk through pipes."""
+
+import json
+
+import pytest
+from test_cli import model_folder, run, tokenizer_file
+
+from minillama.checkpoint import load_model
+from minillama.peft.lora import lora_layers
+from minillama.peft.lora_file import load_lora
+
+FIXTURES = (model_folder, tokenizer_file)  # of test_cli, used here by name
+SHORT = ("--steps", "2", "--warmup-steps", "1", "--batch-size", "2", "--held-out-fraction", "0.3", "--max-length", "64",
+         "--template", "question_answer")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "lessons.jsonl"
+    rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n)))} for n in range(1, 20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    sft = ("sft", "--model", model_folder, "--data", data, "--out", out, "--method", method, *SHORT)
+    code, said, err = run(capsys, *sft)
+    assert (code, said) == (0, "") and "19 records, 0 bad ones skipped" in err and "held-out loss" in err
+    if method == "full":
+        assert load_model(out)[1] is not None
+        words = ("--model", out)
+    else:
+        base = load_model(model_folder)[0]
+        load_lora(out, base)
+        assert any(layer.B["default"].any() for layer in lora_layers(base).values())
+        words = ("--model", model_folder, "--adapter", out, *(["--load-4bit"] if method == "qlora" else []))
+    code, said, err = run(capsys, "chat", *words, "--max-new-tokens", "5", stdin="Count to 3.\n/history\n/exit\nno\n")
+    assert code == 0 and "user: Count to 3.\n" in said and "user: no" not in said
+    code, _, err = run(capsys, *sft)
+    assert code == 2 and "--resume" in err
+
+
+def test_bad_records_stop_it_or_are_listed(model_folder, data, tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(data.read_text() + '{"instruction": "Count to 20."}\n')
+    words = ("sft", "--model", model_folder, "--data", path, "--out", tmp_path / "out", *SHORT)
+    code, _, err = run(capsys, *words)
+    assert code == 2 and err.splitlines()[-1] == f"minillama: error: {path}:20: field 'output' is missing"
+    code, _, err = run(capsys, *words, "--skip-bad")
+    assert code == 0 and f"{path}:20: field 'output' is missing" in err and "19 records, 1 bad ones skipped" in err
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (("--held-out-fraction", "2"), "held_out_fraction is 2.0"),
+    (("--held-out-fraction", "0.00001"), "leave the held-out side empty"),
+    (("--max-length", "3"), "has an answer that begins within 3 tokens"),
+    (("--rank", "0"), "rank 0"),
+    (("--steps", "0"), "steps"),
+    (("--data", "nowhere"), "nowhere"),
+])
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(flags, said, model_folder, data, tmp_path,
+                                                                         capsys):
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "sft", "--model", model_folder, "--data", data, "--out", out, *SHORT, *flags)
+    assert code == 2 and said in err.splitlines()[-1] and not out.exists()
