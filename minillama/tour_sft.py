@@ -1,0 +1,217 @@
+"""The tour's fine-tuning: the pretrained model becomes one that answers and stops, in full, by LoRA, and by QLoRA.
+
+All three start from the same weights and see the same batches. The forum's grammar gives each held-out answer its
+exact number of bits, so each ends beside the least that any model could need.
+"""
+
+import copy
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from minillama.attention import torch_attention
+from minillama.checkpoint import load_model, save_model
+from minillama.checkpoint.convert import write_tokenizer
+from minillama.corpus.forum import GRAMMAR
+from minillama.generate import generate_tokens
+from minillama.peft.lora import LoRAConfig, add_lora, merge_lora, unmerge_lora
+from minillama.peft.lora_file import TENSOR_FILE, load_lora, save_lora
+from minillama.quant.quantize_linears import quantize_linears
+from minillama.sampling import Sampling
+from minillama.tour_sft_pages import before_after_page, nf4_page, tuning_page
+from minillama.train.records import encode_records, forum_records
+from minillama.train.resume import own_random_state
+from minillama.train.sequence_loss import IGNORE, encode_segments
+from minillama.train.sft import SftConfig, answer_loss, fine_tune
+from minillama.train.templates import question_answer
+from minillama.train.training_run import METRICS_FILE, STATE_FILE, frozen_fingerprint
+
+TEMPLATE = "question_answer"  # the same in fine-tuning, reward model and reinforcement learning
+RECORDS, HELD_OUT = 2400, 200  # 150 steps of 16 see each record once
+FULL = SftConfig(steps=150, max_lr=2e-3, eval_every=25)
+ADAPTER = replace(FULL, max_lr=5e-3)
+LORA = LoRAConfig(rank=8, alpha=16.0, targets=("attention.*", "feed_forward.*"))  # all linear layers but the head
+ASKED = 64  # held-out questions that the tuned model answers
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned and what it is measured on."""
+
+    train: list  # of Sequence
+    held_out: list  # of Sequence
+    asked: list  # the held-out (question, answer) texts
+    bits: float  # mean -log2 p(answer | question) of the held-out answers: the least any model needs on average
+
+    def bits_of(self, loss):
+        """Nats per learned token as bits per answer."""
+        learned = sum(label != IGNORE for sequence in self.held_out for label in sequence.labels)
+        return loss * learned / len(self.held_out) / math.log(2)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuned model in eval mode, and the history of its training."""
+
+    model: torch.nn.Module
+    history: list
+
+    @property
+    def loss(self):
+        """The last held-out loss, nats per learned token."""
+        return [row["held_out_loss"] for row in self.history if "held_out_loss" in row][-1]
+
+
+def fine_tuning_stages(road, model, tokenizer):
+    """All three from the same pretrained model, which stays as it was -> the fully tuned model."""
+    lessons = lessons_of(road.config.seed, tokenizer)
+    full = sft_stage(road, model, tokenizer, lessons)
+    lora = lora_stage(road, model, tokenizer, lessons, full)
+    qlora_stage(road, model, tokenizer, lessons, full, lora)
+    return full.model
+
+
+def lessons_of(seed, tokenizer):
+    """Questions and answers of the forum in one template, and the exact bits of the held-out answers."""
+    train, held_out = (forum_records(seed, n, split) for n, split in ((RECORDS, "train"), (HELD_OUT, "held-out")))
+    asked = [tuple(message["content"] for message in record.messages) for record in held_out]
+    bits = sum(answer_bits(*pair) for pair in asked) / len(asked)
+    sequences = [encode_records(part, TEMPLATE, tokenizer, 10**6).sequences for part in (train, held_out)]
+    return Lessons(*sequences, asked, bits)
+
+
+def answer_bits(question, answer):
+    """-log2 p(answer | question) under the forum's grammar; ValueError for a text it could not have written."""
+    return GRAMMAR.parse(answer, "{answer}", GRAMMAR.parse(question, "{question}").chosen).bits
+
+
+def sft_stage(road, model, tokenizer, lessons):
+    """Full tuning: every weight learns to answer in the template, and to stop."""
+    before = lessons.bits_of(answer_loss(model, lessons.held_out))
+    road.say(f"  fine-tuning: {len(lessons.train)} questions and answers in one template, loss on the answers alone "
+             f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
+    full = tuned(road, "sft", model, tokenizer, lessons, FULL)
+    bits = lessons.bits_of(full.loss)
+    road.expect("fine-tuning", f"at most 2.5 % above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
+                f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}; before {before:.1f}",
+                bits < 1.025 * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
+    questions = [question for question, _ in lessons.asked[:ASKED]]
+    told = answers(full.model, tokenizer, questions)
+    good = sum(ended and fits(question, text) for question, (text, ended) in zip(questions, told, strict=True))
+    road.expect("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
+                "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
+    untuned = answers(model, tokenizer, questions[:4])
+    road.pages.append(before_after_page(list(zip(questions, untuned, told, strict=False))))
+    return full
+
+
+def lora_stage(road, model, tokenizer, lessons, full):
+    """LoRA: thin matrices beside every linear layer learn, the weights themselves stay."""
+    lora = tuned(road, "lora", model, tokenizer, lessons, ADAPTER)
+    plain = answer_loss(lora.model, lessons.held_out)
+    merge_lora(lora.model)
+    moved = abs(answer_loss(lora.model, lessons.held_out) - plain)
+    unmerge_lora(lora.model)
+    share = sum(p.numel() for p in lora.model.parameters() if p.requires_grad) / model.config.n_parameters()
+    bits = lessons.bits_of(lora.loss)
+    road.expect("LoRA", "at most 3 % above the entropy, not below full tuning by more than 0.002 nats a token; "
+                "merged, the loss moves by less than 1e-5",
+                f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
+                f"{share:.0%} of the parameters; moved by {moved:.0e}",
+                bits < 1.03 * lessons.bits and lora.loss > full.loss - 0.002 and moved < 1e-5,
+                "minillama/peft/lora.py", "lessons/22_lora.py")
+    return lora
+
+
+def qlora_stage(road, model, tokenizer, lessons, full, lora):
+    """QLoRA: the same adapters on a base of 4 bits a weight."""
+    base = quantized(model)
+    before = lessons.bits_of(answer_loss(base, lessons.held_out))
+    qlora = tuned(road, "qlora", model, tokenizer, lessons, ADAPTER)
+    frozen = [p for p in qlora.model.parameters() if not p.requires_grad]
+    same = frozen_fingerprint(qlora.model) == frozen_fingerprint(base.requires_grad_(False))
+    distance = qlora.loss - lora.loss
+    road.expect("QLoRA", "within 0.01 nats a token of LoRA, on a base of 4.1 bits a weight that keeps every byte and "
+                "gets no gradient", f"{distance:+.4f} nats; base {'unchanged' if same else 'CHANGED'}",
+                abs(distance) < 0.01 and same and all(p.grad is None for p in frozen),
+                "minillama/quant/nf4.py", "lessons/24_qlora.py")
+    curves = {"full": full.history, "LoRA": lora.history, "QLoRA": qlora.history}
+    road.pages += [tuning_page(curves, lessons, before), nf4_page(model)]
+    return qlora
+
+
+def tuned(road, name, model, tokenizer, lessons, config):
+    """`model` fine-tuned in one of the three ways, trained now or found in the stage's folder -> Tuned."""
+    config = replace(config, seed=road.config.seed)
+    learner = {"sft": fused_copy, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
+    base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
+    data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
+    folder = road.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
+    done = folder / ("params.json" if name == "sft" else TENSOR_FILE)
+    if done.exists():
+        road.say(f"  found trained in {folder}")
+        history = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+        if name == "sft":
+            return Tuned(load_model(folder)[0].eval(), history)
+        learner = fused_copy(model) if name == "lora" else quantized(model)
+        load_lora(folder, learner)
+        return Tuned(learner.eval(), history)
+    history = fine_tune(learner, lessons.train, lessons.held_out, config, folder, (folder / STATE_FILE).exists(),
+                        road.config.progress)
+    if name == "sft":
+        write_tokenizer(folder, tokenizer, as_json=False)
+        save_model(folder, learner)
+    else:
+        save_lora(folder, learner)
+    return Tuned(learner, history)
+
+
+def fused_copy(model, seed=0):
+    """A copy to be trained, with the fused spelling of attention."""
+    twin = copy.deepcopy(model).requires_grad_(True)
+    for block in twin.layers:
+        block.attention.attend = torch_attention
+    return twin
+
+
+def quantized(model):
+    """A copy whose linear layers are NF4 with double quantization."""
+    twin = fused_copy(model)
+    quantize_linears(twin)
+    return twin
+
+
+def with_lora(model, seed, base=fused_copy):
+    """A copy with fresh adapters on all linear layers."""
+    twin = base(model)
+    with own_random_state(seed, "cpu"):
+        add_lora(twin, LORA)
+    return twin
+
+
+def with_qlora(model, seed):
+    """Adapters on the quantized copy."""
+    return with_lora(model, seed, quantized)
+
+
+def answers(model, tokenizer, questions, max_new_tokens=64):
+    """[(text, whether it ended by itself)]: answers sampled at temperature 0.7, all questions in one batch."""
+    prompts = [encode_segments(question_answer(question), tokenizer).tokens for question in questions]
+    rows = [[] for _ in prompts]
+    for step in generate_tokens(model, prompts, max_new_tokens, Sampling(temperature=0.7), {tokenizer.eos_id}):
+        for row, token in zip(rows, step, strict=True):
+            row += [] if token is None else [token]
+    ended = [row[-1:] == [tokenizer.eos_id] for row in rows]
+    return [(tokenizer.decode(row[:-1] if end else row).strip(), end) for row, end in zip(rows, ended, strict=True)]
+
+
+def fits(question, text):
+    """Whether the forum could have answered this question so: the right verb, the right object, whole sentences."""
+    try:
+        answer_bits(question, text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""The pictures of the tour's fine-tuning: three falling losses, sixteen levels, answers before and after."""
+
+import torch
+
+from minillama.plots import CONTEXT, CONTRAST, OURS, figure, learning_curve, svg
+from minillama.quant.nf4 import BLOCK, NF4_LEVELS, dequantize_nf4, quantize_nf4
+from minillama.report import caption, quote, section
+
+
+def tuning_page(histories, lessons, quantized_before):
+    """The held-out losses of full tuning, LoRA and QLoRA, in bits per answer, above the entropy."""
+    curves = {}
+    for (name, history), colour in zip(histories.items(), (CONTEXT, OURS, CONTRAST), strict=True):
+        points = [(row["step"], lessons.bits_of(row["held_out_loss"])) for row in history if "held_out_loss" in row]
+        curves[name] = (*zip(*points, strict=True), colour)
+    ends = {name: values[-1] for name, (_, values, _) in curves.items()}
+    starts = {name: values[0] for name, (_, values, _) in curves.items()}
+    words = ", ".join(f"{name} {bits:.2f}" for name, bits in ends.items())
+    return section(
+        "Fine-tuning: to answer, and to stop",
+        f"Asked in a template it never saw, the pretrained model needs {starts['full']:.1f} bits for an answer; tuned, "
+        f"{words}. The answers themselves hold {lessons.bits:.2f}: no model needs fewer.",
+        svg(tuning_picture(curves, lessons.bits), f"Bits per held-out answer after each step; at the end {words}"),
+        caption(f"LoRA and QLoRA train thin matrices beside frozen weights. QLoRA's are stored in 4.1 bits each; that "
+                f"alone moves the start to {quantized_before:.1f} bits, and training makes up for it."))
+
+
+def tuning_picture(curves, entropy):
+    """What each needs beyond the entropy, on a log axis: near the floor the differences are small."""
+    import numpy as np
+
+    above = {name: (steps, np.maximum(np.array(values) - entropy, 1e-3), colour)
+             for name, (steps, values, colour) in curves.items()}
+    return learning_curve("Three ways down to the entropy of the answers", above, unit="bits above the entropy",
+                          log=True)
+
+
+def scaled_weights(model):
+    """Every weight that QLoRA quantizes, divided by the largest magnitude of its block of 64: (n,) fp32, and what NF4
+    makes of them."""
+    weights = [p.detach() for name, p in model.named_parameters()
+               if ".attention.w" in name or ".feed_forward.w" in name]
+    scaled, stored = [], []
+    for weight in weights:
+        flat = weight.flatten().float()
+        flat = flat[:len(flat) // BLOCK * BLOCK]
+        absmax = flat.view(-1, BLOCK).abs().amax(1).repeat_interleave(BLOCK).clamp(min=1e-38)
+        scaled.append(flat / absmax)
+        stored.append(dequantize_nf4(quantize_nf4(flat)) / absmax)
+    return torch.cat(scaled), torch.cat(stored)
+
+
+def nf4_page(model):
+    """The density of the weights, and the sixteen levels where they are stored."""
+    scaled, stored = scaled_weights(model)
+    error = float((stored - scaled).norm() / scaled.norm())
+    picture, axes = figure("The levels stand where the weights are", "weight / largest of its block", "density")
+    axes.hist(scaled.numpy(), bins=121, range=(-1, 1), density=True, color=OURS, alpha=0.45)
+    top = axes.get_ylim()[1]
+    axes.vlines(NF4_LEVELS, 0, -0.09 * top, color=CONTRAST)
+    axes.annotate("16 levels", (NF4_LEVELS[-1], -0.045 * top), xytext=(6, 0), textcoords="offset points",
+                  color=CONTRAST, va="center")
+    axes.set_ylim(bottom=-0.1 * top)
+    return section(
+        "QLoRA: sixteen levels for a weight",
+        f"Each block of {BLOCK} weights keeps its largest magnitude; each weight the number of the nearest of 16 "
+        f"levels, which lie as normally distributed weights do. What is lost: {error:.1%} of their size.",
+        svg(picture, f"Density of {len(scaled)} weights with the 16 NF4 levels; relative error {error:.3f}"))
+
+
+def before_after_page(rows):
+    """[(question, (text, ended) before, (text, ended) after)]: the same questions before and after tuning."""
+    def said(answer):
+        text, ended = answer
+        return f" {text}" + ("" if ended else " ...")
+
+    parts = []
+    for question, before, after in rows[:4]:
+        parts += [quote(f"before: {question}", said(before)), quote(f"after: {question}", said(after))]
+    return section(
+        "Before and after",
+        "The same questions in the same template. Before, the model goes on as pretraining taught it; after, it "
+        "answers and ends by itself (three dots: it was still going after 64 tokens).", *parts)

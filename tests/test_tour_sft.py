@@ -1,0 +1,124 @@
+"""Laws of the tour's fine-tuning, on a model and data too small to reach its bands: it measures what it says."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from mutants import Mutant
+from tiny_run import one_thread
+
+from minillama import tour_sft
+from minillama.checkpoint import load_model
+from minillama.config import ModelConfig, preset
+from minillama.corpus.forum import GRAMMAR
+from minillama.peft.lora import lora_layers
+from minillama.quant.nf4 import NF4Linear
+from minillama.tokenizer import train_bpe
+from minillama.tour import Road, TourConfig
+from minillama.train.records import forum_records
+from minillama.train.sequence_loss import IGNORE
+from minillama.transformer import Transformer
+
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+QUESTION = "How do I fix a rusty red bell?"
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """All three stages, two steps each, and then once more."""
+    folder, patch = tmp_path_factory.mktemp("tour"), pytest.MonkeyPatch()
+    tokenizer = train_bpe([m["content"] for r in forum_records(0, 200) for m in r.messages], 320)
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(16, 1, 2, tokenizer.vocab_size, max_seq_len=256, tie_embeddings=True)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, value in (("RECORDS", 30), ("HELD_OUT", 9), ("ASKED", 5),
+                        ("FULL", replace(tour_sft.FULL, steps=2, warmup_steps=1)),
+                        ("ADAPTER", replace(tour_sft.ADAPTER, steps=2, warmup_steps=1))):
+        patch.setattr(tour_sft, name, value)
+    roads = [Road(folder, TourConfig(progress=False)) for _ in range(2)]
+    tuned = [tour_sft.fine_tuning_stages(road, model, tokenizer) for road in roads]
+    patch.undo()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return folder, roads, tuned, tokenizer
+
+
+def test_four_numbers_are_held_against_bands_and_three_pictures_drawn(short):
+    _, roads, _, _ = short
+    assert [row["stage"] for row in roads[0].rows] == ["fine-tuning", "answers", "LoRA", "QLoRA"]
+    rows = {row["stage"]: row for row in roads[0].rows}
+    assert not rows["fine-tuning"]["pass"] and not rows["answers"]["pass"], "two steps teach nothing"
+    assert "base unchanged" in rows["QLoRA"]["got"]
+    assert sum(page.count("<svg ") for page in roads[0].pages) == 2 and len(roads[0].pages) == 3
+
+
+def test_a_second_tour_finds_all_three_trained_and_says_the_same(short, capsys):
+    folder, roads, tuned, _ = short
+    assert [row["got"] for row in roads[1].rows] == [row["got"] for row in roads[0].rows]
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(tuned[0](ids), tuned[1](ids))
+    saved = sorted(path.name.split("-")[0] for path in (folder / "stages").iterdir())
+    assert saved == ["lora", "qlora", "sft"]
+    model, tokenizer = load_model(next((folder / "stages").glob("sft-*")))
+    assert tokenizer is not None and model.config.vocab_size == tokenizer.vocab_size
+
+
+def test_the_entropy_is_that_of_the_answers_given_their_questions():
+    answer = GRAMMAR.sample(random.Random(0), "{answer}", GRAMMAR.parse(QUESTION, "{question}").chosen)
+    assert tour_sft.answer_bits(QUESTION, answer.text) == pytest.approx(answer.bits)
+    # "Just fix the bell ..." : opening 3/10, one step of two, the object's name 3/4, spot, closing 3/10 of 2
+    text = "Just fix the bell by the well. That is all."
+    spots = [GRAMMAR.choices[name] for name in ("so", "spot")]
+    parts = [0.3, 0.5, 0.75, *(choice.probabilities[0] for choice in spots), 0.3, 0.5]
+    assert tour_sft.answer_bits(QUESTION, text) == pytest.approx(-sum(map(math.log2, parts)))
+
+
+def test_nats_a_token_become_bits_an_answer(short):
+    lessons = tour_sft.lessons_of(0, short[3])
+    counts = [sum(label != IGNORE for label in sequence.labels) for sequence in lessons.held_out]
+    assert lessons.bits_of(math.log(2)) == pytest.approx(sum(counts) / len(counts))
+    assert len(lessons.train) == tour_sft.RECORDS and len(lessons.asked) == tour_sft.HELD_OUT
+
+
+@pytest.mark.parametrize(("answer", "fit"), [
+    ("Just fix the bell by the well. That is all.", True),
+    ("Just fix the thing by the well. That is all.", True),
+    ("Just fix the hat by the well. That is all.", False),  # the bell was asked about
+    ("Just sell the bell by the well. That is all.", False),  # how to fix it was asked
+    ("Just fix the bell by the well.", False),  # no closing
+    ("", False),
+])
+def test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(answer, fit):
+    assert tour_sft.fits(QUESTION, answer) is fit
+
+
+def test_the_three_learners_train_what_they_say():
+    torch.manual_seed(0)
+    model = Transformer(preset("tiny", vocab_size=300)).eval()
+    full, lora, qlora = (make(model, 0) for make in (tour_sft.fused_copy, tour_sft.with_lora, tour_sft.with_qlora))
+    assert all(p.requires_grad for p in full.parameters())
+    for learner in (lora, qlora):
+        names = {name for name, p in learner.named_parameters() if p.requires_grad}
+        assert names == {f"{layer}.{part}.default" for layer in lora_layers(learner) for part in "AB"}
+        assert len(lora_layers(learner)) == 7 * 3
+    assert all(isinstance(layer.base, NF4Linear) for layer in lora_layers(qlora).values())
+    assert all(torch.equal(a.A["default"], b.A["default"]) for a, b in zip(
+        lora_layers(lora).values(), lora_layers(qlora).values(), strict=True)), "the same adapters to begin with"
+
+
+def test_metrics_of_all_three_lie_beside_their_results(short):
+    for path in (short[0] / "stages").iterdir():
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows if "held_out_loss" in row] == [0, 2]
+
+
+MUTANTS = [
+    Mutant("minillama.tour_sft", '"{answer}", GRAMMAR.parse(question, "{question}").chosen)', '"{answer}")',
+           lambda: test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(
+               "Just fix the hat by the well. That is all.", False)),
+    Mutant("minillama.tour_sft", "    quantize_linears(twin)\n", "", test_the_three_learners_train_what_they_say),
+    Mutant("minillama.tour_sft", "add_lora(twin, LORA)", 'add_lora(twin, replace(LORA, targets="attention.*"))',
+           test_the_three_learners_train_what_they_say),
+]
