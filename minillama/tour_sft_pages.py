@@ -2,7 +2,7 @@
 
 import torch
 
-from minillama.plots import CONTEXT, CONTRAST, OURS, figure, learning_curve, svg
+from minillama.plots import CONTEXT, CONTRAST, OURS, figure, label_end, svg
 from minillama.quant.nf4 import BLOCK, NF4_LEVELS, dequantize_nf4, quantize_nf4
 from minillama.report import caption, quote, section
 
@@ -19,20 +19,27 @@ def tuning_page(histories, lessons, quantized_before):
     return section(
         "Fine-tuning: to answer, and to stop",
         f"Asked in a template it never saw, the pretrained model needs {starts['full']:.1f} bits for an answer; tuned, "
-        f"{words}. The answers themselves hold {lessons.bits:.2f}: no model needs fewer.",
+        f"{words}. The answers themselves hold {lessons.bits:.2f}: on average no model needs fewer.",
         svg(tuning_picture(curves, lessons.bits), f"Bits per held-out answer after each step; at the end {words}"),
-        caption(f"LoRA and QLoRA train thin matrices beside frozen weights. QLoRA's are stored in 4.1 bits each; that "
-                f"alone moves the start to {quantized_before:.1f} bits, and training makes up for it."))
+        caption(f"LoRA and QLoRA train thin matrices beside frozen weights. QLoRA's are stored in 4.1 bits each, which "
+                f"moves the start from {starts['full']:.1f} to {quantized_before:.1f} bits."))
 
 
 def tuning_picture(curves, entropy):
     """What each needs beyond the entropy, on a log axis: near the floor the differences are small."""
-    import numpy as np
-
-    above = {name: (steps, np.maximum(np.array(values) - entropy, 1e-3), colour)
-             for name, (steps, values, colour) in curves.items()}
-    return learning_curve("Three ways down to the entropy of the answers", above, unit="bits above the entropy",
-                          log=True)
+    picture, axes = figure("Three ways down to the entropy of the answers", "training step", "bits above the entropy")
+    ends = sorted(curves, key=lambda name: curves[name][1][-1])
+    for name, (steps, values, colour) in curves.items():
+        above = [max(value - entropy, 1e-3) for value in values]
+        axes.plot(steps, above, color=colour)
+        label_end(axes, steps, above, name, colour, dy=14 * ends.index(name) - 1)  # names of near ends stay apart
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low < tick < high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.15)
+    return picture
 
 
 def scaled_weights(model):
@@ -79,5 +86,5 @@ def before_after_page(rows):
         parts += [quote(f"before: {question}", said(before)), quote(f"after: {question}", said(after))]
     return section(
         "Before and after",
-        "The same questions in the same template. Before, the model goes on as pretraining taught it; after, it "
-        "answers and ends by itself (three dots: it was still going after 64 tokens).", *parts)
+        "The same questions in the same template. Before, the template means nothing to the model; after, it answers "
+        "and ends by itself (three dots would say that it was still going after 64 tokens).", *parts)
