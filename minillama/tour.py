@@ -15,6 +15,7 @@ from pathlib import Path
 import minillama
 from minillama.files import atomic_write
 from minillama.tour_pages import attention_page, corpus_page, pretrain_page, talk_page, text_page, tokenizer_page
+from minillama.tour_sft import fine_tuning_stages
 
 PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
 QUESTIONS = 16  # asked of the trained model
@@ -25,7 +26,7 @@ class TourConfig:
     """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
 
     steps: int = 600  # of pretraining on the procedural corpus
-    text_steps: int = 800  # of pretraining on real text
+    text_steps: int = 600  # of pretraining on real text
     text_dim: int = 128  # width of the model of real text, a multiple of 32
     text_max_lr: float = 5e-3  # its highest learning rate; a longer run wants a lower one
     documents: int = 12000  # of the procedural corpus
@@ -67,6 +68,8 @@ def tour(out, text=None, config=None):
     tokenizer = tokenizer_stage(road, train, held_out)
     model = pretrain_stage(road, tokenizer, train, held_out)
     talk_stage(road, model, tokenizer)
+    road.say("5 fine-tuning: the same model learns to answer, in full, by LoRA and by QLoRA (minillama/train/sft.py)")
+    fine_tuning_stages(road, model, tokenizer)
     text_stage(road, text)
     write_results(road, time.perf_counter() - began)
     return all(row["pass"] for row in road.rows)
@@ -202,7 +205,7 @@ def text_stage(road, paths):
     from minillama.train.pretrain import PretrainConfig
 
     name = "your text" if paths else "Python's documentation"
-    road.say(f"5 real text: the same on {name} (minillama/corpus)")
+    road.say(f"6 real text: the same on {name} (minillama/corpus)")
     split = text_files.split(list(text_files.read_documents(paths))) if paths else stdlib_docs.train_and_held_out()
     path = road.out / "text_tokenizer.model"
     train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mutants import Mutant
 
+from minillama import tour_sft
 from minillama.corpus.forum import threads
 from minillama.tour import Road, TourConfig, is_answer, tour
 
@@ -22,14 +24,17 @@ def short_tour(tmp_path_factory):
     for i in range(60):
         words = " ".join(f"Page {i} says that llama {i * j} met alpaca {j}, and both ate hay." for j in range(40))
         (texts / f"{i:02}.txt").write_text(words, encoding="utf-8")
-    ended_well = tour(folder / "out", [texts], FEW)
-    return folder / "out", texts, ended_well
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FULL", "ADAPTER"):
+            patch.setattr(tour_sft, name, replace(getattr(tour_sft, name), steps=4, warmup_steps=1))
+        yield folder / "out", texts, tour(folder / "out", [texts], FEW)
 
 
 def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(short_tour):
     out, _, _ = short_tour
     rows = json.loads((out / "report.json").read_text())["rows"]
-    assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk", "real text"]
+    assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk",
+                                             "fine-tuning", "answers", "LoRA", "QLoRA", "real text"]
     for row in rows:
         assert set(row) == {"stage", "expected", "got", "pass", "seconds", "module", "lesson"}
         assert row["expected"] and row["got"] and row["seconds"] >= 0 and isinstance(row["pass"], bool)
@@ -45,7 +50,7 @@ def test_a_missed_band_makes_the_tour_fail(short_tour):
 
 def test_the_report_is_one_file_with_pictures_and_needs_no_network(short_tour):
     page = (short_tour[0] / "report.html").read_text(encoding="utf-8")
-    assert page.count('<svg role="img" aria-label="') == 4
+    assert page.count('<svg role="img" aria-label="') == 6
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it points outside itself"
     assert page.count("MISS") >= 1
 
@@ -56,7 +61,7 @@ def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys
     before = [path.stat().st_mtime_ns for path in weights]
     first = json.loads((out / "report.json").read_text())["rows"]
     tour(out, [texts], FEW)
-    assert capsys.readouterr().out.count("found trained in") == len(weights) == 2
+    assert capsys.readouterr().out.count("found trained in") == len(weights) + 2 == 5
     assert [path.stat().st_mtime_ns for path in weights] == before
     second = json.loads((out / "report.json").read_text())["rows"]
     assert [row["got"] for row in second] == [row["got"] for row in first]
