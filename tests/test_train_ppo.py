@@ -209,7 +209,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, lora):
         return 0.0
 
     with pytest.raises(Stopped):
-        trained(a_model(lora), folder=tmp_path, quality=stop)
+        trained(a_model(lora), folder=tmp_path, watch={"quality": stop})
     resumed, history = trained(a_model(lora), folder=tmp_path, resume=True)
     assert same(whole, resumed)
     assert [{k: v for k, v in row.items() if k != "quality"} for row in history] == wanted
@@ -217,8 +217,8 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, lora):
         trained(a_model(lora), PPOConfig(**{**vars(CONFIG), "lr": 0.5}), folder=tmp_path, resume=True)
 
 
-def test_quality_is_reported_and_never_learned_from():
-    told, history = trained(a_model(), quality=lambda question, answer: len(answer))
+def test_what_is_watched_is_reported_and_never_learned_from():
+    told, history = trained(a_model(), watch={"quality": lambda question, answer: len(answer)})
     untold, plain = trained(a_model())
     assert same(told, untold) and all("quality" in row for row in history) and "quality" not in plain[0]
     assert all(0 < row["distinct"] <= 1 for row in plain)

@@ -184,12 +184,12 @@ def _step(optimizer, loss, clip_norm):
     optimizer.step()
 
 
-def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, quality=None,
+def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
               folder=None, resume=False, progress=True, other_loss=None):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
-    template(question) gives the segments of the prompt. quality(question, answer) is measured of every
-    batch and reported ("quality"), never learned from. Metrics: those of `experience.describe`,
+    template(question) gives the segments of the prompt. watch: {name: f(question, answer)}, numbers whose mean
+    over every batch is reported under their name, never learned from. Metrics: those of `experience.describe`,
     `PPO.learn`, "distinct" (share of the batch's answers that are unlike all before them), "seconds".
     folder: where the state is kept; resume=True goes on from it, bit for bit, given the same policy as
     at the start.
@@ -201,10 +201,9 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
             rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
-            texts = rollout.texts(tokenizer)
-            if quality is not None:
-                judged = [quality(questions[i], text) for i, text in zip(chosen, texts, strict=True)]
-                metrics["quality"] = sum(judged) / len(judged)
+            texts = [text.strip() for text in rollout.texts(tokenizer)]
+            for name, measure in (watch or {}).items():
+                metrics[name] = sum(map(measure, [questions[i] for i in chosen], texts)) / len(texts)
             history.append(metrics | {"distinct": len(set(texts)) / len(texts),
                                       "seconds": round(time.perf_counter() - start, 3)})
             bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)
