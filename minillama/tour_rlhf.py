@@ -85,8 +85,8 @@ def ppo_stage(road, model, reward_model, tokenizer):
     policy, history = improved(road, "ppo", model, reward_model, tokenizer, practice, LEASHED)
     after = exam(policy, model, reward_model, tokenizer, asked)
     rise, ones = after.quality - before.quality, sum(row["first_ratio"] == 1.0 for row in history)
-    road.expect("PPO", f"on {ASKED} unseen questions the hidden quality rises by 2 or more, within 8 nats of the start",
-                f"{before.quality:+.2f} to {after.quality:+.2f}, KL {after.kl:.1f}", rise >= 2 and 0 < after.kl < 8,
+    road.expect("PPO", f"on {ASKED} unseen questions the hidden quality rises by 1.5 or more, within 8 nats",
+                f"{before.quality:+.2f} to {after.quality:+.2f}, KL {after.kl:.1f}", rise >= 1.5 and 0 < after.kl < 8,
                 "minillama/rlhf/train_ppo.py", "lessons/27_ppo.py")
     road.expect("PPO's ratio", f"pi / pi_old exactly 1 before the first update of all {len(history)} batches",
                 f"{ones}", ones == len(history), "minillama/rlhf/rollout.py", "lessons/27_ppo.py")
