@@ -37,7 +37,7 @@ EXTREMES = [0, 1, 2, 7, 31, 255, 256, 2**15, 2**16 - 1,
 NUMBERS = [b"0", b"-1", b"1e999", b"99999999999999999999", b"4294967296", b"null",
            b'"x"', b"[]", b"{}", b"true", b"NaN",
            b"0.5", b"1"]
-SECONDS, GROWTH = 5, 2**30
+SECONDS, GROWTH = 20, 2**30
 
 
 def damaged(content, source):

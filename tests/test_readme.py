@@ -62,7 +62,8 @@ def test_the_shown_tour_is_the_recorded_one_word_for_word():
     """docs/tour.json is the report.json of a whole tour; `python -m minillama.readme REPORT` puts it in place."""
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     assert tour_block(recorded) in README
-    assert all(row["pass"] for row in recorded["rows"]) and recorded["seconds"] < 600  # on two cores with a busy neighbour
+    assert all(row["pass"] for row in recorded["rows"])
+    assert recorded["seconds"] < 600  # on two cores with a busy neighbour
 
 
 def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
@@ -87,7 +88,7 @@ def test_a_tour_today_says_what_the_readme_says(tmp_path):
     today = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     for then, now in zip(recorded["rows"], today["rows"], strict=True):
         assert then["stage"] == now["stage"]
-        if then["stage"] in ("corpus", "tokenizer", "pretrain", "fine-tuning"):  # the real text differs between Python versions
+        if then["stage"] != "real text":  # which differs between versions of Python
             numbers = [[float(n) for n in re.findall(r"\d+\.\d+", row["expected"] + row["got"])] for row in (then, now)]
             assert numbers[0] == pytest.approx(numbers[1], rel=0.03, abs=1.0)
 
