@@ -34,9 +34,10 @@ constexpr size_t kBrief = 4096;  // bytes that take some microseconds: not worth
 // Encodes; its lists share one int object for each id.
 class Encoder {
  public:
-  Encoder(const std::vector<std::tuple<std::string, int64_t, int>>& rows, int32_t unk_id, bool byte_fallback)
-      : core_(pieces(rows), unk_id, byte_fallback) {
-    for (size_t id = 0; id < rows.size(); ++id) numbers_.push_back(py::int_(id));
+  Encoder(std::vector<std::string> texts, const std::vector<float>& scores, const std::vector<int>& kinds,
+          int32_t unk_id, bool byte_fallback)
+      : core_(rows(std::move(texts), scores, kinds), unk_id, byte_fallback) {
+    for (size_t id = 0; id < scores.size(); ++id) numbers_.push_back(py::int_(id));
   }
 
   py::list encode(const py::str& text, bool dummy_prefix, bool spaces) const {
@@ -54,10 +55,14 @@ class Encoder {
   }
 
  private:
-  static std::vector<PieceRow> pieces(const std::vector<std::tuple<std::string, int64_t, int>>& rows) {
-    std::vector<PieceRow> pieces;
-    for (const auto& [text, rank, kind] : rows) pieces.push_back({text, rank, kind});
-    return pieces;
+  static std::vector<PieceRow> rows(std::vector<std::string> texts, const std::vector<float>& scores,
+                                    const std::vector<int>& kinds) {
+    if (scores.size() != texts.size() || kinds.size() != texts.size())
+      throw std::invalid_argument("texts, scores and kinds are not equally many");
+    std::vector<PieceRow> rows;
+    for (size_t id = 0; id < texts.size(); ++id)
+      rows.push_back({std::move(texts[id]), rank_of_score(scores[id]), kinds[id]});
+    return rows;
   }
 
   BpeEncoder core_;
@@ -67,9 +72,9 @@ class Encoder {
 // Reading and learning, with the calls in this order: feed ..., choose_alphabet, learn ...
 class Trainer {
  public:
-  Trainer(std::vector<std::string> meta, const std::vector<std::array<uint32_t, 3>>& classes, uint8_t common,
+  Trainer(const std::vector<std::string>& meta, const std::vector<std::array<uint32_t, 3>>& classes, uint8_t common,
           uint64_t max_line_bytes, uint32_t max_piece_length, unsigned threads)
-      : counter_(std::move(meta), classes, common, max_line_bytes, threads), max_piece_length_(max_piece_length) {}
+      : counter_(meta, classes, common, max_line_bytes, threads), max_piece_length_(max_piece_length) {}
 
   void feed(const py::bytes& block, bool is_last) {
     const std::string_view view = block;
@@ -129,11 +134,11 @@ class Trainer {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "minillama's compiled parts that are no tensor operators; see minillama.tokenizer";
   py::class_<Encoder>(module, "BpeEncoder")
-      .def(py::init<const std::vector<std::tuple<std::string, int64_t, int>>&, int32_t, bool>(), py::arg("pieces"),
-           py::arg("unk_id"), py::arg("byte_fallback"))
+      .def(py::init<std::vector<std::string>, const std::vector<float>&, const std::vector<int>&, int32_t, bool>(),
+           py::arg("texts"), py::arg("scores"), py::arg("kinds"), py::arg("unk_id"), py::arg("byte_fallback"))
       .def("encode", &Encoder::encode, py::arg("text"), py::arg("dummy_prefix"), py::arg("spaces"));
   py::class_<Trainer>(module, "BpeTrainer")
-      .def(py::init<std::vector<std::string>, const std::vector<std::array<uint32_t, 3>>&, uint8_t, uint64_t, uint32_t,
+      .def(py::init<const std::vector<std::string>&, const std::vector<std::array<uint32_t, 3>>&, uint8_t, uint64_t, uint32_t,
                     unsigned>(),
            py::arg("meta_pieces"), py::arg("classes"), py::arg("common"), py::arg("max_line_bytes"),
            py::arg("max_piece_length"), py::arg("threads"))

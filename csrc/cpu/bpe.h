@@ -39,7 +39,7 @@ struct ReadingReport {
 class SegmentCounter {
  public:
   // classes: (first, last, class) code point ranges; all others get `common`.
-  SegmentCounter(std::vector<std::string> meta_pieces, const std::vector<std::array<uint32_t, 3>>& classes,
+  SegmentCounter(const std::vector<std::string>& meta_pieces, const std::vector<std::array<uint32_t, 3>>& classes,
                  uint8_t common, uint64_t max_line_bytes, unsigned threads);
 
   void feed(std::string_view block, bool is_last);
@@ -60,14 +60,10 @@ class SegmentCounter {
   void take_line(Shard& shard, std::string_view line) const;
   bool normalise(Shard& shard, std::string_view line, uint64_t& characters) const;
   void count_segments(Shard& shard) const;
-  size_t meta_length(std::string_view rest) const;
 
   std::vector<uint8_t> class_of_;      // by code point
   std::array<uint8_t, 256> class_of_byte_;  // the same, or kNotAscii or kMaybeMeta, which say to look closer
-  std::unordered_map<std::string_view, int> meta_set_;
-  std::vector<std::string> meta_;
-  std::array<bool, 256> meta_first_{};
-  std::vector<size_t> meta_lengths_;  // longest first
+  PrefixSet meta_;
   uint64_t max_line_bytes_;
   std::vector<Shard> shards_;
   std::string rest_;
@@ -164,24 +160,32 @@ struct PieceRow {
   int kind;
 };
 
-// Short texts seen and their ids, one cache line each; a new one takes the place of an older one. Used by one call at a
-// time. A text is given as its leading spaces and the rest: indentation may be long.
+// The order of a score's bits: the best is the smallest, and -0.0 comes after 0.0.
+inline int64_t rank_of_score(float score) {
+  uint32_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits >> 31 ? static_cast<int64_t>(bits & 0x7FFFFFFF) : -static_cast<int64_t>(bits) - 1;
+}
+
+// Short texts seen and their ids; a new one takes the place of an older one. Used by one call at a time. A text is given
+// as its leading spaces and the rest: indentation may be long.
 class SegmentCache {
  public:
-  static constexpr size_t kMostSpaces = 1 << 12, kMostBytes = 24, kMostIds = 8;
-  struct alignas(64) Entry {
-    uint64_t key[3] = {};  // the rest, then zeros
+  static constexpr size_t kMostSpaces = 1 << 12, kMostBytes = 24, kMostIds = 24;
+  struct alignas(64) Entry {  // two cache lines, of which the second is rarely read
+    uint64_t key[3] = {};     // the rest, then zeros
+    uint32_t size = 0;        // leading spaces and bytes of the rest, in one number; 0: free
+    uint32_t count = 0;       // of ids; 0: to be filled
     int32_t ids[kMostIds];
-    uint32_t size = 0;   // leading spaces and bytes of the rest, in one number; 0: free
-    uint32_t count = 0;  // of ids; 0: to be filled
   };
 
   // The entry of a text, taken for it now if there was none. `may_read_on`: 8 bytes after its end may be read.
   Entry& at(uint32_t spaces, std::string_view rest, bool may_read_on);
 
  private:
-  static constexpr size_t kEntries = 1 << 16;
-  std::vector<Entry> table_ = std::vector<Entry>(kEntries);
+  static constexpr size_t kFewest = 1 << 10, kMost = 1 << 16;  // entries
+  std::vector<Entry> table_ = std::vector<Entry>(kFewest);
+  size_t taken_ = 0;
 };
 
 // Encodes with a SentencePiece BPE vocabulary; the same ids as bpe_encoder.py. May be used by several threads at once.
@@ -211,7 +215,6 @@ class BpeEncoder {
   void find_neighbours();
   int32_t symbol_of(uint32_t code) const { return code < symbol_of_.size() ? symbol_of_[code] : -1; }
   bool neighbours(int32_t left, int32_t right) const;
-  size_t own_length(std::string_view rest) const;
   void encode_segments(Work& work, std::string_view text, bool dummy_prefix) const;
   void encode_segment(Work& work, std::string_view text, bool may_read_on) const;
   void join(Work& work, std::string_view text) const;
@@ -226,9 +229,7 @@ class BpeEncoder {
   bool byte_fallback_, has_unused_ = false;
   std::array<int32_t, 256> byte_ids_{};
   std::unordered_map<std::string_view, int32_t> id_of_;  // what a text can match
-  std::unordered_map<std::string_view, int32_t> own_;    // user-defined pieces
-  std::vector<size_t> own_lengths_;                      // longest first
-  std::array<bool, 256> own_first_{};
+  PrefixSet own_;                                        // user-defined pieces
   std::vector<int32_t> symbol_of_;  // by code point: a symbol, or -1: in no piece
   std::vector<int32_t> piece_of_;   // by symbol: its id, or -1 for a character that is no piece
   std::vector<uint32_t> rank_of_;   // by id: 0 joins first

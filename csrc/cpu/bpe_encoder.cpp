@@ -32,12 +32,18 @@ SegmentCache::Entry& SegmentCache::at(uint32_t spaces, std::string_view rest, bo
     key[i] = first_word(rest.data() + 8 * i, left, may_read_on);
   const uint32_t size = spaces << 8 | static_cast<uint32_t>(rest.size());
   const uint64_t hash = mix(key[0] ^ mix(key[1] + key[2] * 0x9E3779B97F4A7C15ull + size));
-  Entry &first = table_[hash % kEntries], &second = table_[(hash % kEntries) ^ 1];
+  const size_t place = hash & (table_.size() - 1);
+  Entry &first = table_[place], &second = table_[place ^ 1];
   const auto holds = [&](const Entry& entry) {
     return entry.key[0] == key[0] && entry.key[1] == key[1] && entry.key[2] == key[2] && entry.size == size;
   };
   if (holds(first)) return first;
   if (holds(second)) return second;
+  if (++taken_ > table_.size() && table_.size() < kMost) {  // crowded: a larger one, empty
+    table_ = std::vector<Entry>(table_.size() * 4);
+    taken_ = 0;
+    return at(spaces, rest, may_read_on);
+  }
   second = first;
   std::copy(key, key + 3, first.key);
   first.size = size;
@@ -167,21 +173,15 @@ void BpeEncoder::encode_segment(Work& work, std::string_view text, bool may_read
 
 // ---- joining
 
-size_t BpeEncoder::own_length(std::string_view rest) const {
-  for (const size_t length : own_lengths_)
-    if (length <= rest.size() && own_.count(rest.substr(0, length))) return length;
-  return 0;
-}
-
 void BpeEncoder::parse(Work& work, std::string_view text) const {
   work.text = text;
   work.symbols.clear();
   work.begins.clear();
   for (size_t at = 0; at < text.size();) {
     work.begins.push_back(static_cast<uint32_t>(at));
-    if (own_first_[static_cast<unsigned char>(text[at])]) {
-      if (const size_t length = own_length(text.substr(at))) {
-        work.symbols.push_back(kOwn - own_.at(text.substr(at, length)));
+    if (own_.may_begin_with(static_cast<unsigned char>(text[at]))) {
+      if (const size_t length = own_.longest(text.substr(at))) {
+        work.symbols.push_back(kOwn - id_of_.at(text.substr(at, length)));
         at += length;
         continue;
       }

@@ -1,9 +1,12 @@
 // What the compiled tokenizer is built from: UTF-8, rows of memory, two hash maps. Plain C++17.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -140,6 +143,39 @@ class StringCounts {
   std::vector<Entry> table_ = std::vector<Entry>(1024);
   size_t used_ = 0;
   Rows<char> texts_;
+};
+
+// Strings of which the longest that begins a text is wanted. O(its length * log of their number).
+class PrefixSet {
+ public:
+  PrefixSet() = default;
+  explicit PrefixSet(std::vector<std::string> texts) : texts_(std::move(texts)) {
+    std::sort(texts_.begin(), texts_.end());
+    for (const std::string& text : texts_) first_[static_cast<unsigned char>(text.at(0))] = true;
+  }
+  bool empty() const { return texts_.empty(); }
+  bool may_begin_with(unsigned char byte) const { return first_[byte]; }
+
+  // Its length, 0 if none begins the text.
+  size_t longest(std::string_view text) const {
+    size_t found = 0, depth = 0;
+    for (auto low = texts_.begin(), high = texts_.end(); low < high; ++depth) {  // those with the same first bytes
+      if (low->size() == depth) {
+        found = depth;
+        ++low;
+      }
+      if (depth == text.size()) break;
+      const auto byte = static_cast<unsigned char>(text[depth]);
+      const auto at = [&](const std::string& other) { return static_cast<unsigned char>(other[depth]); };
+      low = std::partition_point(low, high, [&](const std::string& other) { return at(other) < byte; });
+      high = std::partition_point(low, high, [&](const std::string& other) { return at(other) == byte; });
+    }
+    return found;
+  }
+
+ private:
+  std::vector<std::string> texts_;  // sorted by bytes
+  std::array<bool, 256> first_{};
 };
 
 // A map from 64-bit keys (two symbols) to 32-bit values; the key ~0 is not allowed.

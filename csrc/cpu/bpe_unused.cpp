@@ -66,7 +66,7 @@ class Joiner {
 std::vector<int32_t> BpeEncoder::encode_with_unused(std::string_view text) const {
   std::vector<Part> parts;
   for (size_t at = 0; at < text.size();) {
-    const size_t own = own_first_[static_cast<unsigned char>(text[at])] ? own_length(text.substr(at)) : 0;
+    const size_t own = own_.longest(text.substr(at));
     const size_t size = own ? own : std::max(1u, character_at(text, at).size);
     const auto index = static_cast<int64_t>(parts.size());
     parts.push_back({text.substr(at, size), index - 1, at + size < text.size() ? index + 1 : -1, own > 0});

@@ -9,19 +9,16 @@ namespace minillama::bpe {
 
 BpeEncoder::BpeEncoder(std::vector<PieceRow> pieces, int32_t unk_id, bool byte_fallback)
     : pieces_(std::move(pieces)), unk_id_(unk_id), byte_fallback_(byte_fallback) {
+  std::vector<std::string> own;
   for (size_t i = 0; i < pieces_.size(); ++i) {
     const auto& [text, rank, kind] = pieces_[i];
     if (kind == kByte) byte_ids_[std::stoul(text.substr(3, 2), nullptr, 16)] = static_cast<int32_t>(i);
     if ((kind != kNormal && kind != kUserDefined && kind != kUnused) || text == std::string_view("\0", 1)) continue;
     id_of_[text] = static_cast<int32_t>(i);
     has_unused_ |= kind == kUnused;
-    if (kind != kUserDefined) continue;
-    own_[text] = static_cast<int32_t>(i);
-    own_first_[static_cast<unsigned char>(text[0])] = true;
-    own_lengths_.push_back(text.size());
+    if (kind == kUserDefined) own.push_back(text);
   }
-  std::sort(own_lengths_.rbegin(), own_lengths_.rend());
-  own_lengths_.erase(std::unique(own_lengths_.begin(), own_lengths_.end()), own_lengths_.end());
+  own_ = PrefixSet(std::move(own));
   number_symbols();
   rank_scores();
   find_joins();
@@ -99,13 +96,18 @@ class Polynomial {
   static constexpr uint64_t kPrime = (1ull << 31) - 1, kBaseA = 0x4F1BBCDC, kBaseB = 0x6A09E667;
   Polynomial(uint64_t a, uint64_t b) : a_(a), b_(b) {}
   static uint64_t value(char byte) { return static_cast<unsigned char>(byte) + 1; }
-  static uint64_t reduce(uint64_t x) { return x % kPrime; }
+  static uint64_t reduce(uint64_t x) {  // x < 2^62 + 2^31: a remainder without a division
+    x = (x & kPrime) + (x >> 31);
+    x = (x & kPrime) + (x >> 31);
+    return x >= kPrime ? x - kPrime : x;
+  }
   uint64_t a_, b_;
 };
 
 // For each piece and each place inside it: do the two sides exist as symbols?
 void BpeEncoder::find_joins() {
-  PairMap by_hash(id_of_.size() * 2);
+  PairMap by_hash(id_of_.size() + 1);
+  joins_ = PairMap(id_of_.size() * 4);  // a piece of n characters has n - 1 insides, most of them no joins
   std::vector<Polynomial> prefixes, suffixes;
   const auto hash_sides = [&](const std::string& text) {
     prefixes.assign(1, Polynomial::zero());

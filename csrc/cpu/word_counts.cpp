@@ -51,30 +51,26 @@ void StringCounts::grow() {
 
 // ---- SegmentCounter
 
-SegmentCounter::SegmentCounter(std::vector<std::string> meta_pieces,
+SegmentCounter::SegmentCounter(const std::vector<std::string>& meta_pieces,
                                const std::vector<std::array<uint32_t, 3>>& classes, uint8_t common,
                                uint64_t max_line_bytes, unsigned threads)
-    : class_of_(kCodePoints, common),
-      meta_(std::move(meta_pieces)),
-      max_line_bytes_(max_line_bytes),
-      shards_(std::max(1u, threads)) {
+    : class_of_(kCodePoints, common), max_line_bytes_(max_line_bytes), shards_(std::max(1u, threads)) {
   for (const auto& [first, last, value] : classes) {
     if (first > last || last >= kCodePoints) throw std::invalid_argument("a range of characters is out of bounds");
     std::fill(class_of_.begin() + first, class_of_.begin() + last + 1, static_cast<uint8_t>(value));
   }
   for (size_t byte = 0; byte < 256; ++byte) class_of_byte_[byte] = byte < 128 ? class_of_[byte] : kNotAscii;
   class_of_byte_[' '] = class_of_[kSpace];
-  for (std::string& piece : meta_) {
+  std::vector<std::string> kept;
+  for (std::string piece : meta_pieces) {
     if (piece.empty()) throw std::invalid_argument("a meta piece is empty");
     if (piece.find(' ') != std::string::npos) continue;  // occurs in no normalised text
     for (size_t at; (at = piece.find(kSpaceText)) != std::string::npos;) piece.replace(at, kSpaceText.size(), " ");
-    meta_set_[piece] = 1;
-    if (static_cast<unsigned char>(piece[0]) < 128) class_of_byte_[static_cast<unsigned char>(piece[0])] = kMaybeMeta;
-    meta_first_[static_cast<unsigned char>(piece[0])] = true;
-    meta_lengths_.push_back(piece.size());
+    const auto first = static_cast<unsigned char>(piece[0]);
+    if (first < 128) class_of_byte_[first] = kMaybeMeta;
+    kept.push_back(std::move(piece));
   }
-  std::sort(meta_lengths_.rbegin(), meta_lengths_.rend());
-  meta_lengths_.erase(std::unique(meta_lengths_.begin(), meta_lengths_.end()), meta_lengths_.end());
+  meta_ = PrefixSet(std::move(kept));
 }
 
 // A block of the text in order; the end of a line may come with the next block unless this one is its source's last.
@@ -151,12 +147,6 @@ bool SegmentCounter::normalise(Shard& shard, std::string_view line, uint64_t& ch
   return true;
 }
 
-size_t SegmentCounter::meta_length(std::string_view rest) const {
-  for (const size_t length : meta_lengths_)
-    if (length <= rest.size() && meta_set_.count(rest.substr(0, length))) return length;
-  return 0;
-}
-
 // Two characters touch if a piece may hold them side by side.
 static inline bool touch(uint8_t left, uint8_t right) {
   if (right == kSpaceClass) return left == kSpaceClass;
@@ -193,8 +183,8 @@ void SegmentCounter::count_segments(Shard& shard) const {
   for (uint8_t left = kSpaceClass; at < text.size();) {
     uint8_t right = class_of_byte_[bytes[at]];
     size_t width = 1;
-    if (right == kMaybeMeta || (right == kNotAscii && meta_first_[bytes[at]])) {
-      if (const size_t length = meta_length(text.substr(at))) {
+    if (right == kMaybeMeta || (right == kNotAscii && meta_.may_begin_with(bytes[at]))) {
+      if (const size_t length = meta_.longest(text.substr(at))) {
         flush(at);
         ++shard.single[static_cast<size_t>(kBoundaryText[0])];
         start = at += length;

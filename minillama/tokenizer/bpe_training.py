@@ -120,6 +120,7 @@ def train_bpe(texts_or_files, vocab_size, *, character_coverage=0.99995, split_d
     report.seconds = time.perf_counter() - started
     for note in report.notes:
         warnings.warn(note, stacklevel=2)
+    del trainer  # its memory is large, and the tokenizer needs some
     pieces = meta + [Piece(text, -float(rank)) for rank, text in enumerate([*texts, *alphabet])]
     model = model_bytes(pieces, character_coverage, split_digits, byte_fallback)
     return SentencePieceTokenizer(model, report, backend)

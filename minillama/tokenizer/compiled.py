@@ -8,7 +8,7 @@ import functools
 import importlib
 import os
 
-from .bpe_encoder import BpeEncoder, rank_of, whitespace_normalizer
+from .bpe_encoder import BpeEncoder, whitespace_normalizer
 from .unicode_script import RANGES
 from .word_counts import SPACE, blocks_of, encode_utf8
 
@@ -47,8 +47,7 @@ class CompiledEncoder:
     """The counterpart of `bpe_encoder.BpeEncoder`: the same arguments, the same ids. May be used by several threads."""
 
     def __init__(self, pieces, unk_id, rules):
-        rows = [(text, rank_of(score), kind) for text, score, kind in pieces]
-        self._core = _core().BpeEncoder(rows, unk_id, rules.byte_fallback)
+        self._core = _core().BpeEncoder(*map(list, zip(*pieces, strict=True)), unk_id, rules.byte_fallback)
         self._dummy_prefix = rules.add_dummy_prefix
         special = rules.remove_extra_whitespaces or rules.treat_whitespace_as_suffix or not rules.escape_whitespaces
         self._normalize = whitespace_normalizer(pieces, rules) if special else None

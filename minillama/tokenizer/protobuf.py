@@ -69,8 +69,11 @@ def write_fields(fields):
         out += _varint(number << 3 | wire)
         if wire == VARINT:
             out += _varint(value)
+        elif wire == BYTES:
+            out += _varint(len(value))
+            out += value
         else:
-            out += (_varint(len(value)) if wire == BYTES else b"") + value
+            out += value
     return bytes(out)
 
 

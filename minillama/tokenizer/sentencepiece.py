@@ -242,8 +242,8 @@ class SentencePieceDecoder:
 
 
 def _piece_field(piece):
-    kind = [(3, VARINT, piece.kind)] if piece.kind != NORMAL else []
-    return 1, BYTES, write_fields([(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score)), *kind])
+    fields = [(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score)), (3, VARINT, piece.kind)]
+    return 1, BYTES, write_fields(fields if piece.kind != NORMAL else fields[:2])
 
 
 def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True):
