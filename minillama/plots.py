@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+from pathlib import Path
 
 OURS, CONTRAST, ORACLE, CONTEXT = "#3B7DD8", "#E07B39", "#2FA37C", "#7A8794"
 INK = "#123456"  # placeholder: becomes currentColor, so that a picture is dark on light pages and light on dark ones
@@ -26,6 +28,31 @@ def figure(title, xlabel="", ylabel="", **size):
         picture, axes = plt.subplots(**size)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return picture, axes
+
+
+_receiver = None  # set by the lesson runner and the book: called with (picture, alt)
+
+
+def show(picture, alt):
+    """What a lesson ends a figure with: hands it to the runner or the book; run by itself, the lesson leaves a PNG
+    in out/lessons/ and says where. `alt` is the claim with its number, for those who do not see the picture."""
+    if _receiver is not None:
+        _receiver(picture, alt)
+        return
+    import matplotlib.pyplot as plt
+
+    folder = Path("out/lessons")
+    folder.mkdir(parents=True, exist_ok=True)
+    lesson = Path(sys.argv[0]).stem or "figure"
+    path = next(p for n in range(1, 1000) if (p := folder / f"{lesson}-{n}.png") not in _shown)
+    _shown.add(path)
+    with plt.rc_context(STYLE):
+        picture.savefig(path, dpi=110, facecolor="white", transparent=False)
+    plt.close(picture)
+    print(f"figure: {path}: {alt}")
+
+
+_shown = set()  # files of this run, so that its second figure does not overwrite its first
 
 
 def svg(picture, alt):

@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 from mutants import Mutant
 
-from minillama.plots import CONTRAST, OURS, bars, heat_maps, learning_curve, svg
+from minillama import plots
+from minillama.plots import CONTRAST, OURS, bars, heat_maps, learning_curve, show, svg
 
 
 def curve():
@@ -31,6 +32,20 @@ def test_every_picture_is_valid_xml_with_an_alt_text_and_takes_the_ink_of_its_pa
 def test_a_picture_carries_no_date_and_no_address_but_the_names_of_its_xml_spaces():
     text = svg(curve(), "a").replace("http://www.w3.org/", "").replace("https://www.w3.org/", "")
     assert "http" not in text and "<dc:date>" not in text
+
+
+def test_a_shown_picture_goes_to_the_receiver_or_into_a_file_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "_shown", set())
+    show(curve(), "falls to 1.1")
+    show(curve(), "again")
+    files = sorted(tmp_path.glob("out/lessons/*.png"))
+    assert len(files) == 2 and all(path.read_bytes().startswith(b"\x89PNG") for path in files)
+    assert "falls to 1.1" in capsys.readouterr().out
+    received = []
+    monkeypatch.setattr(plots, "_receiver", lambda picture, alt: received.append(alt))
+    show(curve(), "for the book")
+    assert received == ["for the book"] and len(list(tmp_path.glob("out/lessons/*.png"))) == 2
 
 
 MUTANTS = [
