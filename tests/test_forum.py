@@ -12,7 +12,7 @@ from minillama.corpus import forum
 ASKED = "How do I fix a rusty red bell?"
 PINNED = "39724096812cedeeb723809919df968f26d0d2bf2be24015d376af42bea16886"
 
-# answer, opening + steps + object + closing
+# answer, opening + steps + object + closing - strays
 CASES = [
     ("Happy to help! First find a rope. Then fix the bell by the well. Good luck!", 1 + 1 + 1 + 1),
     ("First find a rope. Then fix the bell until supper. That is all.", 0 + 1 + 1 + 0),
@@ -22,16 +22,16 @@ CASES = [
     ("Read a book. First buy a map. Then fix the bell on the hill. You will fail.", -1 + 1 + 1 - 1),
     ("Happy to help! First find a rope. Then fix the kite by the well. Good luck!", 1 + 1 - 1 + 1),
     ("Happy to help! First find a rope. Then hide the bell by the well. Good luck!", 1 + 0 - 1 + 1),
-    ("", -1), ("Good", -1), ("bell bell bell", -1), ("Good luck!", -1 + 1), ("Happy to help!", 1 - 1),
-    ("Happy to help! Good luck!", 1 + 0 - 1 + 1), ("Good luck! Happy to help!", -1),
-    ("Of course. First Happy to help! Then fix the bell. Good lure.", -1),  # decayed text
-    ("Then fix the bell by the well. Then fix the bell by the well. Good luck!", 0 + 0 + 1 + 1),
-    ("First find a rope. First find a rope. Then fix the bell by the well. That is all.", 0 + 0 + 1 + 0),
-    ("Then fix the bell by the well. First find a rope. That is all.", 0 + 0 + 1 + 0),
-    ("Just fix the bell by the well. Just fix the lamp by the well. Have fun!", 0 + 0 - 1 + 1),
-    ("Happy to help! Happy to help! Just fix the bell in the barn. Good luck! Good luck!", 1 + 0 + 1 + 1),
-    ("Read a book. Happy to help! Just fix the bell in the barn. Good luck! Do not ask again.", -1 + 0 + 1 - 1),
-    ("First find a rope. Then fix the bell by the well", 0 + 0 - 1 + 0),  # cut off before its end
+    ("", -1), ("Good", -1 - 1), ("bell bell bell", -1 - 1), ("Good luck!", -1 + 1), ("Happy to help!", 1 - 1),
+    ("Happy to help! Good luck!", 1 + 0 - 1 + 1), ("Good luck! Happy to help!", -1 - 2),
+    ("Of course. First Happy to help! Then fix the bell. Good lure.", -1 - 4),  # decayed text
+    ("Then fix the bell by the well. Then fix the bell by the well. Good luck!", 0 + 0 + 1 + 1 - 1),
+    ("First find a rope. First find a rope. Then fix the bell by the well. That is all.", 0 + 0 + 1 + 0 - 1),
+    ("Then fix the bell by the well. First find a rope. That is all.", 0 + 0 + 1 + 0 - 1),
+    ("Just fix the bell by the well. Just fix the lamp by the well. Have fun!", 0 + 0 - 1 + 1 - 1),
+    ("Happy to help! Happy to help! Just fix the bell in the barn. Good luck! Good luck!", 1 + 0 + 1 + 1 - 2),
+    ("Read a book. Happy to help! Just fix the bell in the barn. Good luck! Do not ask again.", -1 + 0 + 1 - 1 - 2),
+    ("First find a rope. Then fix the bell by the well", 0 + 0 - 1 + 0 - 1),  # cut off before its end
 ]
 
 
@@ -109,12 +109,14 @@ def test_forum_entropy_is_the_mean_of_the_documents_bits():
 
 MODULE = "minillama.corpus.forum"
 MUTANTS = [
-    Mutant(MODULE, '            + two\n', "            + 1\n",
+    Mutant(MODULE, "return opening + two +", "return opening + 1 +",
            test_quality_agrees_with_the_choices_behind_the_forums_own_answers),
     Mutant(MODULE, "first[0] < then[0][0]", "True",
            lambda: test_quality_of_answers_written_by_hand(*CASES[18])),
     Mutant(MODULE, "len(first) == len(then) == 1", "first and then",
            lambda: test_quality_of_answers_written_by_hand(*CASES[17])),
+    Mutant(MODULE, " - (len(found) - in_place)", "", lambda: test_quality_of_answers_written_by_hand(*CASES[20])),
+    Mutant(MODULE, "else 1  # steps", "else 2", lambda: test_quality_of_answers_written_by_hand(*CASES[19])),
     Mutant(MODULE, "1 if right and all(", "1 if any(", lambda: test_quality_of_answers_written_by_hand(*CASES[19])),
     Mutant(MODULE, '" ".join(answer.split())', "answer", test_spacing_does_not_change_quality),
     Mutant(MODULE, "sentences[-1]", "sentences[0]", test_quality_agrees_with_the_choices_behind_the_forums_own_answers),

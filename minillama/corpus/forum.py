@@ -92,29 +92,33 @@ def _normal(rng):
 
 
 def quality(question, answer):
-    """The hidden quality of any answer text to a question of the forum: an integer from -3 to +4.
+    """The hidden quality of any answer text to a question of the forum: an integer, at most +4.
 
-    The sum of four parts; a sentence counts only where it belongs, and spacing does not count at all.
+    The sum of five parts; a sentence counts only where it belongs, and spacing does not count at all.
 
         opening   +1 if the first sentence is a polite one, -1 if a rude one, else 0
         steps     +1 if it holds one "First ..." and later one "Then ..." that does what was asked, and no other step
         object    +1 if a step does what was asked to the object asked about and none does otherwise, else -1
         closing   +1 if the last sentence is a kind one, -1 if a sour one, else 0
+        strays    -1 for each sentence that nobody there would have written in its place, and for each step too many:
+                  one is enough, or a "First ..." with its "Then ..."
 
-    ValueError for a question that is not the forum's.
+    The forum's own answers have no strays, so theirs are from -3 to +4. ValueError for a question that is not the
+    forum's.
     """
     asked = GRAMMAR.parse(" ".join(question.split()), "{question}").chosen
-    sentences = re.findall(r"\S[^.!?]*[.!?]", " ".join(answer.split())) or [""]
+    found = re.findall(r"\S[^.!?]*[.!?]?", " ".join(answer.split()))
+    sentences = found or [""]
     first = [i for i, text in enumerate(sentences) if _fits(text, "First {get} a {tool}.")]
     then = [(i, fit) for i, text in enumerate(sentences) if (fit := _fits(text, "Then {verb} the {named} {so}."))]
     just = [fit for text in sentences if (fit := _fits(text, "Just {verb} the {named} {so}."))]
     doing = [fit.chosen for fit in [fit for _, fit in then] + just]
     two = len(first) == len(then) == 1 and not just and first[0] < then[0][0] and doing[0]["verb"] == asked["verb"]
     right = [step["verb"] == asked["verb"] and step.get("object") == asked["object"] for step in doing]  # "thing": None
-    return (_manner(sentences[0], "{polite}", "{rude}")
-            + two
-            + (1 if right and all(right) else -1)
-            + _manner(sentences[-1], "{kind_close}", "{sour_close}"))
+    opening, closing = _manner(sentences[0], "{polite}", "{rude}"), _manner(sentences[-1], "{kind_close}", "{sour_close}")
+    enough = 2 if first and then and first[0] < then[-1][0] else 1  # steps
+    in_place = (opening != 0) + min(len(first) + len(doing), enough) + (closing != 0 or bool(_fits(sentences[-1], "{plain_close}")))
+    return opening + two + (1 if right and all(right) else -1) + closing - (len(found) - in_place)
 
 
 def _manner(sentence, warm, cold):
