@@ -119,7 +119,7 @@ MUTANTS = [
     Mutant(MODULE, "else 1  # steps", "else 2", lambda: test_quality_of_answers_written_by_hand(*CASES[19])),
     Mutant(MODULE, "1 if right and all(", "1 if any(", lambda: test_quality_of_answers_written_by_hand(*CASES[19])),
     Mutant(MODULE, '" ".join(answer.split())', "answer", test_spacing_does_not_change_quality),
-    Mutant(MODULE, "sentences[-1]", "sentences[0]", test_quality_agrees_with_the_choices_behind_the_forums_own_answers),
+    Mutant(MODULE, "_manner(sentences[-1]", "_manner(sentences[0]", test_quality_agrees_with_the_choices_behind_the_forums_own_answers),
     Mutant(MODULE, "NOISE = 0.7", "NOISE = 1.4", test_votes_scatter_around_the_quality_by_the_stated_noise),
     Mutant(MODULE, "-round(2**-opinion - 1)", "round(2**opinion - 1)",
            lambda: test_votes_are_two_to_the_opinion_less_one_and_mirrored_below_zero(-2, -3)),
