@@ -25,14 +25,15 @@ FLOORS = [  # a module imports from its own floor or from one below
     "train".split(),
     "rlhf".split(),
     "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages chat".split(),
-    "info kernels_verify lesson parity parity_peers real_weights readme".split(),
-    "cli cli_checkpoints cli_tuning __main__".split(),
+    "info kernels_verify lesson exercise grader check notebook book parity parity_peers real_weights readme".split(),
+    "cli cli_checkpoints cli_lessons cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 # tests of no module:
 WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
+                    **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}
 
@@ -134,7 +135,7 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    assert sum(map(lines_in, modules())) <= 12000  # a third of it reads other programs' files
+    assert sum(map(lines_in, modules())) <= 13000  # a third of it reads other programs' files
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():

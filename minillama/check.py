@@ -1,0 +1,196 @@
+"""`check N`: grades a learner's answer to an exercise, keeps the learner's place, and proves the exercises sound.
+
+Hints are graded: each further failing run shows the next one. `grader.py` runs the learner's code.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from minillama import lesson
+from minillama.exercise import load
+from minillama.files import atomic_write
+from minillama.grader import grade
+
+STATE = lesson.FOLDER.parent / "out" / "progress.json"
+
+
+def exercises(folder=lesson.FOLDER):
+    """{number: (stub, solution, checks)} of the exercises that are there, all three files of each."""
+    found = {}
+    for stub in sorted(Path(folder).glob("exercises/ex[0-9][0-9]_*.py")):
+        name = stub.name.removeprefix("ex")
+        found[int(name[:2])] = stub, Path(folder, "solutions", f"sol{name}"), Path(folder, "checks", f"chk{name}")
+    return found
+
+
+def find(number, folder=lesson.FOLDER):
+    """The three files of an exercise; where there is none, an error that says what there is."""
+    there = exercises(folder)
+    if number not in there:
+        have = " ".join(f"{n:02}" for n in there) or "none"
+        raise ValueError(f"lesson {number:02} has no exercise: there are {have}")
+    return there[number]
+
+
+class Progress:
+    """What a learner has passed and how often each check failed, in a small JSON file."""
+
+    def __init__(self, path=STATE):
+        self.path = Path(path)
+        self.data = {"last": None, "passed": [], "fails": {}}
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if all(isinstance(found[key], kind) for key, kind in (("passed", list), ("fails", dict))):
+                self.data.update(found)
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: only the place is lost
+            pass
+
+    def note(self, number, graded):
+        """Record one run; return {check: index of the hint to show} for what failed."""
+        fails, shown = self.data["fails"].setdefault(str(number), {}), {}
+        for name, verdict, _, hint, _ in graded.results:
+            if verdict == "fail":  # a new kind of mistake begins with its own first hint
+                again = name in fails and fails[name][0] == hint
+                last = max(0, len(graded.hints.get(name, ())) - 1)
+                shown[name] = min(fails[name][1] + 1 if again else hint, last)
+                fails[name] = [hint, shown[name]]
+            else:
+                fails.pop(name, None)
+        done = set(self.data["passed"]) - {number} | ({number} if graded.verdict == "ok" else set())
+        self.data.update(last=number, passed=sorted(done))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path, "w") as file:
+            json.dump(self.data, file)
+        return shown
+
+    def bar(self, numbers):
+        """`progress: 3/11  |||........`"""
+        passed = [number for number in numbers if number in self.data["passed"]]
+        return f"progress: {len(passed)}/{len(numbers)}  {'|' * len(passed)}{'.' * (len(numbers) - len(passed))}"
+
+    def resume(self, numbers):
+        """The exercise to go on with: the last one touched, else the first. Never the next by itself."""
+        return self.data["last"] if self.data["last"] in numbers else min(numbers)
+
+
+def check(number, progress=None, folder=lesson.FOLDER, out=print):
+    """Grade the learner's file of one exercise, say it line by line, and return the exit code: 0 once all pass."""
+    stub, _, checks = find(number, folder)
+    progress = progress or Progress()
+    (graded,), printed = grade(checks, [stub])
+    shown = progress.note(number, graded)
+    out(f"{stub.stem.removeprefix('ex').replace('_', ' ', 1)}   {_near(stub)}")
+    for name in dict.fromkeys([*(result.check for result in graded.results), *graded.checks]):
+        for line in _lines(name, graded, shown):
+            out(line)
+    if printed.strip():
+        out("  your code printed:")
+        for line in printed.strip().splitlines()[:20]:
+            out(f"    {line}")
+    passed = sum(result.verdict == "ok" for result in graded.results)
+    out(f"  {passed}/{len(graded.checks)} checks passed        solution: python3 run.py check {number} --solution")
+    out(progress.bar(exercises(folder)))
+    return 0 if graded.verdict == "ok" else 1
+
+
+def _lines(name, graded, shown):
+    result = next((result for result in graded.results if result.check == name), None)
+    if result is None or result.verdict == "todo":
+        yield f"  [to do] {name}"
+    elif result.verdict == "ok":
+        yield f"  [ok]   {name:<16} {result.seconds:.2f} s"
+    else:
+        yield f"  [fail] {name:<16} {result.message}"
+        hints = graded.hints.get(name, ())
+        if hints:
+            yield f"         hint {shown[name] + 1}/{len(hints)}: {hints[shown[name]]}"
+
+
+def _near(path):
+    """The path as one would type it here."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def show_solution(number, folder=lesson.FOLDER, out=print):
+    """The solution's path and its text."""
+    solution = find(number, folder)[1]
+    out(f"# {_near(solution)}\n")
+    out(solution.read_text(encoding="utf-8").rstrip())
+    return 0
+
+
+def watch(number, progress=None, folder=lesson.FOLDER, out=print, pause=0.5):
+    """Grade, and grade again at every save, until Ctrl-C. It stays at this exercise, whatever happens."""
+    stub, seen = find(number, folder)[0], None
+    while True:
+        now = stub.stat().st_mtime_ns if stub.exists() else seen
+        if now != seen:
+            seen = now
+            check(number, progress, folder, out)
+            out(f"watching {_near(stub)}: save it to check again, Ctrl-C to end")
+        time.sleep(pause)
+
+
+def prove(number, folder=lesson.FOLDER):
+    """What is wrong with an exercise, as sentences: the stub must be "to do", the solution pass, and each listed
+    wrong answer fail in its check with its hint."""
+    stub, solution, checks = find(number, folder)
+    text, wrong = solution.read_text(encoding="utf-8"), load(checks).WRONG
+    said = [f"{checks.name}: {old!r} occurs {text.count(old)} times in the solution, not once"
+            for old, *_ in wrong if text.count(old) != 1]
+    if said or not wrong:
+        return said or [f"{checks.name}: WRONG is empty: no wrong answer is shown to fail"]
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place, f"wrong{i}.py") for i in range(len(wrong))]
+        for file, (old, new, *_) in zip(files, wrong, strict=True):
+            file.write_text(text.replace(old, new), encoding="utf-8")
+        (untouched, solved, *failed), _ = grade(checks, [_as_committed(stub, place), solution, *files])
+    if {result.verdict for result in untouched.results} != {"todo"}:
+        said.append(f"{stub.name}: not everything is to do: {untouched.results}")
+    if solved.verdict != "ok":
+        said.append(f"{solution.name} does not pass: {[r for r in solved.results if r.verdict != 'ok']}")
+    for (old, new, name, hint), graded in zip(wrong, failed, strict=True):
+        first = next((result for result in graded.results if result.verdict != "ok"), None)
+        if first is None or (first.check, first.verdict, first.hint) != (name, "fail", hint):
+            said.append(f"{checks.name}: {old!r} -> {new!r} must fail in {name} with hint {hint}, got {first}")
+        if not 0 <= hint < len(graded.hints.get(name, ())):
+            said.append(f"{checks.name}: {name} has no hint {hint}")
+    return said
+
+
+def _as_committed(stub, place):
+    """The stub as the repository has it: the file itself may hold a learner's work."""
+    done = subprocess.run(["git", "show", f"HEAD:./{stub.name}"], cwd=stub.parent, capture_output=True)
+    if done.returncode:
+        return stub
+    copy = Path(place, stub.name)
+    copy.write_bytes(done.stdout)
+    return copy
+
+
+def prove_all(folder=lesson.FOLDER, out=print):
+    """The proof for every exercise; exit code 1 where one has a gap, or where there is none to prove."""
+    numbers = exercises(folder)
+    gaps = [gap for number in numbers for gap in prove(number, folder)]
+    for line in gaps:
+        out(line)
+    out(f"{len(numbers)} exercises: {len(gaps) or 'no'} gaps")
+    return 1 if gaps or not numbers else 0
+
+
+def check_all(folder=lesson.FOLDER, out=print):
+    """Grade every exercise and say one line for each; exit code 0 where all pass. No hint is used up by it."""
+    verdicts = []
+    for number, (stub, _, checks) in exercises(folder).items():
+        (graded,), _ = grade(checks, [stub])
+        passed = sum(result.verdict == "ok" for result in graded.results)
+        verdicts.append(graded.verdict)
+        word = {"ok": "[ok]", "fail": "[fail]", "todo": "[to do]"}[graded.verdict]
+        out(f"  {word:<8}{number:02}  {passed}/{len(graded.checks)}  {_near(stub)}")
+    return 0 if verdicts and set(verdicts) == {"ok"} else 1

@@ -1,0 +1,29 @@
+"""Commands for learners: grade an exercise."""
+
+from minillama.flags import command
+
+
+def add_check(commands):
+    """check [N] [--solution] [--watch], or check --all --solutions"""
+    check = command(commands, "check", run_check, "grade your answer to a lesson's exercise")
+    check.add_argument("number", nargs="?", metavar="N", help="the lesson's number; without it, the one begun last")
+    check.add_argument("--solution", action="store_true", help="print a solution and where it lies")
+    check.add_argument("--watch", action="store_true", help="grade again at every save, until Ctrl-C")
+    check.add_argument("--all", action="store_true", help="one line for every exercise")
+    check.add_argument("--solutions", action="store_true",
+                       help="with --all: prove that stubs are to do, solutions pass and wrong answers are caught")
+
+
+def run_check(arguments):
+    """Grade (`check.check`); exit code 0 once every check passes, 1 before."""
+    from minillama import check, lesson
+
+    if arguments.all or arguments.solutions:
+        return check.prove_all() if arguments.solutions else check.check_all()
+    there = check.exercises()
+    if not there:
+        raise ValueError(f"no exercises in {lesson.FOLDER}: they live in minillama's checkout, start it from there")
+    number = lesson.number_of(arguments.number) if arguments.number else check.Progress().resume(there)
+    if arguments.solution:
+        return check.show_solution(number)
+    return check.watch(number) if arguments.watch else check.check(number)
