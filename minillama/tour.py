@@ -15,6 +15,7 @@ from pathlib import Path
 import minillama
 from minillama.files import atomic_write
 from minillama.tour_pages import attention_page, corpus_page, pretrain_page, talk_page, text_page, tokenizer_page
+from minillama.tour_rlhf import ppo_stage, reward_stage
 from minillama.tour_sft import fine_tuning_stages
 
 PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
@@ -69,7 +70,9 @@ def tour(out, text=None, config=None):
     model = pretrain_stage(road, tokenizer, train, held_out)
     talk_stage(road, model, tokenizer)
     road.say("5 fine-tuning: the same model learns to answer, in full, by LoRA and by QLoRA (minillama/train/sft.py)")
-    fine_tuning_stages(road, model, tokenizer)
+    tuned = fine_tuning_stages(road, model, tokenizer)
+    road.say("6 feedback: votes become a reward model, and PPO practises what it likes (minillama/rlhf)")
+    ppo_stage(road, tuned, reward_stage(road, tuned, tokenizer), tokenizer)
     text_stage(road, text)
     write_results(road, time.perf_counter() - began)
     return all(row["pass"] for row in road.rows)
@@ -205,7 +208,7 @@ def text_stage(road, paths):
     from minillama.train.pretrain import PretrainConfig
 
     name = "your text" if paths else "Python's documentation"
-    road.say(f"6 real text: the same on {name} (minillama/corpus)")
+    road.say(f"7 real text: the same on {name} (minillama/corpus)")
     split = text_files.split(list(text_files.read_documents(paths))) if paths else stdlib_docs.train_and_held_out()
     path = road.out / "text_tokenizer.model"
     train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)

@@ -30,7 +30,7 @@ from minillama.train.templates import question_answer
 PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
 REWARD = RewardConfig(max_lr=2e-3)
-LEASHED = PPOConfig(iterations=25)
+LEASHED = PPOConfig(iterations=25, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
 FREE = replace(LEASHED, kl_coefficient=0.0)
 WATCHED = {"quality": forum.quality, "sound": fits}  # measured of every batch, never learned from
 
@@ -92,11 +92,10 @@ def ppo_stage(road, model, reward_model, tokenizer):
                 f"{ones}", ones == len(history), "minillama/rlhf/rollout.py", "lessons/27_ppo.py")
     free, free_history = improved(road, "ppo-free", model, reward_model, tokenizer, practice, FREE)
     gamed = exam(free, model, reward_model, tokenizer, asked)
-    road.expect("without the leash", "a higher score than on the leash, of answers not half of which the forum "
-                "could have written (on the leash, more than 3 of 4)",
-                f"score {gamed.score:+.2f} ({after.score:+.2f} on the leash), {gamed.sound:.0%} sound "
-                f"({after.sound:.0%}), hidden quality {gamed.quality:+.2f}, KL {gamed.kl:.0f}",
-                gamed.score > after.score and gamed.sound < 0.5 and after.sound > 0.75,
+    road.expect("without the leash", "a higher score than on the leash, for a hidden quality lower by 1 or more",
+                f"score {gamed.score:+.2f} ({after.score:+.2f} on the leash), hidden quality {gamed.quality:+.2f} "
+                f"({after.quality:+.2f}), {gamed.sound:.0%} sound ({after.sound:.0%}), KL {gamed.kl:.0f}",
+                gamed.score > after.score and gamed.quality <= after.quality - 1,
                 "minillama/rlhf/ppo.py", "lessons/27_ppo.py")
     for question, *texts in list(zip(asked, before.answers, after.answers, gamed.answers, strict=True))[:2]:
         road.say("\n".join(f"    {name:9}{text}" for name, text in

@@ -53,16 +53,16 @@ def hacking_page(leashed, free, after, gamed):
             line(axes, [row["iteration"] for row in history], [row[measure] for row in history], name, colour)
     return section(
         "Reward hacking, against a known truth",
-        f"Without the penalty for leaving the starting model the score ends at {gamed.score:+.2f} instead of "
-        f"{after.score:+.2f}, but only {gamed.sound:.0%} of the answers are what anyone on the forum could have "
-        f"written, instead of {after.sound:.0%}: the model pleases the reward model with texts of a kind on which "
-        "nobody ever voted.",
+        f"Without the penalty for leaving the starting model the reward model's score ends at {gamed.score:+.2f} "
+        f"instead of {after.score:+.2f}, and the hidden quality at {gamed.quality:+.2f} instead of "
+        f"{after.quality:+.2f}: the model pleases its judge with texts of a kind on which nobody ever voted. Only "
+        f"{gamed.sound:.0%} of them could have stood in the forum; on the leash {after.sound:.0%}.",
         svg(picture, f"With leash: score {after.score:+.2f}, hidden quality {after.quality:+.2f}, {after.sound:.0%} "
             f"sound. Without: {gamed.score:+.2f}, {gamed.quality:+.2f}, {gamed.sound:.0%}"),
         caption(f"KL from the start: {after.kl:.1f} nats an answer with the leash, {gamed.kl:.0f} without. Distinct "
                 f"answers to {len(after.answers)} questions: {after.distinct} and {gamed.distinct}. The hidden quality "
-                "(-3 to +4) counts a sentence only where it belongs and passes over all others; neither it nor the "
-                "share of sound answers is ever learned from."))
+                "of the forum's own answers is from -3 to +4; a sentence that belongs nowhere costs one. Neither it "
+                "nor the share of sound answers is ever learned from."))
 
 
 def answers_page(questions, before, after, gamed, shown=3):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
-from minillama import tour_sft
+from minillama import tour_rlhf, tour_sft
 from minillama.corpus.forum import threads
 from minillama.tour import Road, TourConfig, is_answer, tour
 
@@ -27,6 +27,11 @@ def short_tour(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FULL", "ADAPTER"):
             patch.setattr(tour_sft, name, replace(getattr(tour_sft, name), steps=4, warmup_steps=1))
+        few = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
+        smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few,
+                   "FREE": replace(few, kl_coefficient=0.0)}
+        for name, value in smaller.items():
+            patch.setattr(tour_rlhf, name, value)
         yield folder / "out", texts, tour(folder / "out", [texts], FEW)
 
 
@@ -34,7 +39,8 @@ def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(shor
     out, _, _ = short_tour
     rows = json.loads((out / "report.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk",
-                                             "fine-tuning", "answers", "LoRA", "QLoRA", "real text"]
+                                             "fine-tuning", "answers", "LoRA", "QLoRA", "reward model", "PPO",
+                                             "PPO's ratio", "without the leash", "real text"]
     for row in rows:
         assert set(row) == {"stage", "expected", "got", "pass", "seconds", "module", "lesson"}
         assert row["expected"] and row["got"] and row["seconds"] >= 0 and isinstance(row["pass"], bool)
@@ -50,7 +56,7 @@ def test_a_missed_band_makes_the_tour_fail(short_tour):
 
 def test_the_report_is_one_file_with_pictures_and_needs_no_network(short_tour):
     page = (short_tour[0] / "report.html").read_text(encoding="utf-8")
-    assert page.count('<svg role="img" aria-label="') == 6
+    assert page.count('<svg role="img" aria-label="') == 9
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it points outside itself"
     assert page.count("MISS") >= 1
 
@@ -61,7 +67,7 @@ def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys
     before = [path.stat().st_mtime_ns for path in weights]
     first = json.loads((out / "report.json").read_text())["rows"]
     tour(out, [texts], FEW)
-    assert capsys.readouterr().out.count("found trained in") == len(weights) + 2 == 5
+    assert capsys.readouterr().out.count("found trained in") == len(weights) + 3 == 8
     assert [path.stat().st_mtime_ns for path in weights] == before
     second = json.loads((out / "report.json").read_text())["rows"]
     assert [row["got"] for row in second] == [row["got"] for row in first]

@@ -25,7 +25,7 @@ def test_the_ppo_page_has_score_over_kl():
 
 def test_the_hacking_page_tells_the_score_beside_the_truth():
     page = hacking_page(history(2.0, 3.2), history(2.6, 0.4), AFTER, GAMED)
-    for number in ("+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "only 5%", "of 95%"):
+    for number in ("+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "Only 5% of them", "leash 95%"):
         assert number in page
     assert page.count("with leash") >= 2 and page.count(">without<") == 3
 
