@@ -1,0 +1,167 @@
+# %% [markdown] question
+# # 07 · RoPE
+# Covers: `minillama/rope.py`, `tests/test_rope.py`
+# Needs: 05
+# Time: 5 s
+# Teaches: rotary positions, block matrix, complex form, decay, the two layouts
+# Paper: [Su et al. 2021](https://arxiv.org/abs/2104.09864), equations 13 to 16 and 34
+#
+# **Question.** Attention compares tokens by dot products: a vector called the *query*,
+# from the token that looks, times a vector called the *key*, from a token that is
+# looked at. A dot product knows nothing of order: "dog bites man" and "man bites dog"
+# would look the same. LLaMA repairs this by rotating both vectors. How can a rotation
+# tell distance?
+#
+# | symbol | in code | shape | meaning |
+# |---|---|---|---|
+# | $d$ | `d` | | width of a query or key (128 in LLaMA-7B), even |
+# | $q$, $k$ | `q`, `k` | (d,) | a query and a key |
+# | $m$, $n$ | `m`, `n` | | the position of the query's token, and of the key's |
+# | $j$ | `j` | | number of a pair of entries, from 0 to d/2 - 1 |
+# | $\theta$ | `theta` | | the base: 10000 (500000 in Llama 3) |
+# | $f_j$ | `f` | (d/2,) | how far pair $j$ turns per position, in radians |
+# %% naive
+import math
+
+import torch
+
+from minillama import rope
+from minillama.plots import CONTEXT, OURS, figure, label_end, show
+
+torch.manual_seed(0)
+
+
+def turn(x, position, theta=10000.0):
+    """Rotate each pair of entries (x[0], x[1]), (x[2], x[3]), ... by its own angle."""
+    d, turned = len(x), []
+    for j in range(d // 2):
+        angle = position * theta ** (-2 * j / d)
+        a, b = x[2 * j], x[2 * j + 1]
+        turned.append(a * math.cos(angle) - b * math.sin(angle))
+        turned.append(a * math.sin(angle) + b * math.cos(angle))
+    return turned
+
+
+for position in (0, 1, 2, 100):
+    arrows = [round(number, 2) for number in turn([1.0, 0.0, 1.0, 0.0], position)]
+    print(f"position {position:3}: first pair {arrows[:2]}, second pair {arrows[2:]}")
+# %% [markdown] formula
+# Read each pair as an arrow in the plane. Pair $j$ turns by $m f_j$, where
+#
+# $$f_j = \theta^{-2j/d}$$
+# ascii: f_j = theta^(-2j/d)
+#
+# $$x'_{2j} = x_{2j} \cos(m f_j) - x_{2j+1} \sin(m f_j)$$
+# ascii: x'_2j = x_2j cos(m f_j) - x_2j+1 sin(m f_j)
+#
+# $$x'_{2j+1} = x_{2j} \sin(m f_j) + x_{2j+1} \cos(m f_j)$$
+# ascii: x'_2j+1 = x_2j sin(m f_j) + x_2j+1 cos(m f_j)
+#
+# The first pair turns by 1 radian (57 degrees) per position; each further pair turns
+# more slowly. Written as one $d \times d$ matrix, this has a 2 by 2 rotation for each
+# pair along the diagonal, and zeros elsewhere. Nobody builds that matrix.
+#
+# A pair is also one complex number, $x_{2j} + i\, x_{2j+1}$ with $i^2 = -1$, and
+# turning it is one multiplication by $e^{i m f_j}$. That is how the library does it.
+# Nothing here is learned.
+# %% agree
+d = 128
+q, k = torch.randn(2, d).double()
+f = rope.rope_frequencies(d)
+positions = torch.tensor([0, 1, 57, 2047])
+ours = rope.apply_rope(q.expand(4, 1, d), rope.rope_rotations(positions, f))[:, 0]
+loop = torch.tensor([turn(q.tolist(), m) for m in positions.tolist()])
+print("library and loop agree:", (ours - loop).abs().max().item() < 1e-3)
+assert (ours - loop).abs().max() < 1e-3  # fp32 angles: off by 2047 * 6e-8, times |q|
+assert torch.equal(ours[0], q)  # position 0: nothing turns
+assert (ours.norm(dim=-1) / q.norm() - 1).abs().max() < 1e-6  # lengths are kept
+# %% [markdown] distance
+# **Why the score sees only the distance.** Take one pair as complex numbers, $a$ from
+# the query and $b$ from the key. The dot product of two arrows is the real part of
+# $a \bar b$, where the bar flips the sign of an angle. Turned, they are
+# $a' = a e^{i m f_j}$ and $b' = b e^{i n f_j}$, so
+#
+# $$\mathrm{Re}(a' \, \overline{b'}) = \mathrm{Re}(a \bar b \, e^{i (m-n) f_j})$$
+# ascii: Re(a' conj(b')) = Re(a conj(b) e^(i (m-n) f_j))
+#
+# The two positions have merged into $m - n$. Each token is turned by its *absolute*
+# place, and yet their score depends on the *relative* one alone.
+# %% shift
+def score(m, n):
+    pairs = zip(turn(q.tolist(), m), turn(k.tolist(), n), strict=True)
+    return sum(a * b for a, b in pairs)
+
+
+scores = [score(m, m - 5) for m in (7, 100, 2000)]
+spread = max(scores) - min(scores)
+print("five apart, at 7, 100 and 2000:", [round(s, 6) for s in scores])
+print(f"six apart: {score(7, 1):.6f}")
+assert spread < 1e-11 and abs(score(7, 1) - scores[0]) > 0.1
+assert torch.tensor(257).bfloat16().item() == 256  # why angles are never made in bf16
+# %% [markdown] clocks
+# **A clock with 64 hands.** Pair $j$ comes full circle after $2\pi / f_j$ positions.
+# The fast pairs tell neighbours apart; the slow ones tell near from far. One hand alone
+# would not do: after a full circle it shows the same again.
+#
+# The scores of all pairs are added. Take a query and a key that are alike, all ones:
+# pair $j$ contributes $2\cos((m-n) f_j)$. Next to each other, all cosines are near 1.
+# With distance, one pair after another falls out of step. So alike vectors score less,
+# the further apart they are.
+#
+# That is a tendency, not a law: it wobbles, and a trained model may use single pairs to
+# look at any distance that it likes (lesson 08 shows one that does).
+# %% decay
+turns = 2 * math.pi / f
+slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
+print(f"full circle after {turns[0]:.1f} positions (first pair) to {turns[-1]:,.0f} "
+      f"(last pair); {slow:,.0f} with Llama 3's theta")
+assert round(turns[0].item(), 1) == 6.3 and round(turns[-1].item()) == 54_410
+assert 2.5e6 < slow < 2.6e6
+steps = torch.arange(1, 1001)
+cosines = torch.cos(steps[:, None] * f)
+decay = cosines.mean(1)
+shown = {n: round(decay[n - 1].item(), 2) for n in (1, 10, 100, 1000)}
+print("score against distance, as a share of the score at 0:", shown)
+assert shown == {1: 0.97, 10: 0.67, 100: 0.48, 1000: 0.16}
+
+title = "Alike tokens score less, the further apart they are"
+picture, axes = figure(title, "distance in tokens", "share of the score at distance 0")
+for j, last in ((16, 40), (32, 300)):
+    axes.semilogx(steps[:last], cosines[:last, j], color=CONTEXT, linewidth=1)
+    label_end(axes, steps[:last], cosines[:last, j], f"pair {j} alone", CONTEXT)
+axes.semilogx(steps, decay, color=OURS)
+label_end(axes, steps, decay, "all 64 pairs", OURS)
+axes.set_xlim(1, 5000)
+show(picture, f"The mean over all pairs falls from 0.97 at distance 1 to {shown[1000]}")
+# %% [markdown] layouts
+# **Two layouts, one trap.** Which entries form a pair is a matter of taste. Meta's
+# weights pair neighbours: 0 with 1, 2 with 3 (*interleaved*). Hugging Face's pair entry
+# $j$ with $j + d/2$ (*half-split*). Both are RoPE, and the scores are the same, if the
+# rows of the weights that make $q$ and $k$ are reordered to match.
+#
+# Mix them, and no error is raised. Position 0 is even right, because nothing turns
+# there. The rest is quietly wrong.
+# %% two_layouts
+rotations = rope.rope_rotations(torch.arange(100), f)
+x = torch.randn(100, 1, d)
+order = rope.half_split_order(d)
+print("half-split order of 8 entries:", rope.half_split_order(8).tolist())
+meta = rope.apply_rope(x, rotations)
+hugging_face = rope.apply_rope_half_split(x[..., order], rotations)
+assert torch.equal(meta[..., order], hugging_face)  # the same turn, other columns
+
+mixed = rope.apply_rope_half_split(x, rotations)  # weights of one, code of the other
+error = (mixed - meta).norm(dim=-1)[:, 0] / meta.norm(dim=-1)[:, 0]
+share = error[20:].mean().item()
+print(f"mixed up: error {error[0]:.0%} at position 0, {share:.0%} beyond 20")
+assert error[0] == 0 and 1.1 < share < 1.35  # a vector of no relation: 141 % off
+# %% [markdown] exercise
+# **Exercise.** First turn vectors in the half-split layout, without complex numbers.
+# Then reorder the rows of a weight matrix from Meta's layout to Hugging Face's, and
+# back. There are several heads, each $d$ rows high, and each is reordered for itself.
+#
+# Open `lessons/exercises/ex07_rope.py`, then run `python3 run.py check 7`.
+# %% you_should_see
+print(f"You should see: equal scores at equal distance, to 1e-11: {spread < 1e-11};")
+print(f"shares of {shown[10]}, {shown[100]}, {shown[1000]} at distance 10, 100, 1000;")
+print(f"with mixed layouts, {share:.0%} error beyond position 20, none at position 0.")
