@@ -114,7 +114,8 @@ without, with_norm = stream_sizes(False), stream_sizes(True)
 print(f"RMS after 32 layers: {without[-1]:,.0f} without, {with_norm[-1]:.2f} with")
 assert 0.8 < without[-1] / 2**16 < 1.25 and 0.95 < with_norm[-1] / 33**0.5 < 1.05
 
-picture, axes = figure("One division keeps the stream small", "layer", "RMS of the stream")
+title = "One division keeps the stream small"
+picture, axes = figure(title, "layer", "RMS of the stream")
 curves = (without, "no norm", CONTRAST), (with_norm, "pre-norm", OURS)
 for sizes, name, colour in curves:
     axes.semilogy(sizes, color=colour)
