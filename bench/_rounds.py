@@ -24,12 +24,15 @@ if str(ROOT) not in sys.path:
 COLUMNS = ("what", "size", "ours", "peer", "ratio", "limit", "share of limit", "rounds", "date", "machine")
 
 
-def options(description, argv=None):
-    """The command line that every benchmark understands, read and obeyed (the number of threads)."""
+def options(description, argv=None, add=None):
+    """The command line that every benchmark understands, read and obeyed (the number of threads). `add(parser)` adds
+    what one of them wants besides."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch (default: all cores)")
     parser.add_argument("--small", action="store_true", help="a tiny size, to see that it runs: no figure to quote")
+    if add:
+        add(parser)
     chosen = parser.parse_args(argv)
     if chosen.rounds < 1 or chosen.threads < 1:
         parser.error(f"--rounds {chosen.rounds} --threads {chosen.threads}: both must be at least 1")

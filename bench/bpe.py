@@ -224,8 +224,11 @@ def vocabulary(folder, path, vocab_size):
 
 
 def main(argv=None):
-    chosen = _rounds.options(__doc__, argv)
-    size, sizes = (300_000, [2500]) if chosen.small else (10_000_000, [8000, 32000])
+    chosen = _rounds.options(__doc__, argv, lambda parser: parser.add_argument(
+        "--megabytes", type=int, default=10, help="of text to train on, if this machine has as much (default 10)"))
+    if chosen.megabytes < 1:
+        raise SystemExit(f"--megabytes {chosen.megabytes}: at least 1 is needed")
+    size, sizes = (300_000, [2500]) if chosen.small else (chosen.megabytes * 1_000_000, [8000, 32000])
     peers = [name for name in PEERS if _rounds.has_peer(name)]
     with tempfile.TemporaryDirectory() as folder:
         folder, kinds = Path(folder), texts(size)
@@ -234,6 +237,7 @@ def main(argv=None):
         print(f"{path.stat().st_size / 1e6:.1f} MB: " + ", ".join(f"{k} {len(d) / 1e6:.1f}" for k, d in kinds.items()))
         rows = training(chosen, ["ours", *peers], path, sizes)
         model = vocabulary(folder, path, sizes[-1])
+        size = min(size, 10_000_000)
         kinds = {kind: documents_of(data[: size // 5]) for kind, data in kinds.items()}
         line = " ".join(kinds["code"] + kinds["prose"]).replace("\n", " ")[: size // 10]
         kinds["code and prose in one line"] = [line]

@@ -63,9 +63,10 @@ def test_the_vocabulary_of_a_megabyte_is_sentencepieces(vocab_size):
 
 @built
 @pytest.mark.long
-@pytest.mark.parametrize("vocab_size", [8000, 32000])
-def test_the_vocabulary_of_four_megabytes_is_sentencepieces(vocab_size):
-    data = real_text(4_000_000)
+@pytest.mark.parametrize("megabytes", [3, 10])
+@pytest.mark.parametrize("vocab_size", [4000, 8000, 32000])
+def test_the_vocabulary_of_many_megabytes_is_sentencepieces(vocab_size, megabytes):
+    data = real_text(megabytes * 1_000_000)
     assert train(data, vocab_size, "cpp").pieces == SentencePieceTokenizer(train_oracle(data, vocab_size)).pieces
 
 

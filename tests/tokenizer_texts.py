@@ -1,6 +1,7 @@
 """Texts and models for tokenizer tests: real, cruel, random and hand-made ones; and the sentencepiece oracle."""
 
 import io
+import itertools
 import random
 import sysconfig
 import tempfile
@@ -20,10 +21,15 @@ _FOREIGN = ("Straße größer naïve façade Ελλάδα λόγος Москв�
             "🦙🦙 👩‍👩‍👧 a\u0301e\u0301 «слово»слово (日本)語 don't foo_bar x=2023;").split()
 
 
+_NOT_PYTHONS = ("site-packages", "dist-packages")
+
+
 def real_text(size, seed=0):
     """`size` bytes: sources and docstrings of the standard library, one line in eight made of other scripts."""
     rng, lines, total = random.Random(seed), [], 0
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    library = Path(sysconfig.get_path("stdlib"))
+    deeper = (path for path in library.rglob("*/*.py") if path.relative_to(library).parts[0] not in _NOT_PYTHONS)
+    for path in itertools.chain(sorted(library.glob("*.py")), sorted(deeper)):
         for line in path.read_bytes().split(b"\n"):
             if rng.random() < 0.125:
                 words = rng.choices(_FOREIGN, weights=range(len(_FOREIGN), 0, -1), k=rng.randrange(1, 9))
