@@ -48,14 +48,14 @@ def build_parser(first=None):
     Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
     """
     from minillama.cli_checkpoints import add_convert, add_parity, add_weights
-    from minillama.cli_lessons import add_check
+    from minillama.cli_lessons import add_check, add_lesson
     from minillama.cli_tuning import add_chat, add_sft
 
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
-              "sft": add_sft, "chat": add_chat, "check": add_check, "info": add_info}
+              "sft": add_sft, "chat": add_chat, "lesson": add_lesson, "check": add_check, "info": add_info}
     for name, add in adders.items():
         if first not in adders or first == name:
             add(commands)

@@ -1,6 +1,12 @@
-"""Commands for learners: grade an exercise."""
+"""Commands for learners: read and run a lesson, grade an exercise."""
 
 from minillama.flags import command
+
+
+def add_lesson(commands):
+    """lesson [N]"""
+    lesson = command(commands, "lesson", run_lesson, "a lesson, step by step, in this terminal")
+    lesson.add_argument("number", nargs="?", metavar="N", help="its number; without it, a list")
 
 
 def add_check(commands):
@@ -12,6 +18,16 @@ def add_check(commands):
     check.add_argument("--all", action="store_true", help="one line for every exercise")
     check.add_argument("--solutions", action="store_true",
                        help="with --all: prove that stubs are to do, solutions pass and wrong answers are caught")
+
+
+def run_lesson(arguments):
+    """Lead through a lesson (`stepper.step`), or list what there is."""
+    from minillama import lesson
+    from minillama.stepper import list_lessons, step
+
+    if arguments.number is None:
+        return list_lessons()
+    return step(lesson.find(lesson.number_of(arguments.number)))
 
 
 def run_check(arguments):

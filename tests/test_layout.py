@@ -25,7 +25,8 @@ FLOORS = [  # a module imports from its own floor or from one below
     "train".split(),
     "rlhf".split(),
     "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages chat".split(),
-    "info kernels_verify lesson exercise grader check notebook book parity parity_peers real_weights readme".split(),
+    "prose braille exercise grader lesson".split(),
+    "info kernels_verify lesson_rules stepper check notebook book parity parity_peers real_weights readme".split(),
     "cli cli_checkpoints cli_lessons cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
@@ -34,6 +35,7 @@ WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exerci
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
+                    "stepper": "by test_lesson",
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}
 

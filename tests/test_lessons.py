@@ -1,14 +1,66 @@
-"""Laws of the course: every exercise is sound, and a course of nothing is no success."""
+"""Laws of the course: every lesson keeps the rules, runs offline and says its numbers; every exercise is sound."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
 from minillama import check, lesson
+from minillama.lesson_rules import breaches
+
+QUICK = 2  # so many lessons, the fastest by their own word, run in the quick suite; all of them in the long one
+OFFLINE = """import runpy, socket, sys
+def refuse(*_, **__):
+    raise OSError("a lesson reaches for the network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def by_promise():
+    """Lesson paths, the shortest `Time:` first; one without a readable header comes last and fails its lint."""
+    def seconds(path):
+        try:
+            return lesson.read(path).seconds
+        except (ValueError, KeyError, TypeError):
+            return 1e9
+    return sorted(lesson.lessons().values(), key=lambda path: (seconds(path), path.name))
+
+
+PATHS = by_promise()
 
 
 def test_there_are_lessons_and_exercises():
     assert lesson.lessons() and check.exercises(), f"nothing in {lesson.FOLDER}"
 
 
-@pytest.mark.parametrize("number", check.exercises(), ids="{:02}".format)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_lesson_keeps_the_house_rules(path):
+    assert breaches(path) == []
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=[pytest.mark.long] if n >= QUICK else [])
+                                  for n, p in enumerate(PATHS)])
+def test_a_lesson_runs_in_a_fresh_process_offline_and_says_what_you_should_see(path, tmp_path):
+    limit = max(60, 3 * lesson.read(path).seconds)  # against hangs, not against slow machines
+    root = str(lesson.FOLDER.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", OFFLINE, str(path)], cwd=tmp_path, env=environment, text=True,
+                          capture_output=True, timeout=limit)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "You should see: " in done.stdout
+    assert any((tmp_path / "out" / "lessons").glob("*.png")), "no figure was shown"
+
+
+def test_the_network_is_blocked_for_lessons(tmp_path):
+    (tmp_path / "call.py").write_text("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')")
+    done = subprocess.run([sys.executable, "-c", OFFLINE, tmp_path / "call.py"], capture_output=True, text=True)
+    assert "a lesson reaches for the network" in done.stderr
+
+
+@pytest.mark.parametrize("number", [pytest.param(n, id=f"{n:02}", marks=[pytest.mark.long] if i >= 4 else [])
+                                    for i, n in enumerate(check.exercises())])
 def test_stub_is_to_do_solution_passes_and_each_wrong_answer_fails_with_its_hint(number):
     assert check.prove(number) == []
