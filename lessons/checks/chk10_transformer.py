@@ -22,7 +22,8 @@ HINTS = {
 
 def check_count(learner):
     tiny = ModelConfig(6, 1, 1, 5, head_dim=4, hidden_dim=7)
-    cases = [(tiny, 0), (preset("llama_7b"), 1), (preset("llama_65b"), 1), (ModelConfig(8, 2, 2, 5, tie_embeddings=True), 1),
+    tied = ModelConfig(8, 2, 2, 5, tie_embeddings=True)
+    cases = [(tiny, 0), (preset("llama_7b"), 1), (preset("llama_65b"), 1), (tied, 1),
              (preset("llama2_70b"), 2), (ModelConfig(30, 3, 4, 11, 2, head_dim=16, hidden_dim=9), 2)]
     for c, hint in cases:
         got = learner.n_parameters(c.dim, c.n_layers, c.n_heads, c.n_kv_heads, c.head_dim, c.hidden_dim,
