@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     def __init__(self, config, attend=attention):
         super().__init__()
-        self.head_dim, self.attend = config.head_dim, attend
+        self.head_dim, self.attend, self.rotate = config.head_dim, attend, apply_rope
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
@@ -66,8 +66,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
         q_BTHd, k_BTKd, v_BTKd = (w(x_BTD).unflatten(-1, (-1, self.head_dim)) for w in (self.wq, self.wk, self.wv))
-        q_BHTd = apply_rope(q_BTHd, rotations).transpose(1, 2)
-        k_BKTd = apply_rope(k_BTKd, rotations).transpose(1, 2)
+        q_BHTd = self.rotate(q_BTHd, rotations).transpose(1, 2)
+        k_BKTd = self.rotate(k_BTKd, rotations).transpose(1, 2)
         v_BKTd = v_BTKd.transpose(1, 2)
         if cache is not None:
             k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from minillama.flags import add_device, add_fields, command, from_flags
+from minillama.flags import add_device, add_fields, add_kernels_flag, command, from_flags
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 
@@ -48,14 +48,15 @@ def build_parser(first=None):
     Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
     """
     from minillama.cli_checkpoints import add_convert, add_parity, add_weights
-    from minillama.cli_lessons import add_check, add_lesson
+    from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
     from minillama.cli_tuning import add_chat, add_sft
 
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
-              "sft": add_sft, "chat": add_chat, "lesson": add_lesson, "check": add_check, "info": add_info}
+              "sft": add_sft, "chat": add_chat, "lesson": add_lesson, "check": add_check,
+              "notebook": add_notebook, "book": add_book, "info": add_info}
     for name, add in adders.items():
         if first not in adders or first == name:
             add(commands)
@@ -112,6 +113,7 @@ def add_pretrain(commands):
     pretrain.add_argument("--out", required=True, metavar="DIR")
     pretrain.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
     pretrain.add_argument("--preset", default="tiny", help="the model's shape (default: %(default)s)")
+    add_kernels_flag(pretrain)
     add_fields(pretrain, PretrainConfig)
 
 
@@ -126,6 +128,7 @@ def add_generate(commands):
     generate.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     generate.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(generate, Sampling)
+    add_kernels_flag(generate, "reference")
     add_device(generate)
 
 
@@ -180,7 +183,7 @@ def run_pretrain(arguments):
     """Tokenise the text, build the shape, train (`train.pretrain.pretrain`)."""
     import torch
 
-    from minillama.attention import torch_attention
+    from minillama.backends import use_kernels
     from minillama.config import preset
     from minillama.corpus.text_files import read_documents
     from minillama.memory import require_memory
@@ -197,8 +200,8 @@ def run_pretrain(arguments):
         raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
     train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
     torch.manual_seed(settings.seed)
-    pretrain(Transformer(shape, torch_attention), train, held_out, settings, arguments.out, arguments.resume,
-             tokenizer_path=arguments.tokenizer)
+    model = use_kernels(Transformer(shape), arguments.kernels)
+    pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 
@@ -206,6 +209,7 @@ def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     import torch
 
+    from minillama.backends import use_kernels
     from minillama.checkpoint import load_model, open_weights
     from minillama.generate import generate_text
     from minillama.memory import require_memory
@@ -222,6 +226,7 @@ def run_generate(arguments):
     if tokenizer is None:
         raise ValueError(f"{arguments.model} brings no tokenizer: give one with --tokenizer")
     print(arguments.prompt, end="", flush=True)
+    use_kernels(model, arguments.kernels)
     for piece in generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                seed=arguments.seed):
         print(piece, end="", flush=True)

@@ -68,7 +68,7 @@ def loaded(arguments):
 
 def run_sft(arguments):
     """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
-    from minillama.attention import torch_attention
+    from minillama.backends import use_kernels
     from minillama.chat import template_for
     from minillama.train.sft import SftConfig, fine_tune
 
@@ -82,8 +82,7 @@ def run_sft(arguments):
     template = arguments.template or template_for(tokenizer) or "alpaca"
     train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
                        for part in parts)
-    for block in model.layers:
-        block.attention.attend = torch_attention
+    use_kernels(model, "torch")
     prepare(model, arguments)
     history = fine_tune(model, train, held_out, settings, out, arguments.resume)
     save(model, tokenizer, arguments)

@@ -31,6 +31,12 @@ def from_flags(config, arguments):
     return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
 
 
+def add_kernels_flag(parser, default="torch"):
+    """--kernels, for commands that let the reader choose what computes attention and RoPE (`backends.use_kernels`)."""
+    parser.add_argument("--kernels", default=default, metavar="NAME",
+                        help="reference, torch, cpu, simt or cuda (default: %(default)s)")
+
+
 def add_device(parser):
     """--device and --dtype, for every command that runs a model."""
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")

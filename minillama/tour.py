@@ -32,6 +32,7 @@ class TourConfig:
     text_max_lr: float = 5e-3  # its highest learning rate; a longer run wants a lower one
     documents: int = 12000  # of the procedural corpus
     seed: int = 0
+    kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
     progress: bool = True  # progress bars
 
 
@@ -121,7 +122,7 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
     """
     import torch
 
-    from minillama.attention import torch_attention  # the fused spelling: a quarter less time for a training step
+    from minillama.backends import use_kernels
     from minillama.checkpoint import load_model
     from minillama.train.data import write_tokens
     from minillama.train.pretrain import pretrain
@@ -130,7 +131,7 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
 
     data = hashlib.sha256("\0".join(split[0] + split[1]).encode()).hexdigest()
     folder = road.folder(name, shape=asdict(shape), train=asdict(pretrain_config), data=data,
-                         pieces=tokenizer.vocab_size)
+                         pieces=tokenizer.vocab_size, kernels=road.config.kernels)
     train, held_out = (write_tokens(folder / f"{part}.bin", documents, tokenizer, progress=False)
                        for part, documents in zip(("train", "held_out"), split, strict=True))
     if (folder / "params.json").exists():
@@ -139,7 +140,7 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
         history = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
         return model, held_out, history
     torch.manual_seed(pretrain_config.seed)
-    model = Transformer(shape, torch_attention)
+    model = use_kernels(Transformer(shape), road.config.kernels)
     history = pretrain(model, train, held_out, pretrain_config, folder, resume=(folder / STATE_FILE).exists(),
                        progress=road.config.progress, tokenizer_path=tokenizer_path)
     return model.eval(), held_out, history

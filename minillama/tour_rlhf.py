@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from minillama.attention import torch_attention
+from minillama.backends import use_kernels
 from minillama.checkpoint import save_model
 from minillama.corpus import forum
 from minillama.files import atomic_write
@@ -154,9 +154,7 @@ def prompts_of(questions, tokenizer):
 def fused(model):
     """The model itself, with the fused spelling of attention: less time, and the same in every stage, found or
     trained."""
-    for block in model.layers:
-        block.attention.attend = torch_attention
-    return model
+    return use_kernels(model, "torch")
 
 
 def fingerprint(model):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from minillama.attention import torch_attention
+from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.checkpoint.convert import write_tokenizer
 from minillama.corpus.forum import GRAMMAR
@@ -171,10 +171,7 @@ def tuned(road, name, model, tokenizer, lessons, config):
 
 def fused_copy(model, seed=0):
     """A copy to be trained, with the fused spelling of attention."""
-    twin = copy.deepcopy(model).requires_grad_(True)
-    for block in twin.layers:
-        block.attention.attend = torch_attention
-    return twin
+    return use_kernels(copy.deepcopy(model).requires_grad_(True), "torch")
 
 
 def quantized(model):

@@ -20,7 +20,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "files flags config memory kernels plots report corpus rms_norm rope swiglu sampling".split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
-    "checkpoint generate quant".split(),
+    "checkpoint generate quant backends".split(),
     "peft".split(),
     "train".split(),
     "rlhf".split(),

@@ -115,9 +115,11 @@ def quality(question, answer):
     doing = [fit.chosen for fit in [fit for _, fit in then] + just]
     two = len(first) == len(then) == 1 and not just and first[0] < then[0][0] and doing[0]["verb"] == asked["verb"]
     right = [step["verb"] == asked["verb"] and step.get("object") == asked["object"] for step in doing]  # "thing": None
-    opening, closing = _manner(sentences[0], "{polite}", "{rude}"), _manner(sentences[-1], "{kind_close}", "{sour_close}")
+    opening = _manner(sentences[0], "{polite}", "{rude}")
+    closing = _manner(sentences[-1], "{kind_close}", "{sour_close}")
     enough = 2 if first and then and first[0] < then[-1][0] else 1  # steps
-    in_place = (opening != 0) + min(len(first) + len(doing), enough) + (closing != 0 or bool(_fits(sentences[-1], "{plain_close}")))
+    closed = closing != 0 or _fits(sentences[-1], "{plain_close}") is not None
+    in_place = (opening != 0) + min(len(first) + len(doing), enough) + closed
     return opening + two + (1 if right and all(right) else -1) + closing - (len(found) - in_place)
 
 

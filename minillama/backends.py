@@ -1,0 +1,38 @@
+"""Which code computes a model's attention and RoPE: plain PyTorch, PyTorch's fused attention, or a compiled kernel."""
+
+from functools import partial
+
+from minillama import kernels
+from minillama.attention import attention, torch_attention
+from minillama.rope import apply_rope
+
+BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
+
+
+def use_kernels(model, backend):
+    """Let every layer of a `Transformer` attend and turn by `backend`, and return the model.
+
+    "reference"     `attention` and `apply_rope`, written out
+    "torch"         PyTorch's fused attention, the same meaning in less memory and time; `apply_rope`
+    "cpu"           PyTorch's fused attention; RoPE by the compiled kernel for processors
+    "simt", "cuda"  both by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
+
+    Same losses and same text up to rounding. The kernels of the last two know no mask but the causal one. ValueError
+    for an unknown name, RuntimeError for what is not built here.
+    """
+    attend, rotate = functions(backend)
+    for block in model.layers:
+        block.attention.attend, block.attention.rotate = attend, rotate
+    return model
+
+
+def functions(backend):
+    """(attention, RoPE) of that backend, called like `attention` and `apply_rope`."""
+    if backend in ("reference", "torch"):
+        return (attention if backend == "reference" else torch_attention), apply_rope
+    if backend not in BACKENDS:
+        raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
+    kernels.require(backend)
+    flash = backend in kernels.KERNELS["flash_attention"]
+    return (partial(kernels.flash_attention, backend=backend) if flash else torch_attention,
+            partial(kernels.fused_rope, backend=backend))
