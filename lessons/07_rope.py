@@ -165,3 +165,4 @@ assert error[0] == 0 and 1.1 < share < 1.35  # a vector of no relation: 141 % of
 print(f"You should see: equal scores at equal distance, to 1e-11: {spread < 1e-11};")
 print(f"shares of {shown[10]}, {shown[100]}, {shown[1000]} at distance 10, 100, 1000;")
 print(f"with mixed layouts, {share:.0%} error beyond position 20, none at position 0.")
+assert spread < 1e-11 and shown[1000] == 0.16 and error[0] == 0 and share > 1.1
