@@ -183,3 +183,4 @@ show(picture, f"Each row is a token that looks; {back['after training']:.0%} of 
 print(f"You should see: a changed future changes the past by {leak};")
 print(f"the copier gets {hits:.0%} right, with {back['after training']:.0%} of its "
       "weight 7 tokens back.")
+assert leak == 0.0 and hits == 1.0 and back["after training"] > 0.85
