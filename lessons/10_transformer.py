@@ -154,3 +154,5 @@ print(f"You should see: {counts['llama_7b']:,} parameters in LLaMA-7B, "
       f"{share:.0%} of them feed-forward;")
 print(f"first loss {firsts[4096]:.2f} at V = 4096, near ln V + 1/2 = "
       f"{math.log(4096) + 0.5:.2f}.")
+assert counts["llama_7b"] == 6_738_415_616 and round(share, 2) == 0.64
+assert abs(firsts[4096] - math.log(4096) - 0.5) < 0.15
