@@ -15,7 +15,7 @@
 # | $L$ | `n_layers` | 32 | layers |
 # | $H$, $K$ | `n_heads`, `n_kv_heads` | 32, 32 | query heads, key/value heads |
 # | $d$ | `head_dim` | 128 | head width |
-# | $q$, $k$, $v$ | `q`, `k`, `v` | | query, key, value of a token in a head (lesson 08) |
+# | $q$, $k$, $v$ | `q`, `k`, `v` | | query, key, value of a token (lesson 08) |
 # | $b$ | | 2 | bytes per number (fp16 or bf16) |
 # %% naive
 import time
@@ -159,3 +159,4 @@ show(picture, "Reading again takes ever longer; cached, it is over 3 times as fa
 print(f"You should see: {passes[0]:,} passes against {passes[1]}, the same 60 tokens;")
 print(f"{kib[0]:.0f} KiB per token in LLaMA-7B; in 70B {kib[1]:.0f} without GQA, "
       f"{kib[2]:.0f} with it.")
+assert passes == (4170, 99) and kib == (512, 2560, 320)
