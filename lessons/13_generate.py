@@ -17,7 +17,7 @@
 # | $\tau$ | `temperature` | | how flat: 0 greedy, 1 the model's own distribution |
 # | $p$ | `p` | (V,) | probabilities of the pieces, with sum 1 |
 # | $u$ | `u` | | a random number from 0 to 1 |
-# | $k$, $c$ | `top_k`, `top_p` | | how many pieces to keep; how much probability to keep |
+# | $k$, $c$ | `top_k`, `top_p` | | how many pieces, how much probability to keep |
 # %% naive
 import math
 
@@ -81,8 +81,7 @@ assert words[greedy] == "mat"
 # The library applies the temperature first, then top-k, then top-p.
 # %% filtered
 def keep(p, pieces):
-    total = sum(p[i] for i in pieces)
-    return [p[i] / total if i in pieces else 0.0 for i in range(len(p))]
+    return [q / sum(p[j] for j in pieces) if i in pieces else 0.0 for i, q in enumerate(p)]
 
 
 def top_k(p, k):
@@ -112,7 +111,7 @@ for name, (loop, settings) in rows.items():
 assert round(p[6], 3) == 0.013
 assert [sum(q > 0 for q in loop) for loop, _ in rows.values()] == [8, 8, 3, 4]
 # %% picture
-picture, axes = figure("Filters cut the tail; a low temperature thins it", "probability")
+picture, axes = figure("Filters cut the tail; temperature thins it", "probability")
 for row, (loop, _) in enumerate(rows.values()):
     left = 0.0
     for place, (word, q) in enumerate(zip(words, loop, strict=True)):
@@ -123,7 +122,7 @@ for row, (loop, _) in enumerate(rows.values()):
         left += q
 axes.set_yticks(range(4), rows)
 axes.invert_yaxis()
-show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, and a low temperature all")
+show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps all")
 # %% [markdown] chance
 # **Is the dice fair?** Draw 20,000 times, count how often each word came ($n_i$), and
 # compare with what was expected ($20000\, p_i$):
