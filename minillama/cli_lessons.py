@@ -1,4 +1,4 @@
-"""Commands for learners: read and run a lesson, grade an exercise."""
+"""Commands for learners: lessons in the terminal, as notebook and as book, and the grader."""
 
 from minillama.flags import command
 
@@ -28,6 +28,39 @@ def run_lesson(arguments):
     if arguments.number is None:
         return list_lessons()
     return step(lesson.find(lesson.number_of(arguments.number)))
+
+
+def add_notebook(commands):
+    """notebook N"""
+    notebook = command(commands, "notebook", run_notebook, "a lesson as a Jupyter notebook, in out/lessons/")
+    notebook.add_argument("number", metavar="N", help="the lesson's number")
+
+
+def add_book(commands):
+    """book [--out DIR] [--markdown DIR]"""
+    book = command(commands, "book", run_book, "all lessons as pages with formulas, figures and search")
+    book.add_argument("--out", default="out/book", metavar="DIR", help="default: %(default)s")
+    book.add_argument("--markdown", metavar="DIR", help="the form for GitHub instead, as in docs/lessons")
+
+
+def run_notebook(arguments):
+    """Write the notebook and say where (`notebook.write_notebook`)."""
+    from minillama import lesson
+    from minillama.notebook import write_notebook
+
+    print(write_notebook(lesson.find(lesson.number_of(arguments.number))))
+
+
+def run_book(arguments):
+    """Run every lesson and write its page (`book.build`, `book_markdown.build`)."""
+    if arguments.markdown:
+        from minillama.book_markdown import build
+
+        print(build(arguments.markdown))
+        return
+    from minillama.book import build
+
+    print(build(arguments.out))
 
 
 def run_check(arguments):

@@ -25,6 +25,10 @@ COURSE = """00_tour 01_bpe 02_byte_bpe 03_wordpiece_unigram 04_vocab_extension 0
 18_memory 19_sft 20_lora 21_peft 22_int8 23_nf4 24_qlora 25_reward_model 26_gae 27_ppo 28_other_feedback 29_simt
 30_gpu_memory 31_reduction 32_fused_rope 33_dequant_matmul 34_flash_attention 35_cpu_kernels
 36_roofline""".split()  # written or planned
+PARTS = {  # {part: numbers of its lessons}
+    "A. The map": range(0, 1), "B. Text becomes numbers": range(1, 5), "C. The model": range(5, 14),
+    "D. Training": range(14, 19), "E. Following instructions": range(19, 25), "F. Feedback": range(25, 29),
+    "G. How a GPU runs it": range(29, 37)}
 HEADER = ("Covers", "Needs", "Time", "Teaches", "Paper")  # lines of the first cell, in this order
 
 

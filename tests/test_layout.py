@@ -26,16 +26,19 @@ FLOORS = [  # a module imports from its own floor or from one below
     "rlhf".split(),
     "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages chat".split(),
     "prose braille exercise grader lesson".split(),
-    "info kernels_verify lesson_rules stepper check notebook book parity parity_peers real_weights readme".split(),
+    "info kernels_verify parity parity_peers real_weights readme".split(),
+    "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
     "cli cli_checkpoints cli_lessons cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
+EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson",
+                    **dict.fromkeys(("recording", "notebook", "book_page", "book_markdown"), "by test_book"),
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}
 
@@ -137,7 +140,7 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    assert sum(map(lines_in, modules())) <= 13000  # a third of it reads other programs' files
+    assert sum(map(lines_in, modules())) <= 14500  # a third reads other programs' files, 2,000 lead through lessons
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():
@@ -164,7 +167,7 @@ def test_parts_know_no_config():
 def test_the_package_imports_its_few_libraries_and_no_oracle():
     allowed = LIBRARIES | set(sys.stdlib_module_names)
     strange = {f"{name_of(path)}: {name}" for path in modules() for name in imported_by(path)
-               if name.split(".")[0] not in allowed}
+               if name.split(".")[0] not in allowed | EXTRAS.get(name_of(path), set())}
     assert not strange
 
 
