@@ -81,7 +81,8 @@ assert words[greedy] == "mat"
 # The library applies the temperature first, then top-k, then top-p.
 # %% filtered
 def keep(p, pieces):
-    return [q / sum(p[j] for j in pieces) if i in pieces else 0.0 for i, q in enumerate(p)]
+    total = sum(p[i] for i in pieces)
+    return [q / total if i in pieces else 0.0 for i, q in enumerate(p)]
 
 
 def top_k(p, k):
@@ -108,9 +109,9 @@ for name, (loop, settings) in rows.items():
     assert (ours - torch.tensor(loop)).abs().max() < 1e-6
     kept = [(word, q) for word, q in zip(words, loop, strict=True) if q]
     print(f"{name:16}", *(f"{word} {q:.2f} " for word, q in kept))
-assert round(p[6], 3) == 0.013
 assert [sum(q > 0 for q in loop) for loop, _ in rows.values()] == [8, 8, 3, 4]
 # %% picture
+assert round(p[6], 3) == 0.013  # tax
 picture, axes = figure("Filters cut the tail; temperature thins it", "probability")
 for row, (loop, _) in enumerate(rows.values()):
     left = 0.0
