@@ -1,0 +1,221 @@
+# %% [markdown] question
+# # 14 · Data
+# Covers: `minillama/train/data.py`, `tests/test_data.py`
+# Needs: 01, 02
+# Time: 6 s
+# Teaches: duplicates, shingles, MinHash, heuristic and n-gram filters, mixture, packing
+# Paper: [LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1
+#
+# **Question.** The web is mostly menus, adverts and copies. How do you turn it into
+# text worth learning from, when nobody can read even a thousandth of it?
+#
+# We do not read it either. We *plant*: into 400 good documents we mix 160 bad ones of
+# four kinds, and hold every filter to account: what did it find, and what did it
+# wrongly throw away?
+#
+# | symbol | in code | shape | meaning |
+# |---|---|---|---|
+# | $A, B$ | `shingles(text)` | sets | the runs of four words in two documents |
+# | $J$ | `jaccard` | | the share of them that both have |
+# | $h$ | `h` | | a hash function: any text to a number that looks random |
+# | $k$ | `K` | | how many hash functions there are |
+# | $T$ | `T` | | tokens of a training sequence |
+
+# %% planted
+import hashlib
+import random
+import re
+
+from minillama.corpus import mixture
+
+rng = random.Random(0)
+good = [document.text for document in mixture(3, 400)]
+planted = []
+for text in good[:40]:
+    planted.append((text.upper().replace(" ", "  "), "copy"))
+for text in sorted(good, key=len)[-40:]:
+    words = text.split()
+    words[rng.randrange(len(words))] = "click"  # one word changed
+    planted.append((" ".join(words), "near copy"))
+for i in range(40):
+    menu = " | ".join(rng.sample("Home About Login Cart Blog Shop Terms".split(), 6))
+    advert = rng.choice([menu, "BUY NOW! " * 12, f"#{i} $$$ %%% @@@ >>> {i}"])
+    planted.append((advert, "junk"))
+for _ in range(40):
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 7)))
+             for _ in range(25)]
+    planted.append((" ".join(words).capitalize() + ".", "gibberish"))
+rng.shuffle(planted)
+web = [(text, "good") for text in good] + planted
+print(len(web), "documents, among them:")
+print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
+
+# %% [markdown] formula
+# **Rules** catch junk that does not even look like prose: too few words, no sentence
+# end, mostly symbols, one phrase over and over. **A language model** catches what looks
+# like prose but is not: text that a small model of clean text finds too surprising.
+#
+# **Exact copies** are found by comparing a hash of the text, with case and spaces
+# evened out. **Near copies** are not: one changed word changes the whole hash. Compare
+# the sets of four-word runs (*shingles*) instead:
+# $$J(A, B) = \frac{|A \cap B|}{|A \cup B|}$$
+# ascii: J(A, B) = |A and B| / |A or B|
+#
+# Comparing all pairs of a billion documents is hopeless. **MinHash** gives each
+# document a short signature: for each of $k$ hash functions, the smallest hash of its
+# shingles. The smallest of both sets together is equally likely to be any shingle, so
+# it is a shared one with probability $J$:
+# $$P[\min h(A) = \min h(B)] = J(A, B)$$
+# ascii: P[min h(A) = min h(B)] = J(A, B)
+#
+# Documents that agree in a whole *band* of 4 such numbers are looked at; all others
+# never meet. For two texts with $J = 0.8$ one of 32 bands agrees almost surely.
+
+# %% filters
+from minillama.corpus.char_ngram import CharNgram
+
+
+def evened(text):
+    return " ".join(text.lower().split())
+
+
+clean = CharNgram(4).fit("\n".join(evened(text) for text, _ in mixture(4, 400)))
+
+
+def breaks_a_rule(text):
+    words = text.split()
+    letters = sum(c.isalpha() or c.isspace() for c in text)
+    return (len(words) < 10 or not re.search(r"[.?!]\s|[.?!]\"?$", text)
+            or letters < 0.8 * len(text) or len(set(words)) < len(words) / 3)
+
+
+def is_gibberish(text):
+    return clean.bits_per_character(evened(text)) > 3.5
+
+
+def shingles(text):
+    words = evened(text).split()
+    return {tuple(words[i:i + 4]) for i in range(len(words) - 3)}
+
+
+def jaccard(a, b):
+    return len(a & b) / len(a | b)
+
+# %% near
+import numpy as np
+
+K, BAND = 128, 4  # 32 bands
+salts = np.random.PCG64(0).random_raw(2 * K).astype(np.uint64).reshape(2, K, 1)
+
+
+def signature(text):
+    """(K,) the smallest of a * hash + b, modulo 2^64, for K pairs of a and b."""
+    keys = ["|".join(shingle).encode() for shingle in sorted(shingles(text))]
+    digests = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys)
+    codes = np.frombuffer(digests, "<u8")
+    return ((salts[0] | np.uint64(1)) * codes + salts[1]).min(1)
+
+
+def near_copies(texts, limit=0.6):
+    """Numbers of the texts that share `limit` or more with a text before them."""
+    seen, found = {}, set()
+    for number, text in enumerate(texts):
+        bands = signature(text).reshape(-1, BAND)
+        keys = [(i, band.tobytes()) for i, band in enumerate(bands)]
+        rivals = {texts[other] for key in keys for other in seen.get(key, ())}
+        if any(jaccard(shingles(text), shingles(other)) >= limit for other in rivals):
+            found.add(number)
+            continue
+        for key in keys:
+            seen.setdefault(key, []).append(number)
+    return found
+
+# %% run
+from collections import Counter
+
+
+def sieve(documents, is_bad):
+    thrown = [kind for (text, kind), bad in zip(documents, is_bad, strict=True) if bad]
+    kept = [pair for pair, bad in zip(documents, is_bad, strict=True) if not bad]
+    return kept, Counter(thrown)
+
+
+removed, kept = {}, web
+for name, test in (("rules", breaks_a_rule), ("n-gram model", is_gibberish)):
+    kept, removed[name] = sieve(kept, [test(text) for text, _ in kept])
+seen = set()
+digests = [hashlib.sha256(evened(text).encode()).digest() for text, _ in kept]
+again = [digest in seen or seen.add(digest) is not None for digest in digests]
+kept, removed["exact copies"] = sieve(kept, again)
+near = near_copies([text for text, _ in kept])
+kept, removed["near copies"] = sieve(kept, [i in near for i in range(len(kept))])
+for name, counts in removed.items():
+    print(f"{name:13} removed {dict(counts)}")
+print("left:", Counter(kind for _, kind in kept))
+
+# %% figure
+from minillama.plots import CONTEXT, OURS, figure, show
+
+pool = [text for text, kind in web if kind in ("good", "near copy")]
+sets, signatures = [*map(shingles, pool)], np.array([*map(signature, pool)])
+meetings = {}
+for i in range(1, len(pool)):
+    met = (signatures[:i] == signatures[i]).reshape(i, -1, BAND).all(2).any(1)
+    for other, meets in zip(sets[:i], met, strict=True):
+        meetings.setdefault(round(jaccard(sets[i], other), 1), []).append(meets)
+xs = [x for x in sorted(meetings) if len(meetings[x]) >= 8]
+ys = [100 * np.mean(meetings[x]) for x in xs]
+picture, axes = figure("Near copies meet in a band, strangers hardly ever",
+                       "J, the share of common four-word runs", "pairs that meet, %")
+grid = np.linspace(0, 1, 200)
+axes.plot(grid, 100 * (1 - (1 - grid**BAND) ** (K // BAND)), color=CONTEXT)
+axes.annotate("1 - (1 - J^4)^32", (0.52, 80), (6, -6), textcoords="offset points",
+              color=CONTEXT)
+axes.plot(xs, ys, "o", color=OURS)
+for x, y in zip(xs, ys, strict=True):
+    axes.annotate(f"{len(meetings[x]):,}", (x, y), (-4, 8), textcoords="offset points",
+                  color=OURS, fontsize=8, ha="right")
+axes.set(xlim=(-0.12, 1.02), ylim=(-4, 112))
+show(picture, f"Of {len(meetings[0.0]):,} pairs with J near 0, {ys[0]:.2f} % meet; of "
+     f"{len(meetings[xs[-1]])} pairs with J near {xs[-1]}, {ys[-1]:.0f} %")
+
+# %% packing
+import tempfile
+
+from minillama.tokenizer import train_bpe
+from minillama.train.data import Batches, write_tokens
+
+texts, T = [text for text, _ in kept], 128
+tokenizer = train_bpe(texts, 512)
+encoded = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
+padding = 1 - sum(map(len, encoded)) / (len(encoded) * max(map(len, encoded)))
+row = [token for ids in encoded for token in ids]  # one after another, cut anywhere
+with tempfile.TemporaryDirectory() as folder:
+    tokens = write_tokens(f"{folder}/train.bin", texts, tokenizer, progress=False)
+    assert tokens.ids.tolist() == row
+    tokens_BT, targets_BT = Batches(tokens, batch_size=4, seq_len=T, seed=0)(step=0)
+    assert tokens_BT.shape == (4, T) and (tokens_BT[:, 1:] == targets_BT[:, :-1]).all()
+    del tokens
+print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed tokens")
+
+# %% [markdown] exercise
+# **Packing.** Documents differ in length. One to a row wastes part of every batch on
+# padding. Joined end to end, with a mark at each end, and cut every $T$ tokens, nothing
+# is wasted; a token may then look back into another document, as in LLaMA's
+# pretraining. The exercise forbids it.
+#
+# **Mixture.** What is left is still weighed: LLaMA read Wikipedia and books more than
+# twice and its code two thirds of once, by taking 4.5 % of each batch from each of the
+# three.
+#
+# **Exercise.** Pack, and write the mask, in `lessons/exercises/ex14_data.py`. Then
+# `python3 run.py check 14`.
+
+# %% closing
+wanted = {"rules": "junk", "n-gram model": "gibberish", "exact copies": "copy",
+          "near copies": "near copy"}
+assert removed == {name: Counter({kind: 40}) for name, kind in wanted.items()}
+assert [text for text, _ in kept] == good and 0.3 < padding < 0.6
+assert ys[0] < 1 and ys[-1] == 100 and xs[-1] >= 0.7
+print("You should see: each filter finds its 40 planted documents and throws away "
+      f"nothing good; packing saves the {padding:.0%} of padding (30 to 60)")
