@@ -6,19 +6,38 @@
 #include <torch/library.h>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "checks.h"
-#include "cuda/kernels.h"
-
-namespace simt {
-void set_schedule(const std::string& text);  // simt/runtime.h, which would bring CUDA's names in here
-}
-
+#include "kernel_table.h"
 
 namespace minillama {
 
 using kernels::DType;
 using MaybeTensor = std::optional<at::Tensor>;
+
+static const kernels::Table* in_use = minillama_kernels();
+
+// While it lives, the profiler knows these tensors' memory; in the ordinary build nobody listens.
+class Watched {
+ public:
+  Watched(std::initializer_list<std::pair<const char*, at::Tensor>> tensors) {
+    for (const auto& [name, tensor] : tensors) {
+      if (!tensor.defined() || tensor.numel() == 0) continue;
+      int64_t last = 0;  // distance to the last element, by the strides
+      for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
+      in_use->watch(tensor.const_data_ptr(), size_t(last + 1) * tensor.element_size(), name);
+      pointers_.push_back(tensor.const_data_ptr());
+    }
+  }
+  ~Watched() {
+    for (const void* pointer : pointers_) in_use->forget(pointer);
+  }
+
+ private:
+  std::vector<const void*> pointers_;
+};
 
 static DType dtype_of(const at::Tensor& x) {
   return x.scalar_type() == at::kFloat ? DType::f32 : x.scalar_type() == at::kHalf ? DType::f16 : DType::bf16;
@@ -42,7 +61,8 @@ at::Tensor rope_simt(const at::Tensor& x, const at::Tensor& cos, const at::Tenso
   const int64_t tokens = x.size(-3), heads = x.size(-2), width = x.size(-1);
   const at::Tensor in = dense_rows(x.reshape({-1, tokens, heads, width})).transpose(1, 2);  // (batch, head, token, d)
   const at::Tensor c = cos.contiguous(), s = sin.contiguous();
-  kernels::rope(dtype_of(x), strided(in), c.const_data_ptr<float>(), s.const_data_ptr<float>(),
+  const Watched watched{{"x", in}, {"cos", c}, {"sin", s}, {"y", out}};
+  in_use->rope(dtype_of(x), strided(in), c.const_data_ptr<float>(), s.const_data_ptr<float>(),
                 out.mutable_data_ptr(), in.size(0), tokens, heads, width, c.numel() / (width / 2), interleaved, nullptr);
   return out;
 }
@@ -69,7 +89,9 @@ static at::Tensor nf4_product(const at::Tensor& x, const at::Tensor& codes, cons
   } else {
     w.absmax = scales.const_data_ptr<float>();
   }
-  const auto run = forward ? kernels::nf4_matmul : kernels::nf4_matmul_backward;
+  const Watched watched{{"x", in}, {"codes", packed}, {"absmax", scales}, {"absmax_scale", of_scales},
+                        {"absmax_offset", scale ? *offset : at::Tensor()}, {"y", out}};
+  const auto run = forward ? in_use->nf4_matmul : in_use->nf4_matmul_backward;
   if (out.numel() > 0) run(dtype_of(x), in.const_data_ptr(), w, out.mutable_data_ptr(), out.numel() / to, nullptr);
   return out;
 }
@@ -102,7 +124,8 @@ std::tuple<at::Tensor, at::Tensor> flash_attention_simt(const at::Tensor& q, con
   at::Tensor out = at::empty(q.sizes(), q.options());
   at::Tensor lse = at::empty(q.sizes().slice(0, 3), q.options().dtype(at::kFloat));
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v);
-  kernels::flash_attention(dtype_of(q), strided(Q), strided(K), strided(V), out.mutable_data_ptr(),
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"out", out}, {"lse", lse}};
+  in_use->flash_attention(dtype_of(q), strided(Q), strided(K), strided(V), out.mutable_data_ptr(),
                            lse.mutable_data_ptr<float>(), shape, nullptr);
   return {out, lse};
 }
@@ -123,7 +146,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward_simt(
   at::Tensor dv = at::empty(v.sizes(), v.options()), delta = at::empty(lse.sizes(), lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v), dO = dense_rows(d_out);
   const at::Tensor O = out.contiguous(), L = lse.contiguous(), dL = d_lse.contiguous();
-  kernels::flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), O.const_data_ptr(),
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"d_out", dO}, {"out", O}, {"lse", L}, {"d_lse", dL},
+                        {"delta", delta}, {"dq", dq}, {"dk", dk}, {"dv", dv}};
+  in_use->flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), O.const_data_ptr(),
                                     L.const_data_ptr<float>(), dL.const_data_ptr<float>(),
                                     delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
                                     dv.mutable_data_ptr(), shape, nullptr);
@@ -133,7 +158,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward_simt(
 }  // namespace minillama
 
 TORCH_LIBRARY_FRAGMENT(minillama_simt, m) {
-  m.def("set_schedule(str text) -> ()", [](const std::string& text) { simt::set_schedule(text); });
+  m.def("set_schedule(str text) -> ()", [](const std::string& text) { minillama::in_use->set_schedule(text.c_str()); });
+  // the address of a kernels::Table of another library, or 0: the kernels of this one
+  m.def("use_kernels(int table) -> ()", [](int64_t table) {
+    minillama::in_use = table ? reinterpret_cast<const minillama::kernels::Table*>(table) : minillama_kernels();
+  });
 }
 
 TORCH_LIBRARY_IMPL(minillama_simt, CPU, m) {

@@ -3,3 +3,11 @@
 #include "cuda/flash_attention_backward.cuh"
 #include "cuda/nf4_matmul.cuh"
 #include "cuda/rope.cuh"
+#include "kernel_table.h"
+
+const minillama::kernels::Table* minillama_kernels() {
+  using namespace minillama::kernels;
+  static const Table table = {rope, nf4_matmul, nf4_matmul_backward, flash_attention, flash_attention_backward,
+                              simt::watch, simt::forget, [](const char* order) { simt::set_schedule(order); }};
+  return &table;
+}

@@ -5,21 +5,30 @@
     nf4_matmul(x, stored, "simt")             x W^T from the stored bits of an NF4Tensor, with the gradient of x
     flash_attention(q, k, v, backend="simt")  minillama.attention without the T x S matrix, with its gradients
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
+    profile(), CudaSource("mine.cu")          what emulated kernels load, store and do wrong, line by line
 
 Backends: "cpu" is fast code for processors; "simt" is the CUDA code run by an emulator, slow, to test and to learn.
 Nothing falls back in silence: a backend that is not built raises an error that says how to build it.
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import torch
 
+from minillama import profile_build
+from minillama.profile_build import CudaSource, source_folder
+from minillama.profile_report import Profile
+
+__all__ = ["CudaSource", "built_backends", "flash_attention", "fused_rope", "load_source", "nf4_matmul", "profile",
+           "require", "schedule", "source_folder"]
 BUILD = "python setup.py build_ext --inplace"
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt"}  # backend -> namespace of its operators
 KERNELS = {"rope": ("cpu", "simt"), "nf4_matmul": ("simt",), "flash_attention": ("simt",)}  # operator -> backends
@@ -80,12 +89,57 @@ def _missing():
 @contextlib.contextmanager
 def schedule(order):
     """Within it, emulated threads run in this order: "forward", "reverse" or "shuffle:SEED"; "forward" afterwards."""
-    require("simt")
-    torch.ops.minillama_simt.set_schedule(order)
+    if not re.fullmatch(r"forward|reverse|shuffle:\d+", order):
+        raise ValueError(f"schedule {order!r} is not known: use 'forward', 'reverse' or 'shuffle:SEED'")
+    _set_schedule(order)
     try:
         yield
     finally:
-        torch.ops.minillama_simt.set_schedule("forward")
+        _set_schedule("forward")
+
+
+def _set_schedule(order):
+    profile_build.order = order
+    if "simt" in built_backends():
+        torch.ops.minillama_simt.set_schedule(order)
+
+
+@contextlib.contextmanager
+def profile(*sources):
+    """Count and check every access of the emulated kernels that run in the block: `with profile() as p: ...`.
+
+    Without arguments these are minillama's own, asked for with backend="simt"; otherwise those of the CudaSources
+    given. They are compiled for it once, with g++ (some 20 s of CPU time), and run about 50 times slower. `p` is a
+    `minillama.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
+    """
+    report = Profile()
+    libraries = [_profiled_kernels()] if not sources else []
+    for source in sources:
+        source.profiled = True
+        libraries.append(source.library())
+    for library in libraries:
+        library.simt_start()
+    if not sources:
+        library.minillama_kernels.restype = ctypes.c_int64
+        torch.ops.minillama_simt.use_kernels(library.minillama_kernels())
+        _set_schedule(profile_build.order)
+    try:
+        yield report
+    finally:
+        if not sources:
+            torch.ops.minillama_simt.use_kernels(0)
+        for source in sources:
+            source.profiled = False
+        for library in libraries:
+            library.simt_stop()
+            report.add(library.simt_json().decode())
+
+
+@functools.cache
+def _profiled_kernels():
+    """minillama's kernels with the profiler, compiled when they are first asked for."""
+    require("simt")
+    return profile_build.load(profile_build.build(source_folder() / "simt_kernels.cpp", profiled=True))
 
 
 # ---- RoPE
@@ -177,15 +231,6 @@ def _flash_backward(operators, ctx, d_out, d_lse):
 
 
 # ---- sources compiled on the spot
-
-def source_folder():
-    """The folder csrc: inside the package when it was installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / "ops.cpp").is_file():
-            return folder
-    raise FileNotFoundError(f"the kernel sources (csrc) are neither in {package} nor beside it: reinstall minillama")
-
 
 def load_source(name, sources, flags=("-O3",), python_module=True):
     """Compile C++ files and load them: the quick way to try an idea. Returns the module (see `python_module`).

@@ -17,7 +17,8 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    "files flags config memory kernels plots report corpus rms_norm rope swiglu sampling".split(),
+    ("files flags config memory kernels profile_build profile_report plots report corpus rms_norm rope swiglu "
+     "sampling").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant backends".split(),
@@ -35,7 +36,7 @@ EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one modul
 # tests of no module:
 WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
-                    "protobuf": "by test_sentencepiece",
+                    "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson",
                     **dict.fromkeys(("recording", "notebook", "book_page", "book_markdown"), "by test_book"),

@@ -1,12 +1,32 @@
-// The functions that emulated kernels call, and asynchronous copies.
+// The functions that emulated kernels call, asynchronous copies, and memory for stacks.
 
 #include "scheduler.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <utility>
+
 namespace simt {
 
+static thread_local std::string failed;  // where errors are kept instead of thrown
+
 void run(const LaunchConfig& config, void (*body)(void*), void* argument) {
-  scheduler().run_grid(config, body, argument);
+  if (!options().keep_errors) return scheduler().run_grid(config, body, argument);
+  if (!failed.empty()) return;  // as on a GPU: after an error nothing is launched until somebody has asked for it
+  try {
+    scheduler().run_grid(config, body, argument);
+  } catch (const Error& error) {
+    failed = error.what();
+  }
 }
+
+std::string take_error() { return std::exchange(failed, {}); }
+
+#ifndef SIMT_PROFILE
+void watch(const void*, size_t, const char*) {}
+void forget(const void*) {}
+#endif
 
 int barrier(int value, const char* what, Where where) { return scheduler().barrier(value, what, where); }
 
@@ -25,6 +45,21 @@ void fail(const std::string& message, Where where) {
   scheduler().fail(message, where);
 }
 
+void fail_absent(int lane, const char* what, Where where) {
+  fail(std::string(what) + " reads lane " + std::to_string(lane) +
+       ", which does not take part: it returned, does not exist or is not in the mask", where);
+}
+
+void atomic_access(const void* address, int bytes, Where where) {
+  on_access(address, bytes, Op::atomic, where);
+  atomic_point(where);
+}
+
+void matrix_row(const void* row, const char* what, Where where) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail(std::string(what) + " of a row that is not 16-byte aligned", where);
+  on_access(row, 16, Op::load, where);
+}
+
 void atomic_point(Where where) {
   Scheduler& self = scheduler();
   if (self.running && ++self.atomics_in_a_row >= 256) self.pass_turn(where);
@@ -39,6 +74,7 @@ void copy_later(void* to, const void* from, int bytes, int wanted, Where where) 
   auto& groups = scheduler().me().copies;
   if (groups.empty()) groups.emplace_back();
   groups.back().push_back({to, from, bytes, wanted});
+  on_copy(groups.back().back(), where);
   std::memset(to, 0xff, size_t(bytes));
 }
 
@@ -56,8 +92,32 @@ void finish_copies(int groups_in_flight) {
     for (const AsyncCopy& copy : groups[g]) {
       std::memcpy(copy.to, copy.from, size_t(copy.wanted));
       std::memset(static_cast<char*>(copy.to) + copy.wanted, 0, size_t(copy.bytes - copy.wanted));
+      on_copy_arrives(copy);
     }
   groups.erase(groups.begin(), groups.begin() + long(done));
+}
+
+// ---- stacks
+
+char* Stacks::take() {
+  if (free.empty()) {
+    const size_t page = size_t(sysconf(_SC_PAGESIZE)), each = kStackBytes + page, count = 32;
+    void* memory = mmap(nullptr, each * count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    if (memory == MAP_FAILED) throw Error("no memory for the stacks of the emulated threads");
+    mapped.push_back({static_cast<char*>(memory), each * count});
+    for (size_t i = count; i-- > 0;) {
+      char* guard = static_cast<char*>(memory) + i * each;
+      mprotect(guard, page, PROT_NONE);
+      free.push_back(guard + page);
+    }
+  }
+  char* stack = free.back();
+  free.pop_back();
+  return stack;
+}
+
+Stacks::~Stacks() {
+  for (auto& [memory, bytes] : mapped) munmap(memory, bytes);
 }
 
 }  // namespace simt

@@ -55,6 +55,7 @@ Options& options() {
     if (const char* text = std::getenv("SIMT_SCHEDULE")) read_schedule(read, text);
     if (const char* text = std::getenv("SIMT_DEVICE")) read_device(read, text);
     if (const char* text = std::getenv("SIMT_SECONDS")) read.seconds = std::atof(text);
+    if (const char* text = std::getenv("SIMT_STRICT")) read.strict = std::atoi(text) != 0;
     return read;
   }();
   return all;
@@ -70,7 +71,7 @@ static std::map<const void*, size_t>& opted_in() {
   return bytes;
 }
 
-void allow_shared(const void* function, size_t bytes) {
+void allow_shared(const void* function, size_t bytes) {  // throws at once, also under keep_errors
   const Device& device = options().device;
   if (bytes > device.shared_opt_in_bytes)
     throw Error("cudaFuncSetAttribute asks for " + std::to_string(bytes) + " bytes of shared memory, and a block on " +

@@ -13,10 +13,11 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 template <class T>
 cudaError_t cudaMalloc(T** pointer, size_t bytes) {
   *pointer = static_cast<T*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+  simt::watch(*pointer, bytes, "memory of cudaMalloc");
   if (*pointer) std::memset(static_cast<void*>(*pointer), 0xff, bytes);  // unwritten memory reads as NaN
   return *pointer ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-inline cudaError_t cudaFree(void* pointer) { return std::free(pointer), cudaSuccess; }
+inline cudaError_t cudaFree(void* pointer) { return simt::forget(pointer), std::free(pointer), cudaSuccess; }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   return std::memcpy(to, from, bytes), cudaSuccess;
 }

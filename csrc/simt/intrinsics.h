@@ -65,11 +65,11 @@ inline float max(float a, float b) { return std::fmax(a, b); }
 inline double min(double a, double b) { return std::fmin(a, b); }
 inline double max(double a, double b) { return std::fmax(a, b); }
 
-template <class T> T __ldg(const T* address) { return *address; }
-template <class T> T __ldcs(const T* address) { return *address; }
-template <class T> T __ldcg(const T* address) { return *address; }
-template <class T> void __stcs(T* address, T value) { *address = value; }
-template <class T> void __stcg(T* address, T value) { *address = value; }
+template <class T> SIMT_INLINE T __ldg(const T* address) { return *address; }
+template <class T> SIMT_INLINE T __ldcs(const T* address) { return *address; }
+template <class T> SIMT_INLINE T __ldcg(const T* address) { return *address; }
+template <class T> SIMT_INLINE void __stcs(T* address, T value) { *address = value; }
+template <class T> SIMT_INLINE void __stcg(T* address, T value) { *address = value; }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __nanosleep(unsigned, simt::Where where = simt::Where::here()) { simt::atomic_point(where); }
@@ -77,12 +77,19 @@ inline void __nanosleep(unsigned, simt::Where where = simt::Where::here()) { sim
 
 // ---- atomics: nothing runs in between, and a thread that does many in a row lets the others have a turn
 
+namespace simt {
+template <class T>
+SIMT_UNSEEN T atomic_read(const T* address) { return *address; }
+template <class T>
+SIMT_UNSEEN void atomic_write(T* address, T value) { *address = value; }
+}  // namespace simt
+
 #define SIMT_ATOMIC(name, result)                                                              \
   template <class T, class U>                                                                  \
   T name(T* address, U operand, simt::Where where = simt::Where::here()) {                     \
-    simt::atomic_point(where);                                                                 \
-    const T old = *address, value = T(operand);                                                \
-    *address = T(result);                                                                      \
+    simt::atomic_access(address, sizeof(T), where);                                            \
+    const T old = simt::atomic_read(address), value = T(operand);                              \
+    simt::atomic_write(address, T(result));                                                    \
     return old;                                                                                \
   }
 SIMT_ATOMIC(atomicAdd, old + value)
@@ -99,8 +106,8 @@ SIMT_ATOMIC(atomicDec, old == 0 || old > value ? value : T(old - 1))
 
 template <class T, class U, class V>
 T atomicCAS(T* address, U expected, V wanted, simt::Where where = simt::Where::here()) {
-  simt::atomic_point(where);
-  const T old = *address;
-  if (old == T(expected)) *address = T(wanted);
+  simt::atomic_access(address, sizeof(T), where);
+  const T old = simt::atomic_read(address);
+  if (old == T(expected)) simt::atomic_write(address, T(wanted));
   return old;
 }

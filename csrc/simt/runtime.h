@@ -17,6 +17,13 @@
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
+// For what the emulator itself reads and writes on a kernel's behalf: the profiler is told of it otherwise.
+#ifdef SIMT_PROFILE
+#define SIMT_UNSEEN __attribute__((no_sanitize_thread))
+#else
+#define SIMT_UNSEEN
+#endif
+#define SIMT_INLINE inline __attribute__((always_inline))  // what it does is done by the line that calls it
 // Inside a function thread_local implies static: one copy for all threads of a block, since one OS thread runs a whole
 // block, block after block.
 #define __shared__ thread_local
@@ -81,6 +88,8 @@ struct Options {
   uint64_t seed = 0;                                 // of Order::shuffle
   Device device = {"sm_89", 48 * 1024, 99 * 1024};
   double seconds = 10;                               // CPU time without progress after which a kernel is called endless
+  bool strict = false;                               // profiler: only __syncwarp() orders memory within a warp
+  bool keep_errors = false;                          // keep a launch's Error for take_error() instead of throwing it
 };
 
 // Process-wide; at first use read from SIMT_SCHEDULE, SIMT_DEVICE and SIMT_SECONDS.
@@ -99,6 +108,11 @@ struct LaunchConfig {
 // Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
 void run(const LaunchConfig& config, void (*body)(void*), void* argument);
 void allow_shared(const void* function, size_t bytes);
+std::string take_error();  // of the first launch that failed under keep_errors, or ""; then launches run again
+
+// Tell the profiler of a piece of global memory: accesses outside all such pieces are then errors.
+void watch(const void* address, size_t bytes, const char* name);
+void forget(const void* address);
 
 template <class Body>
 struct Launcher {
@@ -131,7 +145,10 @@ const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char*
 void* dynamic_shared();
 int lane_id();
 void atomic_point(Where where);  // a thread that spins on an atomic lets the others go on
+void atomic_access(const void* address, int bytes, Where where);
+void matrix_row(const void* row, const char* what, Where where);  // a lane names a row for ldmatrix
 [[noreturn]] void fail(const std::string& message, Where where);
+[[noreturn]] void fail_absent(int lane, const char* what, Where where);  // a lane that does not take part is read
 void copy_later(void* to, const void* from, int bytes, int wanted, Where where);  // cp.async, see tensor.h
 void commit_copies();
 void finish_copies(int groups_in_flight);

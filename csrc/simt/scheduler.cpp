@@ -6,9 +6,6 @@
 #define SIMT_FIBER_ASSEMBLY
 #include "scheduler.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -19,27 +16,6 @@ Scheduler& scheduler() {
   if (known) return *known;
   static thread_local std::unique_ptr<Scheduler> own = std::make_unique<Scheduler>();
   return *(known = own.get());
-}
-
-char* Stacks::take() {
-  if (free.empty()) {
-    const size_t page = size_t(sysconf(_SC_PAGESIZE)), each = kStackBytes + page, count = 32;
-    void* memory = mmap(nullptr, each * count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-    if (memory == MAP_FAILED) throw Error("no memory for the stacks of the emulated threads");
-    mapped.push_back({static_cast<char*>(memory), each * count});
-    for (size_t i = count; i-- > 0;) {
-      char* guard = static_cast<char*>(memory) + i * each;
-      mprotect(guard, page, PROT_NONE);
-      free.push_back(guard + page);
-    }
-  }
-  char* stack = free.back();
-  free.pop_back();
-  return stack;
-}
-
-Stacks::~Stacks() {
-  for (auto& [memory, bytes] : mapped) munmap(memory, bytes);
 }
 
 // ---- the order
@@ -79,6 +55,7 @@ void Scheduler::activate(int next) {
   current_ = next;
   threadIdx = thread_[next].index;
   atomics_in_a_row = 0;
+  on_turn(next, thread_[next].stack);
 }
 
 void Scheduler::go_on(int from) {
@@ -98,7 +75,7 @@ void Scheduler::go_on(int from) {
 
 void Scheduler::pass_turn(Where where) {
   me().seen = where;
-  go_on(position_[current_] + 1);
+  give_way();
 }
 
 void Scheduler::fiber_main() {
@@ -116,6 +93,7 @@ bool Scheduler::finish() {
   clear_ready(current_);
   --live_;
   ++progress;
+  on_gone(current_);
   warp_[warp].gone |= 1u << current_ % kWarp;
   for (size_t i = 0; i < warp_[warp].in_use; ++i) try_to_complete(warp, *warp_[warp].meetings[i]);
   if (live_ > 0 && barrier_arrived_ == live_) release_barrier();
@@ -145,6 +123,7 @@ void Scheduler::leave() {
 void Scheduler::fail(const std::string& message, Where where) {
   me().seen = where;
   error_ = title() + message;
+  on_failure(message.c_str(), where);
   leave();
 }
 
@@ -167,6 +146,7 @@ int Scheduler::barrier(int value, const char* what, Where where) {
 }
 
 void Scheduler::release_barrier() {
+  on_barrier(barrier_where_, live_);
   barrier_result_ = barrier_sum_;
   barrier_arrived_ = barrier_sum_ = 0;
   ++progress;
@@ -189,7 +169,7 @@ Rendezvous& Scheduler::meeting(Warp& warp, uint32_t mask, const char* what, Wher
     found->arrived = 0;
     found->generation = 0;
   }
-  if (found->arrived == 0) found->what = what;
+  if (found->arrived == 0) found->what = what, found->where = where;
   if (found->what != what && std::strcmp(found->what, what) != 0)
     fail(std::string("lanes of one warp meet in different operations, ") + what + " and " + found->what, where);
   return *found;
@@ -217,6 +197,7 @@ void Scheduler::try_to_complete(int warp, Rendezvous& together) {
   if (together.arrived == 0 || together.arrived != (together.mask & ~warp_[warp].gone)) return;
   together.slot[together.generation & 1].took_part = together.arrived;
   ++progress;
+  on_meeting(warp, together.arrived, together.what, together.where);
   for (uint32_t lanes = together.arrived; lanes; lanes &= lanes - 1) set_ready(warp * kWarp + __builtin_ctz(lanes));
   together.arrived = 0;
   ++together.generation;
@@ -247,6 +228,7 @@ void Scheduler::run_block(uint64_t number) {
     warp_[w].in_use = 0;
   }
   std::fill(shared.begin(), shared.end(), 0xff);  // as bytes of every narrow or wide float: NaN
+  on_block(threads_);
   Thread& first = thread_[pick(0)];
   first.started = true;
   first.stack = stacks_.take();
@@ -255,6 +237,7 @@ void Scheduler::run_block(uint64_t number) {
   running = true;
   fiber_switch(main_, first.fiber);
   running = false;
+  on_block_end();
 }
 
 void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* argument) {
@@ -268,6 +251,7 @@ void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* 
   threads_ = int(config.block.x * config.block.y * config.block.z);
   shared.assign(config.shared_bytes, 0);
   endless_at = nullptr;
+  const Listening listening(config, shared.data());
   Watchdog watchdog;
   const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
   uint64_t stride = 1, start = 0;
@@ -284,7 +268,10 @@ void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* 
     run_block(block);
     for (int t = 0; t < threads_; ++t)  // the last thread's, and after an error those of all that were given up
       if (thread_[t].stack) stacks_.free.push_back(thread_[t].stack);
-    if (endless_at) error_ = endless_text();
+    if (endless_at) {
+      error_ = endless_text();
+      on_failure("endless: no progress since that line", me().seen);
+    }
     if (error_.empty()) continue;
     for (int t = 0; t < threads_; ++t) thread_[t].copies.clear();
     throw Error(std::exchange(error_, {}));

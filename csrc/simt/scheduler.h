@@ -5,18 +5,13 @@
 #include <vector>
 
 #include "fiber.h"
+#include "hooks.h"
 #include "runtime.h"
 
 namespace simt {
 
 constexpr int kMaxThreads = 1024, kWarp = 32, kMaxWarps = kMaxThreads / kWarp;
 constexpr size_t kStackBytes = 64 * 1024;
-
-struct AsyncCopy {
-  void* to;
-  const void* from;
-  int bytes, wanted;  // the rest, bytes - wanted, is filled with zeros
-};
 
 struct Thread {
   Fiber fiber;
@@ -35,6 +30,7 @@ struct Rendezvous {
   uint32_t mask, arrived;
   int generation;
   const char* what;
+  Where where;
   Slot slot[2];
 };
 
@@ -57,6 +53,7 @@ class Scheduler {
   int barrier(int value, const char* what, Where where);
   const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where);
   void pass_turn(Where where);
+  void give_way() { go_on(position_[current_] + 1); }
   [[noreturn]] void fail(const std::string& message, Where where);
   [[noreturn]] void leave();  // give up all fibers and return to run_grid
   Thread& me() { return thread_[current_]; }

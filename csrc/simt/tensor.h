@@ -81,16 +81,19 @@ void mma_16816(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], De
   }
 }
 
+SIMT_UNSEEN inline uint16_t half_of(const uint16_t* row, int place) { return row[place]; }
+
 inline void load_matrices(unsigned (&r)[4], const void* row, bool transposed, const char* what, Where where) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) fail(std::string(what) + " of a row that is not 16-byte aligned", where);
+  matrix_row(row, what, where);
   const Gathered<const uint16_t*> rows(~0u, static_cast<const uint16_t*>(row), what, where);
   const int g = lane_id() / 4, t = lane_id() % 4;
   for (int j = 0; j < 4; ++j) {
-    const uint16_t low = transposed ? rows[8 * j + 2 * t][g] : rows[8 * j + g][2 * t];
-    const uint16_t high = transposed ? rows[8 * j + 2 * t + 1][g] : rows[8 * j + g][2 * t + 1];
+    const uint16_t low = transposed ? half_of(rows[8 * j + 2 * t], g) : half_of(rows[8 * j + g], 2 * t);
+    const uint16_t high =
+        transposed ? half_of(rows[8 * j + 2 * t + 1], g) : half_of(rows[8 * j + g], 2 * t + 1);
     r[j] = unsigned{low} | unsigned{high} << 16;
   }
-  exchange(~0u, &row, sizeof row, what, where);  // nobody goes on and overwrites rows that others still read
+  exchange(~0u, &row, sizeof row, "end of ldmatrix", where);  // nobody overwrites rows that others still read
 }
 
 }  // namespace simt

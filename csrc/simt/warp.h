@@ -17,15 +17,13 @@ class Gathered {
     static_assert(sizeof(T) <= 32 && std::is_trivially_copyable<T>::value, "a lane lays down at most 32 plain bytes");
   }
 
-  T operator[](int lane) const {
-    if (!(slot_.took_part >> lane & 1))
-      fail(std::string(what_) + " reads lane " + std::to_string(lane) +
-           ", which does not take part: it returned, does not exist or is not in the mask", where_);
+  SIMT_UNSEEN T operator[](int lane) const {
+    if (!(slot_.took_part >> lane & 1)) fail_absent(lane, what_, where_);
     T value;
     std::memcpy(&value, slot_.lane[lane], sizeof(T));
     return value;
   }
-  uint32_t took_part() const { return slot_.took_part; }
+  SIMT_UNSEEN uint32_t took_part() const { return slot_.took_part; }
 
  private:
   const Slot& slot_;

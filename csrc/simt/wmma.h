@@ -36,20 +36,20 @@ inline int place(int element, bool by_rows, unsigned stride) {
 }
 
 template <class Use, int M, int N, int K, class T, class Layout>
-void load_matrix_sync(fragment<Use, M, N, K, T, Layout>& f, const T* from, unsigned stride, SIMT_HERE) {
+SIMT_INLINE void load_matrix_sync(fragment<Use, M, N, K, T, Layout>& f, const T* from, unsigned stride, SIMT_HERE) {
   for (int e = 0; e < 8; ++e) f.x[e] = from[place(e, std::is_same<Layout, row_major>::value, stride)];
   __syncwarp(~0u, where);
 }
 
 template <int M, int N, int K, class T>
-void load_matrix_sync(fragment<accumulator, M, N, K, T>& f, const T* from, unsigned stride, layout_t layout,
+SIMT_INLINE void load_matrix_sync(fragment<accumulator, M, N, K, T>& f, const T* from, unsigned stride, layout_t layout,
                       SIMT_HERE) {
   for (int e = 0; e < 8; ++e) f.x[e] = from[place(e, layout == mem_row_major, stride)];
   __syncwarp(~0u, where);
 }
 
 template <int M, int N, int K, class T>
-void store_matrix_sync(T* to, const fragment<accumulator, M, N, K, T>& f, unsigned stride, layout_t layout,
+SIMT_INLINE void store_matrix_sync(T* to, const fragment<accumulator, M, N, K, T>& f, unsigned stride, layout_t layout,
                        SIMT_HERE) {
   for (int e = 0; e < 8; ++e) to[place(e, layout == mem_row_major, stride)] = f.x[e];
   __syncwarp(~0u, where);

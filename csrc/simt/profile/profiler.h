@@ -1,0 +1,177 @@
+// What is known about one launch while it runs. The compiler's thread-sanitizer calls arrive in accesses.cpp; groups of
+// lanes become requests in requests.cpp; the history of shared memory is kept in shadow.cpp; words and JSON in report.cpp.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "../scheduler.h"
+
+namespace simt {
+
+enum Space { kGlobal, kShared };
+constexpr int kSector = 32, kBanks = 32;                 // bytes; banks of 4 bytes
+constexpr uint32_t kPatience = 4096;                     // accesses after which a lane gives way to the others
+
+struct Counters {  // of one place in the source, for one kind of access
+  uint64_t requests = 0, lanes = 0, bytes = 0;           // warp instructions; lanes that took part; bytes they asked for
+  uint64_t sectors = 0, ideal_sectors = 0;               // global: 32-byte pieces fetched; the fewest that hold the bytes
+  uint64_t compulsory = 0;                               // global: bytes that nobody in this launch had touched before
+  uint64_t wavefronts = 0, conflicts = 0;                // shared: passes over the banks; those beyond the fewest
+  void add(const Counters& other);
+};
+
+struct Pattern {  // the first request of a site, for pictures
+  uint32_t mask = 0;
+  uint64_t offset[kWarp];                                // bytes into its buffer, or into shared memory
+};
+
+struct Request {
+  uint32_t mask, step;                                   // lanes so far; how far the first of them had come
+  uintptr_t base;
+  uint32_t offset[kWarp];                                // from there; small, since many requests are open at a time
+  uintptr_t address(int lane) const { return base + offset[lane]; }
+};
+
+struct Site;
+struct Lanes {  // of one warp at one site: the n-th execution by each lane together is the n-th request
+  uint32_t times[kWarp] = {}, first = 0, unfinished = 0;
+  std::vector<Request> open;
+  Site* site;
+  bool listed = false;
+};
+
+struct Site {  // one load or store instruction
+  const char* pc;
+  Op op;
+  Space space;
+  int bytes;
+  uint32_t number;
+  Counters counters;
+  Pattern pattern;
+  std::unique_ptr<Lanes> warp[kMaxWarps];
+};
+
+struct Buffer {  // watched global memory, one bit per byte for what this launch has read and written
+  uintptr_t begin, end;
+  std::string name;
+  std::vector<uint64_t> touched[2];
+};
+
+struct Mark {  // who touched a word of shared memory, and when
+  uint32_t epoch = 0, clock = 0;                         // barriers passed; meetings of its warp
+  uint16_t thread = 0;
+  uint32_t site = 0;
+};
+
+struct Cell {
+  Mark writer, reader[2];
+  bool split = false;                                    // the word's four bytes have cells of their own
+  uint32_t in_flight = 0;                                // of this block_epoch: a cp.async is to arrive here
+};
+
+struct Event {  // a barrier, or a meeting of lanes
+  const char* what;
+  uint64_t times = 0, lanes = 0;
+};
+
+struct Finding {
+  std::string kind, text;                                // %0 and %1 stand for the places of site and other
+  const char *pc = nullptr, *other_pc = nullptr;
+  Where where = {nullptr, 0};                            // instead of pc, where it is known
+  uint3 block, thread;
+  std::string kernel;
+  uint64_t times = 1;
+};
+
+struct Kernel {  // launches of one kernel, added up
+  std::string name;
+  dim3 grid, block;
+  uint64_t launches = 0, shared_bytes = 0;
+  std::map<uint32_t, std::pair<Counters, Pattern>> sites;
+  std::map<std::pair<std::string, int>, std::map<std::string, Event>> events;
+  std::vector<std::pair<uint32_t, uint32_t>> timeline;   // (site, lanes), requests of the first warp in order
+};
+
+class Profiler {
+ public:
+  template <Op op>
+  void note(const void* address, int bytes, bool aligned, const void* pc);  // a kernel's access, just before it happens
+  void note_shared(uintptr_t address, size_t offset, int bytes, Op op, const void* pc);
+  void note_global(uintptr_t address, int bytes, Op op, const void* pc);
+
+  // requests.cpp
+  Site& site_of(const void* pc, Op op, Space space, int bytes);
+  void group(Site& site, uintptr_t address);
+  void close(Site& site, Request& request, int warp);
+  void count_global(Site& site, const Request& request);
+  void count_shared(Site& site, const Request& request);
+  void flush(int warp);
+  void fold();
+
+  // shadow.cpp
+  void make_shadow(size_t bytes);
+  void shadow(size_t offset, int bytes, const Site& site, uintptr_t address);
+  void look(Cell& cell, const Site& site, uintptr_t address, int bytes);
+  bool unordered(const Mark& mark) const;
+  void race(const char* how, const Mark& earlier, const Site& site);
+  void settle();
+  void meet(int warp, uint32_t lanes);
+  void fly(const AsyncCopy& copy, bool begins);
+
+  // report.cpp
+  Finding& find(const char* kind, const void* pc, const void* other_pc, const std::string& text);
+  [[noreturn]] void stop(const char* kind, const void* pc, const std::string& text);
+  uint3 index_of(int thread) const;
+  Buffer* buffer_of(uintptr_t address, int bytes);
+  std::string distance(uintptr_t address) const;
+  std::string json();
+
+  bool wanted = false, active = false;                   // between start and stop; and inside a kernel
+  int thread = 0, warp = 0, lane = 0;                    // who runs
+  uintptr_t stack = 0, host_stack = 0, host_stack_bytes = 0;
+  uintptr_t statics = 0, statics_bytes = 0;              // static shared memory: the module's thread-local segment
+  uintptr_t dynamic = 0, dynamic_bytes = 0;
+  std::vector<bool> no_memory;                           // words of it that are threadIdx and its like
+  uintptr_t constants = 0, constants_end = 0;            // the module's read-only data
+  uint32_t gone[kMaxWarps], steps[kMaxThreads], patience = 0;
+  std::vector<std::unique_ptr<Site>> sites;
+  std::vector<std::pair<uintptr_t, Site*>> table;        // open addressing, by pc and kind
+  std::vector<Lanes*> listed[kMaxWarps];
+  std::vector<Buffer> buffers;                           // by address
+  Buffer* last_buffer = nullptr;
+  bool bounded = false;                                  // somebody watches: all else is out of bounds
+
+  uint32_t epoch = 1, block_epoch = 1;
+  uint32_t clock[kMaxWarps], all_met[kMaxWarps];
+  uint32_t met[kMaxWarps][kWarp][kWarp];                 // met[w][a][b]: up to which meeting a knows of b
+  bool met_in_part[kMaxWarps];
+  std::unique_ptr<Cell[], void (*)(void*)> cells{nullptr, std::free};  // one a word, then four a word
+  size_t words = 0;
+  struct {  // two threads stored to one word at one place: a race unless the values agree, seen once the store is done
+    const void* address = nullptr;
+    int bytes;
+    unsigned char old[16];
+    Mark earlier;
+    const Site* site;
+    int thread;
+  } doubt;
+
+  Kernel* kernel = nullptr;
+  const LaunchConfig* config = nullptr;
+  bool timed = false;                                    // the timeline is being drawn: first warp of the first block
+  std::vector<std::pair<uint32_t, std::pair<uint32_t, uint32_t>>> pending;
+  std::map<std::string, Kernel> kernels;
+  std::vector<Finding> findings;
+  std::mutex one_at_a_time;
+};
+
+extern Profiler profiler;
+
+const char* stand_in(Where where);  // for the instruction, where the place of a call is known instead
+std::vector<std::string> places_of(const std::vector<const char*>& pcs);  // "file:line", outside the emulator
+
+}  // namespace simt

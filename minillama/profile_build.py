@@ -1,0 +1,176 @@
+"""CUDA sources compiled by g++ over the emulator (csrc/simt), plain or with a profiler that sees every access.
+
+    lab = CudaSource("transpose.cu")              compiled at the first call, kept until a source changes
+    lab.transpose(x, y, 64)                       calls its extern "C" void transpose(const float* x, float* y, int n)
+
+The profiled form is the same source with the compiler's thread-sanitizer calls received by csrc/simt/profile: see
+docs/simt.md for what is counted and what not. Needs g++; for line numbers also addr2line, which comes with it.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+FAST = ("-std=c++17", "-O2", "-fPIC", "-w", "-fno-gnu-unique", "-pthread")  # -fno-gnu-unique: no variable is shared
+PROFILED = (  # between two such libraries. Without the -fno-tree- options g++ splits or merges what the source says
+    "-DSIMT_PROFILE", "-g", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-fno-tree-vectorize",
+    "-fno-tree-slp-vectorize", "-fno-tree-sra", "-fno-ipa-sra", "-fno-threadsafe-statics",
+)
+RUNTIME = "scheduler.cpp device.cpp calls.cpp profile/library.cpp".split()
+PROFILER = "profile/shadow.cpp profile/requests.cpp profile/accesses.cpp profile/report.cpp".split()
+SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t,
+           "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
+DTYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "int64_t": torch.int64,
+          "__half": torch.float16, "__nv_bfloat16": torch.bfloat16, "uint8_t": torch.uint8}
+order = os.environ.get("SIMT_SCHEDULE", "forward")  # of emulated threads, see minillama.kernels.schedule
+
+
+def source_folder():
+    """The folder csrc: inside the package when it was installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "csrc", package.parent / "csrc"):
+        if (folder / "ops.cpp").is_file():
+            return folder
+    raise FileNotFoundError(f"the kernel sources (csrc) are neither in {package} nor beside it: reinstall minillama")
+
+
+def build_folder():
+    """Where compiled files are kept: build/ of a checkout; otherwise $XDG_CACHE_HOME or ~/.cache, in minillama/."""
+    beside = source_folder().parent
+    if (beside / "setup.py").is_file() and os.access(beside, os.W_OK):
+        return beside / "build" / "simt"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minillama" / "simt"
+
+
+def build(source, profiled):
+    """The path of a shared library of this C++ or CUDA source; compiled unless it is there. Or RuntimeError."""
+    if sys.platform != "linux" or not shutil.which("g++"):
+        raise RuntimeError("the emulator is compiled on the spot with g++, on Linux: sudo apt install g++")
+    source = Path(source).resolve()
+    folder, headers = source_folder(), sorted([*source_folder().rglob("*.h"), *source_folder().rglob("*.cuh")])
+    names = RUNTIME + PROFILER * profiled
+    flags = [*FAST, *(PROFILED if profiled else ["-g1"]), "-include", str(folder / "simt" / "simt.h"), f"-I{folder}"]
+    runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else []), f"-I{folder}"]
+    state = hashlib.sha256(repr((runtime_flags, flags)).encode())
+    for path in [*(folder / "simt" / name for name in names), *(path for path in headers if "simt" in path.parts)]:
+        state.update(path.read_bytes())
+    runtime = build_folder() / f"runtime-{state.hexdigest()[:16]}.o"
+    together = "".join(f'#include "{folder / "simt" / name}"\n' for name in names)
+    _compile([*runtime_flags, "-c", "-x", "c++", "-"], together, runtime)
+    for path in [source, *headers, *source.parent.glob("*.h")]:
+        state.update(str(path).encode() + path.read_bytes())
+    library = build_folder() / f"{source.stem}-{state.hexdigest()[:16]}.so"
+    _compile([*flags, "-c", "-x", "c++", str(source)], "", library.with_suffix(".o"), unless=library)
+    _link(library.with_suffix(".o"), runtime, library)
+    return library
+
+
+def _compile(arguments, text, target, unless=None):
+    if not (unless or target).exists():
+        _gcc(arguments, text, target)
+
+
+def _link(kernels, runtime, target):
+    """The runtime comes first, so that what both hold of the standard library is the copy that nobody listens to."""
+    if not target.exists():
+        _gcc([str(runtime), str(kernels), "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt", "-pthread"], "", target)
+        kernels.unlink(missing_ok=True)
+
+
+def _gcc(arguments, text, target):
+    """Run g++ into a neighbour of `target` and rename it: who looks sees a whole file or none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        partial = Path(folder) / target.name
+        done = subprocess.run(["g++", *arguments, "-o", str(partial)], input=text, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"g++ does not compile this:\n{done.stderr[-4000:]}")
+        os.replace(partial, target)
+
+
+def load(path):
+    """The library as a ctypes object, its text functions declared; errors are kept for `simt_take_error`."""
+    library = ctypes.CDLL(str(path))
+    for name in ("simt_take_error", "simt_set_schedule", "simt_json"):
+        if hasattr(library, name):
+            getattr(library, name).restype = ctypes.c_char_p
+    return library
+
+
+class CudaSource:
+    """A CUDA source whose `extern "C" void f(...)` functions can be called with tensors and numbers.
+
+    source: a path, or the text itself (then `name` is the file name to show). Each function launches its kernels by
+    LAUNCH((kernel), grid, block, shared_bytes, nullptr)(arguments); "simt/simt.h" is included for it.
+    Tensors are passed as pointers and must be contiguous, on the CPU and of the dtype that the pointer names: TypeError
+    otherwise. What the emulator finds wrong is a RuntimeError with kernel, block, thread and line.
+    """
+
+    def __init__(self, source, name="kernel.cu"):
+        if "\n" in str(source):
+            digest = hashlib.sha256(str(source).encode()).hexdigest()[:16]
+            self.path = build_folder() / "sources" / digest / name
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(str(source), encoding="utf-8")
+        else:
+            self.path = Path(source).resolve()
+        self.text = self.path.read_text(encoding="utf-8")
+        self.profiled, self._libraries = False, {}
+
+    def library(self):
+        """The ctypes library in its present form: plain, or profiled inside `kernels.profile(self)`."""
+        if self.profiled not in self._libraries:
+            library = load(build(self.path, self.profiled))
+            library.simt_keep_errors(1)
+            self._libraries[self.profiled] = library
+        return self._libraries[self.profiled]
+
+    def __getattr__(self, name):
+        found = re.search(rf'extern\s+"C"\s+void\s+{name}\s*\(([^)]*)\)', self.__dict__.get("text", ""))
+        if not found:
+            raise AttributeError(f'{self.__dict__.get("path")} has no extern "C" void {name}(...)')
+        parameters = [part.strip() for part in found[1].split(",") if part.strip()]
+        return lambda *arguments: self._call(name, parameters, arguments)
+
+    def _call(self, name, parameters, arguments):
+        if len(arguments) != len(parameters):
+            raise TypeError(f"{name} takes ({', '.join(parameters)}), given {len(arguments)} arguments")
+        library = self.library()
+        passed = [_argument(parameter, value) for parameter, value in zip(parameters, arguments, strict=True)]
+        tensors = [(value, parameter) for value, parameter in zip(arguments, parameters, strict=True)
+                   if isinstance(value, torch.Tensor)]
+        library.simt_set_schedule(order.encode())
+        for tensor, parameter in tensors:
+            label = re.findall(r"\w+", parameter)[-1]
+            library.simt_watch(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes), label.encode())
+        try:
+            getattr(library, name)(*passed)
+        finally:
+            for tensor, _ in tensors:
+                library.simt_forget(ctypes.c_void_p(tensor.data_ptr()))
+        if error := library.simt_take_error().decode():
+            raise RuntimeError(error)
+
+
+def _argument(parameter, value):
+    """`value` as the C type that the parameter's declaration, such as "const float* x", names."""
+    kind = next((word for word in re.findall(r"\w+", parameter) if word != "const"), "")
+    if "*" not in parameter:
+        if kind not in SCALARS:
+            raise TypeError(f"parameter {parameter!r}: numbers are passed as one of {', '.join(SCALARS)}")
+        return SCALARS[kind](value)
+    if value is None:
+        return ctypes.c_void_p(None)
+    if not isinstance(value, torch.Tensor) or value.device.type != "cpu" or not value.is_contiguous():
+        raise TypeError(f"parameter {parameter!r} wants a contiguous tensor on the CPU, not {type(value).__name__}")
+    if kind in DTYPES and value.dtype != DTYPES[kind]:
+        raise TypeError(f"parameter {parameter!r} wants {DTYPES[kind]}, given {value.dtype}")
+    return ctypes.c_void_p(value.data_ptr())

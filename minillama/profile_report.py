@@ -1,0 +1,249 @@
+"""What a profile of emulated kernels holds: counts for each source line, findings as sentences, tables and pictures.
+
+A warp's load or store is one request. Global memory moves in sectors of 32 bytes; shared memory has 32 banks of 4 bytes
+and serves a request in wavefronts, of which those beyond the fewest are conflicts. These are counts of the compiled
+kernel's accesses, not times: docs/simt.md says what they leave out.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+@dataclass
+class Counts:
+    """Sums over requests of one kind. Bytes are those the lanes asked for; compulsory ones are touched for the first
+    time in their launch; sectors are fetched (32 bytes each), ideal_sectors the fewest that could hold the bytes."""
+
+    requests: int = 0
+    lanes: int = 0
+    bytes: int = 0
+    sectors: int = 0
+    ideal_sectors: int = 0
+    compulsory: int = 0
+    wavefronts: int = 0
+    conflicts: int = 0
+
+    def __add__(self, other):
+        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    @property
+    def sectors_per_request(self):
+        return self.sectors / self.requests if self.requests else 0.0
+
+    @property
+    def active_lanes(self):
+        """Mean number of lanes, of 32, that take part in a request."""
+        return self.lanes / self.requests if self.requests else 0.0
+
+    @property
+    def sector_efficiency(self):
+        """Fewest possible sectors over fetched ones, at most 1."""
+        return self.ideal_sectors / self.sectors if self.sectors else 1.0
+
+    @property
+    def issued_over_compulsory(self):
+        """Bytes of all fetched sectors over bytes touched for the first time: 1 is the least a launch can move."""
+        return 32 * self.sectors / self.compulsory if self.compulsory else 0.0
+
+
+@dataclass
+class Access:
+    """One load, store or atomic in the source: `space` is "global" or "shared", `width` its bytes, `offsets` those of
+    its first request's 32 lanes in their buffer (None: not active)."""
+
+    kernel: str
+    file: str
+    line: int
+    op: str
+    space: str
+    width: int
+    offsets: list
+    counts: Counts
+    site: int = 0
+
+
+@dataclass
+class Finding:
+    """One mistake: its kind ("race", "uninitialised", "out of bounds", "misaligned", "asynchronous copy" or "stopped"),
+    the sentence that explains it, its place "file:line" and that of the other access of a race, and how often."""
+
+    kind: str
+    text: str
+    place: str
+    other: str
+    times: int
+
+    def __str__(self):
+        return self.text
+
+
+class Profile:
+    """The result of `minillama.kernels.profile()`, complete when its block is left."""
+
+    def __init__(self):
+        self.kernels, self.accesses, self.findings = {}, [], []
+
+    def add(self, text):
+        """Take in what one library counted (its JSON)."""
+        data = json.loads(text)
+        for kernel in data["kernels"]:
+            self.kernels[kernel["kernel"]] = kernel
+            for row in kernel["accesses"]:
+                file, line = _place(row["place"])
+                counts = Counts(*(row[field.name] for field in fields(Counts)))
+                self.accesses.append(Access(kernel["kernel"], file, line, row["op"], row["space"], row["width"],
+                                            row["offsets"], counts, row["site"]))
+        findings = [Finding(*(row[name] for name in ("kind", "text", "place", "other", "times")))
+                    for row in data["findings"]]
+        merged = {}
+        for found in findings:  # one line may be several instructions
+            kernel = found.text.partition(", block")[0]
+            first = merged.setdefault((kernel, found.kind, found.place, found.other), found)
+            first.times += found.times if first is not found else 0
+        findings = list(merged.values())
+        racing = {place for found in findings if found.kind == "race" for place in (found.place, found.other)}
+        self.findings += [found for found in findings  # read too early: the race says it better
+                          if found.kind != "uninitialised" or found.place not in racing]
+
+    # ---- numbers
+
+    def total(self, space=None, op=None, kernel=None, line=None):
+        """The sum of all accesses that fit: space "global" or "shared", op "load", "store" or "atomic", part of a
+        kernel's name, a line number."""
+        chosen = (access.counts for access in self.accesses if space in (None, access.space)
+                  and op in (None, access.op) and (kernel is None or kernel in access.kernel)
+                  and line in (None, access.line))
+        return sum(chosen, Counts())
+
+    global_load = property(lambda self: self.total("global", "load"))
+    global_store = property(lambda self: self.total("global", "store"))
+    shared_load = property(lambda self: self.total("shared", "load"))
+    shared_store = property(lambda self: self.total("shared", "store"))
+
+    def events(self, what, kernel=None):
+        """How often blocks passed a "barrier", or warps another operation, such as "mma_bf16_16816()"; `what` may be
+        the beginning of its name."""
+        return sum(event["times"] for name, one in self.kernels.items() if kernel is None or kernel in name
+                   for event in one["events"] if event["what"].startswith(what))
+
+    barriers = property(lambda self: self.events("barrier"))
+    mma = property(lambda self: self.events("mma_") + self.events("wmma::mma"))
+
+    # ---- words
+
+    def json(self):
+        """All of it as JSON text."""
+        findings = [vars(finding) for finding in self.findings]
+        return json.dumps({"kernels": list(self.kernels.values()), "findings": findings}, indent=1)
+
+    def table(self):
+        """One row for each kernel and kind of access, and the findings below."""
+        rows = ["kernel                     access         requests  lanes  sect/req  issued/comp  conflicts"]
+        for kernel in self.kernels:
+            for space in ("global", "shared"):
+                for op in ("load", "store", "atomic"):
+                    c = self.total(space, op, kernel)
+                    if not c.requests:
+                        continue
+                    memory = (f"{c.sectors_per_request:>8.2f}  {c.issued_over_compulsory:>11.2f}  {'-':>9}"
+                              if space == "global" else f"{'-':>8}  {'-':>11}  {c.conflicts:>9}")
+                    rows.append(f"{kernel[:26]:<26} {space + ' ' + op:<13} {c.requests:>9}  {c.active_lanes:>5.1f}  "
+                                f"{memory}")
+            rows.append(f"{kernel[:26]:<26} barriers passed by blocks: {self.events('barrier', kernel)}, "
+                        f"tensor-core products of warps: {self.events('mma_', kernel)}")
+        rows += [f"{finding.text} ({finding.times} times)" for finding in self.findings] or ["nothing found wrong"]
+        return "\n".join(rows)
+
+    def annotate(self, file):
+        """The source with counts beside its lines: G global, S shared, L load, W store, A atomic; then requests x mean
+        lanes, and sectors per request or conflicts. `file` is a path or the end of one. ValueError if unknown."""
+        paths = {access.file for access in self.accesses if access.file.endswith(str(file))}
+        paths |= {_place(event["place"])[0] for one in self.kernels.values() for event in one["events"]
+                  if _place(event["place"])[0].endswith(str(file))}
+        if not paths:
+            known = sorted({access.file for access in self.accesses})
+            raise ValueError(f"nothing was counted in {str(file)!r}; there is {', '.join(known) or 'nothing'}")
+        path, notes = min(paths), defaultdict(list)
+        grouped = defaultdict(Counts)
+        for access in self.accesses:
+            if access.file == path:
+                grouped[access.line, access.space, access.op] += access.counts
+        for (line, space, op), c in sorted(grouped.items()):
+            more = f"{c.sectors_per_request:.2f} sectors" if space == "global" else f"{c.conflicts} conflicts"
+            kind = space[0].upper() + {"load": "L", "store": "W", "atomic": "A"}[op]
+            notes[line].append(f"{kind} {c.requests} x {c.active_lanes:.1f}, {more}")
+        for one in self.kernels.values():
+            for event in one["events"]:
+                if _place(event["place"])[0] == path:
+                    notes[_place(event["place"])[1]].append(f"{event['what']} {event['times']}")
+        for finding in self.findings:
+            for place in {finding.place, finding.other}:
+                if place and _place(place)[0] == path:
+                    notes[_place(place)[1]].append(f"! {finding.kind}")
+        width = max((len("; ".join(words)) for words in notes.values()), default=0)
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return "\n".join(f"{'; '.join(notes[n]):<{width}} | {n:>4} {text}".rstrip() for n, text in enumerate(lines, 1))
+
+    # ---- pictures
+
+    def access(self, line=None, space=None, op=None, kernel=None):
+        """The access with the most requests that fits. ValueError if none does."""
+        chosen = [access for access in self.accesses if line in (None, access.line) and space in (None, access.space)
+                  and op in (None, access.op) and (kernel is None or kernel in access.kernel)]
+        if not chosen:
+            raise ValueError(f"no access fits line={line}, space={space}, op={op}, kernel={kernel}")
+        return max(chosen, key=lambda access: access.counts.requests)
+
+    def sectors_picture(self, title, **which):
+        """Lanes against the 32-byte sectors of one access's first request; `which` as for `access`."""
+        access = self.access(space="global", **which)
+        return _grid(title, "sector of 32 bytes", access, lambda byte: byte // 32, fold=None)
+
+    def banks_picture(self, title, **which):
+        """Lanes against the 32 banks of one access's first request; `which` as for `access`."""
+        access = self.access(space="shared", **which)
+        return _grid(title, "bank", access, lambda byte: byte // 4 % 32, fold=32)
+
+    def lanes_picture(self, title, kernel=None):
+        """Active lanes of the first warp, request by request."""
+        from minillama.plots import CONTEXT, OURS, figure
+
+        one = next(data for name, data in self.kernels.items() if kernel is None or kernel in name)
+        lanes = [count for _, count in one["timeline"]]
+        picture, axes = figure(title, "memory request of the first warp, in order", "active lanes")
+        axes.fill_between(range(len(lanes)), lanes, step="mid", color=OURS, alpha=0.85, linewidth=0)
+        axes.axhline(32, color=CONTEXT, linewidth=1)
+        axes.set(ylim=(0, 34), yticks=(0, 8, 16, 24, 32), xlim=(-0.5, max(len(lanes) - 0.5, 0.5)))
+        return picture
+
+
+def _grid(title, label, access, place_of, fold):
+    """Rows are lanes, columns sectors or banks; a column that several different words share is drawn in contrast."""
+    from minillama.plots import CONTRAST, OURS, figure
+
+    picture, axes = figure(title, label, "lane", figsize=(6.0, 3.6))
+    points = [(lane, byte) for lane, start in enumerate(access.offsets) if start is not None
+              for byte in range(start, start + access.width, 4 if fold else 1)]
+    words = defaultdict(set)
+    for _, byte in points:
+        words[place_of(byte)].add(byte // 4)
+    places = sorted(words)
+    first = 0 if fold else places[0]
+    narrow = fold or places[-1] - places[0] < 200  # far-apart sectors are numbered in the order of their addresses
+    column = (lambda place: place - first) if narrow else places.index
+    for colour, crowded in ((OURS, False), (CONTRAST, True)):
+        cells = sorted({(column(place_of(byte)), lane) for lane, byte in points
+                        if (fold is not None and len(words[place_of(byte)]) > 1) == crowded})
+        if cells:
+            xs, ys = zip(*cells, strict=True)
+            axes.scatter(xs, ys, marker="s", s=14, color=colour, linewidths=0)
+    last = fold - 1 if fold else max(column(place) for place in places)
+    axes.set(xlim=(-0.8, max(last, 7) + 0.8), ylim=(32, -1), yticks=(0, 8, 16, 24, 31))
+    return picture
+
+
+def _place(text):
+    file, _, line = text.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (text, 0)
