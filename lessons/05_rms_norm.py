@@ -6,9 +6,10 @@
 # Teaches: RMSNorm, LayerNorm, pre- and post-norm, learned gain, epsilon, fp16 overflow
 # Paper: [Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467), equation 4
 #
-# **Question.** Inside a LLaMA each token is a vector, and each of 64 sub-layers in the
-# 7B model adds something to it. Before a sub-layer reads the vector, LLaMA divides it
-# by one number. What does one division buy?
+# **Question.** Inside a LLaMA each token is a vector. It passes 64 *sub-layers* in the
+# 7B model, attention and feed-forward in turn, and each adds something to it. Before a
+# sub-layer reads the vector, LLaMA divides it by one number. What does one division
+# buy?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -61,12 +62,13 @@ with torch.no_grad():
     assert (y - wanted).abs().max() < 1e-6  # the library's module is our loop
     assert (norm(100 * x) - y).abs().max() < 1e-6  # the size of x is forgotten
     lengths = (y / norm.weight).norm(dim=-1)
-print("length before the gain:", lengths[0].item(), "and sqrt(D):", math.sqrt(D))
+print(f"length before the gain: {lengths[0]:.4f}, sqrt(D): {math.sqrt(D):.4f}")
 assert (lengths - math.sqrt(D)).abs().max() < 1e-5
 # %% [markdown] layer_norm
 # **LayerNorm**, which GPT-2 and BERT use, subtracts the mean of $x$ first, so that the
-# entries sum to zero, and adds a learned bias at the end. RMSNorm leaves both out: less
-# to compute, and in practice as good. On a vector whose mean is zero, they agree.
+# entries sum to zero, and adds a learned bias after the gain. RMSNorm leaves both out:
+# less to compute, and in the paper's experiments about as good. On a vector whose mean
+# is zero, they agree.
 #
 # **Why fp32 inside.** 16-bit floats (fp16) end at 65,504, and $300^2 = 90{,}000$ is
 # beyond that. So the library squares in fp32, and rounds only the result back.
@@ -93,9 +95,10 @@ assert careless.tolist() == [0.0, 0.0] and abs(careful[0].item() - 3 / 12.5**0.5
 #
 # Take the simplest $f$: one random matrix that keeps the size of what it reads. Then
 # $f$ adds a vector in an unrelated direction, and squared lengths add up (Pythagoras).
-# *Without* the norm, each layer adds as much as is there: the square doubles. With $L$
-# layers, the RMS becomes $2^{L/2}$. *With* it, each layer adds 1 to the square, and the
-# RMS becomes $\sqrt{1+L}$. For $L = 32$: 65,536 against 5.7. Let us see.
+# *Without* the norm, each layer adds as much as is there: the square doubles. After $L$
+# layers, the RMS is $2^{L/2}$. *With* it, each layer adds 1 to the square, and the RMS
+# is $\sqrt{1+L}$. For $L = 32$: 65,536 against 5.7. (For the 64 steps of LLaMA-7B: 4
+# billion against 8.) Let us see.
 # %% growth
 def random_layer(width):
     """A matrix that keeps the size of what it reads, on average."""
@@ -131,10 +134,11 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 # Look at the gradient of the last layer's weights before any training. A pre-norm model
 # ends with one more norm, which divides the grown stream, and therefore the gradient,
 # by $\sqrt{1+L}$. In post-norm, the last norm divides by only $\sqrt{2}$, however deep
-# the model is. Their ratio should be $\sqrt{2/(1+L)}$.
+# the model is. The ratio of the two gradients should be $\sqrt{2/(1+L)}$.
 #
-# Large gradients in the top layers at the start are why post-norm models need a slow
-# warm-up of the learning rate ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
+# [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove this for real
+# Transformers, and name the large gradients near the top as the reason why post-norm
+# models need a slow warm-up of the learning rate.
 # %% gradients
 def last_gradient(pre, layers, width=128):
     torch.manual_seed(0)
