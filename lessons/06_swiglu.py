@@ -32,7 +32,7 @@ from minillama.swiglu import SwiGLU
 
 
 def swish(a, beta=1.0):
-    return a / (1 + math.exp(-beta * a))
+    return a / (1 + math.exp(-beta * a))  # a sigmoid(beta a)
 
 
 def dot(row, x):
@@ -49,7 +49,8 @@ def naive_swiglu(x, w1, w2, w3):
 
 
 x, one = [1.0, -2.0], [[1.0, 0.0], [0.0, 1.0]]
-print("ReLU:", naive_relu(x, one, one), "  SwiGLU:", naive_swiglu(x, one, one, one))
+print("ReLU:", naive_relu(x, one, one))
+print("SwiGLU:", [round(number, 3) for number in naive_swiglu(x, one, one, one)])
 # %% [markdown] formula
 # The ReLU layer, without biases:
 #
@@ -156,9 +157,10 @@ for name in targets:
     print(f"made of {name:9} unexplained: {left[name, False]:.1%} by ReLU, "
           f"{left[name, True]:.1%} by SwiGLU")
 # %% [markdown] exercise
-# So each wins at home, and no formula says which home language resembles. It took an
-# experiment: on a language model of equal size and cost, the paper's table 1 has GEGLU
-# and SwiGLU first, by a small margin. The author explains it by "divine benevolence".
+# Each wins at home. Which home is language more like? No formula says so; it took an
+# experiment. On language models of equal size and cost, the paper's table 1 has GEGLU
+# and SwiGLU first, by a small margin. The author offers no explanation, and credits
+# "divine benevolence".
 #
 # **Exercise.** Write the width rule, and the slope of SiLU, which training needs.
 #
