@@ -9,8 +9,8 @@
 # **Question.** Attention compares tokens by dot products: a vector called the *query*,
 # from the token that looks, times a vector called the *key*, from a token that is
 # looked at. A dot product knows nothing of order: "dog bites man" and "man bites dog"
-# would look the same. LLaMA repairs this by rotating both vectors. How can a rotation
-# tell distance?
+# would get the same scores. LLaMA repairs this by rotating both vectors. How can a
+# rotation tell distance?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -46,16 +46,17 @@ for position in (0, 1, 2, 100):
     arrows = [round(number, 2) for number in turn([1.0, 0.0, 1.0, 0.0], position)]
     print(f"position {position:3}: first pair {arrows[:2]}, second pair {arrows[2:]}")
 # %% [markdown] formula
-# Read each pair as an arrow in the plane. Pair $j$ turns by $m f_j$, where
+# Read each pair as an arrow in the plane; $x'$ is $x$ after the turn. Pair $j$ turns by
+# $m f_j$, where
 #
 # $$f_j = \theta^{-2j/d}$$
 # ascii: f_j = theta^(-2j/d)
 #
 # $$x'_{2j} = x_{2j} \cos(m f_j) - x_{2j+1} \sin(m f_j)$$
-# ascii: x'_2j = x_2j cos(m f_j) - x_2j+1 sin(m f_j)
+# ascii: x'_2j = x_2j cos(m f_j) - x_(2j+1) sin(m f_j)
 #
 # $$x'_{2j+1} = x_{2j} \sin(m f_j) + x_{2j+1} \cos(m f_j)$$
-# ascii: x'_2j+1 = x_2j sin(m f_j) + x_2j+1 cos(m f_j)
+# ascii: x'_(2j+1) = x_2j sin(m f_j) + x_(2j+1) cos(m f_j)
 #
 # The first pair turns by 1 radian (57 degrees) per position; each further pair turns
 # more slowly. Written as one $d \times d$ matrix, this has a 2 by 2 rotation for each
@@ -78,11 +79,11 @@ assert (ours.norm(dim=-1) / q.norm() - 1).abs().max() < 1e-6  # lengths are kept
 # %% [markdown] distance
 # **Why the score sees only the distance.** Take one pair as complex numbers, $a$ from
 # the query and $b$ from the key. The dot product of two arrows is the real part of
-# $a \bar b$, where the bar flips the sign of an angle. Turned, they are
-# $a' = a e^{i m f_j}$ and $b' = b e^{i n f_j}$, so
+# $a \, \mathrm{conj}(b)$, where conj flips the sign of an angle. Turned, they are
+# $A = a e^{i m f_j}$ and $B = b e^{i n f_j}$, so
 #
-# $$\mathrm{Re}(a' \, \overline{b'}) = \mathrm{Re}(a \bar b \, e^{i (m-n) f_j})$$
-# ascii: Re(a' conj(b')) = Re(a conj(b) e^(i (m-n) f_j))
+# $$\mathrm{Re}(A \, \mathrm{conj}(B)) = \mathrm{Re}(a \, \mathrm{conj}(b) \, e^{i (m-n) f_j})$$
+# ascii: Re(A conj(B)) = Re(a conj(b) e^(i (m-n) f_j))
 #
 # The two positions have merged into $m - n$. Each token is turned by its *absolute*
 # place, and yet their score depends on the *relative* one alone.
@@ -109,7 +110,7 @@ assert torch.tensor(257).bfloat16().item() == 256  # why angles are never made i
 # the further apart they are.
 #
 # That is a tendency, not a law: it wobbles, and a trained model may use single pairs to
-# look at any distance that it likes (lesson 08 shows one that does).
+# look at any distance that it needs (lesson 08 shows one that does).
 # %% decay
 turns = 2 * math.pi / f
 slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
