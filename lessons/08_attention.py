@@ -49,10 +49,10 @@ def naive(q, k, v):
 q, k, v = torch.randn(3, 5, 4, dtype=torch.float64)  # T = 5, d = 4
 print(naive(q, k, v).round(decimals=2).tolist())
 # %% [markdown] formula
-# Query, key and value are three different linear maps of the same token vector. The
-# score $a_{ts}$ of a query and a key says how well they match. The softmax turns the
-# scores of one query into weights: positive, with sum 1. The output is the weighted
-# mean of the values.
+# Query, key and value are three different linear maps of the same token vector; RoPE
+# (lesson 07) then turns the first two. The score $a_{ts}$ of a query and a key says how
+# well they match. The softmax turns the scores of one query into weights: positive,
+# with sum 1. The output is the weighted mean of the values.
 #
 # $$a_{ts} = q_t \cdot k_s / \sqrt{d}$$
 # ascii: a_ts = q_t . k_s / sqrt(d)
@@ -66,11 +66,11 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # **Causal:** token $t$ sees only $s \le t$, for the model is to predict what comes
 # next. In matrix form the forbidden scores become $-\infty$, and their weights 0.
 #
-# **Why divide by $\sqrt{d}$?** Let the entries of $q$ and $k$ be random, of size 1.
-# Their dot product is a sum of $d$ terms of size 1 with random signs: typical size
-# $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such scores gives nearly everything
-# to one token, and passes hardly any gradient to the rest. Divided by $\sqrt{d}$,
-# scores have size 1, whatever the width.
+# **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random, of
+# size 1. Their dot product is a sum of $d$ terms of size 1 with random signs: typical
+# size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such scores gives nearly
+# everything to one token, and passes hardly any gradient to the rest. Divided by
+# $\sqrt{d}$, scores have size 1, whatever the width.
 # %% agree
 ours = attention(q[None, None], k[None, None], v[None, None])  # (B, H, T, d), B = H = 1
 assert (ours[0, 0] - naive(q, k, v)).abs().max() < 1e-12
@@ -92,16 +92,18 @@ print(f"scores have size {scores.std():.1f}; the best of 100 keys gets {raw:.0%}
       f"of the weight unscaled, {scaled:.0%} scaled")
 assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 # %% [markdown] heads
-# **Heads.** One softmax can attend to one kind of thing. So each token makes $H$
-# queries, keys and values of width $d$, each head attends alone, and a last matrix
-# mixes the outputs. LLaMA-7B: 32 heads of 128, in every layer.
+# **Heads.** One softmax gives one set of weights per token, so it can follow one thing
+# at a time. Therefore each token makes $H$ queries, keys and values of width $d$, each
+# head attends alone, and a last matrix mixes the outputs. LLaMA-7B: 32 heads of 128, in
+# every layer.
 #
 # **Shared keys and values.** While text is generated, the keys and values of all
 # earlier tokens wait in memory (lesson 12). So Llama 2 70B has 64 query heads but only
-# $K = 8$ key/value heads, each serving 8 neighbouring query heads: *grouped-query
-# attention*, GQA ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is
-# the original multi-head attention, $K = 1$ *multi-query* attention, MQA. The library
-# needs no copies of $k$ and $v$ for it.
+# $K = 8$ key/value heads, each serving 8 neighbouring query heads:
+# *grouped-query attention*, GQA
+# ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is the original
+# multi-head attention, $K = 1$ *multi-query* attention, MQA. The library needs no
+# copies of $k$ and $v$ for it.
 # %% grouped
 B, H, T, d = 2, 6, 7, 8
 q_BHTd = torch.randn(B, H, T, d, dtype=torch.float64)
@@ -119,6 +121,9 @@ for K in (6, 3, 2, 1):
 # Our model is one attention head of width 32 between an embedding and an output matrix.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
 # has to find the right one. Guessing among 16 letters costs $\ln 16 = 2.77$.
+#
+# In the maps below, a row is a token that looks, a column a token that is seen. What to
+# watch are the lower rows: before the eighth letter there is nothing to copy yet.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)
