@@ -9,7 +9,7 @@
 # **Question.** All parts are there: norm, rotation, attention, gated feed-forward. A
 # page of code puts them together. How does that page become 7 billion parameters?
 #
-# | symbol | in code | 7B | meaning |
+# | symbol | in code | 7B, or shape | meaning |
 # |---|---|---|---|
 # | $D$ | `config.dim` | 4096 | model width |
 # | $L$ | `config.n_layers` | 32 | layers (blocks) |
@@ -18,7 +18,7 @@
 # | $F$ | `config.hidden_dim` | 11008 | feed-forward width |
 # | $V$ | `config.vocab_size` | 32000 | pieces in the vocabulary |
 # | $x$ | `x` | (T, D) | the residual stream: one vector for each of T tokens |
-# | $N$ | `n` | 6.7 billion | parameters: numbers that training sets |
+# | $N$ | `counts` | 6.7 billion | parameters: numbers that training sets |
 # %% naive
 import math
 
@@ -63,7 +63,7 @@ def forward(tokens, w, config):
 # ascii: x <- x + SwiGLU(RMSNorm(x))
 #
 # There are no biases anywhere, and no position vectors: RoPE inside attention is all
-# the model knows about order.
+# the model is told about order.
 # %% agree
 torch.manual_seed(0)
 config = ModelConfig(dim=48, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=100)
@@ -103,7 +103,7 @@ for name in ("llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b"):
 assert counts["llama_7b"] == 6_738_415_616
 assert counts["llama_13b"] == 13_015_864_320
 assert counts["llama2_70b"] == 68_976_648_192
-gpt3 = 96 * 12 * 12288**2 + (50257 + 2048) * 12288  # 96 blocks of 12 D^2, two tables
+gpt3 = 96 * 12 * 12288**2 + (50257 + 2048) * 12288  # blocks; pieces, positions
 print(f"GPT-3, by its paper's widths: {gpt3 / 1e9:.0f} billion")
 assert round(gpt3 / 1e9) == 175  # not 135, as some texts have it
 
