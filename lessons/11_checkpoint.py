@@ -1,8 +1,8 @@
 # %% [markdown] question
 # # 11 · Checkpoints
 # Covers: `minillama/checkpoint/safetensors.py`, `minillama/checkpoint/names.py`, `tests/test_safetensors.py`
-# Needs: 07, 10
-# Time: 8 s
+# Needs: 07, 08, 10
+# Time: 9 s
 # Teaches: model files, safetensors, parameter names, the q/k permutation, hostile files
 # Paper: [the safetensors format](https://github.com/huggingface/safetensors#format)
 #
@@ -14,9 +14,9 @@
 # |---|---|---|---|
 # | $S$ | `len(data)` | | size of a file in bytes |
 # | $N$ | `n` | | length of its header in bytes |
-# | $b$ | `itemsize` | | bytes per number: 4 for fp32, 2 for fp16 and bf16 |
-# | $n_t$ | `count` | | how many numbers tensor $t$ holds |
-# | $d$ | `head_dim` | | head width |
+# | $b$ | `4` | | bytes per number: 4 for fp32, 2 for fp16 and bf16 |
+# | $n_t$ | `counts` | | how many numbers tensor $t$ holds |
+# | $d$ | | | head width, rows per head (lesson 08) |
 # | $q$, $k$ | `wq`, `wk` | | queries and keys; the matrices that make them |
 # %% train
 import json
@@ -105,7 +105,7 @@ with torch.no_grad():
 # **Row order.** The dangerous part is quieter. The two programs turn different pairs
 # (lesson 07): Meta rows $2i$ and $2i+1$ of each head, Hugging Face rows $i$ and
 # $i + d/2$. So the rows of `wq` and `wk` stand in another order in their files. Names,
-# shapes, even the sums are right. What happens if we forget to reorder?
+# shapes, even the sums are right. What happens if we forget to reorder them?
 # %% permutation
 def from_hugging_face(reorder):
     """Our model from the tensors read by hand, with or without reordering wq and wk."""
@@ -136,14 +136,15 @@ picture, axes = figure(title, "position", "error of the worst logit")
 axes.bar(range(16), error, color=CONTRAST)
 show(picture, f"No error at position 0, {error[1:].mean():.1f} on average after it")
 # %% [markdown] proof
-# So a test with one token passes. Nor is readable text a proof: smaller slips, a wrong
-# epsilon or a wrong base of RoPE, leave text that reads well and is a little worse.
-# Trust needs numbers: the same logits as another program, at many positions, with fewer
-# key/value heads than heads. `python3 run.py parity PATH` climbs from the embedding to
-# the text and names the first step that differs.
+# So a test with one token passes: the first token has only itself to look at, whatever
+# its query and key. Nor is readable text a proof: smaller slips, a wrong epsilon or a
+# wrong base of RoPE, leave text that reads well and is a little worse. Trust needs
+# numbers: the same logits as another program, at many positions, with fewer key/value
+# heads than heads. `python3 run.py parity PATH` climbs from the embedding to the text
+# and names the first step that differs.
 #
 # **Distrust files.** They come from strangers. The library checks sizes before it
-# reserves memory, and never runs a pickle.
+# reserves memory, and lets no pickle run code.
 # %% damage
 (folder / "cut.safetensors").write_bytes(data[:-1])
 entry = {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 8]}
