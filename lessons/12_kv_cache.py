@@ -41,7 +41,7 @@ for t in range(6):
     weights = (torch.stack(keys) @ (x[t] @ wq) / 8**0.5).softmax(0)
     out = weights @ torch.stack(values)
     assert (out - all_at_once[t]).abs().max() < 1e-12
-print("one token at a time gives what all at once gives")
+print("one token at a time gives what all at once gives (RoPE left out)")
 # %% [markdown] why
 # A model writes one token, appends it to the text, and reads the text again to write
 # the next. Nearly all of that reading is repetition. Attention is causal: a token sees
@@ -98,7 +98,7 @@ kib = (kib_per_token(small, small.n_kv_heads), kib_per_token(large, large.n_head
        kib_per_token(large, large.n_kv_heads))
 print(f"LLaMA-7B: {kib[0]:.0f} KiB per token, {kib[0] * 2048 / 2**20:.0f} GiB for 2048")
 print(f"70B: {kib[1]:.0f} KiB if each head had its own keys, {kib[2]:.0f} with GQA")
-assert kib == (512, 2560, 320)
+assert kib == (512, 2560, 320) and kib[0] * 2048 == 2**20
 
 half = KVCache(preset("stories260k"), batch=1, max_len=10, dtype=torch.float16)
 stored = (half.keys.nbytes + half.values.nbytes) / 10 / 1024
