@@ -57,7 +57,8 @@ for u in (0.1, 0.5, 0.9, 0.999):
 #
 # The **temperature** $\tau$ stretches the scores before that. Below 1, the likely
 # pieces gain; above 1, the unlikely ones do. Towards 0 the best piece takes all. That
-# limit is called **greedy**, and needs no $u$.
+# limit is called **greedy**, and needs no $u$. How much chance is left is measured by
+# the *entropy*: 0 bits if one piece is certain, 3 bits if 8 are equally likely.
 # %% agree
 z = torch.tensor([logits])
 for temperature in (0.1, 0.5, 1.0, 2.0):
@@ -65,7 +66,7 @@ for temperature in (0.1, 0.5, 1.0, 2.0):
     assert (ours - torch.tensor(softmax(logits, temperature))).abs().max() < 1e-6
     bits = -(ours * ours.clamp(min=1e-30).log2()).sum().item()
     print(f"temperature {temperature}: mat {ours[0]:.3f}, tax {ours[6]:.3f}, "
-          f"surprise {bits:.2f} bits on average")
+          f"entropy {bits:.2f} bits")
 greedy = sample(z, Sampling(temperature=0.0)).item()
 assert words[greedy] == "mat"
 # %% [markdown] filters
@@ -125,7 +126,7 @@ axes.set_yticks(range(4), rows)
 axes.invert_yaxis()
 show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps all")
 # %% [markdown] chance
-# **Is the dice fair?** Draw 20,000 times, count how often each word came ($n_i$), and
+# **Is the draw fair?** Draw 20,000 times, count how often each word came ($n_i$), and
 # compare with what was expected ($20000\, p_i$):
 #
 # $$\chi^2 = \sum_{i=1}^{V} \frac{(n_i - 20000 \, p_i)^2}{20000 \, p_i}$$
