@@ -2,6 +2,8 @@
 
 Everything here is optional. Without PyTorch in the building environment (pip's isolation) or without a C++ compiler
 the result is pure Python, and minillama runs on plain PyTorch. By hand: python setup.py build_ext --inplace
+The CUDA library is built where PyTorch is a CUDA build and nvcc is found, or where MINILLAMA_CUDA=1 asks for it; no
+GPU is needed to build it (cuda_build.py).
 """
 
 import os
@@ -10,6 +12,9 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # pip's build does not put it there
+import cuda_build
+
 LIBRARIES = {  # name: its sources, first the one that makes it a module. Without that one it is not built
     # pybind11: what is not a tensor operator
     "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/bpe_unused.cpp",
@@ -17,6 +22,8 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     # TORCH_LIBRARY(minillama): the operators; (minillama_simt): the CUDA kernels, run by the emulator
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/rope.cpp", "csrc/bind_simt.cpp", "csrc/simt_kernels.cpp",
              "csrc/simt/scheduler.cpp", "csrc/simt/device.cpp", "csrc/simt/calls.cpp"],
+    # TORCH_LIBRARY(minillama) on GPUs. Its kernels, csrc/cuda/kernels.cu, are nvcc's and join when it is linked
+    "_cuda": ["csrc/bind_cuda.cpp"],
 }
 FLAGS = ["-O3", "-g0"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for quietly runs on one thread
@@ -27,7 +34,7 @@ os.chdir(Path(__file__).resolve().parent)
 
 
 def extension(name, sources):
-    """One library; `_ops` links PyTorch, `_C` needs pybind11 alone."""
+    """One library; `_ops` and `_cuda` link PyTorch, `_C` needs pybind11 alone."""
     headers = sorted(str(path) for ending in ("h", "cuh") for path in Path("csrc").rglob(f"*.{ending}"))
     if name == "_C":
         import pybind11
@@ -36,8 +43,9 @@ def extension(name, sources):
                          extra_compile_args=FLAGS, language="c++", depends=headers)
     from torch.utils.cpp_extension import CppExtension
 
+    more = ["-Wl,-Bsymbolic", *cuda_build.link_flags()] if name == "_cuda" else THREADS
     return CppExtension(f"minillama.{name}", sources, include_dirs=[str(Path("csrc").resolve())],
-                        extra_compile_args=FLAGS + THREADS, extra_link_args=THREADS, depends=headers)
+                        extra_compile_args=FLAGS + THREADS, extra_link_args=more, depends=headers)
 
 
 def compiled():
@@ -46,9 +54,18 @@ def compiled():
         from torch.utils.cpp_extension import BuildExtension
     except ImportError:
         return {}
+
+    class Build(BuildExtension):
+        def build_extension(self, ext):
+            if ext.name == "minillama._cuda":
+                ext.extra_objects = [cuda_build.compile_kernels(self.build_temp)]
+            super().build_extension(ext)
+
     there = {name: paths for name, paths in LIBRARIES.items() if os.path.exists(paths[0])}
+    if not cuda_build.wanted():
+        there.pop("_cuda", None)
     return {"ext_modules": [extension(name, list(filter(usable, paths))) for name, paths in there.items()],
-            "cmdclass": {"build_ext": BuildExtension}}
+            "cmdclass": {"build_ext": Build}}
 
 
 def usable(path):

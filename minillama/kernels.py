@@ -7,7 +7,8 @@
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
     profile(), CudaSource("mine.cu")          what emulated kernels load, store and do wrong, line by line
 
-Backends: "cpu" is fast code for processors; "simt" is the CUDA code run by an emulator, slow, to test and to learn.
+Backends: "cpu" is fast code for processors; "simt" is the CUDA code run by an emulator, slow, to test and to learn;
+"cuda" is the same code on a GPU, which takes CUDA tensors.
 Nothing falls back in silence: a backend that is not built raises an error that says how to build it.
 """
 
@@ -30,8 +31,11 @@ from minillama.profile_report import Profile
 __all__ = ["CudaSource", "built_backends", "flash_attention", "fused_rope", "load_source", "nf4_matmul", "profile",
            "require", "schedule", "source_folder"]
 BUILD = "python setup.py build_ext --inplace"
-LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt"}  # backend -> namespace of its operators
-KERNELS = {"rope": ("cpu", "simt"), "nf4_matmul": ("simt",), "flash_attention": ("simt",)}  # operator -> backends
+BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
+LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
+DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
+KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("simt", "cuda"),  # operator -> backends
+           "flash_attention": ("simt", "cuda")}
 
 
 @torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
@@ -40,24 +44,28 @@ def built_backends():
     if _missing():
         return ("reference",)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return "reference", *(name for name, library in LIBRARIES.items() if has_kernel(f"{library}::rope", "CPU"))
+    return "reference", *(name for name, library in LIBRARIES.items()
+                          if has_kernel(f"{library}::rope", DEVICES[name].upper()))
 
 
 def require(backend):
     """Return quietly if `backend` is built here; otherwise raise and say how to build it."""
     if backend not in ("reference", *LIBRARIES):
-        raise ValueError(f"backend {backend!r} is not known: choose 'reference', 'cpu' or 'simt'")
+        raise ValueError(f"backend {backend!r} is not known: choose 'reference', {', '.join(map(repr, LIBRARIES))}")
     if backend not in built_backends():
-        raise RuntimeError(
-            f"backend {backend!r} is not built here ({_missing()}). In the checkout, with a C++ compiler: {BUILD}"
-        )
+        tool, build = ("nvcc", BUILD_CUDA) if backend == "cuda" else ("a C++ compiler", BUILD)
+        reason = _missing() or _missing_cuda()
+        raise RuntimeError(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
-def _operator(name, backend):
-    """The operator of that backend; ValueError where it has none."""
+def _operator(name, backend, x):
+    """The operator of that backend for a tensor like x; ValueError where it has none, or x lives elsewhere."""
     require(backend)
     if backend not in KERNELS[name]:
         raise ValueError(f"{name} has no kernel for backend {backend!r}: choose from {', '.join(KERNELS[name])}")
+    if x.device.type != DEVICES[backend]:
+        raise ValueError(f"x is on {x.device}, and backend {backend!r} takes tensors on {DEVICES[backend]}: move it "
+                         f"with .to({DEVICES[backend]!r}), or choose another backend")
     return getattr(getattr(torch.ops, LIBRARIES[backend]), name)
 
 
@@ -70,7 +78,8 @@ def _missing():
         return "minillama._ops was never compiled"
     except ImportError as error:  # most often: compiled for another PyTorch
         return f"minillama._ops does not load: {error}"
-    for library in LIBRARIES.values():
+    _missing_cuda()
+    for library in dict.fromkeys(LIBRARIES.values()):
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
             ("rope", _rope_fake, _rope_remember, _rope_backward),
@@ -83,6 +92,18 @@ def _missing():
             if backward:
                 backward = functools.partial(backward, operators)
                 torch.library.register_autograd(f"{library}::{name}", backward, setup_context=remember)
+    return None
+
+
+@functools.cache
+def _missing_cuda():
+    """Load the operators for GPUs; the reason as text if that is not possible."""
+    try:
+        importlib.import_module("minillama._cuda")
+    except ModuleNotFoundError:
+        return "minillama._cuda was never compiled"
+    except ImportError as error:
+        return f"minillama._cuda does not load: {error}"
     return None
 
 
@@ -150,7 +171,7 @@ def fused_rope(x, rotations, interleaved=True, backend="cpu"):
     x: (..., T, H, d) fp32, bf16 or fp16; rotations: (T, d/2) or x's batch + (T, d/2), complex64. Computed in fp32,
     rounded once, as the reference is. Has a gradient for x, none for the table. RuntimeError if it is not built.
     """
-    return _operator("rope", backend)(x, rotations.real, rotations.imag, interleaved)
+    return _operator("rope", backend, x)(x, rotations.real, rotations.imag, interleaved)
 
 
 def _rope_fake(x, cos, sin, interleaved):
@@ -181,8 +202,8 @@ def nf4_matmul(x, stored, backend="simt"):
         raise ValueError(f"the weight has shape {tuple(stored.shape)}: a product needs a matrix (out, in)")
     if x.shape[-1] != stored.shape[1]:
         raise ValueError(f"x has shape {tuple(x.shape)} and the weight {tuple(stored.shape)}: the last two must agree")
-    return _operator("nf4_matmul", backend)(x, stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset,
-                                            stored.shape[0], stored.block_size)
+    return _operator("nf4_matmul", backend, x)(
+        x, stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset, stored.shape[0], stored.block_size)
 
 
 def _nf4_fake(x, codes, absmax, absmax_scale, absmax_offset, features, block_size):
@@ -210,7 +231,7 @@ def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend=
     """
     if mask_BTS is not None:
         raise ValueError("the flash kernels know no mask but the causal one: use minillama.attention for mask_BTS")
-    return _operator("flash_attention", backend)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
+    return _operator("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
 
 
 def _flash_fake(q, k, v, causal):

@@ -42,7 +42,7 @@ def rope_cases(dtype):
     """Both layouts, odd sizes, and a strided input."""
     for B, T, H, d, interleaved in ((1, 1, 1, 2, True), (2, 7, 3, 6, False), (1, 33, 5, 64, True)):
         x = torch.randn(B, H, T, d).to(dtype).transpose(1, 2)  # (B, T, H, d), strided
-        rotations = rope_rotations(torch.arange(1000, 1000 + T), rope_frequencies(d))
+        rotations = rope_rotations(torch.arange(1000, 1000 + T), rope_frequencies(d)).to(x.device)
         reference = apply_rope if interleaved else apply_rope_half_split
 
         def run(backend, x, rotations=rotations, interleaved=interleaved, reference=reference):
@@ -87,7 +87,8 @@ def results(run, backend, inputs):
     inputs = {name: x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
               for name, x in inputs.items()}
     out = run(backend, *inputs.values())
-    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(next(iter(inputs.values())).dtype)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), device="cpu")
+    direction = direction.to(next(iter(inputs.values())))  # the same numbers for every dtype and device
     gradients = torch.autograd.grad(out, list(inputs.values()), direction)
     return {"out": out.detach(), **{f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}}
 
@@ -111,12 +112,17 @@ def verify(backends=None, operators=None):
             raise ValueError(f"operator {operator!r} is not known: choose from {', '.join(CASES)}")
         for backend in backends or kernels.built_backends():
             kernels.require(backend)
+            if backend == "cuda" and not torch.cuda.is_available():
+                if backends:
+                    raise RuntimeError("backend 'cuda' is built here, but there is no GPU: choose another backend")
+                continue
             if backend != "reference" and backend not in kernels.KERNELS[operator]:
                 continue
             for dtype in DTYPES:
                 torch.manual_seed(0)
-                for case in CASES[operator](dtype):
-                    yield from compare(operator, backend, dtype, *case)
+                with torch.device(kernels.DEVICES.get(backend, "cpu")):
+                    for case in CASES[operator](dtype):
+                        yield from compare(operator, backend, dtype, *case)
 
 
 def print_table(backends=None, operators=None):
@@ -130,5 +136,6 @@ def print_table(backends=None, operators=None):
         bad, count = bad + (not row.ok), count + 1
     absent = [name for name in kernels.LIBRARIES if name not in kernels.built_backends()]
     note = f"; not built here: {', '.join(absent)} ({kernels.BUILD})" if absent else ""
+    note += "; no GPU here to run cuda on" if "cuda" not in absent and not torch.cuda.is_available() else ""
     print(f"{count - bad} of {count} within their bounds in {time.perf_counter() - start:.1f} s{note}")
     return bad == 0

@@ -26,7 +26,7 @@ QUESTIONS = 16  # asked of the trained model
 class TourConfig:
     """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
 
-    steps: int = 600  # of pretraining on the procedural corpus
+    steps: int = 800  # of pretraining on the procedural corpus
     text_steps: int = 600  # of pretraining on real text
     text_dim: int = 128  # width of the model of real text, a multiple of 32
     text_max_lr: float = 5e-3  # its highest learning rate; a longer run wants a lower one

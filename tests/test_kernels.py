@@ -113,8 +113,20 @@ def test_a_backend_that_is_not_built_is_refused_with_the_command_that_builds_it(
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="'tpu' is not known: choose 'reference', 'cpu' or 'simt'"):
+    with pytest.raises(ValueError, match="'tpu' is not known: choose 'reference', 'cpu', 'simt', 'cuda'"):
         kernels.require("tpu")
+
+
+def test_a_backend_takes_tensors_of_its_own_device_only():
+    with pytest.raises(ValueError, match="x is on meta, and backend 'cpu' takes tensors on cpu"):
+        kernels.fused_rope(torch.zeros(1, 1, 1, 2, device="meta"), torch.ones(1, 1, dtype=torch.complex64))
+
+
+def test_the_cuda_backend_is_refused_with_its_own_command_where_it_is_not_built():
+    if "cuda" in kernels.built_backends():
+        pytest.skip("it is built here")
+    with pytest.raises(RuntimeError, match="_cuda was never compiled.*with nvcc: MINILLAMA_CUDA=1 python setup.py"):
+        kernels.require("cuda")
 
 
 def test_the_reference_needs_no_library():

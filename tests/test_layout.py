@@ -34,7 +34,7 @@ FLOORS = [  # a module imports from its own floor or from one below
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
-WHOLE_REPOSITORY = "bootstrap run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
+WHOLE_REPOSITORY = "bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
