@@ -26,7 +26,7 @@ import math
 import torch
 
 from minillama import rope
-from minillama.plots import CONTEXT, OURS, figure, label_end, show
+from minillama.plots import CONTEXT, INK, OURS, figure, label_end, show
 
 torch.manual_seed(0)
 
@@ -76,6 +76,21 @@ print("library and loop agree:", (ours - loop).abs().max().item() < 1e-3)
 assert (ours - loop).abs().max() < 1e-3  # fp32 angles: off by 2047 * 6e-8, times |q|
 assert torch.equal(ours[0], q)  # position 0: nothing turns
 assert (ours.norm(dim=-1) / q.norm() - 1).abs().max() < 1e-6  # lengths are kept
+
+title = "Each pair is a clock hand with a speed of its own"
+picture, axes = figure(title, figsize=(6.0, 2.6))
+middle = {"ha": "center", "va": "center", "color": INK}
+for place, j in enumerate((0, 8, 16)):
+    for m in range(6):
+        x, y = math.cos(m * f[j]), math.sin(m * f[j])
+        axes.plot([3 * place, 3 * place + x], [0, y], color=OURS, alpha=1 - 0.14 * m)
+        name = m if j < 16 or m in (0, 5) else ""
+        axes.text(3 * place + 1.2 * x, 1.2 * y, name, **middle)
+    axes.text(3 * place, -1.6, f"pair {j}, positions 0 to 5", **middle)
+axes.set(aspect="equal", ylim=(-1.8, 1.6))
+axes.set_axis_off()
+show(picture, f"Per position pair 0 turns by 1 radian, pair 16 by {f[16]:.1f}")
+assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 # %% [markdown] distance
 # **Why the score sees only the distance.** Take one pair as complex numbers, $a$ from
 # the query and $b$ from the key. The dot product of two arrows is the real part of
