@@ -2,7 +2,7 @@
 # # 08 · Attention
 # Covers: `minillama/attention.py`, `tests/test_attention.py`
 # Needs: 05, 07
-# Time: 6 s
+# Time: 8 s
 # Teaches: queries, keys, values, scaling, causal mask, heads, GQA and MQA
 # Paper: [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), equation 1
 #
