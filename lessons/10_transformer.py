@@ -2,7 +2,7 @@
 # # 10 · The transformer
 # Covers: `minillama/transformer.py`, `minillama/config.py`, `tests/test_transformer.py`
 # Needs: 05, 06, 07, 08
-# Time: 9 s
+# Time: 12 s
 # Teaches: residual stream, blocks, no biases, model sizes, parameter count, first loss
 # Paper: [Touvron et al. 2023](https://arxiv.org/abs/2302.13971), section 2.2
 #
