@@ -2,7 +2,7 @@
 # # 11 · Checkpoints
 # Covers: `minillama/checkpoint/safetensors.py`, `minillama/checkpoint/names.py`, `tests/test_safetensors.py`
 # Needs: 07, 08, 10
-# Time: 9 s
+# Time: 12 s
 # Teaches: model files, safetensors, parameter names, the q/k permutation, hostile files
 # Paper: [the safetensors format](https://github.com/huggingface/safetensors#format)
 #
