@@ -57,7 +57,7 @@ def check_memory(learner):
     for value in vars(cache).values():
         items = value if isinstance(value, (list, tuple)) else [value]
         held += sum(item.untyped_storage().nbytes() // 4 for item in items if torch.is_tensor(item))
-    if held > 2 * 2 * 4 * 8 + 8:
+    if held > 2 * 2 * 5 * 8 + 8:  # one place more, for those who join first and cut then
         raise Wrong(f"after 50 tokens the cache holds {held} numbers, room for 4 tokens is {2 * 2 * 4 * 8}", 0)
 
 
