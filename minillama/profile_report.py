@@ -204,7 +204,9 @@ class Profile:
     def banks_picture(self, title, **which):
         """Lanes against the 32 banks of one access's first request; `which` as for `access`."""
         access = self.access(space="shared", **which)
-        return _grid(title, "bank", access, lambda byte: byte // 4 % 32, fold=32)
+        start = min(offset for other in self.accesses if other.space == "shared" and other.kernel == access.kernel
+                    for offset in other.offsets if offset is not None) // 4  # where the kernel's shared memory begins
+        return _grid(title, "bank", access, lambda byte: (byte // 4 - start) % 32, fold=32)
 
     def lanes_picture(self, title, kernel=None):
         """Active lanes of the first warp, request by request."""
@@ -213,9 +215,9 @@ class Profile:
         one = next(data for name, data in self.kernels.items() if kernel is None or kernel in name)
         lanes = [count for _, count in one["timeline"]]
         picture, axes = figure(title, "memory request of the first warp, in order", "active lanes")
-        axes.fill_between(range(len(lanes)), lanes, step="mid", color=OURS, alpha=0.85, linewidth=0)
+        axes.fill_between(range(1, len(lanes) + 2), lanes + lanes[-1:], step="post", color=OURS, linewidth=0)
         axes.axhline(32, color=CONTEXT, linewidth=1)
-        axes.set(ylim=(0, 34), yticks=(0, 8, 16, 24, 32), xlim=(-0.5, max(len(lanes) - 0.5, 0.5)))
+        axes.set(ylim=(0, 34), yticks=(0, 8, 16, 24, 32), xlim=(1, max(len(lanes) + 1, 2)))
         return picture
 
 

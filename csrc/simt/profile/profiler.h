@@ -30,7 +30,7 @@ struct Pattern {  // the first request of a site, for pictures
 };
 
 struct Request {
-  uint32_t mask, step;                                   // lanes so far; how far the first of them had come
+  uint32_t mask, step;                                   // lanes so far; accesses that the busiest of them had made
   uintptr_t base;
   uint32_t offset[kWarp];                                // from there; small, since many requests are open at a time
   uintptr_t address(int lane) const { return base + offset[lane]; }

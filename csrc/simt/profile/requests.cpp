@@ -61,7 +61,7 @@ void Profiler::group(Site& site, uintptr_t address) {
     }
     lanes.open.resize(at + 1);
     lanes.open[at].mask = 0;
-    lanes.open[at].step = step;
+    lanes.open[at].step = 0;
     lanes.open[at].base = address - (uintptr_t{1} << 31);
     ++lanes.unfinished;
   }
@@ -72,6 +72,7 @@ void Profiler::group(Site& site, uintptr_t address) {
   }
   request.offset[lane] = uint32_t(address - request.base);
   request.mask |= 1u << lane;
+  request.step = std::max(request.step, step);
   if (request.mask != ~gone[warp]) return;
   close(site, request, warp);
   if (--lanes.unfinished) return;

@@ -1,0 +1,168 @@
+# %% [markdown] question
+# # 29 · Threads
+# Covers: `minillama/kernels.py`, `docs/simt.md`, `tests/test_simt.py`
+# Needs: 00
+# Time: 12 s
+# Teaches: grid, block, thread, warp, lane, barrier, shared memory, guard, divergence, schedule
+# Paper: [CUDA C++ Programming Guide](https://docs.nvidia.com/cuda/cuda-c-programming-guide/), chapter 5
+#
+# **Question.** A GPU runs a hundred thousand *threads* at once. What is a thread,
+# really? And why may two of them never trust each other's timing?
+#
+# | symbol | in code | shape | meaning |
+# |---|---|---|---|
+# | $b$ | `blockDim.x` | | threads of a **block**: they share a small fast memory |
+# | $B$ | `blockIdx.x` | | number of the block; all blocks together are the **grid** |
+# | $t$ | `threadIdx.x` | | number of the thread within its block |
+# | $n$ | `n` | | how many elements there are |
+# | $i$ | `i` | | the element that this thread is to work on |
+#
+# You write one function, the **kernel**. Every thread runs it, and only its number
+# tells a thread who it is.
+# %% emulator
+import torch
+
+from minillama import kernels
+from minillama.plots import show
+
+
+def run_block(kernel, threads, order, *arguments):
+    """Run every thread of a block to its next barrier, in this order; then again."""
+    running = {i: kernel(i, threads, *arguments) for i in order}
+    while running:
+        ended = []
+        for i, thread in running.items():
+            try:
+                next(thread)  # runs to the next `yield`: a barrier
+            except StopIteration:
+                ended.append(i)
+        if 0 < len(ended) < len(running):
+            raise RuntimeError(f"threads {ended} ended, the others wait at a barrier")
+        for i in ended:
+            del running[i]
+
+
+def reverse(i, n, shared, x, y, with_barrier):
+    """A kernel: each thread lays down one element and picks up another."""
+    shared[i] = x[i]
+    if with_barrier:
+        yield
+    y[i] = shared[n - 1 - i]
+# %% [markdown] coroutine
+# That is a GPU in twenty lines. A thread is a *coroutine*: a function that can stop in
+# the middle. A **barrier** is where it stops (in Python: `yield`) until all threads of
+# its block have come. Shared memory is a list that they all see.
+#
+# Between two barriers, nobody promises an order. So we may choose the worst. Let us run
+# the kernel forward, backward and shuffled, with its barrier and without.
+# %% orders
+def reversed_by(order, with_barrier, n=8):
+    y = [None] * n
+    run_block(reverse, n, order, [None] * n, list("threads!"), y, with_barrier)
+    return "".join(letter or "." for letter in y)
+
+
+for name, order in (("forward", range(8)), ("backward", range(7, -1, -1)),
+                    ("shuffled", [3, 6, 0, 7, 2, 5, 1, 4])):
+    print(f"{name:8}  with a barrier: {reversed_by(order, True)}   "
+          f"without: {reversed_by(order, False)}")
+    assert reversed_by(order, True) == "!sdaerht"
+assert reversed_by(range(8), False) == "....erht"  # who came first found nothing
+assert reversed_by(range(7, -1, -1), False) == "!sda...."
+# %% [markdown] formula
+# With the barrier, every order gives the same. Without it, each order gives another
+# mistake, and on a real GPU the order changes from run to run.
+#
+# Real kernels have more elements than a block has threads (at most 1,024). So there
+# are many blocks, and a thread finds its element by
+#
+# $$i = B \, b + t, \qquad \text{blocks} = \lceil n / b \rceil$$
+# ascii: i = B b + t, blocks = ceil(n / b)
+#
+# If $b$ does not divide $n$, the last block has threads with $i \ge n$. They need a
+# **guard**: `if (i < n)`. Here is that in CUDA, the language of NVIDIA's GPUs. Our
+# library runs it on your processor, the same way: threads are coroutines.
+# %% cuda
+lab = kernels.CudaSource("""
+__global__ void twice(const float* x, float* y, int n, int guarded) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n || !guarded) y[i] = 2 * x[i];
+}
+extern "C" void run(const float* x, float* y, int n, int guarded) {
+  LAUNCH((twice), (n + 127) / 128, 128, 0, nullptr)(x, y, n, guarded);
+}""", name="twice.cu")
+x, y = torch.arange(1000.0), torch.zeros(1000)
+for order in ("forward", "reverse", "shuffle:1"):
+    with kernels.schedule(order):
+        lab.run(x, y.zero_(), 1000, 1)
+    assert torch.equal(y, 2 * x)  # eight blocks, in any order
+
+try:
+    with kernels.profile(lab) as p:
+        lab.run(x, y, 1000, 0)  # thread 104 of block 7 is number 1000: one too many
+except RuntimeError:
+    print("without a guard:", p.findings[0])
+assert "block (7,0,0), thread (104,0,0)" in p.findings[0].text
+# %% [markdown] warps
+# Inside the hardware, 32 threads of a block form a **warp**, and its threads are called
+# **lanes**. A warp has one instruction at a time for all its lanes. If a branch sends
+# some lanes one way and some the other, the warp goes both ways, one after the other,
+# and the lanes that are not concerned wait. That is **divergence**.
+#
+# The profiler counts it: a *request* is one load or store of a warp, with the number
+# of lanes that took part. Two warps read below. Once odd and even lanes go different
+# ways; once the first and the second warp do.
+# %% divergence
+split = kernels.CudaSource("""
+__global__ void branch(const float* x, float* y, int by_warp) {
+  const int i = threadIdx.x, way = by_warp ? i / 32 : i % 2;
+  if (way == 0) y[i] = x[i] + 1;
+  else y[i] = x[64 + i] - 1;
+}
+__global__ void triangle(const float* x, float* y) {
+  float sum = 0;
+  for (int j = 0; j <= threadIdx.x; ++j) sum += x[j];
+  y[threadIdx.x] = sum;
+}
+extern "C" void run(const float* x, float* y, int by_warp) {
+  LAUNCH((branch), 1, 64, 0, nullptr)(x, y, by_warp);
+}
+extern "C" void sums(const float* x, float* y) {
+  LAUNCH((triangle), 1, 32, 0, nullptr)(x, y);
+}
+""", name="branch.cu")
+loads = []
+for by_warp in (0, 1):
+    with kernels.profile(split) as p:
+        split.run(x, y, by_warp)
+    loads.append(p.global_load)
+    print(f"{('odd and even lanes', 'whole warps')[by_warp]:18}: {loads[-1].requests} "
+          f"requests, {loads[-1].active_lanes:.0f} lanes in each")
+assert [(c.requests, c.active_lanes) for c in loads] == [(4, 16), (2, 32)]
+# %% [markdown] triangle
+# The same work took twice the requests. So neighbours should go the same way.
+#
+# A loop diverges too. In `triangle` above, lane $t$ adds up $t + 1$ numbers. The warp
+# goes round until its last lane is done: 32 times, with ever fewer lanes awake. Added
+# up, $32 \cdot 33 / 2 = 528$ loads in 32 requests: 16.5 lanes of 32 on average. Only
+# the store at the end finds all of them together again.
+# %% timeline
+with kernels.profile(split) as p:
+    split.sums(x, y)
+assert torch.equal(y[:32], x[:32].cumsum(0))
+awake = p.global_load
+print(f"{awake.requests} requests, {awake.active_lanes} lanes awake on average")
+show(p.lanes_picture("The warp runs as long as its longest lane"),
+     f"Active lanes fall from 32 to 1 over {awake.requests} loads: "
+     f"{awake.active_lanes} on average")
+# %% [markdown] exercise
+# **Exercise.** Write a kernel for the twenty-line emulator: add up all elements of a
+# block, in steps that each halve the number of threads at work. Where do the barriers
+# go? Your kernel will be run in several orders.
+#
+# Open `lessons/exercises/ex29_simt.py`, then run `python3 run.py check 29`.
+# %% you_should_see
+print(f"You should see: {loads[0].requests} requests where lanes part, "
+      f"{loads[1].requests} where warps do;")
+print(f"{awake.active_lanes} of 32 lanes are awake in the triangle.")
+assert awake.requests == 32 and awake.active_lanes == 16.5
