@@ -21,14 +21,15 @@ def tour_block(report):
 
 
 def main(report_path):
-    """Record the report as docs/tour.json and write its table into README.md."""
+    """Record the report as docs/tour.json and write its table into README.md and README.zh.md."""
     report = json.loads(Path(report_path).read_text(encoding="utf-8"))
     with atomic_write(ROOT / "docs" / "tour.json", "w") as file:
         file.write(json.dumps(report, indent=1) + "\n")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = tour_block(report)
-    with atomic_write(ROOT / "README.md", "w") as file:
-        file.write(re.sub(r"<!-- tour -->.*?<!-- /tour -->", lambda _: block, text, flags=re.S))
+    for name in ("README.md", "README.zh.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        with atomic_write(ROOT / name, "w") as file:
+            file.write(re.sub(r"<!-- tour -->.*?<!-- /tour -->", lambda _: block, text, flags=re.S))
 
 
 if __name__ == "__main__":
