@@ -86,7 +86,9 @@ assert not any("bias" in name for name, _ in model.named_parameters())
 # $$N = L \, (2Dd(H + K) + 3DF + 2D) + 2VD + D$$
 # ascii: N = L (2 D d (H + K) + 3 D F + 2 D) + 2 V D + D
 #
-# Some small models use one table for both ends (*tied*); then it counts once.
+# Some small models use one table for both ends (*tied*); then it counts once. Nearly
+# every parameter is used for one multiplication and one addition per token, so reading
+# a token costs about $2N$ operations (the embedding is only looked up).
 #
 # PyTorch can build a model without memory for its numbers, on the device `meta`. So we
 # can count all of LLaMA here and now, without 27 GB to spare.
