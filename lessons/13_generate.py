@@ -79,7 +79,9 @@ assert words[greedy] == "mat"
 #   probabilities together reach $c$. Where the model is sure, that is one piece; where
 #   it is not, many.
 #
-# The library applies the temperature first, then top-k, then top-p.
+# The library applies the temperature first, then top-k, then top-p. (Before all of them
+# it can make words that are already in the text less likely: a *repetition penalty*,
+# off unless asked for.)
 # %% filtered
 def keep(p, pieces):
     total = sum(p[i] for i in pieces)
