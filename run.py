@@ -3,6 +3,10 @@
 
     python3 run.py tour            the whole story on this computer, in minutes: text, model, chat, kernels
     python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
+    python3 run.py lesson 5        a lesson, cell by cell in the terminal; `lesson`: what there is to learn
+    python3 run.py check 5         grade your answer to its exercise; `--watch`: at every save; `--solution`: show one
+    python3 run.py notebook 5      the lesson as a Jupyter notebook
+    python3 run.py book            all lessons as pages to read offline
     python3 run.py bench [name]    ratios to named peers and to the machine's limit
     python3 run.py shell           a shell in which `python` is minillama's own
     python3 run.py clean           remove what the set-up made: .venv and the compiled kernels

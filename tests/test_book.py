@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -120,6 +121,34 @@ def test_the_index_lists_all_and_search_finds_every_word_of_prose(made):
     assert [page["href"] for page in pages if page["href"].startswith("05")] == ["05_rms_norm.html#question",
                                                                                 "05_rms_norm.html#formula"]
     assert "What is x/2?" in pages[0]["text"] and "y = x / 2" in pages[1]["text"] and "\n" not in script[:-1]
+
+
+SPY = """<script>addEventListener("load", () => {
+  box.value = "IS what"; look();
+  const hits = [...found.querySelectorAll("a")].map(a => a.getAttribute("href")).join(" ");
+  box.value = "nowhere"; look();
+  const none = found.textContent;
+  document.dispatchEvent(new KeyboardEvent("keydown", {key: "/"}));
+  const focus = document.activeElement.id;
+  document.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  document.title = [hits, none, focus, document.activeElement.tagName, found.className, wide].join(";");
+});</script></body>"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [500, 1200])  # headless Chromium makes no narrower window
+def test_a_browser_finds_no_fault_and_search_and_keys_work(made, tmp_path, width):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("no Chromium here")
+    page = made / "05_rms_norm.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", SPY), encoding="utf-8")
+    done = subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/u",
+                           f"--window-size={width},900", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
+                          capture_output=True, text=True, timeout=120)
+    title = re.search("<title>(.*?)</title>", done.stdout)[1]
+    hits = "05_rms_norm.html#question 07_rope.html#question"
+    assert title == hits + ";no page has all these words;search;BODY;;false"
+    assert "CONSOLE" not in done.stderr, done.stderr
 
 
 def test_a_missing_library_is_one_line_with_the_command(monkeypatch, capsys, tmp_path):
