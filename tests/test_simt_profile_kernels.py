@@ -1,0 +1,121 @@
+"""The profiler on minillama's own kernels: none is accused, and each barrier that is left out is noticed.
+
+And the profiler itself, changed in one line: its tests notice.
+"""
+
+import shutil
+import sys
+import time
+
+import pytest
+import torch
+from test_simt_profile import FOLDER, SCHEDULES, TWINS, run_twin
+from test_simt_profile import test_the_transpose_of_64_by_64_has_the_counts_of_the_textbook as transpose_is_counted
+
+from minillama import kernels
+
+pytestmark = [pytest.mark.long,
+              pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"),
+                                 reason="the profiler is compiled on the spot by g++, on Linux")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", SCHEDULES)
+def test_no_kernel_of_ours_is_accused(order, dtype):
+    from minillama.quant.nf4 import quantize_nf4
+
+    kernels.require("simt")
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, tokens, 40, dtype=dtype, requires_grad=True)
+               for heads, tokens in ((4, 19), (2, 33), (2, 33)))
+    x = torch.randn(3, 65, dtype=dtype, requires_grad=True)
+    rotations = torch.polar(torch.ones(19, 20), torch.randn(19, 20))
+    with kernels.schedule(order), kernels.profile() as p:
+        for causal in (False, True):
+            kernels.flash_attention(q, k, v, causal=causal).float().sum().backward()
+        for double in (False, True):
+            weight = quantize_nf4(torch.randn(70, 65), double_quantization=double)
+            kernels.nf4_matmul(x, weight).float().sum().backward()
+        for interleaved in (False, True):
+            turned = kernels.fused_rope(q.transpose(1, 2).contiguous(), rotations, interleaved, backend="simt")
+            turned.float().sum().backward()
+    assert p.findings == []
+    assert len(p.kernels) == 7 and p.barriers > 0
+
+
+PLANTED = f"""
+#define main planted_main
+#include "{FOLDER / 'planted.cpp'}"
+extern "C" void run(int file, int line, int nf4) {{
+  static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh"}};
+  left_out = std::string(names[file]) + ":" + std::to_string(line);
+  nf4 ? run_nf4() : run_attention();
+}}
+"""
+
+
+def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
+    """The detector needs one run under the friendliest schedule, and no look at the results."""
+    from test_kernels_barriers import barriers
+
+    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh")
+    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(0, 0, 0), (2, 0, 1)]
+    left_out += [(files.index(name), int(line), int(name == files[2]))
+                 for name, line in (barrier.split(":") for barrier in barriers())]
+    assert len(left_out) >= 12
+    for file, line, nf4 in left_out:
+        with kernels.profile(source) as p:
+            source.run(file, line, nf4)
+        assert bool(p.findings) == (line > 0), (files[file], line)
+        assert {finding.kind for finding in p.findings} <= {"race"}
+        assert all(files[file] in place or files[0] in place
+                   for finding in p.findings for place in (finding.place, finding.other))
+
+
+@pytest.mark.parametrize(("file", "old", "new", "twin"), [
+    ("shadow.cpp", "mark.epoch != epoch || ", "", None),  # barriers order nothing
+    ("shadow.cpp", "mark.thread / kWarp != warp) return true", "mark.thread / kWarp != warp) return false",
+     "overwritten_before_read"),
+    ("shadow.cpp", "  if (same) return;\n", "  return;\n", "two_values_stored"),
+    ("shadow.cpp", "    all_met[w] = now;\n", "", None),  # a meeting of a full warp orders nothing
+    ("requests.cpp", "  all.sectors += uint64_t(sectors.count);", "  all.sectors += 4;", "transpose"),
+])
+def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, new, twin):
+    """One line of it is changed; a sound kernel is then accused, a mistake missed or a number wrong."""
+    from minillama import profile_build
+
+    csrc = profile_build.source_folder()
+    for part in (csrc / "simt", csrc / "simt" / "profile"):
+        (tmp_path / part.relative_to(csrc)).mkdir()
+        for path in [path for path in part.iterdir() if path.is_file()]:
+            shutil.copy(path, tmp_path / path.relative_to(csrc))
+    target = tmp_path / "simt" / "profile" / file
+    text = target.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    target.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(profile_build, "build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr(profile_build, "source_folder", lambda: tmp_path)
+    if twin == "transpose":
+        with pytest.raises(AssertionError):
+            transpose_is_counted(kernels.CudaSource(FOLDER / "patterns.cu"))
+        return
+    twins = kernels.CudaSource(FOLDER / "twins.cu")
+    if twin:
+        assert run_twin(twins, twin, sound=0) == ([], None)
+    else:
+        accused = [name for name in TWINS if run_twin(twins, name, sound=1)[0]]
+        assert accused
+
+
+def test_flash_attention_with_everything_on_takes_at_most_4_seconds():
+    """B=1 H=4 N=256 d=64, not causal, 72 million accesses: CPU time, the best of three on a busy machine."""
+    kernels.require("simt")
+    q, k, v = (torch.randn(1, 4, 256, 64) for _ in range(3))
+    seconds = []
+    for _ in range(3):
+        with kernels.profile() as p:
+            start = time.process_time()
+            kernels.flash_attention(q, k, v, causal=False)
+            seconds.append(time.process_time() - start)
+    assert p.findings == [] and p.shared_load.lanes == 4 * 256 * 256 * (2 * 64 + 2 * 64)
+    assert min(seconds) < 4, seconds
