@@ -16,6 +16,7 @@
 # |---|---|---|---|
 # | $d$ | `d` | | width of a query or key (128 in LLaMA-7B), even |
 # | $q$, $k$ | `q`, `k` | (d,) | a query and a key |
+# | $x$, $y$ | `x`, `turned` | (d,) | one of them before and after its turn |
 # | $m$, $n$ | `m`, `n` | | the position of the query's token, and of the key's |
 # | $j$ | `j` | | number of a pair of entries, from 0 to d/2 - 1 |
 # | $\theta$ | `theta` | | the base: 10000 (500000 in Llama 3) |
@@ -46,17 +47,16 @@ for position in (0, 1, 2, 100):
     arrows = [round(number, 2) for number in turn([1.0, 0.0, 1.0, 0.0], position)]
     print(f"position {position:3}: first pair {arrows[:2]}, second pair {arrows[2:]}")
 # %% [markdown] formula
-# Read each pair as an arrow in the plane; $x'$ is $x$ after the turn. Pair $j$ turns by
-# $m f_j$, where
+# Read each pair as an arrow in the plane. Pair $j$ turns by $m f_j$, where
 #
 # $$f_j = \theta^{-2j/d}$$
 # ascii: f_j = theta^(-2j/d)
 #
-# $$x'_{2j} = x_{2j} \cos(m f_j) - x_{2j+1} \sin(m f_j)$$
-# ascii: x'_2j = x_2j cos(m f_j) - x_(2j+1) sin(m f_j)
+# $$y_{2j} = x_{2j} \cos(m f_j) - x_{2j+1} \sin(m f_j)$$
+# ascii: y_2j = x_2j cos(m f_j) - x_(2j+1) sin(m f_j)
 #
-# $$x'_{2j+1} = x_{2j} \sin(m f_j) + x_{2j+1} \cos(m f_j)$$
-# ascii: x'_(2j+1) = x_2j sin(m f_j) + x_(2j+1) cos(m f_j)
+# $$y_{2j+1} = x_{2j} \sin(m f_j) + x_{2j+1} \cos(m f_j)$$
+# ascii: y_(2j+1) = x_2j sin(m f_j) + x_(2j+1) cos(m f_j)
 #
 # The first pair turns by 1 radian (57 degrees) per position; each further pair turns
 # more slowly. Written as one $d \times d$ matrix, this has a 2 by 2 rotation for each
@@ -130,14 +130,14 @@ assert torch.tensor(257).bfloat16().item() == 256  # why angles are never made i
 turns = 2 * math.pi / f
 slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
 print(f"full circle after {turns[0]:.1f} positions (first pair) to {turns[-1]:,.0f} "
-      f"(last pair); {slow:,.0f} with Llama 3's theta")
+      f"(last);\nwith Llama 3's theta, the last pair takes {slow:,.0f}")
 assert round(turns[0].item(), 1) == 6.3 and round(turns[-1].item()) == 54_410
 assert 2.5e6 < slow < 2.6e6
 steps = torch.arange(1, 1001)
 cosines = torch.cos(steps[:, None] * f)
 decay = cosines.mean(1)
 shown = {n: round(decay[n - 1].item(), 2) for n in (1, 10, 100, 1000)}
-print("score against distance, as a share of the score at 0:", shown)
+print("score at a distance, as a share of that at 0:", shown)
 assert shown == {1: 0.97, 10: 0.67, 100: 0.48, 1000: 0.16}
 
 title = "Alike tokens score less, the further apart they are"
