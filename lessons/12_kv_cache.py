@@ -45,8 +45,8 @@ print("one token at a time gives what all at once gives (RoPE left out)")
 # %% [markdown] why
 # A model writes one token, appends it to the text, and reads the text again to write
 # the next. Nearly all of that reading is repetition. Attention is causal: a token sees
-# only earlier ones, so nothing that comes later changes its keys and values. They can
-# be kept. Its query is used once, by itself, and is not needed again.
+# only earlier ones, so nothing that comes later changes its keys and values, in any
+# layer. They can be kept. Its query is used once, by itself, and is not needed again.
 #
 # Writing $T$ tokens by reading again takes $1 + 2 + \ldots + T$ passes of a token
 # through the model; with the cache, $T$:
@@ -55,9 +55,9 @@ print("one token at a time gives what all at once gives (RoPE left out)")
 # ascii: T (T + 1) / 2 against T
 #
 # Two phases follow. **Prefill** reads the whole prompt in one go, fills the cache, and
-# gives the first new token. **Decode** sends only the newest token through the model,
-# once per token. Position matters: the keys are kept *after* RoPE has turned them, each
-# at its own place.
+# gives the first new token. **Decode** sends only the newest token through the model.
+# Position matters: the keys are kept *after* RoPE has turned them, each at its own
+# place.
 # %% agree
 config = ModelConfig(dim=128, n_layers=4, n_heads=4, vocab_size=512, max_seq_len=512)
 model = Transformer(config)
