@@ -43,13 +43,14 @@ def compile_kernels(folder):
     """csrc/cuda/kernels.cu as an object file in `folder`, for all architectures -> its path."""
     names = os.environ.get("MINILLAMA_CUDA_ARCHS", ARCHITECTURES).split()
     if not names or not all(re.fullmatch(r"\d{2,3}[af]?", name) for name in names):
-        raise SystemExit(f"MINILLAMA_CUDA_ARCHS is {' '.join(names)!r}: name compute capabilities, for instance '80 90'")
+        raise SystemExit(f"MINILLAMA_CUDA_ARCHS is {' '.join(names)!r}: name compute capabilities, such as '80 90'")
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     newest = f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}"  # PTX, for GPUs that come later
     path = Path(folder) / "cuda_kernels.o"
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([nvcc(), "-std=c++17", "-O3", "--threads", "2", *targets, newest, "-Icsrc",
-                    "-Xcompiler", "-fPIC,-fvisibility=hidden", "-c", "csrc/cuda/kernels.cu", "-o", str(path)], check=True)
+                    "-Xcompiler", "-fPIC,-fvisibility=hidden", "-c", "csrc/cuda/kernels.cu", "-o", str(path)],
+                   check=True)
     return str(path)
 
 

@@ -1,58 +1,94 @@
 """The same kernel files compile for real GPUs, without one: no spills, no stack, no doubles. Skips without nvcc."""
 
-import re
-import shutil
+import json
 import subprocess
 
 import pytest
+from mutants import Mutant
 from test_simt import ROOT
 
+import kernel_figures
+from cuda_build import ARCHITECTURES, nvcc
+from kernel_figures import figures, opcodes, readable, resident_warps, version
+
 CSRC = ROOT / "csrc"
-LIMITS = {"rope_v1": 40, "nf4_matmul_v1": 48, "nf4_matmul_backward_v1": 48, "flash_attention_v1": 192,
-          "flash_delta_v1": 48, "flash_dq_v1": 192, "flash_dkv_v1": 200}  # registers a thread, of 65536 in an SM
+RECORD = json.loads((ROOT / "docs" / "kernels.json").read_text())
 
 
-def compiled(source, architecture, folder):
-    """What ptxas says of each kernel: {demangled beginning of its name: [(registers, stack, spills), ...]}."""
-    if not shutil.which("nvcc"):
-        pytest.skip("nvcc is not installed here: the CUDA toolkit brings it, no GPU is needed")
-    command = ["nvcc", "-std=c++17", "-O3", f"-arch={architecture}", "-I", CSRC, "-cubin", "-Xptxas",
-               "-v,-warn-double-usage", source, "-o", folder / "kernels.cubin"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "double" not in done.stderr.lower(), done.stderr
-    found = {}
-    for part in done.stderr.split("Compiling entry function")[1:]:
-        name = next(name for name in sorted(LIMITS, key=len, reverse=True) if name in part.splitlines()[0])
-        stack, stores, loads = map(int, re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups())
-        found.setdefault(name, []).append((int(re.search(r"Used (\d+) registers", part)[1]), stack, stores + loads))
-    return found
+def need_nvcc():
+    if not nvcc():
+        pytest.skip("nvcc is not installed here: `pip install minillama[cuda]` brings it, no GPU is needed")
 
 
-def fits(found):
-    for name, kernels in found.items():
-        for registers, stack, spills in kernels:
-            assert stack == spills == 0, f"{name}: {stack} bytes of stack, {spills} of spills"
-            assert registers <= LIMITS[name], f"{name} uses {registers} registers"
+def like_the_record(found, recorded):
+    """No stack, no spills; the same as recorded by the same compiler, and near it by another."""
+    assert set(found) == set(recorded)
+    for kernel, numbers in found.items():
+        assert numbers["stack"] == numbers["spills"] == 0, f"{kernel}: {numbers}"
+        if version() == RECORD["nvcc"]:
+            assert numbers == recorded[kernel], f"{kernel} changed: python kernel_figures.py records it anew"
+        assert numbers["registers"] <= recorded[kernel]["registers"] + 16, f"{kernel}: {numbers}"
 
 
-def test_the_smallest_kernel_compiles_for_sm_80(tmp_path):
+def test_the_smallest_kernel_compiles_for_sm_80_as_recorded(tmp_path):
+    need_nvcc()
     source = tmp_path / "rope.cu"
     source.write_text('#include "cuda/rope.cuh"\n')
-    found = compiled(source, "sm_80", tmp_path)
-    assert len(found["rope_v1"]) == 3
-    fits(found)
+    found = figures("80", source)
+    assert len(found) == 3
+    like_the_record(found, {kernel: RECORD["figures"]["80"][kernel] for kernel in found})
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90", "sm_120"])
-def test_every_kernel_compiles_without_spills_and_stack(architecture, tmp_path):
-    found = compiled(CSRC / "cuda" / "kernels.cu", architecture, tmp_path)
-    assert set(found) == set(LIMITS)
-    assert {name: len(kernels) for name, kernels in found.items()} == {
-        name: 9 if name.startswith(("flash_attention", "flash_dq", "flash_dkv")) else 3 for name in LIMITS}
-    fits(found)
+@pytest.mark.parametrize("architecture", ARCHITECTURES.split())
+def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture):
+    need_nvcc()
+    found = figures(architecture)
+    assert len(found) == 9 * 3 + 4 * 3  # three flash kernels in 3 dtypes x 3 head widths; four kernels in 3 dtypes
+    like_the_record(found, RECORD["figures"][architecture])
+
+
+@pytest.mark.long
+def test_the_instructions_are_those_recorded_and_no_kernel_has_a_double():
+    need_nvcc()
+    found = opcodes()
+    assert all(counts["doubles"] == 0 for counts in found.values())
+    if version() == RECORD["nvcc"]:
+        assert found == RECORD["opcodes"]
+
+
+def test_a_double_in_a_kernel_would_be_seen(tmp_path):
+    need_nvcc()
+    source = tmp_path / "double.cu"
+    source.write_text("template <class T> __global__ void rope_v1(T* x) { x[0] = T(double(x[0]) * 1.1); }\n"
+                      "template __global__ void rope_v1<float>(float*);\n")
+    assert opcodes(source)["rope_v1 fp32"]["doubles"] > 0
+
+
+def test_the_record_has_no_stack_no_spills_and_no_doubles():
+    assert set(RECORD["figures"]) == set(ARCHITECTURES.split())
+    for kernels in RECORD["figures"].values():
+        assert set(kernels) == set(RECORD["opcodes"])
+        assert all(numbers["stack"] == numbers["spills"] == 0 < numbers["warps"] for numbers in kernels.values())
+    assert all(counts["doubles"] == 0 for counts in RECORD["opcodes"].values())
+
+
+@pytest.mark.parametrize(("registers", "shared", "warps"), [
+    (32, 0, 64),  # 65536 / (32 * 32) = 64 warps: all that an SM holds
+    (33, 0, 48),  # 40 registers are given out: 51 warps, 12 blocks of 4
+    (255, 0, 8),  # 8 warps
+    (16, 81 * 1024, 8),  # 82 KiB of 164: two blocks
+])
+def test_occupancy_counted_by_hand(registers, shared, warps):
+    """rope_v1 has blocks of 4 warps; compute capability 8.0 holds 64 warps, 32 blocks, 164 KiB."""
+    assert resident_warps("80", "rope_v1 fp32", {"registers": registers, "shared": shared}) == warps
+
+
+def test_mangled_names_are_read():
+    assert readable("_ZN9minillama7kernels18flash_attention_v1I6__halfLi32EEEvNS0_7StridedE") == (
+        "flash_attention_v1 fp16 32")
+    assert readable("_ZN9minillama7kernels22nf4_matmul_backward_v1I13__nv_bfloat16EEv") == "nf4_matmul_backward_v1 bf16"
+    assert readable("_Z3fooIfEvPT_") is None
 
 
 @pytest.mark.long
@@ -79,12 +115,19 @@ def test_the_instructions_that_have_no_words_in_c_compile(tmp_path):
         }
         void launch(const float* in, float* out) { LAUNCH((all<8>), 1, 32, 512, nullptr)(in, out); }
     """)
-    if not shutil.which("nvcc"):
-        pytest.skip("nvcc is not installed here: the CUDA toolkit brings it, no GPU is needed")
-    subprocess.run(list(map(str, ["nvcc", "-std=c++17", "-arch=sm_80", "-I", CSRC, "-ptx", source, "-o", ptx])),
+    need_nvcc()
+    subprocess.run(list(map(str, [nvcc(), "-std=c++17", "-arch=sm_80", "-I", CSRC, "-ptx", source, "-o", ptx])),
                    check=True)
     text = ptx.read_text()
     for words in ("cp.async.ca.shared.global", "cp.async.wait_group", "ldmatrix.sync.aligned.m8n8.x4.shared",
                   "ldmatrix.sync.aligned.m8n8.x4.trans.shared", "mma.sync.aligned.m16n8k16.row.col.f32.bf16",
                   "mma.sync.aligned.m16n8k16.row.col.f32.f16", "ex2.approx.ftz.f32"):
         assert words in text, words
+
+
+MUTANTS = [
+    Mutant(kernel_figures.__name__, "number[\"shared\"] + 1024", "number[\"shared\"] // 2 + 1024",
+           lambda: test_occupancy_counted_by_hand(16, 81 * 1024, 8)),
+    Mutant(kernel_figures.__name__, "// 256) * 256)", "// 256) * 128)",
+           lambda: test_occupancy_counted_by_hand(255, 0, 8)),
+]

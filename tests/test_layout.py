@@ -29,16 +29,17 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
-    "cli cli_checkpoints cli_lessons cli_tuning __main__".split(),
+    "cli cli_checkpoints cli_feedback cli_lessons cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
-WHOLE_REPOSITORY = "bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds doctests".split()
+WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds "
+                    "doctests").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
-                    "stepper": "by test_lesson",
+                    "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     **dict.fromkeys(("recording", "notebook", "book_page", "book_markdown"), "by test_book"),
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}

@@ -1,0 +1,115 @@
+"""What nvcc says of each kernel, without a GPU: registers, shared memory, stack, spills, occupancy, instructions.
+
+    python kernel_figures.py      compile for every architecture, and write docs/kernels.json and docs/kernels.md
+
+Occupancy is counted from the limits of an SM (CUDA C++ Programming Guide, table of compute capabilities), not timed.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cuda_build import ARCHITECTURES, nvcc
+
+ROOT = Path(__file__).resolve().parent
+SM = {"80": (64, 32, 164), "89": (48, 24, 100), "90": (64, 32, 228), "120": (48, 24, 100)}  # warps, blocks, shared KiB
+THREADS = {"rope_v1": 128, "nf4_matmul_v1": 64, "nf4_matmul_backward_v1": 64, "flash_delta_v1": 128,
+           "flash_attention_v1": 64, "flash_dq_v1": 64, "flash_dkv_v1": 64}  # of a block
+TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
+OPCODES = {"global loads": r"ld\.global", "global stores": r"st\.global", "shared loads": r"ld\.shared",
+           "shared stores": r"st\.shared", "barriers": r"(?:bar|barrier)\.", "fma": r"fma\.rn\.f32",
+           "doubles": r"\w[\w.]*\.f64"}
+
+
+def nvcc_run(*words):
+    """The compiler's messages; RuntimeError with them where it fails."""
+    if not nvcc():
+        raise RuntimeError("there is no nvcc here: pip install 'minillama[cuda]', or set CUDA_HOME")
+    done = subprocess.run([nvcc(), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", *map(str, words)], capture_output=True,
+                          text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-4000:])
+    return done.stderr
+
+
+def readable(mangled):
+    """"flash_dq_v1 fp16 64" for the mangled name of that instance; None for what is no kernel of ours."""
+    for name in sorted(THREADS, key=len, reverse=True):
+        if found := re.search(rf"\d{name}I({'|'.join(TYPES)})(?:Li(\d+)E)?E", mangled):
+            return " ".join(filter(None, (name, TYPES[found[1]], found[2])))
+    return None
+
+
+def figures(architecture, source=ROOT / "csrc/cuda/kernels.cu"):
+    """{kernel: {"registers", "shared", "stack", "spills", "warps"}} for "80" and so on; bytes, and warps of an SM."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = nvcc_run(f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v,-warn-double-usage", source, "-o",
+                        Path(folder, "kernels.cubin"))
+    found = {}
+    for part in said.split("Compiling entry function")[1:]:
+        number = {name: int(match[1]) if (match := re.search(pattern, part)) else 0 for name, pattern in (
+            ("registers", r"Used (\d+) registers"), ("shared", r"(\d+) bytes smem"),
+            ("stack", r"(\d+) bytes stack frame"), ("spills", r"(\d+) bytes spill stores"))}
+        kernel = readable(part.splitlines()[0])
+        found[kernel] = number | {"warps": resident_warps(architecture, kernel, number)}
+    return found
+
+
+def resident_warps(architecture, kernel, number):
+    """Warps that an SM can hold at once: by registers (65536, given out in 256 a warp), shared memory and blocks."""
+    most_warps, most_blocks, kib = SM[architecture]
+    warps = THREADS[kernel.split()[0]] // 32
+    by_registers = 65536 // (-(-number["registers"] * 32 // 256) * 256) // warps
+    by_shared = kib * 1024 // (number["shared"] + 1024)  # 1 KiB of each block is the system's
+    return warps * min(most_warps // warps, most_blocks, by_registers, by_shared)
+
+
+def opcodes(source=ROOT / "csrc/cuda/kernels.cu"):
+    """{kernel: {kind: how many such instructions its PTX for sm_80 holds}}."""
+    with tempfile.TemporaryDirectory() as folder:
+        nvcc_run("-arch=sm_80", "-ptx", source, "-o", Path(folder, "kernels.ptx"))
+        text = Path(folder, "kernels.ptx").read_text()
+    found = {}
+    for part in text.split(".visible .entry ")[1:]:
+        lines = [re.sub(r"^\s*(@!?%p\d+\s+)?", "", line) for line in part.splitlines()]
+        found[readable(part.split("(")[0])] = {
+            kind: sum(bool(re.match(pattern, line)) for line in lines) for kind, pattern in OPCODES.items()}
+    return found
+
+
+def version():
+    """nvcc's release, such as "13.0"."""
+    said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True).stdout
+    return re.search(r"release ([\d.]+)", said)[1]
+
+
+def write_table(record):
+    """docs/kernels.md from the record."""
+    names = ARCHITECTURES.split()
+    lines = [f"# What nvcc {record['nvcc']} makes of the kernels", "",
+             "Counted, not timed; no GPU was asked. Registers a thread / warps that an SM can hold, for each compute",
+             "capability; shared memory of a block in bytes; and instructions in the PTX for 8.0, written out, not run.",
+             "No kernel has a stack, a spill or a double. Made by `python kernel_figures.py`.", "",
+             " | ".join(["| kernel", *(f"{name[:-1]}.{name[-1]}" for name in names), "shared", *OPCODES, ""]),
+             "|---" * (2 + len(names) + len(OPCODES)) + "|"]
+    for kernel, counts in record["opcodes"].items():
+        cells = [f"{(f := record['figures'][name][kernel])['registers']} / {f['warps']}" for name in names]
+        shared = str(record["figures"]["80"][kernel]["shared"])
+        lines.append(" | ".join([f"| {kernel}", *cells, shared, *(str(counts[kind]) for kind in OPCODES), ""]))
+    text = "\n".join(line.rstrip() for line in lines)
+    (ROOT / "docs/kernels.md").write_text(text + "\n", encoding="utf-8")
+
+
+def main():
+    os.chdir(ROOT)
+    record = {"nvcc": version(), "figures": {name: figures(name) for name in ARCHITECTURES.split()},
+              "opcodes": opcodes()}
+    (ROOT / "docs/kernels.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_table(json.loads((ROOT / "docs/kernels.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()

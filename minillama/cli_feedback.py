@@ -1,0 +1,159 @@
+"""The commands that learn from feedback: reward (pairs -> a reward model) and ppo (a reward model -> a better policy).
+
+Both take the user's own pairs: what is good is what the pairs say. One JSON object a line, with the texts "prompt",
+"chosen" and "rejected".
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from minillama.cli_tuning import loaded
+from minillama.flags import add_device, add_fields, command, from_flags
+
+
+def templates():
+    """{name: f(prompt, answer=None) -> segments}: the one that the model was tuned with has to be used."""
+    from minillama.train.templates import alpaca, question_answer
+
+    return {"question_answer": question_answer,
+            "alpaca": lambda prompt, answer=None: alpaca(prompt, output=answer)}
+
+
+def add_reward(commands):
+    """reward --model PATH --pairs FILE.jsonl --out DIR and the fields of RewardConfig."""
+    from minillama.rlhf.train_reward import RewardConfig
+
+    reward = command(commands, "reward", run_reward, "learn from pairs which of two answers is better")
+    reward.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
+    reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
+    reward.add_argument("--out", required=True, metavar="DIR", help="for the reward model")
+    reward.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
+    reward.add_argument("--held-out-fraction", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    add_fields(reward, RewardConfig)
+    add_device(reward)
+
+
+def add_ppo(commands):
+    """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] and the fields of PPOConfig."""
+    from minillama.rlhf.train_ppo import PPOConfig
+
+    ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, on a leash")
+    ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
+    ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
+    ppo.add_argument("--prompts", required=True, metavar="FILE", help="JSONL with prompt; a file of pairs will do")
+    ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
+    ppo.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
+    ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
+    ppo.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
+    ppo.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
+    add_fields(ppo, PPOConfig)
+    add_device(ppo)
+
+
+def run_reward(arguments):
+    """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
+    import torch
+
+    from minillama.backends import use_kernels
+    from minillama.rlhf.preferences import read_pairs
+    from minillama.rlhf.reward_file import save_reward
+    from minillama.rlhf.rollout import sample_answers
+    from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, train_reward
+
+    config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
+    train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
+    model, tokenizer = loaded(arguments)
+    reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
+    accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
+    prompts = encoded_prompts([pair.prompt for pair in train][:256], tokenizer, template)
+    rollout = sample_answers(model.eval(), prompts, tokenizer.eos_id, 40, seed=config.seed)
+    with torch.no_grad():
+        reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
+    save_reward(arguments.out, reward_model, tokenizer)
+    print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try "
+          f"`ppo --model {arguments.model} --reward {arguments.out} --prompts {arguments.pairs}`", file=sys.stderr)
+
+
+def run_ppo(arguments):
+    """Load policy and reward model, practise (`rlhf.train_ppo`), save; metrics go to --out as metrics.jsonl."""
+    from minillama.backends import use_kernels
+    from minillama.cli_tuning import save
+    from minillama.files import atomic_write
+    from minillama.rlhf.reward_file import load_reward
+    from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
+
+    config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
+    if (out / STATE_FILE).exists() and not arguments.resume:
+        raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
+    prompts = read_prompts(arguments.prompts)
+    arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
+    model, tokenizer = loaded(arguments)
+    reward_model, reads = load_reward(arguments.reward, arguments.device)
+    if reads is None or reads.vocab_size != tokenizer.vocab_size:
+        raise ValueError(f"{arguments.reward} reads with another tokenizer than {arguments.model}: make one with "
+                         "`reward` and this model")
+    if arguments.method == "lora":
+        hang_adapter(model, arguments)
+    use_kernels(model, "torch")
+    use_kernels(reward_model.body, "torch")
+    out.mkdir(parents=True, exist_ok=True)
+    history = train_ppo(model, reward_model, tokenizer, prompts, config, templates()[arguments.template], folder=out,
+                        resume=arguments.resume)
+    with atomic_write(out / "metrics.jsonl", "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in history)
+    save(model, tokenizer, arguments)
+    first, last = history[0], history[-1]
+    print(f"{out}: score {first['score']:+.2f} -> {last['score']:+.2f}, {last['kl']:.1f} nats from the start",
+          file=sys.stderr)
+
+
+def hang_adapter(model, arguments):
+    """LoRA on all linear layers but the head; the base stays, and is the reference."""
+    from minillama.peft.lora import LoRAConfig, add_lora
+    from minillama.train.resume import own_random_state
+
+    with own_random_state(arguments.seed, arguments.device):
+        add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))
+
+
+def split_by_prompt(pairs, fraction):
+    """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
+    from minillama.train.data import is_held_out
+
+    if not 0 < fraction < 1:
+        raise ValueError(f"held_out_fraction is {fraction}: it must lie between 0 and 1")
+    parts = [], []
+    for pair in pairs:
+        parts[is_held_out(pair.prompt, fraction)].append(pair)
+    if not all(parts):
+        raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at "
+                         f"--held-out-fraction {fraction}: give more prompts or another fraction")
+    return parts
+
+
+def encoded_prompts(prompts, tokenizer, template):
+    """The prompts in their template, without answers, as lists of ids."""
+    from minillama.train.sequence_loss import encode_segments
+
+    return [encode_segments(template(prompt), tokenizer).tokens for prompt in prompts]
+
+
+def read_prompts(path):
+    """The different prompts of a JSONL file, in order. ValueError in one line, `file:line: what`."""
+    prompts = {}
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line) if line.strip() else None
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error}): write one object a line") from None
+            if record is None:
+                continue
+            prompt = record.get("prompt") if isinstance(record, dict) else None
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f'{path}:{number}: no "prompt" that is a text: write {{"prompt": "..."}}')
+            prompts[prompt] = None
+    if not prompts:
+        raise ValueError(f'{path}: no prompt in it: write one {{"prompt": "..."}} a line')
+    return list(prompts)
