@@ -171,7 +171,7 @@ axes.annotate("67: all that noisy labels allow", (420, 200 / 3), (0, 3),
 axes.set(ylim=(40, 104), xlim=(50, 120000), xticks=[100, 1000],
          xticklabels=["100", "1,000"])
 axes.minorticks_off()
-show(picture, f"After {sizes[-1]} pairs {by_labels:.0f} % by labels, {by_truth:.0f} % true")
+show(picture, f"{sizes[-1]} pairs: {by_labels:.0f} % by labels, {by_truth:.0f} % true")
 
 # %% [markdown] exercise
 # When people agree with each other only two times in three, a perfect judge would agree
