@@ -120,7 +120,7 @@ for K in (6, 3, 2, 1):
 #
 # Our model is one attention head of width 32 between an embedding and an output matrix.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
-# has to find the right one. Guessing among 16 letters costs $\ln 16 = 2.77$.
+# has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$.
 #
 # In the maps below, a row is a token that looks, a column a token that is seen. What to
 # watch are the lower rows: before the eighth letter there is nothing to copy yet.
