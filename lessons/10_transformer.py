@@ -121,17 +121,17 @@ picture = bars(title, rows, "billion parameters")
 show(picture, f"Of 6.74 billion parameters {share:.0%} are in the feed-forward layers")
 assert round(share, 2) == 0.64
 # %% [markdown] first_loss
-# **What should an untrained model lose?** The loss is $-\ln p$ of the right next token.
-# A model that gives all pieces the same chance loses $\ln V$. Ours starts a bit above,
-# and we can say by how much.
+# **What should an untrained model lose?** The loss is $-\ln\, p$ of the right next
+# token. A model that gives all pieces the same chance loses $\ln\, V$. Ours starts a
+# bit above, and we can say by how much.
 #
 # After the last norm, the entries of $x$ have size 1. The output table starts with
 # random numbers of variance $1/D$. So each logit is a random number of variance 1,
-# close to a normal one. The loss is $\ln \sum_v e^{z_v} - z_r$, with $z_v$ the logit of
-# piece $v$ and $r$ the right piece. The mean of $e^z$ over a standard normal $z$ is
+# close to a normal one. The loss is $\ln\, \sum_v e^{z_v} - z_r$, with $z_v$ the logit
+# of piece $v$ and $r$ the right piece. The mean of $e^z$ over a standard normal $z$ is
 # $e^{1/2}$, and $z_r$ is 0 on average. So we expect
 #
-# $$\mathrm{loss} \approx \ln (V e^{1/2}) = \ln V + \frac{1}{2}$$
+# $$\mathrm{loss} \approx \ln\, (V e^{1/2}) = \ln\, V + \frac{1}{2}$$
 # ascii: loss ~ ln(V e^(1/2)) = ln V + 1/2
 #
 # A first loss far from that is the cheapest bug report there is.
