@@ -95,8 +95,10 @@ with torch.no_grad():
     wanted = model(probe)
     for form in ("meta", "hf", "model.bin"):
         loaded, _ = load_model(folder / form)
-        assert torch.equal(loaded(probe), wanted)
-        print(f"{form:10} gives the same logits, bit for bit")
+        ours, theirs = dict(model.named_parameters()), dict(loaded.named_parameters())
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+        assert (loaded(probe) - wanted).abs().max() < 1e-4
+        print(f"{form:10} gives the same weights, bit for bit, and the same logits")
 # %% [markdown] names
 # **Names.** The same matrix is `layers.0.attention.wk` to Meta and
 # `model.layers.0.self_attn.k_proj` to Hugging Face. A table of twelve names translates.
@@ -128,7 +130,7 @@ with torch.no_grad():
         right[reorder] = hits.float().mean().item()
         print(f"reordered: {reorder!s:5} letters right: {right[reorder]:.0%}")
         error = (logits - model(letters)).abs().amax(-1).mean(0)  # at each position
-        assert (error.max() == 0) == reorder and error[0] == 0
+        assert error[0] < 1e-4 and (error.max() < 1e-4) == reorder
 assert right[True] > 0.95 and right[False] < 0.2
 # %% picture
 title = "A forgotten reordering is right at position 0 only"
