@@ -36,7 +36,9 @@ def formula(latex, alt=None):
     from latex2mathml.converter import convert
 
     block = alt is not None
-    math = convert(latex.replace(r"\arg", r"\mathrm{arg}\,"), display="block" if block else "inline")
+    latex = re.sub(r"\\(ln|log|sin|cos|max|min) +(?=[A-Za-z0-9\\])", r"\\\1\\,",
+                   latex.replace(r"\arg", r"\mathrm{arg}\,"))  # the converter knows no space after a function's name
+    math = convert(latex, display="block" if block else "inline")
     return math.replace("<math ", f'<math alttext="{html.escape(alt if block else math_text(latex), quote=True)}" ', 1)
 
 
