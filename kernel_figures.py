@@ -91,7 +91,7 @@ def write_table(record):
     names = ARCHITECTURES.split()
     lines = [f"# What nvcc {record['nvcc']} makes of the kernels", "",
              "Counted, not timed; no GPU was asked. Registers a thread / warps that an SM can hold, for each compute",
-             "capability; shared memory of a block in bytes; and instructions in the PTX for 8.0, written out, not run.",
+             "capability; shared memory of a block in bytes; and instructions in the PTX for 8.0, as written, not run.",
              "No kernel has a stack, a spill or a double. Made by `python kernel_figures.py`.", "",
              " | ".join(["| kernel", *(f"{name[:-1]}.{name[-1]}" for name in names), "shared", *OPCODES, ""]),
              "|---" * (2 + len(names) + len(OPCODES)) + "|"]

@@ -93,7 +93,7 @@ def add_tokenizer(commands):
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
         required=True, metavar="ACTION")
     train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
-    train.add_argument("--text", nargs="+", required=True, metavar="FILE")
+    train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     train.add_argument("--vocab-size", type=int, required=True, metavar="N")
     train.add_argument("--out", required=True, metavar="T.model")
     encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
@@ -142,9 +142,10 @@ def run_tour(arguments):
 
 def run_tokenizer_train(arguments):
     """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
+    from minillama.corpus.text_files import files_below
     from minillama.tokenizer import train_bpe
 
-    tokenizer = train_bpe([Path(name) for name in arguments.text], arguments.vocab_size, progress=True)
+    tokenizer = train_bpe(list(files_below(arguments.text)), arguments.vocab_size, progress=True)
     tokenizer.save(arguments.out)
     print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
 

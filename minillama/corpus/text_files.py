@@ -23,7 +23,7 @@ def read_documents(paths, suffixes=SUFFIXES, largest_file=LARGEST_FILE, skipped=
     `skipped`, the rest of such a file is passed over and the line appended to the list instead.
     """
     seen = set()
-    for path in _files([paths] if isinstance(paths, (str, os.PathLike)) else paths, suffixes):
+    for path in files_below([paths] if isinstance(paths, (str, os.PathLike)) else paths, suffixes):
         try:
             for text in _documents_of(path, largest_file):
                 digest = _digest(text)
@@ -36,7 +36,8 @@ def read_documents(paths, suffixes=SUFFIXES, largest_file=LARGEST_FILE, skipped=
             skipped.append(str(error))
 
 
-def _files(paths, suffixes):
+def files_below(paths, suffixes=SUFFIXES):
+    """Yield the files that these paths mean: a file itself, a folder all its text files, as `read_documents` says."""
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
