@@ -55,7 +55,7 @@ def _panel(axes, colour):
         return
     title = next((t for where in ("left", "center") if (t := axes.get_title(where))), "")
     yield from [title] if title else []
-    if images:
+    if images or not axes.axison:
         yield from body
         return
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -125,6 +125,8 @@ def _image(image, colour):
     values = values[::stride, ::stride]
     low, high = image.get_clim()
     share = np.clip((values - low) / ((high - low) or 1), 0, 1)
+    larger = max(1, COLUMNS // 2 // share.shape[1]) if colour else 1
+    share = share.repeat(larger, 0).repeat(larger, 1)
     if not colour:
         for row in share:
             yield "".join(SHADES[int(v * 4.999)] * 2 for v in row)

@@ -28,11 +28,13 @@ def test_bars_dots_and_heat_maps_are_drawn_and_an_empty_panel_is_not():
     assert any("⣿" in line for line in draw(picture)) and any("\033[34m" in line for line in draw(picture, True))
     picture, axes = figure("Map")
     axes.imshow([[0, 1], [1, 0]])
-    assert draw(picture)[1:] == ["  ██", "██  "] and "▀" in draw(picture, True)[1]
+    assert draw(picture)[1:] == ["  ██", "██  "] and draw(picture, True)[1].count("▀") == 30
     picture, axes = figure("Dots")
     axes.scatter([0, 1], [0, 1], color=OURS)
     assert sum(0x2800 < ord(letter) <= 0x28FF for line in draw(picture) for letter in line) == 2
     assert draw(figure("Nothing")[0]) == []
+    axes.set_axis_off()
+    assert not any("│" in line for line in draw(picture)), "no scale where the figure shows none"
 
 
 MUTANTS = [Mutant("minillama.braille", "round((1 - y) *", "round(y *", test_a_rising_line_rises_on_a_log_axis_too)]
