@@ -50,13 +50,13 @@ def build_parser(first=None):
     from minillama.cli_checkpoints import add_convert, add_parity, add_weights
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
-    from minillama.cli_tuning import add_chat, add_sft
+    from minillama.cli_tuning import add_chat, add_merge, add_sft
 
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
-              "sft": add_sft, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
+              "sft": add_sft, "merge": add_merge, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
               "lesson": add_lesson, "check": add_check, "notebook": add_notebook, "book": add_book, "info": add_info}
     for name, add in adders.items():
         if first not in adders or first == name:

@@ -50,6 +50,34 @@ def add_chat(commands):
     add_device(chat)
 
 
+def add_merge(commands):
+    """merge --model PATH --adapter DIR --out DST"""
+    merge = command(commands, "merge", run_merge, "add a LoRA adapter into the weights, and write the whole model")
+    merge.add_argument("--model", required=True, metavar="PATH", help="the model that the adapter was made for")
+    merge.add_argument("--adapter", required=True, metavar="DIR", help="a LoRA adapter, as sft, ppo or peft writes it")
+    merge.add_argument("--out", required=True, metavar="DST", help="a folder to be made")
+    add_device(merge)
+
+
+def run_merge(arguments):
+    """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form."""
+    from minillama.checkpoint import save_model
+    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.peft.lora import merge_lora, remove_lora
+    from minillama.peft.lora_file import load_lora
+
+    if (Path(arguments.out) / "params.json").exists():
+        raise ValueError(f"{arguments.out} already holds a model: choose another --out")
+    model, tokenizer = loaded(arguments)
+    load_lora(arguments.adapter, model)
+    merge_lora(model, keep_base=False)
+    remove_lora(model)
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    save_model(arguments.out, model)
+    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+    print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
+
+
 def loaded(arguments):
     """(model, tokenizer) of --model, on --device, in --dtype; ValueError where it brings no tokenizer."""
     import torch

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from test_cli import model_folder, run, tokenizer_file
 
 from minillama.checkpoint import load_model
@@ -40,6 +41,22 @@ def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, c
     assert code == 0 and "user: Count to 3.\n" in said and "user: no" not in said
     code, _, err = run(capsys, *sft)
     assert code == 2 and "--resume" in err
+
+
+def test_a_merged_adapter_speaks_as_the_two_parts_do(model_folder, data, tmp_path, capsys):
+    adapter, out = tmp_path / "adapter", tmp_path / "merged"
+    assert run(capsys, "sft", "--model", model_folder, "--data", data, "--out", adapter, *SHORT)[0] == 0
+    words = ("merge", "--model", model_folder, "--adapter", adapter, "--out", out)
+    assert run(capsys, *words)[0] == 0
+    beside, merged = load_model(model_folder)[0].eval(), load_model(out)[0].eval()
+    plain = beside(torch.arange(1, 12)[None])
+    load_lora(adapter, beside)
+    tokens_BT = torch.arange(1, 12)[None]
+    assert (merged(tokens_BT) - beside(tokens_BT)).abs().max() < 1e-5
+    assert (merged(tokens_BT) - plain).abs().max() > 1e-4, "the adapter does nothing: this test could not fail"
+    assert run(capsys, "generate", "--model", out, "--max-new-tokens", "2")[0] == 0
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "already holds a model" in err
 
 
 def test_bad_records_stop_it_or_are_listed(model_folder, data, tmp_path, capsys):
