@@ -183,7 +183,7 @@ def test_a_recording_holds_what_was_printed_and_shown(tmp_path):
         recording.record(written(tmp_path, LESSON.replace("x = 6", "x = 1 / 0")))
 
 
-def test_a_notebook_is_valid_and_runs(tmp_path, monkeypatch):
+def test_a_notebook_is_valid_and_runs(tmp_path):
     path = notebook.write_notebook(written(tmp_path), tmp_path)
     found = json.loads(path.read_text(encoding="utf-8"))
     assert (found["nbformat"], found["nbformat_minor"], set(found)) == (4, 5, {"cells", "metadata", "nbformat",
@@ -262,7 +262,19 @@ def _ids_of_figures():
     assert "url(#f1-c)" in first and 'href="#f2-c"' in second and 'id="f2-c"' in second
 
 
+def _as_notebook():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_a_notebook_is_valid_and_runs(Path(folder))
+
+
 MUTANTS = [
+    Mutant("minillama.notebook", 'if not line.startswith("ascii:")', "if line is not None", _as_notebook),
+    Mutant("minillama.book_markdown", "if CLOCK.search(text):", "if text is None:",
+           lambda: test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance("1.5 s", "9.5 s",
+                                                                                                      True)),
     Mutant("minillama.book", 'rf"\\g<1>{prefix}-"', 'r"\\g<1>"', _ids_of_figures),
     Mutant("minillama.book_markdown", "<= max(least, share *", "<= max(least, 9 * share *",
            lambda: test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance("2.50", "2.9",

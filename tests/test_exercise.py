@@ -245,6 +245,14 @@ def _in_folder(law, *arguments):
 
 
 MUTANTS = [
+    Mutant("minillama.grader", "block[:max(0, KEPT - len(kept))]", "block",
+           lambda: _in_folder(test_a_flood_of_text_is_cut_and_a_little_is_shown)),
+    Mutant("minillama.check", '!= {"todo"}:', '== {"no"}:',
+           lambda: _in_folder(test_an_unsound_exercise_is_named, {"answer": RIGHT}, "not everything is to do")),
+    Mutant("minillama.check", "first.verdict, first.hint) != (name, \"fail\", hint)",
+           'first.verdict) != (name, "fail")',
+           lambda: _in_folder(test_an_unsound_exercise_is_named, {"checks": CHECKS.replace('"half", 1)', '"half", 2)')},
+                              "with hint 2")),
     Mutant("minillama.exercise", "if np.isnan(error).any():", "if False:", _prints_nan_as_wrong),
     Mutant("minillama.exercise", "error.max() > atol", "error.max() > 2 * atol + 1",
            lambda: test_close_names_what_is_wrong(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0]), "error 0.5")),

@@ -210,6 +210,8 @@ def _in_folder(law, *arguments):
 
 
 MUTANTS = [
+    Mutant("minillama.lesson", "min((n for n in written if n > number)", "max((n for n in written if n > number)",
+           lambda: _in_folder(test_neighbours_skip_what_is_not_written)),
     Mutant("minillama.lesson", 'compile("\\n" * (cell.line - 1) + cell.text', "compile(cell.text",
            lambda: _in_folder(_numbered_as_in_the_file)),
     Mutant("minillama.lesson", "start + 2 + skip", "start + 1 + skip",

@@ -1,6 +1,7 @@
 """Laws of prose in a terminal: formulas, tables and lines read well without a page."""
 
 import pytest
+from mutants import Mutant
 
 from minillama import prose
 
@@ -24,3 +25,10 @@ def test_tables_stand_in_columns_chinese_included():
     lines = prose.markdown("| a | b |\n|---|---|\n| 注意 | `x` |\n| y | z |")
     assert [prose.width(line[:line.rindex(last)]) for line, last in zip(lines, ("b", "─", "`x`", "z"), strict=True)
             ] == [8, 10, 8, 8]
+
+
+MUTANTS = [
+    Mutant("minillama.prose", 'LOWERED if match[1] == "_" else RAISED', 'RAISED if match[1] == "_" else LOWERED',
+           lambda: test_inline_formulas_read_well_in_one_line("x_i^2", "xᵢ²")),
+    Mutant("minillama.prose", 'in "WF" else 1', 'in "" else 1', test_tables_stand_in_columns_chinese_included),
+]
