@@ -77,7 +77,8 @@ class Progress:
 
 
 def check(number, progress=None, folder=lesson.FOLDER, out=print):
-    """Grade the learner's file of one exercise, say it line by line, and return the exit code: 0 once all pass."""
+    """Grade the learner's file of one exercise, say it line by line, and return the exit code: 1 where a check failed
+    (what is to do has not)."""
     stub, _, checks = find(number, folder)
     progress = progress or Progress()
     (graded,), printed = grade(checks, [stub])
@@ -93,7 +94,7 @@ def check(number, progress=None, folder=lesson.FOLDER, out=print):
     passed = sum(result.verdict == "ok" for result in graded.results)
     out(f"  {passed}/{len(graded.checks)} checks passed        solution: python3 run.py check {number} --solution")
     out(progress.bar(exercises(folder)))
-    return 0 if graded.verdict == "ok" else 1
+    return 1 if graded.verdict == "fail" else 0
 
 
 def _lines(name, graded, shown):
@@ -185,7 +186,7 @@ def prove_all(folder=lesson.FOLDER, out=print):
 
 
 def check_all(folder=lesson.FOLDER, out=print):
-    """Grade every exercise and say one line for each; exit code 0 where all pass. No hint is used up by it."""
+    """Grade every exercise and say one line for each; exit code 1 where one fails. No hint is used up by it."""
     verdicts = []
     for number, (stub, _, checks) in exercises(folder).items():
         (graded,), _ = grade(checks, [stub])
@@ -193,4 +194,4 @@ def check_all(folder=lesson.FOLDER, out=print):
         verdicts.append(graded.verdict)
         word = {"ok": "[ok]", "fail": "[fail]", "todo": "[to do]"}[graded.verdict]
         out(f"  {word:<8}{number:02}  {passed}/{len(graded.checks)}  {_near(stub)}")
-    return 0 if verdicts and set(verdicts) == {"ok"} else 1
+    return 1 if "fail" in verdicts or not verdicts else 0

@@ -64,7 +64,7 @@ def run_book(arguments):
 
 
 def run_check(arguments):
-    """Grade (`check.check`); exit code 0 once every check passes, 1 before."""
+    """Grade (`check.check`); exit code 1 where a check failed."""
     from minillama import check, lesson
 
     if arguments.all or arguments.solutions:
