@@ -86,7 +86,7 @@ def output(part, prefix):
 def lesson_page(lesson, recorded, out):
     """One lesson as a page; `out` is the folder it will lie in, from which links to source files are counted."""
     facts = lesson.header
-    items = "".join(f"<li><b>{key}</b> {_fact(key, facts[key], out)}</li>"
+    items = "".join(f"<li><b>{key}</b> {_fact(key, facts[key], lesson.path.parent, out)}</li>"
                     for key in ("Teaches", "Covers", "Needs", "Time", "Paper") if key in facts)
     body = [f'<h1><span class="number">{lesson.number:02}</span> {html.escape(lesson.title)}</h1>',
             f'<ul class="facts">{items}</ul>']
@@ -104,9 +104,9 @@ def lesson_page(lesson, recorded, out):
     return _page(lesson.title, "\n".join(body), _turn(lesson.number, lesson.path.parent))
 
 
-def _fact(key, value, out):
+def _fact(key, value, folder, out):
     if key == "Needs":
-        written = lessons()
+        written = lessons(folder)
         return ", ".join(f'<a href="{written[int(n)].stem}.html">{n}</a>' if n.isdigit() and int(n) in written else n
                          for n in value.split(", "))
     return _linked(re.sub(r"^<p>|</p>\s*$", "", prose(value)), out)
