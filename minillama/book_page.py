@@ -74,7 +74,7 @@ a:focus-visible, input:focus-visible { outline: 2px solid var(--link); outline-o
 .nf, .nc, .nd { color: var(--f); }
 @media (max-width: 30rem) { body { font-size: 16px; } h1 { font-size: 1.6rem; } pre { font-size: 12px;
   margin-left: -1rem; margin-right: -1rem; border-radius: 0; } .search { order: 3; width: 100%; }
-input { width: 100%; } }
+input { width: 100%; } pre.output { white-space: pre; } }
 @media print { nav, footer { display: none; } }
 """
 
