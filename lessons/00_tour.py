@@ -11,17 +11,20 @@
 # changes the answers most?
 #
 # Every later lesson takes one part of this road and opens it. Here we walk all of it,
-# with a model some 16,000 times smaller than the smallest LLaMA. `python3 run.py tour`
-# walks it at leisure, in minutes, and holds every number to a band.
+# with a model some 16,000 times smaller than the smallest LLaMA. Do not try to follow
+# each line of code: look at what it prints. `python3 run.py tour` walks the same road
+# more slowly, in minutes.
+#
+# A text is cut into *tokens*, words or parts of words, and each token has a number.
 #
 # | symbol | in code | meaning |
 # |---|---|---|
-# | $x_t$ | `ids[t]` | a text as numbers: token number $t$ |
-# | $T$ | `len(ids)` | how many tokens the text has |
+# | $x_t$ | `ids[t]` | a text as numbers: its token at place $t$, from 0 |
+# | $T$ | `len(ids) - 1` | how many tokens follow the first |
 # | $p(x_t \mid x_{<t})$ | `p` | probability of a token, given those before it |
 # | $V$ | `vocab_size` | how many different tokens there are |
 # | $r$ | `score` | what the reward model thinks of an answer |
-# | $\beta$ | `kl_coefficient` | how dear it is to leave the starting model |
+# | $\beta$ | `kl_coefficient` | the price of moving away from the starting model |
 # %% naive
 import random
 from collections import defaultdict
@@ -48,16 +51,20 @@ print("word by word:", " ".join(made))
 # That was a language model: a table of which word follows which. It looks back one
 # word, so it has forgotten the question when it answers.
 #
-# A LLaMA does the same job, but looks at *all* tokens before, and has learned weights
-# in place of a table. It learns from one number, the **loss**: how surprised it is, on
-# average, by the next token of real text.
+# A LLaMA does the same job, but looks at *all* tokens before. In place of a table it
+# has *weights*: numbers that training changes, step by step. It learns from one number,
+# the **loss**: how surprised it is, on average, by the next token of real text.
 #
-# $$L = -\frac{1}{T} \sum_{t=1}^{T} \ln p(x_t \mid x_{<t})$$
+# $$L = -\frac{1}{T} \sum_{t=1}^{T} \ln\, p(x_t \mid x_{<t})$$
 # ascii: L = -mean over t of ln p(x_t | tokens before t)
 #
-# Who knows nothing finds every token as likely as any other: $p = 1/V$, and the loss is
-# $\ln V$. New weights are near that. Let us see it, and see that the library's loss is
-# our formula.
+# A model that knows nothing finds every token as likely as any other: $p = 1/V$, and
+# the loss is $\ln\, V$. New, random weights come near that. Let us see it, and see that
+# the library's loss is our formula.
+#
+# The capitals at the end of a name tell its axes: `logits_BTV` holds, for each text of
+# a batch (B) and each of its tokens (T), one score per possible next token (V). The
+# *softmax* turns these scores into probabilities.
 # %% agree
 import math
 
@@ -91,9 +98,9 @@ assert abs(ours - library) < 1e-4 and abs(ours - math.log(1000)) < 1
 # a question and what is an answer; the model only learns what follows what.
 #
 # To see what each step does, we ask the same 64 questions after each. Our toy world has
-# a luxury that the real one lacks: a rule that knows how good an answer *really* is,
-# from -3 (rude, about the wrong thing) to +4 (polite, two right steps, kind). Nothing
-# will learn from that rule. It is our ruler.
+# a luxury that the real one lacks: a rule that knows how good an answer *really* is.
+# What people in this world write gets from -3 (rude, about the wrong thing, sour) to +4
+# (polite, two right steps, kind). Nothing will learn from that rule. It is our ruler.
 # %% pretrain_it
 from minillama.rlhf.rollout import sample_answers
 from minillama.train.sequence_loss import encode_segments
@@ -118,7 +125,7 @@ def examine(stage):
 
 examine("untrained")
 whole = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
-whole = [Sequence(tokens, tokens) for tokens in whole]  # every token is learned
+whole = [Sequence(tokens, tokens) for tokens in whole]  # input and target: the same
 config = SftConfig(steps=120, max_lr=5e-3, eval_every=0)
 losses = fine_tune(model, whole, whole[:64], config, progress=False)
 examine("pretrained")
@@ -128,29 +135,31 @@ examine("pretrained")
 # something to be answered.
 #
 # **Step 2, fine-tuning.** The same loss, on questions and answers in that form, and
-# only the tokens of the *answer* count. This takes a fraction of the work: what the
-# model knows is there already, it only learns how to show it.
+# only the tokens of the *answer* count. This takes half as many steps: what the model
+# knows is there already, it only learns how to show it.
 # %% tune_it
 pairs = [encode_segments(question_answer(*post), tokenizer) for post in posts[:1000]]
 config = SftConfig(steps=60, max_lr=3e-3, eval_every=0)
 tuned = fine_tune(model, pairs, pairs[:64], config, progress=False)
 examine("fine-tuned")
 for name, history in (("pretraining", losses), ("fine-tuning", tuned)):
-    held_out = [row["held_out_loss"] for row in history if "held_out_loss" in row]
-    print(f"{name}: loss {held_out[0]:.2f} -> {held_out[-1]:.2f}")
+    seen = [row["held_out_loss"] for row in history if "held_out_loss" in row]
+    print(f"{name}: loss on 64 of its own texts {seen[0]:.2f} -> {seen[-1]:.2f}")
 # %% [markdown] feedback
 # Now it answers, and stops by itself. But it answers as the forum does: sometimes
 # rudely, sometimes about "the thing". It imitates, good and bad alike.
 #
 # **Step 3, feedback.** People vote on answers. A second model, the **reward model**,
 # learns from pairs which of two answers was liked more. Then our model practises: it
-# writes an answer, gets the score $r$, and makes good ones likelier (**PPO**). A leash
-# keeps it near the model it started as, $p_0$:
+# writes an answer, gets the score $r$, and makes good ones likelier (by a method called
+# **PPO**, lesson 27). A leash keeps it near the model it started as, $p_0$:
 #
-# $$\text{reward} = r - \beta \, \ln \frac{p(\text{answer})}{p_0(\text{answer})}$$
+# $$\text{reward} = r - \beta \, \ln\, \frac{p(\text{answer})}{p_0(\text{answer})}$$
 # ascii: reward = r - beta * ln(p(answer) / p0(answer))
 #
-# Without the leash it would find out what fools the reward model (lesson 27).
+# Here $p(\text{answer})$ is the product of the probabilities of the answer's tokens,
+# and `kl` in the code is the mean of that logarithm. Without the leash the model would
+# find out what fools the reward model (lesson 27).
 # %% feedback_it
 from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.train_ppo import PPOConfig, train_ppo
@@ -172,7 +181,7 @@ leash = PPOConfig(iterations=8, kl_coefficient=0.15, kl_target=3.0, kl_horizon=3
 rounds = train_ppo(model, judge, tokenizer, practice, leash, progress=False)
 examine("practised")
 kl = rounds[-1]["kl"]
-print(f"8 rounds of 64 answers; {kl:.1f} nats from where it started")
+print(f"8 rounds of 64 answers; ln(p / p0) is now {kl:.1f} on average")
 # %% you_should_see
 from minillama.plots import CONTEXT, OURS, figure, show
 
@@ -191,5 +200,8 @@ show(picture, "Mean quality of the answers, from -3 to +4: "
 print("You should see: quality", *(f"{value:+.1f}" for value in quality.values()),
       "for the untrained, pretrained, fine-tuned and practised model.")
 untrained, pretrained, fine_tuned, practised = quality.values()
+gain = {"pretraining": pretrained - untrained, "fine-tuning": fine_tuned - pretrained,
+        "feedback": practised - fine_tuned}
+print("And your guess? By this ruler", max(gain, key=gain.get), "changed most.")
 assert max(untrained, pretrained) < -1.5 and fine_tuned > 0.3
 assert practised > fine_tuned + 0.7 and 0 < kl < 8 and right > 0.7
