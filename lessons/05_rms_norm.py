@@ -6,18 +6,20 @@
 # Teaches: RMSNorm, LayerNorm, pre- and post-norm, learned gain, epsilon, fp16 overflow
 # Paper: [Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467), equation 4
 #
-# **Question.** Inside a LLaMA each token is a vector. It passes 64 *sub-layers* in the
-# 7B model, attention and feed-forward in turn, and each adds something to it. Before a
-# sub-layer reads the vector, LLaMA divides it by one number. What does one division
-# buy?
+# **Question.** Inside a LLaMA each token is a vector, a list of numbers. In the model
+# with 7 billion weights (*7B*) it passes 64 *sub-layers*, 32 pairs of attention and
+# feed-forward, and each adds something to it. Before a sub-layer reads the vector,
+# LLaMA divides it by one number. What does one division buy?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $D$ | `D` | | model width: numbers per token (4096 in LLaMA-7B) |
-# | $x$ | `x` | (..., D) | the vector of one token; $x_i$ is its $i$-th number |
+# | $x$ | `x` | (..., D) | the vector of a token; $x_i$ is its $i$-th number |
 # | $g$ | `gain` | (D,) | the gain: one learned factor per place, 1 at the start |
 # | $\epsilon$ | `eps` | | a tiny number (1e-6 or 1e-5) against division by zero |
 # | $y$ | `y` | (..., D) | the result |
+#
+# `(..., D)` means: the last axis has D places; axes before it, if any, list tokens.
 # %% naive
 import math
 
@@ -45,8 +47,9 @@ for x in ([3.0, 4.0], [300.0, 400.0], [0.0, 0.0]):
 # $$y_i = \frac{x_i}{\sqrt{\frac{1}{D} \sum_{j=1}^{D} x_j^2 + \epsilon}} \; g_i$$
 # ascii: y_i = x_i / sqrt(mean_j(x_j^2) + eps) * g_i
 #
-# `[3, 4]` and `[300, 400]` gave the same result. The direction of the vector stays; its
-# length is forgotten. And zero stays zero: without $\epsilon$, it would be 0/0.
+# `[3, 4]` and `[300, 400]` gave the same result, to three digits. The direction of the
+# vector stays; its length is forgotten. And zero stays zero: without $\epsilon$, it
+# would be 0/0.
 #
 # The gain is *learned*, like any weight; it is no setting that somebody picks. With it
 # a model can make one place louder and another silent.
@@ -68,10 +71,11 @@ assert (lengths - math.sqrt(D)).abs().max() < 1e-5
 # **LayerNorm**, which GPT-2 and BERT use, subtracts the mean of $x$ first, so that the
 # entries sum to zero, and adds a learned bias after the gain. RMSNorm leaves both out:
 # less to compute, and in the paper's experiments about as good. On a vector whose mean
-# is zero, they agree.
+# is zero, they agree, up to the bias.
 #
-# **Why fp32 inside.** 16-bit floats (fp16) end at 65,504, and $300^2 = 90{,}000$ is
-# beyond that. So the library squares in fp32, and rounds only the result back.
+# **Why fp32 inside.** Large models are often run in 16-bit floats (fp16). These end at
+# 65,504, and $300^2 = 90{,}000$ is beyond that. So the library squares in 32-bit floats
+# (fp32), and rounds only the result back.
 # %% traps
 centred = x - x.mean(-1, keepdim=True)
 layer_norm = torch.nn.functional.layer_norm(x, (D,), eps=1e-6)
@@ -93,12 +97,13 @@ assert careless.tolist() == [0.0, 0.0] and abs(careful[0].item() - 3 / 12.5**0.5
 # This is **pre-norm**: $f$ reads a normalised copy, and the stream itself is never
 # divided.
 #
-# Take the simplest $f$: one random matrix that keeps the size of what it reads. Then
-# $f$ adds a vector in an unrelated direction, and squared lengths add up (Pythagoras).
-# *Without* the norm, each layer adds as much as is there: the square doubles. After $L$
-# layers, the RMS is $2^{L/2}$. *With* it, each layer adds 1 to the square, and the RMS
-# is $\sqrt{1+L}$. For $L = 32$: 65,536 against 5.7. (For the 64 steps of LLaMA-7B: 4
-# billion against 8.) Let us see.
+# How fast does the stream grow? Take the simplest $f$: one random matrix that keeps the
+# size of what it reads. Then $f$ adds a vector in an unrelated direction, and squared
+# lengths add up (Pythagoras). Start with RMS 1, and let $L$ be the number of layers.
+# *Without* the norm, each layer adds as much as is there: the squared RMS doubles, and
+# ends at $2^L$. So the RMS is $2^{L/2}$. *With* it, each layer adds 1 to the squared
+# RMS, and the RMS is $\sqrt{1+L}$. For $L = 32$: 65,536 against 5.7. (For the 64 steps
+# of LLaMA-7B: 4 billion against 8.) Let us see.
 # %% growth
 def random_layer(width):
     """A matrix that keeps the size of what it reads, on average."""
@@ -133,12 +138,14 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 #
 # Look at the gradient of the last layer's weights before any training. A pre-norm model
 # ends with one more norm, which divides the grown stream, and therefore the gradient,
-# by $\sqrt{1+L}$. In post-norm, the last norm divides by only $\sqrt{2}$, however deep
-# the model is. The ratio of the two gradients should be $\sqrt{2/(1+L)}$.
+# by $\sqrt{1+L}$. In post-norm, the last norm reads the sum of two vectors of size 1.
+# It divides by only $\sqrt{2}$, however deep the model is. The ratio of the two
+# gradients should be $\sqrt{2/(1+L)}$.
 #
-# [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove this for real
-# Transformers, and name the large gradients near the top as the reason why post-norm
-# models need a slow warm-up of the learning rate.
+# [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove the same fall with
+# $\sqrt{L}$ for a simplified Transformer before training. They name the large gradients
+# near the top as the reason why post-norm models need a *warm-up*: first training steps
+# that are very small.
 # %% gradients
 def last_gradient(pre, layers, width=128):
     torch.manual_seed(0)
@@ -159,8 +166,9 @@ for depth in depths:
     assert abs(ratios[-1] * math.sqrt((1 + depth) / 2) - 1) < 0.1
 # %% [markdown] exercise
 # **Exercise.** Write the backward pass by hand: given $x$, $g$ and the gradient of the
-# loss with respect to $y$, return the gradients with respect to $x$ and $g$. The trap:
-# every $x_j$ sits inside the one number that divides all of them.
+# loss with respect to $y$, one function returns the gradient with respect to $g$, a
+# second one that with respect to $x$. The trap: every $x_j$ sits inside the one number
+# that divides all of them.
 #
 # Open `lessons/exercises/ex05_rms_norm.py`, then run `python3 run.py check 5`.
 # %% you_should_see
