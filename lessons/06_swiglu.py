@@ -7,9 +7,10 @@
 # Paper: [Shazeer 2020](https://arxiv.org/abs/2002.05202), equations 5 and 6
 #
 # **Question.** After attention, each token passes alone through a *feed-forward layer*:
-# widen the vector, apply a bend, narrow it again. The first Transformer bent with ReLU,
-# which sets negative numbers to zero. LLaMA multiplies two projections instead. What
-# does such a gate add to ReLU?
+# widen the vector by a matrix, bend each number, narrow it again. (Without a bend, two
+# matrices in a row would be one matrix.) The first Transformer bent with ReLU, which
+# sets negative numbers to zero. LLaMA widens the vector twice and multiplies the two
+# results, one as a *gate* for the other. What does such a gate add to ReLU?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -52,7 +53,7 @@ x, one = [1.0, -2.0], [[1.0, 0.0], [0.0, 1.0]]
 print("ReLU:", naive_relu(x, one, one))
 print("SwiGLU:", [round(number, 3) for number in naive_swiglu(x, one, one, one)])
 # %% [markdown] formula
-# The ReLU layer, without biases:
+# The feed-forward network (FFN) with ReLU, without biases:
 #
 # $$\mathrm{FFN}(x) = W_2 \max(0, W_1 x)$$
 # ascii: FFN(x) = W2 max(0, W1 x)
@@ -64,14 +65,14 @@ print("SwiGLU:", [round(number, 3) for number in naive_swiglu(x, one, one, one)]
 # ascii: Swish_beta(a) = a sigmoid(beta a)
 #
 # A **gated linear unit** (GLU) sends $x$ up twice and multiplies place by place,
-# written $\odot$: one way says what, the other how much of it. With SiLU on the gate it
-# is **SwiGLU**:
+# written $\odot$: $W_3 x$ says what, the gate says how much of it. With SiLU on the
+# gate it is **SwiGLU**:
 #
 # $$\mathrm{SwiGLU}(x) = W_2 \, (\mathrm{SiLU}(W_1 x) \odot W_3 x)$$
 # ascii: SwiGLU(x) = W2 (SiLU(W1 x) * W3 x), * place by place
 #
 # Its relatives differ in the bend on the gate: sigmoid (GLU), none (bilinear), ReLU
-# (ReGLU), GELU (GEGLU).
+# (ReGLU), GELU (GEGLU; GELU is explained below).
 # %% agree
 torch.manual_seed(0)
 D, F = 6, 10
@@ -88,7 +89,8 @@ assert (layer(tokens) - loop).abs().max() < 1e-6
 # $\beta = 1.702$.
 #
 # ReLU is flat on the left: a unit that is negative for all inputs gets no gradient, and
-# can stay dead for good. The smooth ones dip below zero and keep a slope.
+# can stay dead for good. The smooth ones dip below zero and keep a slope there, except
+# at their lowest point; far to the left it fades.
 # %% curves
 a = torch.linspace(-5, 5, 10_001, dtype=torch.float64)
 lowest = silu(a).min().item()
@@ -112,10 +114,11 @@ axes.set_xlim(-3, 3.6)
 show(picture, f"SiLU dips to {lowest:.3f} at a = {at:.2f}, where ReLU is 0")
 # %% [markdown] width
 # **Three matrices for the price of two.** The old layer widened to $4D$: $2 \cdot 4D^2$
-# weights. SwiGLU has a third matrix. To keep the price, LLaMA takes two thirds of the
-# width, $F = \frac{2}{3} \cdot 4D$, rounded up to a multiple of 256. Llama 2 70B, which
-# saves weights in attention (lesson 08), spends them here: it multiplies by 1.3 before
-# it rounds, to a multiple of 4096.
+# weights. SwiGLU has a third matrix. To keep the price (nearly: see the rounding),
+# LLaMA takes two thirds of the width, $F = \frac{2}{3} \cdot 4D$, rounded up to a
+# multiple of 256, which suits the hardware. Llama 2 70B, which saves weights in
+# attention (lesson 08), spends them here: it multiplies by 1.3 before it rounds, to a
+# multiple of 4096.
 # %% widths
 old, new = 2 * 4 * 4096**2, 3 * 4096 * hidden_dim_rule(4096)
 print(f"weights at D = 4096: {old / 1e6:.1f} million plain, {new / 1e6:.1f} gated")
@@ -124,11 +127,12 @@ widths = (hidden_dim_rule(4096), hidden_dim_rule(5120),
 print("F for 7B, 13B and Llama 2 70B:", widths)
 assert (old, new) == (134_217_728, 135_266_304) and widths == (11008, 13824, 28672)
 # %% [markdown] home
-# **Who is better?** A fair race at equal weights: 3072 each, D = 16. Two targets to
-# learn. One is made of products, $(Ax) \odot (Bx)$ with random matrices $A$ and $B$.
-# The other is made of ReLU, $C \max(0, Ax)$. What would you bet?
+# **Who is better?** A fair race with equally many weights: 3072 each, at D = 16 (so F
+# is 96 for ReLU and 64 for SwiGLU). There are two targets to learn. One is made of
+# products, $(Ax) \odot (Bx)$ with random matrices $A$ and $B$. The other is made of
+# ReLU, $C \max(0, Ax)$. What would you bet?
 #
-# To build $a \cdot b$ from bends, ReLU needs many pieces. A gate simply multiplies. But
+# ReLU has to build a product out of many straight pieces. A gate simply multiplies. But
 # a sharp kink is hard for a smooth gate.
 # %% race
 def train(gated, target, D=16, steps=500):
@@ -159,11 +163,12 @@ for name in targets:
           f"{left[name, True]:.1%} by SwiGLU")
 # %% [markdown] exercise
 # Each wins at home. Which home is language more like? No formula says so; it took an
-# experiment. On language models of equal size and cost, the paper's table 1 has GEGLU
+# experiment. With language models of equal size and cost, the paper's table 1 has GEGLU
 # and SwiGLU first, by a small margin. The author offers no explanation, and credits
 # "divine benevolence".
 #
-# **Exercise.** Write the width rule, and the slope of SiLU, which training needs.
+# **Exercise.** Write two functions. One returns the width $F$ for a given $D$. The
+# other returns the slope of SiLU at each entry of a tensor, which training needs.
 #
 # Open `lessons/exercises/ex06_swiglu.py`, then run `python3 run.py check 6`.
 # %% you_should_see
