@@ -175,13 +175,18 @@ def search_index(folder=FOLDER):
     return "const BOOK = " + json.dumps(pages, ensure_ascii=False).replace("</", "<\\/") + ";\n"
 
 
-def build(out="out/book", folder=FOLDER, recorded=None, say=print):
-    """Run every lesson and write the book; returns the index's path. `recorded` = {number: recording} spares a run."""
+def build(out="out/book", folder=FOLDER, recorded=None, say=print, only=()):
+    """Run every lesson (or `only` those numbers) and write the book; returns the index's path.
+
+    recorded: {number: recording} spares a lesson its run.
+    """
     require_libraries()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     pages = {"index.html": index_page(folder), "search.js": search_index(folder)}
     for number, path in lessons(folder).items():
+        if only and number not in only:
+            continue
         found = (recorded or {}).get(number) or recording.record(path)
         pages[f"{path.stem}.html"] = lesson_page(read(path), found, out)
         say(f"{path.stem}.html  {len(pages[f'{path.stem}.html'].encode()) / 1000:.0f} kB")

@@ -93,12 +93,13 @@ def index(folder=FOLDER):
     return "\n".join(lines)
 
 
-def build(out, folder=FOLDER, say=print):
-    """Run every lesson and write its Markdown and figures; figures that nothing names any more are removed."""
+def build(out, folder=FOLDER, say=print, only=()):
+    """Run every lesson (or `only` those numbers) and write its Markdown and figures; those of old are removed."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files = {"README.md": index(folder)}
-    for path in lessons(folder).values():
+    chosen = {number: path for number, path in lessons(folder).items() if not only or number in only}
+    for path in chosen.values():
         text, figures = page(read(path), recording.record(path))
         files.update({f"{path.stem}.md": text, **figures})
         say(f"{path.stem}.md")
@@ -106,7 +107,7 @@ def build(out, folder=FOLDER, say=print):
         with atomic_write(out / name, "w") as file:
             file.write(text)
     for old in out.glob("[0-9][0-9]_*"):
-        if old.name not in files:
+        if old.name not in files and (int(old.name[:2]) in chosen or int(old.name[:2]) not in lessons(folder)):
             old.unlink()
     return out / "README.md"
 

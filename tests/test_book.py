@@ -216,6 +216,18 @@ def test_markdown_for_github_keeps_formulas_code_and_figures(tmp_path):
     assert all("prefers-color-scheme: dark" in svg for svg in figures.values())
 
 
+def test_one_lesson_is_rendered_without_the_others_and_old_figures_go(tmp_path):
+    folder, out = tmp_path / "lessons", tmp_path / "docs"
+    written(folder)
+    written(folder, LESSON.replace("05 · Halves", "07 · Thirds"), "07_rope.py")
+    out.mkdir()
+    for name in ("05_rms_norm-9.svg", "07_rope-9.svg", "09_masks.md"):
+        (out / name).write_text("old")
+    book_markdown.build(out, folder, lambda line: None, only=[5])
+    assert {path.name for path in out.iterdir()} == {"README.md", "05_rms_norm.md", "05_rms_norm-1.svg",
+                                                     "07_rope-9.svg"}
+
+
 PRINTED = "Loss is 3.\n```text\nloss 2.50 in 8 steps, 3e-12\ntook 1.5 s\n```\n![It ends at 2.5](a.svg)\n"
 
 
