@@ -17,7 +17,7 @@
 # | $d$ | `d` | | width of a query or key (128 in LLaMA-7B), even |
 # | $q$, $k$ | `q`, `k` | (d,) | a query and a key |
 # | $x$, $y$ | `x`, `turned` | (d,) | one of them before and after its turn |
-# | $m$, $n$ | `m`, `n` | | the position of the query's token, and of the key's |
+# | $m$, $n$ | `m`, `n` | | places of the query's token and of the key's, from 0 |
 # | $j$ | `j` | | number of a pair of entries, from 0 to d/2 - 1 |
 # | $\theta$ | `theta` | | the base: 10000 (500000 in Llama 3) |
 # | $f_j$ | `f` | (d/2,) | how far pair $j$ turns per position, in radians |
@@ -47,7 +47,8 @@ for position in (0, 1, 2, 100):
     arrows = [round(number, 2) for number in turn([1.0, 0.0, 1.0, 0.0], position)]
     print(f"position {position:3}: first pair {arrows[:2]}, second pair {arrows[2:]}")
 # %% [markdown] formula
-# Read each pair as an arrow in the plane. Pair $j$ turns by $m f_j$, where
+# Read each pair as an arrow in the plane. At position $m$, pair $j$ turns by the angle
+# $m f_j$, where
 #
 # $$f_j = \theta^{-2j/d}$$
 # ascii: f_j = theta^(-2j/d)
@@ -62,8 +63,9 @@ for position in (0, 1, 2, 100):
 # more slowly. Written as one $d \times d$ matrix, this has a 2 by 2 rotation for each
 # pair along the diagonal, and zeros elsewhere. Nobody builds that matrix.
 #
-# A pair is also one complex number, $x_{2j} + i\, x_{2j+1}$ with $i^2 = -1$, and
-# turning it is one multiplication by $e^{i m f_j}$. That is how the library does it.
+# A pair is also one complex number, $x_{2j} + i\, x_{2j+1}$ with $i^2 = -1$. Turning it
+# by an angle $\varphi$ is one multiplication by
+# $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. That is how the library does it.
 # Nothing here is learned.
 # %% agree
 d = 128
@@ -94,8 +96,8 @@ assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 # %% [markdown] distance
 # **Why the score sees only the distance.** Take one pair as complex numbers, $a$ from
 # the query and $b$ from the key. The dot product of two arrows is the real part of
-# $a \, \mathrm{conj}(b)$, where conj flips the sign of an angle. Turned, they are
-# $A = a e^{i m f_j}$ and $B = b e^{i n f_j}$, so
+# $a \, \mathrm{conj}(b)$, where conj flips the sign of $i$, and so of every angle.
+# Turned, the two are $A = a e^{i m f_j}$ and $B = b e^{i n f_j}$, so
 #
 # $$\mathrm{Re}(A \, \mathrm{conj}(B)) = \mathrm{Re}(a \, \mathrm{conj}(b) \, e^{i (m-n) f_j})$$
 # ascii: Re(A conj(B)) = Re(a conj(b) e^(i (m-n) f_j))
@@ -113,7 +115,7 @@ spread = max(scores) - min(scores)
 print("five apart, at 7, 100 and 2000:", [round(s, 6) for s in scores])
 print(f"six apart: {score(7, 1):.6f}")
 assert spread < 1e-11 and abs(score(7, 1) - scores[0]) > 0.1
-assert torch.tensor(257).bfloat16().item() == 256  # why angles are never made in bf16
+assert torch.tensor(257).bfloat16().item() == 256  # bf16 skips 257: no angles in bf16
 # %% [markdown] clocks
 # **A clock with 64 hands.** Pair $j$ comes full circle after $2\pi / f_j$ positions.
 # The fast pairs tell neighbours apart; the slow ones tell near from far. One hand alone
@@ -124,8 +126,9 @@ assert torch.tensor(257).bfloat16().item() == 256  # why angles are never made i
 # With distance, one pair after another falls out of step. So alike vectors score less,
 # the further apart they are.
 #
-# That is a tendency, not a law: it wobbles, and a trained model may use single pairs to
-# look at any distance that it needs (lesson 08 shows one that does).
+# That is a tendency, not a law: it wobbles, and queries and keys that are not alike may
+# score best at any distance that the model needs (lesson 08 trains one that looks 7
+# tokens back).
 # %% decay
 turns = 2 * math.pi / f
 slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
@@ -150,7 +153,7 @@ label_end(axes, steps, decay, "all 64 pairs", OURS)
 axes.set_xlim(1, 5000)
 show(picture, f"The mean over all pairs falls from 0.97 at distance 1 to {shown[1000]}")
 # %% [markdown] layouts
-# **Two layouts, one trap.** Which entries form a pair is a matter of taste. Meta's
+# **Two layouts, one trap.** Which entries form a pair is a convention. Meta's
 # weights pair neighbours: 0 with 1, 2 with 3 (*interleaved*). Hugging Face's pair entry
 # $j$ with $j + d/2$ (*half-split*). Both are RoPE, and the scores are the same, if the
 # rows of the weights that make $q$ and $k$ are reordered to match.
@@ -170,11 +173,12 @@ mixed = rope.apply_rope_half_split(x, rotations)  # weights of one, code of the 
 error = (mixed - meta).norm(dim=-1)[:, 0] / meta.norm(dim=-1)[:, 0]
 share = error[20:].mean().item()
 print(f"mixed up: error {error[0]:.0%} at position 0, {share:.0%} beyond 20")
-assert error[0] == 0 and 1.1 < share < 1.35  # a vector of no relation: 141 % off
+assert error[0] == 0 and 1.1 < share < 1.35  # an unrelated vector: 141 % off
 # %% [markdown] exercise
-# **Exercise.** First turn vectors in the half-split layout, without complex numbers.
-# Then reorder the rows of a weight matrix from Meta's layout to Hugging Face's, and
-# back. There are several heads, each $d$ rows high, and each is reordered for itself.
+# **Exercise.** Write three functions. The first returns vectors turned in the
+# half-split layout, without complex numbers. The other two return the rows of a weight
+# matrix reordered from Meta's layout to Hugging Face's, and back. A matrix holds
+# several *heads* (lesson 08), each $d$ rows high, and each is reordered for itself.
 #
 # Open `lessons/exercises/ex07_rope.py`, then run `python3 run.py check 7`.
 # %% you_should_see
