@@ -20,6 +20,8 @@
 # | $w_{ts}$ | `w` | (T, T) | weight: how much of $v_s$ goes into the output at $t$ |
 # | $o_t$ | `out[t]` | (d,) | the output at token $t$ |
 # | $H$, $K$ | `H`, `K` | | query heads; key/value heads |
+#
+# A *head* is one run of what follows. A model has many side by side; we start with one.
 # %% naive
 import copy
 import math
@@ -49,10 +51,11 @@ def naive(q, k, v):
 q, k, v = torch.randn(3, 5, 4, dtype=torch.float64)  # T = 5, d = 4
 print(naive(q, k, v).round(decimals=2).tolist())
 # %% [markdown] formula
-# Query, key and value are three different linear maps of the same token vector; RoPE
-# (lesson 07) then turns the first two. The score $a_{ts}$ of a query and a key says how
-# well they match. The softmax turns the scores of one query into weights: positive,
-# with sum 1. The output is the weighted mean of the values.
+# Query, key and value are made from the same token vector, by three different matrices;
+# RoPE (lesson 07) then turns the first two. The score $a_{ts}$ of a query and a key
+# says how well they match. The *softmax* (second line) turns the scores of one query
+# into weights: positive, with sum 1. The sum runs over all tokens $r$ up to $t$. The
+# output is the weighted mean of the values.
 #
 # $$a_{ts} = q_t \cdot k_s / \sqrt{d}$$
 # ascii: a_ts = q_t . k_s / sqrt(d)
@@ -67,10 +70,10 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # next. In matrix form the forbidden scores become $-\infty$, and their weights 0.
 #
 # **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random, of
-# size 1. Their dot product is a sum of $d$ terms of size 1 with random signs: typical
-# size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such scores gives nearly
-# everything to one token, and passes hardly any gradient to the rest. Divided by
-# $\sqrt{d}$, scores have size 1, whatever the width.
+# size 1 (standard deviation). Their dot product is a sum of $d$ terms of size 1 with
+# random signs: typical size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such
+# scores gives nearly everything to one token, and passes hardly any gradient to the
+# rest. Divided by $\sqrt{d}$, scores have size 1, whatever the width.
 # %% agree
 ours = attention(q[None, None], k[None, None], v[None, None])  # (B, H, T, d), B = H = 1
 assert (ours[0, 0] - naive(q, k, v)).abs().max() < 1e-12
@@ -99,11 +102,11 @@ assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 #
 # **Shared keys and values.** While text is generated, the keys and values of all
 # earlier tokens wait in memory (lesson 12). So Llama 2 70B has 64 query heads but only
-# $K = 8$ key/value heads, each serving 8 neighbouring query heads:
-# *grouped-query attention*, GQA
-# ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is the original
-# multi-head attention, $K = 1$ *multi-query* attention, MQA. The library needs no
-# copies of $k$ and $v$ for it.
+# $K = 8$ key/value heads, each serving 8 neighbouring query heads: *grouped-query
+# attention*, GQA ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is
+# the original multi-head attention, $K = 1$ *multi-query* attention, MQA. The cell
+# below compares the library, which makes no copies of $k$ and $v$, with copies made by
+# hand.
 # %% grouped
 B, H, T, d = 2, 6, 7, 8
 q_BHTd = torch.randn(B, H, T, d, dtype=torch.float64)
@@ -118,12 +121,13 @@ for K in (6, 3, 2, 1):
 # the second half stands 8 places after its first copy. So for the token just before it,
 # which has to predict it, the copy is 7 tokens back.
 #
-# Our model is one attention head of width 32 between an embedding and an output matrix.
+# Our model is an *embedding* (a table: one learned vector per letter), one attention
+# head of width 32, and a matrix that turns each vector into 16 scores, one per letter.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
-# has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$.
+# has to find the right one. Guessing among 16 letters is a loss of $\ln\, 16 = 2.77$.
 #
 # In the maps below, a row is a token that looks, a column a token that is seen. What to
-# watch are the lower rows: before the eighth letter there is nothing to copy yet.
+# watch are the lower rows: up to the seventh letter there is nothing to copy yet.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)
@@ -179,9 +183,9 @@ picture = heat_maps("The trained head looks 7 tokens back",
 show(picture, f"Each row is a token that looks; {back['after training']:.0%} of the "
               "weight lies 7 tokens back after training")
 # %% [markdown] exercise
-# **Exercise.** Write the causal mask when there are more keys than queries: the queries
-# are then the *last* tokens, as in generation. Then write grouped-query attention with
-# it.
+# **Exercise.** Write a function that returns the causal mask, True where a token may
+# look. There may be more keys than queries: the queries are then the *last* tokens, as
+# in generation. A second function returns the outputs of grouped-query attention.
 #
 # Open `lessons/exercises/ex08_attention.py`, then run `python3 run.py check 8`.
 # %% you_should_see
