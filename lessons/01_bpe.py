@@ -148,8 +148,8 @@ show(picture, f"4,000 pieces: {shorter:.1f} times fewer tokens than letters")
 # on 32,000 pieces, Llama 3 on 128,256.
 #
 # **Exercise.** Write `merge_once` and `learn` in `lessons/exercises/ex01_bpe.py`. Mind
-# `aaa`: the pair `a a` stands in it twice but can be joined only once. Then `python3
-# run.py check 1`.
+# `aaa`: the pair `a a` stands in it twice but can be joined only once. Then
+# `python3 run.py check 1`.
 
 # %% closing
 assert merges == [("e", "s"), ("es", "t"), ("est", END), ("l", "o"), ("lo", "w")]

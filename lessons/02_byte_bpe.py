@@ -2,7 +2,7 @@
 # # 02 · Bytes and digits
 # Covers: `minillama/tokenizer/byte_bpe.py`, `tests/test_byte_bpe.py`
 # Needs: 01
-# Time: 25 s
+# Time: 30 s
 # Teaches: UTF-8, byte fallback, byte-level BPE, the split pattern, single digits, round trip
 # Paper: [LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1
 #
@@ -14,8 +14,8 @@
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
-# | $V$ | `vocab_size` | | how many different tokens there are |
-# | $M$ | `merges` | | how many of them were made by joining |
+# | $V$ | `len(spelling)` | | how many different tokens there are |
+# | $M$ | `new` | | how many of them were made by joining |
 # | $s$ | `text` | | a text |
 # | $n(s)$ | `len(ids)` | | its length in tokens |
 
@@ -167,7 +167,8 @@ from minillama.plots import CONTRAST, OURS, figure, label_end, show
 
 path = Path(minillama.__file__).parents[1] / "lessons" / "02_byte_bpe.json"
 if os.environ.get("REMAKE"):
-    curves = {name: [learn(name == "single", seed) for seed in range(3)] for name in live}
+    curves = {name: [learn(name == "single", seed) for seed in range(3)]
+              for name in live}
     path.write_text(json.dumps(curves) + "\n")
 stored = json.loads(path.read_text())
 picture, axes = figure("Digit by digit, a tiny model learns to add", "training step",
@@ -198,6 +199,6 @@ assert min(ends["single"]) > 0.6 and max(ends["whole"]) < 0.2
 assert live["single"][-1] > 0.6 and live["whole"][-1] < 0.2
 digits = [fallback.id_to_piece(i) for i in fallback.encode("12345")]
 assert len(digits) == 1 + 5 and by_bytes.split("12345") == ["123", "45"]
-print("You should see: 3 bytes for each Han character; aaabdaaabac as 258 100 258 97 99;"
-      f" unseen sums right: {live['single'][-1]:.0%} by single digits (above 60), "
+print("You should see: 3 bytes a Han character; aaabdaaabac as 258 100 258 97 99; "
+      f"unseen sums right: {live['single'][-1]:.0%} by single digits (above 60), "
       f"{live['whole'][-1]:.0%} by whole numbers (below 20)")

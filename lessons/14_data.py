@@ -6,7 +6,7 @@
 # Teaches: duplicates, shingles, MinHash, heuristic and n-gram filters, mixture, packing
 # Paper: [LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1
 #
-# **Question.** The web is mostly menus, adverts and copies. How do you turn it into
+# **Question.** Much of the web is menus, adverts and copies. How do you turn it into
 # text worth learning from, when nobody can read even a thousandth of it?
 #
 # We do not read it either. We *plant*: into 400 good documents we mix 160 bad ones of
@@ -17,7 +17,7 @@
 # |---|---|---|---|
 # | $A, B$ | `shingles(text)` | sets | the runs of four words in two documents |
 # | $J$ | `jaccard` | | the share of them that both have |
-# | $h$ | `h` | | a hash function: any text to a number that looks random |
+# | $h$ | `salts` | | a hash function: any text to a number that looks random |
 # | $k$ | `K` | | how many hash functions there are |
 # | $T$ | `T` | | tokens of a training sequence |
 

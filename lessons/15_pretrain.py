@@ -51,9 +51,9 @@ print("rate:", *(f"{rate(step, 200, 6e-3, 20):.4f}" for step in steps))
 # $$w \leftarrow w - \eta \lambda w - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}$$
 # ascii: w <- w - lr decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 #
-# $m$ and $v$ start at zero and would be too small at first; the two divisions by $1 -
-# \beta^t$ make up for that exactly. The $W$ of AdamW: the decay stands outside the
-# fraction. Inside, weights with large gradients would hardly decay.
+# $m$ and $v$ start at zero and would be too small at first; the two divisions by
+# $1 - \beta^t$ make up for that. The W in AdamW: the decay stands outside the fraction.
+# Inside, weights with large gradients would hardly decay.
 #
 # The **rate** climbs for some steps (*warm-up*), while $m$ and $v$ know little, then
 # falls along half a cosine to a tenth. **Clipping**: if all gradients together are
@@ -79,9 +79,10 @@ print("AdamW by hand and the library's agree over ten steps")
 
 # %% [markdown] experiment
 # **Experiment.** The corpus is one whose *entropy* we know: stories and forum posts
-# from a grammar. No model can need fewer bits per character than that, and a model that
-# had understood nothing but which letter follows which would need as many as the bigram
-# counts say. We train 0.15 million weights for 200 steps and see where they land.
+# from a grammar. No model can need fewer bits per character than that on average, and a
+# model that had understood nothing but which letter follows which would need as many as
+# the bigram counts say. We train 0.15 million weights for 200 steps and see where they
+# land.
 
 # %% data
 import tempfile
@@ -100,7 +101,8 @@ from minillama.transformer import Transformer
 train, held_out = mixture(0, 2500), mixture(0, 150, "held-out")
 train, held_out = ([document.text for document in part] for part in (train, held_out))
 tokenizer = train_bpe(train, 512)
-folder = Path(tempfile.mkdtemp())
+home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # gone at the end
+folder = Path(home.name)
 rows = [write_tokens(folder / f"{name}.bin", texts, tokenizer, progress=False)
         for name, texts in (("train", train), ("held_out", held_out))]
 characters = sum(map(len, held_out))

@@ -44,8 +44,8 @@ print(f"{'together':28} {sum(BYTES.values())} bytes: {total:.1f} GB")
 # counted.
 #
 # **Activations** come on top. To compute gradients, backward needs what each layer
-# read. It is kept from the forward pass, and it grows with $B \cdot T \cdot L$, not
-# with $N$.
+# read. It is kept from the forward pass, and it grows with the batch and the length,
+# $B \cdot T \cdot D \cdot L$, not with the number of weights.
 #
 # **Checkpointing** keeps only what goes *into* each block, and computes the inside
 # again when backward comes by, one block at a time: less memory, about a third more
@@ -134,12 +134,13 @@ print(f"two halves of a batch, averaged, against the whole: {apart:.1e} apart")
 # %% [markdown] exercise
 # **Data parallelism.** Two machines hold the same weights, take half of the batch each,
 # and average their gradients: the same step, as the last cell shows, in half of the
-# time. It spares activations, not weights; each machine still holds all 16 bytes. (The
-# paper linked above divides those among the machines as well.)
+# time, but for what it takes to exchange the gradients. It spares activations, not
+# weights; each machine still holds all 16 bytes. (The paper linked above divides those
+# among the machines as well.)
 #
 # **Exercise.** Write checkpointing yourself in `lessons/exercises/ex18_memory.py`:
-# forget the inside of a block, and compute it again in backward. Then `python3 run.py
-# check 18`.
+# forget the inside of a block, and compute it again in backward. Then
+# `python3 run.py check 18`.
 
 # %% closing
 assert f"{total:.1f}" == "107.8" and f"{(2 + 8) * N / 1e9:.1f}" == "67.4"

@@ -2,7 +2,7 @@
 # # 19 · Supervised fine-tuning
 # Covers: `minillama/train/sft.py`, `minillama/train/sequence_loss.py`, `tests/test_sft.py`
 # Needs: 10, 15
-# Time: 20 s
+# Time: 25 s
 # Teaches: self-instruct and Alpaca, templates, loss on answers, multi-turn masks, stages
 # Paper: [Wang et al. 2023](https://arxiv.org/abs/2212.10560), section 3
 #
@@ -163,8 +163,8 @@ show(picture, f"Exact after {STEPS} steps, by what the loss is on: {ends}")
 # The model tuned on answers is hopeless at writing questions, and nobody will ask it
 # to. A pretrained model keeps most of what it knew, if the tuning is short.
 #
-# **Easy first.** Some programs order the examples (Ziya: easy tasks before hard ones,
-# long dialogues last). It is cheap to try; measure before you believe.
+# **Easy first.** Some programs order the examples (Ziya: easy tasks before hard ones).
+# It is cheap to try; measure before you believe.
 #
 # **Exercise.** Write the labels of a chat of three turns, and the loss, in
 # `lessons/exercises/ex19_sft.py`. Then `python3 run.py check 19`.

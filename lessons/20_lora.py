@@ -2,7 +2,7 @@
 # # 20 · LoRA
 # Covers: `minillama/peft/lora.py`, `tests/test_lora.py`
 # Needs: 10
-# Time: 25 s
+# Time: 30 s
 # Teaches: low rank, adapters, A and B, the zero start, alpha / r, targets, merging
 # Paper: [Hu et al. 2021](https://arxiv.org/abs/2106.09685), equation 3
 #
@@ -10,8 +10,8 @@
 # all seven billion change?
 #
 # LoRA (*low-rank adaptation*) changes none of them. Beside a frozen matrix it lays two
-# thin ones and trains only those. Thin: a matrix of 4096 rows and 4096 columns gets one
-# of 8 rows and one of 8 columns, 256 times fewer numbers.
+# thin ones and trains only those. Thin: a matrix of 4096 by 4096 gets one of 8 by 4096
+# and one of 4096 by 8, 256 times fewer numbers.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -43,8 +43,8 @@ print(f"rank of the change: {torch.linalg.matrix_rank(W - W0).item()}")
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 # ascii: h = W0 x + (alpha / r) B A x
 #
-# $B A$ has the shape of $W_0$ but can only hold matrices of rank $r$: whatever $x$ is,
-# the change of $h$ lies in a space of $r$ directions, the columns of $B$.
+# $B A$ has the shape of $W_0$ but only a rank of $r$ at most: whatever $x$ is, the
+# change of $h$ lies in a space of $r$ directions, the columns of $B$.
 #
 # - One of the two must start at zero, so that the first output is unchanged. Not both:
 #   the gradient of each is a product with the other, and nothing would ever move.

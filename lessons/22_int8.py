@@ -40,9 +40,10 @@ print(f"{W.dtype} {W.nbytes:,} bytes -> {codes.dtype} {codes.nbytes:,} and "
       f"{absmax.nbytes:,} for the scales; error {weight_error:.4f}")
 
 # %% [markdown] formula
-# A row's values are $w_i \approx c_i \, s / 127$. The same is done to $x$, row by row.
-# Then the product of two rows is a sum of whole numbers, which a processor does fast
-# and exactly, and two multiplications put the scales back:
+# A row's values are $w_i \approx c_i \, s / 127$. The same is done to $x$, row by row;
+# $s_x, c^x$ belong to a row of $x$, $s_W, c^W$ to one of $W$. Then the product of two
+# rows is a sum of whole numbers, which a processor does fast and exactly, and two
+# multiplications put the scales back:
 # $$y = \frac{s_x s_W}{127^2} \sum_i c^x_i c^W_i$$
 # ascii: y = s_x s_W / 127^2 * sum over i of c_x[i] c_W[i]
 #
@@ -97,7 +98,8 @@ for (name, values), colour in zip(errors.items(), (CONTRAST, OURS), strict=True)
     axes.loglog(sizes, values, color=colour, marker="o", markersize=3)
     label_end(axes, sizes, values, name, colour)
 axes.axvline(6, color="grey", linewidth=0.8, linestyle=":")
-axes.annotate("threshold 6", (6, 0.12), (-70, 0), textcoords="offset points", color="grey")
+axes.annotate("threshold 6", (6, 0.12), (-70, 0), color="grey",
+              textcoords="offset points")
 axes.set(xlim=(0.9, 420), xticks=[1, 6, 10, 100], xticklabels=["1", "6", "10", "100"],
          yticks=[0.01, 0.1], yticklabels=["1 %", "10 %"])
 axes.minorticks_off()

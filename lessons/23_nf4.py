@@ -48,8 +48,8 @@ print(f"evenly spaced: error {relative_error(ruler):.4f} of the weights' size")
 #
 # If the bell curve is cut into slices of equal probability and each slice gets one
 # level, every name is used about equally often. The levels are then *quantiles*:
-# $$q_i = Q(p_i) / Q(p_{max}), \qquad p_i \text{ evenly spaced}$$
-# ascii: q_i = Q(p_i) / Q(p_max), with the p_i evenly spaced
+# $$q_i = Q(p_i) / Q(p_{max}), \qquad p_i \text{ evenly spaced on each side of } 0.5$$
+# ascii: q_i = Q(p_i) / Q(p_max), with the p_i evenly spaced on each side of 0.5
 #
 # Two wishes break the symmetry. Zero must be a level, because padding and dead weights
 # are exactly zero. And no name may be wasted. So NF4 takes 8 levels above zero, 7

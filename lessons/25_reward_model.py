@@ -142,7 +142,7 @@ def accuracy(model, pairs):
     return 100 * pair_accuracy(*scores(model, *tensors(pairs)))
 
 
-held_out, sizes = 500, [60, 125, 250, 500, 1000, 2000, 4000]
+held_out, sizes = 500, [60, 125, 250, 1000, 4000]
 lines = {"true labels": [], "a third flipped": [], "as its labels say": []}
 for size in sizes:
     learned = slice(held_out, held_out + size)
@@ -174,10 +174,10 @@ axes.minorticks_off()
 show(picture, f"{sizes[-1]} pairs: {by_labels:.0f} % by labels, {by_truth:.0f} % true")
 
 # %% [markdown] exercise
-# When people agree with each other only two times in three, a perfect judge would agree
-# with their labels two times in three as well. The labels' noise lowers the mark, and
-# far less the model: flipped labels contradict one another, and the truth remains. So
-# 67 % may be a good reward model or a poor one; only a better test set can say.
+# If a third of the labels are wrong, a perfect judge agrees with two thirds of them.
+# The noise lowers the mark, and far less the model: flipped labels contradict one
+# another, and the truth remains. So 67 % may be a good reward model or a poor one; only
+# a better test set can say.
 #
 # **Exercise.** Make pairs, and write the loss so that it is finite everywhere, in
 # `lessons/exercises/ex25_reward_model.py`. Then `python3 run.py check 25`.

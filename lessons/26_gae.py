@@ -37,7 +37,8 @@ for name, blame in (("all that followed", followed), ("the next jump", jump)):
 
 # %% [markdown] formula
 # The first way blames the two innocent tokens at the front as much as the blunder. The
-# second blames only the third, as it should, but it stands or falls with the guesses.
+# second blames the third alone, as it should (and the last a little, for the 0.1 that
+# was still hoped for). But it stands or falls with the guesses.
 #
 # The jump is called the *TD error* (temporal difference). GAE blends the two ways: it
 # adds up the jumps from $t$ on, and each further one counts less by the factor

@@ -42,7 +42,7 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 
 # %% [markdown] formula
 # **The clipped objective.** A text that did better than expected should become
-# likelier. But the advantages were measured on texts of the old policy, and say nothing
+# likelier. But the advantages were measured on texts of the old policy, and say little
 # about a policy far from it. So a token's gain stops paying once its probability has
 # moved by 20 %:
 # $$L = -\min(\rho A, \; \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A), \qquad \rho = \pi / \pi_{old}$$
