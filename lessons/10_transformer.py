@@ -62,8 +62,9 @@ def forward(tokens, w, config):
 # $$x \leftarrow x + \mathrm{SwiGLU}(\mathrm{RMSNorm}(x))$$
 # ascii: x <- x + SwiGLU(RMSNorm(x))
 #
-# There are no biases anywhere, and no position vectors: RoPE inside attention is all
-# the model is told about order.
+# No biases anywhere (constants added after a matrix), and no vectors that stand for
+# positions: RoPE inside attention and the causal mask are all the model is told about
+# order.
 # %% agree
 torch.manual_seed(0)
 config = ModelConfig(dim=48, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=100)
@@ -79,16 +80,18 @@ for name in [name for name in weights if not name.startswith(("layers.1", "layer
     print(f"  {name:25} {tuple(weights[name].shape)}")
 assert not any("bias" in name for name, _ in model.named_parameters())
 # %% [markdown] count
-# **Counting.** Queries and the output matrix are $D \times Hd$ each, keys and values
-# $D \times Kd$. The feed-forward layer has three matrices of $D \times F$ (lesson 06).
-# Two gains per block, one at the end; a table of $V \times D$ at each end of the model:
+# **Counting.** In attention, the matrices for queries and for the output are
+# $D \times Hd$ each, those for keys and values $D \times Kd$. The feed-forward layer
+# has three matrices of $D \times F$ (lesson 06). Two gains per block, one at the end; a
+# table of $V \times D$ at each end of the model:
 #
 # $$N = L \, (2Dd(H + K) + 3DF + 2D) + 2VD + D$$
 # ascii: N = L (2 D d (H + K) + 3 D F + 2 D) + 2 V D + D
 #
 # Some small models use one table for both ends (*tied*); then it counts once. Nearly
 # every parameter is used for one multiplication and one addition per token, so reading
-# a token costs about $2N$ operations (the embedding is only looked up).
+# a token costs about $2N$ operations. (The embedding is only looked up; the scores of
+# attention come on top, and grow with the text.)
 #
 # PyTorch can build a model without memory for its numbers, on the device `meta`. So we
 # can count all of LLaMA here and now, without 27 GB to spare.
@@ -105,7 +108,8 @@ for name in ("llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b"):
 assert counts["llama_7b"] == 6_738_415_616
 assert counts["llama_13b"] == 13_015_864_320
 assert counts["llama2_70b"] == 68_976_648_192
-gpt3 = 96 * 12 * 12288**2 + (50257 + 2048) * 12288  # blocks; pieces, positions
+# GPT-3's blocks have 4 D^2 weights in attention, 8 D^2 in the feed-forward layer
+gpt3 = 96 * 12 * 12288**2 + (50257 + 2048) * 12288  # + tables of pieces and places
 print(f"GPT-3, by its paper's widths: {gpt3 / 1e9:.0f} billion")
 assert round(gpt3 / 1e9) == 175  # not 135, as some texts have it
 
@@ -121,15 +125,17 @@ picture = bars(title, rows, "billion parameters")
 show(picture, f"Of 6.74 billion parameters {share:.0%} are in the feed-forward layers")
 assert round(share, 2) == 0.64
 # %% [markdown] first_loss
-# **What should an untrained model lose?** The loss is $-\ln\, p$ of the right next
-# token. A model that gives all pieces the same chance loses $\ln\, V$. Ours starts a
-# bit above, and we can say by how much.
+# **What should the loss be before training?** The loss is $-\ln\, p$, with $p$ the
+# probability that a softmax of the logits gives the right next token. If all pieces
+# have the same chance, it is $\ln\, V$. Ours starts a bit above, and we can say by how
+# much.
 #
 # After the last norm, the entries of $x$ have size 1. The output table starts with
-# random numbers of variance $1/D$. So each logit is a random number of variance 1,
-# close to a normal one. The loss is $\ln\, \sum_v e^{z_v} - z_r$, with $z_v$ the logit
-# of piece $v$ and $r$ the right piece. The mean of $e^z$ over a standard normal $z$ is
-# $e^{1/2}$, and $z_r$ is 0 on average. So we expect
+# random numbers of variance $1/D$. A logit is the sum of $D$ products of the two: a
+# random number of variance 1, close to a normal one. The loss is
+# $\ln\, \sum_v e^{z_v} - z_r$, with $z_v$ the logit of piece $v$ and $r$ the right
+# piece. The mean of $e^z$ over a standard normal $z$ is $e^{1/2}$, and $z_r$ is 0 on
+# average. So we expect
 #
 # $$\mathrm{loss} \approx \ln\, (V e^{1/2}) = \ln\, V + \frac{1}{2}$$
 # ascii: loss ~ ln(V e^(1/2)) = ln V + 1/2
@@ -147,8 +153,9 @@ for V in (64, 512, 4096):
     print(f"V = {V:4}: ln V = {math.log(V):.2f}, first loss {firsts[V]:.2f}")
     assert abs(firsts[V] - math.log(V) - 0.5) < 0.15
 # %% [markdown] exercise
-# **Exercise.** Count the parameters of any LLaMA in closed form, tied or not. Then wire
-# a block from its four parts, in the right order.
+# **Exercise.** Write a function that returns how many parameters a LLaMA has, tied or
+# not, from its widths alone. A second one wires a block from its four parts, in the
+# right order, and returns the new stream.
 #
 # Open `lessons/exercises/ex10_transformer.py`, then run `python3 run.py check 10`.
 # %% you_should_see
