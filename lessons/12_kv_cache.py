@@ -7,7 +7,8 @@
 # Paper: [Shazeer 2019](https://arxiv.org/abs/1911.02150)
 #
 # **Question.** Ask a chat model something long: you wait for the first word, and then
-# the others come quickly. Why does the second token come faster than the first?
+# the others come quickly. Why does the second token of the answer come faster than the
+# first?
 #
 # | symbol | in code | 7B | meaning |
 # |---|---|---|---|
@@ -16,7 +17,7 @@
 # | $H$, $K$ | `n_heads`, `n_kv_heads` | 32, 32 | query heads, key/value heads |
 # | $d$ | `head_dim` | 128 | head width |
 # | $q$, $k$, $v$ | `q`, `k`, `v` | | query, key, value of a token (lesson 08) |
-# | $b$ | | 2 | bytes per number (fp16 or bf16) |
+# | $b$ | `2` | 2 | bytes per number (2 for 16-bit floats, fp16 or bf16) |
 # %% naive
 import time
 
@@ -46,18 +47,22 @@ print("one token at a time gives what all at once gives (RoPE left out)")
 # A model writes one token, appends it to the text, and reads the text again to write
 # the next. Nearly all of that reading is repetition. Attention is causal: a token sees
 # only earlier ones, so nothing that comes later changes its keys and values, in any
-# layer. They can be kept. Its query is used once, by itself, and is not needed again.
+# layer. They can be kept. Its query is used only for its own output, and is not needed
+# again.
 #
-# Writing $T$ tokens by reading again takes $1 + 2 + \ldots + T$ passes of a token
-# through the model; with the cache, $T$:
+# Reading $T$ tokens one by one, and all earlier ones again each time, takes
+# $1 + 2 + \ldots + T$ passes of a token through the model; with the cache, $T$:
 #
 # $$\frac{T (T + 1)}{2} \quad \mathrm{against} \quad T$$
 # ascii: T (T + 1) / 2 against T
 #
-# Two phases follow. **Prefill** reads the whole prompt in one go, fills the cache, and
-# gives the first new token. **Decode** sends only the newest token through the model.
-# Position matters: the keys are kept *after* RoPE has turned them, each at its own
-# place.
+# Two phases follow. **Prefill** reads the whole *prompt* (the text to go on from) in
+# one go, fills the cache, and gives the first new token. **Decode** sends only the
+# newest token through the model. Position matters: the keys are kept *after* RoPE has
+# turned them, each by its own place.
+#
+# The cell below writes 60 tokens after a prompt of 40, always the likeliest next one
+# (*greedy*, lesson 13).
 # %% agree
 config = ModelConfig(dim=128, n_layers=4, n_heads=4, vocab_size=512, max_seq_len=512)
 model = Transformer(config)
@@ -76,8 +81,8 @@ with torch.inference_mode():
         text.append(model(torch.tensor([text]))[0, -1].argmax().item())
 cached = [row[0] for row in generate_tokens(model, tokens.tolist(), 60)]
 assert text[40:] == cached
-passes = sum(range(40, 100)), 40 + 59
-print(f"the same 60 greedy tokens; passes of a token: {passes[0]:,} and {passes[1]}")
+passes = sum(range(40, 100)), 40 + 59  # the 60th new token is not read any more
+print(f"the same 60 tokens; passes of a token: {passes[0]:,} again, {passes[1]} cached")
 assert passes == (4170, 99)
 # %% [markdown] memory
 # **The price is memory.** Each token leaves a key and a value of $d$ numbers, in each
@@ -87,7 +92,8 @@ assert passes == (4170, 99)
 # ascii: bytes per token = 2 L K d b
 #
 # The number of *query* heads is not in it. That is why Llama 2 70B shares each
-# key/value head among 8 query heads (GQA, lesson 08).
+# key/value head among 8 query heads (GQA, lesson 08). The cell counts in KiB (1024
+# bytes) and GiB ($1024^3$ bytes).
 # %% bytes
 def kib_per_token(config, kv_heads):
     return 2 * config.n_layers * kv_heads * config.head_dim * 2 / 1024  # b = 2
@@ -110,7 +116,7 @@ def best_ms(run, repeats=5):
         start = time.perf_counter()
         run()
         times.append(1000 * (time.perf_counter() - start))
-    return min(times)  # the others were disturbed
+    return min(times)  # the least disturbed by other programs
 
 
 @torch.inference_mode()
@@ -141,8 +147,8 @@ axes.set_xlim(0, 460)
 axes.set_ylim(bottom=0)
 show(picture, "Reading again takes ever longer; cached, it is over 3 times as fast")
 # %% [markdown] rewind
-# It does grow a little: each new query still meets every old key. And the first token
-# was slow because it had to wait for the prefill.
+# It does grow a little: each new query still meets every old key. Now the question: the
+# first token waits for the prefill, the whole prompt. The second waits for one token.
 #
 # **Rewind.** Going back in the text is free: `cache.length = n` forgets all tokens
 # after the first n, as the timing above did.
@@ -151,8 +157,9 @@ show(picture, "Reading again takes ever longer; cached, it is over 3 times as fa
 # ([Mistral 7B](https://arxiv.org/abs/2310.06825)) let a token see only the last $W$
 # tokens. Their cache needs $W$ places: the new token takes the place of the oldest.
 # %% [markdown] exercise
-# **Exercise.** Write that rolling cache for one layer: fixed memory, one token at a
-# time, the last $W$ keys and values back, oldest first.
+# **Exercise.** Write that rolling cache for one layer, in fixed memory. Its `append`
+# takes one token's key and value, and returns the last $W$ keys and values, oldest
+# first.
 #
 # Open `lessons/exercises/ex12_kv_cache.py`, then run `python3 run.py check 12`.
 # %% you_should_see
