@@ -6,17 +6,17 @@
 # Teaches: greedy, temperature, top-k, top-p, seeds, stop rules, chi-square
 # Paper: [Holtzman et al. 2019](https://arxiv.org/abs/1904.09751), equation 2
 #
-# **Question.** A model's weights are fixed numbers, and running it twice gives the same
-# scores twice. Yet a chat model answers differently each time. Where does the
+# **Question.** A trained model's weights are fixed numbers, and running it twice gives
+# the same scores twice. Yet a chat model answers differently each time. Where does the
 # randomness live?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $V$ | `V` | | pieces in the vocabulary |
 # | $z$ | `logits` | (V,) | scores of each piece to be the next (*logits*) |
-# | $\tau$ | `temperature` | | how flat: 0 greedy, 1 the model's own distribution |
-# | $p$ | `p` | (V,) | probabilities of the pieces, with sum 1 |
-# | $u$ | `u` | | a random number from 0 to 1 |
+# | $\tau$ | `temperature` | | how bold: 0 always the best, 1 the model's own chances |
+# | $p$ | `p` | (V,) | probabilities of the pieces (a *distribution*), with sum 1 |
+# | $u$ | `u` | | a random number, at least 0 and below 1 |
 # | $k$, $c$ | `top_k`, `top_p` | | how many pieces, how much probability to keep |
 # %% naive
 import math
@@ -55,10 +55,11 @@ for u in (0.1, 0.5, 0.9, 0.999):
 # $$p_i = \frac{e^{z_i / \tau}}{\sum_{j=1}^{V} e^{z_j / \tau}}$$
 # ascii: p_i = exp(z_i / tau) / sum_j exp(z_j / tau)
 #
-# The **temperature** $\tau$ stretches the scores before that. Below 1, the likely
+# The **temperature** $\tau$ divides the scores before that. Below 1, the likely
 # pieces gain; above 1, the unlikely ones do. Towards 0 the best piece takes all. That
 # limit is called **greedy**, and needs no $u$. How much chance is left is measured by
-# the *entropy*: 0 bits if one piece is certain, 3 bits if 8 are equally likely.
+# the *entropy*, the mean of $-\log_2 p_i$: 0 bits if one piece is certain, 3 bits if 8
+# are equally likely.
 # %% agree
 z = torch.tensor([logits])
 for temperature in (0.1, 0.5, 1.0, 2.0):
@@ -70,11 +71,12 @@ for temperature in (0.1, 0.5, 1.0, 2.0):
 greedy = sample(z, Sampling(temperature=0.0)).item()
 assert words[greedy] == "mat"
 # %% [markdown] filters
-# **The long tail.** "tax" has 1.3 %. That seems harmless, but a vocabulary has 32,000
-# pieces: thousands of bad ones, each unlikely, add up. One bad piece, and the text goes
-# on from it. Two filters cut the tail, then make the rest sum to 1 again:
+# **The long tail.** "tax" has 1.3 %. That seems harmless, but LLaMA's vocabulary has
+# 32,000 pieces: thousands of bad ones, each unlikely, add up. One bad piece, and the
+# text goes on from it. Two filters cut the tail, then make the rest sum to 1 again:
 #
-# - **top-k** keeps the $k$ likeliest pieces.
+# - **top-k** keeps the $k$ likeliest pieces (the library also those that tie with the
+#   last of them).
 # - **top-p**, or nucleus sampling, keeps the fewest likeliest pieces whose
 #   probabilities together reach $c$. Where the model is sure, that is one piece; where
 #   it is not, many.
@@ -134,9 +136,9 @@ show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps
 # $$\chi^2 = \sum_{i=1}^{V} \frac{(n_i - 20000 \, p_i)^2}{20000 \, p_i}$$
 # ascii: chi^2 = sum_i (n_i - 20000 p_i)^2 / (20000 p_i)
 #
-# With 8 words, a fair sampler stays below 24.3 in 999 of 1000 experiments. A test must
-# also be able to fail: so we hold the same draws against a distribution that is off by
-# a hair, temperature 0.9 instead of 1.
+# If the draw is fair, this is near 7 for 8 words, and below 24.3 in 999 of 1000
+# experiments. A test must also be able to fail: so we hold the same draws against a
+# distribution that is off by a hair, temperature 0.9 instead of 1.
 # %% chi_square
 def chi_square(pieces, p):
     expected = len(pieces) * torch.tensor(p)
@@ -170,11 +172,14 @@ assert stopped == text[:text.index(text[4]) + 1]
 # %% [markdown] exercise
 # Generation is then a loop: scores from the KV cache, filters, one draw, feed the piece
 # back. It ends at a *stop piece* (a model learns to write one at the end of an answer),
-# after a set number, or when the context is full. The seed fixes all of $u$, so the
-# same seed gives the same text.
+# after a set number, or when the text is as long as the model can read. The seed fixes
+# every $u$, so the same seed gives the same text.
 #
-# **Exercise.** Write top-p, with exact ties, and a draw for many $u$ at once. Then run
-# `python3 run.py check 13`; the stub is `lessons/exercises/ex13_generate.py`.
+# **Exercise.** Write two functions. `top_p` returns the filtered probabilities; of
+# pieces that are equally likely, it may keep only some. `draw` returns one piece for
+# each of many $u$.
+#
+# Open `lessons/exercises/ex13_generate.py`, then run `python3 run.py check 13`.
 # %% you_should_see
 print(f"You should see: chi-square {fair:.1f} for the right distribution, "
       f"{unfair:.0f} for one that is slightly off;")
