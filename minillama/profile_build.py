@@ -50,8 +50,9 @@ def build_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minillama" / "simt"
 
 
-def build(source, profiled):
-    """The path of a shared library of this C++ or CUDA source; compiled unless it is there. Or RuntimeError."""
+def build(source, profiled, before=""):
+    """The path of a shared library of this C++ or CUDA source, with the text `before` in front of it; compiled unless
+    it is there. RuntimeError where that fails."""
     if sys.platform != "linux" or not shutil.which("g++"):
         raise RuntimeError("the emulator is compiled on the spot with g++, on Linux: sudo apt install g++")
     source = Path(source).resolve()
@@ -65,9 +66,14 @@ def build(source, profiled):
     runtime = build_folder() / f"runtime-{state.hexdigest()[:16]}.o"
     together = "".join(f'#include "{folder / "simt" / name}"\n' for name in names)
     _compile([*runtime_flags, "-c", "-x", "c++", "-"], together, runtime)
+    state.update(before.encode())
     for path in [source, *headers, *source.parent.glob("*.h")]:
         state.update(str(path).encode() + path.read_bytes())
     library = build_folder() / f"{source.stem}-{state.hexdigest()[:16]}.so"
+    if not library.exists():
+        header = library.with_suffix(".h")  # not in the source's own text: its line numbers are to stay
+        header.write_text(before, encoding="utf-8")
+        flags += ["-include", str(header)]
     _compile([*flags, "-c", "-x", "c++", str(source)], "", library.with_suffix(".o"), unless=library)
     _link(library.with_suffix(".o"), runtime, library)
     return library
@@ -124,20 +130,21 @@ class CudaSource:
             self.path = Path(source).resolve()
         self.text = self.path.read_text(encoding="utf-8")
         self.profiled, self._libraries = False, {}
+        found = re.findall(r'extern\s+"C"\s+void\s+(\w+)\s*\(([^)]*)\)', self.text)
+        self._functions = {name: [part.strip() for part in text.split(",") if part.strip()] for name, text in found}
 
     def library(self):
         """The ctypes library in its present form: plain, or profiled inside `kernels.profile(self)`."""
         if self.profiled not in self._libraries:
-            library = load(build(self.path, self.profiled))
+            library = load(build(self.path, self.profiled, "".join(map(_caught, self._functions.items()))))
             library.simt_keep_errors(1)
             self._libraries[self.profiled] = library
         return self._libraries[self.profiled]
 
     def __getattr__(self, name):
-        found = re.search(rf'extern\s+"C"\s+void\s+{name}\s*\(([^)]*)\)', self.__dict__.get("text", ""))
-        if not found:
+        parameters = self.__dict__.get("_functions", {}).get(name)
+        if parameters is None:
             raise AttributeError(f'{self.__dict__.get("path")} has no extern "C" void {name}(...)')
-        parameters = [part.strip() for part in found[1].split(",") if part.strip()]
         return lambda *arguments: self._call(name, parameters, arguments)
 
     def _call(self, name, parameters, arguments):
@@ -152,12 +159,21 @@ class CudaSource:
             label = re.findall(r"\w+", parameter)[-1]
             library.simt_watch(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes), label.encode())
         try:
-            getattr(library, name)(*passed)
+            getattr(library, f"simt_caught_{name}")(*passed)
         finally:
             for tensor, _ in tensors:
                 library.simt_forget(ctypes.c_void_p(tensor.data_ptr()))
         if error := library.simt_take_error().decode():
             raise RuntimeError(error)
+
+
+def _caught(function):
+    """C++ text of a function that calls this one and keeps what it throws, which must not reach Python's C code."""
+    name, parameters = function
+    passed = ", ".join(re.findall(r"\w+", parameter)[-1] for parameter in parameters)
+    return (f'extern "C" void {name}({", ".join(parameters)});\n'
+            f'extern "C" void simt_caught_{name}({", ".join(parameters)}) {{\n  try {{\n    {name}({passed});\n'
+            '  } catch (const std::exception& error) {\n    simt::keep_error(error.what());\n  }\n}\n')
 
 
 def _argument(parameter, value):

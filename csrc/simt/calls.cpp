@@ -21,6 +21,10 @@ void run(const LaunchConfig& config, void (*body)(void*), void* argument) {
   }
 }
 
+void keep_error(const char* message) {
+  if (failed.empty()) failed = message;
+}
+
 std::string take_error() { return std::exchange(failed, {}); }
 
 #ifndef SIMT_PROFILE

@@ -108,6 +108,7 @@ struct LaunchConfig {
 // Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
 void run(const LaunchConfig& config, void (*body)(void*), void* argument);
 void allow_shared(const void* function, size_t bytes);
+void keep_error(const char* message);
 std::string take_error();  // of the first launch that failed under keep_errors, or ""; then launches run again
 
 // Tell the profiler of a piece of global memory: accesses outside all such pieces are then errors.
