@@ -16,7 +16,7 @@
 # | $N$ | `n` | | length of its header in bytes |
 # | $b$ | `4` | | bytes per number: 4 for fp32, 2 for fp16 and bf16 |
 # | $n_t$ | `counts` | | how many numbers tensor $t$ holds |
-# | $d$ | | | head width, rows per head (lesson 08) |
+# | $d$, $j$ | | | head width, rows per head (lesson 08); number of a pair |
 # | $q$, $k$ | `wq`, `wk` | | queries and keys; the matrices that make them |
 # %% train
 import json
@@ -55,11 +55,12 @@ print(f"a small model that can copy: loss {loss.item():.3f}")
 # - **Meta's**: `params.json` (settings) and `consolidated.00.pth`, a zip archive in
 #   which a *pickle* names the tensors. A pickle is a little program; loading one
 #   carelessly runs whatever it says.
-# - **Hugging Face's**: `config.json` and `model.safetensors`. Nothing in it can run.
+# - **Hugging Face's**: `config.json` and `model.safetensors`. Neither holds a program.
 # - **llama2.c's**: one `.bin`, seven whole numbers, then all weights in a fixed order.
 #
-# A safetensors file is 8 bytes that say how long the header is, the header (JSON: for
-# each tensor its name, type, shape and place), and then the plain numbers:
+# A safetensors file has three parts: 8 bytes that say how long the header is; the
+# header (JSON: for each tensor its name, type, shape and place); then the plain
+# numbers. If all numbers have the same type, its size is
 #
 # $$S = 8 + N + \sum_t b \, n_t$$
 # ascii: S = 8 + N + sum_t b n_t
@@ -105,9 +106,10 @@ with torch.no_grad():
 # A wrong name is found at once: something is missing.
 #
 # **Row order.** The dangerous part is quieter. The two programs turn different pairs
-# (lesson 07): Meta rows $2i$ and $2i+1$ of each head, Hugging Face rows $i$ and
-# $i + d/2$. So the rows of `wq` and `wk` stand in another order in their files. Names,
-# shapes, even the sums are right. What happens if we forget to reorder them?
+# (lesson 07). In each head, Meta pairs rows $2j$ and $2j+1$, Hugging Face rows $j$ and
+# $j + d/2$. So the rows of `wq` and `wk` stand in another order in their files. Names,
+# shapes, even the sum of all numbers are the same. What happens if we forget to reorder
+# them?
 # %% permutation
 def from_hugging_face(reorder):
     """Our model from the tensors read by hand, with or without reordering wq and wk."""
@@ -139,11 +141,12 @@ axes.bar(range(16), error, color=CONTRAST)
 show(picture, f"No error at position 0, {error[1:].mean():.1f} on average after it")
 # %% [markdown] proof
 # So a test with one token passes: the first token has only itself to look at, whatever
-# its query and key. Nor is readable text a proof: smaller slips, a wrong epsilon or a
-# wrong base of RoPE, leave text that reads well and is a little worse. Trust needs
-# numbers: the same logits as another program, at many positions, with fewer key/value
-# heads than heads. `python3 run.py parity PATH` climbs from the embedding to the text
-# and names the first step that differs.
+# its query and key. Nor is readable text a proof: smaller slips, a wrong $\epsilon$ in
+# the norm or a wrong base of RoPE, can leave text that reads well and is a little
+# worse. Trust needs numbers: the same logits as another program, at many positions, and
+# from a model with fewer key/value heads than query heads (else a mix-up of $H$ and $K$
+# goes unseen). `python3 run.py parity PATH` climbs from the embedding to the text and
+# names the first step that differs.
 #
 # **Distrust files.** They come from strangers. The library checks sizes before it
 # reserves memory, and lets no pickle run code.
@@ -161,8 +164,9 @@ for name in ("cut", "lie"):
     else:
         raise AssertionError(f"{name} was accepted")
 # %% [markdown] exercise
-# **Exercise.** Read a safetensors header that may be hostile, and find the tensor whose
-# bytes cannot be right.
+# **Exercise.** Write two functions. One reads a safetensors header that may be hostile,
+# and returns its entries and how many bytes follow. The other returns the name of the
+# first tensor whose place cannot be right.
 #
 # Open `lessons/exercises/ex11_checkpoint.py`, then run `python3 run.py check 11`.
 # %% you_should_see
