@@ -2,7 +2,7 @@
 # # 25 · The reward model
 # Covers: `minillama/rlhf/reward_model.py`, `tests/test_reward_model.py`
 # Needs: 10
-# Time: 12 s
+# Time: 20 s
 # Teaches: votes to scores to pairs, Bradley-Terry loss, margin, label noise, 67 % accuracy
 # Paper: [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155), equation 1
 #
@@ -129,7 +129,7 @@ def train(pairs, steps=150):
     optimizer = AdamW(model.parameters(), lr=1e-2, weight_decay=1.0)
     ids, mask = tensors(pairs)
     for _ in range(steps):
-        rows = torch.randint(0, len(pairs), (64,))
+        rows = torch.randint(0, len(pairs), (32,))
         loss = preference_loss(*scores(model, ids[:, rows], mask[:, rows]))
         optimizer.zero_grad()
         loss.backward()
