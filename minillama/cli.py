@@ -50,12 +50,14 @@ def build_parser(first=None):
     from minillama.cli_checkpoints import add_convert, add_parity, add_weights
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
+    from minillama.cli_simt import add_simt
     from minillama.cli_tuning import add_chat, add_merge, add_sft
 
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
+              "simt": add_simt,
               "sft": add_sft, "merge": add_merge, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
               "lesson": add_lesson, "check": add_check, "notebook": add_notebook, "book": add_book, "info": add_info}
     for name, add in adders.items():
@@ -191,6 +193,7 @@ def run_pretrain(arguments):
     from minillama.memory import require_memory
     from minillama.tokenizer import load_tokenizer
     from minillama.train.data import write_train_and_held_out
+    from minillama.train.data_parallel import process_group
     from minillama.train.pretrain import PretrainConfig, pretrain
     from minillama.transformer import Transformer
 
@@ -200,10 +203,11 @@ def run_pretrain(arguments):
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
     if (Path(arguments.out) / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
-    train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
-    torch.manual_seed(settings.seed)
-    model = use_kernels(Transformer(shape), arguments.kernels)
-    pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
+    with process_group(settings.device):  # of torchrun, if that started us
+        train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
+        torch.manual_seed(settings.seed)
+        model = use_kernels(Transformer(shape), arguments.kernels)
+        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

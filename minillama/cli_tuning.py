@@ -98,6 +98,7 @@ def run_sft(arguments):
     """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
     from minillama.backends import use_kernels
     from minillama.chat import template_for
+    from minillama.train.data_parallel import leads, process_group
     from minillama.train.sft import SftConfig, fine_tune
 
     settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
@@ -112,8 +113,11 @@ def run_sft(arguments):
                        for part in parts)
     use_kernels(model, "torch")
     prepare(model, arguments)
-    history = fine_tune(model, train, held_out, settings, out, arguments.resume)
-    save(model, tokenizer, arguments)
+    with process_group(arguments.device):  # of torchrun, if that started us
+        history = fine_tune(model, train, held_out, settings, out, arguments.resume)
+        if not leads():
+            return
+        save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
     words = f"--model {out}" if arguments.method == "full" else f"--model {arguments.model} --adapter {out}"
     print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from minillama.checkpoint import save_model
+from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.held_out import held_out_loss
 from minillama.train.training_run import TrainingRun, check_fields
@@ -68,16 +69,18 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])
     history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir)).train(resume, progress)
-    save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
+    if data_parallel.leads():
+        save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
     return history
 
 
-def batch_losses(model, batches_of_step):
+def batch_losses(model, batches_of_step, processes=1):
     """Yield the losses of (tokens_BT, targets_BT) of equal size, each divided by their number: their sum is the mean
-    cross-entropy, in fp32, over all of them, so that k batches of B sequences are one batch of k B."""
-    for tokens_BT, targets_BT in batches_of_step:
+    cross-entropy, in fp32, over all of them, so that k batches of B sequences are one batch of k B. One of several
+    processes yields its share of them, times the number of processes: of what each adds, the mean is taken."""
+    for tokens_BT, targets_BT in data_parallel.share(batches_of_step, model):
         logits_BTV = model(tokens_BT)
-        yield F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / len(batches_of_step)
+        yield F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / (len(batches_of_step) / processes)
 
 
 class PretrainRun(TrainingRun):
@@ -96,7 +99,8 @@ class PretrainRun(TrainingRun):
     def losses(self, step):
         tokens_BT, targets_BT = (ids.to(self.device) for ids in self.batches(step))
         size = self.config.batch_size
-        return batch_losses(self.model, list(zip(tokens_BT.split(size), targets_BT.split(size), strict=True)))
+        batches = list(zip(tokens_BT.split(size), targets_BT.split(size), strict=True))
+        return batch_losses(self.learner, batches, self.processes)
 
     def held_out_loss(self):
         return held_out_loss(self.model, self.held_out_tokens, self.config.seq_len, self.config.eval_windows,

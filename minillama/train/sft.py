@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, pack, sequence_loss
 from minillama.train.training_run import TrainingRun, check_fields
@@ -90,10 +91,10 @@ class FineTuning(TrainingRun):
         self.step_tokens = sum(tokens.numel() for tokens, _, _ in batches)
         if count == 0:
             raise ValueError(f"step {step + 1} holds no learned token: use a larger batch_size or pack_length")
-        for tokens_BT, labels_BT, documents_BT in batches:
+        for tokens_BT, labels_BT, documents_BT in data_parallel.share(batches, self.learner):
             documents_BT = documents_BT if separate else None
-            logits_BTV = self.model(tokens_BT, document_ids_BT=documents_BT)
-            yield sequence_loss(logits_BTV, labels_BT, "sum", documents_BT) / count
+            logits_BTV = self.learner(tokens_BT, document_ids_BT=documents_BT)
+            yield sequence_loss(logits_BTV, labels_BT, "sum", documents_BT) / (count / self.processes)
 
     def held_out_loss(self):
         return answer_loss(self.model, self.held_out, self.config.batch_size)

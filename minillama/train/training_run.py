@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minillama.files import atomic_write
+from minillama.train import data_parallel
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.resume import (
     ctrl_c,
@@ -60,6 +61,7 @@ def train_step(optimizer, losses, clip_norm):
     for loss in losses:
         loss.backward()
         total = total + loss.detach()
+    total = data_parallel.mean(total)
     norm = clip_gradients(optimizer.parameters, clip_norm or math.inf)
     optimizer.step()
     return torch.stack([total, norm])
@@ -81,6 +83,8 @@ class TrainingRun:
                                config.weight_decay)
         self.made_with = made_with | {"frozen_weights": frozen_fingerprint(model)}
         self.step, self.history, self.metrics = 0, [], None
+        self.learner = data_parallel.learner_of(model)  # what `losses` calls
+        self.leads, self.processes = data_parallel.leads(), data_parallel.rank_and_size()[1]
         self.step_tokens = 0  # read in a step, for the progress bar; `losses` may set it
 
     def train(self, resume=False, progress=True):
@@ -91,12 +95,18 @@ class TrainingRun:
                 self._steps(asked_to_stop, progress)
                 return self.history
             self.resume() if resume else self.start()
+            data_parallel.wait_for_all()
+            if not self.leads:
+                self._steps(asked_to_stop, False)
+                return self.history
             with open(self.folder / METRICS_FILE, "a", encoding="utf-8", newline="") as self.metrics:
                 self._steps(asked_to_stop, progress)
         return self.history
 
     def start(self):
         """A fresh folder; what a run left that was killed before its first checkpoint is overwritten."""
+        if not self.leads:
+            return
         if (self.folder / STATE_FILE).exists():
             raise FileExistsError(f"{self.folder} already holds a run: go on with it (resume=True), or "
                                   "choose another folder")
@@ -117,7 +127,8 @@ class TrainingRun:
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"], self.device)
         self.step = state["step"]
-        self.history = truncate_metrics(self.folder / METRICS_FILE, self.step)
+        # the other processes keep no file: any entry says that the run is under way
+        self.history = truncate_metrics(self.folder / METRICS_FILE, self.step) if self.leads else [{"step": self.step}]
 
     def _steps(self, asked_to_stop, progress):
         """All steps that are left, with evaluations and checkpoints on the way."""
@@ -132,9 +143,10 @@ class TrainingRun:
                 bar.update()
                 if self._due(self.config.eval_every):
                     self.evaluate()
-                if self._due(self.config.checkpoint_every) or asked_to_stop.is_set():
+                stop = data_parallel.mean(torch.tensor(float(asked_to_stop.is_set()))) > 0  # one asked: all stop here
+                if self._due(self.config.checkpoint_every) or stop:
                     self.save()
-                if asked_to_stop.is_set():
+                if stop:
                     saved = f", saved in {self.folder}: resume=True goes on" if self.folder else ""
                     raise KeyboardInterrupt(f"stopped after step {self.step} of {steps}{saved}")
 
@@ -167,7 +179,7 @@ class TrainingRun:
         norms = torch._foreach_norm([p.detach() for p in self.trained.values()])
         if not torch.stack([norm.float() for norm in norms]).isfinite().all():
             raise FloatingPointError(f"weights are no longer finite after step {self.step}. {self._way_out()}")
-        if self.folder is None:
+        if self.folder is None or not self.leads:
             return
         os.fsync(self.metrics.fileno())
         state = {"step": self.step, "model": {name: p.detach() for name, p in self.trained.items()},

@@ -1,0 +1,110 @@
+"""Laws of data parallel training: two processes end where one does, and take up each other's checkpoints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mutants import Mutant
+
+from minillama.checkpoint import load_model
+from minillama.train import data_parallel
+from minillama.train.data_parallel import leads, learner_of, mean, process_group, rank_and_size, share
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_alone_there_is_no_group_and_nothing_changes():
+    model = torch.nn.Linear(2, 2)
+    with process_group():
+        assert rank_and_size() == (0, 1) and leads() and learner_of(model) is model
+        assert list(share([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
+
+
+class Learner:
+    def __init__(self):
+        self.said = []
+
+    def no_sync(self):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def context():
+            self.said.append("apart")
+            yield
+            self.said.append("done")
+        return context()
+
+
+def test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(monkeypatch):
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(data_parallel, "rank_and_size", lambda rank=rank: (rank, 3))
+        learner = Learner()
+        shares.append(list(share(list(range(9)), learner)))
+        assert learner.said == ["apart", "done"] * 2
+    assert sorted(sum(shares, [])) == list(range(9)) and {len(part) for part in shares} == {3}
+
+
+def test_a_step_that_cannot_be_shared_evenly_is_refused(monkeypatch):
+    monkeypatch.setattr(data_parallel, "rank_and_size", lambda: (0, 2))
+    with pytest.raises(ValueError, match="3 batches cannot be shared by 2 processes: make grad_accum"):
+        list(share([1, 2, 3], Learner()))
+
+
+BREAK_OFF = """if True:
+    import sys
+    from minillama.cli import main
+    from minillama.train.training_run import TrainingRun
+    save = TrainingRun.save
+    def save_and_break_off(self):
+        save(self)
+        if self.step == 2:
+            sys.exit("broken off")
+    TrainingRun.save = save_and_break_off
+    main(sys.argv[1:])
+"""
+
+
+def pretrain(folder, tokenizer, launcher, *more, ends_well=True):
+    """Five steps of four batches -> all weights, or None. Adam divides by sqrt(v) + eps: with eps = 1e-8 the rounding
+    of a gradient near 0 would become a step of up to the whole rate; with 1e-5 it stays below 1e-3 of that."""
+    words = ["pretrain", "--text", str(ROOT / "README.md"), str(ROOT / "minillama" / "train"), "--max-lr", "1e-3",
+             "--eps", "1e-5",
+             "--tokenizer", str(tokenizer), "--out", str(folder), "--steps", "5", "--warmup-steps", "1", "--seq-len",
+             "32", "--batch-size", "2", "--grad-accumulation", "4", "--checkpoint-every", "2", "--eval-windows", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launcher, *words, *more], env=environment, capture_output=True, text=True,
+                          cwd=ROOT, timeout=300)
+    assert (done.returncode == 0) is ends_well, done.stderr[-3000:]
+    return dict(load_model(folder)[0].named_parameters()) if ends_well else None
+
+
+@pytest.mark.long
+def test_two_processes_end_where_one_does_and_take_up_its_broken_run(tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this PyTorch has no gloo")
+    from minillama.cli import main
+
+    tokenizer, alone = tmp_path / "t.model", ["-m", "minillama"]
+    both = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "minillama"]
+    assert main(["tokenizer", "train", "--text", str(ROOT / "README.md"), "--vocab-size", "400", "--out",
+                 str(tokenizer)]) == 0
+    one = pretrain(tmp_path / "one", tokenizer, alone)
+    two = pretrain(tmp_path / "two", tokenizer, both)
+    pretrain(tmp_path / "broken", tokenizer, ["-c", BREAK_OFF], ends_well=False)
+    assert torch.load(tmp_path / "broken" / "training_state.pt", weights_only=True)["step"] == 2
+    mended = pretrain(tmp_path / "broken", tokenizer, both, "--resume")
+    for name, weight in one.items():
+        assert (weight - two[name]).abs().max() <= 1e-6, name
+        assert (weight - mended[name]).abs().max() <= 1e-6, name
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two", "broken")]
+    assert len(rows[0]) == len(rows[1]) == len(rows[2]) == 5 + 2
+
+
+MUTANTS = [
+    Mutant(data_parallel.__name__, "batches[rank::size]", "batches[rank:]",
+           lambda: test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(pytest.MonkeyPatch())),
+]
