@@ -74,7 +74,7 @@ assert (lengths - math.sqrt(D)).abs().max() < 1e-5
 # is zero, they agree, up to the bias.
 #
 # **Why fp32 inside.** Large models are often run in 16-bit floats (fp16). These end at
-# 65,504, and $300^2 = 90{,}000$ is beyond that. So the library squares in 32-bit floats
+# 65,504, and $300^2$ = 90,000 is beyond that. So the library squares in 32-bit floats
 # (fp32), and rounds only the result back.
 # %% traps
 centred = x - x.mean(-1, keepdim=True)
