@@ -17,8 +17,8 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("files flags config memory kernels profile_build profile_report plots report corpus rms_norm rope swiglu "
-     "sampling").split(),
+    ("files flags config memory kernels profile_build profile_report cuda_program plots report corpus rms_norm rope "
+     "swiglu sampling").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant backends".split(),
@@ -29,7 +29,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
-    "cli cli_checkpoints cli_feedback cli_lessons cli_tuning __main__".split(),
+    "cli cli_checkpoints cli_feedback cli_lessons cli_simt cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
@@ -38,6 +38,7 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
                     "doctests").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
+                    "cli_simt": "by test_cuda_program",
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     **dict.fromkeys(("recording", "notebook", "book_page", "book_markdown"), "by test_book"),

@@ -1,0 +1,126 @@
+// The device that programs ask about: one, made up, with the limits that the emulator checks. Streams and events: calls
+// happen in the order they are made, so a stream is nothing and an event is the host's clock.
+#pragma once
+
+#include "launch.h"
+
+enum cudaComputeMode { cudaComputeModeDefault, cudaComputeModeExclusive, cudaComputeModeProhibited };
+struct cudaUUID_t { char bytes[16]; };
+
+struct cudaDeviceProp {
+  char name[256];
+  cudaUUID_t uuid;
+  size_t totalGlobalMem, sharedMemPerBlock, totalConstMem, memPitch, textureAlignment, sharedMemPerMultiprocessor,
+      sharedMemPerBlockOptin, reservedSharedMemPerBlock, surfaceAlignment, texturePitchAlignment;
+  int regsPerBlock, regsPerMultiprocessor, warpSize, maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
+  int clockRate, major, minor, deviceOverlap, multiProcessorCount, kernelExecTimeoutEnabled, integrated;
+  int canMapHostMemory, computeMode, concurrentKernels, ECCEnabled, pciBusID, pciDeviceID, pciDomainID, tccDriver;
+  int asyncEngineCount, unifiedAddressing, memoryClockRate, memoryBusWidth, l2CacheSize, persistingL2CacheMaxSize;
+  int maxThreadsPerMultiProcessor, maxBlocksPerMultiProcessor, streamPrioritiesSupported, globalL1CacheSupported;
+  int localL1CacheSupported, managedMemory, isMultiGpuBoard, concurrentManagedAccess, pageableMemoryAccess;
+  int cooperativeLaunch, cooperativeMultiDeviceLaunch, computePreemptionSupported, hostNativeAtomicSupported;
+  int memoryPoolsSupported, singleToDoublePrecisionPerfRatio, canUseHostPointerForRegisteredMem;
+};
+
+enum cudaDeviceAttr {  // by CUDA's numbers
+  cudaDevAttrMaxThreadsPerBlock = 1, cudaDevAttrMaxBlockDimX, cudaDevAttrMaxBlockDimY, cudaDevAttrMaxBlockDimZ,
+  cudaDevAttrMaxGridDimX, cudaDevAttrMaxGridDimY, cudaDevAttrMaxGridDimZ, cudaDevAttrMaxSharedMemoryPerBlock,
+  cudaDevAttrTotalConstantMemory, cudaDevAttrWarpSize, cudaDevAttrMaxRegistersPerBlock = 12, cudaDevAttrClockRate,
+  cudaDevAttrMultiProcessorCount = 16, cudaDevAttrIntegrated = 18, cudaDevAttrComputeMode = 20,
+  cudaDevAttrConcurrentKernels = 31, cudaDevAttrMemoryClockRate = 36, cudaDevAttrGlobalMemoryBusWidth,
+  cudaDevAttrL2CacheSize, cudaDevAttrMaxThreadsPerMultiProcessor, cudaDevAttrUnifiedAddressing = 41,
+  cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81, cudaDevAttrMaxRegistersPerMultiprocessor,
+  cudaDevAttrManagedMemory = 83, cudaDevAttrConcurrentManagedAccess = 89, cudaDevAttrCooperativeLaunch = 95,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97, cudaDevAttrMemoryPoolsSupported = 115
+};
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaSetDevice(int device);
+#define SIMT_ANSWER(declaration, ...) \
+  inline cudaError_t declaration {    \
+    __VA_ARGS__;                      \
+    return simt::program::checked();  \
+  }
+SIMT_ANSWER(cudaGetDevice(int* device), *device = 0)
+SIMT_ANSWER(cudaGetDeviceCount(int* count), *count = 1)
+SIMT_ANSWER(cudaChooseDevice(int* device, const cudaDeviceProp*), *device = 0)
+SIMT_ANSWER(cudaDriverGetVersion(int* version), *version = 12000)
+SIMT_ANSWER(cudaRuntimeGetVersion(int* version), *version = 12000)
+SIMT_ANSWER(cudaSetDeviceFlags(unsigned), )
+SIMT_ANSWER(cudaDeviceReset(), )
+SIMT_ANSWER(cudaThreadExit(), )
+SIMT_ANSWER(cudaDeviceSynchronize(), )
+SIMT_ANSWER(cudaThreadSynchronize(), )
+SIMT_ANSWER(cudaProfilerStart(), )
+SIMT_ANSWER(cudaProfilerStop(), )
+SIMT_ANSWER(cudaDeviceCanAccessPeer(int* can, int, int), *can = 0)
+enum { cudaDeviceScheduleAuto, cudaDeviceScheduleSpin, cudaDeviceScheduleYield, cudaDeviceScheduleBlockingSync = 4,
+       cudaDeviceBlockingSync = 4, cudaDeviceMapHost = 8 };
+enum cudaLimit { cudaLimitStackSize, cudaLimitPrintfFifoSize, cudaLimitMallocHeapSize };
+SIMT_ANSWER(cudaDeviceSetLimit(cudaLimit, size_t), )
+SIMT_ANSWER(cudaDeviceGetLimit(size_t* value, cudaLimit), *value = 64 * 1024)
+enum cudaFuncCache { cudaFuncCachePreferNone, cudaFuncCachePreferShared, cudaFuncCachePreferL1, cudaFuncCachePreferEqual };
+enum cudaSharedMemConfig { cudaSharedMemBankSizeDefault, cudaSharedMemBankSizeFourByte, cudaSharedMemBankSizeEightByte };
+SIMT_ANSWER(cudaDeviceSetCacheConfig(cudaFuncCache), )
+SIMT_ANSWER(cudaDeviceSetSharedMemConfig(cudaSharedMemConfig), )
+
+// ---- streams and events
+
+constexpr unsigned cudaStreamDefault = 0, cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventBlockingSync = 1,
+                   cudaEventDisableTiming = 2, cudaEventInterprocess = 4;
+#define cudaStreamLegacy (cudaStream_t(1))
+#define cudaStreamPerThread (cudaStream_t(2))
+SIMT_ANSWER(cudaStreamCreate(cudaStream_t* stream), *stream = cudaStream_t(16))
+SIMT_ANSWER(cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned), *stream = cudaStream_t(16))
+SIMT_ANSWER(cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int), *stream = cudaStream_t(16))
+SIMT_ANSWER(cudaDeviceGetStreamPriorityRange(int* least, int* greatest), *least = 0, *greatest = -5)
+SIMT_ANSWER(cudaStreamDestroy(cudaStream_t), )
+SIMT_ANSWER(cudaStreamSynchronize(cudaStream_t), )
+SIMT_ANSWER(cudaStreamQuery(cudaStream_t), )
+SIMT_ANSWER(cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned = 0), )
+using cudaStreamCallback_t = void (*)(cudaStream_t, cudaError_t, void*);
+inline cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call, void* data, unsigned) {
+  call(stream, simt::program::checked(), data);
+  return simt::program::checked();
+}
+SIMT_ANSWER(cudaLaunchHostFunc(cudaStream_t, void (*call)(void*), void* data), call(data))
+
+struct SimtEvent { double seconds; };  // of the host's clock
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);  // host time, no GPU's
+SIMT_ANSWER(cudaEventCreate(cudaEvent_t* event, unsigned = 0), *event = new SimtEvent{0})
+SIMT_ANSWER(cudaEventCreateWithFlags(cudaEvent_t* event, unsigned), *event = new SimtEvent{0})
+SIMT_ANSWER(cudaEventDestroy(cudaEvent_t event), delete event)
+SIMT_ANSWER(cudaEventSynchronize(cudaEvent_t), )
+SIMT_ANSWER(cudaEventQuery(cudaEvent_t), )
+
+// ---- what a kernel may ask for, and how many blocks fit
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+                         cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes, constSizeBytes, localSizeBytes;
+  int maxThreadsPerBlock, numRegs, ptxVersion, binaryVersion, cacheModeCA, maxDynamicSharedSizeBytes,
+      preferredShmemCarveout;
+};
+namespace simt::program {
+cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+int blocks_that_fit(int threads, size_t shared);
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  return simt::program::set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+template <class Kernel>
+SIMT_ANSWER(cudaFuncSetCacheConfig(Kernel*, cudaFuncCache), )
+template <class Kernel>
+SIMT_ANSWER(cudaFuncGetAttributes(cudaFuncAttributes* all, Kernel*),
+            *all = {}, all->maxThreadsPerBlock = 1024, all->numRegs = 32)
+template <class Kernel>
+SIMT_ANSWER(cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads, size_t shared),
+            *blocks = simt::program::blocks_that_fit(threads, shared))
+template <class Kernel>
+SIMT_ANSWER(cudaOccupancyMaxPotentialBlockSize(int* grid, int* block, Kernel, size_t = 0, int limit = 0),
+            *block = limit > 0 && limit < 1024 ? limit : 1024, *grid = 16 * (1536 / *block))

@@ -1,0 +1,78 @@
+// kernel<<<grid, block, shared, stream>>>(arguments), as SIMT_KERNEL(kernel)(grid, block, shared, stream)(arguments).
+#pragma once
+
+#include "../runtime.h"
+#include "errors.h"
+
+struct SimtStream;
+struct SimtEvent;
+using cudaStream_t = SimtStream*;
+using cudaEvent_t = SimtEvent*;
+
+namespace simt::program {
+
+// A kernel's address, or null where only the arguments decide which of several it is.
+template <class Result, class... Arguments>
+const void* pointer(Result (*kernel)(Arguments...), int) {
+  return reinterpret_cast<const void*>(kernel);
+}
+template <class Ask>
+auto address(Ask ask, int) -> decltype(ask(0)) {
+  return ask(0);
+}
+inline const void* address(...) { return nullptr; }
+
+template <class Body>
+struct Kernel {
+  const char* name;
+  const void* function;
+  Where where;
+  Body body;
+  auto operator()(dim3 grid, dim3 block, size_t shared = 0, cudaStream_t stream = nullptr) const {
+    return [launch = launcher(name, function, where, grid, block, shared, stream, body)](auto... arguments) mutable {
+      launch(arguments...);
+      checked();
+    };
+  }
+};
+template <class Body>
+Kernel<Body> kernel(const char* name, const void* function, Where where, Body body) {
+  return {name, function, where, body};
+}
+
+// extern __shared__ T name[]; outside of any function.
+template <class T>
+struct DynamicShared {
+  operator T*() const { return static_cast<T*>(dynamic_shared()); }
+  template <class U>
+  explicit operator U*() const {
+    return (U*)(dynamic_shared());
+  }
+};
+
+}  // namespace simt::program
+
+#define SIMT_KERNEL(...)                                                                                          \
+  ::simt::program::kernel(                                                                                        \
+      #__VA_ARGS__,                                                                                               \
+      ::simt::program::address([=](auto zero) -> decltype(::simt::program::pointer(__VA_ARGS__, zero)) {          \
+        return ::simt::program::pointer(__VA_ARGS__, zero);                                                       \
+      }, 0),                                                                                                      \
+      ::simt::Where::here(), [=](auto... arguments) { __VA_ARGS__(arguments...); })
+
+template <class... Arguments, size_t... I>
+cudaError_t simt_launch(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared,
+                        simt::Where where, std::index_sequence<I...>) {
+  simt::launcher("cudaLaunchKernel", reinterpret_cast<const void*>(kernel), where, grid, block, shared, nullptr, kernel)(
+      *static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
+  return simt::program::checked();
+}
+template <class... Arguments>
+cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared = 0,
+                             cudaStream_t = nullptr, simt::Where where = simt::Where::here()) {
+  return simt_launch(kernel, grid, block, arguments, shared, where, std::index_sequence_for<Arguments...>());
+}
+inline cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t = 0, cudaStream_t = nullptr,
+                                    simt::Where where = simt::Where::here()) {
+  simt::program::unsupported("cudaLaunchKernel of a void pointer (give the kernel itself)", where);
+}

@@ -1,0 +1,138 @@
+// Memory of whole programs. All of it is the host's; what cudaMalloc gives reads as NaN until it is written.
+#pragma once
+
+#include "device.h"
+
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice,
+                      cudaMemcpyDefault };
+enum cudaMemoryAdvise { cudaMemAdviseSetReadMostly = 1, cudaMemAdviseUnsetReadMostly, cudaMemAdviseSetPreferredLocation,
+                        cudaMemAdviseUnsetPreferredLocation, cudaMemAdviseSetAccessedBy, cudaMemAdviseUnsetAccessedBy };
+constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2,
+                   cudaHostAllocWriteCombined = 4, cudaHostRegisterDefault = 0, cudaHostRegisterPortable = 1,
+                   cudaHostRegisterMapped = 2, cudaMemAttachGlobal = 1, cudaMemAttachHost = 2, cudaMemAttachSingle = 4;
+constexpr int cudaCpuDeviceId = -1, cudaInvalidDeviceId = -2;
+struct cudaExtent { size_t width, height, depth; };
+struct cudaPitchedPtr { void* ptr; size_t pitch, xsize, ysize; };
+
+namespace simt::program {
+cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name);
+cudaError_t release(void* pointer);
+cudaError_t copy(void* to, const void* from, size_t bytes);
+cudaError_t set(void* to, int value, size_t bytes);
+cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height);
+template <class T>
+cudaError_t allocate_as(T** pointer, size_t bytes, int fill, const char* name) {
+  void* memory = nullptr;
+  const cudaError_t error = allocate(&memory, bytes, fill, name);
+  if (!error) *pointer = static_cast<T*>(memory);
+  return error;
+}
+}  // namespace simt::program
+
+template <class T>
+cudaError_t cudaMalloc(T** pointer, size_t bytes) {
+  return simt::program::allocate_as(pointer, bytes, 0xff, "memory of cudaMalloc");
+}
+template <class T>
+cudaError_t cudaMallocAsync(T** pointer, size_t bytes, cudaStream_t) {
+  return simt::program::allocate_as(pointer, bytes, 0xff, "memory of cudaMallocAsync");
+}
+template <class T>
+cudaError_t cudaMallocManaged(T** pointer, size_t bytes, unsigned = cudaMemAttachGlobal) {
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocManaged");
+}
+template <class T>
+cudaError_t cudaMallocHost(T** pointer, size_t bytes, unsigned = 0) {
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocHost");
+}
+template <class T>
+cudaError_t cudaHostAlloc(T** pointer, size_t bytes, unsigned) {
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaHostAlloc");
+}
+template <class T>
+cudaError_t cudaHostGetDevicePointer(T** device, void* host, unsigned) {
+  *device = static_cast<T*>(host);
+  return simt::program::checked();
+}
+template <class T>
+cudaError_t cudaMallocPitch(T** pointer, size_t* pitch, size_t width, size_t height) {
+  *pitch = (width + 511) / 512 * 512;
+  return simt::program::allocate_as(pointer, *pitch * height, 0xff, "memory of cudaMallocPitch");
+}
+inline cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
+  simt::watch(pointer, bytes, "registered host memory");
+  return simt::program::checked();
+}
+SIMT_ANSWER(cudaHostUnregister(void* pointer), simt::forget(pointer))
+inline cudaError_t cudaFree(void* pointer) { return simt::program::release(pointer); }
+inline cudaError_t cudaFreeHost(void* pointer) { return simt::program::release(pointer); }
+inline cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return simt::program::release(pointer); }
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  return simt::program::copy(to, from, bytes);
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
+  return simt::program::copy(to, from, bytes);
+}
+inline cudaError_t cudaMemset(void* to, int value, size_t bytes) { return simt::program::set(to, value, bytes); }
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t = nullptr) {
+  return simt::program::set(to, value, bytes);
+}
+inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                                size_t height, cudaMemcpyKind) {
+  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height);
+}
+inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                                     size_t height, cudaMemcpyKind, cudaStream_t = nullptr) {
+  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height);
+}
+inline cudaError_t cudaMemset2D(void* to, size_t pitch, int value, size_t width, size_t height) {
+  for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(to) + row * pitch, value, width);
+  return simt::program::checked();
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+SIMT_ANSWER(cudaMemPrefetchAsync(const void*, size_t, int, cudaStream_t = nullptr), )
+SIMT_ANSWER(cudaMemAdvise(const void*, size_t, cudaMemoryAdvise, int), )
+SIMT_ANSWER(cudaStreamAttachMemAsync(cudaStream_t, void*, size_t = 0, unsigned = cudaMemAttachSingle), )
+
+// ---- variables of the device are variables of the program
+
+#define __managed__
+namespace simt::program {
+template <class Symbol>
+char* within(const Symbol& symbol, size_t bytes, size_t offset) {
+  if (offset > sizeof(Symbol) || bytes > sizeof(Symbol) - offset) return nullptr;
+  return reinterpret_cast<char*>(const_cast<Symbol*>(&symbol)) + offset;
+}
+}  // namespace simt::program
+template <class Symbol>
+cudaError_t cudaMemcpyToSymbol(const Symbol& symbol, const void* from, size_t bytes, size_t offset = 0,
+                               cudaMemcpyKind = cudaMemcpyHostToDevice) {
+  char* to = simt::program::within(symbol, bytes, offset);
+  return to ? simt::program::copy(to, from, bytes) : simt::program::fail_with(cudaErrorInvalidValue);
+}
+template <class Symbol>
+cudaError_t cudaMemcpyFromSymbol(void* to, const Symbol& symbol, size_t bytes, size_t offset = 0,
+                                 cudaMemcpyKind = cudaMemcpyDeviceToHost) {
+  const char* from = simt::program::within(symbol, bytes, offset);
+  return from ? simt::program::copy(to, from, bytes) : simt::program::fail_with(cudaErrorInvalidValue);
+}
+template <class Symbol>
+cudaError_t cudaMemcpyToSymbolAsync(const Symbol& symbol, const void* from, size_t bytes, size_t offset = 0,
+                                    cudaMemcpyKind kind = cudaMemcpyHostToDevice, cudaStream_t = nullptr) {
+  return cudaMemcpyToSymbol(symbol, from, bytes, offset, kind);
+}
+template <class Symbol>
+cudaError_t cudaMemcpyFromSymbolAsync(void* to, const Symbol& symbol, size_t bytes, size_t offset = 0,
+                                      cudaMemcpyKind kind = cudaMemcpyDeviceToHost, cudaStream_t = nullptr) {
+  return cudaMemcpyFromSymbol(to, symbol, bytes, offset, kind);
+}
+template <class T, class Symbol>
+cudaError_t cudaGetSymbolAddress(T** pointer, const Symbol& symbol) {
+  *pointer = (T*)(const_cast<Symbol*>(&symbol));
+  return simt::program::checked();
+}
+template <class Symbol>
+cudaError_t cudaGetSymbolSize(size_t* bytes, const Symbol&) {
+  *bytes = sizeof(Symbol);
+  return simt::program::checked();
+}

@@ -1,0 +1,4 @@
+// nvcuda::wmma.
+#pragma once
+#include "cuda_runtime.h"
+#include "../wmma.h"

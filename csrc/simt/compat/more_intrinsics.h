@@ -1,0 +1,146 @@
+// Device functions that other people's programs use and the project's own kernels do not.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "../intrinsics.h"
+#include "../warp.h"
+
+// min and max of two different types, as CUDA's overloads have them.
+#define SIMT_MIXED(name, condition)                                                                                \
+  template <class A, class B, class = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B> &&       \
+                                                       !std::is_same_v<A, B>>>                                     \
+  inline std::common_type_t<A, B> name(A a, B b) {                                                                 \
+    using T = std::common_type_t<A, B>;                                                                            \
+    return condition ? T(b) : T(a);                                                                                \
+  }
+SIMT_MIXED(min, T(b) < T(a))
+SIMT_MIXED(max, T(a) < T(b))
+#undef SIMT_MIXED
+
+inline unsigned umin(unsigned a, unsigned b) { return b < a ? b : a; }
+inline unsigned umax(unsigned a, unsigned b) { return a < b ? b : a; }
+inline int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
+inline unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffffu) * (b & 0xffffffu); }
+inline unsigned __sad(int a, int b, unsigned c) { return c + unsigned(a < b ? b - a : a - b); }
+inline unsigned __usad(unsigned a, unsigned b, unsigned c) { return c + (a < b ? b - a : a - b); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline unsigned long long __brevll(unsigned long long x) {
+  return static_cast<unsigned long long>(__brev(unsigned(x))) << 32 | __brev(unsigned(x >> 32));
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return unsigned((uint64_t{high} << 32 | low) << (shift & 31) >> 32);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return unsigned((uint64_t{high} << 32 | low) >> (shift & 31));
+}
+inline unsigned __vcmpeq4(unsigned a, unsigned b) {
+  unsigned result = 0;
+  for (int i = 0; i < 32; i += 8) result |= (a >> i & 0xff) == (b >> i & 0xff) ? 0xffu << i : 0;
+  return result;
+}
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
+  for (int i = 0; i < 32; i += 8) c += (a >> i & 0xff) * (b >> i & 0xff);
+  return c;
+}
+inline int __dp4a(int a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) c += int(int8_t(a >> i)) * int8_t(b >> i);
+  return c;
+}
+inline long long __mul64hi(long long a, long long b) { return (long long)(__int128{a} * b >> 64); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return (unsigned long long)((unsigned __int128){a} * b >> 64);
+}
+
+// Conversions with their rounding; what does not fit saturates, NaN is 0.
+template <class T, class F>
+T simt_to_integer(F rounded) {
+  if (rounded != rounded) return 0;
+  if (rounded <= F(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
+  if (rounded >= F(std::numeric_limits<T>::max())) return std::numeric_limits<T>::max();
+  return T(rounded);
+}
+#define SIMT_CONVERT(from, F, to, T)                                                             \
+  inline T __##from##2##to##_rd(F x) { return simt_to_integer<T>(std::floor(x)); }               \
+  inline T __##from##2##to##_ru(F x) { return simt_to_integer<T>(std::ceil(x)); }
+SIMT_CONVERT(float, float, int, int)
+SIMT_CONVERT(double, double, int, int)
+SIMT_CONVERT(float, float, uint, unsigned)
+SIMT_CONVERT(double, double, uint, unsigned)
+#undef SIMT_CONVERT
+inline unsigned __float2uint_rn(float x) { return simt_to_integer<unsigned>(std::nearbyint(x)); }
+inline unsigned __float2uint_rz(float x) { return simt_to_integer<unsigned>(std::trunc(x)); }
+inline int __double2int_rn(double x) { return simt_to_integer<int>(std::nearbyint(x)); }
+inline int __double2int_rz(double x) { return simt_to_integer<int>(std::trunc(x)); }
+inline float __int2float_rn(int x) { return float(x); }
+inline float __uint2float_rn(unsigned x) { return float(x); }
+inline double __int2double_rn(int x) { return x; }
+inline float __double2float_rn(double x) { return float(x); }
+inline double __longlong_as_double(long long x) {
+  double value;
+  std::memcpy(&value, &x, 8);
+  return value;
+}
+inline long long __double_as_longlong(double x) {
+  long long value;
+  std::memcpy(&value, &x, 8);
+  return value;
+}
+
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
+inline float fdividef(float x, float y) { return x / y; }
+inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
+inline float __exp10f(float x) { return std::pow(10.0f, x); }
+inline float __log10f(float x) { return std::log10(x); }
+inline float __tanf(float x) { return std::tan(x); }
+inline void __sincosf(float x, float* sine, float* cosine) { *sine = std::sin(x), *cosine = std::cos(x); }
+inline float __frsqrt_rn(float x) { return 1 / std::sqrt(x); }
+inline float sinpif(float x) { return float(std::sin(M_PI * std::fmod(double(x), 2))); }
+inline float cospif(float x) { return float(std::cos(M_PI * std::fmod(double(x), 2))); }
+inline double sinpi(double x) { return std::sin(M_PI * std::fmod(x, 2)); }
+inline double cospi(double x) { return std::cos(M_PI * std::fmod(x, 2)); }
+inline float normcdff(float x) { return float(0.5 * std::erfc(-double(x) * M_SQRT1_2)); }
+inline double normcdf(double x) { return 0.5 * std::erfc(-x * M_SQRT1_2); }
+
+template <class T> SIMT_INLINE T __ldca(const T* address) { return *address; }
+template <class T> SIMT_INLINE T __ldlu(const T* address) { return *address; }
+template <class T> SIMT_INLINE T __ldcv(const T* address) { return *address; }
+template <class T> SIMT_INLINE void __stwb(T* address, T value) { *address = value; }
+template <class T> SIMT_INLINE void __stwt(T* address, T value) { *address = value; }
+inline void __threadfence_system() {}
+inline long long clock64() { return clock(); }  // the host's clock: no GPU's
+#define SIMT_SCOPED(name)                                                                        \
+  template <class T, class U> T name##_block(T* address, U value) { return name(address, value); } \
+  template <class T, class U> T name##_system(T* address, U value) { return name(address, value); }
+SIMT_SCOPED(atomicAdd)
+SIMT_SCOPED(atomicSub)
+SIMT_SCOPED(atomicExch)
+SIMT_SCOPED(atomicMin)
+SIMT_SCOPED(atomicMax)
+SIMT_SCOPED(atomicInc)
+SIMT_SCOPED(atomicDec)
+SIMT_SCOPED(atomicAnd)
+SIMT_SCOPED(atomicOr)
+SIMT_SCOPED(atomicXor)
+#undef SIMT_SCOPED
+template <class T, class U, class V>
+T atomicCAS_system(T* address, U expected, V wanted) { return atomicCAS(address, expected, wanted); }
+
+// Bits of the narrow types.
+inline __half __ushort_as_half(unsigned short bits) {
+  __half value;
+  value.bits = bits;
+  return value;
+}
+inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
+  __nv_bfloat16 value;
+  value.bits = bits;
+  return value;
+}
+inline float __low2float(__half2 pair) { return float(pair.x); }
+inline float __high2float(__half2 pair) { return float(pair.y); }
+inline float __low2float(__nv_bfloat162 pair) { return float(pair.x); }
+inline float __high2float(__nv_bfloat162 pair) { return float(pair.y); }
