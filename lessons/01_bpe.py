@@ -10,16 +10,18 @@
 # a number. Why are these parts neither words nor letters?
 #
 # Words: any list of them is too short. Tomorrow's text holds a name that is not on it.
-# Letters: nothing is ever missing, but the text becomes very long, and every step of
-# the model then carries a single letter. *Byte-pair encoding* starts from letters and
-# joins the pair of neighbours that occurs most often, again and again. Frequent words
-# end up as one part; rare ones stay in several.
+# Letters: nothing is ever missing, but the text becomes very long, and the model has to
+# take one step for every letter. *Byte-pair encoding* starts from letters and joins the
+# pair of neighbours that occurs most often, again and again. Frequent words end up as
+# one part; rare ones stay in several. (Names vary: a part is a *symbol* here, a *piece*
+# in LLaMA's tokenizer, and a *token* where it stands in a text.)
 #
 # | symbol | in code | type | meaning |
 # |---|---|---|---|
 # | $c(w)$ | `count` | int | how often the word $w$ occurs |
 # | $a, b$ | `pair` | two str | two symbols that stand side by side |
 # | $n(a, b)$ | `pairs` | Counter | how often they do, in the whole text |
+# | $n_w(a, b)$ | | int | how often they do, in the one word $w$ |
 # | $V$ | `vocab_size` | int | how many different parts there are in the end |
 
 # %% naive
@@ -52,17 +54,18 @@ print("now:", *words, sep="  ")
 
 # %% [markdown] formula
 # That is all of it. One step joins the pair
-# $$(a^*, b^*) = \arg\max_{(a, b)} n(a, b), \qquad n(a, b) = \sum_w c(w) \, n_w(a, b)$$
+# $$(a^*, b^*) = \mathrm{arg\,max}_{(a, b)} n(a, b), \qquad n(a, b) = \sum_w c(w) \, n_w(a, b)$$
 # ascii: (a*, b*) = argmax of n(a, b);  n(a, b) = sum over words w of c(w) n_w(a, b)
 #
-# where $n_w(a, b)$ is how often $a\,b$ stands in the one word $w$. The new symbol takes
-# part in the next step. The list of merges, in their order, *is* the tokenizer.
+# (argmax: the pair with the largest count). The new symbol takes part in the next step.
+# The list of merges, in their order, *is* the tokenizer.
 #
-# A **tie** needs a rule. `e s` and `s t` both occur 9 times, in new**est** and
-# wid**est**. We take the pair that is met first. Another rule gives another tokenizer:
-# two programs that both "do BPE" need not agree.
+# A **tie** needs a rule. At first `e s`, `s t` and `t </w>` all occur 9 times, in
+# new**est** and wid**est**. We take the pair that is met first. Another rule gives
+# another tokenizer: two programs that both "do BPE" need not agree.
 #
-# To cut a new word, replay the merges in the order in which they were learned.
+# To cut a new word, start from its letters and repeat the merges, in the order in which
+# they were learned.
 
 # %% module
 from minillama.tokenizer.bpe import sennrich_encode, sennrich_merges
@@ -80,14 +83,15 @@ assert lowest == ["low", "est</w>"]
 # - A word *begins* with `▁` (it stands for the space) where Sennrich's *ends* with
 #   `</w>`. So the spaces come back when the parts are put together.
 # - Digits stay single: `47` is `4`, `7`. Lesson 02 shows why.
-# - A character that was too rare for the list is written as its bytes, `<0xE2>` and so
-#   on. So nothing is ever unknown.
-# - Of equally frequent pairs the shorter string wins, then the one first in code
-#   points.
+# - A character that was too rare for the list is written as the bytes by which
+#   computers store it, `<0xE2>` and so on (lesson 02). So nothing is ever unknown.
+# - Of equally frequent pairs the one that makes the shorter string wins, then the one
+#   that comes first by Unicode's numbers of the characters.
 
 # %% llama_code
 from minillama.tokenizer import train_bpe
 
+# 277: 256 bytes, 3 marks such as <s>, 11 characters, and so 7 merges
 tokenizer = train_bpe(["low low low lower lowest 123"], vocab_size=277)
 ids = tokenizer.encode("lowest 32 ≈")
 print([tokenizer.id_to_piece(i) for i in ids])
@@ -117,6 +121,8 @@ for size in sizes:
     lengths.append(sum(map(len, encoded)) / 1000)
     assert all(map(str.__eq__, map(tokenizer.decode, encoded), held_out))
 shorter = letters / 1000 / lengths[sizes.index(4000)]
+pieces = {tokenizer.id_to_piece(i) for i in range(259, 259 + 100)}  # the first merges
+assert {"▁t", "he", "in"} <= pieces
 print(f"letters: {letters / 1000:.1f} thousand tokens")
 print(f"words:   {len(asked) / 1000:.1f} thousand, of {len(known)} known words, "
       f"{unknown:.1%} unknown")
@@ -144,12 +150,14 @@ show(picture, f"4,000 pieces: {shorter:.1f} times fewer tokens than letters")
 # %% [markdown] exercise
 # **Why it works.** The first hundred merges pay most: they catch `▁t`, `he`, `in`,
 # which are everywhere. Later ones each catch less. A larger vocabulary also costs: the
-# model keeps one row of numbers per piece, and rarely sees the rare ones. LLaMA settled
-# on 32,000 pieces, Llama 3 on 128,256.
+# model keeps one row of numbers per piece, and sees too little of the rare ones to
+# learn them well. LLaMA settled on 32,000 pieces, Llama 3 on 128,256.
 #
-# **Exercise.** Write `merge_once` and `learn` in `lessons/exercises/ex01_bpe.py`. Mind
-# `aaa`: the pair `a a` stands in it twice but can be joined only once. Then
-# `python3 run.py check 1`.
+# **Exercise.** Write two functions. `merge_once` returns one word with a pair joined.
+# Mind `aaa`: the pair `a a` stands in it twice but can be joined only once. `learn`
+# returns the list of merges.
+#
+# Open `lessons/exercises/ex01_bpe.py`, then run `python3 run.py check 1`.
 
 # %% closing
 assert merges == [("e", "s"), ("es", "t"), ("est", END), ("l", "o"), ("lo", "w")]
