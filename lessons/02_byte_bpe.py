@@ -10,13 +10,14 @@
 # vocabulary of a few thousand pieces write every one of them?
 #
 # A computer stores any text as bytes, and there are only 256 of those. A tokenizer that
-# knows the 256 bytes can say everything; it only has to say rare things in more pieces.
+# knows the 256 bytes can write everything; only, rare things take more pieces. (Bytes
+# are written below by two digits in base 16, from 00 to ff.)
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $V$ | `len(spelling)` | | how many different tokens there are |
 # | $M$ | `new` | | how many of them were made by joining |
-# | $s$ | `text` | | a text |
+# | $s$, bytes($s$) | `text` | | a text, and how many bytes it has |
 # | $n(s)$ | `len(ids)` | | its length in tokens |
 
 # %% bytes
@@ -31,10 +32,10 @@ assert len(han.encode("gbk")) == 2 * len(han)
 
 # %% [markdown] utf8
 # **One character, many spellings.** UTF-8 takes 1 byte for ASCII, 2 for most other
-# alphabets of Europe and the Near East, 3 for Chinese, Japanese and Korean, 4 for
-# emoji. It is what tokenizers use. "A Chinese character has two bytes" is true in GBK,
-# an older Chinese code. "Unicode has two bytes a character" means UTF-16, and even
-# there it fails beyond U+FFFF: the llama above has four.
+# alphabets of Europe and the Near East, 3 for nearly all of Chinese, Japanese and
+# Korean, 4 for emoji. It is what tokenizers use. "A Chinese character has two bytes" is
+# true in GBK, an older Chinese code. "Unicode has two bytes a character" means UTF-16,
+# and even there it fails beyond character number FFFF: the llama above has four.
 
 # %% naive
 from collections import Counter
@@ -66,7 +67,8 @@ for new in (256, 257, 258):
 # and no text is ever without an encoding. Two families use this:
 #
 # - **Byte-level BPE** (GPT-2, Llama 3) joins bytes from the start, as above. First a
-#   *split pattern* cuts the text into words, numbers and marks; no token crosses a cut.
+#   *split pattern* cuts the text into words, numbers and punctuation; no token crosses
+#   a cut.
 # - **Byte fallback** (LLaMA, Llama 2) joins characters. Only a character that is not in
 #   the vocabulary is spelled in bytes.
 #
@@ -87,7 +89,7 @@ fallback = train_bpe(["the old goat and the old hen"], 300, hard_vocab_limit=Fal
 assert [fallback.id_to_piece(i) for i in fallback.encode("汉")[1:]] \
     == ["<0xE6>", "<0xB1>", "<0x89>"]
 draw = random.Random(0).randrange
-for _ in range(10000):  # any characters but surrogates, which are none, and ▁ itself
+for _ in range(10000):  # any characters; D800 to DFFF are none, and ▁ means a space
     codes = [draw(0x110000) >> draw(17) for _ in range(draw(9))]
     text = "".join(chr(c) for c in codes if not 0xD800 <= c < 0xE000 and c != 0x2581)
     assert by_bytes.decode(by_bytes.encode(text)) == text
@@ -98,8 +100,9 @@ print("10,000 random strings came back letter for letter, from both")
 # **Experiment: why single digits?** A tiny LLaMA learns to add from 3,000 of the 10,000
 # sums 00 + 00 to 99 + 99, and is asked others that it has never seen. Once each digit
 # is a token: `4 7 + 3 8 = 0 8 5`. Once each whole number is: `47 + 38 = 85`. The second
-# text is shorter, and each number is one of 199 names without any resemblance. That 47
-# and 48 are neighbours must be learned from examples.
+# text is shorter, but to the model the numbers are 199 names without any resemblance.
+# That 47 and 48 are neighbours must be learned from examples. Here `+` and `=` are
+# tokens too; only the tokens after `=` count as the answer.
 #
 # One run of each takes some seconds. `02_byte_bpe.json` holds the same for seeds 0, 1
 # and 2; `REMAKE=1 python3 lessons/02_byte_bpe.py` measures them again.
@@ -185,12 +188,16 @@ show(picture, f"Unseen sums right, three seeds: by single digits {ends['single']
      f"by whole numbers {ends['whole']}")
 
 # %% [markdown] exercise
-# Digits let the model learn 100 facts (ten digits by ten) and a rule for the carry, and
-# use them anywhere. LLaMA pays for that with longer texts wherever numbers stand.
+# With digits, 100 facts (ten digits by ten) and a rule for the carry are enough for any
+# sum, and every example shows some of them. With whole numbers, each of the 10,000 sums
+# is nearly a fact of its own. LLaMA pays for single digits with longer texts wherever
+# numbers stand.
 #
-# **Exercise.** Write byte fallback and digit splitting in
-# `lessons/exercises/ex02_byte_bpe.py`; the checks throw random strings at them. Then
-# `python3 run.py check 2`.
+# **Exercise.** Write three functions. `split_digits` returns the parts of a text, each
+# digit alone. `encode` returns its pieces, with byte fallback, and `decode` returns the
+# text again. The checks throw random strings at them.
+#
+# Open `lessons/exercises/ex02_byte_bpe.py`, then run `python3 run.py check 2`.
 
 # %% closing
 for name in live:
