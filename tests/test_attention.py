@@ -240,7 +240,7 @@ MUTANTS = [
            lambda: test_values_may_be_wider_than_keys(attention)),
     Mutant("minillama.attention", "enable_gqa=K != q_BHTd.shape[1]", "enable_gqa=False",
            lambda: test_neighbouring_query_heads_share_a_key_value_head(torch_attention, 6, 3, 5)),
-    Mutant("minillama.attention", "q_BHTd = apply_rope(q_BTHd, rotations)", "q_BHTd = q_BTHd",
+    Mutant("minillama.attention", "q_BHTd = self.rotate(q_BTHd, rotations)", "q_BHTd = q_BTHd",
            test_the_layer_projects_turns_attends_and_projects_back),
     Mutant("minillama.attention", "v_BKTd = v_BTKd.transpose", "v_BKTd = apply_rope(v_BTKd, rotations).transpose",
            test_the_layer_projects_turns_attends_and_projects_back),
