@@ -115,14 +115,15 @@ def dynamic_shared(code):
     for found in re.finditer(r"\bextern\b[^;{}]*?\b__shared__\b[^;{}]*;", code):
         bare = re.sub(r"\b(__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|"
                       r"\bextern\b|\b__shared__\b|\\\n|\\$", " ", found[0])
-        parts = re.fullmatch(r"\s*(.+?)\b(\w+)\s*\[\s*\]\s*;", bare, flags=re.S)
+        parts = re.fullmatch(r"\s*(.+?)\b(\w+)\s*\[\s*\]((?:\s*\[[^\[\]]*\])*)\s*;", bare, flags=re.S)
         if not parts:
             raise Unsupported(f"line {code.count(chr(10), 0, found.start()) + 1}: unsupported: {bare.strip()}")
-        kind, name = " ".join(parts[1].split()), parts[2]
+        kind, name, rows = " ".join(parts[1].split()), parts[2], " ".join(parts[3].split())
         outer = re.sub(r"\b(namespace\b[^;{}()]*|extern\s*)\{", "  ", code[: found.start()])
         inside = outer.count("{") > outer.count("}") or found[0].count("\\\n")
-        text = (f"{kind}* {name} = static_cast<{kind}*>(::simt::dynamic_shared());" if inside
-                else f"static const ::simt::program::DynamicShared<{kind}> {name};")
+        text = f"static const ::simt::program::DynamicShared<{kind}> {name};"
+        if rows or inside:
+            text = f"{kind} (*{name}){rows} = static_cast<{kind} (*){rows}>(::simt::dynamic_shared());"
         edits.append((found.start(), len(found[0]), text + "\n" * found[0].count("\n")))
     return edits
 
@@ -181,7 +182,8 @@ def build(source, folders=(), defines=(), profiled=False):
     source, here = Path(source), source_folder() / "simt"
     names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), "compat/program.cpp"]]
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), f"-I{here / 'compat'}", *(f"-I{f}" for f in folders),
-             *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1"]
+             *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
+             "-gdwarf-4"]  # some addr2line reads the file names of DWARF 5 one off
     runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else [])]
     state = hashlib.sha256(repr((runtime_flags, flags)).encode())
     for path in sorted([*here.rglob("*.h"), *here.rglob("*.cpp")]):

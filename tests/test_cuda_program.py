@@ -59,7 +59,9 @@ def test_what_is_no_cuda_stays_as_it_is(source):
 
 def test_dynamic_shared_memory_is_a_pointer_inside_a_kernel_and_an_object_outside():
     inside = body('extern "C" { void f() { extern __shared__ __align__(8 * (1)) volatile float s[]; } }')
-    assert "volatile float* s = static_cast<volatile float*>(::simt::dynamic_shared());" in inside
+    assert "volatile float (*s) = static_cast<volatile float (*)>(::simt::dynamic_shared());" in inside
+    rows = body("void f() { extern __shared__ half s[][8 + 1][2]; }")
+    assert "half (*s)[8 + 1][2] = static_cast<half (*)[8 + 1][2]>(::simt::dynamic_shared());" in rows
     outside = body('namespace a { extern "C" { extern __shared__ float s[]; } }')
     assert "static const ::simt::program::DynamicShared<float> s;" in outside
 
@@ -110,7 +112,13 @@ def test_an_endless_kernel_is_an_error_the_program_sees_and_we_name(monkeypatch)
 @compiles
 def test_a_barrier_that_half_the_block_reaches_is_named_with_both_lines():
     result, _ = outcome("faults.cu", 2)
-    assert result.code == 0 and "faults.cu:17" in result.findings[0] and "faults.cu:19" in result.findings[0]
+    assert result.code == 0 and "faults.cu:18" in result.findings[0] and "faults.cu:20" in result.findings[0]
+
+
+@compiles
+def test_an_assertion_stops_the_kernel_and_the_program_goes_on():
+    result, out = outcome("faults.cu", 10)
+    assert result.code == 0 and "`threadIdx.x < n' failed" in out and "assertion failed" in result.findings[0]
 
 
 @compiles
@@ -183,7 +191,7 @@ def test_bad_flags_are_one_sentence(tmp_path, capsys):
 def test_the_profiler_finds_the_race_with_both_lines(capfd):
     assert main(["simt", "run", str(FOLDER / "faults.cu"), "--profile"]) != 0
     err = capfd.readouterr().err
-    assert "faults.cu:8" in err and "faults.cu:7" in err and "no barrier between" in err
+    assert " faults.cu:9" in err and " faults.cu:8" in err and "no barrier between" in err
 
 
 @compiles

@@ -111,7 +111,11 @@ template <class T> SIMT_INLINE T __ldcv(const T* address) { return *address; }
 template <class T> SIMT_INLINE void __stwb(T* address, T value) { *address = value; }
 template <class T> SIMT_INLINE void __stwt(T* address, T value) { *address = value; }
 inline void __threadfence_system() {}
-inline long long clock64() { return clock(); }  // the host's clock: no GPU's
+inline long long clock64() {  // nanoseconds of this computer, no GPU's cycles; it fits the clock rate of device.h
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
 #define SIMT_SCOPED(name)                                                                        \
   template <class T, class U> T name##_block(T* address, U value) { return name(address, value); } \
   template <class T, class U> T name##_system(T* address, U value) { return name(address, value); }
@@ -140,6 +144,27 @@ inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
   value.bits = bits;
   return value;
 }
+inline __half2 __float2half2_rn(float x) { return {__half(x), __half(x)}; }
+inline __nv_bfloat162 __float2bfloat162_rn(float x) { return {__nv_bfloat16(x), __nv_bfloat16(x)}; }
+inline __half2 __float22half2_rn(float2 x) { return {__half(x.x), __half(x.y)}; }
+inline __nv_bfloat162 __float22bfloat162_rn(float2 x) { return {__nv_bfloat16(x.x), __nv_bfloat16(x.y)}; }
+inline __half __int2half_rn(int x) { return __half(float(x)); }
+inline int __half2int_rn(__half x) { return int(std::nearbyint(float(x))); }
+inline int __half2int_rz(__half x) { return int(float(x)); }
+inline __half __hneg(__half x) { return -x; }
+inline __half __hdiv(__half a, __half b) { return a / b; }
+inline __half __habs(__half x) { return __half(std::fabs(float(x))); }
+inline __half hexp(__half x) { return __half(std::exp(float(x))); }
+inline __half hsqrt(__half x) { return __half(std::sqrt(float(x))); }
+inline __half2 __hsub2(__half2 a, __half2 b) { return a - b; }
+inline bool __hgt(__half a, __half b) { return a > b; }
+inline bool __hlt(__half a, __half b) { return a < b; }
+inline bool __heq(__half a, __half b) { return a == b; }
+inline __half2 __lowhigh2highlow(__half2 pair) { return {pair.y, pair.x}; }
+inline __half2 __lows2half2(__half2 a, __half2 b) { return {a.x, b.x}; }
+inline __half2 __highs2half2(__half2 a, __half2 b) { return {a.y, b.y}; }
+inline __half2 __low2half2(__half2 pair) { return {pair.x, pair.x}; }
+inline __half2 __high2half2(__half2 pair) { return {pair.y, pair.y}; }
 inline float __low2float(__half2 pair) { return float(pair.x); }
 inline float __high2float(__half2 pair) { return float(pair.y); }
 inline float __low2float(__nv_bfloat162 pair) { return float(pair.x); }

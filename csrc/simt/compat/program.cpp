@@ -39,7 +39,7 @@ static void take_in() {
   report("error", words);
   if (words.find("a kernel launches a kernel") != std::string::npos)
     report("unsupported", "unsupported: dynamic parallelism");
-  sticky = last = words.find("__trap()") != std::string::npos ? cudaErrorAssert : cudaErrorLaunchFailure;
+  sticky = last = words.find("assertion failed: ") != std::string::npos ? cudaErrorAssert : cudaErrorLaunchFailure;
 }
 
 cudaError_t checked() {
@@ -79,6 +79,18 @@ static const bool begun = [] {
 #endif
   return std::atexit(at_the_end) == 0;
 }();
+
+}  // namespace simt::program
+
+// assert(): in a kernel it stops the kernel, as on a GPU; elsewhere it does what the C library does.
+extern "C" [[noreturn]] void __assert_fail(const char* what, const char* file, unsigned line, const char* function) {
+  std::fflush(nullptr);
+  std::fprintf(stderr, "%s:%u: %s: Assertion `%s' failed.\n", file, line, function, what);
+  if (simt::scheduler().running) simt::fail(std::string("assertion failed: ") + what, {file, int(line)});
+  std::abort();
+}
+
+namespace simt::program {
 
 // ---- memory
 
@@ -219,7 +231,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       {cudaDevAttrMaxGridDimZ, 65535}, {cudaDevAttrMaxSharedMemoryPerBlock, int(p.sharedMemPerBlock)},
       {cudaDevAttrTotalConstantMemory, 65536}, {cudaDevAttrWarpSize, 32}, {cudaDevAttrMaxRegistersPerBlock, 65536},
       {cudaDevAttrClockRate, p.clockRate}, {cudaDevAttrMultiProcessorCount, p.multiProcessorCount},
-      {cudaDevAttrConcurrentKernels, 1}, {cudaDevAttrMemoryClockRate, p.memoryClockRate},
+      {cudaDevAttrConcurrentKernels, 1}, {cudaDevAttrGpuOverlap, 1}, {cudaDevAttrAsyncEngineCount, 1},
+      {cudaDevAttrCanMapHostMemory, 1}, {cudaDevAttrMaxBlocksPerMultiprocessor, 24}, {cudaDevAttrMaxPitch, INT_MAX}, {cudaDevAttrMemoryClockRate, p.memoryClockRate},
       {cudaDevAttrGlobalMemoryBusWidth, p.memoryBusWidth}, {cudaDevAttrL2CacheSize, p.l2CacheSize},
       {cudaDevAttrMaxThreadsPerMultiProcessor, 1536}, {cudaDevAttrUnifiedAddressing, 1},
       {cudaDevAttrComputeCapabilityMajor, p.major}, {cudaDevAttrComputeCapabilityMinor, p.minor},

@@ -1,11 +1,12 @@
 // Programs that go wrong, one by argument.
+#include <cassert>
 #include <cstdio>
 #include <cstdlib>
 
 __global__ void rotate(int *x) {
   __shared__ int tile[64];
   tile[threadIdx.x] = x[threadIdx.x];
-  x[threadIdx.x] = tile[(threadIdx.x + 63) % 64];  // line 8: nobody waited for line 7
+  x[threadIdx.x] = tile[(threadIdx.x + 63) % 64];  // nobody waited for the line above
 }
 
 __global__ void spin(volatile int *flag) {
@@ -21,6 +22,8 @@ __global__ void half_waits() {
 
 __global__ void inner(int *x) { *x = 1; }
 __global__ void outer(int *x) { inner<<<1, 1>>>(x); }
+
+__global__ void checks(int n) { assert(threadIdx.x < n); }
 
 int main(int argc, char **argv) {
   int *x, host[64];
@@ -48,5 +51,6 @@ int main(int argc, char **argv) {
     case 7: *(volatile int *)nullptr = 1;
     case 8: inner<<<1, 4096>>>(x); return 0;  // and never asks
     case 9: printf("%d\n", int(cudaMalloc(&x, size_t{1} << 45))); return 0;
+    case 10: checks<<<1, 8>>>(3); return cudaDeviceSynchronize() == cudaErrorAssert ? 0 : 1;
   }
 }
