@@ -8,12 +8,13 @@ from minillama.flags import command
 
 
 def add_simt(commands):
-    """simt run FILE.cu [-I DIR] [-D X] [--profile] [--schedule ORDER] [--limit-seconds N] [ARGUMENT ...]"""
+    """simt run FILE.cu [--with FILE] [-I DIR] [-D X] [--profile] [--schedule ORDER] [--limit-seconds N] [...]"""
     simt = commands.add_parser("simt", help="CUDA programs without a GPU").add_subparsers(
         required=True, metavar="ACTION")
-    run = command(simt, "run", run_program, "build one .cu file that has a main() with g++, and run it emulated")
+    run = command(simt, "run", run_program, "build a CUDA program that has a main() with g++, and run it emulated")
     run.add_argument("file", metavar="FILE.cu")
     run.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what the program is given, after --")
+    run.add_argument("--with", dest="others", action="append", default=[], metavar="FILE", help="one more source")
     run.add_argument("-I", dest="folders", action="append", default=[], metavar="DIR", help="where headers are")
     run.add_argument("-D", dest="defines", action="append", default=[], metavar="X[=Y]", help="a macro")
     run.add_argument("--profile", action="store_true", help="count every access, find races and accesses out of bounds")
@@ -31,10 +32,12 @@ def run_program(arguments):
         raise ValueError(f"--schedule {arguments.schedule}: use forward, reverse or shuffle:N")
     if not arguments.limit_seconds > 0:
         raise ValueError(f"--limit-seconds {arguments.limit_seconds:g}: give it a number above 0")
-    if not Path(arguments.file).is_file():
-        raise ValueError(f"{arguments.file} is no file: name a .cu file that has a main()")
+    for file in (arguments.file, *arguments.others):
+        if not Path(file).is_file():
+            raise ValueError(f"{file} is no file: name a .cu or .cpp file")
     try:
-        program = cuda_program.build(arguments.file, arguments.folders, arguments.defines, arguments.profile)
+        program = cuda_program.build(arguments.file, arguments.folders, arguments.defines, arguments.profile,
+                                     arguments.others)
     except cuda_program.Unsupported as refused:
         print(f"minillama: {refused}", file=sys.stderr)
         return 3

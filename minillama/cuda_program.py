@@ -30,8 +30,8 @@ FAMILIES = (  # what an undeclared name belongs to, so that the message says mor
     (r"cudaGraph\w*|cudaStream\w*Capture\w*", "CUDA graphs"), (r"cublas\w*|CUBLAS\w*", "cuBLAS"),
     (r"thrust\w*", "Thrust"), (r"cub", "CUB"), (r"cufft\w*", "cuFFT"), (r"curand\w*", "cuRAND"),
     (r"cusparse\w*", "cuSPARSE"), (r"cudnn\w*", "cuDNN"), (r"nccl\w*", "NCCL"), (r"nvrtc\w*", "run-time compilation"),
-    (r"this_grid|grid_group|this_multi_grid|multi_grid_group|this_cluster|coalesced_\w+|labeled_partition"
-     r"|binary_partition|memcpy_async|cooperative_groups\w*", "this part of cooperative groups"),
+    (r"this_grid|(multi_)?grid_group|thread_group|block_tile_memory|experimental|this_multi_grid|this_cluster"
+     r"|coalesced_\w+|\w+_partition|memcpy_async|cooperative_groups\w*", "this part of cooperative groups"),
     (r"(cuda|nvcuda|cu[A-Z])\w*|CU\w+|__[a-z]\w+|make_\w+|atomic\w+", "this CUDA function or type"),
 )
 
@@ -172,14 +172,12 @@ def translate_tree(source, folders, target):
     return visit(Path(source))
 
 
-# ---- building
-
-def build(source, folders=(), defines=(), profiled=False):
-    """The path of the compiled program. Unsupported names what the emulator lacks, with its line; ValueError is the
-    first line of another error of the compiler; both in terms of the file that the user wrote."""
+def build(source, folders=(), defines=(), profiled=False, others=()):
+    """The path of the program of `source` and `others`. Unsupported names what the emulator lacks, with its line;
+    ValueError is the first line of another error of the compiler; both in terms of the file that the user wrote."""
     if sys.platform != "linux" or not shutil.which("g++"):
         raise RuntimeError("programs are compiled with g++, on Linux: sudo apt install g++")
-    source, here = Path(source), source_folder() / "simt"
+    here = source_folder() / "simt"
     names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), "compat/program.cpp"]]
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), f"-I{here / 'compat'}", *(f"-I{f}" for f in folders),
              *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
@@ -194,13 +192,18 @@ def build(source, folders=(), defines=(), profiled=False):
     if not runtime.exists():
         _gcc([*runtime_flags, "-c", "-x", "c++", "-"], "".join(f'#include "{name}"\n' for name in names), runtime)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        main = translate_tree(source, [Path(f) for f in folders], Path(temporary))
-        for path in sorted(Path(temporary).iterdir()):
-            state.update(path.read_bytes().replace(temporary.encode(), b""))
-        program = folder / f"{source.stem}-{state.hexdigest()[:16]}"
+        translated, temporary = {}, Path(temporary)
+        for number, one in enumerate([source, *others]):
+            (temporary / str(number)).mkdir()
+            main = translate_tree(one, [Path(f) for f in folders], temporary / str(number))
+            translated[main] = main.with_suffix(".o")
+        for path in sorted(temporary.rglob("*.*")):
+            state.update(path.read_bytes().replace(str(temporary).encode(), b""))
+        program = folder / f"{Path(source).stem}-{state.hexdigest()[:16]}"
         if not program.exists():
-            _gcc([*flags, "-c", "-x", "c++", str(main)], "", Path(temporary) / "main.o")
-            _gcc([str(runtime), str(Path(temporary) / "main.o"), "-ldl", "-lrt", "-pthread"], "", program)
+            for main, compiled in translated.items():
+                _gcc([*flags, "-c", "-x", "c++", str(main)], "", compiled)
+            _gcc([str(runtime), *map(str, translated.values()), "-ldl", "-lrt", "-pthread"], "", program)
     return program
 
 
@@ -222,7 +225,7 @@ def _explained(stderr):
     if marked := re.search(r'^(\S+?:\d+):.*attribute error: (.*)$', first):
         return Unsupported(f"{marked[1]}: {marked[2].strip(chr(34))}")
     named = re.search(r"error: ([\w./-]+): No such file", first) or re.search(
-        r"error: .*?[‘'`]([\w:]+).*?(was not declared|does not name a type|has not been declared|has no member"
+        r"error: .*?[‘'`]([\w:]+).*?(was not declared|does not name a|has not been declared|has no member"
         r"|is not a member|is not a template|undeclared|is not a namespace)", first)
     top = re.sub(r"[/.].*|.*::", "", named[1]) if named else ""
     for family, label in FAMILIES:

@@ -180,6 +180,14 @@ def test_a_mistake_is_shown_in_the_readers_own_file(tmp_path, capsys):
     assert f"{tmp_path / 'more.h'}:3:" in capsys.readouterr().err
 
 
+@compiles
+def test_a_program_may_have_several_sources(tmp_path):
+    (tmp_path / "host.cpp").write_text("void launch(int *x);\nint main() { int x = 0; launch(&x); return x; }\n")
+    (tmp_path / "k.cu").write_text("__global__ void k(int *x) { *x = 17; }\n"
+                                   "void launch(int *x) { k<<<1, 1>>>(x); }\n")
+    assert run(build(tmp_path / "host.cpp", others=[tmp_path / "k.cu"])).code == 17
+
+
 def test_bad_flags_are_one_sentence(tmp_path, capsys):
     assert main(["simt", "run", "absent.cu"]) == 2 and "absent.cu" in capsys.readouterr().err
     assert main(["simt", "run", "absent.cu", "--schedule", "sideways"]) == 2

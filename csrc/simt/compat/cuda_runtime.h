@@ -20,6 +20,7 @@
 #include "../warp.h"
 #include "../cooperative.h"
 #include "../tensor.h"
+#include "../wmma.h"
 
 #include "errors.h"
 #include "launch.h"

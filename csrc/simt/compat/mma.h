@@ -1,4 +1,3 @@
-// nvcuda::wmma.
+// nvcuda::wmma, which is in cuda_runtime.h here.
 #pragma once
 #include "cuda_runtime.h"
-#include "../wmma.h"

@@ -19,8 +19,8 @@ SIMT_MIXED(min, T(b) < T(a))
 SIMT_MIXED(max, T(a) < T(b))
 #undef SIMT_MIXED
 
-inline unsigned umin(unsigned a, unsigned b) { return b < a ? b : a; }
-inline unsigned umax(unsigned a, unsigned b) { return a < b ? b : a; }
+template <class T> T umin(T a, T b) { return b < a ? b : a; }  // templates, so that a program's own come first
+template <class T> T umax(T a, T b) { return a < b ? b : a; }
 inline int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
 inline unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffffu) * (b & 0xffffffu); }
 inline unsigned __sad(int a, int b, unsigned c) { return c + unsigned(a < b ? b - a : a - b); }
