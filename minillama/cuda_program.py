@@ -143,7 +143,7 @@ def inline_ptx(code, text):
 
 def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
-    code, out, at = masked(text), [f"#line 1 {json.dumps(str(name))}\n"], 0
+    code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
     for place, length, new in sorted(launches(code) + dynamic_shared(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
@@ -222,7 +222,7 @@ def _explained(stderr):
     lines = stderr.splitlines()
     first = next((line for line in lines if re.search(r"error:|undefined reference", line)), stderr[:300])
     first = re.sub(r"^\S*/ld: |\S*\.o: in function `.*?': ?", "", first).replace("fatal error:", "error:")
-    if marked := re.search(r'^(\S+?:\d+):.*attribute error: (.*)$', first):
+    if marked := re.search(r'^(.+?:\d+):.*attribute error: (.*)$', first):
         return Unsupported(f"{marked[1]}: {marked[2].strip(chr(34))}")
     named = re.search(r"error: ([\w./-]+): No such file", first) or re.search(
         r"error: .*?[‘'`]([\w:]+).*?(was not declared|does not name a|has not been declared|has no member"
@@ -230,7 +230,7 @@ def _explained(stderr):
     top = re.sub(r"[/.].*|.*::", "", named[1]) if named else ""
     for family, label in FAMILIES:
         if top and re.fullmatch(family, top):
-            place = re.match(r"(\S+?:\d+):", first)
+            place = re.match(r"(.+?:\d+):", first)
             return Unsupported(f"{place[1] if place else '?'}: unsupported: {label} ({named[1]})")
     return ValueError(first)
 

@@ -145,11 +145,12 @@ def test_a_refused_launch_nobody_asked_about_is_found():
 def test_the_command_ends_with_3_for_what_is_not_supported(tmp_path, capfd):
     assert main(["simt", "run", str(FOLDER / "faults.cu"), "3"]) == 3
     assert "dynamic parallelism" in capfd.readouterr().err
-    source = tmp_path / "ptx.cu"
+    source = tmp_path / "größe and space" / "ptx.cu"
+    source.parent.mkdir()
     source.write_text('__global__ void k(int *x) {\n  asm volatile("bfind.u32 %0, %0;" : "+r"(*x));\n}\n'
                       "int main() { k<<<1, 1>>>(nullptr); }\n")
     assert main(["simt", "run", str(source)]) == 3
-    assert "ptx.cu:2: unsupported: inline PTX bfind.u32" in capfd.readouterr().err
+    assert f"{source}:2: unsupported: inline PTX bfind.u32" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "says"), [
