@@ -13,7 +13,8 @@ def add_simt(commands):
         required=True, metavar="ACTION")
     run = command(simt, "run", run_program, "build a CUDA program that has a main() with g++, and run it emulated")
     run.add_argument("file", metavar="FILE.cu")
-    run.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what the program is given, after --")
+    run.add_argument("arguments", nargs="*", metavar="ARGUMENT",
+                     help="what the program is given: right behind FILE, flags before it")
     run.add_argument("--with", dest="others", action="append", default=[], metavar="FILE", help="one more source")
     run.add_argument("-I", dest="folders", action="append", default=[], metavar="DIR", help="where headers are")
     run.add_argument("-D", dest="defines", action="append", default=[], metavar="X[=Y]", help="a macro")

@@ -143,7 +143,7 @@ def test_a_refused_launch_nobody_asked_about_is_found():
 
 @compiles
 def test_the_command_ends_with_3_for_what_is_not_supported(tmp_path, capfd):
-    assert main(["simt", "run", str(FOLDER / "faults.cu"), "3"]) == 3
+    assert main(["simt", "run", "--schedule", "reverse", "--", str(FOLDER / "faults.cu"), "3", "-n"]) == 3
     assert "dynamic parallelism" in capfd.readouterr().err
     source = tmp_path / "größe and space" / "ptx.cu"
     source.parent.mkdir()
