@@ -30,7 +30,7 @@ from minillama.train.templates import question_answer
 PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
 REWARD = RewardConfig(max_lr=2e-3)
-LEASHED = PPOConfig(iterations=25, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
+LEASHED = PPOConfig(iterations=25, lr=2e-3, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
 FREE = replace(LEASHED, kl_coefficient=0.0)
 WATCHED = {"quality": forum.quality, "sound": fits}  # measured of every batch, never learned from
 
