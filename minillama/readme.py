@@ -1,5 +1,6 @@
-"""Numbers of the README come from a recorded run: `python -m minillama.readme out/tour/report.json` puts them there."""
+"""Numbers and pictures of the README come from a recorded run: `python -m minillama.readme out/tour` puts them in."""
 
+import html
 import json
 import re
 import sys
@@ -8,6 +9,13 @@ from pathlib import Path
 from minillama.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
+PICTURES = {  # name in docs/figures: the heading of the report under which it stands
+    "pretrain": "Pretraining: predict the next token",
+    "nf4": "QLoRA: sixteen levels for a weight",
+    "ppo": "PPO: practise what was preferred",
+    "hacking": "Reward hacking, against a known truth",
+}
+INKS = {"light": "#1f2328", "dark": "#e6edf3"}  # of text on GitHub's two grounds
 
 
 def tour_block(report):
@@ -20,16 +28,44 @@ def tour_block(report):
     return "<!-- tour -->\n```text\n" + "\n".join(lines) + "\n```\n<!-- /tour -->"
 
 
-def main(report_path):
-    """Record the report as docs/tour.json and write its table into README.md and README.zh.md."""
-    report = json.loads(Path(report_path).read_text(encoding="utf-8"))
-    with atomic_write(ROOT / "docs" / "tour.json", "w") as file:
-        file.write(json.dumps(report, indent=1) + "\n")
-    block = tour_block(report)
+def pictures(page):
+    """{"<name>-<scheme>.svg": SVG}: figures of a report, their ink fixed for a light and for a dark ground."""
+    found = {}
+    for name, heading in PICTURES.items():
+        part = page[page.index(f"<h2>{html.escape(heading)}</h2>"):]
+        drawing = part[part.index("<svg"):part.index("</svg>") + len("</svg>")]
+        for scheme, ink in INKS.items():
+            found[f"{name}-{scheme}.svg"] = drawing.replace("currentColor", ink) + "\n"
+    return found
+
+
+def picture_block(page):
+    """Each figure as it stands in the README: the file that suits the reader's scheme, and its alt text."""
+    lines = []
+    for name in PICTURES:
+        drawing = pictures(page)[f"{name}-light.svg"]
+        alt = re.search(r'aria-label="([^"]*)"', drawing)[1]
+        lines.append(f'<picture><source media="(prefers-color-scheme: dark)" srcset="docs/figures/{name}-dark.svg">'
+                     f'<img src="docs/figures/{name}-light.svg" alt="{alt}" width="49%"></picture>')
+    return "<!-- pictures -->\n" + "\n".join(lines) + "\n<!-- /pictures -->"
+
+
+def main(folder):
+    """Record a tour's folder: docs/tour.json, docs/figures/, and the table and the pictures in both READMEs."""
+    report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+    page = Path(folder, "report.html").read_text(encoding="utf-8")
+    (ROOT / "docs" / "figures").mkdir(exist_ok=True)
+    for name, text in {"tour.json": json.dumps(report, indent=1) + "\n",
+                       **{f"figures/{name}": drawing for name, drawing in pictures(page).items()}}.items():
+        with atomic_write(ROOT / "docs" / name, "w") as file:
+            file.write(text)
     for name in ("README.md", "README.zh.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
+        for block in (tour_block(report), picture_block(page)):
+            first, last = (block.splitlines()[i] for i in (0, -1))
+            text = re.sub(f"{first}.*?{last}", lambda _, block=block: block, text, flags=re.S)
         with atomic_write(ROOT / name, "w") as file:
-            file.write(re.sub(r"<!-- tour -->.*?<!-- /tour -->", lambda _: block, text, flags=re.S))
+            file.write(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
-from minillama.readme import tour_block
+from minillama.readme import INKS, PICTURES, pictures, tour_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,8 @@ def test_every_command_runs(tmp_path):
     """In order and in one folder, as a reader would; `run.py` hands them to `python -m minillama` unchanged."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
-    (tmp_path / "minillama").symlink_to(ROOT / "minillama")
+    for name in ("minillama", "docs", "lessons"):
+        (tmp_path / name).symlink_to(ROOT / name)
     ran = 0
     for line in commands():
         if line.strip() in ELSEWHERE:
@@ -42,7 +43,7 @@ def test_every_command_runs(tmp_path):
         command = line.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
         done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
                               timeout=300)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran += 1
     assert ran >= 5
 
@@ -59,11 +60,28 @@ def test_the_map_names_every_module_of_the_forward_pass():
 
 
 def test_the_shown_tour_is_the_recorded_one_word_for_word():
-    """docs/tour.json is the report.json of a whole tour; `python -m minillama.readme REPORT` puts it in place."""
+    """docs/tour.json is the report.json of a whole tour; `python -m minillama.readme FOLDER` puts it in place."""
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     assert tour_block(recorded) in README
     assert all(row["pass"] for row in recorded["rows"])
     assert recorded["seconds"] < 600  # on two cores with a busy neighbour
+
+
+def test_the_shown_pictures_are_the_recorded_ones_in_the_ink_of_each_scheme():
+    for name in PICTURES:
+        for scheme, ink in INKS.items():
+            drawing = (ROOT / "docs" / "figures" / f"{name}-{scheme}.svg").read_text(encoding="utf-8")
+            assert ink in drawing and "currentColor" not in drawing and f'docs/figures/{name}-{scheme}.svg"' in README
+            alt = re.search(r'aria-label="([^"]*)"', drawing)[1]
+            assert f'alt="{alt}"' in README and len(alt) > 20
+
+
+def test_a_figure_is_found_under_its_heading():
+    page = "".join(f"<h2>{heading}</h2><p>x</p><svg aria-label='{i}' fill='currentColor'></svg>"
+                   for i, heading in enumerate(PICTURES.values()))
+    found = pictures(page)
+    assert len(found) == 2 * len(PICTURES)
+    assert all(f"aria-label='{i}'" in found[f"{name}-dark.svg"] for i, name in enumerate(PICTURES))
 
 
 def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
@@ -94,5 +112,6 @@ def test_a_tour_today_says_what_the_readme_says(tmp_path):
 
 
 MUTANTS = [
+    Mutant("minillama.readme", 'page[page.index(', 'page[0 * page.index(', test_a_figure_is_found_under_its_heading),
     Mutant("minillama.readme", "row['got']", "row['expected']", test_the_shown_tour_is_the_recorded_one_word_for_word),
 ]
