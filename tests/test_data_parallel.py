@@ -104,7 +104,9 @@ def test_two_processes_end_where_one_does_and_take_up_its_broken_run(tmp_path):
     assert len(rows[0]) == len(rows[1]) == len(rows[2]) == 5 + 2
 
 
-MUTANTS = [
-    Mutant(data_parallel.__name__, "batches[rank::size]", "batches[rank:]",
-           lambda: test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(pytest.MonkeyPatch())),
-]
+def shares_are_fair():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(monkeypatch)
+
+
+MUTANTS = [Mutant(data_parallel.__name__, "batches[rank::size]", "batches[rank:]", shares_are_fair)]

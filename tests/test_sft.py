@@ -233,10 +233,10 @@ def test_recomputing_blocks_is_passed_on_to_the_model():
 
 plant = partial(Mutant, "minillama.train.sft")
 MUTANTS = [
-    plant('"sum", documents_BT) / count', '"tokens", documents_BT) / self.config.grad_accumulation',
+    plant('"sum", documents_BT) / (count / self.processes)', '"tokens", documents_BT) / self.config.grad_accumulation',
           test_small_batches_accumulated_are_one_large_batch),
     plant("(chunk.labels, IGNORE)", "(chunk.labels, 0)", test_only_places_that_predict_an_answer_get_a_gradient),
-    plant("self.model(tokens_BT, document_ids_BT=documents_BT)", "self.model(tokens_BT)",
+    plant("self.learner(tokens_BT, document_ids_BT=documents_BT)", "self.learner(tokens_BT)",
           test_packed_rows_behind_a_block_diagonal_mask_have_the_loss_of_separate_ones),
     plant("permutation(len(self.rows), seed, epoch)", "permutation(len(self.rows), seed, 0)",
           lambda: test_an_epoch_holds_every_row_once_and_the_order_follows_seed_and_step_alone(0)),

@@ -9,9 +9,13 @@ import pytest
 from mutants import Mutant
 
 from minillama import tour_rlhf, tour_sft
+from minillama.cli import build_parser
+from minillama.corpus import stdlib_docs
 from minillama.corpus.forum import threads
-from minillama.tour import Road, TourConfig, is_answer, tour
+from minillama.flags import from_flags
+from minillama.tour import Road, TourConfig, context, is_answer, text_levels, text_stage, tour
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 FEW = TourConfig(steps=40, text_steps=40, documents=1500, progress=False)
 
 
@@ -96,6 +100,19 @@ def test_an_answer_is_one_that_the_forum_could_have_given_to_this_verb(answer, f
 @pytest.mark.long
 def test_the_tour_as_a_newcomer_starts_it_reaches_every_band(tmp_path):
     assert tour(tmp_path / "out", None, TourConfig(progress=False))
+
+
+@pytest.mark.long
+def test_the_longer_run_of_the_readme_needs_fewer_bits_than_a_model_of_5_characters(tmp_path):
+    """The command, its result and the level that it beats stand in one paragraph of the README."""
+    shown = re.search(r"`python3 run.py (tour --text-steps[^`]*)`.*?(\d\.\d+) bits.*?(\d\.\d+)", README, flags=re.S)
+    arguments = build_parser("tour").parse_args([*shown[1].split(), "--no-progress"])
+    road = Road(tmp_path, from_flags(TourConfig, arguments))
+    text_stage(road, None)
+    level = text_levels(stdlib_docs.train_and_held_out())[context(5)]
+    ours = float(re.match(r"\d\.\d+", road.rows[-1]["got"])[0])
+    assert ours < level
+    assert [ours, level] == pytest.approx([float(shown[2]), float(shown[3])], rel=0.03)  # Python's version decides
 
 
 MUTANTS = [
