@@ -30,6 +30,7 @@ def record(path, limit=LIMIT):
     """{id of a code cell: [Text or Svg, ...]}. A lesson that fails is an error with the end of its traceback."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(lesson.FOLDER.parent),
                    "PYTHONIOENCODING": "utf-8"}
+    environment.pop("MINILLAMA_WEIGHTS", None)  # a page is the same where there are real weights and where not
     with tempfile.TemporaryDirectory() as place:  # what the lesson writes into out/ stays there
         file = Path(place, "recording.json")
         command = [sys.executable, "-c", "from minillama.recording import child; child()", str(Path(path).resolve()),
