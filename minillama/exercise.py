@@ -75,7 +75,7 @@ def _close_arrays(name, got, wanted, atol, hint):
 
 
 def _kind(value):
-    return "None: does the function end without `return`?" if value is None else f"a {type(value).__name__}"
+    return "None (does the function end without `return`?)" if value is None else f"a {type(value).__name__}"
 
 
 def _short(value):

@@ -72,7 +72,7 @@ def said(folder, answer, progress=None):
     (torch.ones(2), torch.ones(2, dtype=torch.float64), "dtype torch.float32, wanted torch.float64"),
     (torch.tensor([[0.0, math.nan]]), torch.zeros(1, 2), "is nan at [0, 1], wanted 0"),
     (torch.tensor([math.inf]), torch.tensor([-math.inf]), "largest error inf at [0]"),
-    (None, torch.ones(2), "is None: does the function end without `return`?"),
+    (None, torch.ones(2), "is None (does the function end without `return`?), wanted"),
     ([1.0], torch.ones(1), "is a list, wanted a Tensor"),
     (np.ones(3), torch.ones(3, dtype=torch.float64), "is a ndarray, wanted a Tensor"),
     (np.array([1, 2]), np.array([1, 3]), "largest error 1 at [1]"),
