@@ -38,7 +38,7 @@ def catalogue(path):
 
 
 def gather(paths, size, read=Path.read_bytes):
-    """About `size` bytes of these files, in an order that depends on their number only."""
+    """About `size` bytes of UTF-8 of these files, in an order that depends on their number only."""
     paths, parts = sorted(paths), []
     random.Random(0).shuffle(paths)
     for path in paths:
@@ -49,7 +49,8 @@ def gather(paths, size, read=Path.read_bytes):
         size -= len(parts[-1])
         if size < 0:
             break
-    return b"\n".join(parts)[: sum(map(len, parts)) + min(size, 0)]
+    whole = b"\n".join(parts)[: sum(map(len, parts)) + min(size, 0)]
+    return whole.decode("utf-8", "ignore").encode()  # some of the tools stop at a broken character
 
 
 def texts(size):
