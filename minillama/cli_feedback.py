@@ -62,6 +62,8 @@ def run_reward(arguments):
     from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, train_reward
 
     config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
+    if (Path(arguments.out) / "params.json").exists():
+        raise ValueError(f"{arguments.out} already holds a model: choose another --out")
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     model, tokenizer = loaded(arguments)
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
@@ -80,6 +82,7 @@ def run_ppo(arguments):
     from minillama.backends import use_kernels
     from minillama.cli_tuning import save
     from minillama.files import atomic_write
+    from minillama.rlhf.preferences import read_prompts
     from minillama.rlhf.reward_file import load_reward
     from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
 
@@ -137,23 +140,3 @@ def encoded_prompts(prompts, tokenizer, template):
     from minillama.train.sequence_loss import encode_segments
 
     return [encode_segments(template(prompt), tokenizer).tokens for prompt in prompts]
-
-
-def read_prompts(path):
-    """The different prompts of a JSONL file, in order. ValueError in one line, `file:line: what`."""
-    prompts = {}
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line) if line.strip() else None
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error}): write one object a line") from None
-            if record is None:
-                continue
-            prompt = record.get("prompt") if isinstance(record, dict) else None
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise ValueError(f'{path}:{number}: no "prompt" that is a text: write {{"prompt": "..."}}')
-            prompts[prompt] = None
-    if not prompts:
-        raise ValueError(f'{path}: no prompt in it: write one {{"prompt": "..."}} a line')
-    return list(prompts)

@@ -11,10 +11,10 @@ from test_cli import model_folder, run, tokenizer_file
 
 from minillama import cli_feedback
 from minillama.checkpoint import load_model
-from minillama.cli_feedback import read_prompts, split_by_prompt
+from minillama.cli_feedback import split_by_prompt
 from minillama.corpus import forum
 from minillama.generate import generate_text
-from minillama.rlhf.preferences import Pair, thread_pairs, write_pairs
+from minillama.rlhf.preferences import Pair, read_prompts, thread_pairs, write_pairs
 from minillama.rlhf.reward_file import load_reward
 from minillama.sampling import Sampling
 
@@ -82,7 +82,8 @@ def test_ppo_leaves_what_chat_talks_with_and_its_metrics(method, model_folder, r
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "no prompt in it"), ('{"prompt": 3}\n', ':1: no "prompt" that is a text'), ("\n[1]\n", ":2: no"),
+    ("", "no prompt in it"), ('{"prompt": 3}\n', ':1: "prompt" is 3: it must be a text'),
+    ("\n[1]\n", ":2: a JSON list, not an object"),
     ('{"prompt": "a"}\n{"pro\n', ":2: not JSON"), ("[" * 100_000, ":1: not JSON"),
 ])
 def test_a_bad_file_of_prompts_is_named_with_its_line(text, message, tmp_path):
@@ -90,6 +91,13 @@ def test_a_bad_file_of_prompts_is_named_with_its_line(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_prompts(path)
+
+
+def test_a_reward_model_never_takes_the_place_of_a_model(model_folder, pairs_file, capsys):
+    before = (model_folder / "consolidated.00.pth").read_bytes()
+    code, _, err = run(capsys, "reward", "--model", model_folder, "--pairs", pairs_file, "--out", model_folder)
+    assert code == 2 and "already holds a model" in err
+    assert (model_folder / "consolidated.00.pth").read_bytes() == before
 
 
 def test_all_pairs_of_a_prompt_are_on_one_side():

@@ -68,21 +68,34 @@ def read_pairs(path):
     Empty lines are passed over, further keys are ignored. ValueError in one line, `file:line: what`, for
     anything else.
     """
-    pairs = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
-            if line.strip():
-                try:
-                    pairs.append(_pair(line))
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number}: {error}") from None
+    pairs = list(_records(path, _pair))
     if not pairs:
         raise ValueError(f"{path}: no pair in it: write one JSON object a line, with the texts "
                          '"prompt", "chosen" and "rejected"')
     return pairs
 
 
-def _pair(line):
+def read_prompts(path):
+    """The different prompts of a JSONL file of objects with a "prompt", such as a file of pairs, in order. Errors as in
+    `read_pairs`."""
+    prompts = list(dict.fromkeys(_records(path, lambda line: _text(_object(line), "prompt"))))
+    if not prompts:
+        raise ValueError(f'{path}: no prompt in it: write one {{"prompt": "..."}} a line')
+    return prompts
+
+
+def _records(path, read):
+    """Yield read(line) for every line that is not empty; its ValueError gets the place in front."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if line.strip():
+                try:
+                    yield read(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number}: {error}") from None
+
+
+def _object(line):
     if len(line) > LONGEST_LINE:
         raise ValueError(f"a line of more than {LONGEST_LINE} bytes: write one JSON object a line")
     try:
@@ -93,13 +106,22 @@ def _pair(line):
         raise ValueError(f"not JSON ({error}): write one object a line") from None
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, not an object with prompt, chosen and rejected")
-    for name in Pair._fields:
-        if not isinstance(record.get(name), str) or not record[name].strip():
-            given = f"is {json.dumps(record[name])[:40]}" if name in record else "is missing"
-            raise ValueError(f'"{name}" {given}: it must be a text that is not empty')
-    if record["chosen"] == record["rejected"]:
+    return record
+
+
+def _text(record, name):
+    if not isinstance(record.get(name), str) or not record[name].strip():
+        given = f"is {json.dumps(record[name])[:40]}" if name in record else "is missing"
+        raise ValueError(f'"{name}" {given}: it must be a text that is not empty')
+    return record[name]
+
+
+def _pair(line):
+    record = _object(line)
+    pair = Pair(*(_text(record, name) for name in Pair._fields))
+    if pair.chosen == pair.rejected:
         raise ValueError('"chosen" and "rejected" are the same text: such a pair says nothing, leave it out')
-    return Pair(*(record[name] for name in Pair._fields))
+    return pair
 
 
 def write_pairs(path, pairs):
