@@ -1,5 +1,6 @@
 """Laws of data parallel training: two processes end where one does, and take up each other's checkpoints."""
 
+import json
 import os
 import subprocess
 import sys
@@ -100,8 +101,14 @@ def test_two_processes_end_where_one_does_and_take_up_its_broken_run(tmp_path):
     for name, weight in one.items():
         assert (weight - two[name]).abs().max() <= 1e-6, name
         assert (weight - mended[name]).abs().max() <= 1e-6, name
-    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two", "broken")]
-    assert len(rows[0]) == len(rows[1]) == len(rows[2]) == 5 + 2
+    rows = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+            for name in ("one", "two", "broken")]
+    assert [row["step"] for row in rows[0]] == [0, 1, 2, 3, 4, 5, 5]
+    for other in rows[1:]:  # what was measured is the whole step's, not one process's share of it
+        assert [row["step"] for row in other] == [row["step"] for row in rows[0]]
+        for name in ("loss", "grad_norm", "held_out_loss"):
+            assert [row.get(name) for row in other if name in row] == pytest.approx(
+                [row[name] for row in rows[0] if name in row], rel=1e-5)
 
 
 def shares_are_fair():
