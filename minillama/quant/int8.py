@@ -96,6 +96,13 @@ class Int8Linear(QuantizedLinear):
         """Quantize a matrix (out, in)."""
         return cls(quantize_int8(weight, threshold))
 
+    @classmethod
+    def planned(cls, out_features, in_features, threshold=OUTLIER_THRESHOLD):
+        """The layer without its numbers, on the meta device: which buffers it has, of which sizes."""
+        with torch.device("meta"):
+            return cls(Int8Tensor(torch.empty(out_features, in_features, dtype=torch.int8),
+                                  torch.empty(out_features), threshold))
+
     def settings(self):
         return {"threshold": self.threshold}
 

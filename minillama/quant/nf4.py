@@ -17,6 +17,7 @@ from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
 GROUP = 256  # absmax values that share a scale in double quantization
+CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
 SMALLEST_ABSMAX = 1e-38  # below it 1 / absmax overflows; an all-zero block is 0 * 1e38 = 0, which is code 7
 
 
@@ -96,7 +97,10 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True):
     if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} that is empty or holds NaN or infinity "
                          "cannot be quantized: find where the training or the file went wrong")
-    codes, absmax = quantize_blocks(weight.detach().flatten().float(), NF4_LEVELS, block_size)
+    flat = weight.detach().flatten()
+    size = flat.numel() if flat.device.type != "cpu" else block_size * max(1, CHUNK // block_size)
+    chunks = [quantize_blocks(chunk.float(), NF4_LEVELS, block_size) for chunk in flat.split(size)]
+    codes, absmax = map(torch.cat, zip(*chunks, strict=True))
     codes = nn.functional.pad(codes, (0, codes.numel() % 2), value=NF4_LEVELS.index(0.0))
     packed = codes[0::2] << 4 | codes[1::2]
     shape = tuple(weight.shape)
@@ -130,13 +134,28 @@ def dequantize_blocks(codes, absmax, levels, block_size):
 
 def dequantize_nf4(quantized, dtype=torch.float32):
     """The tensor that an NF4Tensor stands for: fp32 products, rounded once to `dtype`."""
-    absmax = quantized.absmax
+    absmax, n, block = quantized.absmax, math.prod(quantized.shape), quantized.block_size
     if quantized.absmax_scale is not None:
         absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP)
         absmax = absmax + quantized.absmax_offset
-    codes = torch.stack([quantized.codes >> 4, quantized.codes & 15], dim=1).flatten()
-    codes = codes[:math.prod(quantized.shape)]
-    return dequantize_blocks(codes, absmax, NF4_LEVELS, quantized.block_size).view(quantized.shape).to(dtype)
+    values = torch.empty(n, dtype=dtype, device=quantized.codes.device)
+    size = n if values.device.type != "cpu" else block * max(1, CHUNK // block)
+    pairs = level_pairs(values.device)
+    for begin in range(0, n, size):
+        codes = quantized.codes[begin // 2:(begin + size + 1) // 2].int()
+        levels = pairs.index_select(0, codes).view(torch.float32)[:n - begin]
+        whole = levels.numel() // block  # blocks; what is left over is the last, short one
+        scales = absmax[begin // block:][:whole + 1]
+        levels[:whole * block].view(-1, block).mul_(scales[:whole, None])
+        levels[whole * block:] *= scales[-1]
+        values[begin:begin + size] = levels
+    return values.view(quantized.shape)
+
+
+def level_pairs(device):
+    """The two fp32 levels that each byte stands for, 8 bytes in an int64: both are found in one look."""
+    levels = torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)
+    return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1).view(torch.int64).flatten()
 
 
 class NF4Linear(QuantizedLinear):
@@ -154,6 +173,17 @@ class NF4Linear(QuantizedLinear):
     def from_weight(cls, weight, block_size=BLOCK, double_quantization=True):
         """Quantize a matrix (out, in)."""
         return cls(quantize_nf4(weight, block_size, double_quantization))
+
+    @classmethod
+    def planned(cls, out_features, in_features, block_size=BLOCK, double_quantization=True):
+        """The layer without its numbers, on the meta device: which buffers it has, of which sizes."""
+        n = out_features * in_features
+        blocks = -(-n // block_size)
+        with torch.device("meta"):
+            codes = torch.empty(-(-n // 2), dtype=torch.uint8)
+            absmax, scale = torch.empty(blocks), torch.empty(-(-blocks // GROUP))
+            second = (absmax.to(torch.uint8), scale, torch.empty(())) if double_quantization else (absmax, None, None)
+        return cls(NF4Tensor(codes, *second, (out_features, in_features), block_size))
 
     def settings(self):
         return {"block_size": self.block_size, "double_quantization": self.absmax_scale is not None}

@@ -11,8 +11,8 @@ class QuantizedLinear(nn.Module):
 
     A subclass keeps its numbers in buffers, gathers them in `stored()` (an object with
     `dequantize(dtype)` and `product(x)`), and is built from a matrix by `from_weight(weight,
-    **settings())`. Its buffer `layout` (int64) says how the bytes are to be read and travels in the state
-    dict; loading bytes of another layout is an error.
+    **settings())`, without numbers by `planned(out, in, **settings())`. Its buffer `layout` (int64) says how the
+    bytes are to be read and travels in the state dict; loading bytes of another layout is an error.
     """
 
     def __init__(self, out_features, in_features, layout):
