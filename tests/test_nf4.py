@@ -16,7 +16,6 @@ from oracles_quant import (
     relative_rmse,
 )
 
-from minillama.quant import nf4
 from minillama.quant.nf4 import (
     DYNAMIC_MAP,
     NF4_LEVELS,
@@ -249,30 +248,6 @@ def the_loop():
     test_bytes_equal_the_loop((3, 43), 64)
 
 
-@pytest.mark.parametrize("block_size", [2, 6, 64, 130])
-@pytest.mark.parametrize("n", [1, 63, 64, 129, 389, 1000])
-def test_the_size_of_the_chunks_worked_on_does_not_show(n, block_size):
-    weight, whole = normal(n), nf4.CHUNK
-    once = quantize_nf4(weight, block_size)
-    expected = once.dequantize()
-    try:
-        nf4.CHUNK = 128
-        for field in ("codes", "absmax", "absmax_scale", "absmax_offset"):
-            assert torch.equal(getattr(quantize_nf4(weight, block_size), field), getattr(once, field))
-        assert torch.equal(once.dequantize(), expected)
-    finally:
-        nf4.CHUNK = whole
-    slowly = [NF4_LEVELS[code] for byte in once.codes.tolist() for code in (byte >> 4, byte & 15)][:n]
-    scales = quantize_nf4(weight, block_size, double_quantization=False).absmax
-    plain = quantize_nf4(weight, block_size, double_quantization=False).dequantize()
-    assert torch.equal(plain, torch.tensor(slowly) * scales.repeat_interleave(block_size)[:n])
-
-
-def several_chunks():
-    for block_size in (6, 64):
-        test_the_size_of_the_chunks_worked_on_does_not_show(389, block_size)
-
-
 MUTANTS = [
     Mutant(NF4, "linspace(0.9677083,", "linspace(0.9687500,",
            test_levels_are_the_published_ones_to_one_fp32_step),
@@ -302,10 +277,6 @@ MUTANTS = [
            lambda: test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte((1024, 1024), torch.float32)),
     Mutant(NF4, "value=NF4_LEVELS.index(0.0)", "value=0", the_loop),
     Mutant(NF4, "[:n - begin]", "", lambda: test_shape_is_kept_and_error_bounded_by_half_the_widest_gap((65,))),
-    Mutant(NF4, "(begin + size + 1) // 2", "(begin + size) // 2 - 1", several_chunks),
-    Mutant(NF4, "absmax[begin // block:]", "absmax[0:]", several_chunks),
-    Mutant(NF4, "levels[whole * block:] *= scales[-1]", "levels[whole * block:] *= scales[0]", several_chunks),
-    Mutant(NF4, "block_size * max(1, CHUNK // block_size)", "CHUNK", several_chunks),
     Mutant(NF4, "begin:begin + size] = levels", "begin:begin + size] = levels.to(torch.bfloat16)",
            lambda: test_dequantizing_rounds_once(torch.float16)),
     Mutant(NF4, "levels = torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)",
