@@ -48,6 +48,7 @@ def build_parser(first=None):
     Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
     """
     from minillama.cli_checkpoints import add_convert, add_parity, add_weights
+    from minillama.cli_data import add_filter
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
     from minillama.cli_simt import add_simt
@@ -57,7 +58,7 @@ def build_parser(first=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
-              "simt": add_simt,
+              "simt": add_simt, "filter": add_filter,
               "sft": add_sft, "merge": add_merge, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
               "lesson": add_lesson, "check": add_check, "notebook": add_notebook, "book": add_book, "info": add_info}
     for name, add in adders.items():

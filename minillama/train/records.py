@@ -12,7 +12,7 @@ are counted.
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from minillama.corpus import forum
@@ -33,14 +33,21 @@ class Record:
     messages: tuple
     input: str = ""
 
+    @property
+    def question(self):
+        """What the user asks first."""
+        return next(message["content"] for message in self.messages if message["role"] == "user")
+
 
 @dataclass(frozen=True)
 class Records:
-    """What a file held: records, {field: in how many records it stood unused}, and one line for each bad record."""
+    """What a file held: records, {field: in how many records it stood unused}, one line for each bad record, and for
+    each record (its line, the object as it stood there)."""
 
     records: list
     unused: dict
     skipped: list
+    objects: list = field(default_factory=list, compare=False)
 
     def summary(self):
         """One sentence with all counts."""
@@ -55,7 +62,7 @@ def read_records(path, skip_bad=False):
     ValueError, `file:line: what`, for the first bad record; with skip_bad they are left out and listed. A file that
     is too large, no UTF-8, or holds no good record is an error in any case.
     """
-    path, records, unused, skipped = Path(path), [], Counter(), []
+    path, records, unused, skipped, objects = Path(path), [], Counter(), [], []
     for line, made in _objects(_text(path), path):
         try:
             if isinstance(made, ValueError):
@@ -68,10 +75,11 @@ def read_records(path, skip_bad=False):
             skipped.append(message)
             continue
         records.append(record)
+        objects.append((line, made))
         unused.update(names)
     if not records:
         raise ValueError(f"{path}: no record to learn from{f'; {skipped[0]}' if skipped else ''}: give {WANTED}")
-    return Records(records, dict(unused), skipped)
+    return Records(records, dict(unused), skipped, objects)
 
 
 def _text(path):

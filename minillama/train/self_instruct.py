@@ -1,0 +1,249 @@
+"""Self-instruct: a few tasks written by people grow into many (arXiv 2212.10560, section 2; the filters are those of
+tatsu-lab/stanford_alpaca, generate_instruction.py).
+
+A teacher is shown three seed tasks and writes new ones. Of these, the filter drops what is too short or too long, asks
+for what text cannot hold (images, files), or is too like a task that is there already; the rest joins the pool with
+which the next are compared. Nothing vanishes: what is dropped is returned with its reason.
+"""
+
+import math
+import random
+import re
+import string
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from minillama.corpus import stories
+from minillama.corpus.grammar import Grammar
+
+BLACKLIST = ("go to", *("image images graph graphs picture pictures file files map maps draw plot video audio music "
+                        "flowchart diagram").split())
+WORD = re.compile(r"[a-z0-9]+")  # what the rouge-score package calls a word
+# Beyond English: scripts written without spaces, a character each; all else in runs.
+ANY_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+
+
+@dataclass(frozen=True)
+class FilterRules:
+    """What an instruction must be like. The defaults are Alpaca's."""
+
+    similarity: float = 0.7  # dropped from this ROUGE-L on (Alpaca's program: above it)
+    min_words: int = 4
+    max_words: int = 150
+    english: bool = True  # the first letter must be ASCII; False: words of any script count
+    blacklist: tuple = BLACKLIST  # whole words, in any case
+
+    def __post_init__(self):
+        if not 0 < self.similarity <= 1:
+            raise ValueError(f"similarity is {self.similarity}: it must lie above 0, and at most at 1")
+        if not 1 <= self.min_words <= self.max_words:
+            raise ValueError(f"min_words is {self.min_words} and max_words {self.max_words}: they must be at least 1, "
+                             "and the second not below the first")
+        if not all(isinstance(word, str) and word.strip() for word in self.blacklist):
+            raise ValueError(f"blacklist is {self.blacklist!r}: give words that are not blank")
+
+
+class Dropped(NamedTuple):
+    """Why an instruction is not kept: a reason that can be counted, and what was found."""
+
+    reason: str
+    detail: str
+
+
+def words_of(text, english=True):
+    """The words that ROUGE compares: runs of a-z and 0-9 in lower case, all else parts them, as in rouge-score.
+    english=False: runs of letters and digits of any script, and each Chinese or Japanese character by itself."""
+    return (WORD if english else ANY_WORD).findall(text.lower())
+
+
+def rouge_l(a, b):
+    """ROUGE-L of two texts: F = 2 L / (m + n), with L the length of the longest common subsequence of their m and n
+    words (Lin 2004, equation 4 with beta 1; precision is L / m, recall L / n). 0 where one has no words.
+
+    >>> rouge_l("the cat sat", "the cat lay there")  # the cat: 2 * 2 / (3 + 4)
+    0.5714285714285714
+    """
+    a, b = words_of(a), words_of(b)
+    return 2 * common_length(bits_of(a), len(a), b) / (len(a) + len(b)) if a and b else 0.0
+
+
+def bits_of(words):
+    """{word: an integer with bit i set where words[i] is that word}."""
+    bits = defaultdict(int)
+    for i, word in enumerate(words):
+        bits[word] |= 1 << i
+    return bits
+
+
+def common_length(bits, m, others):
+    """Length of the longest common subsequence of m words, given as `bits_of` them, and a list of others.
+
+    A column of the usual m x n table rises by 0 or 1 from cell to cell, so it fits into m bits, and one addition
+    makes the next column (Hyyro 2004, Bit-parallel LCS-length computation revisited): n operations on integers of m
+    bits instead of m n on numbers.
+    """
+    full = (1 << m) - 1
+    flat = full  # bit i: cell i is no higher than the one below it
+    for word in others:
+        hit = flat & bits.get(word, 0)
+        flat = (flat + hit | flat - hit) & full
+    return m - flat.bit_count()
+
+
+class InstructionFilter:
+    """`why_not(instruction)` says why it is dropped; one that is kept joins the pool for the next.
+
+    Cost: one of m words is compared only with texts of the pool that hold one of its rarest words; who is as similar
+    as `similarity` s must share s m / (2 - s) of the m, so more than the other words together cannot be missing. The
+    answer is the one of comparing with all; the worst case is all, n operations on m bits for a text of n words.
+    """
+
+    def __init__(self, rules=None):
+        self.rules = rules or FilterRules()
+        self.texts, self._words, self._holding = [], [], defaultdict(list)  # word -> numbers of the texts that hold it
+        escaped = "|".join(map(re.escape, self.rules.blacklist))
+        self._blacklist = re.compile(rf"\b(?:{escaped})\b", re.IGNORECASE) if escaped else None
+
+    def add(self, text):
+        """Into the pool without a judgement, as the seeds are."""
+        words = words_of(text, self.rules.english)
+        for word in set(words):
+            self._holding[word].append(len(self.texts))
+        self.texts.append(text)
+        self._words.append(words)
+
+    def why_not(self, instruction, input=""):
+        """`Dropped`, or None: then it has joined the pool. Form is asked of the instruction alone; what is compared
+        is the instruction with its input, since one instruction with two inputs is two tasks. (Alpaca compares
+        without the input.)"""
+        instruction, task = instruction.strip(), f"{instruction.strip()} {input}".strip()
+        dropped = self._form(instruction) or self._repetition(task)
+        if dropped is None:
+            self.add(task)
+        return dropped
+
+    def _form(self, text):
+        rules = self.rules
+        count = len(text.split() if rules.english else words_of(text, english=False))
+        if count < rules.min_words:
+            return Dropped("too short", f"{count} words")
+        if count > rules.max_words:
+            return Dropped("too long", f"{count} words")
+        if self._blacklist and (found := self._blacklist.search(text)):
+            return Dropped("blacklisted word", found[0])
+        if text.startswith("Write a program"):  # the teacher adds it where it makes no sense
+            return Dropped("asks for a program", "Write a program")
+        if text[0] in string.punctuation:
+            return Dropped("begins with punctuation", text[0])
+        if rules.english and not text[0].isascii():
+            return Dropped("not in English", text[0])
+        return None
+
+    def _repetition(self, text):
+        similarity, number = self.nearest(text)
+        if similarity < self.rules.similarity:
+            return None
+        return Dropped("too similar", f"ROUGE-L {similarity:.3f} with: {self.texts[number]}")
+
+    def nearest(self, text):
+        """(ROUGE-L, number in the pool) of the most similar text, the first of equals; (0.0, None) where none is as
+        similar as the rules ask for."""
+        words, least, best = words_of(text, self.rules.english), self.rules.similarity, (0.0, None)
+        bits, m = bits_of(words), len(words)
+        for number in sorted(self._possible(words)):
+            n = len(self._words[number])
+            if 2 * min(m, n) >= max(least, best[0]) * (m + n):
+                similarity = 2 * common_length(bits, m, self._words[number]) / (m + n)
+                if similarity >= least and similarity > best[0]:
+                    best = similarity, number
+        return best
+
+    def _possible(self, words):
+        """Numbers of all texts that may be similar enough, found through the rarest words."""
+        counts, least = Counter(words), self.rules.similarity
+        missing = len(words) - math.ceil(least * len(words) / (2 - least) - 1e-9)  # at most so many are not shared
+        found = set()
+        for word in sorted(counts, key=lambda word: len(self._holding.get(word, ()))):
+            if missing < 0:
+                break
+            found.update(self._holding.get(word, ()))
+            missing -= counts[word]
+        return found
+
+
+class Harvest(NamedTuple):
+    """tasks: those kept, the seeds not among them; dropped: (task, `Dropped`) of all others; requests: how often the
+    teacher was asked."""
+
+    tasks: list
+    dropped: list
+    requests: int
+
+    def counts(self):
+        """{reason: how many were dropped for it}."""
+        return Counter(why.reason for _, why in self.dropped)
+
+
+def self_instruct(seeds, teacher, wanted, seed=0, rules=None, shown=3, most_requests=10_000):
+    """Ask `teacher(rng, examples)` for tasks, `shown` of the seeds at a time, until `wanted` are kept -> `Harvest`.
+
+    The examples come from the seeds alone, as in Alpaca, so that slips of the teacher do not breed. A teacher that
+    only repeats itself is asked `most_requests` times at most; then there are fewer tasks than wanted.
+    """
+    if len(seeds) < shown:
+        raise ValueError(f"{len(seeds)} seeds: give at least the {shown} that the teacher is shown")
+    rng, keeper = random.Random(f"self-instruct {seed}"), InstructionFilter(rules)
+    for task in seeds:
+        keeper.add(task)
+    tasks, dropped, requests = [], [], 0
+    while len(tasks) < wanted and requests < most_requests:
+        requests += 1
+        for task in teacher(rng, rng.sample(seeds, shown)):
+            why = keeper.why_not(task)
+            if why is None:
+                tasks.append(task)
+            else:
+                dropped.append((task, why))
+    return Harvest(tasks, dropped, requests)
+
+
+TASKS = Grammar({
+    "do": ["Write", "Invent", "List", "Explain", "Translate", "Rank", "Shorten", "Correct", "Continue", "Rhyme"],
+    "count": ["two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    "tone": ["funny", "gloomy", "short", "famous", "old", "honest", "silly", "secret", "modern", "foreign"],
+    "form": ["riddles", "proverbs", "recipes", "letters", "rules", "questions", "poems", "excuses", "rumours", "jokes"],
+    "subject": stories.RULES["treasure"],
+    "place": stories.RULES["place"],
+    "reader": ["children", "sailors", "bakers", "judges", "poets", "thieves", "teachers", "kings", "nurses", "clowns"],
+    "manner": ["in plain words", "without using commas", "as a dialogue", "with one surprise", "before breakfast",
+               "for a wager", "like a lawyer", "and give reasons"],
+}, start="{do} {count} {tone} {form} about {subject} {place} for {reader}, {manner}.")
+
+# What a teacher does wrong, by the reason for which the filter must drop it.
+MISHAPS = {
+    "too short": lambda task: " ".join(task.split()[:3]) + ".",
+    "too long": lambda task: " ".join([task] * 20),
+    "blacklisted word": lambda task: "Draw a picture, then: " + task,
+    "asks for a program": lambda task: "Write a program to do this: " + task,
+    "begins with punctuation": lambda task: "- " + task,
+    "not in English": lambda task: "\u8bf7: " + task,
+    "too similar": lambda task: task[:-1] + " again.",
+}
+
+
+def seed_tasks(n, seed=0):
+    """`n` tasks of the grammar that pass the filter beside each other, in place of those written by people."""
+    rng, keeper = random.Random(f"seed tasks {seed}"), InstructionFilter()
+    while len(keeper.texts) < n:
+        keeper.why_not(TASKS.sample(rng).text)
+    return keeper.texts
+
+
+def procedural_teacher(rng, examples):
+    """Five tasks: new ones, and one time in four an example with one of the `MISHAPS`."""
+    tasks = []
+    for _ in range(5):
+        slip = rng.random() < 0.25
+        tasks.append(rng.choice(list(MISHAPS.values()))(rng.choice(examples)) if slip else TASKS.sample(rng).text)
+    return tasks
