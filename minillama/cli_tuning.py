@@ -9,13 +9,14 @@ from minillama.flags import add_device, add_fields, command, from_flags
 
 
 def add_sft(commands):
-    """sft --model PATH --data FILE --out DIR [--method full|lora|qlora] and the fields of SftConfig."""
+    """sft --model PATH --data FILE ... --out DIR [--method full|lora|qlora] and the fields of SftConfig."""
     from minillama.train.sft import SftConfig
     from minillama.train.templates import TEMPLATES
 
     sft = command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
     sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
-    sft.add_argument("--data", required=True, metavar="FILE", help="JSON or JSONL, Alpaca or conversations")
+    sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
+                     help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
     sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter")
     sft.add_argument("--method", choices=("full", "lora", "qlora"), default="lora", help="default: %(default)s")
     sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
@@ -99,22 +100,25 @@ def run_sft(arguments):
     from minillama.backends import use_kernels
     from minillama.chat import template_for
     from minillama.train.data_parallel import leads, process_group
-    from minillama.train.sft import SftConfig, fine_tune
+    from minillama.train.sft import SftConfig, fine_tune, stage_ends
 
     settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
     if (out / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
-    parts = read_and_split(arguments)
+    stages, rest = read_and_split(arguments)
     if arguments.method == "full":
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
     model, tokenizer = loaded(arguments)
     template = arguments.template or template_for(tokenizer) or "alpaca"
-    train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
-                       for part in parts)
+    *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
+                        for part in (*stages, rest))
+    sizes = [len(stage) for stage in train]
+    for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
+        print(f"{path}: learned up to step {end}", file=sys.stderr)
     use_kernels(model, "torch")
     prepare(model, arguments)
     with process_group(arguments.device):  # of torchrun, if that started us
-        history = fine_tune(model, train, held_out, settings, out, arguments.resume)
+        history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes)
         if not leads():
             return
         save(model, tokenizer, arguments)
@@ -125,25 +129,29 @@ def run_sft(arguments):
 
 
 def read_and_split(arguments):
-    """(train, held-out) records of --data; a hash of its text decides a record's side."""
+    """([training records of each file of --data], held-out records of all); a hash of its text decides a record's
+    side."""
     from minillama.train.data import is_held_out
     from minillama.train.records import read_records
 
-    read = read_records(arguments.data, arguments.skip_bad)
-    for line in read.skipped:
-        print(line, file=sys.stderr)
-    print(f"{arguments.data}: {read.summary()}", file=sys.stderr)
     if not 0 < arguments.held_out_fraction < 1:
         raise ValueError(f"held_out_fraction is {arguments.held_out_fraction}: it must lie between 0 and 1")
-    parts = [], []
-    for record in read.records:
-        text = json.dumps([record.messages, record.input])
-        parts[is_held_out(text, arguments.held_out_fraction)].append(record)
-    if not all(parts):
-        side = "held-out" if parts[0] else "training"
-        raise ValueError(f"{len(read.records)} records leave the {side} side empty at --held-out-fraction "
-                         f"{arguments.held_out_fraction}: give more records or another fraction")
-    return parts
+    stages, held_out = [], []
+    for path in arguments.data:
+        read = read_records(path, arguments.skip_bad)
+        for line in read.skipped:
+            print(line, file=sys.stderr)
+        print(f"{path}: {read.summary()}", file=sys.stderr)
+        parts = [], held_out
+        for record in read.records:
+            text = json.dumps([record.messages, record.input])
+            parts[is_held_out(text, arguments.held_out_fraction)].append(record)
+        stages.append(parts[0])
+    if not all([*stages, held_out]):
+        side = "training" if held_out else "held-out"
+        raise ValueError(f"{sum(map(len, stages)) + len(held_out)} records leave the {side} side of a file empty at "
+                         f"--held-out-fraction {arguments.held_out_fraction}: give more records or another fraction")
+    return stages, held_out
 
 
 def encoded(records, template, tokenizer, max_length):

@@ -6,8 +6,10 @@ Runs can be killed and taken up as in pretraining (`training_run`).
 
 import json
 import zlib
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -49,8 +51,11 @@ class SftConfig:
             raise ValueError("pack_length is 1: a row needs two tokens, one to predict the other; 0 is no packing")
 
 
-def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True):
+def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=()):
     """Train what requires a gradient in `model`, in place, on lists of `Sequence` -> the history.
+
+    stages: (n1, n2, ...): a curriculum. The first n1 sequences are trained on first, then the next n2, each stage for
+    its share of the steps (`stage_ends`); the learning rate runs through once, over all. (): all are mixed.
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} and {"step", "held_out_loss"}, as in
     `pretrain`; losses are mean nats per learned token. With a `folder` they are written there with checkpoints of the
@@ -59,9 +64,11 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
     Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
     """
     _check_fit(model, sequences, held_out, config)
+    if stages and (min(stages) < 1 or sum(stages) != len(sequences)):
+        raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
     before, model.recompute_blocks = model.recompute_blocks, config.recompute_blocks
     try:
-        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder))
+        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder), stages)
         return run.train(resume, progress)
     finally:
         model.recompute_blocks = before
@@ -73,13 +80,20 @@ class FineTuning(TrainingRun):
 
     name = "fine-tune"
 
-    def __init__(self, model, sequences, held_out, config, folder):
-        data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out)}
+    def __init__(self, model, sequences, held_out, config, folder, stages=()):
+        data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out),
+                "stages": list(stages) if len(stages) > 1 else None}
         super().__init__(model, config, folder, {**asdict(config), **asdict(model.config), **data},
                          model.tok_embeddings.weight.device)
         self.held_out = held_out[:config.eval_sequences or None]
-        self.batches = SequenceBatches(sequences, config.batch_size * config.grad_accumulation, config.seed,
-                                       config.pack_length)
+        rows, self.ends = iter(sequences), stage_ends(stages or [len(sequences)], config.steps)
+        self.stages = [SequenceBatches(list(islice(rows, n)), config.batch_size * config.grad_accumulation, config.seed,
+                                       config.pack_length) for n in stages or [len(sequences)]]
+
+    def batches(self, step):
+        """The step's rows, out of the stage that it falls into."""
+        stage = bisect_right(self.ends, step)
+        return self.stages[stage](step - (self.ends[stage - 1] if stage else 0))
 
     def losses(self, step):
         """The step's loss in parts: the sum over each batch's learned tokens, divided by the number in all batches.
@@ -123,6 +137,23 @@ class SequenceBatches:
         n = len(self.rows)
         drawn = range(step * self.batch_size, (step + 1) * self.batch_size)  # of the endless epochs
         return [self.rows[self._order(i // n)[i % n]] for i in drawn]
+
+
+def stage_ends(counts, steps):
+    """The step before which each stage ends: shares of the steps like its share of the sequences, at least one each,
+    so that every sequence is seen about equally often.
+
+    >>> stage_ends([30, 10, 1], 8)
+    [6, 7, 8]
+    """
+    if steps < len(counts):
+        raise ValueError(f"{steps} steps for {len(counts)} stages: each needs at least one")
+    ends, seen = [], list(accumulate(counts))
+    for stage, count in enumerate(seen):
+        end = round(steps * count / seen[-1])
+        first = ends[-1] + 1 if ends else 1
+        ends.append(min(max(end, first), steps - (len(counts) - 1 - stage)))
+    return ends
 
 
 def stacked(chunks, device="cpu"):
