@@ -42,7 +42,8 @@ def main(argv):
         bootstrap.set_up(for_tests=verb == "test")
     if verb == "test":
         long = ["-m", ""] if "--all" in rest else []
-        return call(PYTHON, "-m", "pytest", *long, *(word for word in rest if word != "--all"), cwd=ROOT)
+        words = [word for word in rest if word != "--all"]
+        return call(PYTHON, "-m", "pytest", *long, *side_by_side(words), *words, cwd=ROOT)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / f"{rest[0]}.py", *rest[1:])
     if verb == "shell":
@@ -54,6 +55,19 @@ def main(argv):
 def benchmarks():
     """Names of the files in bench/ that are benchmarks (a leading underscore is a helper)."""
     return sorted(path.stem for path in (ROOT / "bench").glob("[!_]*.py"))
+
+
+def side_by_side(words):
+    """pytest's flags for the whole suite, or several files, on several cores; none where one file or flag is named."""
+    workers = min(4, os.cpu_count() or 1)
+    if workers == 1 or len(words) == 1 or any(word.startswith("-") for word in words) or not has("xdist"):
+        return []
+    return ["-n", str(workers), "--dist", "worksteal"]  # each takes a run of neighbours: they share their fixtures
+
+
+def has(module):
+    """Whether .venv has that module."""
+    return subprocess.run([str(PYTHON), "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def call(*command, cwd=None):

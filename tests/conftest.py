@@ -1,9 +1,11 @@
-"""Fixtures shared by all tests: real weights where they are present, and one thread for repeatable sums."""
+"""Shared by all tests: real weights where they are present, and how tests that run side by side share the cores."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one of several test processes: each has a core
 
 import pytest
 

@@ -15,17 +15,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(("words", "command"), [
-    (["test"], "python -m pytest"),
+    (["test"], "python -m pytest -n 2 --dist worksteal"),
+    (["test", "tests/test_rope.py"], "python -m pytest tests/test_rope.py"),
     (["test", "tests/test_rope.py", "-x"], "python -m pytest tests/test_rope.py -x"),
-    (["test", "--all"], "python -m pytest -m "),
+    (["test", "--all"], "python -m pytest -m  -n 2 --dist worksteal"),
+    (["test", "--all", "a.py", "b.py"], "python -m pytest -m  -n 2 --dist worksteal a.py b.py"),
     (["info"], "python -m minillama info"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
 def test_each_verb_runs_its_command(words, command, monkeypatch):
     monkeypatch.setattr(bootstrap, "set_up", lambda for_tests: None)
     monkeypatch.setattr(run, "PYTHON", "python")
+    monkeypatch.setattr(run, "has", lambda module: module == "xdist")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(run, "call", lambda *words, cwd=None: " ".join(map(str, words)))
     assert run.main(words) == command
+
+
+@pytest.mark.parametrize(("cores", "extra", "flags"), [
+    (1, True, []), (None, True, []), (2, False, []), (3, True, ["-n", "3"]), (64, True, ["-n", "4"])])
+def test_tests_share_the_cores_where_there_are_some(cores, extra, flags, monkeypatch):
+    monkeypatch.setattr(run, "has", lambda module: extra)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert run.side_by_side([])[:2] == flags
 
 
 def test_help_and_an_unknown_benchmark_need_no_set_up(monkeypatch, capsys):
