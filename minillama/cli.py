@@ -92,7 +92,9 @@ def add_tour(commands):
 
 
 def add_tokenizer(commands):
-    """tokenizer train, encode, decode."""
+    """tokenizer train, encode, decode, extend."""
+    from minillama.cli_data import add_extend
+
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
         required=True, metavar="ACTION")
     train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
@@ -105,6 +107,7 @@ def add_tokenizer(commands):
     decode = command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
     for action in (encode, decode):
         action.add_argument("--model", required=True, metavar="T.model")
+    add_extend(tokenizer)
 
 
 def add_pretrain(commands):

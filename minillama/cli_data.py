@@ -1,4 +1,4 @@
-"""The commands that prepare what is trained on: `filter` for instructions."""
+"""The commands that prepare training: `filter` for instructions, `tokenizer extend` for another language."""
 
 import argparse
 import json
@@ -30,6 +30,49 @@ def add_filter(commands):
                         help="drop instructions with these words; none given: none (default: Alpaca's image, map, ...)")
     parser.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                         help="put unreadable records on stderr and go on without them")
+
+
+def add_extend(actions):
+    """tokenizer extend --model PATH --add T.model --out DST [--split-digits]"""
+    extend = command(actions, "extend", run_extend, "add the pieces of another tokenizer, as Chinese-LLaMA did")
+    extend.add_argument("--model", required=True, metavar="PATH",
+                        help="a SentencePiece BPE tokenizer, or a model folder that holds one")
+    extend.add_argument("--add", required=True, metavar="T.model", help="any SentencePiece tokenizer, unigram too")
+    extend.add_argument("--out", required=True, metavar="DST",
+                        help="a tokenizer; a model folder where --model is one, with rows for the new pieces")
+    extend.add_argument("--split-digits", action=argparse.BooleanOptionalAction, default=False,
+                        help="leave out pieces with a digit in company, so that each digit stays a token")
+
+
+def run_extend(arguments):
+    """The merged vocabulary (`tokenizer.extend`), and rows for it (`train.vocabulary.grow_vocabulary`)."""
+    from minillama.tokenizer import load_tokenizer
+    from minillama.tokenizer.extend import extend_tokenizer, joins_digits
+    from minillama.tokenizer.sentencepiece import read_pieces
+
+    source, out = Path(arguments.model), Path(arguments.out)
+    if source.is_dir() and (out / "params.json").exists():
+        raise ValueError(f"{out} already holds a model: choose another --out")
+    try:
+        pieces = read_pieces(Path(arguments.add).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{arguments.add}: {error}") from None
+    old = load_tokenizer(source / "tokenizer.model" if source.is_dir() else source)
+    new = extend_tokenizer(old, pieces, arguments.split_digits)
+    digits = sum(joins_digits(piece.text) for piece in new.pieces[old.vocab_size:])
+    note = f"; {digits} hold digits in company (--split-digits leaves them out)" if digits else ""
+    if not source.is_dir():
+        new.save(out)
+    else:
+        from minillama.checkpoint import load_model, save_model
+        from minillama.train.vocabulary import grow_vocabulary
+
+        model = load_model(source)[0]
+        grow_vocabulary(model, new.vocab_size)
+        save_model(out, model)
+        new.save(out / "tokenizer.model")
+    print(f"{out}: {old.vocab_size} pieces and {new.vocab_size - old.vocab_size} new ones of {len(pieces)} make "
+          f"{new.vocab_size}{note}", file=sys.stderr)
 
 
 def run_filter(arguments):

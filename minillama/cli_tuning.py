@@ -7,9 +7,10 @@ from pathlib import Path
 
 from minillama.flags import add_device, add_fields, command, from_flags
 
+WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
 def add_sft(commands):
-    """sft --model PATH --data FILE ... --out DIR [--method full|lora|qlora] and the fields of SftConfig."""
+    """sft --model PATH --data FILE ... --out DIR [--method full|embeddings|lora|qlora] and the fields of SftConfig."""
     from minillama.train.sft import SftConfig
     from minillama.train.templates import TEMPLATES
 
@@ -17,8 +18,9 @@ def add_sft(commands):
     sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
                      help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
-    sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter")
-    sft.add_argument("--method", choices=("full", "lora", "qlora"), default="lora", help="default: %(default)s")
+    sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full, embeddings) or the adapter")
+    sft.add_argument("--method", choices=("full", "embeddings", "lora", "qlora"), default="lora",
+                     help="embeddings: only the tables at both ends, for new pieces (default: %(default)s)")
     sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
     sft.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
     sft.add_argument("--alpha", type=float, default=16.0, metavar="A", help="default: %(default)s")
@@ -106,7 +108,7 @@ def run_sft(arguments):
     if (out / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     stages, rest = read_and_split(arguments)
-    if arguments.method == "full":
+    if arguments.method in WHOLE:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
     model, tokenizer = loaded(arguments)
     template = arguments.template or template_for(tokenizer) or "alpaca"
@@ -123,7 +125,7 @@ def run_sft(arguments):
             return
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
-    words = f"--model {out}" if arguments.method == "full" else f"--model {arguments.model} --adapter {out}"
+    words = f"--model {out}" if arguments.method in WHOLE else f"--model {arguments.model} --adapter {out}"
     print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "
           f"`chat {words} --template {template}`", file=sys.stderr)
 
@@ -169,8 +171,11 @@ def prepare(model, arguments):
     from minillama.peft.lora import LoRAConfig, add_lora
     from minillama.quant.quantize_linears import quantize_linears
     from minillama.train.resume import own_random_state
+    from minillama.train.vocabulary import train_vocabulary
 
-    if arguments.method == "full":
+    if arguments.method == "embeddings":
+        train_vocabulary(model)
+    if arguments.method in WHOLE:
         return
     if arguments.method == "qlora":
         quantize_linears(model)
@@ -185,7 +190,7 @@ def save(model, tokenizer, arguments):
     from minillama.checkpoint.convert import write_tokenizer
     from minillama.peft.lora_file import save_lora
 
-    if arguments.method != "full":
+    if arguments.method not in WHOLE:
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
     save_model(arguments.out, model)
