@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from minillama.flags import add_device, add_fields, add_kernels_flag, command, from_flags
+from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 
@@ -47,7 +47,7 @@ def build_parser(first=None):
 
     Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
     """
-    from minillama.cli_checkpoints import add_convert, add_parity, add_weights
+    from minillama.cli_checkpoints import add_convert, add_parity, add_quantize, add_weights
     from minillama.cli_data import add_filter
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
@@ -57,8 +57,8 @@ def build_parser(first=None):
     parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
-              "convert": add_convert, "parity": add_parity, "weights": add_weights, "kernels": add_kernels,
-              "simt": add_simt, "filter": add_filter,
+              "convert": add_convert, "quantize": add_quantize, "parity": add_parity, "weights": add_weights,
+              "kernels": add_kernels, "simt": add_simt, "filter": add_filter,
               "sft": add_sft, "merge": add_merge, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
               "lesson": add_lesson, "check": add_check, "notebook": add_notebook, "book": add_book, "info": add_info}
     for name, add in adders.items():
@@ -77,8 +77,9 @@ def add_kernels(commands):
 
 
 def add_info(commands):
-    """info"""
-    command(commands, "info", run_info, "versions, backends, threads, and how large a model fits here")
+    """info [PATH]"""
+    info = command(commands, "info", run_info, "versions, backends, threads, what fits here; or what a model is")
+    info.add_argument("model", nargs="?", metavar="PATH", help="a model folder or file")
 
 
 def add_tour(commands):
@@ -135,6 +136,7 @@ def add_generate(commands):
     generate.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     generate.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(generate, Sampling)
+    add_bits(generate)
     add_kernels_flag(generate, "reference")
     add_device(generate)
 
@@ -217,24 +219,13 @@ def run_pretrain(arguments):
 
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
-    import torch
-
     from minillama.backends import use_kernels
-    from minillama.checkpoint import load_model, open_weights
+    from minillama.cli_tuning import loaded
     from minillama.generate import generate_text
-    from minillama.memory import require_memory
     from minillama.sampling import Sampling
-    from minillama.tokenizer import load_tokenizer
 
     sampling = from_flags(Sampling, arguments)
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    config = open_weights(arguments.model).config
-    needed = config.n_parameters() * (dtype.itemsize if dtype else 2)
-    print(require_memory(needed, f"{arguments.model}, weights", arguments.device), file=sys.stderr)
-    model, tokenizer = load_model(arguments.model, arguments.device, dtype)
-    tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else tokenizer
-    if tokenizer is None:
-        raise ValueError(f"{arguments.model} brings no tokenizer: give one with --tokenizer")
+    model, tokenizer = loaded(arguments)
     print(arguments.prompt, end="", flush=True)
     use_kernels(model, arguments.kernels)
     for piece in generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
@@ -253,10 +244,10 @@ def run_kernels_verify(arguments):
 
 
 def run_info(arguments):
-    """What is here and what would fit (`info.describe`)."""
-    from minillama.info import describe
+    """What is here and what would fit (`info.describe`), or what a checkpoint holds (`info.describe_checkpoint`)."""
+    from minillama.info import describe, describe_checkpoint
 
-    print(describe())
+    print(describe_checkpoint(arguments.model) if arguments.model else describe())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The commands for real weights: convert, parity, weights."""
+"""The commands for real weights: convert, quantize, parity, weights."""
 
+import argparse
 import sys
 
 from minillama.flags import command
@@ -13,6 +14,21 @@ def add_convert(commands):
     convert.add_argument("--to", required=True, choices=("meta", "hf", "llama2c", "gguf"))
     convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16", "q8_0", "int8"),
                          help="default: as stored; q8_0 for gguf, int8 for llama2c")
+
+
+def add_quantize(commands):
+    """quantize SRC DST --nf4|--int8"""
+    quantize = command(commands, "quantize", run_quantize, "write a model with its linear layers in 4 or 8 bits")
+    quantize.add_argument("source", metavar="SRC", help="a model folder or file, in any form")
+    quantize.add_argument("target", metavar="DST", help="a folder to be made")
+    kind = quantize.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--nf4", action="store_true", help="4 bits, normal floats (QLoRA)")
+    kind.add_argument("--int8", action="store_true", help="8 bits, a scale for each row (LLM.int8)")
+    quantize.add_argument("--block-size", type=int, metavar="N", help="weights that share a scale (nf4 only: 64)")
+    quantize.add_argument("--double-quantization", action=argparse.BooleanOptionalAction,
+                          help="the scales in 8 bits too (nf4 only: yes)")
+    quantize.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
+                          help="of the embedding, the head and the norms (default: as stored)")
 
 
 def add_parity(commands):
@@ -35,6 +51,20 @@ def run_convert(arguments):
 
     convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
     print(f"{arguments.target}: written; try `parity {arguments.target} --against {arguments.source}`", file=sys.stderr)
+
+
+def run_quantize(arguments):
+    """A layer at a time, with a progress bar (`checkpoint.convert.quantize`)."""
+    from minillama.checkpoint.convert import quantize
+    from minillama.info import describe_checkpoint
+
+    settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization")
+                if getattr(arguments, name) is not None}
+    if settings and arguments.int8:
+        raise ValueError(f"--{next(iter(settings)).replace('_', '-')} belongs to --nf4: int8 has a scale for each row")
+    quantize(arguments.source, arguments.target, "nf4" if arguments.nf4 else "int8", arguments.dtype, progress=True,
+             **settings)
+    print(f"{describe_checkpoint(arguments.target)}\ntry `generate --model {arguments.target}`", file=sys.stderr)
 
 
 def run_parity(arguments):

@@ -65,7 +65,7 @@ def run_reward(arguments):
     if (Path(arguments.out) / "params.json").exists():
         raise ValueError(f"{arguments.out} already holds a model: choose another --out")
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = loaded(arguments, whole=True)
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
     accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
     prompts = encoded_prompts([pair.prompt for pair in train][:256], tokenizer, template)
@@ -91,7 +91,7 @@ def run_ppo(arguments):
         raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = loaded(arguments, whole=arguments.method == "full")
     reward_model, reads = load_reward(arguments.reward, arguments.device)
     if reads is None or reads.vocab_size != tokenizer.vocab_size:
         raise ValueError(f"{arguments.reward} reads with another tokenizer than {arguments.model}: make one with "

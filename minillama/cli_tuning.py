@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from minillama.flags import add_device, add_fields, command, from_flags
+from minillama.flags import add_bits, add_device, add_fields, command, from_flags
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
@@ -20,11 +20,15 @@ def add_sft(commands):
                      help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
     sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full, embeddings) or the adapter")
     sft.add_argument("--method", choices=("full", "embeddings", "lora", "qlora"), default="lora",
-                     help="embeddings: only the tables at both ends, for new pieces (default: %(default)s)")
+                     help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit "
+                          "(default: %(default)s)")
+    add_bits(sft)
     sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
     sft.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
     sft.add_argument("--alpha", type=float, default=16.0, metavar="A", help="default: %(default)s")
     sft.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of the adapter (default: %(default)s)")
+    sft.add_argument("--targets", nargs="+", metavar="NAME", default=["attention.*", "feed_forward.*"],
+                     help="layers with an adapter (default: all but the head; alpaca-lora: attention.wq attention.wv)")
     sft.add_argument("--max-length", type=int, default=512, metavar="N", help="tokens of an example (default: 512)")
     sft.add_argument("--held-out-fraction", type=float, default=0.05, metavar="P", help="default: %(default)s")
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
@@ -44,9 +48,7 @@ def add_chat(commands):
     chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
     chat.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else question_answer")
     chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
-    bits = chat.add_mutually_exclusive_group()
-    bits.add_argument("--load-8bit", action="store_true", help="linear layers in int8 (LLM.int8)")
-    bits.add_argument("--load-4bit", action="store_true", help="linear layers in NF4 with double quantization")
+    add_bits(chat)
     chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     chat.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(chat, ChatSampling)
@@ -71,7 +73,7 @@ def run_merge(arguments):
 
     if (Path(arguments.out) / "params.json").exists():
         raise ValueError(f"{arguments.out} already holds a model: choose another --out")
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = loaded(arguments, whole=True)
     load_lora(arguments.adapter, model)
     merge_lora(model, keep_base=False)
     remove_lora(model)
@@ -81,19 +83,35 @@ def run_merge(arguments):
     print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
 
 
-def loaded(arguments):
-    """(model, tokenizer) of --model, on --device, in --dtype; ValueError where it brings no tokenizer."""
+def loaded(arguments, whole=False):
+    """(model, tokenizer) of --model, on --device, in --dtype, with --load-4bit or --load-8bit where there are such.
+
+    whole: the command changes or writes all weights; ValueError where they are in few bits, or bring no tokenizer.
+    """
     import torch
 
     from minillama.checkpoint import load_model, open_weights
-    from minillama.memory import require_memory
+    from minillama.memory import require_memory, weights_bytes
+    from minillama.tokenizer import load_tokenizer
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    needed = open_weights(arguments.model).config.n_parameters() * (dtype.itemsize if dtype else 2)
-    print(require_memory(needed, f"{arguments.model}, weights", arguments.device), file=sys.stderr)
-    model, tokenizer = load_model(arguments.model, arguments.device, dtype)
+    weights, path = open_weights(arguments.model), arguments.model
+    held = weights.quantization["kind"] if weights.quantization else None
+    asked = [kind for flag, kind in (("load_4bit", "nf4"), ("load_8bit", "int8")) if getattr(arguments, flag, False)]
+    kind = asked[0] if asked else held
+    if held and held != kind:
+        raise ValueError(f"{path} is quantized already, in {held}: leave the flag out, or give its original")
+    if kind and whole:
+        raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: hang an adapter "
+                         "on it (--method lora), or give its original (or `convert` it back to meta, and give that)")
+    needed = weights_bytes(weights.config, kind) if kind else weights.config.n_parameters() * (
+        dtype.itemsize if dtype else 2)
+    print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
+    model, tokenizer = load_model(path, arguments.device, dtype, None if held else kind)
+    tokenizer = load_tokenizer(arguments.tokenizer) if getattr(arguments, "tokenizer", None) else tokenizer
     if tokenizer is None:
-        raise ValueError(f"{arguments.model} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it")
+        beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
+        raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
     return model, tokenizer
 
 
@@ -110,7 +128,9 @@ def run_sft(arguments):
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
-    model, tokenizer = loaded(arguments)
+    if arguments.method == "qlora":
+        arguments.load_4bit = True
+    model, tokenizer = loaded(arguments, whole=arguments.method in WHOLE)
     template = arguments.template or template_for(tokenizer) or "alpaca"
     *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
                         for part in (*stages, rest))
@@ -167,9 +187,8 @@ def encoded(records, template, tokenizer, max_length):
 
 
 def prepare(model, arguments):
-    """Quantize for qlora, hang adapters on all linear layers but the head for lora and qlora."""
+    """Hang adapters on the layers of --targets for lora and qlora."""
     from minillama.peft.lora import LoRAConfig, add_lora
-    from minillama.quant.quantize_linears import quantize_linears
     from minillama.train.resume import own_random_state
     from minillama.train.vocabulary import train_vocabulary
 
@@ -177,11 +196,8 @@ def prepare(model, arguments):
         train_vocabulary(model)
     if arguments.method in WHOLE:
         return
-    if arguments.method == "qlora":
-        quantize_linears(model)
     with own_random_state(arguments.seed, arguments.device):
-        add_lora(model, LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout,
-                                   ("attention.*", "feed_forward.*")))
+        add_lora(model, LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets)))
 
 
 def save(model, tokenizer, arguments):
@@ -201,12 +217,9 @@ def run_chat(arguments):
     """Load, maybe quantize, and answer line after line (`chat.chat`)."""
     from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
     from minillama.peft.lora_file import load_lora
-    from minillama.quant.quantize_linears import quantize_linears
 
     sampling = from_flags(ChatSampling, arguments)
     model, tokenizer = loaded(arguments)
-    if arguments.load_8bit or arguments.load_4bit:
-        quantize_linears(model, kind="nf4" if arguments.load_4bit else "int8")
     if arguments.adapter:
         load_lora(arguments.adapter, model)
     conversation = Conversation(tokenizer, arguments.template or template_for(tokenizer) or "question_answer")

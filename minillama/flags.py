@@ -37,6 +37,13 @@ def add_kernels_flag(parser, default="torch"):
                         help="reference, torch, cpu, simt or cuda (default: %(default)s)")
 
 
+def add_bits(parser):
+    """--load-8bit and --load-4bit, for commands that can run a model in few bits."""
+    bits = parser.add_mutually_exclusive_group()
+    bits.add_argument("--load-8bit", action="store_true", help="linear layers in int8 (LLM.int8)")
+    bits.add_argument("--load-4bit", action="store_true", help="linear layers in NF4 with double quantization")
+
+
 def add_device(parser):
     """--device and --dtype, for every command that runs a model."""
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")

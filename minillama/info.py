@@ -1,11 +1,13 @@
 """What is installed here, what was built, and how large a model this machine could hold."""
 
+import math
 import platform
 
 import numpy
 import torch
 
 import minillama
+from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.config import PRESETS
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
@@ -29,6 +31,30 @@ def describe():
         f"{'':14}{'fp16':>10}{'int8':>10}{'nf4':>10}",
     ]
     return "\n".join(lines + [_row(name, config, free) for name, config in PRESETS.items() if "b" in name])
+
+
+def describe_checkpoint(path):
+    """What is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, tokenizer."""
+    weights = open_weights(path)
+    config, few = weights.config, weights.quantization
+    kept = [tensor for tensor in weights.tensors.values() if not tensor.layer]
+    layers = [tensor.layer() for tensor in weights.tensors.values() if tensor.layer]
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kept})
+    kept_bytes = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in kept)
+    few_bytes = sum(buffer.nbytes for layer in layers for name, buffer in layer.named_buffers() if name != "layout")
+    size = (kept_bytes + few_bytes) / config.n_parameters()
+    shape = ", ".join(f"{name} {getattr(config, name)}" for name in (
+        "dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "vocab_size", "max_seq_len"))
+    lines = [f"{path}: {config.n_parameters():,} parameters in {', '.join(dtypes)}", shape]
+    if few:
+        count = sum(layer.in_features * layer.out_features for layer in layers)
+        settings = "".join(f", {name} {value}" for name, value in few.items() if name != "kind")
+        bits = f"{8 * few_bytes / count:.3f} bits a weight"
+        lines += [f"quantized: {few['kind']}{settings}: {len(layers)} linear layers, {bits}"]
+    tokenizer = find_tokenizer(weights)
+    lines += [f"all together {8 * size:.2f} bits a weight, {(kept_bytes + few_bytes) / 2**20:,.1f} MiB",
+              f"tokenizer: {f'{tokenizer.vocab_size} pieces' if tokenizer else 'none'}"]
+    return "\n".join(lines)
 
 
 def devices():

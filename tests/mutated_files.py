@@ -21,6 +21,7 @@ from minillama.checkpoint import load_model, open_weights, save_model
 from minillama.checkpoint.gguf_llama import write_gguf_llama
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.llama2c import write_llama2c
+from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.checkpoint.safetensors import read_safetensors
 from minillama.checkpoint.weights import from_model
 from minillama.config import ModelConfig, RopeScaling
@@ -94,6 +95,10 @@ def prepare(form, folder):
                 json.dumps({"weight_map": dict.fromkeys(names, "one.safetensors")}))
         name = {"safetensors": "model.safetensors", "config": "config.json", "bin": "pytorch_model.bin",
                 "index": "model.safetensors.index.json"}[form]
+        return folder / name, lambda: load(folder)
+    if form.startswith("quantized"):
+        write_quantized(folder, quantize_weights(weights, form.split("_")[1]))
+        name = "params.json" if form.endswith("params") else "quantized.safetensors"
         return folder / name, lambda: load(folder)
     if form.startswith("llama2c"):
         write_llama2c(folder / "x.bin", weights, int(form[-1]))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 FORMS = ["pth", "params", "bin", "safetensors", "config", "index", "llama2c0", "llama2c1", "llama2c2", "gguf",
-         "gguf_q8", "gguf_scaled", "vocab_bin", "tiktoken", "tokenizer_json", "sentencepiece"]
+         "gguf_q8", "gguf_scaled", "quantized_nf4", "quantized_int8", "quantized_nf4_params", "quantized_int8_params",
+         "vocab_bin", "tiktoken", "tokenizer_json", "sentencepiece"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits address space by Linux's means")
 
 

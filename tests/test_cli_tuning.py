@@ -82,3 +82,50 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(flags,
     out = tmp_path / "out"
     code, _, err = run(capsys, "sft", "--model", model_folder, "--data", data, "--out", out, *SHORT, *flags)
     assert code == 2 and said in err.splitlines()[-1] and not out.exists()
+
+
+@pytest.mark.parametrize(("kind", "flag"), [("--nf4", "--load-4bit"), ("--int8", "--load-8bit")])
+def test_a_quantized_folder_speaks_as_the_model_quantized_on_loading(kind, flag, model_folder, data, tmp_path, capsys):
+    few = tmp_path / "few"
+    code, said, err = run(capsys, "quantize", model_folder, few, kind)
+    assert (code, said) == (0, "") and f"quantized: {kind[2:]}" in err and f"generate --model {few}" in err
+    code, said, _ = run(capsys, "info", few)
+    assert code == 0 and f"quantized: {kind[2:]}" in said and "tokenizer: 320 pieces" in said
+    words = ("--prompt", "Llama", "--temperature", "0", "--max-new-tokens", "8")
+    told = run(capsys, "generate", "--model", few, *words)
+    assert told[0] == 0 and told[1].startswith("Llama")
+    assert run(capsys, "generate", "--model", model_folder, flag, *words)[:2] == told[:2]
+    assert run(capsys, "generate", "--model", few, flag, *words)[:2] == told[:2]
+    answers = [run(capsys, "chat", "--max-new-tokens", "5", *model, stdin="Count to 3.\n")
+               for model in (("--model", few), ("--model", model_folder, flag))]
+    assert answers[0][0] == 0 and answers[0][1] == answers[1][1]
+    other = "--load-8bit" if flag == "--load-4bit" else "--load-4bit"
+    for wrong, reason in ((("generate", "--model", few, other), "is quantized already"),
+                          (("quantize", few, tmp_path / "x", kind), "is quantized already"),
+                          (("quantize", model_folder, few, kind), "few exists"),
+                          (("quantize", model_folder, tmp_path / "x", "--int8", "--block-size", "32"),
+                           "belongs to --nf4"),
+                          (("sft", "--model", few, "--data", data, "--out", tmp_path / "x", "--method", "full"),
+                           "hang an adapter on it"),
+                          (("merge", "--model", few, "--adapter", "none", "--out", tmp_path / "x"), "cannot change")):
+        code, _, err = run(capsys, *wrong)
+        assert code == 2 and reason in err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["few"]
+
+
+def test_an_adapter_is_tuned_on_a_quantized_folder_as_on_the_model_quantized_on_loading(model_folder, data, tmp_path,
+                                                                                       capsys):
+    """alpaca-lora's recipe: r 8, alpha 16, dropout 0.05 on q and v of an int8 base."""
+    recipe = ("--rank", "8", "--alpha", "16", "--dropout", "0.05", "--targets", "attention.wq", "attention.wv")
+    assert run(capsys, "quantize", model_folder, tmp_path / "few", "--int8")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "few").iterdir()}
+    for out, model in (("a", ("--model", tmp_path / "few")), ("b", ("--model", model_folder, "--load-8bit"))):
+        assert run(capsys, "sft", *model, "--data", data, "--out", tmp_path / out, *SHORT, *recipe)[0] == 0
+    adapters = [(tmp_path / out / "adapter_model.safetensors").read_bytes() for out in "ab"]
+    assert adapters[0] == adapters[1]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "few").iterdir()} == before
+    model = load_model(tmp_path / "few")[0]
+    load_lora(tmp_path / "a", model)
+    assert {name.rpartition(".")[2] for name in lora_layers(model)} == {"wq", "wv"}
+    assert run(capsys, "chat", "--model", tmp_path / "few", "--adapter", tmp_path / "a", "--max-new-tokens", "3",
+               stdin="Count to 3.\n")[0] == 0

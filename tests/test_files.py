@@ -7,7 +7,7 @@ import sys
 import pytest
 from mutants import Mutant
 
-from minillama.files import atomic_write
+from minillama.files import atomic_folder, atomic_write
 
 
 class Crash(Exception):
@@ -99,6 +99,23 @@ def _in_a_new_folder(law):
             law(old)
 
     return run
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with atomic_folder(tmp_path / name) as folder:
+            (folder / "file").write_bytes(b"whole")
+            assert not (tmp_path / name / "file").exists()
+        assert (tmp_path / name / "file").read_bytes() == b"whole"
+        if sys.platform != "win32":
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o500 == 0o500
+    with pytest.raises(Crash), atomic_folder(tmp_path / "half") as folder:
+        (folder / "file").write_bytes(b"half")
+        raise Crash
+    with pytest.raises(FileExistsError, match="new exists: choose another place"), atomic_folder(tmp_path / "new"):
+        pass
+    assert names(tmp_path) == ["empty", "new"] and names(tmp_path / "new") == ["file"]
 
 
 MUTANTS = [

@@ -12,6 +12,7 @@ from minillama.checkpoint.safetensors import (
     read_safetensors,
     read_safetensors_metadata,
     write_safetensors,
+    write_safetensors_stream,
 )
 
 
@@ -154,6 +155,20 @@ def refuses(what):
     return in_a_folder(test_a_hostile_file_is_refused_with_a_reason, what)
 
 
+def test_a_stream_in_any_order_makes_the_same_file_and_a_wrong_one_none(tmp_path):
+    tensors = sample()
+    planned = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    write_safetensors(tmp_path / "whole", tensors, {"format": "pt"})
+    write_safetensors_stream(tmp_path / "streamed", planned, reversed(tensors.items()), {"format": "pt"})
+    assert (tmp_path / "streamed").read_bytes() == (tmp_path / "whole").read_bytes()
+    first, *others = tensors.items()
+    for made in (others, [first, first, *others], [(first[0], first[1][:0]), *others],
+                 [("other", first[1]), *tensors.items()], [(first[0], first[1].double()), *others]):
+        with pytest.raises(ValueError, match="planned"):
+            write_safetensors_stream(tmp_path / "wrong", planned, made)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["streamed", "whole"]
+
+
 SAFETENSORS = "minillama.checkpoint.safetensors"
 MUTANTS = [
     Mutant(SAFETENSORS, "length > min(size - 8, MAX_HEADER_BYTES)", "length > MAX_HEADER_BYTES",
@@ -177,6 +192,6 @@ MUTANTS = [
            in_a_folder(test_the_file_equals_the_reference_librarys_byte_for_byte)),
     Mutant(SAFETENSORS, "(-len(text) % 8)", "(len(text) % 8)",
            in_a_folder(test_the_file_equals_the_reference_librarys_byte_for_byte)),
-    Mutant(SAFETENSORS, ".contiguous().flatten()", ".as_strided((tensors[name].numel(),), (1,))",
+    Mutant(SAFETENSORS, ".contiguous().flatten()", ".as_strided((tensor.numel(),), (1,))",
            in_a_folder(test_what_is_written_is_read_back)),
 ]

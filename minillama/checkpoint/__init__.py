@@ -12,6 +12,7 @@ from minillama.checkpoint.gguf_llama import read_gguf_llama
 from minillama.checkpoint.huggingface import read_huggingface
 from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
+from minillama.checkpoint.quantized import TENSOR_FILE, quantize_weights, read_quantized
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
 from minillama.tokenizer import load_tokenizer
 
@@ -19,7 +20,8 @@ __all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]
 
 
 def open_weights(path):
-    """The `Weights` at `path`, whatever the form: a folder of Meta's or Hugging Face's, a GGUF or llama2.c file.
+    """The `Weights` at `path`, whatever the form: a folder of Meta's, Hugging Face's or `quantize`'s, a GGUF or
+    llama2.c file.
 
     ValueError if the form is not recognised or the content is damaged; FileNotFoundError if nothing is there.
     """
@@ -31,7 +33,8 @@ def open_weights(path):
 
 def _reader(path):
     if path.is_dir():
-        for name, read in (("params.json", read_meta), ("config.json", read_huggingface)):
+        for name, read in ((TENSOR_FILE, read_quantized), ("params.json", read_meta),
+                           ("config.json", read_huggingface)):
             if (path / name).is_file():
                 return read
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
@@ -45,15 +48,18 @@ def _reader(path):
                      "file that is whole")
 
 
-def load_model(path, device="cpu", dtype=None):
+def load_model(path, device="cpu", dtype=None, quantize=None):
     """(Transformer, tokenizer or None) from `path`: weights as stored unless `dtype` is given.
 
-    On the CPU they stay memory-mapped. The tokenizer is the one inside the file or beside it. Oddities that
+    quantize: "nf4" or "int8" puts its linear layers into few bits, one after another; ValueError where they are
+    already. On the CPU they stay memory-mapped. The tokenizer is the one inside the file or beside it. Oddities that
     were accepted come as warnings. Errors as `open_weights`.
     """
     weights = open_weights(path)
     for note in weights.notes:
         warnings.warn(note, stacklevel=2)
+    if quantize:
+        weights = quantize_weights(weights, quantize)
     return build_model(weights, device, dtype), find_tokenizer(weights)
 
 

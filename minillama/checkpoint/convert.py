@@ -12,7 +12,8 @@ from minillama.checkpoint.gguf_llama import write_gguf_llama
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.llama2c import write_llama2c
 from minillama.checkpoint.meta import write_meta
-from minillama.files import atomic_write
+from minillama.checkpoint.quantized import quantize_weights, write_quantized
+from minillama.files import atomic_folder, atomic_write
 from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.llama2c_vocab import write_llama2c_vocab
 from minillama.tokenizer.tokenizer_json import tokenizer_json
@@ -53,6 +54,25 @@ def convert(source, target, to, dtype=None, progress=False):
         write_llama2c(target, weights, 2 if dtype == quantized else 0)
         if tokenizer is not None:
             write_llama2c_vocab(target.with_name(f"tok{tokenizer.vocab_size}.bin"), tokenizer)
+
+
+def quantize(source, target, kind, dtype=None, progress=False, **settings):
+    """Write the model at `source`, in any form, as a quantized folder `target` (`checkpoint.quantized`).
+
+    kind: "nf4" (settings block_size, double_quantization) or "int8" (threshold); dtype: "float32", "float16" or
+    "bfloat16" for the embedding, the head and the norms, None as stored. In memory is one layer at a time. The folder
+    appears whole or not at all; FileExistsError if it is there, ValueError if the source is quantized already.
+    """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
+    weights = open_weights(source)
+    quantize_weights(weights, kind, **settings)  # refuses before there is a bar
+    with atomic_folder(target) as folder:
+        quantized = quantize_weights(_prepared(weights, None, progress), kind, **settings)
+        kept = _prepared(weights, DTYPES.get(dtype), False).tensors
+        quantized.tensors.update((name, kept[name]) for name, tensor in quantized.tensors.items() if not tensor.layer)
+        write_tokenizer(folder, find_tokenizer(weights), as_json=False)
+        write_quantized(folder, quantized)
 
 
 def _prepared(weights, dtype, progress):

@@ -26,7 +26,8 @@ MAX_SHARDS = 16
 ROWS, COLUMNS = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")  # axis 0, axis 1
 PARAMS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier",
           "norm_eps", "rope_theta", "use_scaled_rope")
-OURS = ("max_seq_len", "head_dim", "rope_scaling", "tie_embeddings")  # ours, for what Meta's keys cannot say
+# ours, for what Meta's keys cannot say
+OURS = ("max_seq_len", "head_dim", "rope_scaling", "tie_embeddings", "quantization")
 LLAMA_3_2 = {(2048, 16), (3072, 28)}  # dim, n_layers of 1B and 3B: scaling factor 32 in their config.json
 
 
@@ -49,7 +50,7 @@ def read_meta(folder):
                 raise ValueError(f"{path}: {name} is missing: not a LLaMA in Meta's form")
     dim = whole(params, "dim", params_path)
     tensors = {name: _join(name, [shard[name] for shard in shards], dim, folder) for name in shards[0]}
-    config = _config(params, params_path, tensors)
+    config = config_from_params(params, params_path, tensors)
     if len(shards) > 1:
         _drop_copied_heads(config, tensors, shards)
     if config.tie_embeddings:
@@ -93,7 +94,7 @@ def _drop_copied_heads(config, tensors, shards):
                 tensors[name] = Stored((rows, config.dim), tensor.dtype, lambda kept=kept: torch.cat(kept))
 
 
-def _config(params, path, tensors):
+def config_from_params(params, path, tensors):
     """`ModelConfig` from params.json; what Meta leaves out is read off the tensors or taken as published."""
     dim, n_layers = whole(params, "dim", path), whole(params, "n_layers", path)
     multiplier = params.get("ffn_dim_multiplier") and number(params, "ffn_dim_multiplier", path)

@@ -53,6 +53,32 @@ def write_safetensors(path, tensors, metadata=None):
     Any device, strides and sharing are accepted; each tensor is written out in full. The bytes equal those
     of the reference writer. TypeError for a dtype the format lacks or metadata that is not strings.
     """
+    write_safetensors_stream(path, tensors, tensors.items(), metadata)
+
+
+def write_safetensors_stream(path, planned, made, metadata=None):
+    """The same file from tensors that come one after another in any order, so that only one is in memory at a time.
+
+    planned: {name: tensor that has the right shape and dtype}, for instance on the meta device. made: (name, tensor)
+    for each of these once; ValueError, and no file, where one is not as planned or does not come.
+    """
+    text, spans = _header_for(planned, metadata)
+    awaited = dict(spans)
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, tensor in made:
+            plan = planned[name] if awaited.pop(name, None) else None
+            if plan is None or (tensor.dtype, tensor.shape) != (plan.dtype, plan.shape):
+                raise ValueError(f"{name} {tensor.dtype} {list(tensor.shape)} is not as planned, or came twice")
+            file.seek(8 + len(text) + spans[name][0])
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if awaited:
+            raise ValueError(f"{len(awaited)} planned tensors did not come, such as {next(iter(awaited))}")
+
+
+def _header_for(tensors, metadata):
+    """(the header's bytes, {name: [begin, end]}) of a file of these tensors."""
     for name, tensor in tensors.items():
         if name == "__metadata__" or not isinstance(name, str):
             raise ValueError(f"tensor name {name!r} is not allowed: use a string other than '__metadata__'")
@@ -65,19 +91,14 @@ def write_safetensors(path, tensors, metadata=None):
             raise TypeError(f"metadata must map strings to strings, not {metadata!r}; "
                             "convert the values with str()")
         header["__metadata__"] = dict(metadata)
-    order = sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name))
-    for name in order:
+    spans = {}
+    for name in sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name)):
         tensor = tensors[name]
-        span = [offset, offset + tensor.numel() * tensor.element_size()]
-        header[name] = {"dtype": _TAGS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
-        offset = span[1]
+        spans[name] = [offset, offset + tensor.numel() * tensor.element_size()]
+        header[name] = {"dtype": _TAGS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": spans[name]}
+        offset = spans[name][1]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # so that every tensor starts aligned to its own item size
-    with atomic_write(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in order:
-            file.write(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return text + b" " * (-len(text) % 8), spans  # so that every tensor starts aligned to its own item size
 
 
 def _read_header(path, metadata=False):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from minillama.config import ModelConfig
+from minillama.quant.quantized_linear import QuantizedLinear, replace_module
 from minillama.transformer import Transformer
 
 
@@ -23,6 +24,8 @@ class Stored:
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
     made: bool = True  # read() makes a new tensor (joined, reordered, decoded), not a view of the file
+    layer: Callable[[], QuantizedLinear] | None = None  # the layer whose weight this is, where it is in few bits;
+    # read() then dequantizes
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Weights:
     source: Path  # the folder or file they come from, for messages
     tokenizer: Any = None  # a tokenizer that the file carries inside (GGUF), else None
     notes: list = field(default_factory=list)  # oddities a reader accepted, one sentence each
+    quantization: dict | None = None  # {"kind": "nf4" or "int8", and its settings}, where layers are quantized
 
 
 def stored(tensor, change=None):
@@ -88,7 +92,8 @@ def common_dtype(weights):
 
 
 def build_model(weights, device="cpu", dtype=None):
-    """The `Transformer` with these weights. dtype None keeps the file's (the widest, if it mixes several)."""
+    """The `Transformer` with these weights. dtype None keeps the file's (the widest, if it mixes several); quantized
+    layers keep their bits whatever it is."""
     check_tensors(weights)
     dtype = common_dtype(weights) if dtype is None else dtype
     if not dtype.is_floating_point:
@@ -97,6 +102,9 @@ def build_model(weights, device="cpu", dtype=None):
         model = Transformer(weights.config)
     for name, tensor in weights.tensors.items():
         module, _, parameter = name.rpartition(".")
+        if tensor.layer:
+            replace_module(model, module, tensor.layer().to(device))
+            continue
         value = tensor.read().to(device=device, dtype=dtype)
         setattr(model.get_submodule(module), parameter, nn.Parameter(value))
     model.tie_weights()
@@ -105,5 +113,8 @@ def build_model(weights, device="cpu", dtype=None):
 
 def from_model(model, source="the model"):
     """The `Weights` of a model in memory: its own tensors, a tied table once; nothing is copied."""
+    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise ValueError(f"{source} has quantized layers, which this form cannot hold: write it before it is "
+                         "quantized, or quantize the file")
     tensors = {name: stored(tensor.detach()) for name, tensor in model.named_parameters()}
     return check_tensors(Weights(model.config, tensors, Path(source)))

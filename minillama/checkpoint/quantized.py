@@ -1,0 +1,151 @@
+"""Quantized checkpoints: `params.json` as Meta's with a "quantization" entry, `quantized.safetensors`, a tokenizer.
+
+    "quantization": {"kind": "nf4", "block_size": 64, "double_quantization": true}
+
+The container is safetensors, whose reader and checks are there already and which every tool can list; no form of
+others keeps NF4 with its second level as plain arrays with their layout beside them. The file is the state dict of
+the quantized model: `layers.0.attention.wq.codes`, `.absmax`, ... , and `.layout`, which says how the bytes are to be
+read. All linear layers but the output head are in few bits; the embedding, the head and the norms stay as they are.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from minillama.checkpoint.meta import config_from_params, params_of
+from minillama.checkpoint.safetensors import read_safetensors, write_safetensors_stream
+from minillama.checkpoint.settings import flag, number, read_settings, whole
+from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
+from minillama.files import atomic_write
+from minillama.quant.quantize_linears import KINDS
+
+TENSOR_FILE = "quantized.safetensors"
+
+
+def quantize_weights(weights, kind, **settings):
+    """The same `Weights` with every linear layer but the head quantized, each when it is read; the settings are
+    `NF4Linear.from_weight`'s (block_size, double_quantization) or `Int8Linear`'s (threshold).
+
+    ValueError where they are quantized already: twice rounded is worse than either.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is not known: use one of {list(KINDS)}")
+    if weights.quantization:
+        raise ValueError(f"{weights.source} is quantized already ({weights.quantization['kind']}): quantize the model "
+                         "it was made from")
+    dtype = weights.tensors["tok_embeddings.weight"].dtype
+
+    def quantized(name, tensor):
+        def layer():
+            try:
+                return KINDS[kind].from_weight(tensor.read(), **settings)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{weights.source}: {name}: {error}") from None
+
+        return Stored(tensor.shape, dtype, lambda: layer().dequantize(dtype), layer=layer)
+
+    tensors = {name: quantized(name, tensor) if _is_linear(name) else tensor
+               for name, tensor in weights.tensors.items()}
+    settings = KINDS[kind].planned(2, 2, **settings).settings()
+    return replace(weights, tensors=tensors, quantization={"kind": kind, **settings})
+
+
+def _is_linear(name):
+    return ".attention.w" in name or ".feed_forward.w" in name
+
+
+def write_quantized(folder, weights):
+    """Write what `quantize_weights` gives into the folder, a layer at a time; each file appears whole or not at all."""
+    kind, settings = weights.quantization["kind"], dict(weights.quantization)
+    settings.pop("kind")
+    planned = {}
+    for name, tensor in weights.tensors.items():
+        if tensor.layer:
+            plan = KINDS[kind].planned(*tensor.shape, **settings).state_dict()
+            planned |= {name.replace(".weight", f".{part}"): value for part, value in plan.items()}
+        else:
+            planned[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    write_safetensors_stream(Path(folder) / TENSOR_FILE, planned, _parts(weights))
+    if settings.get("threshold") == math.inf:
+        settings["threshold"] = None  # JSON has no infinity
+    params = params_of(weights.config) | {"quantization": {"kind": kind, **settings}}
+    with atomic_write(Path(folder) / "params.json", "w") as file:
+        file.write(json.dumps(params, indent=2) + "\n")
+
+
+def _parts(weights):
+    for name, tensor in weights.tensors.items():
+        if tensor.layer:
+            state = tensor.layer().state_dict()
+            yield from ((name.replace(".weight", f".{part}"), value) for part, value in state.items())
+        else:
+            yield name, tensor.read()
+
+
+def read_quantized(folder):
+    """The `Weights` in a quantized folder, mapped and not loaded. ValueError if damaged: the sizes of all parts are
+    held against shape and settings before anything is made of them."""
+    folder = Path(folder)
+    params, path = read_settings(folder / "params.json"), folder / "params.json"
+    settings = _settings(params.get("quantization"), path)
+    parts, path = read_safetensors(folder / TENSOR_FILE), folder / TENSOR_FILE
+    table = parts.get("tok_embeddings.weight")
+    if table is None or table.dim() != 2:
+        raise ValueError(f"{path}: tok_embeddings.weight is missing or no matrix: it is damaged")
+    head = {name: stored(parts[name]) for name in ("tok_embeddings.weight", "output.weight") if name in parts}
+    config = config_from_params(params, folder / "params.json", head)
+    if config.n_layers > len(parts):  # before a table is made from an unchecked count
+        raise ValueError(f"{path}: n_layers is {config.n_layers} but there are {len(parts)} tensors: cut short")
+    weights = Weights(config, {}, folder, quantization=settings)
+    for name, shape in expected_shapes(config).items():
+        if _is_linear(name):
+            weights.tensors[name] = _stored_layer(name, shape, parts, settings, table.dtype, path)
+        elif name in parts:
+            weights.tensors[name] = stored(parts.pop(name))
+    if parts:
+        raise ValueError(f"{path}: {next(iter(parts))} is not part of a LLaMA of this shape")
+    return weights
+
+
+def _settings(given, path):
+    """The "quantization" entry with every value checked."""
+    kind = given.get("kind") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{path}: quantization is {given!r:.200}: expected an object with kind {' or '.join(KINDS)}")
+    if kind == "int8":
+        infinite = "threshold" in given and given["threshold"] is None
+        return {"kind": kind, "threshold": math.inf if infinite else number(given, "threshold", path)}
+    block_size = whole(given, "block_size", path)
+    if block_size % 2:
+        raise ValueError(f"{path}: block_size is {block_size}: expected an even number")
+    double = flag(given, "double_quantization", path, True)
+    return {"kind": kind, "block_size": block_size, "double_quantization": double}
+
+
+def _stored_layer(name, shape, parts, settings, dtype, path):
+    """One quantized weight, its parts taken out of `parts` once each has the shape, dtype and layout it must have."""
+    module, settings = name.removesuffix(".weight"), dict(settings)
+    kind = KINDS[settings.pop("kind")]
+    codes = parts.get(f"{module}.codes")
+    if codes is None or codes.numel() < math.prod(shape) / 2:  # before a layer is planned from an unchecked shape
+        raise ValueError(f"{path}: {module}.codes is missing or too short for {list(shape)}: it is damaged, or its "
+                         "settings belong to another model")
+    planned, found = kind.planned(*shape, **settings), {}
+    for part, plan in planned.state_dict().items():
+        found[part] = tensor = parts.pop(f"{module}.{part}", None)
+        if tensor is None or (tensor.shape, tensor.dtype) != (plan.shape, plan.dtype):
+            given = "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{path}: {module}.{part} is {given}: expected {plan.dtype} {list(plan.shape)}")
+    if found["layout"].tolist() != planned.layout.tolist():
+        raise ValueError(f"{path}: {module}.layout is {found['layout'].tolist()}, its settings ask for "
+                         f"{planned.layout.tolist()}: they belong to another file")
+
+    def layer():
+        made = kind.planned(*shape, **settings)
+        made.load_state_dict(found, assign=True)
+        return made
+
+    return Stored(tuple(shape), dtype, lambda: layer().dequantize(dtype), layer=layer)
