@@ -1,10 +1,16 @@
-"""Laws of `filter`: every record comes out on one side or the other, unchanged, and every reason is counted."""
+"""Laws of `filter` and `tokenizer extend`: every record comes out on one side or the other, with its reason counted; a
+model with another's pieces learns them by its two tables."""
 
 import json
 
 import pytest
-from test_cli import run
+import torch
+from test_cli import model_folder, run, tokenizer_file
 
+from minillama.checkpoint import load_model
+from minillama.tokenizer import load_tokenizer
+
+FIXTURES = (model_folder, tokenizer_file)  # of test_cli, used here by name
 GOOD = [{"instruction": "Name three birds that cannot fly", "output": "Emu, kiwi, penguin.", "id": 7},
         {"conversations": [{"from": "human", "value": "Why is the sky blue at noon?"},
                            {"from": "gpt", "value": "\u2028 It scatters."}]},
@@ -70,3 +76,52 @@ def test_unreadable_records_stop_it_or_are_listed(data, tmp_path, capsys):
     assert code == 2 and err.splitlines()[-1] == f"minillama: error: {data}:8: field 'output' is missing"
     code, _, err = run(capsys, *words, "--skip-bad")
     assert code == 0 and f"{data}:8: field 'output' is missing" in err and "7 records, 1 bad ones skipped" in err
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chinese")
+    text = "\u732b\u5934\u9e70\u548c\u6bcd\u9e21\u57281999\u5e74\u76f8\u9047\u3002" * 20
+    rows = [{"instruction": "\u732b\u5934\u9e70?", "output": f"\u6bcd\u9e21 {n}"} for n in range(20)]
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    return folder / "text.txt", folder / "other.model", written(folder / "rows.jsonl", rows), text
+
+
+def test_a_tokenizer_is_extended_into_a_tokenizer_and_a_model_into_a_model(tokenizer_file, model_folder, chinese,
+                                                                          tmp_path, capsys):
+    text_file, other, rows, text = chinese
+    assert run(capsys, "tokenizer", "train", "--text", text_file, "--vocab-size", "290", "--out", other)[0] == 0
+    words = ("tokenizer", "extend", "--add", other, "--split-digits")
+    code, said, err = run(capsys, *words, "--model", tokenizer_file, "--out", tmp_path / "new.model")
+    old, new = load_tokenizer(tokenizer_file), load_tokenizer(tmp_path / "new.model")
+    count = new.vocab_size - old.vocab_size
+    assert (code, said) == (0, "") and f"320 pieces and {count} new ones of 290 make {new.vocab_size}\n" in err
+    assert count > 10 and len(new.encode(text)) < len(old.encode(text)) / 3
+    assert run(capsys, *words, "--model", model_folder, "--out", tmp_path / "model")[0] == 0
+    before, model = load_model(model_folder)[0], load_model(tmp_path / "model")[0]
+    assert (tmp_path / "model" / "tokenizer.model").read_bytes() == (tmp_path / "new.model").read_bytes()
+    tokens_BT = torch.arange(1, 12)[None]
+    torch.testing.assert_close(model(tokens_BT)[..., :320], before(tokens_BT), rtol=0, atol=1e-5)
+    code, _, err = run(capsys, *words, "--model", model_folder, "--out", tmp_path / "model")
+    assert code == 2 and "already holds a model" in err
+    sft = ("sft", "--model", tmp_path / "model", "--data", rows, "--out", tmp_path / "stage1", "--method", "embeddings",
+           "--steps", "3", "--warmup-steps", "1", "--held-out-fraction", "0.3", "--template", "question_answer")
+    assert run(capsys, *sft)[0] == 0
+    learned = load_model(tmp_path / "stage1")[0].state_dict()
+    assert {name for name, value in model.state_dict().items() if not torch.equal(value, learned[name])} == {
+        "tok_embeddings.weight", "output.weight"}
+
+
+def test_the_digits_that_a_merge_joins_are_told(tokenizer_file, chinese, tmp_path, capsys):
+    other = tmp_path / "joined.model"
+    from minillama.tokenizer import train_bpe
+
+    train_bpe([chinese[3]], 290, split_digits=False).save(other)
+    words = ("tokenizer", "extend", "--model", tokenizer_file, "--out", tmp_path / "new.model", "--add")
+    code, _, err = run(capsys, *words, other)
+    assert code == 0 and "hold digits in company (--split-digits leaves them out)" in err
+    code, _, err = run(capsys, *words, other, "--split-digits")
+    assert code == 0 and "digits in company" not in err
+    other.write_bytes(b"\x0a\x05nothing")
+    code, _, err = run(capsys, *words, other)
+    assert code == 2 and f"error: {other}: " in err

@@ -1,4 +1,4 @@
-"""A vocabulary with another's pieces behind it: Chinese-LLaMA's published numbers, and what the merge does to digits."""
+"""A vocabulary with another's pieces behind it: Chinese-LLaMA's numbers, and what the merge does to digits."""
 
 import random
 from functools import partial
@@ -14,8 +14,9 @@ from minillama.tokenizer.sentencepiece import Piece, read_pieces
 ENGLISH = ["The owl and the hen met at the mill in 1999, and the owl was kind to the hen."] * 9
 CHINESE = ["\u732b\u5934\u9e70\u548c\u6bcd\u9e21\u5728\u78e8\u574a\u76f8\u9047, \u732b\u5934\u9e70\u5f88\u5584\u826f. "
            "\u78e8\u574a\u5efa\u4e8e1999\u5e74."] * 9
-SENTENCE = ("\u4eba\u5de5\u667a\u80fd\u662f\u8ba1\u7b97\u673a\u79d1\u5b66\u3001\u5fc3\u7406\u5b66\u3001\u54f2\u5b66\u7b49"
-            "\u5b66\u79d1\u878d\u5408\u7684\u4ea4\u53c9\u5b66\u79d1\u3002")  # Chinese-LLaMA's README compares on it
+# of Chinese-LLaMA's README
+SENTENCE = ("\u4eba\u5de5\u667a\u80fd\u662f\u8ba1\u7b97\u673a\u79d1\u5b66\u3001\u5fc3\u7406\u5b66\u3001\u54f2\u5b66"
+            "\u7b49\u5b66\u79d1\u878d\u5408\u7684\u4ea4\u53c9\u5b66\u79d1\u3002")
 
 
 def small():
@@ -48,8 +49,8 @@ def test_english_stays_as_it_was_and_chinese_gets_shorter():
 
 def test_only_text_is_taken_and_each_text_once():
     old, _ = small()
-    pieces = [Piece("a"), Piece("zq"), Piece("<pad>", 0, CONTROL), Piece("<unk2>", 0, UNKNOWN), Piece("<0x41>", 0, BYTE),
-              Piece("zq", 5.0), Piece("[tool]", -1.0, USER_DEFINED), Piece("the")]
+    pieces = [Piece("a"), Piece("zq"), Piece("<pad>", 0, CONTROL), Piece("<unk2>", 0, UNKNOWN),
+              Piece("<0x41>", 0, BYTE), Piece("zq", 5.0), Piece("[tool]", -1.0, USER_DEFINED), Piece("the")]
     assert new_pieces(old, pieces) == [Piece("zq"), Piece("[tool]")] + ([] if "the" in old._ids else [Piece("the")])
 
 
