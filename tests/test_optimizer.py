@@ -217,7 +217,8 @@ def fifty_steps():
 
 
 MUTANTS = [
-    _mutant("if w.dim() >= 2]", "if w.dim() >= 0]", test_vectors_do_not_decay_and_matrices_do),
+    _mutant("if self.parameters[i].dim() >= 2]", "if self.parameters[i].dim() >= 0]",
+            test_vectors_do_not_decay_and_matrices_do),
     _mutant("1 - self.lr * self.weight_decay", "1 - self.weight_decay", fifty_steps),
     _mutant("[-self.lr / (1 - self.betas[0] ** self.steps[i]) for", "[-self.lr for",
             test_the_first_step_has_the_length_of_the_rate_whatever_the_gradient),

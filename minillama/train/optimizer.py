@@ -33,11 +33,14 @@ class AdamW:
             raise ValueError(f"lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}: allowed are "
                              "lr >= 0, 0 <= beta < 1, eps > 0, weight_decay >= 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.steps = [0] * len(self.parameters)  # t of each tensor
+        self._allocate()
+
+    def _allocate(self):
         self.weights = [p if p.dtype in (torch.float32, torch.float64) else p.detach().float()
                         for p in self.parameters]  # the parameter itself, or its fp32 copy
         self.m = [torch.zeros_like(w) for w in self.weights]
         self.v = [torch.zeros_like(w) for w in self.weights]
-        self.steps = [0] * len(self.weights)  # t of each tensor
 
     @torch.no_grad()
     def step(self):
@@ -49,7 +52,14 @@ class AdamW:
             self.steps[i] += 1
         weights, m, v = ([tensors[i] for i in live] for tensors in (self.weights, self.m, self.v))
         gradients = [self.parameters[i].grad.to(self.weights[i].dtype) for i in live]
-        matrices = [w for w in weights if w.dim() >= 2]
+        self._update(live, weights, gradients, m, v)
+        for i in live:
+            if self.weights[i] is not self.parameters[i]:
+                self.parameters[i].copy_(self.weights[i])
+
+    def _update(self, live, weights, gradients, m, v):
+        """The formula, on lists of whole tensors or of pieces: one of each for every parameter numbered in `live`."""
+        matrices = [w for i, w in zip(live, weights, strict=True) if self.parameters[i].dim() >= 2]
         if matrices and self.weight_decay:
             torch._foreach_mul_(matrices, 1 - self.lr * self.weight_decay)
         torch._foreach_lerp_(m, gradients, 1 - self.betas[0])
@@ -60,9 +70,6 @@ class AdamW:
         torch._foreach_add_(root, self.eps)
         rates = [-self.lr / (1 - self.betas[0] ** self.steps[i]) for i in live]
         torch._foreach_addcdiv_(weights, m, root, rates)
-        for i in live:
-            if self.weights[i] is not self.parameters[i]:
-                self.parameters[i].copy_(self.weights[i])
 
     def zero_grad(self):
         """Forget the gradients (None, not zeros: the next backward pass then writes instead of adding)."""

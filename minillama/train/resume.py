@@ -13,12 +13,12 @@ from minillama.files import atomic_write
 
 
 def load_training_state(path):
-    """A checkpoint of `pretrain` on the CPU, as a dict of plain values and tensors; nothing in the file
-    is executed."""
+    """A checkpoint of `pretrain` as a dict of plain values and tensors, which stay in the file until they are read;
+    nothing in the file is executed."""
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no {path}: nothing to resume, start with resume=False")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: begin anew in another folder") from error
 

@@ -40,6 +40,7 @@ class SftConfig:
     pack_length: int = 0  # tokens of a row into which sequences are packed; 0: one padded sequence a row
     separate_documents: bool = True  # packed sequences do not see one another (block-diagonal mask)
     recompute_blocks: bool = False  # gradient checkpointing: less memory, a third more work
+    paged_optimizer: int = 0  # MiB of AdamW's state in memory at once, the rest in a file; 0: all of it in memory
     eval_every: int = 50  # steps; 0: only before the first and after the last
     eval_sequences: int = 0  # of the held-out ones, the first so many; 0: all
     checkpoint_every: int = 100  # steps; 0: only before the first and after the last

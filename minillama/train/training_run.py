@@ -11,6 +11,7 @@ import os
 import time
 import zlib
 from dataclasses import fields
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from minillama.files import atomic_write
 from minillama.train import data_parallel
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.paged_adamw import PagedAdamW
 from minillama.train.resume import (
     ctrl_c,
     load_training_state,
@@ -30,7 +32,7 @@ from minillama.train.resume import (
 STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
 # Settings of type int that may be 0; all others count something there must be one of.
 MAY_BE_ZERO = {"warmup_steps", "eval_every", "eval_windows", "eval_sequences", "checkpoint_every", "pack_length",
-               "seed"}
+               "seed", "paged_optimizer"}
 
 
 def check_fields(config):
@@ -79,7 +81,10 @@ class TrainingRun:
     def __init__(self, model, config, folder, made_with, device):
         self.model, self.config, self.folder, self.device = model, config, folder, device
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = AdamW(self.trained.values(), config.max_lr, (config.beta1, config.beta2), config.eps,
+        adamw = AdamW
+        if getattr(config, "paged_optimizer", 0):
+            adamw = partial(PagedAdamW, resident_bytes=config.paged_optimizer * 2**20, folder=folder)
+        self.optimizer = adamw(self.trained.values(), config.max_lr, (config.beta1, config.beta2), config.eps,
                                config.weight_decay)
         self.made_with = made_with | {"frozen_weights": frozen_fingerprint(model)}
         self.step, self.history, self.metrics = 0, [], None
