@@ -29,6 +29,8 @@ def add_reward(commands):
     reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
     reward.add_argument("--out", required=True, metavar="DIR", help="for the reward model")
     reward.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
+    reward.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="of the model's own answers, over "
+                        "which scores get mean 0 and deviation 1; as in `ppo` (default: %(default)s)")
     reward.add_argument("--held-out-fraction", type=float, default=0.1, metavar="P", help="default: %(default)s")
     add_fields(reward, RewardConfig)
     add_device(reward)
@@ -56,6 +58,7 @@ def run_reward(arguments):
     import torch
 
     from minillama.backends import use_kernels
+    from minillama.rlhf.evaluation import prompts_of
     from minillama.rlhf.preferences import read_pairs
     from minillama.rlhf.reward_file import save_reward
     from minillama.rlhf.rollout import sample_answers
@@ -68,8 +71,8 @@ def run_reward(arguments):
     model, tokenizer = loaded(arguments, whole=True)
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
     accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
-    prompts = encoded_prompts([pair.prompt for pair in train][:256], tokenizer, template)
-    rollout = sample_answers(model.eval(), prompts, tokenizer.eos_id, 40, seed=config.seed)
+    prompts = prompts_of([pair.prompt for pair in train][:256], tokenizer, template)
+    rollout = sample_answers(model.eval(), prompts, tokenizer.eos_id, arguments.max_new_tokens, seed=config.seed)
     with torch.no_grad():
         reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
     save_reward(arguments.out, reward_model, tokenizer)
@@ -133,10 +136,3 @@ def split_by_prompt(pairs, fraction):
         raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at "
                          f"--held-out-fraction {fraction}: give more prompts or another fraction")
     return parts
-
-
-def encoded_prompts(prompts, tokenizer, template):
-    """The prompts in their template, without answers, as lists of ids."""
-    from minillama.train.sequence_loss import encode_segments
-
-    return [encode_segments(template(prompt), tokenizer).tokens for prompt in prompts]

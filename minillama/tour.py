@@ -14,8 +14,9 @@ from pathlib import Path
 
 import minillama
 from minillama.files import atomic_write
+from minillama.tour_alternatives import alternatives_stage
 from minillama.tour_pages import attention_page, corpus_page, pretrain_page, talk_page, text_page, tokenizer_page
-from minillama.tour_rlhf import ppo_stage, reward_stage
+from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
 
 PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
@@ -33,6 +34,7 @@ class TourConfig:
     documents: int = 12000  # of the procedural corpus
     seed: int = 0
     kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
+    alternatives: bool = False  # the other ways to learn from feedback too, three minutes more
     progress: bool = True  # progress bars
 
 
@@ -41,6 +43,7 @@ class Road:
 
     def __init__(self, out, config):
         self.out, self.config, self.rows, self.pages = Path(out), config, [], []
+        self.skipped = []  # (stage, why)
         self.clock = time.perf_counter()
 
     def expect(self, stage, expected, got, passed, module, lesson=""):
@@ -51,6 +54,11 @@ class Road:
                           "seconds": round(now - self.clock, 2), "module": module, "lesson": lesson})
         self.clock = now
         self.say(f"  {'pass' if passed else 'MISS'}  expected {expected}; got {got}")
+
+    def skip(self, stage, why):
+        """A number that cannot be had on this road."""
+        self.skipped.append((stage, why))
+        self.say(f"  skip  {stage}: {why}")
 
     def say(self, text):
         print(text, flush=True)
@@ -73,7 +81,10 @@ def tour(out, text=None, config=None):
     road.say("5 fine-tuning: the same model learns to answer, in full, by LoRA and by QLoRA (minillama/train/sft.py)")
     tuned = fine_tuning_stages(road, model, tokenizer)
     road.say("6 feedback: votes become a reward model, and PPO practises what it likes (minillama/rlhf)")
-    ppo_stage(road, tuned, reward_stage(road, tuned, tokenizer), tokenizer)
+    feedback = forum_feedback(road.config.seed)
+    judged = feedback_stages(road, tuned, tokenizer, feedback)
+    if road.config.alternatives:
+        alternatives_stage(road, tuned, tokenizer, feedback, *judged)
     text_stage(road, text)
     write_results(road, time.perf_counter() - began)
     return all(row["pass"] for row in road.rows)

@@ -1,5 +1,6 @@
 """The pictures of learning from feedback: what the reward model prefers, what PPO did, and what it does unleashed."""
 
+from math import exp
 from statistics import fmean
 
 from minillama.plots import CONTEXT, CONTRAST, OURS, STYLE, figure, label_end, svg
@@ -8,18 +9,23 @@ from minillama.report import caption, quote, section
 BINS = 40
 
 
-def reward_page(chosen, rejected, accuracy, ceiling):
-    """Scores of the better and of the worse answers of held-out pairs."""
+def reward_page(chosen, rejected, accuracy, ceiling=None, true=None):
+    """Scores of the better and of the worse answers of held-out pairs; beside the ceiling of noisy labels and the
+    accuracy in truth, where there is a truth."""
     low, high = min(chosen + rejected), max(chosen + rejected)
     edges = [low + (high - low) * i / BINS for i in range(BINS + 1)]
     picture, axes = figure("The reward model tells better from worse", "score, in standard deviations", "answers")
     for name, scores, colour, side in (("rejected", rejected, CONTRAST, "left"), ("chosen", chosen, OURS, "right")):
         axes.hist(scores, edges, color=colour, alpha=0.55)
         axes.annotate(name, (0.02 if side == "left" else 0.98, 0.92), xycoords="axes fraction", color=colour, ha=side)
+    noise = "" if ceiling is None else (
+        f" Votes are noisy: a judge who knew the true quality of every answer would agree with {ceiling:.1%} of them, "
+        f"and that is the ceiling. Where two answers truly differ, it finds the better one in {true:.1%}.")
     return section(
         "A reward model learns what the votes prefer",
-        f"It orders {accuracy:.1%} of {len(chosen)} unseen pairs as the votes did. Votes are noisy: a judge who knew "
-        f"the true quality of every answer would agree with {ceiling:.1%} of them, and that is the ceiling.",
+        "People cannot read everything that a model will ever write. So a second model learns to guess what they would "
+        f"say: it reads a question with an answer and gives points. It orders {accuracy:.1%} of {len(chosen)} unseen "
+        f"pairs as people did.{noise}",
         svg(picture, f"Scores of chosen and rejected answers, overlapping; means {fmean(chosen):+.2f} and "
             f"{fmean(rejected):+.2f}"),
         caption(f"Scores have mean 0 and deviation 1 over what the model itself answers; here the chosen have mean "
@@ -35,13 +41,16 @@ def ppo_page(history):
     first, last = history[0], history[-1]
     return section(
         "PPO: practise what was preferred",
-        f"The model answers, the reward model scores, and what scored above expectation becomes likelier. In "
-        f"{len(history)} rounds the score went from {first['score']:+.2f} to {last['score']:+.2f}, "
-        f"{last['kl']:.1f} nats away from where it began.",
+        "Each round the model answers a batch of questions and the reward model gives points. Tokens of answers that "
+        "got more than expected become a little likelier, those of the others less likely, and the next round begins. "
+        f"In {len(history)} rounds the score went from {first['score']:+.2f} to {last['score']:+.2f}. The leash: every "
+        "answer also pays for each nat by which the model has made it likelier than it was at the start, so the model "
+        f"changes only where that earns more than it costs. It ended {last['kl']:.1f} nats away.",
         svg(picture, f"Score from {first['score']:+.2f} to {last['score']:+.2f}, KL from 0 to {last['kl']:.1f} nats"),
-        caption(f"Entropy {first['entropy']:.2f} to {last['entropy']:.2f} nats a token; {last['ended']:.0%} of the "
-                f"last answers ended by themselves; the coefficient of the penalty went from "
-                f"{first['kl_coefficient']:.3f} to {last['kl_coefficient']:.3f}."))
+        caption(f"KL {last['kl']:.1f} nats: the new model gives its own answers odds of {exp(last['kl']):.0f} to 1 "
+                f"over the old one, in the geometric mean. Entropy {first['entropy']:.2f} to {last['entropy']:.2f} "
+                f"nats a token; {last['ended']:.0%} of the last answers ended by themselves; the price of a nat went "
+                f"from {first['kl_coefficient']:.3f} to {last['kl_coefficient']:.3f}."))
 
 
 def hacking_page(leashed, free, after, gamed):
@@ -51,30 +60,33 @@ def hacking_page(leashed, free, after, gamed):
     for name, history, colour in (("with leash", leashed, OURS), ("without", free, CONTRAST)):
         for axes, measure in zip(panels, measures, strict=True):
             line(axes, [row["iteration"] for row in history], [row[measure] for row in history], name, colour)
+    (good, sound), (bad, unsound) = ([exam.measured[name] for name in ("quality", "sound")] for exam in (after, gamed))
     return section(
         "Reward hacking, against a known truth",
-        f"Without the penalty for leaving the starting model the reward model's score ends at {gamed.score:+.2f} "
-        f"instead of {after.score:+.2f}, and the hidden quality at {gamed.quality:+.2f} instead of "
-        f"{after.quality:+.2f}: the model pleases its judge with texts of a kind on which nobody ever voted. Only "
-        f"{gamed.sound:.0%} of them could have stood in the forum; on the leash {after.sound:.0%}.",
-        svg(picture, f"With leash: score {after.score:+.2f}, hidden quality {after.quality:+.2f}, {after.sound:.0%} "
-            f"sound. Without: {gamed.score:+.2f}, {gamed.quality:+.2f}, {gamed.sound:.0%}"),
+        "The reward model is a guess, and a good one only for answers of the kind that people voted on. Take the leash "
+        f"away, and the same program finds answers of other kinds that it overrates: the score ends at "
+        f"{gamed.score:+.2f} instead of {after.score:+.2f}, and the hidden quality, which nothing here learns from, at "
+        f"{bad:+.2f} instead of {good:+.2f}. Only {unsound:.0%} of the answers could have stood in the forum; on the "
+        f"leash {sound:.0%}.",
+        svg(picture, f"With leash: score {after.score:+.2f}, hidden quality {good:+.2f}, {sound:.0%} sound. Without: "
+            f"{gamed.score:+.2f}, {bad:+.2f}, {unsound:.0%}"),
         caption(f"KL from the start: {after.kl:.1f} nats an answer with the leash, {gamed.kl:.0f} without. Distinct "
                 f"answers to {len(after.answers)} questions: {after.distinct} and {gamed.distinct}. The hidden quality "
-                "of the forum's own answers is from -3 to +4; a sentence that belongs nowhere costs one. Neither it "
-                "nor the share of sound answers is ever learned from."))
+                "of the forum's own answers is from -3 to +4; a sentence that belongs nowhere costs one. Whoever sees "
+                "the upper panel alone, as one does without a ground truth, would prefer the wrong model."))
 
 
-def answers_page(questions, before, after, gamed, shown=3):
-    """The same questions, answered before, after, and without the leash."""
+def answers_page(questions, exams, shown=3):
+    """The same questions, answered by each of {name: Exam}."""
     blocks = []
     for i, question in enumerate(questions[:shown]):
-        blocks += [caption(question), quote("before: ", before.answers[i]), quote("PPO: ", after.answers[i]),
-                   quote("no leash: ", gamed.answers[i])]
+        blocks += [caption(question), *(quote(f"{name}: ", exam.answers[i]) for name, exam in exams.items())]
+    known = [f"{exam.measured['quality']:+.2f} ({name})" for name, exam in exams.items() if "quality" in exam.measured]
+    scores = ", ".join(f"{exam.score:+.2f} ({name})" for name, exam in exams.items())
     return section(
-        "Before and after",
-        f"Questions that were never practised. Hidden quality {before.quality:+.2f} before, {after.quality:+.2f} after "
-        f"PPO, {gamed.quality:+.2f} without the leash.", *blocks)
+        "Before and after PPO",
+        "Questions that were never practised. " + (f"Hidden quality, mean of {len(questions)}: {', '.join(known)}."
+                                                   if known else f"Reward model's score: {scores}."), *blocks)
 
 
 def stacked(title, ylabels):

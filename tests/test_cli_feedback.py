@@ -49,6 +49,17 @@ def test_a_saved_reward_model_gives_the_same_scores_again(reward_folder, tmp_pat
     assert model.deviation != 1 and not model.training and not any(p.requires_grad for p in model.parameters())
 
 
+def test_scores_are_normalised_over_answers_as_long_as_ppos_will_be(model_folder, pairs_file, tmp_path, monkeypatch):
+    from minillama.cli import main
+    from minillama.rlhf import rollout
+
+    sample, asked = rollout.sample_answers, []
+    monkeypatch.setattr(rollout, "sample_answers", lambda model, prompts, eos_id, longest, **more: (
+        asked.append(longest), sample(model, prompts, eos_id, longest, **more))[1])
+    words = ("reward", "--model", model_folder, "--pairs", pairs_file, "--out", tmp_path / "out", "--batch-size", 8)
+    assert main([str(word) for word in (*words, "--max-new-tokens", 7)]) == 0 and asked == [7]
+
+
 def test_what_is_no_reward_model_is_refused(reward_folder, model_folder, tmp_path):
     with pytest.raises(ValueError, match="holds no reward model"):
         load_reward(model_folder)

@@ -9,18 +9,19 @@ from mutants import Mutant
 import minillama.tour_rlhf
 from minillama.config import ModelConfig
 from minillama.corpus import forum
+from minillama.rlhf.preferences import Pair
 from minillama.tokenizer import train_bpe
 from minillama.tour import Road, TourConfig
 from minillama.tour_rlhf import (
     ASKED,
-    exam,
+    Feedback,
+    feedback_stages,
     fingerprint,
-    fused,
+    forum_feedback,
     pairs_of,
-    ppo_stage,
     prompts_of,
     questions_of,
-    reward_stage,
+    verdict,
 )
 from minillama.transformer import Transformer
 
@@ -42,7 +43,7 @@ def two_walks(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("tour")
     tokenizer.save(folder / "tokenizer.model")
     few = replace(minillama.tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
-    smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few, "FREE": replace(few, kl_coefficient=0.0)}
+    smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few}
     walks = []
     with pytest.MonkeyPatch.context() as patch:
         for name, value in smaller.items():
@@ -50,9 +51,9 @@ def two_walks(tmp_path_factory, tokenizer):
         for _ in range(2):
             road, said = Road(folder, TourConfig(progress=False)), []
             road.say, model = said.append, a_model(tokenizer)
-            reward_model = reward_stage(road, model, tokenizer)
             before = fingerprint(model)
-            walks.append((road, ppo_stage(road, model, reward_model, tokenizer), "\n".join(said)))
+            _, leashed = feedback_stages(road, model, tokenizer, forum_feedback(0))
+            walks.append((road, leashed.policy, "\n".join(said)))
             assert fingerprint(model) == before
     return walks
 
@@ -84,20 +85,35 @@ def test_pairs_are_as_many_as_asked_for():
     assert [len(pairs_of("a", n)) for n in (1, 50, 601)] == [1, 50, 601]
 
 
-def test_the_exam_of_the_starting_policy_has_kl_zero_and_the_quality_of_its_answers(tokenizer):
-    from minillama.rlhf.reward_model import RewardModel
+def test_without_a_truth_the_stages_say_what_can_be_said_and_what_was_left_out(two_walks, tokenizer):
+    known = two_walks[0][0]
+    assert known.skipped == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minillama.tour_rlhf, "LEASHED", replace(minillama.tour_rlhf.LEASHED, iterations=2, batch_size=4,
+                                                              epochs=2))
+        road, given = Road(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
+        road.say = lambda text: None
+        mine = Feedback(given[:40], given[40:], ["how?", "why?"], ["who?", "what?", "when?"], {"pairs": 7}, None, 5)
+        feedback_stages(road, a_model(tokenizer), tokenizer, mine)
+    assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio"]
+    assert [stage for stage, _ in road.skipped] == ["hidden quality", "without the leash"]
+    assert "score " in road.rows[1]["got"] and "quality" not in str(road.rows) + "".join(road.pages)
+    assert "3 distinct answers" in road.rows[1]["got"] or "distinct" in road.rows[1]["got"]
 
-    model, (_, asked) = fused(a_model(tokenizer)), questions_of(0)
-    reward_model = RewardModel(a_model(tokenizer, 1), 16).eval()
-    seen = exam(model, model, reward_model, tokenizer, asked[:9])
-    assert seen.kl == 0.0 and len(seen.answers) == 9 and seen.distinct == len(set(seen.answers))
-    assert seen.quality == sum(map(forum.quality, asked[:9], seen.answers)) / 9
-    other = exam(a_model(tokenizer, 2), model, reward_model, tokenizer, asked[:9])
-    assert other.kl > 0.5
+
+def test_the_verdict_counts_what_differs_in_truth_by_the_truth():
+    """Of four pairs one is labelled the wrong way round and one is of equals."""
+    held_out = [Pair("", "aa", "a"), Pair("", "a", "aaa"), Pair("", "aa", "bb"), Pair("", "aaa", "a")]
+    task = Feedback([], held_out, [], [], {}, lambda question, answer: len(answer))
+    scores = torch.tensor([2.0, 0.0, 5.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 1.0])
+    expected, got, passed, (ceiling, true) = verdict(*scores, task)
+    assert (ceiling, true) == (2.5 / 4, pytest.approx(2 / 3)) and not passed
+    assert "0.667 in truth, 0.500 by the labels, of 4" in got and "0.625" in expected
+    expected, got, passed, nothing = verdict(*scores, replace(task, truth=None))
+    assert nothing == () and "0.500 of 4" in got and not passed and "(1.000)" in expected
 
 
 def test_the_prompt_is_the_beginning_of_what_the_reward_model_reads(tokenizer):
-    from minillama.rlhf.preferences import Pair
     from minillama.rlhf.train_reward import encode_pairs
 
     question = questions_of(0)[1][0]
@@ -110,4 +126,8 @@ MUTANTS = [
     Mutant("minillama.tour_rlhf", "questions[ASKED:]", "questions[1:]",
            test_questions_of_the_exam_are_never_practised),
     Mutant("minillama.tour_rlhf", "n // 3 + 1", "n // 9", test_pairs_are_as_many_as_asked_for),
+    Mutant("minillama.rlhf.preferences", "pair_accuracy(high[unequal], low[unequal])", "pair_accuracy(high, low)",
+           test_the_verdict_counts_what_differs_in_truth_by_the_truth),
+    Mutant("minillama.rlhf.preferences", "torch.where(labelled_well, chosen, rejected), ", "chosen, ",
+           test_the_verdict_counts_what_differs_in_truth_by_the_truth),
 ]

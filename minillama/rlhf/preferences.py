@@ -57,9 +57,21 @@ def label_ceiling(pairs, quality):
     """Share of pairs whose label agrees with the hidden `quality(prompt, answer)`, equal quality counting
     one half: what a reward model that knew the truth would score on these noisy labels. One that scores
     more has learned the noise, or was tested on what it had seen."""
-    chosen, rejected = (torch.tensor([float(quality(pair.prompt, getattr(pair, side))) for pair in pairs])
-                        for side in ("chosen", "rejected"))
-    return pair_accuracy(chosen, rejected)
+    return pair_accuracy(*_qualities(pairs, quality))
+
+
+def order_in_truth(chosen, rejected, pairs, quality):
+    """Share of pairs that scores put in the order of the hidden quality, whatever their labels say; pairs of equal
+    quality have no order and are left out. chosen, rejected: the scores of each pair's two answers, (P,)."""
+    better, worse = _qualities(pairs, quality)
+    labelled_well, unequal = better > worse, better != worse
+    high, low = torch.where(labelled_well, chosen, rejected), torch.where(labelled_well, rejected, chosen)
+    return pair_accuracy(high[unequal], low[unequal])
+
+
+def _qualities(pairs, quality):
+    return [torch.tensor([float(quality(pair.prompt, getattr(pair, side))) for pair in pairs])
+            for side in ("chosen", "rejected")]
 
 
 def read_pairs(path):

@@ -66,13 +66,25 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
     model.train(was_training)
     # Built anew out of plain numbers: tensors made in inference mode could not take part in training.
     device = model.tok_embeddings.weight.device
-    prompt_BP, pad_B = left_padded(prompts, device)
     answers_BA = torch.tensor([[token or 0 for token in row] for row in zip(*steps, strict=True)], device=device)
     real_BA = torch.tensor([[token is not None for token in row] for row in zip(*steps, strict=True)], device=device)
-    first_B = torch.zeros(len(prompts), dtype=torch.int64, device=device) if pad_B is None else pad_B
-    real_BP = torch.arange(prompt_BP.shape[1], device=device) >= first_B[:, None]
-    return Rollout(torch.cat([prompt_BP, answers_BA], 1), torch.cat([real_BP, real_BA], 1), prompt_BP.shape[1],
-                   ((answers_BA == eos_id) & real_BA).any(-1))
+    return _rollout(prompts, answers_BA, real_BA, ((answers_BA == eos_id) & real_BA).any(-1))
+
+
+def _rollout(prompts, answers_BA, real_BA, ended_B):
+    """Prompts, padded on the left, and behind them their answers."""
+    prompt_BP, pad_B = left_padded(prompts, answers_BA.device)
+    first_B = torch.zeros_like(prompt_BP[:, 0]) if pad_B is None else pad_B
+    real_BP = torch.arange(prompt_BP.shape[1], device=prompt_BP.device) >= first_B[:, None]
+    return Rollout(torch.cat([prompt_BP, answers_BA], 1), torch.cat([real_BP, real_BA], 1), prompt_BP.shape[1], ended_B)
+
+
+def reprompted(rollout, prompts):
+    """The same answers behind other prompts (lists of ids): how another model, asked otherwise, would have weighed
+    them."""
+    if len(prompts) != len(rollout.tokens_BT):
+        raise ValueError(f"{len(prompts)} prompts for {len(rollout.tokens_BT)} answers: one each")
+    return _rollout([list(prompt) for prompt in prompts], rollout.answers_BA, rollout.answer_mask_BA, rollout.ended_B)
 
 
 def answer_states(body, rollout):

@@ -92,8 +92,12 @@ def padded(rows):
 
 
 @torch.no_grad()
+def held_out_scores(model, encoded, batch_size=128):
+    """Scores of the better and of the worse text of every encoded pair, (P,) each."""
+    parts = [score_pairs(model, encoded[i:i + batch_size]) for i in range(0, len(encoded), batch_size)]
+    return tuple(torch.cat(side) for side in zip(*parts, strict=True))
+
+
 def held_out_accuracy(model, encoded, batch_size=128):
     """Share of pairs that the model orders as their label does."""
-    parts = [score_pairs(model, encoded[i:i + batch_size]) for i in range(0, len(encoded), batch_size)]
-    chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
-    return pair_accuracy(chosen, rejected)
+    return pair_accuracy(*held_out_scores(model, encoded, batch_size))

@@ -1,0 +1,180 @@
+"""The tour's other ways to learn from feedback (`tour --alternatives`): best of n, expert iteration, a written rule,
+DPO and chain of hindsight, from the same model, with the same reward model and the same pairs as PPO, held to the same
+exam. Three minutes more."""
+
+import copy
+from collections import Counter
+from dataclasses import asdict, replace
+from statistics import fmean
+
+import torch
+
+from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
+from minillama.report import caption, section
+from minillama.rlhf.alternatives import (
+    DPOConfig,
+    RuleReward,
+    best_of_n_bound,
+    best_of_n_policy,
+    expert_round,
+    hindsight,
+    hindsight_sequences,
+    kl_divergence,
+    n_answers,
+    train_dpo,
+)
+from minillama.rlhf.evaluation import examine, prompts_of
+from minillama.rlhf.train_ppo import train_ppo
+from minillama.tour_rlhf import LEASHED, fingerprint, fused, kept
+from minillama.train.sft import SftConfig, fine_tune
+
+DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
+ROUNDS, EXPERTS = 3, 8  # of expert iteration; answers of which the best is learned
+EXPERT = SftConfig(steps=16, batch_size=16, max_lr=5e-4, warmup_steps=2, eval_every=0)
+HINDSIGHT = SftConfig(steps=300, max_lr=3e-3, eval_every=0)
+DPO = DPOConfig(max_lr=2e-4, beta=0.5)
+COLOURS = {"PPO": OURS, "best of n": ORACLE, "expert iteration": CONTRAST}
+
+
+def kind_and_in_steps(text):
+    """The written rule: points for steps, for a friendly first sentence and a friendly last one; seen from outside, as
+    somebody would write it who has read some of the forum."""
+    answer = text.rpartition("Answer:")[2].strip()
+    opening = answer.partition("First")[0].strip()
+    return float("First " in answer) + (" Then " in answer) + opening.endswith("!") + answer.endswith("!")
+
+
+def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
+    """Every way trained and examined -> {name: [(kl, score, measured, distinct), ...]}, last the one it ends with."""
+    road.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
+             "(minillama/rlhf/alternatives.py)")
+    task, ways = (fused(model), reward_model, tokenizer, feedback, road.config.seed), {"PPO": [row_of(leashed.after)]}
+    settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(LEASHED)}
+    for name, learn in WAYS.items():
+        ways[name] = [tuple(row) for row in kept(
+            road, name.replace(" ", "-"), lambda folder, learn=learn: {"rows": list(learn(*task))}, **settings,
+            judge=fingerprint(reward_model), policy=fingerprint(model), **feedback.key)["rows"]]
+    for name, rows in ways.items():
+        kl, score, measured, distinct = rows[-1]
+        road.say(f"    {name:19}KL {kl:5.2f}, score {score:+.2f}, "
+                 + "".join(f"{what} {value:+.2f}, " for what, value in measured.items()) + f"{distinct} distinct")
+    ends, start = {name: rows[-1] for name, rows in ways.items()}, row_of(leashed.before)
+    better = [name for name, row in ends.items() if row[1] > start[1]]
+    road.expect("other ways", f"all {len(ends)} end with a higher score than the model that they began as",
+                f"{len(better)}: " + ", ".join(f"{name} {row[1]:+.2f} at {row[0]:.1f} nats"
+                                               for name, row in ends.items()),
+                len(better) == len(ends), "minillama/rlhf/alternatives.py", "lessons/28_other_feedback.py")
+    road.pages.append(alternatives_page(ways, start, leashed.history))
+    return ways
+
+
+def row_of(exam):
+    """What is kept of an exam."""
+    return exam.kl, exam.score, exam.measured, exam.distinct
+
+
+def best_of_n(model, reward_model, tokenizer, feedback, seed):
+    """Best of n for n in BEST_OF, by the reward model, from DRAWS answers to each question.
+
+    The answers to a question, each of probability 1 / DRAWS, stand for the policy; the best of n of that is computed,
+    not sampled (`best_of_n_policy`), and so is its KL: an estimate from below, where the bound is one from above.
+    """
+    drawn = [drawn_answers(model, reward_model, tokenizer, feedback, question, seed * 1000 + i)
+             for i, question in enumerate(feedback.asked)]
+    for n in BEST_OF:
+        best = [best_of_n_policy(p_K, scores_K, n) for p_K, scores_K, _, _ in drawn]
+        yield (fmean(kl_divergence(q_K, p_K) for q_K, (p_K, *_) in zip(best, drawn, strict=True)),
+               fmean((q_K @ scores_K.double()).item() for q_K, (_, scores_K, *_) in zip(best, drawn, strict=True)),
+               {name: fmean((q_K @ values[name]).item() for q_K, (_, _, values, _) in zip(best, drawn, strict=True))
+                for name in feedback.watched},
+               len({texts[int(q_K.argmax())] for q_K, (*_, texts) in zip(best, drawn, strict=True)}))
+
+
+def drawn_answers(model, reward_model, tokenizer, feedback, question, seed):
+    """The different answers among DRAWS to one question: (probabilities, scores, {measure: values}, texts)."""
+    rollout, scores_1N = n_answers(model, reward_model, prompts_of([question], tokenizer), tokenizer.eos_id, DRAWS,
+                                   feedback.max_new_tokens, seed)
+    rows = dict(zip([text.strip() for text in rollout.texts(tokenizer)], range(DRAWS), strict=True))
+    count = Counter(text.strip() for text in rollout.texts(tokenizer))
+    p_K = torch.tensor([count[text] / DRAWS for text in rows], dtype=torch.float64)
+    measured = {name: torch.tensor([float(measure(question, text)) for text in rows], dtype=torch.float64)
+                for name, measure in feedback.watched.items()}
+    return p_K, scores_1N[0, list(rows.values())], measured, list(rows)
+
+
+def expert_iteration(model, reward_model, tokenizer, feedback, seed):
+    """ROUNDS of tuning on the best of EXPERTS answers, examined after each."""
+    policy, prompts = copy.deepcopy(model), prompts_of(feedback.practice, tokenizer)
+    per_round = EXPERT.steps * EXPERT.batch_size
+    for i in range(ROUNDS):
+        asked = [prompts[j % len(prompts)] for j in range(i * per_round, (i + 1) * per_round)]
+        expert_round(policy, reward_model, asked, tokenizer.eos_id, EXPERTS, replace(EXPERT, seed=seed * 100 + i),
+                     feedback.max_new_tokens)
+        yield examined(policy, model, reward_model, tokenizer, feedback)
+
+
+def dpo(model, reward_model, tokenizer, feedback, seed):
+    """DPO on the pairs that the reward model learned from."""
+    policy = copy.deepcopy(model)
+    train_dpo(policy, feedback.pairs, tokenizer, replace(DPO, seed=seed), progress=False)
+    yield examined(policy, model, reward_model, tokenizer, feedback)
+
+
+def chain_of_hindsight(model, reward_model, tokenizer, feedback, seed):
+    """Tuned on the same pairs (those that the model can read at once), each answer under its name; asked for a good
+    one."""
+    policy = copy.deepcopy(model).requires_grad_(True)
+    sequences = [sequence for sequence in hindsight_sequences(feedback.pairs, tokenizer, seed)
+                 if len(sequence.tokens) <= model.config.max_seq_len]
+    fine_tune(policy, sequences, sequences[:1], replace(HINDSIGHT, seed=seed), progress=False)
+    yield examined(policy, model, reward_model, tokenizer, feedback, hindsight)
+
+
+def ppo_on_a_rule(model, reward_model, tokenizer, feedback, seed):
+    """PPO with the written rule in the reward model's place, on the same leash."""
+    policy = copy.deepcopy(model).requires_grad_(True)
+    rule = RuleReward(kind_and_in_steps, tokenizer, copy.deepcopy(model), model.config.dim)
+    config = replace(LEASHED, seed=seed, max_new_tokens=feedback.max_new_tokens)
+    train_ppo(policy, rule, tokenizer, feedback.practice, config, progress=False)
+    yield examined(policy, model, reward_model, tokenizer, feedback)
+
+
+def examined(policy, model, reward_model, tokenizer, feedback, asked_with=None):
+    """The exam that PPO sat, as a row."""
+    return row_of(examine(policy.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
+                          feedback.max_new_tokens, asked_with=asked_with))
+
+
+WAYS = {"best of n": best_of_n, "expert iteration": expert_iteration, "DPO": dpo,
+        "chain of hindsight": chain_of_hindsight, "rule": ppo_on_a_rule}
+
+
+def alternatives_page(ways, start, history):
+    """Reward against KL: what each way gets for each nat; PPO's whole path."""
+    picture, axes = figure("What each way gets for a nat", "KL from the tuned model, nats an answer",
+                           "reward model's score")
+    axes.plot([row["kl"] for row in history], [row["score"] for row in history], color=OURS, alpha=0.5)
+    for name, rows in ways.items():
+        colour = COLOURS.get(name, CONTEXT)
+        path = rows if name == "PPO" else [start, *rows]
+        xs, ys = [row[0] for row in path], [row[1] for row in path]
+        axes.plot(xs, ys, color=colour, marker="o", markersize=3, linestyle="-" if len(rows) > 1 else "none")
+        left = name == "best of n"  # keeps to the left of the paths that go further
+        axes.annotate(name, (xs[-1], ys[-1]), (-6, 5) if left else (6, -5), textcoords="offset points", color=colour,
+                      ha="right" if left else "left", annotation_clip=False)
+    axes.set_xlim(left=0, right=1.35 * max(row[0] for rows in ways.values() for row in rows) + 0.1)
+    axes.set_ylim(top=axes.get_ylim()[1] + 0.1)
+    best = ways["best of n"][-1]
+    words = "; ".join(f"{name} {rows[-1][1]:+.2f} at {rows[-1][0]:.1f} nats" for name, rows in ways.items())
+    truth = "; ".join(f"{name} {rows[-1][2]['quality']:+.2f}, {rows[-1][3]} distinct" for name, rows in ways.items()
+                      if "quality" in rows[-1][2])
+    return section(
+        "Other ways to learn from the same feedback",
+        "Best of n writes several answers and shows the one that the reward model likes best; nothing is learned. "
+        "Expert iteration tunes the model on such answers, in rounds. DPO learns from the pairs themselves, without a "
+        "reward model. Chain of hindsight reads good and bad answers under their names, and is asked for a good one. "
+        "The rule pays for friendly words and steps instead of votes.",
+        svg(picture, words),
+        caption(f"Score: {words}. Before: {start[1]:+.2f}." + (f" Hidden quality: {truth}." if truth else "")
+                + f" Best of {BEST_OF[-1]} is at {best[0]:.2f} nats as estimated from {DRAWS} answers a question; the "
+                f"formula log n - (n - 1) / n, a bound from above, says {best_of_n_bound(BEST_OF[-1]):.2f}."))
