@@ -24,7 +24,7 @@ PROFILED = (  # between two such libraries. Without the -fno-tree- options g++ s
     "-DSIMT_PROFILE", "-g", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-fno-tree-vectorize",
     "-fno-tree-slp-vectorize", "-fno-tree-sra", "-fno-ipa-sra", "-fno-threadsafe-statics",
 )
-RUNTIME = "scheduler.cpp device.cpp calls.cpp profile/library.cpp".split()
+RUNTIME = "scheduler.cpp grid.cpp device.cpp calls.cpp profile/library.cpp".split()
 PROFILER = "profile/shadow.cpp profile/requests.cpp profile/accesses.cpp profile/report.cpp".split()
 SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t,
            "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}

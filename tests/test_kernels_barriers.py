@@ -20,7 +20,8 @@ def planted():
     """The program, built without optimisation (it is compiled faster than it would be optimised)."""
     if not shutil.which("g++"):
         pytest.skip("g++ is not installed here")
-    sources = [SIMT / "scheduler.cpp", SIMT / "device.cpp", SIMT / "calls.cpp", PROGRAMS / "kernels" / "planted.cpp"]
+    sources = [*(SIMT / f"{name}.cpp" for name in ("scheduler", "grid", "device", "calls")),
+               PROGRAMS / "kernels" / "planted.cpp"]
     state = hashlib.sha256()
     for path in sorted([*sources, *SIMT.glob("*.h"), *KERNELS.iterdir(), *KERNELS.parent.glob("*.h")]):
         state.update(path.read_bytes())

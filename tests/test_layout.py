@@ -17,7 +17,8 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("files flags config memory kernels profile_build profile_report cuda_program plots report corpus rms_norm rope "
+    ("files flags config memory kernels profile_build profile_report ptx_tables ptx_instructions inline_ptx "
+     "cuda_translate cuda_program plots report corpus rms_norm rope "
      "swiglu sampling").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
@@ -39,6 +40,7 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     "cli_simt": "by test_cuda_program",
+                    **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     **dict.fromkeys(("recording", "notebook", "book_page", "book_markdown"), "by test_book"),

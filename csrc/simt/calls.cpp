@@ -28,6 +28,7 @@ void keep_error(const char* message) {
 std::string take_error() { return std::exchange(failed, {}); }
 
 #ifndef SIMT_PROFILE
+void look_away(bool) {}
 void watch(const void*, size_t, const char*) {}
 void forget(const void*) {}
 #endif
@@ -38,7 +39,54 @@ const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char*
   return scheduler().exchange(mask, value, bytes, what, where);
 }
 
-void* dynamic_shared() { return scheduler().shared.data(); }
+const unsigned char* exchange_wide(int first, int threads, const void* value, size_t bytes, const char* what,
+                                   Where where) {
+  return scheduler().exchange_wide(first, threads, value, bytes, what, where);
+}
+
+uint32_t converged(const char* what, Where where) { return scheduler().converged(what, where); }
+void grid_barrier(Where where) {
+  if (!scheduler().all_together())
+    fail("grid_group::sync() in a kernel that cudaLaunchCooperativeKernel did not launch", where);
+  scheduler().barrier(0, kGridBarrier, where);
+}
+
+void phase_ends(Where where) {
+  ++scheduler().progress;
+  on_barrier(where, 1);
+}
+
+void yield(Where where) { scheduler().pass_turn(where); }
+bool in_kernel() { return scheduler().running; }
+void launch_later(Later* launch) { scheduler().later.push_back(launch); }
+
+void* dynamic_shared() { return scheduler().shared(); }
+
+// Dynamic shared memory lies at 16 MiB, static memory 2 GiB above the page of its first known variable; the low bits stay.
+constexpr unsigned kDynamicAt = 1u << 24, kStaticAt = 1u << 31;
+static uintptr_t static_page() { return reinterpret_cast<uintptr_t>(&threadIdx) & ~uintptr_t{4095}; }
+
+static bool is_dynamic(const void* pointer) {
+  const uintptr_t distance = reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(dynamic_shared());
+  return scheduler().shared_bytes() && distance <= scheduler().shared_bytes();
+}
+
+bool is_shared_memory(const void* pointer) {
+  const auto [statics, bytes] = static_shared();
+  return is_dynamic(pointer) || reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(statics) <= bytes;
+}
+
+unsigned shared_address(const void* pointer, Where where) {
+  if (is_dynamic(pointer))
+    return kDynamicAt + unsigned(static_cast<const unsigned char*>(pointer) - scheduler().shared());
+  if (!is_shared_memory(pointer)) fail("a pointer to shared memory is wanted, this one is not", where);
+  return kStaticAt + unsigned(int(reinterpret_cast<intptr_t>(pointer) - intptr_t(static_page())));
+}
+
+void* from_shared_address(unsigned address) {
+  if (address < kStaticAt / 2) return static_cast<char*>(dynamic_shared()) + (address - kDynamicAt);
+  return reinterpret_cast<void*>(static_page() + uintptr_t(intptr_t(int(address - kStaticAt))));
+}
 
 int lane_id() {
   return int((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % kWarp);

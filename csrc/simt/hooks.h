@@ -16,7 +16,7 @@ enum class Op { load, store, atomic };
 #ifdef SIMT_PROFILE
 void on_launch(const LaunchConfig& config, const unsigned char* shared);
 void on_launch_end();
-void on_block(int threads);
+void on_block(int threads, const unsigned char* shared, bool resumed);
 void on_block_end();
 void on_turn(int thread, const char* stack);             // from now on this thread runs, on this stack
 void on_gone(int thread);                                // it has returned
@@ -29,7 +29,7 @@ void on_copy_arrives(const AsyncCopy& copy);             // its wait is over
 #else
 inline void on_launch(const LaunchConfig&, const unsigned char*) {}
 inline void on_launch_end() {}
-inline void on_block(int) {}
+inline void on_block(int, const unsigned char*, bool) {}
 inline void on_block_end() {}
 inline void on_turn(int, const char*) {}
 inline void on_gone(int) {}

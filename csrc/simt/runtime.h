@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -103,6 +104,7 @@ struct LaunchConfig {
   Where where;
   dim3 grid, block;
   size_t shared_bytes;
+  bool together = false;  // all blocks at once (cudaLaunchCooperativeKernel), so that they may wait for each other
 };
 
 // Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
@@ -115,6 +117,15 @@ std::string take_error();  // of the first launch that failed under keep_errors,
 void watch(const void* address, size_t bytes, const char* name);
 void forget(const void* address);
 
+// A launch by a kernel: it waits until the kernel that asked for it has ended, as it may on a GPU.
+struct Later {
+  virtual void go() = 0;
+  virtual ~Later() = default;
+};
+bool in_kernel();
+void launch_later(Later* launch);
+void look_away(bool away);  // for what the emulator does in a header: the profiler does not take it for the kernel's
+
 template <class Body>
 struct Launcher {
   LaunchConfig config;
@@ -122,6 +133,17 @@ struct Launcher {
 
   template <class... Arguments>
   void operator()(Arguments... arguments) {
+    if (in_kernel()) {
+      look_away(true);
+      struct Kept : Later {
+        Launcher launcher;
+        std::tuple<Arguments...> arguments;
+        Kept(const Launcher& l, Arguments... a) : launcher(l), arguments(a...) {}
+        void go() override { std::apply(launcher, arguments); }
+      };
+      launch_later(new Kept(*this, arguments...));
+      return look_away(false);
+    }
     auto thread = [&] { body(arguments...); };
     run(config, [](void* call) { (*static_cast<decltype(thread)*>(call))(); }, &thread);
   }
@@ -143,7 +165,17 @@ struct Slot {  // what the lanes of a warp laid down for each other
 };
 // Lay down `bytes` <= 32 bytes, wait for all lanes in `mask` that have not returned, and see what everybody laid down.
 const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where);
+// The same for `threads` <= 1024 threads in a row, beginning with `first`: what each laid down, 16 bytes a thread.
+const unsigned char* exchange_wide(int first, int threads, const void* value, size_t bytes, const char* what,
+                                   Where where);
+uint32_t converged(const char* what, Where where);  // the lanes of this warp that are at this place, all others waiting
+void grid_barrier(Where where);                     // wait for all blocks of the grid
+void phase_ends(Where where);                       // a barrier in memory lets its threads go: what they did is ordered
+void yield(Where where);                            // let other threads go on before this one
 void* dynamic_shared();
+unsigned shared_address(const void* pointer, Where where);  // 32 bits, as instructions on shared memory take them
+void* from_shared_address(unsigned address);
+bool is_shared_memory(const void* pointer);
 int lane_id();
 void atomic_point(Where where);  // a thread that spins on an atomic lets the others go on
 void atomic_access(const void* address, int bytes, Where where);

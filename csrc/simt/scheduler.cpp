@@ -20,7 +20,7 @@ Scheduler& scheduler() {
 
 // ---- the order
 
-static uint64_t next_random(uint64_t& state) {  // SplitMix64
+uint64_t next_random(uint64_t& state) {  // SplitMix64
   uint64_t z = (state += 0x9e3779b97f4a7c15u);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -75,6 +75,7 @@ void Scheduler::go_on(int from) {
 
 void Scheduler::pass_turn(Where where) {
   me().seen = where;
+  gather(current_ / kWarp, true);
   give_way();
 }
 
@@ -96,8 +97,13 @@ bool Scheduler::finish() {
   on_gone(current_);
   warp_[warp].gone |= 1u << current_ % kWarp;
   for (size_t i = 0; i < warp_[warp].in_use; ++i) try_to_complete(warp, *warp_[warp].meetings[i]);
-  if (live_ > 0 && barrier_arrived_ == live_) release_barrier();
+  for (auto& wide : wide_) complete_wide(*wide);
+  gather(warp);
   if (live_ == 0) leave();
+  if (barrier_arrived_ == live_) {
+    if (barrier_what_ == kGridBarrier) park(), leave();
+    release_barrier();
+  }
   const int next = pick(0);
   if (next < 0) fail_deadlocked();
   Thread& other = thread_[next];
@@ -134,13 +140,15 @@ int Scheduler::barrier(int value, const char* what, Where where) {
   mine.seen = where;
   mine.waits_at = what;
   mine.mask = 0;
-  if (barrier_arrived_ == 0) barrier_where_ = where;
+  if (barrier_arrived_ == 0) barrier_where_ = where, barrier_what_ = what;
   if (barrier_where_.line != where.line || std::strcmp(barrier_where_.file, where.file) != 0)
     fail("threads of one block wait at different barriers, here and at " + text(barrier_where_), where);
   barrier_sum_ += value;
   clear_ready(current_);
-  if (++barrier_arrived_ == live_) release_barrier();
-  go_on(0);
+  gather(current_ / kWarp);
+  if (++barrier_arrived_ < live_) go_on(0);
+  else if (what == kGridBarrier) park(), fiber_switch(mine.fiber, main_);
+  else release_barrier(), go_on(0);
   mine.waits_at = nullptr;
   return barrier_result_;
 }
@@ -188,6 +196,7 @@ const Slot& Scheduler::exchange(uint32_t mask, const void* value, size_t bytes, 
   mine.mask = mask;
   clear_ready(current_);
   try_to_complete(current_ / kWarp, together);
+  gather(current_ / kWarp);
   go_on(0);
   mine.waits_at = nullptr;
   return slot;
@@ -201,81 +210,6 @@ void Scheduler::try_to_complete(int warp, Rendezvous& together) {
   for (uint32_t lanes = together.arrived; lanes; lanes &= lanes - 1) set_ready(warp * kWarp + __builtin_ctz(lanes));
   together.arrived = 0;
   ++together.generation;
-}
-
-// ---- blocks and grids
-
-void Scheduler::run_block(uint64_t number) {
-  blockIdx = {unsigned(number % gridDim.x), unsigned(number / gridDim.x % gridDim.y),
-              unsigned(number / gridDim.x / gridDim.y)};
-  live_ = threads_;
-  barrier_arrived_ = barrier_sum_ = 0;
-  random_ = options().seed * 0x2545f4914f6cdd1du + number;
-  new_order(0);
-  for (uint64_t& word : ready_) word = 0;
-  for (int i = 0; i < threads_; ++i) {
-    Thread& thread = thread_[i];
-    thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
-    thread.started = false;
-    thread.stack = nullptr;
-    thread.waits_at = nullptr;
-    thread.seen = config_->where;
-    set_ready(i);
-  }
-  for (int w = 0; w * kWarp < threads_; ++w) {
-    const int lanes = std::min(kWarp, threads_ - w * kWarp);
-    warp_[w].gone = lanes == kWarp ? 0 : ~0u << lanes;
-    warp_[w].in_use = 0;
-  }
-  std::fill(shared.begin(), shared.end(), 0xff);  // as bytes of every narrow or wide float: NaN
-  on_block(threads_);
-  Thread& first = thread_[pick(0)];
-  first.started = true;
-  first.stack = stacks_.take();
-  fiber_prepare(first.fiber, first.stack, kStackBytes, &Scheduler::fiber_main);
-  activate(int(&first - thread_));
-  running = true;
-  fiber_switch(main_, first.fiber);
-  running = false;
-  on_block_end();
-}
-
-void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* argument) {
-  if (running) fail("a kernel launches a kernel, which is not supported", config.where);
-  check_limits(config);
-  config_ = &config;
-  body_ = body;
-  argument_ = argument;
-  gridDim = config.grid;
-  blockDim = config.block;
-  threads_ = int(config.block.x * config.block.y * config.block.z);
-  shared.assign(config.shared_bytes, 0);
-  endless_at = nullptr;
-  const Listening listening(config, shared.data());
-  Watchdog watchdog;
-  const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
-  uint64_t stride = 1, start = 0;
-  if (options().order == Order::reverse) stride = blocks - 1, start = blocks - 1;
-  if (options().order == Order::shuffle) {
-    uint64_t random = options().seed, a, b;
-    start = next_random(random) % blocks;
-    do {  // a step without common divisor visits every block once
-      stride = 1 + next_random(random) % blocks;
-      for (a = stride, b = blocks; b; std::swap(a, b)) a %= b;
-    } while (a != 1);
-  }
-  for (uint64_t i = 0, block = start; i < blocks; ++i, block = (block + stride) % blocks) {
-    run_block(block);
-    for (int t = 0; t < threads_; ++t)  // the last thread's, and after an error those of all that were given up
-      if (thread_[t].stack) stacks_.free.push_back(thread_[t].stack);
-    if (endless_at) {
-      error_ = endless_text();
-      on_failure("endless: no progress since that line", me().seen);
-    }
-    if (error_.empty()) continue;
-    for (int t = 0; t < threads_; ++t) thread_[t].copies.clear();
-    throw Error(std::exchange(error_, {}));
-  }
 }
 
 }  // namespace simt

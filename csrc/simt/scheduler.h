@@ -11,7 +11,7 @@
 namespace simt {
 
 constexpr int kMaxThreads = 1024, kWarp = 32, kMaxWarps = kMaxThreads / kWarp;
-constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kStackBytes = 64 * 1024, kSharedAlign = 1024;
 
 struct Thread {
   Fiber fiber;
@@ -36,8 +36,24 @@ struct Rendezvous {
 
 struct Warp {
   uint32_t gone;  // lanes that have returned or never existed
+  uint32_t gathering;  // lanes that wait to learn who is with them
   std::vector<std::unique_ptr<Rendezvous>> meetings;
   size_t in_use;
+};
+
+struct Wide {  // threads of several warps that wait for each other
+  int first, threads, arrived, generation;
+  const char* what;
+  Where where;
+  std::vector<unsigned char> slot[2];
+};
+
+struct Block {  // what a block of a cooperative launch leaves behind while others run
+  std::unique_ptr<Thread[]> thread;
+  int live = 0;
+  uint32_t gone[kMaxWarps];
+  std::vector<unsigned char> shared, statics;
+  bool begun = false, ended = false;
 };
 
 struct Stacks {  // a pool of stacks, each above a page that may not be touched
@@ -52,6 +68,8 @@ class Scheduler {
   void run_grid(const LaunchConfig& config, void (*body)(void*), void* argument);
   int barrier(int value, const char* what, Where where);
   const Slot& exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where);
+  const unsigned char* exchange_wide(int first, int threads, const void* value, size_t bytes, const char* what, Where where);
+  uint32_t converged(const char* what, Where where);
   void pass_turn(Where where);
   void give_way() { go_on(position_[current_] + 1); }
   [[noreturn]] void fail(const std::string& message, Where where);
@@ -62,10 +80,18 @@ class Scheduler {
   uint64_t progress = 0;  // changes whenever a thread ends or a barrier or warp operation completes
   int atomics_in_a_row = 0;
   void* endless_at = nullptr;  // set by the watchdog: the instruction it found
-  std::vector<unsigned char> shared;
+  std::vector<Later*> later;  // launches by this kernel
+  unsigned char* shared() { return shared_.data() + (-reinterpret_cast<uintptr_t>(shared_.data()) & (kSharedAlign - 1)); }
+  bool all_together() const { return config_->together; }
+  size_t shared_bytes() const { return shared_.size() ? shared_.size() - kSharedAlign : 0; }
 
  private:
+  void run_blocks();
+  void run_together();
   void run_block(uint64_t number);
+  void resume_block(uint64_t number, const Block& block);
+  void after_block();
+  void set_index(uint64_t number);
   void new_order(uint64_t number);
   int pick(int from) const;
   void set_ready(int thread) { ready_[position_[thread] / 64] |= uint64_t{1} << position_[thread] % 64; }
@@ -73,6 +99,9 @@ class Scheduler {
   void go_on(int from);  // run the next ready thread; returns when this one's turn comes again
   void activate(int next);
   void release_barrier();
+  void park();
+  void gather(int warp, bool at_once = false);
+  void complete_wide(Wide& wide);
   Rendezvous& meeting(Warp& warp, uint32_t mask, const char* what, Where where);
   void try_to_complete(int warp, Rendezvous& meeting);
   bool finish();  // true: another thread was given this stack, run it
@@ -85,20 +114,29 @@ class Scheduler {
   void (*body_)(void*);
   void* argument_;
   int threads_, live_, current_;
-  Thread thread_[kMaxThreads];
+  std::unique_ptr<Thread[]> own_ = std::make_unique<Thread[]>(kMaxThreads);
+  Thread* thread_ = own_.get();
+  std::vector<unsigned char> shared_;
+  std::vector<std::unique_ptr<Wide>> wide_;
+  int depth_ = 0;  // of launches by kernels
+  bool parked_ = false;  // the block waits for the grid
   Warp warp_[kMaxWarps];
   int position_[kMaxThreads], thread_at_[kMaxThreads];  // the order: position 0 runs first
   uint64_t ready_[kMaxThreads / 64];
   int barrier_arrived_, barrier_sum_, barrier_result_;
   Where barrier_where_;
+  const char* barrier_what_;
   uint64_t random_;
   Fiber main_;
   Stacks stacks_;
   std::string error_;
 };
 
+extern const char* const kGridBarrier;
 Scheduler& scheduler();  // this OS thread's
 
+std::pair<unsigned char*, size_t> static_shared();  // this thread's thread-local memory of this module
+uint64_t next_random(uint64_t& state);
 void check_limits(const LaunchConfig& config);
 std::string text(Where where);
 

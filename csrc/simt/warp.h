@@ -52,7 +52,8 @@ T reduce(uint32_t mask, T value, const char* what, Where where, Combine combine)
 inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_HERE) {
   simt::exchange(mask, &mask, 0, "__syncwarp()", where);
 }
-inline unsigned __activemask() { return 1u << simt::lane_id(); }  // nobody runs in lockstep with this thread
+// Nobody runs in lockstep here: these are the lanes that come to this place before any other of the warp can go on.
+inline unsigned __activemask(SIMT_HERE) { return simt::converged("__activemask()", where); }
 
 // Shuffles. A width below 32 makes sections; a source outside the section is the lane itself.
 template <class T>

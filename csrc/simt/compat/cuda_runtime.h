@@ -26,7 +26,9 @@
 #include "launch.h"
 #include "device.h"
 #include "memory.h"
+#include "textures.h"
 #include "more_intrinsics.h"
+#include "ptx.h"
 
 // What programs ask to learn who compiles them; last, because the headers above must not take this for nvcc.
 #define __CUDACC__ 1

@@ -55,7 +55,10 @@ SIMT_ANSWER(cudaRuntimeGetVersion(int* version), *version = 12000)
 SIMT_ANSWER(cudaSetDeviceFlags(unsigned), )
 SIMT_ANSWER(cudaDeviceReset(), )
 SIMT_ANSWER(cudaThreadExit(), )
-SIMT_ANSWER(cudaDeviceSynchronize(), )
+inline cudaError_t cudaDeviceSynchronize(simt::Where where = simt::Where::here()) {
+  if (simt::in_kernel()) simt::program::unsupported("cudaDeviceSynchronize in a kernel (not in CUDA 12 either)", where);
+  return simt::program::checked();
+}
 SIMT_ANSWER(cudaThreadSynchronize(), )
 SIMT_ANSWER(cudaProfilerStart(), )
 SIMT_ANSWER(cudaProfilerStop(), )

@@ -27,6 +27,7 @@
   X(cudaErrorAssert, 710, "device-side assert triggered")                                              \
   X(cudaErrorMisalignedAddress, 716, "misaligned address")                                             \
   X(cudaErrorLaunchFailure, 719, "unspecified launch failure")                                         \
+  X(cudaErrorCooperativeLaunchTooLarge, 720, "too many blocks in cooperative launch")                   \
   X(cudaErrorNotSupported, 801, "operation not supported")                                             \
   X(cudaErrorUnknown, 999, "unknown error")
 

@@ -60,19 +60,36 @@ struct DynamicShared {
       }, 0),                                                                                                      \
       ::simt::Where::here(), [=](auto... arguments) { __VA_ARGS__(arguments...); })
 
+namespace simt::program {
+bool fit_together(dim3 grid, dim3 block, size_t shared);
+}
 template <class... Arguments, size_t... I>
 cudaError_t simt_launch(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared,
-                        simt::Where where, std::index_sequence<I...>) {
-  simt::launcher("cudaLaunchKernel", reinterpret_cast<const void*>(kernel), where, grid, block, shared, nullptr, kernel)(
-      *static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
+                        simt::Where where, bool together, std::index_sequence<I...>) {
+  auto launch = simt::launcher(together ? "cudaLaunchCooperativeKernel" : "cudaLaunchKernel",
+                               reinterpret_cast<const void*>(kernel), where, grid, block, shared, nullptr, kernel);
+  launch.config.together = together;
+  launch(*static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
   return simt::program::checked();
 }
 template <class... Arguments>
 cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared = 0,
                              cudaStream_t = nullptr, simt::Where where = simt::Where::here()) {
-  return simt_launch(kernel, grid, block, arguments, shared, where, std::index_sequence_for<Arguments...>());
+  return simt_launch(kernel, grid, block, arguments, shared, where, false, std::index_sequence_for<Arguments...>());
+}
+template <class... Arguments>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments,
+                                        size_t shared = 0, cudaStream_t = nullptr,
+                                        simt::Where where = simt::Where::here()) {
+  if (!simt::program::fit_together(grid, block, shared))
+    return simt::program::fail_with(cudaErrorCooperativeLaunchTooLarge);
+  return simt_launch(kernel, grid, block, arguments, shared, where, true, std::index_sequence_for<Arguments...>());
 }
 inline cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t = 0, cudaStream_t = nullptr,
                                     simt::Where where = simt::Where::here()) {
   simt::program::unsupported("cudaLaunchKernel of a void pointer (give the kernel itself)", where);
+}
+inline cudaError_t cudaLaunchCooperativeKernel(const void*, dim3, dim3, void**, size_t = 0, cudaStream_t = nullptr,
+                                               simt::Where where = simt::Where::here()) {
+  simt::program::unsupported("cudaLaunchCooperativeKernel of a void pointer (give the kernel itself)", where);
 }

@@ -35,6 +35,17 @@ inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return unsigned((uint64_t{high} << 32 | low) >> (shift & 31));
 }
+inline unsigned __funnelshift_lc(unsigned low, unsigned high, unsigned shift) {
+  return shift >= 32 ? low : __funnelshift_l(low, high, shift);
+}
+inline unsigned __funnelshift_rc(unsigned low, unsigned high, unsigned shift) {
+  return shift >= 32 ? high : __funnelshift_r(low, high, shift);
+}
+inline size_t __cvta_generic_to_shared(const void* pointer, SIMT_HERE) { return simt::shared_address(pointer, where); }
+inline void* __cvta_shared_to_generic(size_t address) { return simt::from_shared_address(unsigned(address)); }
+inline size_t __cvta_generic_to_global(const void* pointer) { return reinterpret_cast<size_t>(pointer); }
+inline bool __isShared(const void* pointer) { return simt::is_shared_memory(pointer); }
+inline bool __isGlobal(const void* pointer) { return !simt::is_shared_memory(pointer); }
 inline unsigned __vcmpeq4(unsigned a, unsigned b) {
   unsigned result = 0;
   for (int i = 0; i < 32; i += 8) result |= (a >> i & 0xff) == (b >> i & 0xff) ? 0xffu << i : 0;

@@ -37,8 +37,6 @@ static void take_in() {
     return;
   }
   report("error", words);
-  if (words.find("a kernel launches a kernel") != std::string::npos)
-    report("unsupported", "unsupported: dynamic parallelism");
   sticky = last = words.find("assertion failed: ") != std::string::npos ? cudaErrorAssert : cudaErrorLaunchFailure;
 }
 
@@ -173,6 +171,11 @@ int blocks_that_fit(int threads, size_t shared) {
   return shared ? int(std::min<size_t>(size_t(by_threads), all / shared)) : by_threads;
 }
 
+bool fit_together(dim3 grid, dim3 block, size_t shared) {  // every block of the grid on a multiprocessor at once
+  const int threads = int(block.x * block.y * block.z);
+  return threads > 1024 || uint64_t(grid.x) * grid.y * grid.z <= 16u * unsigned(blocks_that_fit(threads, shared));
+}
+
 }  // namespace simt::program
 
 using namespace simt::program;
@@ -218,7 +221,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   p->multiProcessorCount = 16, p->maxThreadsPerMultiProcessor = 1536, p->maxBlocksPerMultiProcessor = 24;
   p->clockRate = p->memoryClockRate = 1000000, p->memoryBusWidth = 128, p->l2CacheSize = 4 << 20;
   p->textureAlignment = 512, p->canMapHostMemory = p->unifiedAddressing = p->managedMemory = 1;
-  p->concurrentKernels = p->asyncEngineCount = p->deviceOverlap = p->concurrentManagedAccess = 1;
+  p->cooperativeLaunch = p->concurrentKernels = p->asyncEngineCount = p->deviceOverlap = p->concurrentManagedAccess = 1;
   return checked();
 }
 
@@ -238,7 +241,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       {cudaDevAttrComputeCapabilityMajor, p.major}, {cudaDevAttrComputeCapabilityMinor, p.minor},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, int(p.sharedMemPerMultiprocessor)},
       {cudaDevAttrMaxRegistersPerMultiprocessor, 65536}, {cudaDevAttrManagedMemory, 1},
-      {cudaDevAttrConcurrentManagedAccess, 1},
+      {cudaDevAttrConcurrentManagedAccess, 1}, {cudaDevAttrCooperativeLaunch, 1},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, int(p.sharedMemPerBlockOptin)}};
   const auto found = known.find(attribute);
   *value = found == known.end() ? 0 : found->second;  // what is not known is not there

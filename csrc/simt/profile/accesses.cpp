@@ -1,11 +1,14 @@
 // Every load and store of a kernel arrives here: with -fsanitize=thread the compiler calls __tsan_read4(address) and its
 // like before each, and this file stands in for the sanitizer's own library. Kernels need no change.
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
 #include <pthread.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 
 #include "profiler.h"
 
@@ -91,6 +94,32 @@ static int look_at(dl_phdr_info* info, size_t, void* result) {
   return mine;
 }
 
+// Where this module's thread-local guard variables lie: g++ makes one for an array of a class with constructors, however
+// empty, and reads it each time. Offsets into its thread-local memory, from the symbols of its file.
+static std::vector<size_t> guards() {
+  std::vector<size_t> found;
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<const void*>(&guards), &info)) return found;
+  std::ifstream file(info.dli_fname, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  const auto lies_in = [&](uint64_t at, uint64_t count) { return at <= bytes.size() && count <= bytes.size() - at; };
+  if (!lies_in(0, sizeof(ElfW(Ehdr)))) return found;
+  const auto& head = *reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
+  if (!lies_in(head.e_shoff, head.e_shnum * sizeof(ElfW(Shdr)))) return found;
+  const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes.data() + head.e_shoff);
+  for (int i = 0; i < head.e_shnum; ++i) {
+    const auto& table = sections[i];
+    if (table.sh_type != SHT_SYMTAB || table.sh_link >= head.e_shnum || !lies_in(table.sh_offset, table.sh_size)) continue;
+    const auto& names = sections[table.sh_link];
+    const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(bytes.data() + table.sh_offset);
+    for (size_t s = 0; s < table.sh_size / sizeof *symbols; ++s)
+      if ((symbols[s].st_info & 15) == STT_TLS && lies_in(names.sh_offset + symbols[s].st_name, 4) &&
+          !bytes.compare(names.sh_offset + symbols[s].st_name, 4, "_ZGV"))
+        found.push_back(symbols[s].st_value);
+  }
+  return found;
+}
+
 static void find_memory(Profiler& my) {
   threadIdx = {0, 0, 0};  // touched, so that this OS thread has its thread-local segment
   Module module;
@@ -103,6 +132,9 @@ static void find_memory(Profiler& my) {
   for (const auto& [variable, bytes] : known)
     for (size_t i = 0; i < bytes; i += 4)
       my.no_memory[(reinterpret_cast<uintptr_t>(variable) + i - my.statics) / 4] = true;
+  static const std::vector<size_t> hidden = guards();
+  for (const size_t offset : hidden)
+    if (offset + 8 <= my.statics_bytes) my.no_memory[offset / 4] = my.no_memory[offset / 4 + 1] = true;
   pthread_attr_t attributes;
   void* low;
   size_t bytes;
@@ -143,10 +175,12 @@ void on_launch_end() {
   my.one_at_a_time.unlock();
 }
 
-void on_block(int threads) {
+void on_block(int threads, const unsigned char* shared, bool resumed) {
   Profiler& my = profiler;
   if (!my.kernel) return;
   my.block_epoch = ++my.epoch;
+  if (resumed) my.block_epoch = 1;  // what it wrote before it waited for the grid is written, and ordered
+  my.dynamic = reinterpret_cast<uintptr_t>(shared);
   my.patience = 0;
   for (int w = 0; w < kMaxWarps; ++w) {
     const int lanes = std::max(0, std::min(kWarp, threads - w * kWarp));
@@ -214,6 +248,10 @@ void on_copy(const AsyncCopy& copy, Where where) {
   if (copy.wanted > 0) profiler.note<Op::load>(copy.from, copy.wanted, false, pc);
   profiler.note<Op::store>(copy.to, copy.bytes, true, pc);
   profiler.fly(copy, true);
+}
+
+void look_away(bool away) {
+  if (profiler.kernel) profiler.active = !away;
 }
 
 void on_copy_arrives(const AsyncCopy& copy) { profiler.fly(copy, false); }

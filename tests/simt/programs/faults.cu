@@ -21,7 +21,7 @@ __global__ void half_waits() {
 }
 
 __global__ void inner(int *x) { *x = 1; }
-__global__ void outer(int *x) { inner<<<1, 1>>>(x); }
+__global__ void outer(int *x) { inner<<<1, 1>>>(x), cudaDeviceSynchronize(); }
 
 __global__ void checks(int n) { assert(threadIdx.x < n); }
 

@@ -1,0 +1,3 @@
+// For #include <cuda_pipeline.h>.
+#pragma once
+#include "libcu.h"

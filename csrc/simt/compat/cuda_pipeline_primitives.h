@@ -1,0 +1,3 @@
+// For #include <cuda_pipeline_primitives.h>.
+#pragma once
+#include "libcu.h"

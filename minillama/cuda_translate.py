@@ -1,0 +1,159 @@
+"""CUDA text to C++ text, line by line the same: what C++ has no words for is rewritten, all else stays.
+
+`translate` rewrites kernel<<<grid, block>>>(...), extern __shared__ arrays and inline PTX (see inline_ptx);
+`translate_tree` does so for a file and all that it includes.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from minillama.inline_ptx import UnsupportedPtx, translate_asm
+
+
+class Unsupported(RuntimeError):
+    """The program uses a part of CUDA that the emulator does not have; the text names it and its line."""
+
+
+def masked(text):
+    """`text` with each character of comments and of string and character literals as a blank; newlines stay."""
+    token = (r'//(?:\\\n|[^\n])*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"'
+             r"|(?<![0-9a-fA-F])'(?:\\.|[^'\\\n])*'")
+    return re.sub(token, lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.S)
+
+
+def closing(code, start):
+    """Where the bracket that opens at `start` closes. ValueError where it does not."""
+    depth = 0
+    for place in range(start, len(code)):
+        depth += (code[place] in "([{") - (code[place] in ")]}")
+        if depth == 0:
+            return place
+    raise ValueError(f"line {code.count(chr(10), 0, start) + 1}: {code[start]} is never closed")
+
+
+def opening(code, place):
+    """Where the bracket that closes at `place` opens; angle brackets count where they are outermost."""
+    pairs, opened = {")": "(", "]": "[", "}": "{", ">": "<"}, []
+    for at in range(place, -1, -1):
+        if code[at] in ")]}" or (code[at] == ">" and opened in ([], ["<"] * len(opened)) and code[at - 1] != "-"):
+            opened.append(pairs[code[at]])
+        elif opened and code[at] == opened[-1]:
+            opened.pop()
+            if not opened:
+                return at
+    raise ValueError(f"line {code.count(chr(10), 0, place) + 1}: {code[place]} was never opened")
+
+
+def kernel_start(code, place):
+    """Where the kernel before `<<<` at `place` begins: it may be a::b<int, (N > 1)>, (*pointer), table[i], s->k."""
+    while True:
+        place = len(code[:place].rstrip())
+        if code[place - 1: place] in (")", "]", ">"):
+            last, place = code[place - 1], opening(code, place - 1)
+            called = re.search(r"(\w+)\s*$", code[max(0, place - 200): place])
+            if last == ")" and (not called or called[1] in ("else", "return", "do", "if", "for", "while")):
+                return place
+            continue
+        name = re.search(r"\w*$", code[max(0, place - 200): place])[0]
+        place -= len(name)
+        joined = re.search(r"(::|\.|->)\s*$", code[max(0, place - 200): place])
+        if not name or not joined:
+            return place
+        place -= len(joined[0])
+        if joined[1] == "::" and not re.search(r"[\w>]\s*$", code[max(0, place - 200): place]):
+            return place
+
+
+def launches(code):
+    """(place, removed characters, text) of the edits that make kernel<<<grid, block>>>(args) ordinary C++."""
+    edits, at = [], code.find("<<<")
+    while at >= 0:
+        begin, place = kernel_start(code, at), at + 3
+        while code[place: place + 3] != ">>>":
+            if place >= len(code):
+                raise ValueError(f"line {code.count(chr(10), 0, at) + 1}: <<< without its >>>")
+            place = closing(code, place) + 1 if code[place] in "([{" else place + 1
+        edits += [(begin, 0, "SIMT_KERNEL("), (at, 3, ")("), (place, 3, ")")]
+        opened = code.find("(", place)
+        arguments = code[opened: closing(code, opened)] if opened >= 0 else ""
+        edits += [(opened + null.start(), 4, "nullptr") for null in re.finditer(r"\bNULL\b", arguments)]
+        at = code.find("<<<", place)
+    return edits
+
+
+def dynamic_shared(code):
+    """Edits that give `extern __shared__ T name[];` the launch's dynamic shared memory."""
+    edits = []
+    for found in re.finditer(r"\bextern\b[^;{}]*?\b__shared__\b[^;{}]*;", code):
+        bare = re.sub(r"\b(__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|"
+                      r"\bextern\b|\b__shared__\b|\\\n|\\$", " ", found[0])
+        parts = re.fullmatch(r"\s*(.+?)\b(\w+)\s*\[\s*\]((?:\s*\[[^\[\]]*\])*)\s*;", bare, flags=re.S)
+        if not parts:
+            raise Unsupported(f"line {code.count(chr(10), 0, found.start()) + 1}: unsupported: {bare.strip()}")
+        kind, name, rows = " ".join(parts[1].split()), parts[2], " ".join(parts[3].split())
+        outer = re.sub(r"\b(namespace\b[^;{}()]*|extern\s*)\{", "  ", code[: found.start()])
+        inside = outer.count("{") > outer.count("}") or found[0].count("\\\n")
+        text = f"static const ::simt::program::DynamicShared<{kind}> {name};"
+        if rows or inside:
+            text = f"{kind} (*{name}){rows} = static_cast<{kind} (*){rows}>(::simt::dynamic_shared());"
+        edits.append((found.start(), len(found[0]), text + "\n" * found[0].count("\n")))
+    return edits
+
+
+def inline_ptx(code, text):
+    """Edits that turn inline PTX into C++. What is not known becomes a function that must not be called, so that unused
+    wrappers do no harm and a used one is the compiler's error, with its line."""
+    edits = []
+    for found in re.finditer(r"\b(asm|__asm__|__asm)\b\s*(volatile|__volatile__)?\s*\(", code):
+        end = closing(code, found.end() - 1) + 1
+        source = text[found.start(): end]
+        breaks = source.count("\\\n") * "\\\n" or source.count("\n") * "\n"
+        try:
+            new = translate_asm(text[found.end(): end - 1], f"{found.start()}")
+        except UnsupportedPtx as refused:
+            name, what = f"simt_ptx_{found.start()}", str(refused).replace("\\", "").replace('"', "'")
+            new = (f'do {{ void {name}() __attribute__((error("unsupported: inline PTX {what}"))); {name}(); }} '
+                   "while (0)")
+        edits.append((found.start(), len(source), new + breaks))
+    return edits
+
+
+def typed_launches(code):
+    """Edits that take the cast to void* from the kernel that cudaLaunchKernel is given: its type is needed."""
+    launch = (r"\bcudaLaunch(?:Cooperative)?Kernel\s*\(\s*(\(\s*(?:const\s+)?void\s*(?:const\s*)?\*\s*\)"
+              r"|reinterpret_cast\s*<\s*(?:const\s+)?void\s*\*\s*>)")
+    return [(found.start(1), len(found[1]), "") for found in re.finditer(launch, code)]
+
+
+def translate(text, name):
+    """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
+    code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
+    for place, length, new in sorted(launches(code) + typed_launches(code) + dynamic_shared(code)
+                                     + inline_ptx(code, text)):
+        if place < at:  # inside what another edit has already replaced
+            continue
+        out += [text[at:place], new]
+        at = place + length
+    return "".join(out) + text[at:]
+
+
+def translate_tree(source, folders, target):
+    """Translate `source` and all files it includes from its own folder or from `folders`; the path of the result."""
+    seen = {}
+
+    def visit(path):
+        def include(found):
+            near = [path.parent] if found[2] == '"' else []
+            there = next((p for f in [*near, *folders] if (p := Path(os.path.normpath(f / found[3]))).is_file()), None)
+            return f'{found[1]}"{visit(there)}"' if there else found[0]
+
+        if path not in seen:
+            seen[path] = target / f"{len(seen)}_{path.name}"
+            text = translate(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"), path)
+            text = re.sub(r'^(\s*#\s*include\s*)(["<])([^">\n]+)[">]', include, text, flags=re.M)
+            seen[path].write_text(text, encoding="utf-8")
+        return seen[path]
+
+    return visit(Path(source))
