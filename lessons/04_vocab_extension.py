@@ -1,0 +1,226 @@
+# %% [markdown] question
+# # 04 · A second language
+# Covers: `minillama/tokenizer/extend.py`, `minillama/train/vocabulary.py`, `tests/test_extend.py`
+# Needs: 01, 02
+# Time: 20 s
+# Teaches: vocabulary extension, merging tokenizers, new rows at both ends, mean start, staged training
+# Paper: [Cui et al. 2023](https://arxiv.org/abs/2304.08177), section 2
+#
+# **Question.** LLaMA was trained on English above all, and its vocabulary shows it: of
+# 32,000 pieces only some 700 are Chinese characters. The others it must spell byte by
+# byte, three tokens each. How does it learn Chinese without forgetting English?
+#
+# Chinese-LLaMA's answer has three steps. Add pieces to the vocabulary. Give the model a
+# row for each of them, at both its ends. Then train, in two stages.
+#
+# | symbol | in code | shape | meaning |
+# |---|---|---|---|
+# | $V$ | `V` | | pieces of the old vocabulary |
+# | $n$ | `n` | | pieces that are added |
+# | $E$ | `tok_embeddings` | (V, 64) | the table: row $i$ is the vector of piece $i$ |
+# | $W$ | `output` | (V, 64) | the head: row $i$ scores piece $i$ as the next token |
+# | $p$, $p'$ | | | probability of a next token, before and after the growth |
+
+# %% tokenizers
+from minillama.corpus import chinese_stories, stories
+from minillama.tokenizer import train_bpe
+
+english = [story.text for story in stories.documents(0, 1400)]
+chinese = [story.text for story in chinese_stories.documents(0, 1200)]
+unseen = [story.text for story in chinese_stories.documents(1, 30)]
+print(unseen[0])
+
+old = train_bpe(english[:1000], 450)  # what the English model was trained with
+other = train_bpe(chinese, 600)  # knows Chinese words
+
+
+def tokens_per_character(tokenizer, texts):
+    return sum(len(tokenizer.encode(text)) for text in texts) / len("".join(texts))
+
+
+before = tokens_per_character(old, unseen)
+print(f"{before:.2f} tokens a character; the first character takes",
+      [old.id_to_piece(i) for i in old.encode(unseen[0])[1:4]])
+
+# %% [markdown] merge
+# **The merge.** The pieces that the old vocabulary lacks are put behind it, so every
+# old piece keeps its number. For LLaMA and 20,000 Chinese pieces, of which it knew
+# 2,047, that makes
+# $$32000 + (20000 - 2047) = 49953$$
+# ascii: 32000 + (20000 - 2047) = 49953
+#
+# Each piece has a *score*, which decides what is joined first. LLaMA's own are zero and
+# below; the new ones all get zero, and so go first.
+#
+# **A trap.** LLaMA cuts numbers into single digits (lesson 02). A tokenizer trained
+# without that rule has pieces like `20` and `23`, and in the merge they win: 2023 is
+# two tokens again. Chinese-LLaMA took 594 such pieces along. `split_digits=True` leaves
+# them out.
+
+# %% naive
+from minillama.tokenizer.extend import extend_tokenizer
+from minillama.tokenizer.sentencepiece import Piece
+
+known = {piece.text for piece in old.pieces}
+appended = [piece.text for piece in other.pieces if piece.text not in known]
+new = extend_tokenizer(old, other.pieces, split_digits=True)
+V, n = old.vocab_size, len(appended)
+assert [piece.text for piece in new.pieces] == [p.text for p in old.pieces] + appended
+assert new.encode(english[0]) == old.encode(english[0])  # English is cut as before
+
+careless = extend_tokenizer(old, [Piece("17")])  # a piece of two digits comes along
+for merged in (new, careless):
+    print("17 is", [merged.id_to_piece(i) for i in merged.encode("17")])
+after = tokens_per_character(new, unseen)
+print(f"{V} + {n} = {new.vocab_size} pieces; {after:.2f} tokens a character")
+
+# %% [markdown] formula
+# **The rows.** The model needs $n$ new rows in $E$, or it cannot read the new pieces,
+# and $n$ in $W$, or it can never say them. What numbers should stand there? We take the
+# mean of the old rows.
+#
+# In the head this has a reason. Scores become probabilities by the softmax: $e$ to the
+# power of each score, divided by the sum over all pieces. A mean row's score is the
+# mean of the $V$ old scores, and $e$ to the power of a mean is never more than the mean
+# of the powers. So each new piece adds at most one $V$-th of the old sum, and all $n$
+# together stretch it by $1 + n/V$ at most. Every old token $w$ keeps nearly its old
+# probability:
+# $$\log p'(w) \ge \log p(w) - \log(1 + n/V)$$
+# ascii: log p'(w) >= log p(w) - log(1 + n/V)
+
+# %% model
+import copy
+
+import torch
+
+from minillama.attention import torch_attention
+from minillama.config import ModelConfig
+from minillama.train.vocabulary import grow_vocabulary
+from minillama.transformer import Transformer
+
+torch.manual_seed(0)
+base = Transformer(ModelConfig(64, 2, 4, V, hidden_dim=128), torch_attention)
+grown = copy.deepcopy(base)
+grow_vocabulary(grown, V + n)
+for part in ("tok_embeddings", "output"):
+    rows = getattr(base, part).weight.detach()
+    ours = torch.cat([rows, rows.mean(0, keepdim=True).expand(n, -1)])
+    assert torch.equal(getattr(grown, part).weight, ours)
+sample = torch.tensor([old.encode(english[0], bos=True)])
+with torch.no_grad():
+    lost = base(sample).log_softmax(-1) - grown(sample).log_softmax(-1)[..., :V]
+bound = torch.tensor(1 + n / V).log()
+assert lost.max() <= bound + 1e-5
+print(f"nats that an old token lost: {lost.max():.3f} at most, allowed {bound:.3f}")
+
+# %% [markdown] experiment
+# **Experiment.** A small LLaMA learns English stories. Then it gets Chinese ones, with
+# one English story for every three, so that it does not forget. Stage 1 trains the two
+# tables alone: the new words find their place in a language that stays as it is. Stage
+# 2 trains adapters beside every linear layer as well (LoRA, lesson 20). The same is
+# done with the old vocabulary, which sees Chinese as bytes. Tokens differ in size, so
+# we compare the loss in nats per *character*: the sum over its tokens.
+
+# %% train
+import numpy as np
+from torch.nn.functional import cross_entropy
+
+from minillama.train.data import Batches, Tokens
+from minillama.train.held_out import model_nats
+from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+
+
+def row(texts, tokenizer):
+    ids = [i for text in texts for i in tokenizer.encode(text, bos=True, eos=True)]
+    return Tokens(np.array(ids), tokenizer.vocab_size)
+
+
+def nats(model, tokenizer, texts):
+    return model_nats(model, row(texts, tokenizer), 64)[0] / sum(map(len, texts))
+
+
+def train(model, tokens, steps, max_lr, watch=lambda: None):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer, batches = AdamW(trained, weight_decay=0.0), Batches(tokens, 16, 48, 0)
+    for step in range(steps):
+        optimizer.lr = learning_rate(step, steps, max_lr, warmup_steps=10)
+        tokens_BT, targets_BT = batches(step)
+        loss = cross_entropy(model(tokens_BT).flatten(0, 1), targets_BT.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        clip_gradients(trained, 1.0)
+        optimizer.step()
+        if step % 20 == 19:
+            watch()
+
+# %% roads
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.train.vocabulary import train_vocabulary
+
+train(base, row(english[:1000], old), 120, 8e-3)
+mixed = [text for i in range(400) for text in (*chinese[3 * i:3 * i + 3],
+                                               english[1000 + i])]
+told, english_nats = [s.text for s in stories.documents(1, 30)], {}
+curves, blocks = {}, {}
+for name, tokenizer in (("bytes", old), ("pieces", new)):
+    model, curve = copy.deepcopy(base), []
+    grow_vocabulary(model, tokenizer.vocab_size)
+
+    def watch(model=model, tokenizer=tokenizer, curve=curve):
+        curve.append(nats(model, tokenizer, unseen))
+
+    watch()
+    train_vocabulary(model)  # stage 1: the two tables alone
+    train(model, row(mixed, tokenizer), 60, 1e-2, watch)
+    pairs = zip(model.layers.parameters(), base.layers.parameters(), strict=True)
+    blocks[name] = all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    add_lora(model, LoRAConfig(8, targets=("attention.*", "feed_forward.*")))
+    train_vocabulary(model, alone=False)  # stage 2: adapters and the two tables
+    train(model, row(mixed, tokenizer), 60, 1e-2, watch)
+    curves[name], english_nats[name] = curve, nats(model, tokenizer, told)
+    print(name, " ".join(f"{x:.2f}" for x in curve), "nats a character")
+
+# %% figure
+from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, show
+
+least = chinese_stories.entropy_bits() * np.log(2) / np.mean([len(s) for s in chinese])
+factor = curves["bytes"][-1] / curves["pieces"][-1]
+picture, axes = figure(f"Pieces of its own make Chinese {factor:.0f} times cheaper",
+                       "training step", "nats per unseen character")
+for (name, curve), colour in zip(curves.items(), (CONTRAST, OURS), strict=True):
+    axes.plot(range(0, 121, 20), curve, color=colour, marker="o", ms=3)
+    axes.annotate(f"as {name}: {curve[-1]:.2f}", (122, curve[-1]), color=colour,
+                  va="center")
+axes.axhline(least, color=ORACLE, linestyle="--", linewidth=1.2)
+axes.annotate(f"entropy: {least:.2f}", (122, least * 0.93), color=ORACLE, va="top")
+axes.axvline(60, color=CONTEXT, linewidth=1)
+for place, words in ((4, "stage 1: tables"), (64, "stage 2: and adapters")):
+    axes.annotate(words, (place, 55), color=CONTEXT)
+axes.set(yscale="log", xlim=(0, 155), ylim=(0.17, 80), xticks=range(0, 121, 20))
+ticks = 0.3, 1, 3, 10, 30
+axes.set_yticks(ticks, map(str, ticks))
+axes.minorticks_off()
+show(picture, f"As bytes {curves['bytes'][-1]:.2f} nats a character, as pieces "
+     f"{curves['pieces'][-1]:.2f}, entropy {least:.2f}")
+
+# %% [markdown] exercise
+# The loss begins so high because the model never saw Chinese. And the pieces win twice:
+# a character is less than one guess in place of three, and a window of 48 tokens holds
+# more than four times the text.
+#
+# A margin note: 345 of Chinese-LLaMA's new pieces can never be used. The encoder builds
+# a piece by joining two smaller ones, and for those no smaller ones are there.
+#
+# **Exercise.** Merge two vocabularies, digits kept apart, and grow a table, in
+# `lessons/exercises/ex04_vocab_extension.py`. Then `python3 run.py check 4`.
+
+# %% closing
+bytes_end, pieces_end = (curve[-1] for curve in curves.values())
+start = nats(base, old, told)
+assert 3.1 > before > 4 * after and after < 0.7 and all(blocks.values())  # stage 1 moved no block
+assert pieces_end < 0.6 and bytes_end > 5 * pieces_end and curves["pieces"][3] < 2
+assert english_nats["pieces"] < start + 0.1
+print(f"You should see: {before:.2f} tokens a character become {after:.2f}; after "
+      f"equal training {bytes_end:.2f} nats a character as bytes, {pieces_end:.2f} as "
+      f"pieces (a fifth or less); English at {english_nats['pieces']:.2f} beside "
+      f"{start:.2f} before")
