@@ -122,7 +122,7 @@ def lora_stage(road, model, tokenizer, lessons, full):
                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
                 f"{share:.0%} of the parameters; moved by {moved:.0e}",
                 bits < 1.03 * lessons.bits and lora.loss > full.loss - 0.002 and moved < 1e-5,
-                "minillama/peft/lora.py", "lessons/22_lora.py")
+                "minillama/peft/lora.py", "lessons/20_lora.py")
     return lora
 
 
