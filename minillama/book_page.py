@@ -21,10 +21,11 @@ TEMPLATE = """<!doctype html>
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2430; --soft: #5d6875; --line: #d9dee4; --tint: #f3f6f9;
-  --link: #1f5fb5; --k: #8a3ea8; --s: #1d7f5f; --n: #b3401d; --c: #67727e; --f: #1f5fb5; --mark: #fff1c9; }
+  --link: #1f5fb5; --k: #8a3ea8; --s: #1d7f5f; --n: #b3401d; --c: #67727e; --f: #1f5fb5; --mark: #fff1c9;
+  --edge: #0004; --under: var(--paper); }
 @media (prefers-color-scheme: dark) { :root { --paper: #12161c; --ink: #e4e9ef; --soft: #9aa6b3; --line: #2d3540;
   --tint: #1a2028; --link: #7fb2f5; --k: #cf9be8; --s: #56c9a1; --n: #f0a07c; --c: #8e99a6; --f: #8fbcf7;
-  --mark: #4a3d12; } }
+  --mark: #4a3d12; --edge: #fff5; } }
 * { box-sizing: border-box; }
 body { background: var(--paper); color: var(--ink); margin: 0; font: 17px/1.6 Charter, "Bitstream Charter",
   "Noto Serif", "Noto Serif CJK SC", Georgia, serif; overflow-wrap: break-word; }
@@ -44,9 +45,9 @@ code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans 
 a code { text-decoration: none; } a:has(code) { text-decoration: none; } a:hover code { text-decoration: underline; }
 .whole { white-space: nowrap; }
 code { font-size: .86em; background: var(--tint); padding: .08em .3em; border-radius: 4px; }
-pre { background: var(--tint); margin: 1rem 0 0; padding: .8rem 1rem; border-radius: 8px; font-size: 13.5px;
+pre { margin: 1rem 0 0; padding: .8rem 1rem; border-radius: 8px; font-size: 13.5px;
   line-height: 1.5; overflow-x: auto; } pre code { font-size: inherit; background: none; padding: 0; }
-pre.output { background: none; margin: 0 0 1rem; padding: .6rem 1rem .2rem; color: var(--soft);
+pre.output { margin: 0 0 1rem; padding: .6rem 1rem .2rem; color: var(--soft);
   border-left: 3px solid var(--line); border-radius: 0; white-space: pre-wrap; }
 figure { margin: 1.2rem 0; } figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { font: 14px/1.5 system-ui, sans-serif; color: var(--soft); margin-top: .3rem; }
@@ -54,6 +55,13 @@ math[display=block] { margin: 1.1rem 0; font-size: 1.12em; overflow-x: auto; ove
 .table { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th { font: 600 13px/1.5 system-ui, sans-serif; color: var(--soft); }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+pre { --under: var(--tint); } pre.output { --under: var(--paper); }
+pre, .table, math[display=block] { background: /* an edge is shaded where there is more to scroll to */
+  linear-gradient(to right, var(--under) 30%, transparent) 0 / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--under) 30%, transparent) 100% / 2rem 100% no-repeat local,
+  radial-gradient(farthest-side at 0 50%, var(--edge), transparent) 0 / .8rem 100% no-repeat scroll,
+  radial-gradient(farthest-side at 100% 50%, var(--edge), transparent) 100% / .8rem 100% no-repeat scroll,
+  var(--under); }
 blockquote { margin: 1rem 0; padding-left: 1rem; border-left: 3px solid var(--line); color: var(--soft); }
 section.exercise { border: 1px solid var(--line); border-radius: 8px; padding: .2rem 1rem; margin: 2rem 0 1rem; }
 .contents { list-style: none; padding: 0; margin: .4rem 0; }
