@@ -172,7 +172,11 @@ show(picture, f"{requests['every second']} requests to shared memory with every 
 # $e^{x_i - m}$. A tree can find both in *one* pass, if two halves can be combined.
 # Write that combination: the heart of flash attention.
 #
-# Open `lessons/exercises/ex31_reduction.py`, then run `python3 run.py check 31`.
+# Then a kernel: RMSNorm of rows of any length, run by the emulator, which tells you of
+# races and wasted requests in a sentence.
+#
+# Open `lessons/exercises/ex31_reduction.py` and `ex31_reduction.cu`, then run
+# `python3 run.py check 31`.
 # %% you_should_see
 print(f"You should see: the tree passes {counts['tree'][0]} barriers, the shuffles "
       f"{counts['warps'][0]};")

@@ -121,8 +121,9 @@ def _near(path):
 def show_solution(number, folder=lesson.FOLDER, out=print):
     """The solution's path and its text."""
     solution = find(number, folder)[1]
-    out(f"# {_near(solution)}\n")
-    out(solution.read_text(encoding="utf-8").rstrip())
+    for part in parts(solution):
+        out(f"# {_near(part)}\n")
+        out(part.read_text(encoding="utf-8").rstrip())
     return 0
 
 
@@ -130,7 +131,7 @@ def watch(number, progress=None, folder=lesson.FOLDER, out=print, pause=0.5):
     """Grade, and grade again at every save, until Ctrl-C. It stays at this exercise, whatever happens."""
     stub, seen = find(number, folder)[0], None
     while True:
-        now = stub.stat().st_mtime_ns if stub.exists() else seen
+        now = [part.stat().st_mtime_ns for part in parts(stub)] or seen
         if now != seen:
             seen = now
             check(number, progress, folder, out)
@@ -138,19 +139,26 @@ def watch(number, progress=None, folder=lesson.FOLDER, out=print, pause=0.5):
         time.sleep(pause)
 
 
+def parts(path):
+    """The files of an answer: the Python one, and a CUDA one of the same name where there is one."""
+    return [part for part in (path, path.with_suffix(".cu")) if part.exists()]
+
+
 def prove(number, folder=lesson.FOLDER):
     """What is wrong with an exercise, as sentences: the stub must be "to do", the solution pass, and each listed
     wrong answer fail in its check with its hint."""
     stub, solution, checks = find(number, folder)
-    text, wrong = solution.read_text(encoding="utf-8"), load(checks).WRONG
-    said = [f"{checks.name}: {old!r} occurs {text.count(old)} times in the solution, not once"
-            for old, *_ in wrong if text.count(old) != 1]
+    texts, wrong = {path.suffix: path.read_text(encoding="utf-8") for path in parts(solution)}, load(checks).WRONG
+    count = {old: sum(text.count(old) for text in texts.values()) for old, *_ in wrong}
+    said = [f"{checks.name}: {old!r} occurs {times} times in the solution, not once"
+            for old, times in count.items() if times != 1]
     if said or not wrong:
         return said or [f"{checks.name}: WRONG is empty: no wrong answer is shown to fail"]
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place, f"wrong{i}.py") for i in range(len(wrong))]
         for file, (old, new, *_) in zip(files, wrong, strict=True):
-            file.write_text(text.replace(old, new), encoding="utf-8")
+            for suffix, text in texts.items():
+                file.with_suffix(suffix).write_text(text.replace(old, new), encoding="utf-8")
         (untouched, solved, *failed), _ = grade(checks, [_as_committed(stub, place), solution, *files])
     if {result.verdict for result in untouched.results} != {"todo"}:
         said.append(f"{stub.name}: not everything is to do: {untouched.results}")
@@ -167,12 +175,10 @@ def prove(number, folder=lesson.FOLDER):
 
 def _as_committed(stub, place):
     """The stub as the repository has it: the file itself may hold a learner's work."""
-    done = subprocess.run(["git", "show", f"HEAD:./{stub.name}"], cwd=stub.parent, capture_output=True)
-    if done.returncode:
-        return stub
-    copy = Path(place, stub.name)
-    copy.write_bytes(done.stdout)
-    return copy
+    for part in parts(stub):
+        done = subprocess.run(["git", "show", f"HEAD:./{part.name}"], cwd=part.parent, capture_output=True)
+        Path(place, part.name).write_bytes(part.read_bytes() if done.returncode else done.stdout)
+    return Path(place, stub.name)
 
 
 def prove_all(folder=lesson.FOLDER, out=print):

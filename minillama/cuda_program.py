@@ -32,8 +32,8 @@ FAMILIES = (  # what an undeclared name belongs to, so that the message says mor
     (r"cudaGraph\w*|cudaStream\w*Capture\w*", "CUDA graphs"), (r"cublas\w*|CUBLAS\w*", "cuBLAS"),
     (r"thrust\w*", "Thrust"), (r"cub", "CUB"), (r"cufft\w*", "cuFFT"), (r"curand\w*", "cuRAND"),
     (r"cusparse\w*", "cuSPARSE"), (r"cudnn\w*", "cuDNN"), (r"nccl\w*", "NCCL"), (r"nvrtc\w*", "run-time compilation"),
-    (r"(this_)?multi_grid(_group)?|experimental|this_cluster|cluster_group|invoke_one\w*|\w+_scan_update|cooperative_groups\w*",
-     "this part of cooperative groups"),
+    (r"(this_)?multi_grid(_group)?|experimental|this_cluster|cluster_group|invoke_one\w*|\w+_scan_update"
+     r"|cooperative_groups\w*", "this part of cooperative groups"),
     (r"(cuda|nvcuda|cu[A-Z])\w*|CU(DA|ART|device|context|module|function|stream|event|result|array|tex|_)\w*|__[a-z]\w+"
      r"|make_u?(char|short|int|long|float|double|cuda)\w*|atomic[A-Z]\w*|wmma|mma", "this CUDA function or type"),
 )
@@ -66,11 +66,15 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
             translated[main] = main.with_suffix(".o")
         for path in sorted(temporary.rglob("*.*")):
             state.update(path.read_bytes().replace(str(temporary).encode(), b""))
+        if any(re.search(rb"#\s*include\s*<omp.h>", path.read_bytes()) for path in temporary.rglob("*.*")):
+            flags.append("-fopenmp")
         program = folder / f"{Path(source).stem}-{state.hexdigest()[:16]}"
         if not program.exists():
             for main, compiled in translated.items():
-                _gcc([*flags, "-c", "-x", "c++", str(main)], "", compiled)
-            _gcc([str(runtime), *map(str, translated.values()), "-ldl", "-lrt", "-pthread"], "", program)
+                plain = ["-x", "c", "-O2", "-w", *flags[len(FAST):]]  # C stays C, and knows no CUDA
+                plain = [f for f in plain if f not in ("-include", "cuda_runtime.h", "-fsanitize=thread")]
+                _gcc([*(plain if main.suffix == ".c" else [*flags, "-x", "c++"]), "-c", str(main)], "", compiled)
+            _gcc([str(runtime), *map(str, translated.values()), *flags[-1:], "-ldl", "-lrt", "-pthread"], "", program)
     return program
 
 

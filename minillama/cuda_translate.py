@@ -120,6 +120,11 @@ def inline_ptx(code, text):
     return edits
 
 
+def aligned_shared(code):
+    """Edits of `__shared__ alignas(16)`, which nvcc takes and g++ does not: the attribute, which may stand there."""
+    return [(found.start(1), 7, "__align__") for found in re.finditer(r"\b__shared__\s+(alignas)\b", code)]
+
+
 def typed_launches(code):
     """Edits that take the cast to void* from the kernel that cudaLaunchKernel is given: its type is needed."""
     launch = (r"\bcudaLaunch(?:Cooperative)?Kernel\s*\(\s*(\(\s*(?:const\s+)?void\s*(?:const\s*)?\*\s*\)"
@@ -131,7 +136,7 @@ def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
     code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
     for place, length, new in sorted(launches(code) + typed_launches(code) + dynamic_shared(code)
-                                     + inline_ptx(code, text)):
+                                     + aligned_shared(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
         out += [text[at:place], new]

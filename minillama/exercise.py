@@ -91,6 +91,36 @@ def load(path, name=None):
     return module
 
 
+def on_gpu(learner, name, *arguments, hints=None):
+    """Run the learner's CUDA function `name` on the emulator under three orders of its threads; the last `Profile`.
+
+    What the race detector finds is Wrong in its own words; `hints` says with which hint each kind of mistake begins.
+    """
+    from minillama import kernels
+
+    for order in ("forward", "reverse", "shuffle:1"):
+        profile, stopped = None, ""
+        try:
+            with kernels.schedule(order), kernels.profile(learner.cuda) as profile:
+                getattr(learner.cuda, name)(*arguments)
+        except RuntimeError as error:
+            stopped = str(error)
+        if profile and profile.findings:
+            found = profile.findings[0]
+            raise Wrong(found.text, (hints or {}).get(found.kind, 0))
+        if stopped:
+            _compiler_said(stopped)
+    return profile
+
+
+def _compiler_said(text):
+    """An #error that nobody has replaced is what is to do; else the compiler's first line, without its folders."""
+    if "your code here" in text:
+        raise NotImplementedError
+    first = next((line for line in text.splitlines() if " error: " in line), text.splitlines()[0])
+    raise Wrong(first.rsplit("/", 1)[-1])
+
+
 def checks_in(module):
     """{name: function} of the functions check_<name>, in the order in which they stand in the file."""
     return {name.removeprefix("check_"): value for name, value in vars(module).items() if name.startswith("check_")}
@@ -111,7 +141,7 @@ def child():
     tell(checks=list(checks), hints=module.HINTS)
     for number, path in enumerate(sys.argv[2:]):
         learner = []
-        tell(file=number, check="", **_verdict(lambda mine=learner, path=path: mine.append(load(path)), path))
+        tell(file=number, check="", **_verdict(lambda mine=learner, path=path: mine.append(_load_all(path)), path))
         for name, check in checks.items() if learner else ():
             tell(file=number, start=name)
             if torch := sys.modules.get("torch"):  # not every exercise needs it, and it takes seconds to import
@@ -119,6 +149,16 @@ def child():
                 torch.manual_seed(0)
             tell(file=number, check=name, **_verdict(lambda check=check, mine=learner: check(*mine), path))
     tell(end=True)
+
+
+def _load_all(path):
+    """The learner's module; where a .cu file lies beside it, with that as `cuda`, compiled when it is first run."""
+    module, source = load(path), Path(path).with_suffix(".cu")
+    if source.is_file():
+        from minillama.profile_build import CudaSource
+
+        module.cuda = CudaSource(source.read_text(encoding="utf-8"), source.name)  # kept by its text, wherever it lies
+    return module
 
 
 def _verdict(call, path):

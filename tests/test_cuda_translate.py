@@ -75,6 +75,11 @@ def test_a_kernel_that_is_launched_through_a_function_keeps_its_type():
     assert body("f((void *)k, g);") == "f((void *)k, g);"
 
 
+def test_alignment_may_stand_behind_the_word_shared():
+    assert body("__shared__ alignas(16) float x[4];") == "__shared__ __align__(16) float x[4];"
+    assert body("alignas(16) __shared__ float x[4];") == "alignas(16) __shared__ float x[4];"
+
+
 MUTANTS = [
     Mutant("minillama.cuda_translate", '(place, 3, ")")', '(place, 2, ")")',
            lambda: test_a_launch_becomes_two_calls("k<<<1, 2>>>(a);", "k", "1, 2", "(a);")),

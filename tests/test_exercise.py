@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +244,27 @@ def _in_folder(law, *arguments):
 
     with tempfile.TemporaryDirectory() as place:
         law(Path(place), *arguments)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="CUDA is compiled by g++, on Linux")
+def test_a_cuda_answer_beside_the_python_one_is_run_and_its_race_told_in_a_sentence(tmp_path):
+    checks = ("from minillama.exercise import on_gpu\nimport torch\nHINTS = {'turn': ('wait', 'where?')}\n"
+              "def check_turn(learner):\n    on_gpu(learner, 'turn', torch.zeros(64), hints={'race': 1})\nWRONG = []\n")
+    kernel = ("__global__ void k(float* x) {\n  __shared__ float s[64];\n  s[threadIdx.x] = 1;\n  BARRIER;\n"
+              "  x[threadIdx.x] = s[63 - threadIdx.x];\n}\nextern \"C\" void turn(float* x) {\n"
+              "  LAUNCH((k), 1, 64, 0, nullptr)(x);\n}\n")
+    course(tmp_path, "x = 1\n", "x = 1\n", checks)
+    stub, solution, path = check.find(5, tmp_path)
+    answers = {stub: "#error your code here\n" + kernel, solution: kernel.replace("BARRIER", "__syncthreads()"),
+               tmp_path / "race.py": kernel.replace("BARRIER", ""),
+               tmp_path / "typo.py": kernel.replace("BARRIER", "wait")}
+    for answer, text in answers.items():
+        answer.write_text("x = 1\n")
+        answer.with_suffix(".cu").write_text(text)
+    untouched, solved, race, typo = (graded.results[-1] for graded in grade(path, list(answers))[0])
+    assert (untouched.verdict, solved.verdict, race.verdict, race.hint) == ("todo", "ok", "fail", 1)
+    assert "race.cu:3" in race.message and "race.cu:5" in race.message and "no barrier between" in race.message
+    assert typo.message.startswith("typo.cu:4:3: error: ") and check.parts(stub)[1].suffix == ".cu"
 
 
 MUTANTS = [

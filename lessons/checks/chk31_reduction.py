@@ -1,9 +1,13 @@
-"""Checks of exercise 31: any tree of combinations gives the maximum and the sum of the whole row."""
+"""Checks of exercise 31: any tree of combinations gives the maximum and the sum of the whole row; a kernel adds up rows
+without a race, in few requests."""
 
 import math
 import random
 
-from minillama.exercise import Wrong, close
+import torch
+
+from minillama.exercise import Wrong, close, on_gpu
+from minillama.rms_norm import rms_norm
 
 HINTS = {
     "whole": (
@@ -17,6 +21,20 @@ HINTS = {
         "Two empty parts need a case of their own: (-inf, 0.0).",
     ),
     "large": ("A maximum of 1000 must not overflow: subtract so that exponents are never positive.",),
+    "rows": (
+        "Two threads met at a word of shared memory with nothing between them that orders the two. What must stand "
+        "between a write and the read by another thread, and does every thread of the block come to it?",
+        "Which is the last index of a row, and which threads have none of their own? The guard of a loop decides.",
+        "The sum is that of the whole row only if every lane, then every warp, has been added: 32 lanes take 5 "
+        "shuffles.",
+        "The mean divides by the length of the row, whatever the number of threads; eps stands inside the root.",
+    ),
+    "requests": (
+        "In one request the 32 lanes of a warp read together. Where must lane 1 read if lane 0 reads at i, so that the "
+        "32 lie in 4 sectors?",
+        "Neighbouring threads take neighbouring elements, and each goes on by the number of threads in the block.",
+    ),
+    "barriers": ("A barrier in each step of a tree makes seven. Within a warp a shuffle needs none.",),
 }
 
 
@@ -64,6 +82,27 @@ def check_large(learner):
         close("l of far-apart parts", got[1], a[1] * (a[0] == m) + b[1] * (b[0] == m), 1e-12, hint=0)
 
 
+def check_rows(learner):
+    kinds = {"race": 0, "uninitialised": 0, "barrier": 0, "out of bounds": 1}
+    for rows, n in ((1, 128), (2, 300), (3, 1), (2, 127)):
+        x, y = torch.randn(rows, n), torch.zeros(rows, n)
+        on_gpu(learner, "rms_norm", x, y, rows, n, 0.5, hints=kinds)
+        close(f"y of {rows} rows of {n}", y, rms_norm(x, torch.ones(n), 0.5), 1e-5, hint=2 if n == 128 else 3)
+
+
+def check_requests(learner):
+    profile = on_gpu(learner, "rms_norm", torch.randn(2, 512), torch.zeros(2, 512), 2, 512, 1e-5)
+    for name, counts in (("load", profile.global_load), ("store", profile.global_store)):
+        if counts.sectors_per_request > 4:
+            raise Wrong(f"a {name} of a warp touches {counts.sectors_per_request:.1f} sectors of 32 bytes, not 4", 0)
+
+
+def check_barriers(learner):
+    profile = on_gpu(learner, "rms_norm", torch.randn(2, 256), torch.zeros(2, 256), 2, 256, 1e-5)
+    if profile.barriers > 4:
+        raise Wrong(f"each block passes {profile.barriers / 2:g} barriers, at most 2 are needed", 0)
+
+
 WRONG = [  # (text in the solution, what a learner might write, the check that must fail, the hint it must show)
     ("a[1] * math.exp(a[0] - m) + b[1] * math.exp(b[0] - m)", "a[1] + b[1]", "whole", 1),
     ("m = max(a[0], b[0])", "m = a[0]", "whole", 0),
@@ -71,4 +110,14 @@ WRONG = [  # (text in the solution, what a learner might write, the check that m
     ("    if m == -math.inf:\n        return m, 0.0\n", "", "empty", 1),
     ("return m, a[1] * math.exp(a[0] - m) + b[1] * math.exp(b[0] - m)",
      "return m, (a[1] * math.exp(a[0]) + b[1] * math.exp(b[0])) / math.exp(m)", "large", 0),
+    ("  __syncthreads();\n", "", "rows", 0),
+    ("of_warp[threadIdx.x / 32] = sum;\n  __syncthreads();", "{ of_warp[threadIdx.x / 32] = sum; __syncthreads(); }",
+     "rows", 0),
+    ("i < n; i += blockDim.x) sum", "i <= n; i += blockDim.x) sum", "rows", 1),
+    ("int lanes = 16", "int lanes = 8", "rows", 2),
+    ("sum / n", "sum / 128", "rows", 3),
+    ("for (int i = threadIdx.x; i < n; i += blockDim.x) sum += row[i] * row[i];",
+     "const int each = (n + 127) / 128, begin = threadIdx.x * each;\n"
+     "  for (int i = begin; i < n && i < begin + each; ++i) sum += row[i] * row[i];", "requests", 0),
+    ("  for (int lanes = 16;", "  __syncthreads(); __syncthreads();\n  for (int lanes = 16;", "barriers", 0),
 ]

@@ -28,6 +28,8 @@
 #include "memory.h"
 #include "textures.h"
 #include "more_intrinsics.h"
+#include "more_math.h"
+#include "more_device.h"
 #include "ptx.h"
 
 // What programs ask to learn who compiles them; last, because the headers above must not take this for nvcc.

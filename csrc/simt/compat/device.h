@@ -20,6 +20,10 @@ struct cudaDeviceProp {
   int localL1CacheSupported, managedMemory, isMultiGpuBoard, concurrentManagedAccess, pageableMemoryAccess;
   int cooperativeLaunch, cooperativeMultiDeviceLaunch, computePreemptionSupported, hostNativeAtomicSupported;
   int memoryPoolsSupported, singleToDoublePrecisionPerfRatio, canUseHostPointerForRegisteredMem;
+  int accessPolicyMaxWindowSize, maxTexture1D, maxTexture1DLinear, maxTexture2D[2], maxTexture3D[3];
+  int maxTexture1DLayered[2], maxTexture2DLayered[3], maxTextureCubemap, maxSurface1D, maxSurface2D[2], maxSurface3D[3];
+  char luid[8];
+  unsigned luidDeviceNodeMask;
 };
 
 enum cudaDeviceAttr {  // by CUDA's numbers
@@ -65,7 +69,8 @@ SIMT_ANSWER(cudaProfilerStop(), )
 SIMT_ANSWER(cudaDeviceCanAccessPeer(int* can, int, int), *can = 0)
 enum { cudaDeviceScheduleAuto, cudaDeviceScheduleSpin, cudaDeviceScheduleYield, cudaDeviceScheduleBlockingSync = 4,
        cudaDeviceBlockingSync = 4, cudaDeviceMapHost = 8 };
-enum cudaLimit { cudaLimitStackSize, cudaLimitPrintfFifoSize, cudaLimitMallocHeapSize };
+enum cudaLimit { cudaLimitStackSize, cudaLimitPrintfFifoSize, cudaLimitMallocHeapSize, cudaLimitDevRuntimeSyncDepth,
+                 cudaLimitDevRuntimePendingLaunchCount, cudaLimitMaxL2FetchGranularity, cudaLimitPersistingL2CacheSize };
 SIMT_ANSWER(cudaDeviceSetLimit(cudaLimit, size_t), )
 SIMT_ANSWER(cudaDeviceGetLimit(size_t* value, cudaLimit), *value = 64 * 1024)
 enum cudaFuncCache { cudaFuncCachePreferNone, cudaFuncCachePreferShared, cudaFuncCachePreferL1, cudaFuncCachePreferEqual };

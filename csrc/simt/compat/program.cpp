@@ -80,6 +80,14 @@ static const bool begun = [] {
 
 }  // namespace simt::program
 
+// clock(): in a kernel it counts as fast as the clock rate says, elsewhere it is the C library's.
+extern "C" clock_t clock() noexcept {
+  if (simt::in_kernel()) return clock_t(clock64());
+  timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return clock_t(now.tv_sec * 1000000 + now.tv_nsec / 1000);
+}
+
 // assert(): in a kernel it stops the kernel, as on a GPU; elsewhere it does what the C library does.
 extern "C" [[noreturn]] void __assert_fail(const char* what, const char* file, unsigned line, const char* function) {
   std::fflush(nullptr);
@@ -219,6 +227,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   std::copy(block, block + 3, p->maxThreadsDim);
   std::copy(grid, grid + 3, p->maxGridSize);
   p->multiProcessorCount = 16, p->maxThreadsPerMultiProcessor = 1536, p->maxBlocksPerMultiProcessor = 24;
+  p->maxTexture1D = p->maxTexture2D[0] = p->maxTexture1DLayered[0] = p->maxTexture2DLayered[0] = 32768;
+  p->maxTexture2D[1] = p->maxTexture2DLayered[1] = 32768, p->maxTexture1DLayered[1] = p->maxTexture2DLayered[2] = 2048;
+  for (int& size : p->maxTexture3D) size = 16384;
+  p->memoryPoolsSupported = 1;
   p->clockRate = p->memoryClockRate = 1000000, p->memoryBusWidth = 128, p->l2CacheSize = 4 << 20;
   p->textureAlignment = 512, p->canMapHostMemory = p->unifiedAddressing = p->managedMemory = 1;
   p->cooperativeLaunch = p->concurrentKernels = p->asyncEngineCount = p->deviceOverlap = p->concurrentManagedAccess = 1;
@@ -241,7 +253,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       {cudaDevAttrComputeCapabilityMajor, p.major}, {cudaDevAttrComputeCapabilityMinor, p.minor},
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, int(p.sharedMemPerMultiprocessor)},
       {cudaDevAttrMaxRegistersPerMultiprocessor, 65536}, {cudaDevAttrManagedMemory, 1},
-      {cudaDevAttrConcurrentManagedAccess, 1}, {cudaDevAttrCooperativeLaunch, 1},
+      {cudaDevAttrConcurrentManagedAccess, 1}, {cudaDevAttrCooperativeLaunch, 1}, {cudaDevAttrMemoryPoolsSupported, 1},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, int(p.sharedMemPerBlockOptin)}};
   const auto found = known.find(attribute);
   *value = found == known.end() ? 0 : found->second;  // what is not known is not there

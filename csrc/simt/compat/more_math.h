@@ -1,0 +1,160 @@
+// Rounding that is asked for by name, conversions, special functions, and the rest of 16-bit arithmetic.
+#pragma once
+
+#include "more_intrinsics.h"
+
+namespace simt::program {
+// The neighbour of r that the rounding wants, given what r lacks to be exact (its sign suffices). n: nearest.
+template <char How, class T>
+T rounded(T r, T lacks) {
+  if (How == 'n' || lacks == 0 || lacks != lacks || std::isinf(r)) return r;
+  const bool down = How == 'd' || (How == 'z' && r > 0), up = How == 'u' || (How == 'z' && r < 0);
+  if (down && lacks < 0) return std::nextafter(r, -std::numeric_limits<T>::infinity());
+  if (up && lacks > 0) return std::nextafter(r, std::numeric_limits<T>::infinity());
+  return r;
+}
+template <char How, class T> T add(T a, T b) {
+  const T r = a + b, t = r - a;
+  return rounded<How>(r, (a - (r - t)) + (b - t));  // Knuth's two-sum
+}
+template <char How, class T> T multiply(T a, T b) { return rounded<How>(a * b, std::fma(a, b, -(a * b))); }
+template <char How, class T> T divide(T a, T b) {
+  const T r = a / b, rest = std::fma(-r, b, a);
+  return rounded<How>(r, b < 0 ? -rest : rest);
+}
+template <char How, class T> T root(T a) { return rounded<How>(std::sqrt(a), std::fma(-std::sqrt(a), std::sqrt(a), a)); }
+template <char How> float fused(float a, float b, float c) {  // a b is exact as a double
+  const double product = double(a) * b, sum = product + c, t = sum - product;
+  const float r = float(sum);
+  return rounded<How>(r, float(sum - double(r)) + float((product - (sum - t)) + (double(c) - t)));
+}
+}  // namespace simt::program
+
+#define SIMT_ROUNDED(how, h)                                                                    \
+  inline float __fadd_##how(float a, float b) { return simt::program::add<h>(a, b); }          \
+  inline float __fsub_##how(float a, float b) { return simt::program::add<h>(a, -b); }         \
+  inline float __fmul_##how(float a, float b) { return simt::program::multiply<h>(a, b); }     \
+  inline float __fdiv_##how(float a, float b) { return simt::program::divide<h>(a, b); }       \
+  inline float __frcp_##how(float a) { return simt::program::divide<h>(1.0f, a); }             \
+  inline float __fsqrt_##how(float a) { return simt::program::root<h>(a); }                    \
+  inline float __fmaf_##how(float a, float b, float c) { return simt::program::fused<h>(a, b, c); } \
+  inline double __dadd_##how(double a, double b) { return simt::program::add<h>(a, b); }       \
+  inline double __dsub_##how(double a, double b) { return simt::program::add<h>(a, -b); }      \
+  inline double __dmul_##how(double a, double b) { return simt::program::multiply<h>(a, b); }  \
+  inline double __ddiv_##how(double a, double b) { return simt::program::divide<h>(a, b); }    \
+  inline double __drcp_##how(double a) { return simt::program::divide<h>(1.0, a); }            \
+  inline double __dsqrt_##how(double a) { return simt::program::root<h>(a); }
+SIMT_ROUNDED(rd, 'd')
+SIMT_ROUNDED(ru, 'u')
+SIMT_ROUNDED(rz, 'z')
+#undef SIMT_ROUNDED
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __dsqrt_rn(double a) { return std::sqrt(a); }
+inline double __drcp_rn(double a) { return 1 / a; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+
+#define SIMT_CONVERT(from, F, to, T)                                                                      \
+  inline T __##from##2##to##_rn(F x) { return simt_to_integer<T>(std::nearbyint(x)); }                    \
+  inline T __##from##2##to##_rz(F x) { return simt_to_integer<T>(std::trunc(x)); }                        \
+  inline T __##from##2##to##_rd(F x) { return simt_to_integer<T>(std::floor(x)); }                        \
+  inline T __##from##2##to##_ru(F x) { return simt_to_integer<T>(std::ceil(x)); }
+SIMT_CONVERT(float, float, ll, long long)
+SIMT_CONVERT(float, float, ull, unsigned long long)
+SIMT_CONVERT(double, double, ll, long long)
+SIMT_CONVERT(double, double, ull, unsigned long long)
+#undef SIMT_CONVERT
+inline unsigned __double2uint_rn(double x) { return simt_to_integer<unsigned>(std::nearbyint(x)); }
+inline unsigned __double2uint_rz(double x) { return simt_to_integer<unsigned>(std::trunc(x)); }
+inline float __int2float_rz(int x) { return float(x); }
+inline double __uint2double_rn(unsigned x) { return x; }
+inline float __ll2float_rn(long long x) { return float(x); }
+inline float __ull2float_rn(unsigned long long x) { return float(x); }
+inline double __ll2double_rn(long long x) { return double(x); }
+inline double __ull2double_rn(unsigned long long x) { return double(x); }
+inline double __hiloint2double(int high, int low) { return __longlong_as_double((long long)high << 32 | unsigned(low)); }
+inline int __double2hiint(double x) { return int(__double_as_longlong(x) >> 32); }
+inline int __double2loint(double x) { return int(__double_as_longlong(x)); }
+inline int __hadd(int a, int b) { return int((int64_t{a} + b) >> 1); }
+inline int __rhadd(int a, int b) { return int((int64_t{a} + b + 1) >> 1); }
+inline unsigned __uhadd(unsigned a, unsigned b) { return unsigned((uint64_t{a} + b) >> 1); }
+inline unsigned __urhadd(unsigned a, unsigned b) { return unsigned((uint64_t{a} + b + 1) >> 1); }
+
+inline float rcbrtf(float x) { return 1 / std::cbrt(x); }
+inline double rcbrt(double x) { return 1 / std::cbrt(x); }
+inline float rhypotf(float x, float y) { return 1 / std::hypot(x, y); }
+inline double rhypot(double x, double y) { return 1 / std::hypot(x, y); }
+inline float norm3df(float x, float y, float z) { return std::hypot(x, y, z); }
+inline double norm3d(double x, double y, double z) { return std::hypot(x, y, z); }
+inline float rnorm3df(float x, float y, float z) { return 1 / std::hypot(x, y, z); }
+inline float norm4df(float x, float y, float z, float w) { return std::hypot(std::hypot(x, y), std::hypot(z, w)); }
+inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif(x); }
+inline void sincospi(double x, double* s, double* c) { *s = sinpi(x), *c = cospi(x); }
+inline double erfcx(double x) { return x < 25 ? std::exp(x * x) * std::erfc(x) : 1 / (x * std::sqrt(M_PI)) * (1 - 1 / (2 * x * x)); }
+inline float erfcxf(float x) { return float(erfcx(x)); }
+inline double normcdfinv(double p) {  // Newton's method on the distribution, from a start that lies on the right side
+  if (!(p > 0 && p < 1)) return p == 0 ? -HUGE_VAL : p == 1 ? HUGE_VAL : NAN;
+  double x = p < 0.5 ? -std::sqrt(-2 * std::log(p)) : std::sqrt(-2 * std::log1p(-p));
+  for (int i = 0; i < 60; ++i) {
+    const double error = normcdf(x) - p, slope = std::exp(-x * x / 2) / std::sqrt(2 * M_PI), u = error / slope;
+    x -= u / (1 + x * u / 2);  // Halley
+    if (std::fabs(u) < 1e-15 * (1 + std::fabs(x))) break;
+  }
+  return x;
+}
+inline float normcdfinvf(float p) { return float(normcdfinv(p)); }
+inline double erfinv(double y) { return normcdfinv((y + 1) / 2) * M_SQRT1_2; }
+inline double erfcinv(double y) { return -normcdfinv(y / 2) * M_SQRT1_2; }
+inline float erfinvf(float y) { return float(erfinv(y)); }
+inline float erfcinvf(float y) { return float(erfcinv(y)); }
+
+// The older names without a mask: the lanes that are together here.
+#define SIMT_UNMASKED(name)                                                                                     \
+  template <class T, class U> T name(T value, U which, int width = 32, SIMT_HERE) {                             \
+    return name##_sync(simt::converged(#name "()", where), value, which, width, where);                         \
+  }
+SIMT_UNMASKED(__shfl)
+SIMT_UNMASKED(__shfl_up)
+SIMT_UNMASKED(__shfl_down)
+SIMT_UNMASKED(__shfl_xor)
+#undef SIMT_UNMASKED
+inline unsigned __ballot(int p, SIMT_HERE) { return __ballot_sync(simt::converged("__ballot()", where), p, where); }
+inline int __any(int p, SIMT_HERE) { return __any_sync(simt::converged("__any()", where), p, where); }
+inline int __all(int p, SIMT_HERE) { return __all_sync(simt::converged("__all()", where), p, where); }
+
+#define SIMT_MORE_NARROW(Type, Pair)                                                                  \
+  inline bool __hge(Type a, Type b) { return a >= b; }                                                \
+  inline bool __hle(Type a, Type b) { return a <= b; }                                                \
+  inline bool __hne(Type a, Type b) { return a != b; }                                                \
+  inline bool __hisnan(Type a) { return float(a) != float(a); }                                       \
+  inline int __hisinf(Type a) { return std::isinf(float(a)) ? (float(a) > 0 ? 1 : -1) : 0; }          \
+  inline Type hlog(Type x) { return Type(std::log(float(x))); }                                       \
+  inline Type hlog2(Type x) { return Type(std::log2(float(x))); }                                     \
+  inline Type hexp2(Type x) { return Type(std::exp2(float(x))); }                                     \
+  inline Type hsin(Type x) { return Type(std::sin(float(x))); }                                       \
+  inline Type hcos(Type x) { return Type(std::cos(float(x))); }                                       \
+  inline Type hrsqrt(Type x) { return Type(1 / std::sqrt(float(x))); }                                \
+  inline Type hrcp(Type x) { return Type(1 / float(x)); }                                             \
+  inline Type hfloor(Type x) { return Type(std::floor(float(x))); }                                   \
+  inline Type hceil(Type x) { return Type(std::ceil(float(x))); }                                     \
+  inline Type hrint(Type x) { return Type(std::nearbyint(float(x))); }                                \
+  inline Pair __hmax2(Pair a, Pair b) { return {__hmax(a.x, b.x), __hmax(a.y, b.y)}; }                \
+  inline Pair __hmin2(Pair a, Pair b) { return {__hmin(a.x, b.x), __hmin(a.y, b.y)}; }                \
+  inline Pair __hneg2(Pair a) { return {-a.x, -a.y}; }                                                \
+  inline Pair __h2div(Pair a, Pair b) { return {a.x / b.x, a.y / b.y}; }                              \
+  inline Pair h2exp(Pair a) { return {Type(std::exp(float(a.x))), Type(std::exp(float(a.y)))}; }      \
+  inline Pair h2sqrt(Pair a) { return {Type(std::sqrt(float(a.x))), Type(std::sqrt(float(a.y)))}; }   \
+  inline Pair operator/(Pair a, Pair b) { return __h2div(a, b); }                                     \
+  inline Pair& operator+=(Pair& a, Pair b) { return a = a + b; }                                      \
+  inline Pair& operator-=(Pair& a, Pair b) { return a = a - b; }                                      \
+  inline Pair& operator*=(Pair& a, Pair b) { return a = a * b; }                                      \
+  inline bool __hbeq2(Pair a, Pair b) { return a.x == b.x && a.y == b.y; }
+SIMT_MORE_NARROW(__half, __half2)
+SIMT_MORE_NARROW(__nv_bfloat16, __nv_bfloat162)
+#undef SIMT_MORE_NARROW
+inline __half2 atomicAdd(__half2* at, __half2 value, SIMT_HERE) {
+  return {atomicAdd(&at->x, value.x, where), atomicAdd(&at->y, value.y, where)};
+}
+inline __nv_bfloat162 atomicAdd(__nv_bfloat162* at, __nv_bfloat162 value, SIMT_HERE) {
+  return {atomicAdd(&at->x, value.x, where), atomicAdd(&at->y, value.y, where)};
+}
