@@ -74,8 +74,7 @@ for name, rows in (("one text", drawn[:, 0]), ("best of 4", best)):
 # best of n differs less from the rest. 16 texts cost at most 1.84 nats.
 
 # %% module
-from minillama.rlhf.alternatives import (best_of_n_bound, best_of_n_policy,
-                                         kl_divergence)
+from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 
 q = best_of_n_policy(reference, score, 4)
 upto = [reference[score <= s].sum().item() for s in range(T + 1)]

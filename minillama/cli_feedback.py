@@ -48,6 +48,8 @@ def add_ppo(commands):
     ppo.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
     ppo.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
+    ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
+                     "practice does not cost other abilities; goes with --pretraining-weight")
     ppo.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
     add_fields(ppo, PPOConfig)
     add_device(ppo)
@@ -84,10 +86,12 @@ def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save; metrics go to --out as metrics.jsonl."""
     from minillama.backends import use_kernels
     from minillama.cli_tuning import save
+    from minillama.corpus.text_files import read_documents
     from minillama.files import atomic_write
     from minillama.rlhf.preferences import read_prompts
     from minillama.rlhf.reward_file import load_reward
     from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
+    from minillama.train.data import write_tokens
 
     config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
     if (out / STATE_FILE).exists() and not arguments.resume:
@@ -104,8 +108,10 @@ def run_ppo(arguments):
     use_kernels(model, "torch")
     use_kernels(reward_model.body, "torch")
     out.mkdir(parents=True, exist_ok=True)
+    text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
+                                                       read_documents(arguments.pretraining_text), tokenizer)
     history = train_ppo(model, reward_model, tokenizer, prompts, config, templates()[arguments.template], folder=out,
-                        resume=arguments.resume)
+                        resume=arguments.resume, pretraining_text=text)
     with atomic_write(out / "metrics.jsonl", "w") as file:
         file.writelines(json.dumps(row) + "\n" for row in history)
     save(model, tokenizer, arguments)

@@ -92,6 +92,17 @@ def test_ppo_leaves_what_chat_talks_with_and_its_metrics(method, model_folder, r
     assert run(capsys, *words, "--resume")[0] == 0
 
 
+def test_ppo_mixes_the_users_text_in(model_folder, reward_folder, pairs_file, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("All llamas count to ten before they sleep. " * 40)
+    words = ("ppo", "--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, "--out",
+             tmp_path / "out", *FEW, "--pretraining-text", tmp_path / "text.txt")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "give both or neither" in err
+    assert run(capsys, *words, "--pretraining-weight", "0.5")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["other_loss"] > 0.5 for row in rows)
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("", "no prompt in it"), ('{"prompt": 3}\n', ':1: "prompt" is 3: it must be a text'),
     ("\n[1]\n", ":2: a JSON list, not an object"),

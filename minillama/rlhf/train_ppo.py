@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from minillama.files import atomic_write
@@ -24,14 +25,16 @@ from minillama.peft.lora import lora_layers, without_lora
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import describe, experience_of, value_model_of
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
+from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.resume import load_training_state
-from minillama.train.sequence_loss import encode_segments
+from minillama.train.sequence_loss import at_least_fp32, encode_segments
 from minillama.train.templates import question_answer
 
-MAY_BE_ZERO = {"kl_coefficient", "kl_target", "seed", "gamma", "lam", "checkpoint_every"}
+MAY_BE_ZERO = {"pretraining_weight", "kl_coefficient", "kl_target", "seed", "gamma", "lam", "checkpoint_every"}
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
 STATE_FILE = "ppo_state.pt"
+PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update, where some is mixed in
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class PPOConfig:
     kl_target: float = 6.0  # nats of an answer, to which beta adapts; 0: beta stays as it is
     kl_horizon: float = 2000.0  # answers in which beta may change by a fifth
     missing_eos_score: float = -1.0  # instead of the reward model's
+    pretraining_weight: float = 0.0  # of the loss on pretraining text beside each update; InstructGPT's gamma was 27.8
     checkpoint_every: int = 10  # iterations; 0: never
     seed: int = 0
 
@@ -93,8 +97,7 @@ class PPO:
     def advance(self, prompts, eos_id, other_loss=None):
         """One iteration over `prompts`, lists of ids -> (its rollout, metrics).
 
-        other_loss() -> scalar tensor is added to the policy's loss, such as a weighted loss on
-        pretraining text (InstructGPT's PPO-ptx, which keeps the model's other abilities).
+        other_loss(number of the update) -> scalar tensor is added to the policy's loss, such as `pretraining_loss`.
         """
         config, seed = self.config, self.config.seed * 1_000_003 + self.iteration
         rate = 1 - self.iteration / config.iterations
@@ -134,7 +137,9 @@ class PPO:
         for _ in range(self.config.epochs):
             for chosen in torch.randperm(rows, generator=generator).chunk(self.config.minibatches):
                 whole = len(chosen) == rows  # in its own order: then the first ratio is 1 to the last bit
-                measured.append(self.update(experience if whole else experience.rows(chosen), other_loss))
+                number = self.iteration * self.config.epochs * self.config.minibatches + len(measured)
+                measured.append(self.update(experience if whole else experience.rows(chosen),
+                                            other_loss and other_loss(number)))
                 if len(measured) == 1 and not abs(measured[0]["first_ratio"] - 1) < RATIO_TOLERANCE:
                     raise FloatingPointError(f"a ratio is {measured[0]['first_ratio']} before the first update, not 1: "
                                              "the policy that learns is not the one that sampled. Does it drop out, "
@@ -143,19 +148,21 @@ class PPO:
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
 
     def update(self, experience, other_loss=None):
-        """One step of the policy and one of the value model -> what was measured before them."""
+        """One step of the policy (and a loss to be added to its own) and one of the value model -> what was measured
+        before them."""
         config, rollout, mask_BA = self.config, experience.rollout, experience.rollout.answer_mask_BA
         logits_BAV = answer_logits(self.policy, rollout, config.temperature)
         log_prob_BA, old_BA = log_probs_of(logits_BAV, rollout), experience.log_prob_BA
         advantages_BA = experience.advantages_BA
         loss = ppo.policy_loss(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip)
-        _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss(), config.clip_norm)
+        _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
         value_loss = ppo.value_loss(self.value(rollout), experience.values_BA, experience.returns_BA, mask_BA,
                                     config.value_clip)
         _step(self.value_optimizer, value_loss, config.clip_norm)
         with torch.no_grad():
             ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
-            return {"policy_loss": loss.item(), "value_loss": value_loss.item(),
+            other = {} if other_loss is None else {"other_loss": other_loss.item()}
+            return {**other, "policy_loss": loss.item(), "value_loss": value_loss.item(),
                     "clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip),
                     "approx_kl": ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item(),
                     "entropy": ppo.entropy(logits_BAV.detach(), mask_BA).item(),
@@ -185,18 +192,21 @@ def _step(optimizer, loss, clip_norm):
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
-              folder=None, resume=False, progress=True, other_loss=None):
+              folder=None, resume=False, progress=True, pretraining_text=None):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
     template(question) gives the segments of the prompt. watch: {name: f(question, answer)}, numbers whose mean
     over every batch is reported under their name, never learned from. Metrics: those of `experience.describe`,
     `PPO.learn`, "distinct" (share of the batch's answers that are unlike all before them), "seconds".
-    folder: where the state is kept; resume=True goes on from it, bit for bit, given the same policy as
-    at the start.
+    pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
+    `config.pretraining_weight`. folder: where the state is kept; resume=True goes on from it, bit for
+    bit, given the same policy as at the start.
     """
     prompts = [encode_segments(template(question), tokenizer).tokens for question in questions]
     run = PPO(policy, reward_model, value_model_of(reward_model), config)
-    history = _resumed(run, folder) if resume else []
+    other_loss = pretraining_loss(policy, pretraining_text, config)
+    made_with = asdict(config) | {"pretraining_text": pretraining_text and pretraining_text.fingerprint()}
+    history = _resumed(run, folder, made_with) if resume else []
     with tqdm(initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
@@ -210,16 +220,38 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
             bar.update()
             if folder and config.checkpoint_every and run.iteration % config.checkpoint_every == 0:
                 with atomic_write(Path(folder) / STATE_FILE) as file:
-                    torch.save({**run.state_dict(), "history": history, "made_with": asdict(config)}, file)
+                    torch.save({**run.state_dict(), "history": history, "made_with": made_with}, file)
     return history
 
 
-def _resumed(run, folder):
+def pretraining_loss(policy, tokens, config):
+    """other_loss(number of the update) for `PPO.advance`, or None where the weight is 0: the weighted mean
+    cross-entropy of a batch of pretraining text, so that practice does not cost the model its other abilities (PPO-ptx,
+    arXiv 2203.02155 eq. 2). Which batch depends on the seed and the number alone: a resumed run goes on bit for bit."""
+    if (tokens is None) != (config.pretraining_weight == 0):
+        raise ValueError(f"pretraining_weight is {config.pretraining_weight} {'without' if tokens is None else 'with'} "
+                         "a text to mix in: give both or neither")
+    if tokens is None:
+        return None
+    if tokens.vocab_size != policy.config.vocab_size:
+        raise ValueError(f"the pretraining text has a vocabulary of {tokens.vocab_size} pieces, the policy one of "
+                         f"{policy.config.vocab_size}: encode it with the policy's tokenizer")
+    batches = Batches(tokens, PRETRAINING_ROWS, min(PRETRAINING_LENGTH, policy.config.max_seq_len), config.seed)
+
+    def other_loss(number):
+        tokens_BT, targets_BT = (ids.to(policy.tok_embeddings.weight.device) for ids in batches(number))
+        logits_BTV = at_least_fp32(policy(tokens_BT))
+        return config.pretraining_weight * F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+
+    return other_loss
+
+
+def _resumed(run, folder, made_with):
     """Take up the run saved in `folder` -> its history."""
     if folder is None:
         raise ValueError("resume=True needs the folder that holds the run")
     state = load_training_state(Path(folder) / STATE_FILE)
-    for name, ours in asdict(run.config).items():
+    for name, ours in made_with.items():
         if state["made_with"].get(name) != ours:
             raise ValueError(f"cannot resume: {name} is {ours!r}, but the run in {folder} has "
                              f"{state['made_with'].get(name)!r}: use that, or begin anew in another folder")
