@@ -1,13 +1,10 @@
 // CPU kernels as operators: tensors to pointers, work to threads, nothing else.
 
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
-#include "checks.h"
+#include "bind_rope.h"
 #include "cpu/rope.h"
 
 namespace minillama {
@@ -15,33 +12,17 @@ namespace minillama {
 // 32768 elements take some 10 microseconds, about what waking a thread costs: no smaller share is given to one.
 constexpr int64_t kElementsPerTask = 32768;
 
-template <typename Scalar>
-void rope_on_threads(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, at::Tensor& y,
-                     bool interleaved) {
-  const int64_t heads = x.size(-2), width = x.size(-1), tokens = x.numel() / (heads * width);
-  const int64_t tables = cos.numel() / (width / 2);
-  const auto* from = x.const_data_ptr<Scalar>();
-  const auto *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
-  auto* to = y.mutable_data_ptr<Scalar>();
-  const int64_t grain = std::max<int64_t>(1, kElementsPerTask / (heads * width));
-  at::parallel_for(0, tokens, grain, [&](int64_t begin, int64_t end) {
-    rope_cpu<Scalar>(from, c, s, to, begin, end, tables, heads, width, interleaved);
-  });
-}
-
-at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool interleaved) {
-  check_rope(x, cos, sin);
-  check_device(cos, "cos", at::kCPU);
-  check_device(sin, "sin", at::kCPU);
-  const auto in = x.contiguous(), c = cos.contiguous(), s = sin.contiguous();
-  at::Tensor out = at::empty_like(in);
-  if (in.numel() == 0) return out;
-  if (x.scalar_type() == at::kFloat) rope_on_threads<float>(in, c, s, out, interleaved);
-  if (x.scalar_type() == at::kBFloat16) rope_on_threads<at::BFloat16>(in, c, s, out, interleaved);
-  if (x.scalar_type() == at::kHalf) rope_on_threads<at::Half>(in, c, s, out, interleaved);
-  return out;
+static void turn_heads(const RopeTensors& tensors, const kernels::RopeTable& table, const kernels::RopeShape& shape) {
+  const auto q = rope_rows(tensors.q, tensors.q_out), k = rope_rows(tensors.k, tensors.k_out);
+  const auto dtype = dtype_of(tensors.q);
+  const auto run = dtype == kernels::DType::f32   ? rope_cpu<float>
+                   : dtype == kernels::DType::f16 ? rope_cpu<c10::Half>
+                                                  : rope_cpu<c10::BFloat16>;
+  const int64_t elements = std::max<int64_t>(1, (q.heads + k.heads) * shape.width);  // of a token
+  at::parallel_for(0, shape.batch * shape.tokens, std::max<int64_t>(1, kElementsPerTask / elements),
+                   [&](int64_t begin, int64_t end) { run(q, k, table, shape, begin, end); });
 }
 
 }  // namespace minillama
 
-TORCH_LIBRARY_IMPL(minillama, CPU, m) { m.impl("rope", &minillama::rope); }
+TORCH_LIBRARY_IMPL(minillama, CPU, m) { minillama::implement_rope(m); }

@@ -12,12 +12,11 @@
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "bind_rope.h"
 
 namespace minillama {
 
 using kernels::DType;
-using MaybeTensor = std::optional<at::Tensor>;
 
 // All on the device that these kernels run on, and on the same one; an undefined tensor is an absent argument.
 static void check_together(std::initializer_list<std::pair<const char*, at::Tensor>> tensors) {
@@ -50,32 +49,17 @@ class Watched {
   std::vector<const void*> pointers_;
 };
 
-static DType dtype_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kFloat ? DType::f32 : x.scalar_type() == at::kHalf ? DType::f16 : DType::bf16;
-}
-
-// The kernels read any strides but want the last dimension dense; copies what has it otherwise.
-static at::Tensor dense_rows(const at::Tensor& x) { return x.size(-1) > 1 && x.stride(-1) != 1 ? x.contiguous() : x; }
-
 // (batch, head, row, width), in this order of dimensions
 static kernels::Strided strided(const at::Tensor& x) {
   return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-static at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool interleaved) {
-  check_rope(x, cos, sin);
-  check_together({{"x", x}, {"cos", cos}, {"sin", sin}});
-  const c10::DeviceGuard guard(x.device());
-  at::Tensor out = at::empty(x.sizes(), x.options());
-  if (x.numel() == 0) return out;
-  const int64_t tokens = x.size(-3), heads = x.size(-2), width = x.size(-1);
-  const at::Tensor in = dense_rows(x.reshape({-1, tokens, heads, width})).transpose(1, 2);  // (batch, head, token, d)
-  const at::Tensor c = cos.contiguous(), s = sin.contiguous();
-  const Watched watched{{"x", in}, {"cos", c}, {"sin", s}, {"y", out}};
-  in_use->rope(dtype_of(x), strided(in), c.const_data_ptr<float>(), s.const_data_ptr<float>(),
-                out.mutable_data_ptr(), in.size(0), tokens, heads, width, c.numel() / (width / 2), interleaved,
-               stream_of(x));
-  return out;
+static void turn_heads(const RopeTensors& t, const kernels::RopeTable& table, const kernels::RopeShape& shape) {
+  check_together({{"q", t.q}, {"k", t.k}, {"k's results", t.k_out}, {"rotations", t.table}, {"positions", t.positions}});
+  const c10::DeviceGuard guard(t.q.device());
+  const Watched watched{{"q", t.q}, {"k", t.k}, {"rotations", t.table}, {"positions", t.positions},
+                        {"q's results", t.q_out}, {"k's results", t.k_out}};
+  in_use->rope(dtype_of(t.q), rope_rows(t.q, t.q_out), rope_rows(t.k, t.k_out), table, shape, stream_of(t.q));
 }
 
 // The last dimension of x becomes `to` columns; x W^T forward, x W backward.
@@ -171,7 +155,7 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
 }
 
 static void implement(torch::Library& m) {
-  m.impl("rope", &rope);
+  implement_rope(m);
   m.impl("nf4_matmul", &nf4_matmul);
   m.impl("nf4_matmul_backward", &nf4_matmul_backward);
   m.impl("flash_attention", &flash_attention);

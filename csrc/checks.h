@@ -1,7 +1,9 @@
 // Argument checks shared by all backends: each message says what is wanted and what was given.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
 #include <optional>
@@ -23,23 +25,49 @@ inline void check_floating(const at::Tensor& tensor, const char* name) {
               ", wanted Float, BFloat16 or Half");
 }
 
-// x (..., T, H, d), d even; cos and sin fp32: (T, d/2) for all rows of the batch, or x's batch in front of that.
-inline void check_rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  check_floating(x, "x");
-  check_dtype(cos, "cos", at::kFloat);
-  check_dtype(sin, "sin", at::kFloat);
-  TORCH_CHECK(x.dim() >= 3, "x has shape ", x.sizes(), ", wanted (..., T, H, d)");
-  const int64_t d = x.size(-1), batch_dims = x.dim() - 3;
-  TORCH_CHECK(d % 2 == 0, "x has head width ", d, ", which is odd, and RoPE turns pairs");
-  TORCH_CHECK(cos.sizes() == sin.sizes(), "cos has shape ", cos.sizes(), " and sin ", sin.sizes(), ", wanted one");
-  const bool fits = cos.dim() >= 2 && cos.size(-2) == x.size(-3) && cos.size(-1) == d / 2;
-  const bool shared = cos.dim() == 2;
-  const bool per_row = cos.dim() == x.dim() - 1 &&
-                       cos.sizes().slice(0, batch_dims) == x.sizes().slice(0, batch_dims);
-  TORCH_CHECK(fits && (shared || per_row), "cos has shape ", cos.sizes(), " for x of shape ", x.sizes(),
-              ", wanted (T, d/2) = (", x.size(-3), ", ", d / 2, ") or that with x's batch in front");
-  TORCH_CHECK(!cos.requires_grad() && !sin.requires_grad(),
-              "cos or sin wants a gradient, and this operator has none for the table: use minillama.rope");
+// q (B, T, H, d) and k (B, T, K, d); rotations fp32 (rows, r/2, 2), r <= d, for all rows of the batch, of which `offset`
+// is the first or int64 positions (T) or (B, T) are the chosen; or (B, T, r/2, 2), a row for every token.
+inline void check_rope(const at::Tensor& q, const at::Tensor& k, const at::Tensor& rotations,
+                       const std::optional<at::Tensor>& positions, int64_t offset) {
+  check_floating(q, "q");
+  check_dtype(k, "k", q.scalar_type());
+  check_dtype(rotations, "rotations", at::kFloat);
+  for (const at::Tensor* other : {&k, &rotations})
+    TORCH_CHECK(other->device() == q.device(), "q is on ", q.device(), " and k or rotations on ", other->device());
+  TORCH_CHECK(q.dim() == 4 && k.dim() == 4 && q.size(0) == k.size(0) && q.size(1) == k.size(1) &&
+              q.size(3) == k.size(3), "q has shape ", q.sizes(), " and k ", k.sizes(),
+              ", wanted (B, T, H, d) and (B, T, K, d)");
+  const int64_t B = q.size(0), T = q.size(1), dims = rotations.dim(), rows = dims > 0 ? rotations.size(0) : 0;
+  const bool fits = dims == 3 || (dims == 4 && rows == B && rotations.size(1) == T && !positions && offset == 0);
+  TORCH_CHECK(fits && rotations.size(-1) == 2 && 2 * rotations.size(-2) <= q.size(3), "rotations has shape ",
+              rotations.sizes(), " for q of shape ", q.sizes(), ", wanted (rows, r/2, 2) with r <= d, or, without "
+              "positions and offset, (B, T, r/2, 2)");
+  TORCH_CHECK(!rotations.requires_grad(),
+              "rotations wants a gradient, and this operator has none for the table: use minillama.rope");
+  if (!positions) {
+    TORCH_CHECK(dims == 4 || (offset >= 0 && offset + T <= rows), "positions ", offset, " to ", offset + T,
+                " (without the last) are wanted, and rotations has ", rows, " rows");
+    return;
+  }
+  check_dtype(*positions, "positions", at::kLong);
+  TORCH_CHECK(positions->device() == q.device(), "q is on ", q.device(), " and positions on ", positions->device());
+  TORCH_CHECK(offset == 0, "positions and offset ", offset, " were given: use one of them");
+  TORCH_CHECK(positions->sizes() == q.sizes().slice(1, 1) || positions->sizes() == q.sizes().slice(0, 2),
+              "positions has shape ", positions->sizes(), ", wanted (T) or (B, T) of q's ", q.sizes());
+  if (!positions->is_cpu()) return;  // to look would stop a GPU: there a position without a row makes NaN
+  const at::Tensor dense = positions->contiguous();
+  const auto* first = dense.const_data_ptr<int64_t>();
+  for (const int64_t* position = first; position < first + dense.numel(); ++position)
+    TORCH_CHECK(*position >= 0 && *position < rows, "position ", *position, " has no row: rotations has ", rows);
+}
+
+// A tensor that a kernel writes into, at the caller's wish: its strides must be usable and nobody's gradient is lost.
+inline void check_written(const at::Tensor& x, const char* name) {
+  TORCH_CHECK(x.size(-1) <= 1 || x.stride(-1) == 1, name, " has stride ", x.stride(-1), " in its last dimension, wanted "
+              "1: only dense rows can be written in place");
+  TORCH_CHECK(!(at::GradMode::is_enabled() && x.requires_grad()), name,
+              " wants a gradient, and writing in place has none: use the operator `rope`, or torch.no_grad()");
+  at::assert_no_internal_overlap(x);
 }
 
 // A weight (rows, columns) in NF4: ceil(n / 2) bytes of codes; ceil(n / block_size) absmax values in fp32, or uint8 codes

@@ -6,8 +6,16 @@
 // `minillama` dispatches by device. `minillama_simt` holds the CUDA kernels run by the emulator, on CPU tensors: a name
 // of its own, so that nobody gets the slow way by accident and every test can ask for it.
 static void define_operators(torch::Library& m) {
-  // x (..., T, H, d); cos, sin (T, d/2) fp32, or one such table per row of the batch -> x's shape and dtype
-  m.def("rope(Tensor x, Tensor cos, Tensor sin, bool interleaved) -> Tensor");
+  // q (B, T, H, d), k (B, T, K, d); rotations: (cos, sin) fp32, (rows, r/2, 2), r <= d, of which token t uses row
+  // positions[t] or positions[b, t], or offset + t; or a row for each token, (B, T, r/2, 2). inverse turns back.
+  m.def("rope(Tensor q, Tensor k, Tensor rotations, Tensor? positions, SymInt offset, bool interleaved, bool inverse) "
+        "-> (Tensor q_turned, Tensor k_turned)");
+  // the same in place, without a gradient
+  m.def("rope_(Tensor(a!) q, Tensor(b!) k, Tensor rotations, Tensor? positions, SymInt offset, bool interleaved, "
+        "bool inverse) -> ()");
+  // the same into given tensors of any strides, such as rows of a cache for k; without a gradient
+  m.def("rope_into(Tensor q, Tensor k, Tensor(a!) q_out, Tensor(b!) k_out, Tensor rotations, Tensor? positions, "
+        "SymInt offset, bool interleaved, bool inverse) -> ()");
   // x (..., K) and a weight (out_features, K) in NF4 -> (..., out_features); its gradient (..., out_features) -> (..., K)
   m.def("nf4_matmul(Tensor x, Tensor codes, Tensor absmax, Tensor? absmax_scale, Tensor? absmax_offset, "
         "int out_features, int block_size) -> Tensor");

@@ -2,7 +2,7 @@
 
 #include "cuda/flash_attention_backward.cuh"
 #include "cuda/nf4_matmul.cuh"
-#include "cuda/rope.cuh"
+#include "cuda/rope_vectors.cuh"
 #include "kernel_table.h"
 
 const minillama::kernels::Table* minillama_kernels() {

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from minillama.rope import apply_rope
+from minillama.rope import apply_rope_qk
 
 
 def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     def __init__(self, config, attend=attention):
         super().__init__()
-        self.head_dim, self.attend, self.rotate = config.head_dim, attend, apply_rope
+        self.head_dim, self.attend, self.rotate = config.head_dim, attend, apply_rope_qk
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
@@ -66,9 +66,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
         q_BTHd, k_BTKd, v_BTKd = (w(x_BTD).unflatten(-1, (-1, self.head_dim)) for w in (self.wq, self.wk, self.wv))
-        q_BHTd = self.rotate(q_BTHd, rotations).transpose(1, 2)
-        k_BKTd = self.rotate(k_BTKd, rotations).transpose(1, 2)
-        v_BKTd = v_BTKd.transpose(1, 2)
+        q_BTHd, k_BTKd = self.rotate(q_BTHd, k_BTKd, rotations)
+        q_BHTd, k_BKTd, v_BKTd = (x.transpose(1, 2) for x in (q_BTHd, k_BTKd, v_BTKd))
         if cache is not None:
             k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)
         mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=True, mask_BTS=mask_BTS)

@@ -4,7 +4,7 @@ from functools import partial
 
 from minillama import kernels
 from minillama.attention import attention, torch_attention
-from minillama.rope import apply_rope
+from minillama.rope import apply_rope_qk
 
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 
@@ -12,9 +12,9 @@ BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 def use_kernels(model, backend):
     """Let every layer of a `Transformer` attend and turn by `backend`, and return the model.
 
-    "reference"     `attention` and `apply_rope`, written out
-    "torch"         PyTorch's fused attention, the same meaning in less memory and time; `apply_rope`
-    "cpu"           PyTorch's fused attention; RoPE by the compiled kernel for processors
+    "reference"     `attention` and `apply_rope_qk`, written out
+    "torch"         PyTorch's fused attention, the same meaning in less memory and time; `apply_rope_qk`
+    "cpu"           PyTorch's fused attention; RoPE of q and k by one call of the kernel for processors
     "simt", "cuda"  both by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
 
     Same losses and same text up to rounding. The kernels of the last two know no mask but the causal one. ValueError
@@ -27,12 +27,12 @@ def use_kernels(model, backend):
 
 
 def functions(backend):
-    """(attention, RoPE) of that backend, called like `attention` and `apply_rope`."""
+    """(attention, RoPE) of that backend, called like `attention` and `apply_rope_qk`."""
     if backend in ("reference", "torch"):
-        return (attention if backend == "reference" else torch_attention), apply_rope
+        return (attention if backend == "reference" else torch_attention), apply_rope_qk
     if backend not in BACKENDS:
         raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
     kernels.require(backend)
     flash = backend in kernels.KERNELS["flash_attention"]
     return (partial(kernels.flash_attention, backend=backend) if flash else torch_attention,
-            partial(kernels.fused_rope, backend=backend))
+            partial(kernels.fused_rope_qk, backend=backend))

@@ -2,6 +2,7 @@
 
     built_backends()                          what there is here: ("reference",) or ("reference", "cpu", "simt")
     fused_rope(x_BTHd, rotations)             minillama.rope in one pass, with its gradient
+    fused_rope_qk(q, k, rotations)            queries and keys in one launch; in place or into a cache if asked to
     nf4_matmul(x, stored, "simt")             x W^T from the stored bits of an NF4Tensor, with the gradient of x
     flash_attention(q, k, v, backend="simt")  minillama.attention without the T x S matrix, with its gradients
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
@@ -16,20 +17,16 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import os
 import re
-import shutil
-import sys
-from pathlib import Path
 
 import torch
 
 from minillama import profile_build
-from minillama.profile_build import CudaSource, source_folder
+from minillama.profile_build import CudaSource, load_source, source_folder
 from minillama.profile_report import Profile
 
-__all__ = ["CudaSource", "built_backends", "flash_attention", "fused_rope", "load_source", "nf4_matmul", "profile",
-           "require", "schedule", "source_folder"]
+__all__ = ["CudaSource", "built_backends", "flash_attention", "fused_rope", "fused_rope_qk", "load_source",
+           "nf4_matmul", "profile", "require", "schedule", "source_folder"]
 BUILD = "python setup.py build_ext --inplace"
 BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
@@ -66,7 +63,11 @@ def _operator(name, backend, x):
     if x.device.type != DEVICES[backend]:
         raise ValueError(f"x is on {x.device}, and backend {backend!r} takes tensors on {DEVICES[backend]}: move it "
                          f"with .to({DEVICES[backend]!r}), or choose another backend")
-    return getattr(getattr(torch.ops, LIBRARIES[backend]), name)
+    return getattr(_library(backend), name)
+
+
+def _library(backend):
+    return getattr(torch.ops, LIBRARIES[backend])
 
 
 @functools.cache
@@ -83,6 +84,8 @@ def _missing():
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
             ("rope", _rope_fake, _rope_remember, _rope_backward),
+            ("rope_", _no_result, None, None),
+            ("rope_into", _no_result, None, None),
             ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
             ("nf4_matmul_backward", _nf4_fake, None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
@@ -171,23 +174,65 @@ def fused_rope(x, rotations, interleaved=True, backend="cpu"):
     x: (..., T, H, d) fp32, bf16 or fp16; rotations: (T, d/2) or x's batch + (T, d/2), complex64. Computed in fp32,
     rounded once, as the reference is. Has a gradient for x, none for the table. RuntimeError if it is not built.
     """
-    return _operator("rope", backend, x)(x, rotations.real, rotations.imag, interleaved)
+    operator = _operator("rope", backend, x)
+    wanted = (*x.shape[-3:-2], x.shape[-1] // 2)
+    if x.dim() < 3 or x.shape[-1] % 2 or tuple(rotations.shape) not in (wanted, (*x.shape[:-3], *wanted)):
+        raise ValueError(f"x has shape {tuple(x.shape)} and rotations {tuple(rotations.shape)}: wanted (..., T, H, d), "
+                         "d even, and (T, d/2) or that with x's batch in front")
+    x_BTHd, table = x[None].flatten(0, -4), _table(rotations)
+    if table.dim() != 3:
+        table = table[None].flatten(0, -4)
+    return operator(x_BTHd, x_BTHd[:, :, :0], table, None, 0, interleaved, False)[0].view(x.shape)
 
 
-def _rope_fake(x, cos, sin, interleaved):
-    """Shape, dtype and strides of the result, for torch.compile: a contiguous tensor like x."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def fused_rope_qk(q_BTHd, k_BTKd, rotations, positions=None, offset=0, interleaved=True, in_place=False,
+                  out=None, backend="cpu"):
+    """Queries and keys turned by one launch -> (q, k). Of each head the first r columns turn, the others are copied.
+
+    q, k: fp32, bf16 or fp16, any strides; rotations: complex64, (rows, r/2), r <= d. Token t of every row of the batch
+    turns by row offset + t, or by row positions[t] or positions[b, t] (int64); or rotations is (B, T, r/2).
+    Computed in fp32, rounded once, with a gradient for q and k. Two forms without one (RuntimeError if it is wanted):
+    in_place writes over q and k; out is two tensors for the results, the second of them such as rows of a cache.
+    RuntimeError for shapes that do not fit and positions without a row (a GPU makes NaN of those).
+    """
+    operator = _operator("rope", backend, q_BTHd)
+    how = (_table(rotations), positions, offset, interleaved, False)
+    if in_place and out is not None:
+        raise ValueError("in_place and out were both given: a result has one place")
+    if in_place:
+        _library(backend).rope_(q_BTHd, k_BTKd, *how)
+        return q_BTHd, k_BTKd
+    if out is not None:
+        _library(backend).rope_into(q_BTHd, k_BTKd, *out, *how)
+        return out
+    return operator(q_BTHd, k_BTKd, *how)
+
+
+def _table(rotations):
+    """(cos, sin) of complex64 rotations, in their own memory: (..., r/2, 2) fp32."""
+    if rotations.dtype != torch.complex64:
+        raise ValueError(f"rotations are {rotations.dtype}, wanted torch.complex64, as rope_rotations makes them")
+    return torch.view_as_real(rotations.resolve_conj())
+
+
+def _rope_fake(q, k, rotations, positions, offset, interleaved, inverse):
+    """Shapes, dtypes and strides of the results, for torch.compile: contiguous tensors."""
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _no_result(*arguments):
+    """The fake of operators that write into their arguments and return nothing."""
 
 
 def _rope_remember(ctx, inputs, output):
-    _, cos, sin, ctx.interleaved = inputs
-    ctx.save_for_backward(cos, sin)
+    _, _, *tensors, ctx.offset, ctx.interleaved, ctx.inverse = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _rope_backward(operators, ctx, gradient):
-    """A rotation's transpose is its inverse: the gradient is turned back by the same angles."""
-    cos, sin = ctx.saved_tensors
-    return operators.rope(gradient, cos, -sin, ctx.interleaved), None, None, None
+def _rope_backward(operators, ctx, d_q, d_k):
+    """A rotation's transpose is its inverse: the gradients are turned back by the same angles."""
+    return (*operators.rope(d_q, d_k, *ctx.saved_tensors, ctx.offset, ctx.interleaved, not ctx.inverse),
+            *[None] * 5)
 
 
 # ---- NF4
@@ -249,34 +294,3 @@ def _flash_remember(ctx, inputs, output):
 
 def _flash_backward(operators, ctx, d_out, d_lse):
     return *operators.flash_attention_backward(d_out, d_lse, *ctx.saved_tensors, ctx.causal), None
-
-
-# ---- sources compiled on the spot
-
-def load_source(name, sources, flags=("-O3",), python_module=True):
-    """Compile C++ files and load them: the quick way to try an idea. Returns the module (see `python_module`).
-
-    sources: paths; a relative one that does not exist here is looked for in csrc. Files of csrc can be included as
-    "cpu/rope.h". python_module=False: only load it, for files that register operators. A second call with unchanged
-    files compiles nothing. Raises FileNotFoundError for a missing file, RuntimeError without a compiler.
-    """
-    from torch.utils import cpp_extension
-
-    if not shutil.which(os.environ.get("CXX", "c++")):
-        raise RuntimeError("there is no C++ compiler here: sudo apt install g++ (macOS: xcode-select --install)")
-    tools = str(Path(sys.executable).parent)  # ninja lies beside python, on PATH or not
-    if tools not in os.environ["PATH"].split(os.pathsep):
-        os.environ["PATH"] = tools + os.pathsep + os.environ["PATH"]
-    os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes 0.6 GB to compile
-    threads = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for runs on one thread
-    return cpp_extension.load(
-        name, [str(_find_source(path)) for path in sources], extra_cflags=[*flags, *threads], extra_ldflags=threads,
-        extra_include_paths=[str(source_folder())], is_python_module=python_module,
-    )
-
-
-def _find_source(path):
-    for candidate in (Path(path), source_folder() / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise FileNotFoundError(f"source {str(path)!r} is neither a file here nor one in {source_folder()}")

@@ -190,3 +190,34 @@ def _argument(parameter, value):
     if kind in DTYPES and value.dtype != DTYPES[kind]:
         raise TypeError(f"parameter {parameter!r} wants {DTYPES[kind]}, given {value.dtype}")
     return ctypes.c_void_p(value.data_ptr())
+
+
+# ---- without the emulator
+
+def load_source(name, sources, flags=("-O3",), python_module=True):
+    """Compile C++ files and load them: the quick way to try an idea. Returns the module (see `python_module`).
+
+    sources: paths; a relative one that does not exist here is looked for in csrc. Files of csrc can be included as
+    "cpu/rope.h". python_module=False: only load it, for files that register operators. A second call with unchanged
+    files compiles nothing. Raises FileNotFoundError for a missing file, RuntimeError without a compiler.
+    """
+    from torch.utils import cpp_extension
+
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        raise RuntimeError("there is no C++ compiler here: sudo apt install g++ (macOS: xcode-select --install)")
+    tools = str(Path(sys.executable).parent)  # ninja lies beside python, on PATH or not
+    if tools not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = tools + os.pathsep + os.environ["PATH"]
+    os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes 0.6 GB to compile
+    threads = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for runs on one thread
+    return cpp_extension.load(
+        name, [str(_find_source(path)) for path in sources], extra_cflags=[*flags, *threads], extra_ldflags=threads,
+        extra_include_paths=[str(source_folder())], is_python_module=python_module,
+    )
+
+
+def _find_source(path):
+    for candidate in (Path(path), source_folder() / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise FileNotFoundError(f"source {str(path)!r} is neither a file here nor one in {source_folder()}")

@@ -64,6 +64,11 @@ def apply_rope_half_split(x, rotations):
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
+def apply_rope_qk(q_BTHd, k_BTKd, rotations):
+    """`apply_rope` of queries and of keys: what a layer asks for, and a compiled kernel does in one launch."""
+    return apply_rope(q_BTHd, rotations), apply_rope(k_BTKd, rotations)
+
+
 def half_split_order(head_dim):
     """Columns of the interleaved layout in half-split order: x_half = x_interleaved[..., half_split_order(d)].
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mutants import Mutant
 
-from minillama import kernels
+from minillama import kernels, profile_build
 from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
 
 needs_cpu = pytest.mark.skipif(
@@ -82,27 +82,12 @@ def test_gradient_of_fused_rope_is_the_references(interleaved):
 
 
 @needs_cpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_operator_passes_pytorchs_own_check(dtype):
-    table = torch.rand(5, 4)
-    for x in (torch.randn(2, 5, 3, 8, dtype=dtype), torch.randn(2, 3, 5, 8, dtype=dtype).transpose(1, 2)):
-        torch.library.opcheck(torch.ops.minillama.rope.default, (x.detach().requires_grad_(), table, table, True))
-
-
-@needs_cpu
-@pytest.mark.parametrize(("x", "cos", "message"), [
-    (torch.zeros(2, 5, 3, 8, dtype=torch.float64), torch.zeros(5, 4), "Double, wanted Float"),
-    (torch.zeros(2, 5, 3, 7), torch.zeros(5, 3), "width 7, which is odd"),
-    (torch.zeros(2, 5, 3, 8), torch.zeros(6, 4), r"wanted \(T, d/2\) = \(5, 4\)"),
-    (torch.zeros(2, 5, 3, 8), torch.zeros(3, 5, 4), "with x's batch in front"),
-    (torch.zeros(2, 5, 3, 8), torch.zeros(1, 1, 5, 4), "with x's batch in front"),
-    (torch.zeros(5, 8), torch.zeros(5, 4), r"wanted \(..., T, H, d\)"),
-    (torch.zeros(2, 5, 3, 8), torch.zeros(5, 4, dtype=torch.bfloat16), "cos has dtype BFloat16, wanted Float"),
-    (torch.zeros(2, 5, 3, 8), torch.zeros(5, 4, requires_grad=True), "wants a gradient"),
-])
-def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(x, cos, message):
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.minillama.rope(x, cos, cos.detach().clone(), True)
+@pytest.mark.parametrize(("x", "rotations"), [
+    ((2, 5, 3, 7), (5, 3)), ((2, 5, 3, 8), (6, 4)), ((2, 5, 3, 8), (3, 5, 4)), ((2, 5, 3, 8), (1, 1, 5, 4)),
+    ((5, 8), (5, 4)), ((2, 5, 3, 8), (5, 2))], ids=str)
+def test_shapes_that_do_not_fit_are_refused_with_the_wanted_and_the_given(x, rotations):
+    with pytest.raises(ValueError, match=r"x has shape .* and rotations .*: wanted \(\.\.\., T, H, d\), d even"):
+        kernels.fused_rope(torch.zeros(x), torch.ones(rotations, dtype=torch.complex64))
 
 
 def test_a_backend_that_is_not_built_is_refused_with_the_command_that_builds_it(monkeypatch):
@@ -138,7 +123,7 @@ def test_the_reference_needs_no_library():
 
 def test_a_missing_source_is_named():
     with pytest.raises(FileNotFoundError, match="no_such.cpp"):
-        kernels._find_source("no_such.cpp")
+        profile_build._find_source("no_such.cpp")
 
 
 @pytest.mark.long
@@ -149,9 +134,10 @@ def test_a_source_is_compiled_on_the_spot_with_the_headers_of_csrc(tmp_path, mon
         #include <pybind11/pybind11.h>
         #include "cpu/rope.h"
         double turned(double x0, double x1, double c, double s) {
-          const float x[] = {float(x0), float(x1)}, cos = c, sin = s;
+          const float x[] = {float(x0), float(x1)}, table[] = {float(c), float(s)};
           float y[2];
-          minillama::rope_cpu<float>(x, &cos, &sin, y, 0, 1, 1, 1, 2, true);
+          const minillama::kernels::RopeRows rows = {{x, 2, 2, 2}, y, 2, 2, 2, 1}, none = {};
+          minillama::rope_cpu<float>(rows, none, {table, nullptr, 1, 1, 0, 0}, {1, 1, 2, true, false}, 0, 1);
           return y[0];
         }
         PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("turned", &turned); }
@@ -161,10 +147,8 @@ def test_a_source_is_compiled_on_the_spot_with_the_headers_of_csrc(tmp_path, mon
 
 
 MUTANTS = [] if "cpu" not in kernels.built_backends() else [
-    Mutant("minillama.kernels", "rope(gradient, cos, -sin", "rope(gradient, cos, sin",
+    Mutant("minillama.kernels", "ctx.interleaved, not ctx.inverse)", "ctx.interleaved, ctx.inverse)",
            lambda: test_gradient_of_fused_rope_is_the_references(True)),
-    Mutant("minillama.kernels", "rotations.real, rotations.imag", "rotations.imag, rotations.real",
-           lambda: test_fused_rope_equals_the_reference((2, 7, 3, 6), torch.float32, True)),
-    Mutant("minillama.kernels", "rotations.imag, interleaved)", "rotations.imag, True)",
+    Mutant("minillama.kernels", "table, None, 0, interleaved, False)[0]", "table, None, 0, True, False)[0]",
            lambda: test_fused_rope_equals_the_reference((2, 7, 3, 6), torch.float32, False)),
 ]

@@ -33,9 +33,9 @@ def like_the_record(found, recorded):
 def test_the_smallest_kernel_compiles_for_sm_80_as_recorded(tmp_path):
     need_nvcc()
     source = tmp_path / "rope.cu"
-    source.write_text('#include "cuda/rope.cuh"\n')
+    source.write_text('#include "cuda/rope_vectors.cuh"\n')
     found = figures("80", source)
-    assert len(found) == 3
+    assert len(found) == 4 * 2 * 3 + 3  # four versions in two layouts and 3 dtypes, and rope_scalar
     like_the_record(found, {kernel: RECORD["figures"]["80"][kernel] for kernel in found})
 
 
@@ -44,7 +44,8 @@ def test_the_smallest_kernel_compiles_for_sm_80_as_recorded(tmp_path):
 def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture):
     need_nvcc()
     found = figures(architecture)
-    assert len(found) == 9 * 3 + 4 * 3  # three flash kernels in 3 dtypes x 3 head widths; four kernels in 3 dtypes
+    # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; four other kernels
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 4)
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -73,6 +74,15 @@ def test_the_record_has_no_stack_no_spills_and_no_doubles():
     assert all(counts["doubles"] == 0 for counts in RECORD["opcodes"].values())
 
 
+def test_the_fast_rope_reads_and_writes_16_bytes_at_a_time():
+    """All its loads but that of a token's position, and all its stores."""
+    fast = {kernel: counts for kernel, counts in RECORD["opcodes"].items() if kernel.startswith("rope_v4")}
+    assert len(fast) == 6
+    for counts in fast.values():
+        assert counts["of 16 bytes"] == counts["global loads"] - 1 > 1
+        assert counts["16-byte stores"] == counts["global stores"] > 0 == counts["shared loads"]
+
+
 @pytest.mark.parametrize(("registers", "shared", "warps"), [
     (32, 0, 64),  # 65536 / (32 * 32) = 64 warps: all that an SM holds
     (33, 0, 48),  # 40 registers are given out: 51 warps, 12 blocks of 4
@@ -88,6 +98,8 @@ def test_mangled_names_are_read():
     assert readable("_ZN9minillama7kernels18flash_attention_v1I6__halfLi32EEEvNS0_7StridedE") == (
         "flash_attention_v1 fp16 32")
     assert readable("_ZN9minillama7kernels22nf4_matmul_backward_v1I13__nv_bfloat16EEv") == "nf4_matmul_backward_v1 bf16"
+    assert readable("_ZN9minillama7kernels7rope_v4I13__nv_bfloat16Lb0EEEvNS0_8RopeRowsE") == "rope_v4 bf16 half-split"
+    assert readable("_ZN9minillama7kernels11rope_scalarIfEEvNS0_8RopeRowsES2_") == "rope_scalar fp32"
     assert readable("_Z3fooIfEvPT_") is None
 
 

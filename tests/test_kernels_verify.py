@@ -65,7 +65,7 @@ MUTANTS = [] if "simt" not in kernels.built_backends() else [
            "ctx.in_features", lambda: within_bounds("simt", "nf4_matmul")),
     Mutant("minillama.kernels", "d_lse, *ctx.saved_tensors, ctx.causal", "d_lse, *ctx.saved_tensors, True",
            lambda: within_bounds("simt", "flash_attention")),
-    Mutant("minillama.kernels", "rotations.imag, interleaved)", "rotations.imag, True)",
+    Mutant("minillama.kernels", "table, None, 0, interleaved, False)[0]", "table, None, 0, True, False)[0]",
            lambda: within_bounds("simt", "rope")),
     Mutant("minillama.kernels_verify", "self.error <= self.allowed", "not self.error > self.allowed",
            test_a_wrong_result_is_called_wrong),

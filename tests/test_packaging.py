@@ -76,16 +76,17 @@ def test_a_wheel_and_an_sdist_work_outside_the_checkout(tmp_path):
     import torch
     (site / "libraries.pth").write_text(str(Path(torch.__file__).parents[1]))  # PyTorch and the rest, not copied
     run_in(away, python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
-    code = ("import os, minillama; from minillama import kernels\n"
+    code = ("import os, shutil, minillama; from minillama import kernels\n"
             f"assert minillama.__file__.startswith({str(away)!r}), minillama.__file__\n"
             f"assert str(kernels.source_folder()).startswith({str(away)!r})\n"
             "import minillama.transformer\n"
             "os.environ['TORCH_EXTENSIONS_DIR'] = 'cache'; os.mkdir('cache')\n"
             "open('lab.cpp', 'w').write('''#include <pybind11/pybind11.h>\n#include \"cpu/rope.h\"\n"
-            "float turned(float a, float b) { float x[] = {a, b}, c = 0, s = 1, y[2];\n"
-            "  minillama::rope_cpu<float>(x, &c, &s, y, 0, 1, 1, 1, 2, true); return y[1]; }\n"
+            "float turned(float a, float b) { float x[] = {a, b}, table[] = {0, 1}, y[2];\n"
+            "  minillama::rope_cpu<float>({{x, 2, 2, 2}, y, 2, 2, 2, 1}, {}, {table, nullptr, 1, 1, 0, 0},\n"
+            "                             {1, 1, 2, true, false}, 0, 1); return y[1]; }\n"
             "PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def(\"turned\", &turned); }''')\n"
-            "if kernels.shutil.which('c++'):\n"
+            "if shutil.which('c++'):\n"
             "    assert kernels.load_source('lab', ['lab.cpp', 'cpu/rope.cpp']).turned(3, 5) == 3\n"
             "    assert 'cpu' in kernels.built_backends()\n")
     run_in(away, python, "-I", "-c", "import sys; sys.path.insert(0, '')\n" + code)

@@ -39,8 +39,12 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
         for interleaved in (False, True):
             turned = kernels.fused_rope(q.transpose(1, 2).contiguous(), rotations, interleaved, backend="simt")
             turned.float().sum().backward()
+            for width in (6, 48):  # element by element, and in vectors
+                heads = [torch.randn(2, 3, n, width, dtype=dtype) for n in (3, 1)]
+                kernels.fused_rope_qk(*heads, rotations[:, :width // 3], offset=7, interleaved=interleaved,
+                                      in_place=True, backend="simt")
     assert p.findings == []
-    assert len(p.kernels) == 7 and p.barriers > 0
+    assert len(p.kernels) == 9 and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
 
 
 PLANTED = f"""

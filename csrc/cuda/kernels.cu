@@ -3,7 +3,7 @@
 #include "flash_attention_backward.cuh"
 #include "kernel_table.h"
 #include "nf4_matmul.cuh"
-#include "rope.cuh"
+#include "rope_vectors.cuh"
 
 const minillama::kernels::Table* minillama_kernels() {
   using namespace minillama::kernels;

@@ -14,9 +14,31 @@ struct Strided {
   int64_t batch, head, row;
 };
 
-// y (B, T, H, d) contiguous = x turned by cos, sin (tables, d/2), where token n = b T + t uses row n % tables.
-void rope(DType dtype, Strided x, const float* cos, const float* sin, void* y, int64_t batch, int64_t tokens,
-          int64_t heads, int64_t width, int64_t tables, bool interleaved, void* stream);
+// Heads that are turned together, (B, T, H, d): x by its strides, and where the result goes, by its own. y may be x.
+struct RopeRows {
+  Strided x;  // "row" is the token
+  void* y;
+  int64_t y_batch, y_head, y_row, heads;
+};
+
+// (cos, sin) of `half` pairs for each of `rows` positions: (rows, half, 2). Token (b, t) turns by row
+// positions[b * batch + t]; without positions, by row b * batch + offset + t.
+struct RopeTable {
+  const float* rotations;
+  const int64_t* positions;
+  int64_t rows, half, batch, offset;
+};
+
+struct RopeShape {
+  int64_t batch, tokens, width;
+  bool interleaved, inverse;  // the layout of pairs; whether to turn back, which is also the gradient
+};
+
+// q and k together: the first 2 half columns of every head are turned, the others copied.
+void rope(DType dtype, RopeRows q, RopeRows k, RopeTable table, RopeShape shape, void* stream);
+// Versions 1 to 3, which the operators do not use: one tensor, contiguous (tokens, heads, 2 half), row t for token t.
+void rope_version(int version, DType dtype, const void* x, const float* rotations, void* y, int64_t tokens,
+                  int64_t heads, int64_t half, bool interleaved, void* stream);
 
 // A weight (rows, columns) in NF4; see minillama/quant/nf4.py. Either absmax, or the other three (double quantization).
 struct NF4 {

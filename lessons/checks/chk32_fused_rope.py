@@ -1,0 +1,56 @@
+"""Checks of exercise 32: the least bytes for many shapes, and a trade that gives every lane its own angles."""
+
+from minillama.exercise import Wrong, close
+
+HINTS = {
+    "bytes": (
+        "Count one token first: numbers of q and k, once read and once written; then its row of the table.",
+        "A row of the table has rotary / 2 pairs of two fp32 numbers, whatever element_bytes is. How many bytes?",
+        "Columns behind the first `rotary` cost nothing: the width of a head does not matter.",
+    ),
+    "trade": (
+        "Number the pairs of a head from 0. Which pair is number j of this lane?",
+        "Lanes with the same place in their heads turn the same pairs: only lane modulo chunks matters.",
+        "Four fp32 numbers are two pairs: pair p lies in lane p // 2, first or second half of its registers.",
+    ),
+}
+
+
+def check_bytes(learner):
+    for shape in ((1, 1, 0, 2, 2, 4), (1, 32, 8, 128, 128, 2), (7, 5, 1, 96, 96, 2), (3, 4, 4, 80, 80, 4)):
+        tokens, heads, kv_heads, width, rotary, e = shape
+        once = tokens * (heads + kv_heads) * rotary * e
+        got = learner.least_bytes(*shape)
+        if got == tokens * 4 * rotary + once:
+            raise Wrong(f"least_bytes{shape} is {got}: everything is read, and then it is written too", 0)
+        close(f"least_bytes{shape}", got, 2 * once + tokens * rotary // 2 * 8, 0, hint=1)
+    close("least_bytes, a part turned", learner.least_bytes(2, 3, 1, 64, 16, 2), 2 * (2 * 2 * 4 * 16 + 64), 0, hint=2)
+
+
+def check_trade(learner):
+    for half, pairs in ((64, 4), (64, 8), (32, 4), (16, 2), (8, 8), (64, 2)):
+        chunks = half // pairs
+        row = [("cos" if n % 2 == 0 else "sin", n // 2) for n in range(2 * half)]  # the table's row
+        held = [row[4 * lane:4 * lane + 4] for lane in range(32)]
+        for lane in range(32):
+            for j in range(pairs):
+                wanted = (lane % chunks) * pairs + j
+                holder, register = learner.trade(lane, j, pairs, chunks)
+                where = f"trade({lane}, {j}, {pairs}, {chunks}) is ({holder}, {register})"
+                if not (0 <= holder < 32 and 0 <= register < 4):
+                    raise Wrong(f"{where}: lanes are 0 to 31, registers 0 to 3", 1 if holder > 31 else 2)
+                found = held[holder][register] if register < len(held[holder]) else "nothing"
+                if found != ("cos", wanted):
+                    raise Wrong(f"{where}: there lies {found}, wanted is the cosine of pair {wanted}",
+                                0 if j or lane % chunks else 1)
+
+
+WRONG = [  # (text in the solution, what a learner might write, the check that must fail, the hint it must show)
+    ("2 * element_bytes *", "element_bytes *", "bytes", 0),
+    ("of_table = 4 * rotary", "of_table = element_bytes * rotary", "bytes", 1),
+    ("of_table = 4 * rotary", "of_table = 2 * rotary", "bytes", 1),
+    ("(heads + kv_heads) * rotary", "(heads + kv_heads) * width", "bytes", 2),
+    ("lane % chunks * pairs + j", "lane * pairs + j", "trade", 1),
+    ("lane % chunks * pairs + j", "lane % chunks + j * chunks", "trade", 0),
+    ("2 * (pair % 2)", "pair % 2", "trade", 0),
+]
