@@ -58,9 +58,9 @@ print("word by word:", " ".join(made))
 # $$L = -\frac{1}{T} \sum_{t=1}^{T} \ln\, p(x_t \mid x_{<t})$$
 # ascii: L = -mean over t of ln p(x_t | tokens before t)
 #
-# A model that knows nothing finds every token as likely as any other: $p = 1/V$, and
-# the loss is $\ln\, V$. New, random weights come near that. Let us see it, and see that
-# the library's loss is our formula.
+# ($\ln$ is the natural logarithm.) A model that knows nothing finds every token as
+# likely as any other: $p = 1/V$, and the loss is $\ln\, V$. New, random weights come
+# near that. Let us see it, and see that the library's loss is our formula.
 #
 # The capitals at the end of a name tell its axes: `logits_BTV` holds, for each text of
 # a batch (B) and each of its tokens (T), one score per possible next token (V). The

@@ -6,8 +6,9 @@
 # Teaches: UTF-8, byte fallback, byte-level BPE, the split pattern, single digits, round trip
 # Paper: [LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1
 #
-# **Question.** Unicode has over 150,000 characters, and new ones every year. How can a
-# vocabulary of a few thousand pieces write every one of them?
+# **Question.** Unicode, the list that gives every character a number, has over 150,000
+# of them, and new ones every year. How can a vocabulary of a few thousand pieces write
+# every one?
 #
 # A computer stores any text as bytes, and there are only 256 of those. A tokenizer that
 # knows the 256 bytes can write everything; only, rare things take more pieces. (Bytes
@@ -16,7 +17,7 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $V$ | `len(spelling)` | | how many different tokens there are |
-# | $M$ | `new` | | how many of them were made by joining |
+# | $M$ | `len(spelling) - 256` | | how many of them were made by joining |
 # | $s$, bytes($s$) | `text` | | a text, and how many bytes it has |
 # | $n(s)$ | `len(ids)` | | its length in tokens |
 
@@ -31,11 +32,12 @@ assert len(han.encode("utf-8")) == 3 * len(han)
 assert len(han.encode("gbk")) == 2 * len(han)
 
 # %% [markdown] utf8
-# **One character, many spellings.** UTF-8 takes 1 byte for ASCII, 2 for most other
-# alphabets of Europe and the Near East, 3 for nearly all of Chinese, Japanese and
-# Korean, 4 for emoji. It is what tokenizers use. "A Chinese character has two bytes" is
-# true in GBK, an older Chinese code. "Unicode has two bytes a character" means UTF-16,
-# and even there it fails beyond character number FFFF: the llama above has four.
+# **One character, many spellings.** UTF-8 takes 1 byte for ASCII (English letters,
+# digits, common marks), 2 for most other alphabets of Europe and the Near East, 3 for
+# nearly all of Chinese, Japanese and Korean, 4 for emoji. It is what tokenizers use. "A
+# Chinese character has two bytes" is true in GBK, an older Chinese code. "Unicode has
+# two bytes a character" means UTF-16, and even there it fails beyond character number
+# FFFF: the llama above has four.
 
 # %% naive
 from collections import Counter
@@ -85,6 +87,7 @@ by_bytes = ByteBpeTokenizer({b: i for i, b in spelling.items()}, {}, [LLAMA3_WOR
 assert by_bytes.encode("aaabdaaabac") == ids == [258, 100, 258, 97, 99]
 print(by_bytes.split("I've 12345 llamas!"))
 
+# so short a text has no 300 pieces in it: without the hard limit, fewer will do
 fallback = train_bpe(["the old goat and the old hen"], 300, hard_vocab_limit=False)
 assert [fallback.id_to_piece(i) for i in fallback.encode("汉")[1:]] \
     == ["<0xE6>", "<0xB1>", "<0x89>"]

@@ -85,8 +85,8 @@ print(f"{V} + {n} = {new.vocab_size} pieces; {after:.2f} tokens a character")
 # of the powers. So each new piece adds at most one $V$-th of the old sum, and all $n$
 # together stretch it by $1 + n/V$ at most. Every old token $w$ keeps nearly its old
 # probability:
-# $$\log p'(w) \ge \log p(w) - \log(1 + n/V)$$
-# ascii: log p'(w) >= log p(w) - log(1 + n/V)
+# $$\ln\, p'(w) \ge \ln\, p(w) - \ln\, (1 + n/V)$$
+# ascii: ln p'(w) >= ln p(w) - ln(1 + n/V)
 
 # %% model
 import copy
@@ -217,7 +217,8 @@ show(picture, f"As bytes {curves['bytes'][-1]:.2f} nats a character, as pieces "
 # %% closing
 bytes_end, pieces_end = (curve[-1] for curve in curves.values())
 start = nats(base, old, told)
-assert 3.1 > before > 4 * after and after < 0.7 and all(blocks.values())  # stage 1 moved no block
+assert 3.1 > before > 4 * after and after < 0.7
+assert all(blocks.values())  # stage 1 moved no block
 assert pieces_end < 0.6 and bytes_end > 5 * pieces_end and curves["pieces"][3] < 2
 assert english_nats["pieces"] < start + 0.1
 print(f"You should see: {before:.2f} tokens a character become {after:.2f}; after "

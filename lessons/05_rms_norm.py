@@ -69,9 +69,9 @@ print(f"length before the gain: {lengths[0]:.4f}, sqrt(D): {math.sqrt(D):.4f}")
 assert (lengths - math.sqrt(D)).abs().max() < 1e-5
 # %% [markdown] layer_norm
 # **LayerNorm**, which GPT-2 and BERT use, subtracts the mean of $x$ first, so that the
-# entries sum to zero, and adds a learned bias after the gain. RMSNorm leaves both out:
-# less to compute, and in the paper's experiments about as good. On a vector whose mean
-# is zero, they agree, up to the bias.
+# entries sum to zero, and adds a learned number to each place after the gain, the
+# *bias*. RMSNorm leaves both out: less to compute, and in the paper's experiments about
+# as good. On a vector whose mean is zero, they agree, up to the bias.
 #
 # **Why fp32 inside.** Large models are often run in 16-bit floats (fp16). These end at
 # 65,504, and $300^2$ = 90,000 is beyond that. So the library squares in 32-bit floats
@@ -136,11 +136,11 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 # $x \leftarrow \mathrm{RMSNorm}(x + f(x))$, called **post-norm**. That too keeps sizes
 # at 1. So why did LLaMA and most others move the norm?
 #
-# Look at the gradient of the last layer's weights before any training. A pre-norm model
-# ends with one more norm, which divides the grown stream, and therefore the gradient,
-# by $\sqrt{1+L}$. In post-norm, the last norm reads the sum of two vectors of size 1.
-# It divides by only $\sqrt{2}$, however deep the model is. The ratio of the two
-# gradients should be $\sqrt{2/(1+L)}$.
+# Look at the *gradient* of the last layer's weights (how much the loss changes with
+# each of them) before any training. A pre-norm model ends with one more norm, which
+# divides the grown stream, and therefore the gradient, by $\sqrt{1+L}$. In post-norm,
+# the last norm reads the sum of two vectors of size 1. It divides by only $\sqrt{2}$,
+# however deep the model is. The ratio of the two gradients should be $\sqrt{2/(1+L)}$.
 #
 # [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove the same fall with
 # $\sqrt{L}$ for a simplified Transformer before training. They name the large gradients

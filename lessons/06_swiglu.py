@@ -130,7 +130,7 @@ assert (old, new) == (134_217_728, 135_266_304) and widths == (11008, 13824, 286
 # **Who is better?** A fair race with equally many weights: 3072 each, at D = 16 (so F
 # is 96 for ReLU and 64 for SwiGLU). There are two targets to learn. One is made of
 # products, $(Ax) \odot (Bx)$ with random matrices $A$ and $B$. The other is made of
-# ReLU, $C \max(0, Ax)$. What would you bet?
+# ReLU, $C \max(0, Ax)$, with one more random matrix $C$. What would you bet?
 #
 # ReLU has to build a product out of many straight pieces. A gate simply multiplies. But
 # a sharp kink is hard for a smooth gate.

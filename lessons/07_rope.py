@@ -115,7 +115,8 @@ spread = max(scores) - min(scores)
 print("five apart, at 7, 100 and 2000:", [round(s, 6) for s in scores])
 print(f"six apart: {score(7, 1):.6f}")
 assert spread < 1e-11 and abs(score(7, 1) - scores[0]) > 0.1
-assert torch.tensor(257).bfloat16().item() == 256  # bf16 skips 257: no angles in bf16
+# bf16, a 16-bit float, has no 257: places and angles need more bits
+assert torch.tensor(257).bfloat16().item() == 256
 # %% [markdown] clocks
 # **A clock with 64 hands.** Pair $j$ comes full circle after $2\pi / f_j$ positions.
 # The fast pairs tell neighbours apart; the slow ones tell near from far. One hand alone

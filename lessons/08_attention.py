@@ -126,8 +126,11 @@ for K in (6, 3, 2, 1):
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
 # has to find the right one. Guessing among 16 letters is a loss of $\ln\, 16 = 2.77$.
 #
-# In the maps below, a row is a token that looks, a column a token that is seen. What to
-# watch are the lower rows: up to the seventh letter there is nothing to copy yet.
+# Attention gives out $o_t$, not the weights. To see $w_{ts}$, we hand it values that we
+# know: $v_s$ with a 1 at place $s$ and zeros elsewhere. Then $o_t$ is the list of
+# weights itself; `weights_of` below does that. In the maps a row is a token that looks,
+# a column a token that is seen. What to watch are the lower rows: up to the seventh
+# letter there is nothing to copy yet.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)

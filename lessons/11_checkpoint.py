@@ -144,9 +144,9 @@ show(picture, f"No error at position 0, {error[1:].mean():.1f} on average after 
 # its query and key. Nor is readable text a proof: smaller slips, a wrong $\epsilon$ in
 # the norm or a wrong base of RoPE, can leave text that reads well and is a little
 # worse. Trust needs numbers: the same logits as another program, at many positions, and
-# from a model with fewer key/value heads than query heads (else a mix-up of $H$ and $K$
-# goes unseen). `python3 run.py parity PATH` climbs from the embedding to the text and
-# names the first step that differs.
+# from a model with fewer key/value heads than query heads (else a mix-up of the two
+# numbers goes unseen). `python3 run.py parity PATH` climbs from the embedding to the
+# text and names the first step that differs.
 #
 # **Distrust files.** They come from strangers. The library checks sizes before it
 # reserves memory, and lets no pickle run code.

@@ -53,7 +53,8 @@ print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
 # %% [markdown] formula
 # **Rules** catch junk that does not even look like prose: too few words, no sentence
 # end, mostly symbols, one phrase over and over. **A language model** catches what looks
-# like prose but is not: text that a small model of clean text finds too surprising.
+# like prose but is not: text that a small model of clean text finds too surprising. (An
+# *n-gram* model: it has counted which letter follows which three.)
 #
 # **Exact copies** are found by comparing a hash of the text, with case and spaces
 # evened out. **Near copies** are not: one changed word changes the whole hash. Compare
@@ -64,7 +65,7 @@ print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
 # Comparing all pairs of a billion documents is hopeless. **MinHash** gives each
 # document a short signature: for each of $k$ hash functions, the smallest hash of its
 # shingles. The smallest of both sets together is equally likely to be any shingle, so
-# it is a shared one with probability $J$:
+# the probability $P$ that it is a shared one is $J$:
 # $$P[\min h(A) = \min h(B)] = J(A, B)$$
 # ascii: P[min h(A) = min h(B)] = J(A, B)
 #

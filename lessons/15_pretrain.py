@@ -14,12 +14,13 @@
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
-# | $w, g$ | `w`, `g` | any | a weight tensor and its gradient |
+# | $w, g$ | `w`, `g` | any | weights; how the loss changes with each: the *gradient* |
 # | $\eta$ | `lr` | | the learning rate: the size of a step |
 # | $m, v$ | `m`, `v` | as $w$ | running means of $g$ and of $g^2$ |
 # | $\beta_1, \beta_2$ | `betas` | | how slowly they forget: 0.9 and 0.95 |
 # | $\lambda$ | `decay` | | weight decay: 0.1 |
 # | $t$ | `t` | | number of the step, from 1 |
+# | $\epsilon$ | `eps` | | a tiny number against division by zero |
 
 # %% naive
 import math
@@ -82,7 +83,8 @@ print("AdamW by hand and the library's agree over ten steps")
 # from a grammar. No model can need fewer bits per character than that on average, and a
 # model that had understood nothing but which letter follows which would need as many as
 # the bigram counts say. We train 0.15 million weights for 200 steps and see where they
-# land.
+# land. (The loss is in *nats*, because it is made with the natural logarithm $\ln$; one
+# nat is $1 / \ln\, 2 = 1.44$ bits.)
 
 # %% data
 import tempfile
@@ -190,6 +192,7 @@ print("killed and resumed, or never stopped: the same weights, bit for bit")
 # `lessons/exercises/ex15_pretrain.py`. Then `python3 run.py check 15`.
 
 # %% closing
+assert round(model.config.n_parameters() / 1e6, 2) == 0.15
 assert 2.5 < bigrams < 3.7 and abs(floor - 0.2) < 0.01
 assert floor < reached < 0.65 < bigrams and evaluated[0][1] > 4
 print(f"You should see: {reached:.2f} bits a character (below 0.65) on held-out text; "

@@ -45,13 +45,14 @@ print(*train_set[:3], sep="\n")
 # %% [markdown] formula
 # **Where examples come from.** *Self-instruct* lets a strong model write them: from 175
 # tasks written by people it makes new ones, and those too similar to old ones are
-# dropped. Alpaca got 52,000 that way. Our teacher is a small program, so that we can
-# mark its pupil.
+# dropped (`minillama/train/self_instruct.py`, or `python3 run.py filter` for your own
+# file). Alpaca got 52,000 that way. Our teacher is a small program, so that we can mark
+# its pupil.
 #
 # **What is learned.** The mean runs over the answer and its end mark, not over the
 # prompt:
-# $$L = -\frac{\sum_t m_t \log p(x_t)}{\sum_t m_t}$$
-# ascii: L = - sum over t of m_t log p(x_t) / sum over t of m_t
+# $$L = -\frac{\sum_t m_t \ln\, p(x_t)}{\sum_t m_t}$$
+# ascii: L = - sum over t of m_t ln p(x_t) / sum over t of m_t
 #
 # The prompt is given to the model at all times; predicting what a user will ask is
 # another task, and mostly a lottery. The end mark must be learned: without it the
@@ -164,7 +165,7 @@ show(picture, f"Exact after {STEPS} steps, by what the loss is on: {ends}")
 # to. A pretrained model keeps most of what it knew, if the tuning is short.
 #
 # **Easy first.** Some programs order the examples (Ziya: easy tasks before hard ones).
-# It is cheap to try; measure before you believe.
+# It is cheap to try (`sft --data easy.jsonl hard.jsonl`); measure before you believe.
 #
 # **Exercise.** Write the labels of a chat of three turns, and the loss, in
 # `lessons/exercises/ex19_sft.py`. Then `python3 run.py check 19`.

@@ -47,11 +47,11 @@ print(f"{len(pairs)} pairs from {len(threads)} threads")
 # **From pairs to a loss.** Say the chance that $j$ beats $k$ grows with the difference
 # of their scores, as in chess ratings (the *Bradley-Terry* model). Then make what
 # people chose as likely as possible:
-# $$L = -\log \sigma(r_j - r_k - m)$$
-# ascii: L = -log sigmoid(r_j - r_k - m)
+# $$L = -\ln\, \sigma(r_j - r_k - m)$$
+# ascii: L = -ln sigmoid(r_j - r_k - m)
 #
 # InstructGPT has $m = 0$; Llama 2 takes a larger $m$ where people were surer. A model
-# that gives all texts the same score loses $\log 2 = 0.693$, the toss of a coin. Only
+# that gives all texts the same score loses $\ln\, 2 = 0.693$, the toss of a coin. Only
 # differences count: adding 5 to all scores changes nothing.
 #
 # **Where the score is read.** At the last token of the text, where a language model has

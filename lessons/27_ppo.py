@@ -53,8 +53,8 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 #
 # **The leash.** Each token also pays for straying from the reference model; the judge's
 # score $s$ comes once, at the last token:
-# $$r_t = -\beta \, (\log \pi_{old} - \log \pi_{ref}) + s \, [t \text{ is last}]$$
-# ascii: r_t = -beta (log pi_old - log pi_ref) + s at the last token
+# $$r_t = -\beta \, (\ln\, \pi_{old} - \ln\, \pi_{ref}) + s \, [t \text{ is last}]$$
+# ascii: r_t = -beta (ln pi_old - ln pi_ref) + s at the last token
 #
 # On average the bracket, summed over a text, is the *KL divergence*: how many nats of
 # evidence a text gives that the learner wrote it and not the old model.

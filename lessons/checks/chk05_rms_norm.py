@@ -6,13 +6,13 @@ from minillama.exercise import close
 from minillama.rms_norm import rms_norm
 
 HINTS = {
-    "dgain": (
+    "gain_gradient": (
         "Freeze everything but the gain: y_i is the gain g_i times a number that you know. Which one?",
         "That number is x_i already divided by the RMS, not x_i itself.",
         "One gain serves all tokens: multiply dy and the normalised x place by place, then sum over every axis "
         "but the last.",
     ),
-    "dx": (
+    "input_gradient": (
         "x_j reaches the loss on two ways: through its own y_j, and through r, which scales every y_i.",
         "The first way passes the gain; for the second you need dr/dx_j = -r^3 x_j / D.",
         "The second way collects from all i: the sum over i of dy_i g_i x_i, times dr/dx_j. Mind that 1/D times "
@@ -33,29 +33,29 @@ def _case(shape, eps, seed):
 CASES = [((1, 1), 1e-2), ((1, 5), 1e-5), ((7, 3), 1e-5), ((2, 3, 8), 0.3), ((6,), 1e-6)]
 
 
-def check_dgain(learner):
+def check_gain_gradient(learner):
     for seed, (shape, eps) in enumerate(CASES):
         arguments, _, wanted = _case(shape, eps, seed)
         got = learner.gain_gradient(*arguments)
         summed = getattr(got, "shape", None) == wanted.shape
-        close(f"dgain for x of shape {shape}", got, wanted, 1e-9, hint=1 if summed else 2)
+        close(f"gain_gradient for x of shape {shape}", got, wanted, 1e-9, hint=1 if summed else 2)
 
 
-def check_dx(learner):
+def check_input_gradient(learner):
     for seed, (shape, eps) in enumerate(CASES):
         arguments, wanted, _ = _case(shape, eps, seed)
         dy, x, gain, _ = arguments
         r = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
         got = learner.input_gradient(*arguments)
         only_first_way = getattr(got, "shape", None) == x.shape and torch.allclose(got.double(), dy * gain * r)
-        close(f"dx for x of shape {shape}", got, wanted, 1e-9, hint=0 if only_first_way else 1)
+        close(f"input_gradient for x of shape {shape}", got, wanted, 1e-9, hint=0 if only_first_way else 1)
 
 
 WRONG = [
-    (".reshape(-1, x.shape[-1]).sum(0)", "", "dgain", 2),  # forgets that tokens share the gain
-    ("(dy * unit)", "(dy * x)", "dgain", 1),
-    ("direct - through_r", "direct", "dx", 0),  # r taken for a constant
-    ("direct - through_r", "direct + through_r", "dx", 1),
-    ("(dunit * x).mean(", "(dunit * x).sum(", "dx", 1),
-    ("dunit = dy * gain\n", "dunit = dy\n", "dx", 1),
+    (".reshape(-1, x.shape[-1]).sum(0)", "", "gain_gradient", 2),  # forgets that tokens share the gain
+    ("(dy * unit)", "(dy * x)", "gain_gradient", 1),
+    ("direct - through_r", "direct", "input_gradient", 0),  # r taken for a constant
+    ("direct - through_r", "direct + through_r", "input_gradient", 1),
+    ("(dunit * x).mean(", "(dunit * x).sum(", "input_gradient", 1),
+    ("dunit = dy * gain\n", "dunit = dy\n", "input_gradient", 1),
 ]
