@@ -166,9 +166,11 @@ print(f"there and back, x differs by at most {(back - x).abs().max().item():.0e}
 assert (back - x).abs().max() < 1e-5
 # %% [markdown] exercise
 # **Exercise.** Count the least bytes for any shape. Then do the trade: which lane holds
-# the angle that I need, and in which of its four registers?
+# the angle that I need, and in which of its four registers? And write a kernel that
+# turns $q$ and $k$ in one launch; the emulator counts what it moves.
 #
-# Open `lessons/exercises/ex32_fused_rope.py`, then run `python3 run.py check 32`.
+# Open `lessons/exercises/ex32_fused_rope.py` and `ex32_fused_rope.cu`, then run
+# `python3 run.py check 32`.
 # %% you_should_see
 print(f"You should see: r = {ratios_text} for the four versions,")
 stores_text = ", ".join(str(c[2]) for c in counted.values())

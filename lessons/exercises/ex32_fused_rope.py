@@ -1,4 +1,4 @@
-"""Exercise 32: the least bytes of RoPE, and who holds the angle that a lane needs.
+"""Exercise 32: the least bytes of RoPE, and who holds the angle that a lane needs. ex32_fused_rope.cu wants a kernel.
 
 The table has a row for each token: d/2 pairs of fp32 numbers, cosine and sine: c0 s0 c1 s1 c2 s2 ...
 The solution is in lessons/solutions/.
