@@ -68,18 +68,19 @@ def kernel_start(code, place):
 
 def launches(code):
     """(place, removed characters, text) of the edits that make kernel<<<grid, block>>>(args) ordinary C++."""
-    edits, at = [], code.find("<<<")
-    while at >= 0:
-        begin, place = kernel_start(code, at), at + 3
-        while code[place: place + 3] != ">>>":
+    edits, found, ends = [], re.search(r"<<[ \t]*<", code), re.compile(r">>[ \t]*>")  # nvcc takes << < too
+    while found:
+        at, place = found.start(), found.end()
+        begin = kernel_start(code, at)
+        while not (end := ends.match(code, place)):
             if place >= len(code):
                 raise ValueError(f"line {code.count(chr(10), 0, at) + 1}: <<< without its >>>")
             place = closing(code, place) + 1 if code[place] in "([{" else place + 1
-        edits += [(begin, 0, "SIMT_KERNEL("), (at, 3, ")("), (place, 3, ")")]
+        edits += [(begin, 0, "SIMT_KERNEL("), (at, len(found[0]), ")("), (place, len(end[0]), ")")]
         opened = code.find("(", place)
         arguments = code[opened: closing(code, opened)] if opened >= 0 else ""
         edits += [(opened + null.start(), 4, "nullptr") for null in re.finditer(r"\bNULL\b", arguments)]
-        at = code.find("<<<", place)
+        found = re.compile(r"<<[ \t]*<").search(code, place)
     return edits
 
 

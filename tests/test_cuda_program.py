@@ -3,6 +3,8 @@
 Programs: tests/simt/programs; basics.cu checks itself, faults.cu goes wrong in a way that its argument chooses.
 """
 
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -147,6 +149,24 @@ def test_the_profiler_finds_the_race_with_both_lines(capfd):
     assert main(["simt", "run", str(FOLDER / "faults.cu"), "--profile"]) != 0
     err = capfd.readouterr().err
     assert " faults.cu:9" in err and " faults.cu:8" in err and "no barrier between" in err
+
+
+BROKEN = dict(sorted((int(case), (kind, line)) for line, text in enumerate(
+    (FOLDER / "broken.cu").read_text(encoding="utf-8").splitlines(), 1)
+    for kind, case in re.findall(r"// (\w[\w ]*): (\d+)$", text)))
+
+
+@compiles
+@pytest.mark.long
+@pytest.mark.parametrize("case", BROKEN)
+def test_each_mistake_with_groups_copies_and_surfaces_is_named_with_its_line_under_every_schedule(case):
+    kind, line = BROKEN[case]
+    program = build(FOLDER / "broken.cu", profiled=True)
+    for schedule in ("forward", "reverse", "shuffle:5"):
+        found = json.loads(run(program, [str(case)], schedule=schedule).profile)["findings"]
+        kinds = {one["kind"] for one in found} - ({"uninitialised"} if kind == "race" else set())
+        lines = {int(place.rsplit(":", 1)[1]) for one in found for place in (one["place"], one["other"]) if place}
+        assert kinds == {kind} and (line in lines or kind == "barrier" and line - 1 in lines), (schedule, found)
 
 
 @compiles

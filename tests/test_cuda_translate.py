@@ -18,6 +18,7 @@ def body(text):
 @pytest.mark.parametrize(("source", "kernel", "config", "arguments"), [
     ("add<<<1, 2>>>(a, b);", "add", "1, 2", "(a, b);"),
     ("add <<< g, b >>> (a);", "add ", " g, b ", " (a);"),
+    ("add << < g, b >> > (a);", "add ", " g, b ", " (a);"),
     ("mm<16, float><<<dim3(1, 2), f(3), s, 0>>>(a);", "mm<16, float>", "dim3(1, 2), f(3), s, 0", "(a);"),
     ("mm<(N > 1), v<int>><<<1, (a >> b)>>>(a);", "mm<(N > 1), v<int>>", "1, (a >> b)", "(a);"),
     ("if (x) ns::k<3><<<1, 1>>>();", "ns::k<3>", "1, 1", "();"),
@@ -81,7 +82,7 @@ def test_alignment_may_stand_behind_the_word_shared():
 
 
 MUTANTS = [
-    Mutant("minillama.cuda_translate", '(place, 3, ")")', '(place, 2, ")")',
+    Mutant("minillama.cuda_translate", '(place, len(end[0]), ")")', '(place, 2, ")")',
            lambda: test_a_launch_becomes_two_calls("k<<<1, 2>>>(a);", "k", "1, 2", "(a);")),
     Mutant("minillama.cuda_translate", 'opened in ([], ["<"] * len(opened))', "True",
            lambda: test_a_launch_becomes_two_calls("m<(N > 1)><<<1, 2>>>(a);", "m<(N > 1)>", "1, 2", "(a);")),

@@ -150,7 +150,7 @@ std::pair<unsigned char*, size_t> static_shared() {
   static thread_local std::pair<unsigned char*, size_t> found = {nullptr, 0};
   if (found.second) return found;
 #ifdef __linux__
-  threadIdx.x = 0;
+  *const_cast<volatile unsigned*>(&threadIdx.x);  // touched, so that this OS thread has its thread-local memory
   dl_iterate_phdr([](dl_phdr_info* info, size_t, void* result) {
     for (int i = 0; i < info->dlpi_phnum; ++i) {
       const auto& part = info->dlpi_phdr[i];

@@ -11,33 +11,50 @@ using cudaEvent_t = SimtEvent*;
 
 namespace simt::program {
 
-// A kernel's address, or null where only the arguments decide which of several it is.
+// A kernel as a pointer, or null where only the arguments decide which of several it is.
 template <class Result, class... Arguments>
-const void* pointer(Result (*kernel)(Arguments...), int) {
-  return reinterpret_cast<const void*>(kernel);
+auto pointer(Result (*kernel)(Arguments...), int) {
+  return kernel;
 }
 template <class Ask>
 auto address(Ask ask, int) -> decltype(ask(0)) {
   return ask(0);
 }
-inline const void* address(...) { return nullptr; }
+inline std::nullptr_t address(...) { return nullptr; }
 
-template <class Body>
+template <class Launch, class... Arguments>
+struct Typed {  // arguments are converted as those of a function are: 0 is a null pointer where a pointer is wanted
+  Launch launch;
+  void operator()(Arguments... arguments) {
+    launch(arguments...);
+    checked();
+  }
+};
+template <class Launch, class Result, class... Arguments>
+Typed<Launch, Arguments...> typed(Launch launch, Result (*)(Arguments...)) {
+  return {launch};
+}
+template <class Launch>
+auto typed(Launch launch, std::nullptr_t) {
+  return [launch](auto... arguments) mutable {
+    launch(arguments...);
+    checked();
+  };
+}
+
+template <class Body, class Pointer>
 struct Kernel {
   const char* name;
-  const void* function;
+  Pointer kernel;
   Where where;
   Body body;
   auto operator()(dim3 grid, dim3 block, size_t shared = 0, cudaStream_t stream = nullptr) const {
-    return [launch = launcher(name, function, where, grid, block, shared, stream, body)](auto... arguments) mutable {
-      launch(arguments...);
-      checked();
-    };
+    return typed(launcher(name, (const void*)kernel, where, grid, block, shared, stream, body), kernel);
   }
 };
-template <class Body>
-Kernel<Body> kernel(const char* name, const void* function, Where where, Body body) {
-  return {name, function, where, body};
+template <class Body, class Pointer>
+Kernel<Body, Pointer> kernel(const char* name, Pointer kernel, Where where, Body body) {
+  return {name, kernel, where, body};
 }
 
 // extern __shared__ T name[]; outside of any function.

@@ -230,7 +230,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   p->maxTexture1D = p->maxTexture2D[0] = p->maxTexture1DLayered[0] = p->maxTexture2DLayered[0] = 32768;
   p->maxTexture2D[1] = p->maxTexture2DLayered[1] = 32768, p->maxTexture1DLayered[1] = p->maxTexture2DLayered[2] = 2048;
   for (int& size : p->maxTexture3D) size = 16384;
-  p->memoryPoolsSupported = 1;
+  p->memoryPoolsSupported = 1, p->persistingL2CacheMaxSize = p->accessPolicyMaxWindowSize = 1 << 20;
   p->clockRate = p->memoryClockRate = 1000000, p->memoryBusWidth = 128, p->l2CacheSize = 4 << 20;
   p->textureAlignment = 512, p->canMapHostMemory = p->unifiedAddressing = p->managedMemory = 1;
   p->cooperativeLaunch = p->concurrentKernels = p->asyncEngineCount = p->deviceOverlap = p->concurrentManagedAccess = 1;
@@ -271,4 +271,21 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
   if (!said) std::fprintf(stderr, "[emulator: cudaEventElapsedTime gives this computer's time, not a GPU's]\n");
   said = true;
   return checked();
+}
+
+// ---- the same for sources in C, which call these names without seeing a header of ours
+
+extern "C" {
+int simt_c_set_device(int device) __asm__("cudaSetDevice");
+int simt_c_set_device(int device) { return cudaSetDevice(device); }
+int simt_c_synchronize() __asm__("cudaDeviceSynchronize");
+int simt_c_synchronize() { return cudaDeviceSynchronize(); }
+int simt_c_thread_synchronize() __asm__("cudaThreadSynchronize");
+int simt_c_thread_synchronize() { return cudaDeviceSynchronize(); }
+int simt_c_malloc(void** pointer, size_t bytes) __asm__("cudaMalloc");
+int simt_c_malloc(void** pointer, size_t bytes) { return cudaMalloc(pointer, bytes); }
+int simt_c_free(void* pointer) __asm__("cudaFree");
+int simt_c_free(void* pointer) { return cudaFree(pointer); }
+int simt_c_memcpy(void* to, const void* from, size_t bytes, int) __asm__("cudaMemcpy");
+int simt_c_memcpy(void* to, const void* from, size_t bytes, int) { return simt::program::copy(to, from, bytes); }
 }

@@ -63,7 +63,7 @@ T from_floats(const float* four) {
   return result;
 }
 template <class T>
-T read(const Texture& t, int dimensions, float x, float y = 0, float z = 0, int layer = 0) {
+SIMT_UNSEEN T read(const Texture& t, int dimensions, float x, float y = 0, float z = 0, int layer = 0) {
   const float at[3] = {x, y, z};
   if (t.how.filterMode == cudaFilterModeLinear || t.how.readMode == cudaReadModeNormalizedFloat) {
     float four[4];
@@ -75,7 +75,7 @@ T read(const Texture& t, int dimensions, float x, float y = 0, float z = 0, int 
   return result;
 }
 template <class T>
-T read_at(const Texture& t, long long index) {
+SIMT_UNSEEN T read_at(const Texture& t, long long index) {
   if (t.how.readMode == cudaReadModeNormalizedFloat) {
     float four[4];
     fetch_at(t, index, four, sizeof four, true);
@@ -86,7 +86,7 @@ T read_at(const Texture& t, long long index) {
   return result;
 }
 template <class T>
-T read_cube(const Texture& t, float x, float y, float z, int first_layer) {
+SIMT_UNSEEN T read_cube(const Texture& t, float x, float y, float z, int first_layer) {
   const float direction[3] = {x, y, z};
   float at[2];
   const int face = cube_face(direction, at);
@@ -121,7 +121,7 @@ struct texture {
   texture(int normalized = 0, cudaTextureFilterMode filter = cudaFilterModePoint,
           cudaTextureAddressMode mode = cudaAddressModeClamp, cudaChannelFormatDesc desc = cudaCreateChannelDesc<T>())
       : normalized(normalized), filterMode(filter), addressMode{mode, mode, mode}, channelDesc(desc) {}
-  const simt::program::Texture& now() {  // attributes may be changed after binding
+  SIMT_UNSEEN const simt::program::Texture& now() {  // attributes may be changed after binding
     bound.how = {};
     std::copy(addressMode, addressMode + 3, bound.how.addressMode);
     bound.how.filterMode = filterMode, bound.how.readMode = Mode, bound.how.normalizedCoords = normalized;
@@ -206,6 +206,24 @@ cudaError_t cudaUnbindTexture(texture<T, D, M>& reference) {
   reference.bound = {};
   return simt::program::checked();
 }
+
+// The same by pointers, as C has them.
+template <class T, int D, cudaTextureReadMode M>
+cudaError_t cudaBindTexture(size_t* offset, texture<T, D, M>* reference, const void* data,
+                            const cudaChannelFormatDesc* desc, size_t bytes = ~size_t{0} >> 1) {
+  return cudaBindTexture(offset, *reference, data, *desc, bytes);
+}
+template <class T, int D, cudaTextureReadMode M>
+cudaError_t cudaBindTexture2D(size_t* offset, texture<T, D, M>* reference, const void* data,
+                              const cudaChannelFormatDesc* desc, size_t width, size_t height, size_t pitch) {
+  return cudaBindTexture2D(offset, *reference, data, *desc, width, height, pitch);
+}
+template <class T, int D, cudaTextureReadMode M>
+cudaError_t cudaBindTextureToArray(texture<T, D, M>* reference, cudaArray_const_t array, const cudaChannelFormatDesc*) {
+  return cudaBindTextureToArray(*reference, array);
+}
+template <class T, int D, cudaTextureReadMode M>
+cudaError_t cudaUnbindTexture(texture<T, D, M>* reference) { return cudaUnbindTexture(*reference); }
 
 // ---- surfaces: x counts bytes
 
