@@ -68,7 +68,8 @@ def kernel_start(code, place):
 
 def launches(code):
     """(place, removed characters, text) of the edits that make kernel<<<grid, block>>>(args) ordinary C++."""
-    edits, found, ends = [], re.search(r"<<[ \t]*<", code), re.compile(r">>[ \t]*>")  # nvcc takes << < too
+    begins, ends = re.compile(r"<< ?<(?!<)"), re.compile(r">> ?>")  # nvcc takes << < too; a masked "" is two blanks
+    edits, found = [], begins.search(code)
     while found:
         at, place = found.start(), found.end()
         begin = kernel_start(code, at)
@@ -80,7 +81,7 @@ def launches(code):
         opened = code.find("(", place)
         arguments = code[opened: closing(code, opened)] if opened >= 0 else ""
         edits += [(opened + null.start(), 4, "nullptr") for null in re.finditer(r"\bNULL\b", arguments)]
-        found = re.compile(r"<<[ \t]*<").search(code, place)
+        found = begins.search(code, place)
     return edits
 
 

@@ -33,7 +33,8 @@ def test_a_launch_becomes_two_calls(source, kernel, config, arguments):
     assert body(source) == f"{before}SIMT_KERNEL({kernel})({config}){arguments}"
 
 
-@pytest.mark.parametrize("source", ['"k<<<1, 2>>>(x)"', "// k<<<1, 2>>>(x)", "/* k<<<1,\n 2>>>(x) */", "'<'", "a << b",
+@pytest.mark.parametrize("source", ['"k<<<1, 2>>>(x)"', "// k<<<1, 2>>>(x)", 'cout << "a" << b', 'cout <<""<< b',
+                                   "cout << '1' << b >> c", "/* k<<<1,\n 2>>>(x) */", "'<'", "a << b",
                                     'R"(asm("x") k<<<1, 2>>>(x))"', "// asm(\"x\") \\\n k<<<1, 2>>>()",
                                     "extern float x[];", "extern int f();", "asm_(1)"])
 def test_what_is_no_cuda_stays_as_it_is(source):
