@@ -67,8 +67,8 @@ for name, rows in (("one text", drawn[:, 0]), ("best of 4", best)):
 #
 # and texts of equal score share that as before. If no two texts were ever alike, the
 # KL would be the same for every judge and every model:
-# $$\text{KL}(q, p) = \log n - \frac{n - 1}{n}$$
-# ascii: KL(q, p) = log n - (n - 1) / n
+# $$\text{KL}(q, p) = \ln\, n - \frac{n - 1}{n}$$
+# ascii: KL(q, p) = ln n - (n - 1) / n
 #
 # Papers quote this as the KL. It is an upper bound: where texts or scores repeat, the
 # best of n differs less from the rest. 16 texts cost at most 1.84 nats.
