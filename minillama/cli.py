@@ -83,11 +83,13 @@ def add_info(commands):
 
 
 def add_tour(commands):
-    """tour [--text PATH ...] [--out DIR] and the fields of TourConfig."""
+    """tour [--text PATH ...] [--sft FILE] [--preferences FILE] [--out DIR] and the fields of TourConfig."""
     from minillama.tour import TourConfig
 
     tour = command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
     tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
+    tour.add_argument("--sft", metavar="FILE", help="your own answers to tune on, JSON or JSONL as for `sft`")
+    tour.add_argument("--preferences", metavar="FILE", help="your own pairs, JSONL with prompt, chosen and rejected")
     tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
     add_fields(tour, TourConfig)
 
@@ -145,7 +147,8 @@ def run_tour(arguments):
     """The whole road (`tour.tour`); exit code 1 where a number missed its band."""
     from minillama.tour import TourConfig, tour
 
-    return 0 if tour(arguments.out, arguments.text, from_flags(TourConfig, arguments)) else 1
+    return 0 if tour(arguments.out, arguments.text, from_flags(TourConfig, arguments), arguments.sft,
+                     arguments.preferences) else 1
 
 
 def run_tokenizer_train(arguments):

@@ -61,7 +61,7 @@ def run_reward(arguments):
 
     from minillama.backends import use_kernels
     from minillama.rlhf.evaluation import prompts_of
-    from minillama.rlhf.preferences import read_pairs
+    from minillama.rlhf.preferences import read_pairs, split_by_prompt
     from minillama.rlhf.reward_file import save_reward
     from minillama.rlhf.rollout import sample_answers
     from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, train_reward
@@ -127,18 +127,3 @@ def hang_adapter(model, arguments):
 
     with own_random_state(arguments.seed, arguments.device):
         add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))
-
-
-def split_by_prompt(pairs, fraction):
-    """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
-    from minillama.train.data import is_held_out
-
-    if not 0 < fraction < 1:
-        raise ValueError(f"held_out_fraction is {fraction}: it must lie between 0 and 1")
-    parts = [], []
-    for pair in pairs:
-        parts[is_held_out(pair.prompt, fraction)].append(pair)
-    if not all(parts):
-        raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at "
-                         f"--held-out-fraction {fraction}: give more prompts or another fraction")
-    return parts

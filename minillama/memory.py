@@ -41,6 +41,15 @@ def available_bytes(device="cpu"):
     return found
 
 
+def peak_memory():
+    """The most bytes of main memory that this process has held so far. None: the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _linux():
     meminfo = Path("/proc/meminfo").read_text()
     free = int(re.search(r"MemAvailable:\s+(\d+) kB", meminfo)[1]) * 1024

@@ -14,8 +14,20 @@ from pathlib import Path
 
 import minillama
 from minillama.files import atomic_write
+from minillama.memory import peak_memory
 from minillama.tour_alternatives import alternatives_stage
-from minillama.tour_pages import attention_page, corpus_page, pretrain_page, talk_page, text_page, tokenizer_page
+from minillama.tour_own import own_stages, skipped_part
+from minillama.tour_pages import (
+    attention_page,
+    context,
+    continuations,
+    corpus_page,
+    pretrain_page,
+    talk_page,
+    text_levels,
+    text_page,
+    tokenizer_page,
+)
 from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
 
@@ -43,7 +55,7 @@ class Road:
 
     def __init__(self, out, config):
         self.out, self.config, self.rows, self.pages = Path(out), config, [], []
-        self.skipped = []  # (stage, why)
+        self.skipped, self.peak_before = [], peak_memory()  # (stage, why); bytes
         self.clock = time.perf_counter()
 
     def expect(self, stage, expected, got, passed, module, lesson=""):
@@ -69,15 +81,38 @@ class Road:
         return self.out / "stages" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def tour(out, text=None, config=None):
-    """Walk the whole road; True if every number fell into its band. Writes report.html, report.json and the models."""
+def tour(out, text=None, config=None, sft=None, preferences=None):
+    """Walk the whole road; True if every number fell into its band. Writes report.html, report.json and the models.
+
+    text, sft, preferences: the user's own files. Text alone is learned at the end, beside the forum; with one of the
+    others the chain itself is theirs (`tour_own`).
+    """
     road = Road(out, config or TourConfig())
     began = time.perf_counter()
     road.say(f"minillama {minillama.__version__}: from text to a talking LLaMA, on this machine, offline")
+    if sft or preferences:
+        base = text_stage(road, text) if text else forum_base(road)
+        road.say("5, 6 your own task: fine-tuning and feedback (minillama/tour_own.py)")
+        own_stages(road, *base, sft, preferences)
+    else:
+        forum_chain(road)
+        text_stage(road, text)
+    write_results(road, time.perf_counter() - began)
+    return all(row["pass"] for row in road.rows)
+
+
+def forum_base(road):
+    """Corpus, tokenizer, pretraining and a first talk -> (model, tokenizer)."""
     train, held_out = corpus_stage(road)
     tokenizer = tokenizer_stage(road, train, held_out)
     model = pretrain_stage(road, tokenizer, train, held_out)
     talk_stage(road, model, tokenizer)
+    return model, tokenizer
+
+
+def forum_chain(road):
+    """From nothing to a model that has learned from votes, on the forum whose truth is known."""
+    model, tokenizer = forum_base(road)
     road.say("5 fine-tuning: the same model learns to answer, in full, by LoRA and by QLoRA (minillama/train/sft.py)")
     tuned = fine_tuning_stages(road, model, tokenizer)
     road.say("6 feedback: votes become a reward model, and PPO practises what it likes (minillama/rlhf)")
@@ -85,9 +120,6 @@ def tour(out, text=None, config=None):
     judged = feedback_stages(road, tuned, tokenizer, feedback)
     if road.config.alternatives:
         alternatives_stage(road, tuned, tokenizer, feedback, *judged)
-    text_stage(road, text)
-    write_results(road, time.perf_counter() - began)
-    return all(row["pass"] for row in road.rows)
 
 
 def corpus_stage(road):
@@ -212,7 +244,7 @@ def is_answer(question, answer):
 
 
 def text_stage(road, paths):
-    """The same road on real text: Python's own documentation, or the reader's files."""
+    """The same road on real text: Python's own documentation, or the reader's files -> (model, tokenizer)."""
     from minillama.config import ModelConfig
     from minillama.corpus import stdlib_docs, text_files
     from minillama.tokenizer import load_tokenizer, train_bpe
@@ -239,44 +271,25 @@ def text_stage(road, paths):
     samples = continuations(model, tokenizer, split[1])
     road.say("\n".join(f"    {given}{made}".replace("\n", "\n    ") for given, made in samples[:1]))
     road.pages.append(text_page(name, history, tokens, levels, ours, samples))
-
-
-def text_levels(split):
-    """What simpler means need on the held-out text, in bits per character."""
-    from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
-
-    train, held_out = ("\n".join(documents) for documents in split)
-    levels = {context(n): CharNgram(n + 1).fit(train).bits_per_character(held_out) for n in (2, 3, 5)}
-    return levels | {"xz -9, having read the rest": xz_bits_per_character(held_out, train),
-                     "xz -9 alone": xz_bits_per_character(held_out)}
-
-
-def context(n):
-    """The name of a character model that looks n characters back (a Markov chain of order n)."""
-    return f"{n} characters of context"
-
-
-def continuations(model, tokenizer, documents, n=3):
-    """The openings of unseen documents and what the model makes of them: [(given, made)]."""
-    from minillama.generate import generate_text
-    from minillama.sampling import Sampling
-
-    openings = [" ".join(text.split()[:6]) for text in documents if len(text.split()) > 12][:n]
-    sampling = Sampling(temperature=0.7, top_p=0.95)
-    return [(text, "".join(generate_text(model, tokenizer, text, 60, sampling, seed=i)))
-            for i, text in enumerate(openings)]
+    return model, tokenizer
 
 
 def write_results(road, seconds):
     """report.html, report.json and the closing table."""
     from minillama.report import table, write_report
 
+    if (peak := peak_memory()) is None:
+        road.skip("memory", "this system does not tell the peak of a process")
+    else:  # a process that was larger before it set out has nothing to show
+        road.expect("memory", "a peak below 1.5 GB", f"{peak / 1e9:.2f} GB", peak < 1.5e9 or peak == road.peak_before,
+                    "minillama/memory.py")
     passed = sum(row["pass"] for row in road.rows)
     summary = f"{passed} of {len(road.rows)} numbers in their bands, {seconds:.0f} seconds, no download."
     with atomic_write(road.out / "report.json", "w") as file:
         json.dump({"version": minillama.__version__, "config": asdict(road.config), "seconds": round(seconds, 1),
-                   "rows": road.rows}, file, indent=1)
-    write_report(road.out / "report.html", "From text to a talking LLaMA", summary, [table(road.rows), *road.pages])
+                   "rows": road.rows, "skipped": road.skipped}, file, indent=1)
+    write_report(road.out / "report.html", "From text to a talking LLaMA", summary,
+                 [table(road.rows), *skipped_part(road.skipped), *road.pages])
     width = max(len(row["stage"]) for row in road.rows)
     road.say("")
     for row in road.rows:

@@ -112,6 +112,32 @@ def talk_page(answers):
         caption(f"Mean hidden quality of {len(answers)} answers, on a scale of -3 to +4: {mean:+.2f}."))
 
 
+def text_levels(split):
+    """What simpler means need on the held-out text, in bits per character."""
+    from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
+
+    train, held_out = ("\n".join(documents) for documents in split)
+    levels = {context(n): CharNgram(n + 1).fit(train).bits_per_character(held_out) for n in (2, 3, 5)}
+    return levels | {"xz -9, having read the rest": xz_bits_per_character(held_out, train),
+                     "xz -9 alone": xz_bits_per_character(held_out)}
+
+
+def context(n):
+    """The name of a character model that looks n characters back (a Markov chain of order n)."""
+    return f"{n} characters of context"
+
+
+def continuations(model, tokenizer, documents, n=3):
+    """The openings of unseen documents and what the model makes of them: [(given, made)]."""
+    from minillama.generate import generate_text
+    from minillama.sampling import Sampling
+
+    openings = [" ".join(text.split()[:6]) for text in documents if len(text.split()) > 12][:n]
+    sampling = Sampling(temperature=0.7, top_p=0.95)
+    return [(text, "".join(generate_text(model, tokenizer, text, 60, sampling, seed=i)))
+            for i, text in enumerate(openings)]
+
+
 def text_page(name, history, tokens, levels, ours, samples):
     """Real text: the model beside a compressor and models that count letters, and what it writes."""
     steps, values = curve(history, tokens)

@@ -9,12 +9,10 @@ import torch
 from mutants import Mutant
 from test_cli import model_folder, run, tokenizer_file
 
-from minillama import cli_feedback
 from minillama.checkpoint import load_model
-from minillama.cli_feedback import split_by_prompt
 from minillama.corpus import forum
 from minillama.generate import generate_text
-from minillama.rlhf.preferences import Pair, read_prompts, thread_pairs, write_pairs
+from minillama.rlhf.preferences import Pair, read_prompts, split_by_prompt, thread_pairs, write_pairs
 from minillama.rlhf.reward_file import load_reward
 from minillama.sampling import Sampling
 
@@ -168,6 +166,6 @@ def mean_quality(folder, questions):
 
 
 MUTANTS = [
-    Mutant(cli_feedback.__name__, "is_held_out(pair.prompt,", "is_held_out(str(len(parts[0])),",
+    Mutant("minillama.rlhf.preferences", "is_held_out(pair.prompt,", "is_held_out(str(len(parts[0])),",
            test_all_pairs_of_a_prompt_are_on_one_side),
 ]

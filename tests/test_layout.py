@@ -26,7 +26,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives chat".split(),
+    "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives tour_own chat".split(),
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),

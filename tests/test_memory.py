@@ -1,12 +1,24 @@
 """Laws of the memory arithmetic: bytes follow from the shapes, and what cannot fit is refused before it is tried."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from mutants import Mutant
 
 from minillama.config import PRESETS, preset
-from minillama.memory import available_bytes, cache_bytes, require_memory, weights_bytes
+from minillama.memory import available_bytes, cache_bytes, peak_memory, require_memory, weights_bytes
 from minillama.transformer import Transformer
+
+
+def test_the_peak_is_bytes_and_keeps_what_was_given_back():
+    if peak_memory() is None:
+        pytest.skip("this system does not tell a process's peak")
+    code = "from minillama.memory import peak_memory as p; a = p(); b = len(b'x' * 2**28); print(a, p())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 2**22 < before < 2**28 < after < before + 1.1 * 2**28
 
 
 @pytest.mark.parametrize("name", ["stories260k", "tiny", "nano"])

@@ -43,7 +43,7 @@ def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(shor
     rows = json.loads((out / "report.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk",
                                              "fine-tuning", "answers", "LoRA", "QLoRA", "reward model", "PPO",
-                                             "PPO's ratio", "without the leash", "real text"]
+                                             "PPO's ratio", "without the leash", "real text", "memory"]
     for row in rows:
         assert set(row) == {"stage", "expected", "got", "pass", "seconds", "module", "lesson"}
         assert row["expected"] and row["got"] and row["seconds"] >= 0 and isinstance(row["pass"], bool)

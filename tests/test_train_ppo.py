@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from letters import Letters, bare
@@ -14,8 +13,7 @@ from minillama.peft.lora import LoRAConfig, add_lora, without_lora
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPO, PPOConfig, batch_of, pretraining_loss, train_ppo
-from minillama.train.data import Batches, Tokens
+from minillama.rlhf.train_ppo import PPO, PPOConfig, batch_of, train_ppo
 from minillama.transformer import Transformer
 
 QUESTIONS = ["a?", "what is b?", "c", "dd", "who?"]
@@ -226,73 +224,6 @@ def test_what_is_watched_is_reported_and_never_learned_from():
     assert all(0 < row["distinct"] <= 1 for row in plain)
 
 
-TEXT = Tokens(np.arange(3000).astype(np.uint16) * 7 % Letters.vocab_size, Letters.vocab_size)
-MIXED = PPOConfig(**{**vars(CONFIG), "pretraining_weight": 0.5})
-
-
-def test_the_gradient_of_mixed_in_text_is_added_with_its_weight():
-    """The step of the policy is that of PPO's loss plus gamma times the mean cross-entropy of the text's batch."""
-    plain, mixed = (a_run(a_model(), clip_norm=1e9, lr=1e-9) for _ in range(2))
-    experience = plain.judge(sample_answers(plain.policy, prompts(plain, 0), 2, 6))
-    other_loss = pretraining_loss(mixed.policy, TEXT, MIXED)
-    plain.update(experience)
-    mixed.update(experience, other_loss(5))
-    text = a_model()
-    tokens_BT, targets_BT = Batches(TEXT, 8, 32, CONFIG.seed)(5)
-    log_p = text(tokens_BT).log_softmax(-1)
-    (-0.5 * log_p.gather(-1, targets_BT[..., None]).mean()).backward()
-    for ours, ppos, texts in zip(mixed.policy.parameters(), plain.policy.parameters(), text.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, ppos.grad + texts.grad, rtol=1e-4, atol=1e-6)
-
-
-def text_loss(policy):
-    tokens_BT, targets_BT = Batches(TEXT, 8, 32, 99)(0)
-    with torch.no_grad():
-        return F.cross_entropy(policy(tokens_BT).flatten(0, 1), targets_BT.flatten()).item()
-
-
-def test_practice_with_text_mixed_in_learns_the_text_too_and_every_update_another_batch():
-    plain, mixed = a_model(), a_model()
-    trained(plain)
-    history = trained(mixed, MIXED, pretraining_text=TEXT)[1]
-    assert text_loss(mixed) < text_loss(plain) - 0.01
-    assert all(0 < row["other_loss"] < 4 for row in history)
-    drawn = pretraining_loss(mixed, TEXT, MIXED)
-    assert drawn(3).item() == drawn(3).item() != drawn(4).item()
-
-
-def test_mixed_in_text_does_not_hinder_going_on(tmp_path):
-    wanted, history = trained(a_model(), MIXED, pretraining_text=TEXT)
-    policy, few = a_model(), []
-    with pytest.raises(KeyboardInterrupt):
-        trained(policy, MIXED, pretraining_text=TEXT, folder=tmp_path,
-                watch={"stop": lambda question, answer: few.append(1) or (len(few) > 13 and interrupt())})
-    state, told = trained(a_model(), MIXED, pretraining_text=TEXT, folder=tmp_path, resume=True)
-    assert same(state, wanted) and told[2:] == history[2:]
-    with pytest.raises(ValueError, match="cannot resume: pretraining_text is"):
-        trained(a_model(), MIXED, folder=tmp_path, resume=True,
-                pretraining_text=Tokens(TEXT.ids[1:], Letters.vocab_size))
-
-
-def test_mixed_in_text_comes_in_the_order_of_the_updates():
-    asked, run = [], a_run(a_model(), minibatches=2)
-    for i in range(2):
-        run.advance(prompts(run, i), Letters.eos_id, lambda number: asked.append(number) or torch.zeros(()))
-    assert asked == list(range(12))
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def test_a_weight_without_text_and_text_without_a_weight_are_refused():
-    for options in ({"config": MIXED}, {"pretraining_text": TEXT}):
-        with pytest.raises(ValueError, match="give both or neither"):
-            trained(a_model(), **options)
-    with pytest.raises(ValueError, match="vocabulary of 99 pieces"):
-        trained(a_model(), MIXED, pretraining_text=Tokens(TEXT.ids, 99))
-
-
 @pytest.mark.parametrize(("settings", "error", "message"), [
     ({"batch_size": 7, "minibatches": 2}, ValueError, "7 is no multiple of 2"), ({"lr": 0.0}, ValueError, "lr is 0.0"),
     ({"epochs": 1.5}, TypeError, "epochs is 1.5"), ({"clip": float("nan")}, ValueError, "clip is nan"),
@@ -332,12 +263,6 @@ MUTANTS = [
            test_an_answer_without_end_gets_the_fixed_score),
     Mutant("minillama.rlhf.train_ppo", "place % n_questions", "0 * place", lambda:
            test_every_question_is_asked_once_before_one_is_asked_again()),
-    Mutant("minillama.rlhf.train_ppo", "loss + other_loss", "loss",
-           test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
-    Mutant("minillama.rlhf.train_ppo", "return config.pretraining_weight * F", "return F",
-           test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
-    Mutant("minillama.rlhf.train_ppo", "self.config.minibatches + len(measured)", "self.config.minibatches",
-           test_mixed_in_text_comes_in_the_order_of_the_updates),
     Mutant("minillama.rlhf.train_ppo", "1 - self.iteration / config", "1 - 0 * self.iteration / config",
            test_the_rate_falls_to_zero_in_a_straight_line),
     Mutant("minillama.rlhf.train_ppo", "1_000_003 + self.iteration", "1_000_003", law(lambda: differs_by_iteration())),

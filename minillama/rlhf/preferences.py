@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from minillama.rlhf.reward_model import pair_accuracy
+from minillama.train.data import is_held_out
 
 LONGEST_LINE = 1 << 20  # bytes of a line of JSON
 
@@ -51,6 +52,19 @@ def thread_pairs(thread, most=10, seed=0):
         rng = random.Random(f"pairs {seed} {thread.question}")
         pairs = sorted(pairs, key=lambda _: rng.random())[:most]
     return pairs
+
+
+def split_by_prompt(pairs, fraction):
+    """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"held_out_fraction is {fraction}: it must lie between 0 and 1")
+    parts = [], []
+    for pair in pairs:
+        parts[is_held_out(pair.prompt, fraction)].append(pair)
+    if not all(parts):
+        raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at a "
+                         f"held-out fraction of {fraction}: give more prompts or another fraction")
+    return parts
 
 
 def label_ceiling(pairs, quality):

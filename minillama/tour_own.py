@@ -1,0 +1,74 @@
+"""The tour on somebody else's task: `tour --text FILE --sft FILE.jsonl --preferences FILE.jsonl`.
+
+Each file takes the place of its part of the forum: the text that is learned, the answers that the model is tuned on,
+the pairs that say what is good. Without --text the base is the forum's; without --sft the preferred answers of the
+pairs are what it is tuned on. What needs the forum's ground truth is skipped, and the report says why.
+"""
+
+import zlib
+
+from minillama.report import caption
+from minillama.rlhf.preferences import read_pairs, split_by_prompt
+from minillama.tour_rlhf import ASKED, Feedback, feedback_stages, prompts_of
+from minillama.tour_sft import FULL, TEMPLATE, Lessons, answers, tuned
+from minillama.tour_sft_pages import before_after_page
+from minillama.train.data import is_held_out
+from minillama.train.records import Record, encode_records, read_records
+from minillama.train.sft import answer_loss
+
+LONGEST_ANSWER = 128  # tokens that PPO lets an answer have, even where the pairs hold longer ones
+
+
+def own_stages(road, model, tokenizer, sft=None, preferences=None):
+    """Fine-tuning on the answers of a file, reward model and PPO on the pairs of another; all that can be said of them
+    without a ground truth."""
+    pairs = read_pairs(preferences) if preferences else []
+    records = read_records(sft).records if sft else [
+        Record(({"role": "user", "content": pair.prompt}, {"role": "assistant", "content": pair.chosen}))
+        for pair in pairs]
+    road.say(f"  your answers: {len(records)} of {sft or f'the preferred answers of {preferences}'}")
+    model = own_sft_stage(road, model, tokenizer, records)
+    road.skip("LoRA, QLoRA", "they are compared bit by bit where the entropy of the answers is known, on the forum")
+    if not pairs:
+        road.skip("reward model, PPO", "what is good has to be said by your pairs: --preferences FILE.jsonl")
+        return model
+    tokenizer.save(road.out / "tokenizer.model")
+    return feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model))[1].policy
+
+
+def own_sft_stage(road, model, tokenizer, records):
+    """Full tuning on the user's records, held to its own start -> the tuned model."""
+    parts = [], []
+    for record in records:
+        parts[is_held_out(repr(record), 0.1)].append(record)
+    if not all(parts):
+        raise ValueError(f"{len(records)} answers leave one side of the split empty: give more, some 50 or above")
+    train, held_out = (encode_records(part, TEMPLATE, tokenizer, model.config.max_seq_len).sequences for part in parts)
+    lessons = Lessons(train, held_out, [], float("nan"))
+    before = answer_loss(model, held_out)
+    full = tuned(road, "sft", model, tokenizer, lessons, FULL)
+    road.expect("fine-tuning", f"a lower loss on {len(held_out)} unseen answers than before",
+                f"{before:.3f} to {full.loss:.3f} nats a token", full.loss < before, "minillama/train/sft.py",
+                "lessons/19_sft.py")
+    questions = [record.question for record in parts[1]][:4]
+    road.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
+                                                 answers(full.model, tokenizer, questions), strict=True))))
+    return full.model
+
+
+def own_feedback(pairs, tokenizer, model):
+    """The user's pairs as a `Feedback`: a tenth of the prompts is held out, and asked in the exam."""
+    train, held_out = split_by_prompt(pairs, 0.1)
+    practice, asked = (list(dict.fromkeys(pair.prompt for pair in part)) for part in (train, held_out))
+    room = model.config.max_seq_len - max(map(len, prompts_of(practice + asked, tokenizer)))
+    if room < 2:
+        raise ValueError(f"the longest prompt leaves {room} of {model.config.max_seq_len} tokens for its answer: leave "
+                         "it out or shorten it")
+    longest = max(len(tokenizer.encode(text)) for pair in pairs for text in (pair.chosen, pair.rejected))
+    return Feedback(train, held_out, practice, asked[:ASKED], {"pairs": zlib.crc32(repr(pairs).encode())},
+                    max_new_tokens=min(longest + 2, LONGEST_ANSWER, room))
+
+
+def skipped_part(skipped):
+    """The lines of the report that say what was left out, and why."""
+    return [caption(f"Left out: {stage}: {why}.") for stage, why in skipped]
