@@ -15,7 +15,7 @@
 # | $x$ | `x` | (..., in) | what a layer reads |
 # | $y$ | `y` | (..., out) | what it says |
 # | $L$ | `loss` | | the number that training lowers |
-# | $dx$, $dy$ | `dx`, `dy` | as $x$, $y$ | slope of $L$ along each number of them |
+# | $dx$, $dy$ | `dx`, `dy` | as $x$, $y$ | slope of $L$ along each: the *gradient* |
 # | $c$ | `stored` | | the base weight as NF4 keeps it: codes and scales |
 # | $W_c$ | `W` | (out, in) | the weight that $c$ stands for |
 # | $A$, $B$ | `A`, `B` | (R, in), (out, R) | the adapter's thin matrices, of rank $R$ |
@@ -55,6 +55,7 @@ print("the way back agrees with autograd; the codes asked for no slope")
 # **Two types of number.** What is *stored* has 4 bits; what is *computed* with has 16
 # or 32. Before a product the layer is unpacked, and afterwards the unpacked copy is
 # thrown away. Only one layer at a time is ever large. Backward unpacks it once more.
+# (A raised $T$ turns a matrix over.)
 # $$y = x W_c^T + \frac{\alpha}{R}\, x A^T B^T, \qquad dx = dy\, W_c + \frac{\alpha}{R}\, dy\, B A$$
 # ascii: y = x Wc^T + (alpha / R) x A^T B^T,   dx = dy Wc + (alpha / R) dy B A
 #
@@ -219,6 +220,7 @@ frozen = [p for p in qlora.parameters() if not p.requires_grad]
 assert all(p.grad is None for p in frozen) and len(lora_layers(qlora)) == 14
 assert torch.equal(codes, qlora.layers[0].attention.wq.base.codes)
 assert round(by_formula, 1) == 33.7 and round(gb["QLoRA"][0], 1) == 34.5
+assert round(gb["LoRA"][0]) == 131
 assert sum(gb["QLoRA"]) < 48 < sum(gb["LoRA"]) and abs(gap) < 0.05 and same
 assert curves["LoRA"][0] - curves["LoRA"][-1] > 0.2
 print(f"You should see: 65B in {by_formula:.1f} GB, {sum(gb['QLoRA']):.1f} with all "
