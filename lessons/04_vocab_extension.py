@@ -19,7 +19,7 @@
 # | $n$ | `n` | | pieces that are added |
 # | $E$ | `tok_embeddings` | (V, 64) | the table: row $i$ is the vector of piece $i$ |
 # | $W$ | `output` | (V, 64) | the head: row $i$ scores piece $i$ as the next token |
-# | $p$, $p'$ | | | probability of a next token, before and after the growth |
+# | $p_0$, $p$ | | | probability of a next token, before and after the growth |
 
 # %% tokenizers
 from minillama.corpus import chinese_stories, stories
@@ -28,7 +28,7 @@ from minillama.tokenizer import train_bpe
 english = [story.text for story in stories.documents(0, 1400)]
 chinese = [story.text for story in chinese_stories.documents(0, 1200)]
 unseen = [story.text for story in chinese_stories.documents(1, 30)]
-print(unseen[0])
+print(unseen[0])  # In May, Da Ming plants a blue seed by the pond. He waits 61 days ...
 
 old = train_bpe(english[:1000], 450)  # what the English model was trained with
 other = train_bpe(chinese, 600)  # knows Chinese words
@@ -85,8 +85,8 @@ print(f"{V} + {n} = {new.vocab_size} pieces; {after:.2f} tokens a character")
 # of the powers. So each new piece adds at most one $V$-th of the old sum, and all $n$
 # together stretch it by $1 + n/V$ at most. Every old token $w$ keeps nearly its old
 # probability:
-# $$\ln\, p'(w) \ge \ln\, p(w) - \ln\, (1 + n/V)$$
-# ascii: ln p'(w) >= ln p(w) - ln(1 + n/V)
+# $$\ln\, p(w) \ge \ln\, p_0(w) - \ln\, (1 + n/V)$$
+# ascii: ln p(w) >= ln p0(w) - ln(1 + n/V)
 
 # %% model
 import copy
