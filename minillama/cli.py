@@ -201,8 +201,8 @@ def run_pretrain(arguments):
     from minillama.corpus.text_files import read_documents
     from minillama.memory import require_memory
     from minillama.tokenizer import load_tokenizer
-    from minillama.train.data import write_train_and_held_out
-    from minillama.train.data_parallel import process_group
+    from minillama.train.data import open_train_and_held_out, write_train_and_held_out
+    from minillama.train.data_parallel import leads, led, process_group
     from minillama.train.pretrain import PretrainConfig, pretrain
     from minillama.transformer import Transformer
 
@@ -213,10 +213,14 @@ def run_pretrain(arguments):
     if (Path(arguments.out) / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
     with process_group(settings.device):  # of torchrun, if that started us
-        train, held_out = write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer)
+        train, held_out = led(
+            lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
+            lambda: open_train_and_held_out(arguments.out, tokenizer))
         torch.manual_seed(settings.seed)
         model = use_kernels(Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
+        if not leads():
+            return
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from mutants import Mutant
 
 from minillama.checkpoint import load_model
 from minillama.train import data_parallel
-from minillama.train.data_parallel import leads, learner_of, mean, process_group, rank_and_size, share
+from minillama.train.data_parallel import leads, learner_of, led, mean, process_group, rank_and_size, share
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +22,15 @@ def test_alone_there_is_no_group_and_nothing_changes():
     with process_group():
         assert rank_and_size() == (0, 1) and leads() and learner_of(model) is model
         assert list(share([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
+
+
+def test_what_the_leader_makes_the_others_take_once_all_have_met(monkeypatch):
+    for rank, wanted in ((0, ["make", "met"]), (1, ["met", "take"])):
+        done = []
+        monkeypatch.setattr(data_parallel, "rank_and_size", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(data_parallel, "wait_for_all", lambda done=done: done.append("met"))
+        led(lambda done=done: done.append("make"), lambda done=done: done.append("take"))
+        assert done == wanted
 
 
 class Learner:
@@ -72,7 +81,7 @@ BREAK_OFF = """if True:
 def pretrain(folder, tokenizer, launcher, *more, ends_well=True):
     """Five steps of four batches -> all weights, or None. Adam divides by sqrt(v) + eps: with eps = 1e-8 the rounding
     of a gradient near 0 would become a step of up to the whole rate; with 1e-5 it stays below 1e-3 of that."""
-    words = ["pretrain", "--text", str(ROOT / "README.md"), str(ROOT / "minillama" / "train"), "--max-lr", "1e-3",
+    words = ["pretrain", "--text", str(ROOT / "README.md"), str(ROOT / "minillama"), "--max-lr", "1e-3",
              "--eps", "1e-5",
              "--tokenizer", str(tokenizer), "--out", str(folder), "--steps", "5", "--warmup-steps", "1", "--seq-len",
              "32", "--batch-size", "2", "--grad-accumulation", "4", "--checkpoint-every", "2", "--eval-windows", "4"]
@@ -80,6 +89,7 @@ def pretrain(folder, tokenizer, launcher, *more, ends_well=True):
     done = subprocess.run([sys.executable, *launcher, *words, *more], env=environment, capture_output=True, text=True,
                           cwd=ROOT, timeout=300)
     assert (done.returncode == 0) is ends_well, done.stderr[-3000:]
+    assert done.stderr.count(": trained; try") == ends_well, "one of all processes says so"
     return dict(load_model(folder)[0].named_parameters()) if ends_well else None
 
 
@@ -109,6 +119,54 @@ def test_two_processes_end_where_one_does_and_take_up_its_broken_run(tmp_path):
         for name in ("loss", "grad_norm", "held_out_loss"):
             assert [row.get(name) for row in other if name in row] == pytest.approx(
                 [row[name] for row in rows[0] if name in row], rel=1e-5)
+
+
+SHARDED = """if True:
+    import copy, torch
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn import functional as F
+    from minillama.config import ModelConfig
+    from minillama.train.optimizer import AdamW, clip_gradients
+    from minillama.transformer import Transformer
+
+    dist.init_process_group("gloo")
+    mesh, rank = init_device_mesh("cpu", (2,)), dist.get_rank()
+    torch.manual_seed(0)
+    whole = Transformer(ModelConfig(24, 2, 2, 41, n_kv_heads=1, max_seq_len=32))
+    sharded = copy.deepcopy(whole)
+    for part in (*sharded.layers, sharded):
+        fully_shard(part, mesh=mesh)
+    held = sum(p.to_local().numel() for p in sharded.parameters())
+    assert held < 0.6 * sum(p.numel() for p in whole.parameters()), "each process holds about half"
+    optimizers = [AdamW(model.parameters(), 1e-3, eps=1e-5) for model in (whole, sharded)]
+    for step in range(5):
+        ids = torch.randint(41, (4, 17), generator=torch.Generator().manual_seed(step))
+        for model, optimizer, rows in ((whole, optimizers[0], ids), (sharded, optimizers[1], ids[2 * rank:][:2])):
+            F.cross_entropy(model(rows)[:, :-1].flatten(0, 1), rows[:, 1:].flatten()).backward()
+            clip_gradients(optimizer.parameters, 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+    off = max((p.full_tensor() - q).abs().max().item() for p, q in zip(sharded.parameters(), whole.parameters()))
+    assert off <= 1e-6, off
+    dist.destroy_process_group()
+    if rank == 0:
+        print("equal")
+"""
+
+
+@pytest.mark.long
+def test_a_sharded_model_learns_what_a_whole_one_does(tmp_path):
+    """FSDP2 on gloo: our model, optimizer and clipping, five steps, every weight within 1e-6."""
+    pytest.importorskip("torch.distributed.fsdp", reason="this PyTorch has no FSDP")
+    if not hasattr(torch.distributed.fsdp, "fully_shard") or not torch.distributed.is_gloo_available():
+        pytest.skip("this PyTorch has no fully_shard, or no gloo")
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           tmp_path / "sharded.py"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout.strip() == "equal", done.stderr[-3000:]
 
 
 def shares_are_fair():

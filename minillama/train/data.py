@@ -83,7 +83,12 @@ def write_train_and_held_out(folder, documents, tokenizer, held_out_fraction=0.0
             if side.documents == 0:
                 raise ValueError(f"no document fell on the {name} side of held_out_fraction "
                                  f"{held_out_fraction}: give more documents or another fraction")
-    return tuple(open_tokens(path, tokenizer.vocab_size) for path in paths)
+    return open_train_and_held_out(folder, tokenizer)
+
+
+def open_train_and_held_out(folder, tokenizer):
+    """The two `Tokens` that `write_train_and_held_out` left in `folder`."""
+    return tuple(open_tokens(Path(folder) / name, tokenizer.vocab_size) for name in ("train.bin", "held_out.bin"))
 
 
 def is_held_out(text, fraction):
