@@ -277,7 +277,7 @@ MUTANTS = [
            lambda: test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte((1024, 1024), torch.float32)),
     Mutant(NF4, "value=NF4_LEVELS.index(0.0)", "value=0", the_loop),
     Mutant(NF4, "[:n - begin]", "", lambda: test_shape_is_kept_and_error_bounded_by_half_the_widest_gap((65,))),
-    Mutant(NF4, "begin:begin + size] = levels", "begin:begin + size] = levels.to(torch.bfloat16)",
+    Mutant(NF4, "begin:begin + len(part)] = part", "begin:begin + len(part)] = part.to(torch.bfloat16)",
            lambda: test_dequantizing_rounds_once(torch.float16)),
     Mutant(NF4, "levels = torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)",
            "levels = torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device).bfloat16().float()",

@@ -33,8 +33,34 @@ def several_chunks():
         test_the_size_of_the_chunks_worked_on_does_not_show(389, block_size)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 38), (24, 64), (300, 1000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_by_pieces_of_rows_are_those_of_the_whole_matrix(shape, dtype):
+    """fp32: sums of at most 1,000 terms of size 1 in another order. bf16: the same products, rounded at the end."""
+    stored, whole = quantize_nf4(normal(*shape)), nf4.CHUNK
+    x, dy = normal(2, 3, shape[1], seed=1).to(dtype), normal(2, 3, shape[0], seed=2).to(dtype)
+    weight = stored.dequantize(dtype).double()
+    step = 2e-4 if dtype == torch.float32 else 2**-8 * 120
+    try:
+        for nf4.CHUNK in (64, 4096, whole):
+            assert (stored.product(x).double() - x.double() @ weight.T).abs().max() <= step
+            assert (stored.product_backward(dy).double() - dy.double() @ weight).abs().max() <= step / 2
+    finally:
+        nf4.CHUNK = whole
+    assert stored.product(x[:0]).shape == (0, 3, shape[0]) and stored.product(x).dtype == dtype
+
+
+def by_rows(dtype=torch.float32):
+    return lambda: test_products_by_pieces_of_rows_are_those_of_the_whole_matrix((300, 1000), dtype)
+
+
 NF4 = "minillama.quant.nf4"
 MUTANTS = [
+    Mutant(NF4, "yield begin // columns,", "yield 0,", by_rows()),
+    Mutant(NF4, "dx.addmm_(flat[:, first:first + len(rows)], rows.to(wide))",
+           "dx = flat[:, :len(rows)] @ rows.to(wide)",
+           by_rows()),
+    Mutant(NF4, "step = block // math.gcd(columns, block)", "step = 1", by_rows()),
     Mutant(NF4, "(begin + size + 1) // 2", "(begin + size) // 2 - 1", several_chunks),
     Mutant(NF4, "absmax[begin // block:]", "absmax[0:]", several_chunks),
     Mutant(NF4, "levels[whole * block:] *= scales[-1]", "levels[whole * block:] *= scales[0]", several_chunks),

@@ -68,6 +68,19 @@ def test_changing_a_tensor_leaves_the_file_alone(tmp_path):
     assert torch.equal(read_safetensors(path)["x"], torch.ones(1000))
 
 
+def test_a_tensor_with_a_map_of_its_own_is_the_same_and_outlives_the_others(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"byte": torch.ones(3, dtype=torch.uint8), "x": torch.arange(300_000.0),
+               "y": torch.arange(600_000).half()}
+    write_safetensors(path, tensors)
+    found = read_safetensors(path)
+    assert same(found, tensors)
+    kept = found.pop("y")
+    del found
+    kept[0] = 7
+    assert torch.equal(kept[1:], tensors["y"][1:]) and torch.equal(read_safetensors(path)["y"], tensors["y"])
+
+
 def test_a_file_of_no_tensors_or_only_empty_ones_is_read(tmp_path):
     write_safetensors(tmp_path / "none", {})
     write_safetensors(tmp_path / "empty", {"x": torch.zeros(0, 3), "y": torch.zeros(2, 0)})
@@ -171,6 +184,8 @@ def test_a_stream_in_any_order_makes_the_same_file_and_a_wrong_one_none(tmp_path
 
 SAFETENSORS = "minillama.checkpoint.safetensors"
 MUTANTS = [
+    Mutant("minillama.checkpoint.safetensors", "count=end - begin, offset=slack)", "count=end - begin, offset=0)",
+           in_a_folder(test_a_tensor_with_a_map_of_its_own_is_the_same_and_outlives_the_others)),
     Mutant(SAFETENSORS, "length > min(size - 8, MAX_HEADER_BYTES)", "length > MAX_HEADER_BYTES",
            in_a_folder(test_a_file_cut_at_any_byte_is_refused)),
     Mutant(SAFETENSORS, "if len(result) != len(pairs):", "if False:", refuses("a name twice")),

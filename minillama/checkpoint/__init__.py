@@ -60,7 +60,8 @@ def load_model(path, device="cpu", dtype=None, quantize=None):
         warnings.warn(note, stacklevel=2)
     if quantize:
         weights = quantize_weights(weights, quantize)
-    return build_model(weights, device, dtype), find_tokenizer(weights)
+    tokenizer = find_tokenizer(weights)
+    return build_model(weights, device, dtype, spend=True), tokenizer
 
 
 def save_model(folder, model, tokenizer_path=None):

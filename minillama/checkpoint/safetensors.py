@@ -11,6 +11,7 @@ without holes or overlaps, so nothing can hide in a file.
 
 import json
 import math
+import mmap
 import os
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from minillama.files import atomic_write
 
 MAX_HEADER_BYTES = 100_000_000
+OWN_MAP = 2**20  # bytes from which a tensor is mapped alone: a system allows some ten thousand maps, not millions
 # In the reference writer's order: it sorts tensors by dtype, the last of this table first, then by name.
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E5M2": torch.float8_e5m2,
@@ -39,7 +41,8 @@ def read_safetensors(path):
     header, start, size = _read_header(path)
     _check_tiling(header, size - start, path)
     file_bytes = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8)
-    return {name: _tensor(file_bytes[start:], entry, name, path) for name, entry in header.items()}
+    with open(path, "rb") as file:
+        return {name: _tensor(file, file_bytes, start, entry, name, path) for name, entry in header.items()}
 
 
 def read_safetensors_metadata(path):
@@ -162,9 +165,14 @@ def _counts(values):
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _tensor(data, entry, name, path):
-    begin, end = entry["data_offsets"]
-    raw, dtype = data[begin:end], DTYPES[entry["dtype"]]
+def _tensor(file, file_bytes, start, entry, name, path):
+    """A large tensor has a map of its own, whose pages leave memory with it; small ones share the file's."""
+    begin, end = (start + offset for offset in entry["data_offsets"])
+    raw, dtype = file_bytes[begin:end], DTYPES[entry["dtype"]]
+    if end - begin >= OWN_MAP and begin % dtype.itemsize == 0:
+        slack = begin % mmap.ALLOCATIONGRANULARITY
+        block = mmap.mmap(file.fileno(), slack + end - begin, access=mmap.ACCESS_COPY, offset=begin - slack)
+        raw = torch.frombuffer(block, dtype=torch.uint8, count=end - begin, offset=slack)
     if dtype == torch.bool and bool((raw > 1).any()):
         raise ValueError(f"{path}: {name} is BOOL but holds a byte that is neither 0 nor 1")
     if raw.storage_offset() % dtype.itemsize:

@@ -91,16 +91,18 @@ def common_dtype(weights):
     return dtype
 
 
-def build_model(weights, device="cpu", dtype=None):
+def build_model(weights, device="cpu", dtype=None, spend=False):
     """The `Transformer` with these weights. dtype None keeps the file's (the widest, if it mixes several); quantized
-    layers keep their bits whatever it is."""
+    layers keep their bits whatever it is. spend: take the tensors out of `weights` one after another, so that what
+    was read of a file to be quantized leaves memory at once."""
     check_tensors(weights)
     dtype = common_dtype(weights) if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"dtype {dtype} cannot hold weights: use torch.float32, bfloat16 or float16")
     with torch.device("meta"):  # shapes without memory: each parameter is then replaced by a stored tensor
         model = Transformer(weights.config)
-    for name, tensor in weights.tensors.items():
+    for name in list(weights.tensors):
+        tensor = weights.tensors.pop(name) if spend else weights.tensors[name]
         module, _, parameter = name.rpartition(".")
         if tensor.layer:
             replace_module(model, module, tensor.layer().to(device))

@@ -61,6 +61,10 @@ class Int8Tensor:
         y = y + (rows[:, columns] @ kept.T).float()
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
+    def product_backward(self, dy):
+        """dy W with the dequantized W."""
+        return dy @ self.dequantize(dy.dtype)
+
 
 def quantize_int8(weight, threshold=OUTLIER_THRESHOLD):
     """Int8Tensor of a matrix (out, in) in fp32, bf16 or fp16. ValueError if it holds NaN or infinity.

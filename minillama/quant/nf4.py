@@ -79,8 +79,21 @@ class NF4Tensor:
         return dequantize_nf4(self, dtype)
 
     def product(self, x):
-        """x W^T: W rounded once to the dtype of x, then an ordinary matrix product."""
-        return nn.functional.linear(x, self.dequantize(x.dtype))
+        """x W^T: W rounded once to the dtype of x, some rows at a time, then ordinary matrix products."""
+        flat = x.reshape(-1, self.shape[1])
+        y = flat.new_empty(len(flat), self.shape[0])
+        for first, rows in dequantized_rows(self, x.dtype):
+            torch.mm(flat, rows.T, out=y[:, first:first + len(rows)])
+        return y.view(*x.shape[:-1], self.shape[0])
+
+    def product_backward(self, dy):
+        """dy W, the gradient of x, in the same pieces, summed in fp32: W never is in memory as a whole."""
+        wide = torch.promote_types(dy.dtype, torch.float32)
+        flat = dy.reshape(-1, self.shape[0]).to(wide)
+        dx = flat.new_zeros(len(flat), self.shape[1])
+        for first, rows in dequantized_rows(self, dy.dtype):
+            dx.addmm_(flat[:, first:first + len(rows)], rows.to(wide))
+        return dx.to(dy.dtype).view(*dy.shape[:-1], self.shape[1])
 
 
 def quantize_nf4(weight, block_size=BLOCK, double_quantization=True):
@@ -134,22 +147,42 @@ def dequantize_blocks(codes, absmax, levels, block_size):
 
 def dequantize_nf4(quantized, dtype=torch.float32):
     """The tensor that an NF4Tensor stands for: fp32 products, rounded once to `dtype`."""
+    n, block = math.prod(quantized.shape), quantized.block_size
+    values = torch.empty(n, dtype=dtype, device=quantized.codes.device)
+    for begin, part in dequantized_parts(quantized, block * max(1, CHUNK // block)):
+        values[begin:begin + len(part)] = part
+    return values.view(quantized.shape)
+
+
+def dequantized_parts(quantized, size):
+    """(begin, fp32 values from there on, `size` of them) over the flat tensor; size: a multiple of the block size.
+
+    On another device than a processor it is all at once."""
     absmax, n, block = quantized.absmax, math.prod(quantized.shape), quantized.block_size
     if quantized.absmax_scale is not None:
         absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP)
         absmax = absmax + quantized.absmax_offset
-    values = torch.empty(n, dtype=dtype, device=quantized.codes.device)
-    size = n if values.device.type != "cpu" else block * max(1, CHUNK // block)
-    pairs = level_pairs(values.device)
+    pairs = level_pairs(quantized.codes.device)
+    size = size if pairs.device.type == "cpu" else n
     for begin in range(0, n, size):
         codes = quantized.codes[begin // 2:(begin + size + 1) // 2].int()
         levels = pairs.index_select(0, codes).view(torch.float32)[:n - begin]
         whole = levels.numel() // block  # blocks; what is left over is the last, short one
         scales = absmax[begin // block:][:whole + 1]
         levels[:whole * block].view(-1, block).mul_(scales[:whole, None])
-        levels[whole * block:] *= scales[-1]
-        values[begin:begin + size] = levels
-    return values.view(quantized.shape)
+        if whole * block < levels.numel():
+            levels[whole * block:] *= scales[-1]
+        yield begin, levels
+
+
+def dequantized_rows(quantized, dtype):
+    """(first row, some rows in `dtype`) of a matrix: so few that a product finds them in the cache, and so many that
+    they end where a block does."""
+    columns, block = quantized.shape[1], quantized.block_size
+    step = block // math.gcd(columns, block)
+    size = step * columns * max(1, CHUNK // (step * columns))
+    for begin, part in dequantized_parts(quantized, size):
+        yield begin // columns, part.view(-1, columns).to(dtype)
 
 
 def level_pairs(device):

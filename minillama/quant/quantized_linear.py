@@ -10,7 +10,7 @@ class QuantizedLinear(nn.Module):
     """y = x W^T for a frozen W stored in few bits; the gradient goes to x alone, dx = dy W.
 
     A subclass keeps its numbers in buffers, gathers them in `stored()` (an object with
-    `dequantize(dtype)` and `product(x)`), and is built from a matrix by `from_weight(weight,
+    `dequantize(dtype)`, `product(x)` and `product_backward(dy)`), and is built from a matrix by `from_weight(weight,
     **settings())`, without numbers by `planned(out, in, **settings())`. Its buffer `layout` (int64) says how the
     bytes are to be read and travels in the state dict; loading bytes of another layout is an error.
     """
@@ -76,7 +76,7 @@ class FrozenProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        return dy @ ctx.stored.dequantize(dy.dtype), None
+        return ctx.stored.product_backward(dy), None
 
 
 def matching_modules(model, patterns, kinds):
