@@ -138,7 +138,7 @@ ratios = [sum(c[:2]) / least for c in counted.values()]
 ratios_text = ", ".join(f"{r:.2f}" for r in ratios)
 show(picture, f"Moved over least in versions 1 to 4: {ratios_text}")
 # %% [markdown] trade
-# Version 3 moves no fewer bytes than version 2, but asks four times less often: a
+# Version 3 moves no fewer bytes than version 2, but asks a quarter as often: a
 # request of 32 lanes now carries 512 bytes. Version 4 then drops the angles.
 #
 # One difficulty hides in it. A lane with four pairs needs 32 bytes of angles. If each

@@ -66,7 +66,7 @@ def test_the_cuda_library_imports_without_a_gpu_and_has_every_operator(tmp_path)
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     code = ("import torch\nfrom minillama import kernels\nassert 'cuda' in kernels.built_backends()\n"
-            "for name in ('rope', 'nf4_matmul', 'nf4_matmul_backward', 'flash_attention',\n"
+            "for name in ('rope', 'rope_', 'rope_into', 'nf4_matmul', 'nf4_matmul_backward', 'flash_attention',\n"
             "             'flash_attention_backward'):\n"
             "    assert torch._C._dispatch_has_kernel_for_dispatch_key(f'minillama::{name}', 'CUDA'), name\n"
             "try:\n    kernels.flash_attention(*[torch.zeros(1, 1, 2, 4)] * 3, backend='cuda')\n"
