@@ -158,7 +158,11 @@ def translate_tree(source, folders, target):
 
         if path not in seen:
             seen[path] = target / f"{len(seen)}_{path.name}"
-            text = translate(path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"), path)
+            text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+            try:
+                text = translate(text, path)
+            except (ValueError, Unsupported) as wrong:
+                raise type(wrong)(re.sub(r"^line (\d+)", lambda line: f"{path}:{line[1]}", str(wrong))) from wrong
             text = re.sub(r'^(\s*#\s*include\s*)(["<])([^">\n]+)[">]', include, text, flags=re.M)
             seen[path].write_text(text, encoding="utf-8")
         return seen[path]

@@ -130,6 +130,24 @@ def test_a_mistake_is_shown_in_the_readers_own_file(tmp_path, capsys):
 
 
 @compiles
+def test_a_launch_that_never_closes_is_shown_in_its_file(tmp_path):
+    (tmp_path / "part.h").write_text("\nvoid f() { k<<<1, 2(x); }\n")
+    (tmp_path / "a.cu").write_text('#include "part.h"\nint main() {}\n')
+    with pytest.raises(ValueError, match=r"part.h:2: <<< without its >>>"):
+        build(tmp_path / "a.cu")
+
+
+@compiles
+def test_a_slip_of_the_pen_is_the_compilers_error_and_not_called_unsupported(tmp_path):
+    (tmp_path / "a.cu").write_text("int main() {\n  float *x;\n  cudaMaloc(&x, 4);\n}\n")
+    with pytest.raises(ValueError, match=r"a.cu:3:3: error: .cudaMaloc. was not declared"):
+        build(tmp_path / "a.cu")
+    (tmp_path / "a.cu").write_text("int main() {\n  return make_widget() + CUBE + atomically();\n}\n")
+    with pytest.raises(ValueError, match=r"a.cu:2:10: error: .make_widget. was not declared"):
+        build(tmp_path / "a.cu")
+
+
+@compiles
 def test_a_program_may_have_several_sources(tmp_path):
     (tmp_path / "host.cpp").write_text("void launch(int *x);\nint main() { int x = 0; launch(&x); return x; }\n")
     (tmp_path / "k.cu").write_text("__global__ void k(int *x) { *x = 17; }\n"

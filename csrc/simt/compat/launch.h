@@ -29,6 +29,11 @@ struct Typed {  // arguments are converted as those of a function are: 0 is a nu
     launch(arguments...);
     checked();
   }
+  template <class... Fewer>  // where the kernel has default arguments
+  auto operator()(Fewer... arguments) -> std::enable_if_t<(sizeof...(Fewer) < sizeof...(Arguments))> {
+    launch(arguments...);
+    checked();
+  }
 };
 template <class Launch, class Result, class... Arguments>
 Typed<Launch, Arguments...> typed(Launch launch, Result (*)(Arguments...)) {

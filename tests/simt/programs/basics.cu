@@ -22,9 +22,9 @@ static void expect(bool good, const char *what) {
   wrong += !good;
 }
 
-__global__ void add(const float *a, const float *b, float *c, int n) {
+__global__ void add(const float *a, const float *b, float *c, int n, const float *also = nullptr, float factor = 1) {
   int i = blockDim.x * blockIdx.x + threadIdx.x;
-  if (i < n) c[i] = a[i] + b[i];
+  if (i < n) c[i] = factor * (a[i] + b[i]) + (also ? also[i] : 0);
 }
 
 template <int TILE, typename T>
@@ -88,7 +88,7 @@ static void vectors() {
   CHECK(cudaMemcpy(da, a.data(), n * sizeof(float), cudaMemcpyHostToDevice));
   CHECK(cudaMemcpyAsync(db, b.data(), n * sizeof(float), cudaMemcpyHostToDevice, 0));
   int threads = 128;
-  add<<<(n + threads - 1) / threads, threads>>>(da, db, dc, n);
+  add<<<(n + threads - 1) / threads, threads>>>(da, db, dc, n, 0, 1);
   CHECK(cudaGetLastError());
   CHECK(cudaMemcpy(c.data(), dc, n * sizeof(float), cudaMemcpyDeviceToHost));
   bool good = true;
