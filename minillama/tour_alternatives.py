@@ -160,7 +160,8 @@ def alternatives_page(ways, start, history):
         xs, ys = [row[0] for row in path], [row[1] for row in path]
         axes.plot(xs, ys, color=colour, marker="o", markersize=3, linestyle="-" if len(rows) > 1 else "none")
         left = name == "best of n"  # keeps to the left of the paths that go further
-        axes.annotate(name, (xs[-1], ys[-1]), (-6, 5) if left else (6, -5), textcoords="offset points", color=colour,
+        place = (-6, 5) if left else (6, -20 if name == "PPO" else -5)
+        axes.annotate(name, (xs[-1], ys[-1]), place, textcoords="offset points", color=colour,
                       ha="right" if left else "left", annotation_clip=False)
     axes.set_xlim(left=0, right=1.35 * max(row[0] for rows in ways.values() for row in rows) + 0.1)
     axes.set_ylim(top=axes.get_ylim()[1] + 0.1)
@@ -175,6 +176,7 @@ def alternatives_page(ways, start, history):
         "reward model. Chain of hindsight reads good and bad answers under their names, and is asked for a good one. "
         "The rule pays for friendly words and steps instead of votes.",
         svg(picture, words),
-        caption(f"Score: {words}. Before: {start[1]:+.2f}." + (f" Hidden quality: {truth}." if truth else "")
+        caption(f"The faint line is PPO's path (at most {max(row['kl'] for row in history):.1f} nats on the way). "
+                f"Score: {words}. Before: {start[1]:+.2f}." + (f" Hidden quality: {truth}." if truth else "")
                 + f" Best of {BEST_OF[-1]} is at {best[0]:.2f} nats as estimated from {DRAWS} answers a question; the "
                 f"formula log n - (n - 1) / n, a bound from above, says {best_of_n_bound(BEST_OF[-1]):.2f}."))
