@@ -109,7 +109,8 @@ def talk_page(answers):
         "Questions that the model is asked for the first time, and its answers, sampled at temperature 0.7. It has "
         "learned how people on this forum talk, rude ones included; nobody has told it yet which answers are good.",
         *(quote(question, answer) for question, answer in answers[:5]),
-        caption(f"Mean hidden quality of {len(answers)} answers, on a scale of -3 to +4: {mean:+.2f}."))
+        caption("Good means polite, in two steps, and about the thing that was asked for: the hidden quality counts "
+                f"just that, from -3 to +4. The mean of {len(answers)} answers is {mean:+.2f}; no training sees it."))
 
 
 def text_levels(split):
