@@ -91,6 +91,7 @@ def loaded(arguments, whole=False):
     import torch
 
     from minillama.checkpoint import load_model, open_weights
+    from minillama.checkpoint.weights import common_dtype
     from minillama.memory import require_memory, weights_bytes
     from minillama.tokenizer import load_tokenizer
 
@@ -104,8 +105,8 @@ def loaded(arguments, whole=False):
     if kind and whole:
         raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: hang an adapter "
                          "on it (--method lora), or give its original (or `convert` it back to meta, and give that)")
-    needed = weights_bytes(weights.config, kind) if kind else weights.config.n_parameters() * (
-        dtype.itemsize if dtype else 2)
+    size = (dtype or common_dtype(weights)).itemsize
+    needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
     print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
     model, tokenizer = load_model(path, arguments.device, dtype, None if held else kind)
     tokenizer = load_tokenizer(arguments.tokenizer) if getattr(arguments, "tokenizer", None) else tokenizer

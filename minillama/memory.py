@@ -11,8 +11,9 @@ GIB = 2**30
 BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.0, "nf4": 4 + 8 / 64 + 32 / (64 * 256)}
 
 
-def weights_bytes(config, kind="fp16"):
-    """Bytes of a model's weights; int8 and nf4 shrink the linear layers only, the tables and norms stay in fp16."""
+def weights_bytes(config, kind="fp16", rest=2):
+    """Bytes of a model's weights; int8 and nf4 shrink the linear layers only, of the tables and norms each number
+    keeps `rest` bytes."""
     if kind not in BITS:
         raise ValueError(f"kind {kind!r} is not known: choose one of {', '.join(BITS)}")
     if kind in ("fp32", "fp16"):
@@ -20,7 +21,7 @@ def weights_bytes(config, kind="fp16"):
     attention = 2 * config.dim * config.head_dim * (config.n_heads + config.n_kv_heads)
     linears = config.n_layers * (attention + 3 * config.dim * config.hidden_dim)
     row_scales = 4 * linears / config.dim if kind == "int8" else 0  # about one fp32 scale for each row
-    return int(linears * BITS[kind] / 8 + row_scales + 2 * (config.n_parameters() - linears))
+    return int(linears * BITS[kind] / 8 + row_scales + rest * (config.n_parameters() - linears))
 
 
 def cache_bytes(config, tokens, batch=1, bytes_per_number=2):

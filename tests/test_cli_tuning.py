@@ -43,6 +43,19 @@ def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, c
     assert code == 2 and "--resume" in err
 
 
+@pytest.mark.parametrize(("flags", "dtype", "kind"), [
+    ([], None, None), (["--dtype", "bfloat16"], torch.bfloat16, None), (["--load-8bit"], None, "int8"),
+    (["--load-4bit", "--dtype", "float16"], torch.float16, "nf4")])
+def test_what_loading_is_said_to_need_is_what_the_model_then_holds(flags, dtype, kind, model_folder, capsys,
+                                                                       monkeypatch):
+    needed = []
+    monkeypatch.setattr("minillama.memory.require_memory", lambda size, *words: needed.append(size) or "enough")
+    assert run(capsys, "generate", "--model", model_folder, "--max-new-tokens", "1", *flags)[0] == 0
+    state = load_model(model_folder, dtype=dtype, quantize=kind)[0].state_dict()
+    held = sum({tensor.data_ptr(): tensor.nbytes for tensor in state.values()}.values())  # a tied table counts once
+    assert needed[0] == pytest.approx(held, rel=0 if kind is None else 0.1)  # the estimate knows no tables of scales
+
+
 def test_a_merged_adapter_speaks_as_the_two_parts_do(model_folder, data, tmp_path, capsys):
     adapter, out = tmp_path / "adapter", tmp_path / "merged"
     assert run(capsys, "sft", "--model", model_folder, "--data", data, "--out", adapter, *SHORT)[0] == 0

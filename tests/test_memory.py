@@ -42,7 +42,9 @@ def test_fewer_bits_need_fewer_bytes_and_nf4_linears_cost_4_127_bits(name):
     with torch.device("meta"):
         blocks = Transformer(config).layers
     linears = sum(p.numel() for p in blocks.parameters() if p.dim() == 2)
-    assert (nf4 - 2 * (config.n_parameters() - linears)) * 8 / linears == pytest.approx(4.127, abs=5e-4)
+    rest = config.n_parameters() - linears
+    assert (nf4 - 2 * rest) * 8 / linears == pytest.approx(4.127, abs=5e-4)
+    assert weights_bytes(config, "nf4", rest=4) - nf4 == 2 * rest
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers_and_a_way_out():
@@ -65,6 +67,8 @@ MUTANTS = [
     Mutant("minillama.memory", "batch * config.n_kv_heads", "batch * config.n_heads",
            test_a_70b_cache_is_an_eighth_of_what_ungrouped_heads_would_need),
     Mutant("minillama.memory", '"nf4": 4 + 8 / 64', '"nf4": 4 + 32 / 64',
+           lambda: test_fewer_bits_need_fewer_bytes_and_nf4_linears_cost_4_127_bits("llama_7b")),
+    Mutant("minillama.memory", "+ rest * (config", "+ 2 * (config",
            lambda: test_fewer_bits_need_fewer_bytes_and_nf4_linears_cost_4_127_bits("llama_7b")),
     Mutant("minillama.memory", "needed > free", "needed < free",
            test_what_does_not_fit_is_refused_with_both_numbers_and_a_way_out),
