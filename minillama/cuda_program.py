@@ -48,6 +48,7 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
     names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), *PROGRAM]]
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), f"-I{here / 'compat'}", *(f"-I{f}" for f in folders),
              *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
+             "-fno-delete-null-pointer-checks",  # old programs ask a method `if (this)`
              "-gdwarf-4"]  # some addr2line reads the file names of DWARF 5 one off
     runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else [])]
     state = hashlib.sha256(repr((runtime_flags, flags)).encode())
@@ -66,7 +67,7 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
             translated[main] = main.with_suffix(".o")
         for path in sorted(temporary.rglob("*.*")):
             state.update(path.read_bytes().replace(str(temporary).encode(), b""))
-        if any(re.search(rb"#\s*include\s*<omp.h>", path.read_bytes()) for path in temporary.rglob("*.*")):
+        if any(re.search(rb'#\s*include\s*[<"]omp\.h[>"]', path.read_bytes()) for path in temporary.rglob("*.*")):
             flags.append("-fopenmp")
         program = folder / f"{Path(source).stem}-{state.hexdigest()[:16]}"
         if not program.exists():

@@ -1,6 +1,6 @@
 """CUDA text to C++ text, line by line the same: what C++ has no words for is rewritten, all else stays.
 
-`translate` rewrites kernel<<<grid, block>>>(...), extern __shared__ arrays and inline PTX (see inline_ptx);
+`translate` rewrites kernel<<<grid, block>>>(...), extern __shared__ arrays, shifts and inline PTX (see inline_ptx);
 `translate_tree` does so for a file and all that it includes.
 """
 
@@ -134,11 +134,64 @@ def typed_launches(code):
     return [(found.start(1), len(found[1]), "") for found in re.finditer(launch, code)]
 
 
+def device_bodies(code, directives):
+    """(start, end) of the bodies of functions and lambdas marked __global__ or __device__, or by a macro for these."""
+    macros = re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[^\n({]*__(?:global|device)__[^\n({]*$", code, flags=re.M)
+    for found in re.finditer(rf"\b({'|'.join(['__global__', '__device__', *macros])})\b", code):
+        place, called = found.end(), False
+        try:
+            while place < len(code) and code[place] not in ";={" + "}":
+                called |= code[place] == "("
+                place = closing(code, place) + 1 if code[place] == "(" else place + 1
+            end = closing(code, place) if called and code[place: place + 1] == "{" else 0
+        except ValueError:  # brackets that #if and #else open twice
+            continue
+        if end and not within(directives, found.start()) and not re.search(r"\b(cout|cerr|\w*stream)\b",
+                                                                          code[found.start(): end]):
+            yield place, end  # where text is written to streams, << is no shift
+
+
+def within(spans, place):
+    """Whether one of the spans holds the place."""
+    return any(start <= place < end for start, end in spans)
+
+
+def shifts(code):
+    """Edits that make a << n and a >> n on the device what PTX's shl and shr are for every n, where C++ does not say
+    what they are from the number's width on. `a << ptx_shift << n` keeps precedence and order, and C++ finds the types.
+    A >> that may close two template lists, a <<= of a member (it may be a bit-field) and what macros hold stay."""
+    directives = [found.span() for found in re.finditer(r"^[ \t]*#(?:\\\n|[^\n])*", code, flags=re.M)]
+    edits = set()
+    for start, end in device_bodies(code, directives):
+        for found in re.finditer(r"(?<![<>])(<<|>>)(?!\s?[<>])(=?)", code[start:end]):
+            at = start + found.start()
+            before = code[max(0, at - 2000): at].rstrip()
+            kept = before.endswith("operator") or (found[2] and re.search(r"(\.|->)\s*\w+$", before))
+            if not kept and not within(directives, at) and (found[1] == "<<" or open_angles(before) < 2):
+                edits.add((at + len(found[0]), 0, f" ::simt::program::ptx_shift {found[0]}"))
+    return sorted(edits)
+
+
+def open_angles(before):
+    """How many < stand open where the expression `before` ends; what is in brackets does not count."""
+    depth, flat = 0, []
+    for letter in reversed(before):
+        depth += (letter in ")]}") - (letter in "([{")
+        if depth < 0 or (depth == 0 and letter == ";"):
+            break
+        flat += [letter] * (depth == 0)
+    opened, closed = 0, 0
+    for angle in reversed(re.sub(r"<<|>>|->|[<>]=|[^<>]", "", "".join(reversed(flat)))):
+        opened += angle == "<" and closed == 0
+        closed = max(0, closed + (1 if angle == ">" else -1))
+    return opened
+
+
 def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
     code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
     for place, length, new in sorted(launches(code) + typed_launches(code) + dynamic_shared(code)
-                                     + aligned_shared(code) + inline_ptx(code, text)):
+                                     + aligned_shared(code) + shifts(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
         out += [text[at:place], new]

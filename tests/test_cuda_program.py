@@ -148,9 +148,12 @@ def test_a_slip_of_the_pen_is_the_compilers_error_and_not_called_unsupported(tmp
 
 
 @compiles
-def test_a_program_may_have_several_sources(tmp_path):
-    (tmp_path / "host.cpp").write_text("void launch(int *x);\nint main() { int x = 0; launch(&x); return x; }\n")
-    (tmp_path / "k.cu").write_text("__global__ void k(int *x) { *x = 17; }\n"
+def test_a_program_may_have_several_sources_that_ask_for_openmp_and_for_this(tmp_path):
+    (tmp_path / "host.cpp").write_text('#include "omp.h"\nvoid launch(int *x);\n'
+                                       "struct S { bool none() { return !this; } };\n"
+                                       "int main(int n, char **) {\n  S *s = n > 5 ? new S : 0;\n"
+                                       "  int x = omp_in_parallel();\n  if (s->none()) launch(&x);\n  return x;\n}\n")
+    (tmp_path / "k.cu").write_text("#include <cuda_gl_interop.h>\n__global__ void k(int *x) { *x = 17; }\n"
                                    "void launch(int *x) { k<<<1, 1>>>(x); }\n")
     assert run(build(tmp_path / "host.cpp", others=[tmp_path / "k.cu"])).code == 17
 

@@ -82,6 +82,32 @@ def test_alignment_may_stand_behind_the_word_shared():
     assert body("alignas(16) __shared__ float x[4];") == "alignas(16) __shared__ float x[4];"
 
 
+SHIFT = " ::simt::program::ptx_shift "
+
+
+@pytest.mark.parametrize(("source", "shifted"), [
+    ("__device__ int f(int a) { return a << 3 >> a; }", f"{{ return a <<{SHIFT}<< 3 >>{SHIFT}>> a; }}"),
+    ("__global__ void f() { a <<= b; a >>= 1; }", f"{{ a <<={SHIFT}<<= b; a >>={SHIFT}>>= 1; }}"),
+    ("#define HD __host__ __device__\nHD int f(int a) { return a << 3; }", f"{{ return a <<{SHIFT}<< 3; }}"),
+    ("x = [] __device__ (int a) { return i < a >> 1; };", f"{{ return i < a >>{SHIFT}>> 1; }};"),
+    ("__device__ void f() { k<<<1, 1 >> 2>>>(v<w<int>>(a)); }", f"(1, 1 >>{SHIFT}>> 2)(v<w<int>>(a)); }}"),
+    ("__device__ int f() { return g<h<1>>() << 2; }", f"{{ return g<h<1>>() <<{SHIFT}<< 2; }}"),
+])
+def test_a_shift_on_the_device_is_written_so_that_cpp_knows_every_count(source, shifted):
+    assert body(source).endswith(shifted)
+
+
+@pytest.mark.parametrize("source", [
+    "int f(int a) { return a << 3; }", "__device__ int x = 1 << 3;", "__device__ int f(int a, int b = 1 << 2);",
+    "#define HD __device__\nint f(int a) { return a << 3; }", "__device__ void f() {\n#define N (1 << \\\n 3 << 2)\n}",
+    "__device__ void f(ostream &s) { s << 3; }", "__device__ int f() { return a > b ? v<w<int>>(a) : 0; }",
+    "__device__ void f() { a.b <<= 3; operator<<(a, b); v<w<int>> x; }",
+    "__device__ void f() {\n#if A\n if (a) {\n#else\n if (b) {\n#endif\n a << 1; } }",
+])
+def test_what_may_be_no_shift_or_no_device_stays_as_it_is(source):
+    assert body(source) == source
+
+
 MUTANTS = [
     Mutant("minillama.cuda_translate", '(place, len(end[0]), ")")', '(place, 2, ")")',
            lambda: test_a_launch_becomes_two_calls("k<<<1, 2>>>(a);", "k", "1, 2", "(a);")),
@@ -90,4 +116,8 @@ MUTANTS = [
     Mutant("minillama.cuda_translate", r"""|"(?:\\.|[^"\\\n])*"'""", "'",
            lambda: test_what_is_no_cuda_stays_as_it_is('"k<<<1, 2>>>(x)"')),
     Mutant("minillama.cuda_translate", 'source.count("\\n") * "\\n"', '""', test_every_line_keeps_its_number),
+    Mutant("minillama.cuda_translate", "open_angles(before) < 2", "True",
+           lambda: test_what_may_be_no_shift_or_no_device_stays_as_it_is("__device__ void f() { v<w<int>> x; }")),
+    Mutant("minillama.cuda_translate", "not within(directives, at) and", "",
+           lambda: test_what_may_be_no_shift_or_no_device_stays_as_it_is("__device__ int f() {\n#if 1 << 2\n#endif }")),
 ]

@@ -7,6 +7,46 @@
 #include "../intrinsics.h"
 #include "../warp.h"
 
+// Shifts of device code, which cuda_translate writes as a << ptx_shift << n: by the width of the number or more they give 0
+// or, of a negative number to the right, -1, as PTX's shl and shr do. Numbers of n from 2^32 on wrap, as there.
+namespace simt::program {
+template <class T> struct Shifted { T value; };
+template <class N> struct ShiftBy { N count; };
+inline constexpr struct Shift {} ptx_shift;
+template <class T> constexpr bool is_number = std::is_integral_v<T> || (std::is_enum_v<T> && std::is_convertible_v<T, int>);
+template <class T> constexpr Shifted<T> operator<<(T value, Shift) { return {value}; }
+template <class T> constexpr Shifted<T> operator>>(T value, Shift) { return {value}; }
+template <class T, class N> constexpr decltype(auto) operator<<(Shifted<T> left, N count) {
+  if constexpr (is_number<T> && is_number<N>) {
+    using R = decltype(+left.value);
+    return unsigned(count) < 8 * sizeof(R) ? R(std::make_unsigned_t<R>(left.value) << unsigned(count)) : R(0);
+  } else {
+    return left.value << count;
+  }
+}
+template <class T, class N> constexpr decltype(auto) operator>>(Shifted<T> left, N count) {
+  if constexpr (is_number<T> && is_number<N>) {
+    using R = decltype(+left.value);
+    return R(R(left.value) >> (unsigned(count) < 8 * sizeof(R) ? unsigned(count) : 8 * sizeof(R) - 1)
+             >> (unsigned(count) < 8 * sizeof(R) ? 0 : 1));
+  } else {
+    return left.value >> count;
+  }
+}
+template <class N> constexpr ShiftBy<N> operator<<=(Shift, N count) { return {count}; }
+template <class N> constexpr ShiftBy<N> operator>>=(Shift, N count) { return {count}; }
+template <class T, class N> constexpr T& operator<<=(T& left, ShiftBy<N> by) {
+  if constexpr (is_number<T>) left = static_cast<T>(left << ptx_shift << by.count);
+  else left <<= by.count;
+  return left;
+}
+template <class T, class N> constexpr T& operator>>=(T& left, ShiftBy<N> by) {
+  if constexpr (is_number<T>) left = static_cast<T>(left >> ptx_shift >> by.count);
+  else left >>= by.count;
+  return left;
+}
+}  // namespace simt::program
+
 // min and max of two different types, as CUDA's overloads have them.
 #define SIMT_MIXED(name, condition)                                                                                \
   template <class A, class B, class = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B> &&       \

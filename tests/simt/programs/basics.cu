@@ -27,6 +27,19 @@ __global__ void add(const float *a, const float *b, float *c, int n, const float
   if (i < n) c[i] = factor * (a[i] + b[i]) + (also ? also[i] : 0);
 }
 
+__global__ void shifts(unsigned *out, unsigned n, unsigned char small) {
+  __shared__ unsigned words[1 << 3];
+  constexpr int width = 1 << 2 << 1;
+  enum { kOne = 1 };
+  const int minus = -5;
+  unsigned long long wide = 1;
+  out[0] = 7u << n, out[1] = 7u >> n, out[2] = unsigned(minus >> n), out[3] = unsigned(wide << n >> 32);
+  out[4] = unsigned(wide << 2 * n), out[5] = small << n - 24, out[6] = kOne << n | kOne << 1, out[7] = width;
+  unsigned kept = 6, gone = 6;
+  kept <<= n - 31, gone >>= n, words[0] = static_cast<unsigned>(kept) >> 1;
+  out[8] = kept, out[9] = gone, out[10] = words[0], out[11] = -1 << n - 1, out[12] = 1u << n - 33;
+}
+
 template <int TILE, typename T>
 __global__ void multiply(T *c, const T *a, const T *b, int n) {
   __shared__ T as[TILE][TILE], bs[TILE][TILE];
@@ -172,6 +185,17 @@ static void symbols() {
   expect(x[6] == 3 && called == 1 && managed == 7, "variables of the device");
 }
 
+static void shift_by_the_width() {
+  unsigned *out, bad = 0;
+  const unsigned right[13] = {0, 0, ~0u, 1, 0, 0x4100, 2, 8, 12, 0, 6, 1u << 31, 0};
+  CHECK(cudaMallocManaged(&out, sizeof right));
+  shifts<<<1, 1>>>(out, 32, 0x41);
+  CHECK(cudaDeviceSynchronize());
+  for (int i = 0; i < 13; ++i) bad |= (out[i] != right[i]) << i;
+  expect(bad == 0, "shifts by the width and more");
+  CHECK(cudaFree(out));
+}
+
 int main(int argc, char **argv) {
   int devices = 0;
   cudaDeviceProp properties;
@@ -184,6 +208,7 @@ int main(int argc, char **argv) {
   sums<int>("sum of integers");
   counts();
   symbols();
+  shift_by_the_width();
   printf("%d wrong, %d argument(s)\n", wrong, argc - 1);
   return wrong;
 }
