@@ -251,7 +251,7 @@ def test_one_layer_equals_pefts_forward_and_gradients():
     assert torch.allclose(y, y_theirs, rtol=1e-6, atol=1e-6)
     for part, parameter in (("A", theirs.lora_A), ("B", theirs.lora_B)):
         grads = getattr(ours, part)["default"].grad, parameter["default"].weight.grad
-        assert torch.allclose(*grads, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(*grads, rtol=2e-6, atol=5e-6)  # s is multiplied in before the sum: sizes up to 21
 
 
 def test_an_adapter_added_to_a_model_in_eval_mode_does_not_drop():
@@ -282,9 +282,9 @@ MUTANTS = [
            lambda: test_a_new_adapter_changes_nothing_bit_for_bit((3, 5), "linear")),
     Mutant(LORA, "kaiming_uniform_(self.A[name], a=math.sqrt(5))", "kaiming_uniform_(self.A[name])",
            test_A_starts_uniform_between_plus_and_minus_one_over_root_in),
-    Mutant(LORA, "config.dropout, self.training)", "config.dropout, True)",
+    Mutant(LORA, "config.dropout and self.training:", "config.dropout:",
            test_dropout_acts_on_the_input_of_A_in_training_only),
-    Mutant(LORA, "config.dropout, self.training)", "0.0, self.training)",
+    Mutant(LORA, "config.dropout and self.training:", "False:",
            test_dropout_acts_on_the_input_of_A_in_training_only),
     Mutant(LORA, "self.train(base.training)", "pass",
            test_an_adapter_added_to_a_model_in_eval_mode_does_not_drop),

@@ -69,8 +69,8 @@ def test_damaged_or_foreign_adapter_files_are_refused(tmp_path):
 
 
 def close(ours, theirs):
-    """Within 16 fp32 steps of the largest number: the same sums in another order, through two layers."""
-    return float((ours - theirs).detach().abs().max()) <= 2e-6 * float(theirs.detach().abs().max())
+    """Within 64 fp32 steps of the largest number: the same sums in another order, through two layers there and back."""
+    return float((ours - theirs).detach().abs().max()) <= 64 * 2**-24 * float(theirs.detach().abs().max())
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def close(ours, theirs, kind):
     """nf4: fp32 sums in another order. int8: bitsandbytes goes through fp16 on a processor, so the inputs of layers get
     other codes; that is of the size of what rounding inputs to int8 changes at all, 2 % of an average logit."""
     difference, size = (ours - theirs).detach().abs(), theirs.detach().abs()
-    return bool(difference.max() <= 2e-6 * size.max() if kind == "nf4" else difference.mean() <= 0.04 * size.mean())
+    return bool(difference.max() <= 4e-6 * size.max() if kind == "nf4" else difference.mean() <= 0.04 * size.mean())
 
 
 def tokens():
@@ -129,7 +129,6 @@ MUTANTS = [
     Mutant(FILE, "B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)",
            "B = layer.B[name].detach()",
            lambda: test_peft_loads_the_adapter_of_our_quantized_model_to_the_same_logits("int8")),
-    Mutant("minillama.quant.quantized_linear", "return ctx.stored.product_backward(dy), None",
-           "return dy * 0, None",
+    Mutant("minillama.peft.lora", "base.stored().product_backward(dy)", "base.stored().product_backward(0 * dy)",
            lambda: test_we_load_pefts_adapter_of_a_bitsandbytes_base_to_the_same_logits_and_gradients("nf4")),
 ]

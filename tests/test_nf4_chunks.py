@@ -42,12 +42,18 @@ def test_products_by_pieces_of_rows_are_those_of_the_whole_matrix(shape, dtype):
     weight = stored.dequantize(dtype).double()
     step = 2e-4 if dtype == torch.float32 else 2**-8 * 120
     try:
-        for nf4.CHUNK in (64, 4096, whole):
+        for nf4.CHUNK in (8, 512, whole):  # 8 of them to a product
             assert (stored.product(x).double() - x.double() @ weight.T).abs().max() <= step
             assert (stored.product_backward(dy).double() - dy.double() @ weight).abs().max() <= step / 2
     finally:
         nf4.CHUNK = whole
     assert stored.product(x[:0]).shape == (0, 3, shape[0]) and stored.product(x).dtype == dtype
+
+
+def test_a_product_has_four_megabytes_of_rows_in_memory_at_most():
+    stored = quantize_nf4(normal(1100, 1000))
+    pieces = [(first, len(rows)) for first, rows in nf4.dequantized_rows(stored, torch.float32)]
+    assert pieces == [(0, 1048), (1048, 52)]  # whole rows, in multiples of 8, which end where a block of 64 does
 
 
 def by_rows(dtype=torch.float32):
@@ -61,6 +67,8 @@ MUTANTS = [
            "dx = flat[:, :len(rows)] @ rows.to(wide)",
            by_rows()),
     Mutant(NF4, "step = block // math.gcd(columns, block)", "step = 1", by_rows()),
+    Mutant(NF4, "max(1, PIECE * CHUNK // (step * columns))", "PIECE * CHUNK",
+           test_a_product_has_four_megabytes_of_rows_in_memory_at_most),
     Mutant(NF4, "(begin + size + 1) // 2", "(begin + size) // 2 - 1", several_chunks),
     Mutant(NF4, "absmax[begin // block:]", "absmax[0:]", several_chunks),
     Mutant(NF4, "levels[whole * block:] *= scales[-1]", "levels[whole * block:] *= scales[0]", several_chunks),

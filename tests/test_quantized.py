@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from minillama.checkpoint import load_model, open_weights, save_model
 from minillama.checkpoint.convert import convert, quantize
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.weights import from_model
+from minillama.checkpoint.weights import Weights, from_model, stored
 from minillama.config import ModelConfig
 from minillama.info import describe_checkpoint
 from minillama.quant.quantize_linears import quantize_linears
@@ -43,6 +44,19 @@ def test_the_file_holds_the_bits_that_quantizing_in_memory_gives(kind, settings,
         if hasattr(module, "settings"):
             assert found.get_submodule(name).settings() == module.settings() == {**module.settings(), **settings}
     assert torch.equal(model(TOKENS), found(TOKENS))
+
+
+def test_what_a_layer_was_made_of_leaves_memory_before_the_next_is_read():
+    """Or the whole model would be in memory beside its few bits, once all of it has been read."""
+    whole = {name: tensor.detach().clone() for name, tensor in model_of(TIED).named_parameters()}
+    alive = {name: weakref.ref(tensor) for name, tensor in whole.items()}
+    weights = Weights(TIED, {name: stored(whole.pop(name)) for name in list(whole)}, Path("there"))
+    weights = quantize_weights(weights, "nf4")
+    for name in list(weights.tensors):
+        part = weights.tensors.pop(name)
+        part.layer() if part.layer else part.read()
+        del part
+        assert alive[name]() is None, f"{name} is still held"
 
 
 @pytest.mark.parametrize("to", ["hf", "llama2c", "gguf"])
@@ -196,6 +210,8 @@ def same_bits(kind, settings):
 TENSORS = "quantized.safetensors"
 MODULE = "minillama.checkpoint.quantized"
 MUTANTS = [
+    Mutant(MODULE, 'type(error)(f"{source}: {name}', 'type(error)(f"{weights.source}: {name}',
+           test_what_a_layer_was_made_of_leaves_memory_before_the_next_is_read),
     Mutant(MODULE, "from_weight(tensor.read(), **settings)", "from_weight(tensor.read())", same_bits(*KINDS[1])),
     Mutant(MODULE, "made = kind.planned(*shape, **settings)", "made = kind.planned(*shape)", same_bits(*KINDS[4])),
     Mutant(MODULE, 'or ".feed_forward.w" in name', "", same_bits(*KINDS[0])),

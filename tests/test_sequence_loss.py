@@ -240,9 +240,10 @@ MUTANTS = [
           test_text_that_does_not_come_back_and_unknown_control_tokens_are_refused),
     plant("targets_BT = labels_BT[:, 1:]", "targets_BT = labels_BT[:, :-1]", LOOP),  # not shifted
     plant("logits_BTV[:, :-1][learned_BT]", "logits_BTV[:, 1:][learned_BT]", LOOP),
-    plant("(losses_N / counts_B[rows_N]).sum() / (counts_B > 0).sum()", "losses_N.mean()", LOOP),
+    plant("(losses_N / counts_B[learned_BT.nonzero()[:, 0]]).sum() / (counts_B > 0).sum()",
+          "losses_N.mean()", LOOP),
     plant("/ (counts_B > 0).sum()", "/ len(counts_B)", LOOP),
-    plant("losses_N.mean() if", "losses_N.sum() / len(labels_BT) if", LOOP),
+    plant("losses_N.mean() if", "losses_N.sum() / len(learned_BT) if", LOOP),
     plant("at_least_fp32(logits_BTV[:, :-1][learned_BT])", "logits_BTV[:, :-1][learned_BT]",
           test_half_precision_logits_are_widened_before_the_softmax),
     plant("logits_BTV[:, :-1]) / temperature", "logits_BTV[:, :-1])",

@@ -11,6 +11,7 @@ from minillama.train.sequence_loss import (
     IGNORE,
     Sequence,
     learned_tokens,
+    model_loss,
     next_targets,
     pack,
     pad_right,
@@ -41,13 +42,18 @@ def test_packing_uses_every_token_once_in_order_without_padding():
         pack(sequences(3), 1)
 
 
-def test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone():
+def wide_model():
+    """With weights so large that what a token sees moves its loss by more than rounding does."""
     torch.manual_seed(0)
     shape = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 11, "hidden_dim": 24}
     model = Transformer(ModelConfig(**shape, max_seq_len=32))
-    for weight in model.parameters():  # wide, so that what a token sees moves its loss by more than rounding does
+    for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    parts = sequences(5, 2, 7, 3)
+    return model
+
+
+def test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone():
+    model, parts = wide_model(), sequences(5, 2, 7, 3)
     [chunk] = pack(parts, 17)  # one chunk: no document is cut
     tokens, labels, documents = chunk.tokens[None], chunk.labels[None], chunk.document_ids[None]
 
@@ -63,6 +69,33 @@ def test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have
         torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-5)  # fp32, sums in another order
     open_loss = sequence_loss(model(tokens), labels, document_ids_BT=documents)
     assert abs(open_loss.item() - alone().item()) > 1e-3  # without the mask documents do see one another
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reduction", ["tokens", "sequences", "sum"])
+def test_a_models_loss_is_that_of_all_its_logits_and_its_head_reads_the_learned_places_alone(reduction, packed):
+    """fp32, the same terms in another order: 1e-5 of gradients of size 1."""
+    model, seen = wide_model(), []
+    chunks = pack(sequences(5, 2, 7, 4), 9)
+    tokens, labels, documents = (torch.stack([getattr(chunk, name) for chunk in chunks])
+                                 for name in ("tokens", "labels", "document_ids"))
+    documents = documents if packed else None
+    wanted = sequence_loss(model(tokens, document_ids_BT=documents), labels, reduction, documents)
+    model.output.register_forward_pre_hook(lambda head, read: seen.append(tuple(read[0].shape)))
+    ours = model_loss(model, tokens, labels, reduction, documents)
+    assert seen == [(learned_tokens(labels, documents), 16)]
+    torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=0)
+    gradients = (torch.autograd.grad(loss, model.parameters()) for loss in (ours, wanted))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_that_teaches_nothing_adds_nothing_and_has_no_mean():
+    model, tokens = wide_model(), torch.tensor([[1, 2, 3]])
+    model_loss(model, tokens, torch.full((1, 3), IGNORE), "sum").backward()
+    assert not any(weight.grad.any() for weight in model.parameters())
+    with pytest.raises(ValueError, match="0/0"):
+        model_loss(model, tokens, torch.full((1, 3), IGNORE))
 
 
 def test_the_first_token_of_a_document_is_not_predicted_from_the_last_document():
@@ -84,8 +117,20 @@ plant = partial(Mutant, "minillama.train.sequence_loss")
 PACKING = test_packing_uses_every_token_once_in_order_without_padding
 BLOCKS = test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone
 RIGHT = test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is
+
+
+def whole(reduction="tokens", packed=True):
+    law = test_a_models_loss_is_that_of_all_its_logits_and_its_head_reads_the_learned_places_alone
+    return lambda: law(reduction, packed)
+
+
 # fmt: off
 MUTANTS = [
+    plant("F.pad(learned_BT, (0, 1))", "F.pad(learned_BT, (1, 0))", whole()),
+    plant("logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT,", "logits_NV = model(tokens_BT,", whole()),
+    plant("_reduced(F.cross_entropy(logits_NV, targets_BT[learned_BT]",
+          "_reduced(F.cross_entropy(logits_NV, labels_BT[:, :-1][learned_BT]", whole(packed=False)),
+    Mutant("minillama.transformer", "hidden_BTD if read_BT is None else hidden_BTD[read_BT]", "hidden_BTD", whole()),
     plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
     plant("range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),
     plant("range(0, len(tokens), length)", "range(0, len(tokens), length - 1)", PACKING),

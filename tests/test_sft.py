@@ -109,9 +109,10 @@ def test_the_loss_and_its_gradient_are_those_of_transformers_with_minus_100():
 
 
 def test_only_places_that_predict_an_answer_get_a_gradient():
-    """d loss / d logits is nonzero exactly where the next token is learned: nowhere in prompts, nowhere in padding."""
+    """d loss / d (what the head reads) is nonzero exactly where the next token is learned: nowhere in prompts, nowhere
+    in padding."""
     model, seen = a_model(), []
-    model.register_forward_hook(lambda part, _, logits: (logits.retain_grad(), seen.append(logits))[1])
+    model.norm.register_forward_hook(lambda part, _, hidden: (hidden.retain_grad(), seen.append(hidden))[1])
     run = FineTuning(model, TRAIN, HELD_OUT, CONFIG, None)
     for loss in run.losses(0):
         loss.backward()
@@ -236,7 +237,7 @@ MUTANTS = [
     plant('"sum", documents_BT) / (count / self.processes)', '"tokens", documents_BT) / self.config.grad_accumulation',
           test_small_batches_accumulated_are_one_large_batch),
     plant("(chunk.labels, IGNORE)", "(chunk.labels, 0)", test_only_places_that_predict_an_answer_get_a_gradient),
-    plant("self.learner(tokens_BT, document_ids_BT=documents_BT)", "self.learner(tokens_BT)",
+    plant("labels_BT, \"sum\", documents_BT)", "labels_BT, \"sum\")",
           test_packed_rows_behind_a_block_diagonal_mask_have_the_loss_of_separate_ones),
     plant("permutation(len(self.rows), seed, epoch)", "permutation(len(self.rows), seed, 0)",
           lambda: test_an_epoch_holds_every_row_once_and_the_order_follows_seed_and_step_alone(0)),

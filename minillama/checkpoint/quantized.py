@@ -36,14 +36,14 @@ def quantize_weights(weights, kind, **settings):
     if weights.quantization:
         raise ValueError(f"{weights.source} is quantized already ({weights.quantization['kind']}): quantize the model "
                          "it was made from")
-    dtype = weights.tensors["tok_embeddings.weight"].dtype
+    dtype, source = weights.tensors["tok_embeddings.weight"].dtype, weights.source
 
     def quantized(name, tensor):
         def layer():
             try:
                 return KINDS[kind].from_weight(tensor.read(), **settings)
             except (ValueError, TypeError) as error:
-                raise type(error)(f"{weights.source}: {name}: {error}") from None
+                raise type(error)(f"{source}: {name}: {error}") from None
 
         return Stored(tensor.shape, dtype, lambda: layer().dequantize(dtype), layer=layer)
 

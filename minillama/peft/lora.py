@@ -50,7 +50,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base):
         super().__init__()
-        self.base = base
+        self.base = base.requires_grad_(False)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.A, self.B, self.configs = nn.ParameterDict(), nn.ParameterDict(), {}
         self.active = None  # name of the adapter in use, or None
@@ -68,14 +68,17 @@ class LoRALinear(nn.Module):
         self.configs[name] = config
 
     def forward(self, x):
-        y = self.base(x)
         if self.active is None or self.merged:
-            return y
+            return self.base(x)
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.base.parameters()):
+            raise ValueError("the base of an active adapter requires a gradient, and LoRA gives none: freeze it with "
+                             "base.requires_grad_(False), or train it with set_adapter(model, None)")
         config = self.configs[self.active]
         A, B = self.A[self.active], self.B[self.active]
-        dropped = nn.functional.dropout(x.to(A.dtype), config.dropout, self.training)
-        low_rank = nn.functional.linear(dropped, A)  # (..., R)
-        return y + (nn.functional.linear(low_rank, B) * config.scaling).to(y.dtype)
+        dropped = None
+        if config.dropout and self.training:
+            dropped = nn.functional.dropout(x.to(A.dtype), config.dropout)
+        return LowRankSum.apply(x, dropped, A, B, config.scaling, self.base)
 
     def product(self, name):
         """(alpha / R) B A, the change of weight that the adapter stands for, (out, in) fp32."""
@@ -98,6 +101,48 @@ class LoRALinear(nn.Module):
 
     def extra_repr(self):
         return f"adapters={list(self.configs)}, active={self.active!r}, merged={self.merged}"
+
+
+class LowRankSum(torch.autograd.Function):
+    """x W^T + s (x' A^T) B^T for a frozen W, where x' is x, or what dropout left of it; gradients to x, x', A and B.
+
+    The product is added in place to the base's, as its gradient is to dy W: spelled out in single operations, autograd
+    would make four more tensors of the size of y on the way there and back, which costs more than their arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx, x, dropped, A, B, scaling, base):
+        y = base(x)
+        read = x if dropped is None else dropped
+        low_NR = (read.reshape(-1, A.shape[1]).to(A.dtype) @ A.T).mul_(scaling)
+        _add_product(y.view(-1, B.shape[0]), low_NR, B.T)
+        ctx.base, ctx.scaling, ctx.with_dropout = base, scaling, dropped is not None
+        ctx.save_for_backward(read, low_NR, A, B)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        read, low_NR, A, B = ctx.saved_tensors
+        wide_NO = dy.reshape(-1, B.shape[0]).to(A.dtype)
+        d_low_NR = (wide_NO @ B).mul_(ctx.scaling)
+        dA, dB = d_low_NR.T @ read.reshape(-1, A.shape[1]).to(A.dtype), wide_NO.T @ low_NR
+        dx = _product_backward(ctx.base, dy) if ctx.needs_input_grad[0] else None
+        if ctx.with_dropout:
+            return dx, (d_low_NR @ A).view_as(read), dA, dB, None, None
+        if dx is not None:
+            _add_product(dx.view(-1, A.shape[1]), d_low_NR, A)
+        return dx, None, dA, dB, None, None
+
+
+def _add_product(rows, a, b):
+    """rows += a b in place; where rows are shorter than fp32 the product is rounded to them once."""
+    rows.addmm_(a, b) if rows.dtype == a.dtype else rows.add_((a @ b).to(rows.dtype))
+
+
+def _product_backward(base, dy):
+    """dy W, a new tensor: the gradient of a frozen base's input."""
+    return base.stored().product_backward(dy) if isinstance(base, QuantizedLinear) else dy @ base.weight
 
 
 def add_lora(model, config, name="default"):

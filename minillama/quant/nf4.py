@@ -18,6 +18,7 @@ from minillama.quant.quantized_linear import QuantizedLinear
 BLOCK = 64  # weights that share an absmax
 GROUP = 256  # absmax values that share a scale in double quantization
 CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
+PIECE = 8  # chunks that a matrix product takes at once: it is slow on a few rows
 SMALLEST_ABSMAX = 1e-38  # below it 1 / absmax overflows; an all-zero block is 0 * 1e38 = 0, which is code 7
 
 
@@ -176,11 +177,11 @@ def dequantized_parts(quantized, size):
 
 
 def dequantized_rows(quantized, dtype):
-    """(first row, some rows in `dtype`) of a matrix: so few that a product finds them in the cache, and so many that
-    they end where a block does."""
+    """(first row, some rows in `dtype`) of a matrix: so few that they are four megabytes at most, and so many that they
+    end where a block does."""
     columns, block = quantized.shape[1], quantized.block_size
     step = block // math.gcd(columns, block)
-    size = step * columns * max(1, CHUNK // (step * columns))
+    size = step * columns * max(1, PIECE * CHUNK // (step * columns))
     for begin, part in dequantized_parts(quantized, size):
         yield begin // columns, part.view(-1, columns).to(dtype)
 

@@ -112,16 +112,28 @@ def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=Non
         raise ValueError(f"logits have shape {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}: "
                          "expected (B, T, V) and (B, T), with labels at their own token's place")
     targets_BT = next_targets(labels_BT, document_ids_BT)
+    return _reduced(learned_losses(logits_BTV, targets_BT)[0], targets_BT != IGNORE, reduction)
+
+
+def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=None):
+    """`sequence_loss` of the model's own logits, which are made only where they predict a learned token. Packed rows
+    (document_ids_BT) do not see one another."""
+    targets_BT = next_targets(labels_BT, document_ids_BT)
     learned_BT = targets_BT != IGNORE
+    logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, read_BT=F.pad(learned_BT, (0, 1)))
+    return _reduced(F.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="none"), learned_BT, reduction)
+
+
+def _reduced(losses_N, learned_BT, reduction):
+    """One number of the losses of the learned tokens, row after row."""
     if reduction not in ("tokens", "sequences", "sum"):
         raise ValueError(f"reduction {reduction!r} is not known: choose 'tokens', 'sequences' or 'sum'")
     if reduction != "sum" and not learned_BT.any():
         raise ValueError("no token of this batch is learned (answers cut off?): the mean would be 0/0")
-    losses_N, rows_N = learned_losses(logits_BTV, targets_BT)
     if reduction != "sequences":
         return losses_N.mean() if reduction == "tokens" else losses_N.sum()
     counts_B = learned_BT.sum(-1)
-    return (losses_N / counts_B[rows_N]).sum() / (counts_B > 0).sum()
+    return (losses_N / counts_B[learned_BT.nonzero()[:, 0]]).sum() / (counts_B > 0).sum()
 
 
 def next_targets(labels_BT, document_ids_BT=None):

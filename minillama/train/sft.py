@@ -16,7 +16,7 @@ import torch
 
 from minillama.train import data_parallel
 from minillama.train.data import permutation
-from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, pack, sequence_loss
+from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, model_loss, pack
 from minillama.train.training_run import TrainingRun, check_fields
 
 
@@ -108,8 +108,7 @@ class FineTuning(TrainingRun):
             raise ValueError(f"step {step + 1} holds no learned token: use a larger batch_size or pack_length")
         for tokens_BT, labels_BT, documents_BT in data_parallel.share(batches, self.learner):
             documents_BT = documents_BT if separate else None
-            logits_BTV = self.learner(tokens_BT, document_ids_BT=documents_BT)
-            yield sequence_loss(logits_BTV, labels_BT, "sum", documents_BT) / (count / self.processes)
+            yield model_loss(self.learner, tokens_BT, labels_BT, "sum", documents_BT) / (count / self.processes)
 
     def held_out_loss(self):
         return answer_loss(self.model, self.held_out, self.config.batch_size)
@@ -176,7 +175,7 @@ def answer_loss(model, sequences, batch_size=16):
         total = count = 0
         for first in range(0, len(rows), batch_size):
             tokens_BT, labels_BT, _ = stacked(rows[first:first + batch_size], device)
-            total += sequence_loss(model(tokens_BT), labels_BT, "sum").double().item()
+            total += model_loss(model, tokens_BT, labels_BT, "sum").double().item()
             count += learned_tokens(labels_BT)
     finally:
         model.train(training)
