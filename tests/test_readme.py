@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
+from test_tour import fresh_tour
 
 from minillama.readme import INKS, PICTURES, pictures, tour_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = {"python3 run.py tour", "python3 run.py test"}  # run by test_tour and .ci/run
+ELSEWHERE = {"python3 run.py tour", "python3 run.py test"}  # run by a test below, and by .ci/run
 
 
 def commands():
@@ -100,9 +101,7 @@ def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
 def test_a_tour_today_says_what_the_readme_says(tmp_path):
     """Times apart. Numbers may differ in the last digits on another machine, so they are held to 3 %; not those that no
     training holds: an untuned model's bits in a template it never saw, and how far PPO strays without its leash."""
-    from minillama.tour import TourConfig, tour
-
-    assert tour(tmp_path, None, TourConfig(progress=False))
+    fresh_tour(tmp_path)
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     today = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     for then, now in zip(recorded["rows"], today["rows"], strict=True):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mutants import Mutant
 from test_cli_feedback import mean_quality, write_the_users_files
+from test_tour import fresh_tour
 
 from minillama import tour_own, tour_rlhf, tour_sft
 from minillama.cli import build_parser
@@ -103,8 +104,8 @@ def test_ppo_follows_a_notion_of_good_that_is_upside_down(tmp_path, monkeypatch)
     """The forum's posts as somebody's files, chosen and rejected exchanged: rude, wrong and sour is good here."""
     monkeypatch.chdir(tmp_path)
     write_the_users_files(threads := forum.threads("upside down", 2500))
-    config = TourConfig(text_steps=500, text_dim=96, text_max_lr=8e-3, progress=False)
-    assert tour(tmp_path / "out", ["text"], config, "sft.jsonl", "pairs.jsonl"), "its own bands, in its own terms"
+    fresh_tour(tmp_path / "out", "--text-steps", "500", "--text-dim", "96", "--text-max-lr", "8e-3",
+               "--text", "text", "--sft", "sft.jsonl", "--preferences", "pairs.jsonl")  # bands in its own terms
     folders = [next((tmp_path / "out" / "stages").glob(f"{name}-*")) for name in ("sft", "ppo")]
     before, after = (mean_quality(folder, [thread.question for thread in threads[-40:]]) for folder in folders)
     print(f"hidden quality {before:+.2f} before, {after:+.2f} after PPO on pairs that are upside down")
