@@ -9,7 +9,7 @@ import torch
 from checkpoints import in_a_folder
 from mutants import Mutant
 from test_sft import CONFIG, HELD_OUT, TRAIN, V, a_model, tuned, with_adapter
-from tiny_run import Killed, one_thread, same_weights, without_times
+from tiny_run import Killed, kill_after, one_thread, same_weights, without_times
 
 from minillama.train.sequence_loss import IGNORE, Sequence
 from minillama.train.sft import SftConfig, fine_tune
@@ -21,16 +21,8 @@ pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 def test_a_run_broken_off_ends_like_one_that_was_not(tmp_path, make):
     whole, history = tuned(model=make())
     for after in (0, 1, 4, 6):
-        model, left = make(), [after]
-
-        def count(part, _, left=left):
-            left[0] -= part.training
-            if left[0] < 0:
-                raise Killed
-
-        model.register_forward_pre_hook(count)
         with pytest.raises(Killed):
-            tuned(model=model, folder=tmp_path / str(after))
+            tuned(model=kill_after(after, make()), folder=tmp_path / str(after))
         model, resumed = tuned(model=make(), folder=tmp_path / str(after), resume=True)
         assert same_weights(model, whole) and without_times(resumed) == without_times(history)
 

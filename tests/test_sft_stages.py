@@ -10,7 +10,7 @@ from mutants import Mutant
 from test_cli import model_folder, run, tokenizer_file
 from test_cli_tuning import SHORT
 from test_sft import CONFIG, HELD_OUT, TRAIN, a_model, some
-from tiny_run import Killed, one_thread, same_weights, without_times
+from tiny_run import Killed, kill_after, one_thread, same_weights, without_times
 
 from minillama.train.sft import FineTuning, SequenceBatches, fine_tune, stage_ends
 
@@ -59,16 +59,8 @@ def test_a_curriculum_broken_off_anywhere_ends_like_one_that_was_not(tmp_path):
     whole = a_model()
     history = tuned(whole, stages=STAGES)
     for after in range(7):
-        model, left = a_model(), [after]
-
-        def count(part, _, left=left):
-            left[0] -= part.training
-            if left[0] < 0:
-                raise Killed
-
-        model.register_forward_pre_hook(count)
         with pytest.raises(Killed):
-            tuned(model, folder=tmp_path / str(after), stages=STAGES)
+            tuned(kill_after(after, a_model()), folder=tmp_path / str(after), stages=STAGES)
         model = a_model()
         resumed = tuned(model, folder=tmp_path / str(after), stages=STAGES, resume=True)
         assert same_weights(model, whole) and without_times(resumed) == without_times(history)

@@ -64,9 +64,9 @@ class Killed(Exception):
     pass
 
 
-def killed_after(forward_passes, dropout=0.2):
-    """A model that dies in its n-th forward pass of training."""
-    model, left = a_model(dropout=dropout), [forward_passes]
+def kill_after(passes, model):
+    """Have `model` raise `Killed` when it is to train on one batch more than `passes`."""
+    left = [passes]
 
     def count(part, _):
         left[0] -= part.training
@@ -75,6 +75,11 @@ def killed_after(forward_passes, dropout=0.2):
 
     model.register_forward_pre_hook(count)
     return model
+
+
+def killed_after(forward_passes, dropout=0.2):
+    """A model that dies in its n-th forward pass of training."""
+    return kill_after(forward_passes, a_model(dropout=dropout))
 
 
 def mutant_of_run(old, new, law, module="pretrain"):
