@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_nf4.h"
 #include "bind_rope.h"
 
 namespace minillama {
@@ -62,48 +63,14 @@ static void turn_heads(const RopeTensors& t, const kernels::RopeTable& table, co
   in_use->rope(dtype_of(t.q), rope_rows(t.q, t.q_out), rope_rows(t.k, t.k_out), table, shape, stream_of(t.q));
 }
 
-// The last dimension of x becomes `to` columns; x W^T forward, x W backward.
-static at::Tensor nf4_product(const at::Tensor& x, const at::Tensor& codes, const at::Tensor& absmax,
-                              const MaybeTensor& scale, const MaybeTensor& offset, int64_t to, int64_t block_size,
-                              bool forward) {
-  check_floating(x, forward ? "x" : "d_out");
-  TORCH_CHECK(x.dim() >= 1, "x has no dimensions, wanted (..., columns of the weight)");
-  const int64_t from = x.size(-1), rows = forward ? to : from, columns = forward ? from : to;
-  check_nf4(codes, absmax, scale, offset, rows, columns, block_size);
-  const at::Tensor none;
-  check_together({{"x", x}, {"codes", codes}, {"absmax", absmax}, {"absmax_scale", scale ? *scale : none},
-                  {"absmax_offset", offset ? *offset : none}});
-  const c10::DeviceGuard guard(x.device());
-  auto sizes = x.sizes().vec();
-  sizes.back() = to;
-  at::Tensor out = at::empty(sizes, x.options());
-  const at::Tensor in = x.contiguous(), packed = codes.contiguous(), scales = absmax.contiguous();
-  const at::Tensor of_scales = scale ? scale->contiguous() : at::Tensor();
-  kernels::NF4 w{packed.const_data_ptr<uint8_t>(), nullptr, nullptr, nullptr, nullptr, rows, columns, block_size};
-  if (scale) {
-    w.absmax_codes = scales.const_data_ptr<uint8_t>();
-    w.absmax_scale = of_scales.const_data_ptr<float>();
-    w.absmax_offset = offset->const_data_ptr<float>();
-  } else {
-    w.absmax = scales.const_data_ptr<float>();
-  }
-  const Watched watched{{"x", in}, {"codes", packed}, {"absmax", scales}, {"absmax_scale", of_scales},
-                        {"absmax_offset", offset ? *offset : none}, {"y", out}};
+static void multiply(const NF4Tensors& t, const kernels::NF4& w, bool forward) {
+  check_together({{"x", t.x}});
+  const c10::DeviceGuard guard(t.x.device());
+  const Watched watched{{"x", t.x}, {"codes", t.codes}, {"absmax", t.absmax}, {"absmax_scale", t.absmax_scale},
+                        {"absmax_offset", t.absmax_offset}, {"y", t.out}};
   const auto run = forward ? in_use->nf4_matmul : in_use->nf4_matmul_backward;
-  if (out.numel() > 0) run(dtype_of(x), in.const_data_ptr(), w, out.mutable_data_ptr(), out.numel() / to, stream_of(x));
-  return out;
-}
-
-static at::Tensor nf4_matmul(const at::Tensor& x, const at::Tensor& codes, const at::Tensor& absmax,
-                             const MaybeTensor& scale, const MaybeTensor& offset, int64_t out_features,
-                             int64_t block_size) {
-  return nf4_product(x, codes, absmax, scale, offset, out_features, block_size, true);
-}
-
-static at::Tensor nf4_matmul_backward(const at::Tensor& d_out, const at::Tensor& codes, const at::Tensor& absmax,
-                                    const MaybeTensor& scale, const MaybeTensor& offset, int64_t in_features,
-                                    int64_t block_size) {
-  return nf4_product(d_out, codes, absmax, scale, offset, in_features, block_size, false);
+  const int64_t M = t.out.numel() / t.out.size(-1);
+  run(dtype_of(t.x), t.x.const_data_ptr(), w, t.out.mutable_data_ptr(), M, stream_of(t.x));
 }
 
 static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -156,8 +123,7 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
 
 static void implement(torch::Library& m) {
   implement_rope(m);
-  m.impl("nf4_matmul", &nf4_matmul);
-  m.impl("nf4_matmul_backward", &nf4_matmul_backward);
+  implement_nf4(m);
   m.impl("flash_attention", &flash_attention);
   m.impl("flash_attention_backward", &flash_attention_backward);
 }

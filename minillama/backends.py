@@ -1,21 +1,22 @@
-"""Which code computes a model's attention and RoPE: plain PyTorch, PyTorch's fused attention, or a compiled kernel."""
+"""Which code computes a model's attention, RoPE and NF4 products: plain PyTorch, its fused attention, or a kernel."""
 
 from functools import partial
 
 from minillama import kernels
 from minillama.attention import attention, torch_attention
+from minillama.quant.nf4 import NF4Linear
 from minillama.rope import apply_rope_qk
 
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 
 
 def use_kernels(model, backend):
-    """Let every layer of a `Transformer` attend and turn by `backend`, and return the model.
+    """Let every layer of a `Transformer` attend, turn and multiply in NF4 by `backend`, and return the model.
 
-    "reference"     `attention` and `apply_rope_qk`, written out
-    "torch"         PyTorch's fused attention, the same meaning in less memory and time; `apply_rope_qk`
-    "cpu"           PyTorch's fused attention; RoPE of q and k by one call of the kernel for processors
-    "simt", "cuda"  both by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
+    "reference"     `attention`, `apply_rope_qk` and `NF4Tensor.product`, written out
+    "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
+    "cpu"           PyTorch's fused attention; RoPE of q and k, and NF4 products, by kernels for processors
+    "simt", "cuda"  all by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
 
     Same losses and same text up to rounding. The kernels of the last two know no mask but the causal one. ValueError
     for an unknown name, RuntimeError for what is not built here.
@@ -23,6 +24,9 @@ def use_kernels(model, backend):
     attend, rotate = functions(backend)
     for block in model.layers:
         block.attention.attend, block.attention.rotate = attend, rotate
+    for layer in model.modules():
+        if isinstance(layer, NF4Linear):
+            layer.backend = backend if backend in kernels.KERNELS["nf4_matmul"] else "reference"
     return model
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from minillama.flags import add_bits, add_device, add_fields, command, from_flags
+from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
@@ -35,6 +35,7 @@ def add_sft(commands):
                      help="list bad records on stderr and go on without them")
     sft.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
     add_fields(sft, SftConfig)
+    add_kernels_flag(sft)
     add_device(sft)
 
 
@@ -52,6 +53,7 @@ def add_chat(commands):
     chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     chat.add_argument("--seed", type=int, default=0, metavar="S")
     add_fields(chat, ChatSampling)
+    add_kernels_flag(chat, "reference")
     add_device(chat)
 
 
@@ -138,7 +140,7 @@ def run_sft(arguments):
     sizes = [len(stage) for stage in train]
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
         print(f"{path}: learned up to step {end}", file=sys.stderr)
-    use_kernels(model, "torch")
+    use_kernels(model, arguments.kernels)
     prepare(model, arguments)
     with process_group(arguments.device):  # of torchrun, if that started us
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes)
@@ -216,11 +218,13 @@ def save(model, tokenizer, arguments):
 
 def run_chat(arguments):
     """Load, maybe quantize, and answer line after line (`chat.chat`)."""
+    from minillama.backends import use_kernels
     from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
     from minillama.peft.lora_file import load_lora
 
     sampling = from_flags(ChatSampling, arguments)
     model, tokenizer = loaded(arguments)
+    use_kernels(model, arguments.kernels)
     if arguments.adapter:
         load_lora(arguments.adapter, model)
     conversation = Conversation(tokenizer, arguments.template or template_for(tokenizer) or "question_answer")

@@ -32,7 +32,7 @@ def from_flags(config, arguments):
 
 
 def add_kernels_flag(parser, default="torch"):
-    """--kernels, for commands that let the reader choose what computes attention and RoPE (`backends.use_kernels`)."""
+    """--kernels, where the reader may choose what computes attention, RoPE and NF4 (`backends.use_kernels`)."""
     parser.add_argument("--kernels", default=default, metavar="NAME",
                         help="reference, torch, cpu, simt or cuda (default: %(default)s)")
 

@@ -3,7 +3,7 @@
     built_backends()                          what there is here: ("reference",) or ("reference", "cpu", "simt")
     fused_rope(x_BTHd, rotations)             minillama.rope in one pass, with its gradient
     fused_rope_qk(q, k, rotations)            queries and keys in one launch; in place or into a cache if asked to
-    nf4_matmul(x, stored, "simt")             x W^T from the stored bits of an NF4Tensor, with the gradient of x
+    nf4_matmul(x, stored, "cpu")              x W^T from the stored bits of an NF4Tensor, with the gradient of x
     flash_attention(q, k, v, backend="simt")  minillama.attention without the T x S matrix, with its gradients
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
     profile(), CudaSource("mine.cu")          what emulated kernels load, store and do wrong, line by line
@@ -31,7 +31,7 @@ BUILD = "python setup.py build_ext --inplace"
 BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
 DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
-KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("simt", "cuda"),  # operator -> backends
+KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"),  # operator -> backends
            "flash_attention": ("simt", "cuda")}
 
 
@@ -55,15 +55,15 @@ def require(backend):
         raise RuntimeError(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
-def _operator(name, backend, x):
-    """The operator of that backend for a tensor like x; ValueError where it has none, or x lives elsewhere."""
+def _operator(name, backend, x, half=None):
+    """The operator of that backend (or its other `half`) for a tensor like x; ValueError if x lives elsewhere."""
     require(backend)
     if backend not in KERNELS[name]:
         raise ValueError(f"{name} has no kernel for backend {backend!r}: choose from {', '.join(KERNELS[name])}")
     if x.device.type != DEVICES[backend]:
         raise ValueError(f"x is on {x.device}, and backend {backend!r} takes tensors on {DEVICES[backend]}: move it "
                          f"with .to({DEVICES[backend]!r}), or choose another backend")
-    return getattr(_library(backend), name)
+    return getattr(_library(backend), half or name)
 
 
 def _library(backend):
@@ -208,8 +208,7 @@ def fused_rope_qk(q_BTHd, k_BTKd, rotations, positions=None, offset=0, interleav
     return operator(q_BTHd, k_BTKd, *how)
 
 
-def _table(rotations):
-    """(cos, sin) of complex64 rotations, in their own memory: (..., r/2, 2) fp32."""
+def _table(rotations):  # (cos, sin) of complex64 rotations, in their own memory: (..., r/2, 2) fp32
     if rotations.dtype != torch.complex64:
         raise ValueError(f"rotations are {rotations.dtype}, wanted torch.complex64, as rope_rotations makes them")
     return torch.view_as_real(rotations.resolve_conj())
@@ -247,8 +246,13 @@ def nf4_matmul(x, stored, backend="simt"):
         raise ValueError(f"the weight has shape {tuple(stored.shape)}: a product needs a matrix (out, in)")
     if x.shape[-1] != stored.shape[1]:
         raise ValueError(f"x has shape {tuple(x.shape)} and the weight {tuple(stored.shape)}: the last two must agree")
-    return _operator("nf4_matmul", backend, x)(
-        x, stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset, stored.shape[0], stored.block_size)
+    return _operator("nf4_matmul", backend, x)(x, *stored.parts(), stored.shape[0], stored.block_size)
+
+
+def nf4_matmul_backward(dy, stored, backend="simt"):
+    """dy W (..., in) for dy (..., out): the gradient that `nf4_matmul` gives x, for those who keep their own graph."""
+    operator = _operator("nf4_matmul", backend, dy, "nf4_matmul_backward")
+    return operator(dy, *stored.parts(), stored.shape[1], stored.block_size)
 
 
 def _nf4_fake(x, codes, absmax, absmax_scale, absmax_offset, features, block_size):

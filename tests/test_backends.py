@@ -10,6 +10,8 @@ from minillama import backends, kernels
 from minillama.backends import BACKENDS, use_kernels
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.quant.quantize_linears import quantize_linears
 from minillama.sampling import Sampling
 from minillama.transformer import Transformer
 
@@ -55,6 +57,31 @@ def test_the_kernels_asked_for_are_the_ones_that_run(backend, monkeypatch):
     assert called == ["fused_rope_qk"] + ["flash_attention"] * (backend == "simt")
 
 
+@pytest.mark.parametrize("backend", ["cpu", "simt"])
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_layers_in_nf4_are_multiplied_by_the_kernels_asked_for(backend, with_adapter):
+    """Forward and back, under an adapter too, which asks for its base's gradient by itself; same loss, gradients."""
+    built(backend)
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(16, 1, 2, 11, hidden_dim=24, max_seq_len=16))
+    quantize_linears(model, ("attention.*", "feed_forward.*"))
+    if with_adapter:
+        add_lora(model, LoRAConfig(2, 4.0, 0.0, ("feed_forward.*",)))
+    model.tok_embeddings.weight.requires_grad_()
+    tokens_BT = torch.randint(11, (2, 5))
+    loss, wanted = loss_and_gradients(use_kernels(model, "torch"), tokens_BT)
+    called = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nf4_matmul", "nf4_matmul_backward"):
+            real = getattr(kernels, name)
+            patch.setattr(kernels, name, lambda *a, real=real, name=name: called.append((name, a[2])) or real(*a))
+        found_loss, found = loss_and_gradients(use_kernels(model, backend), tokens_BT)
+    assert called == [("nf4_matmul", backend)] * 7 + [("nf4_matmul_backward", backend)] * 7
+    assert found_loss == pytest.approx(loss, abs=1e-5)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item())
+
+
 def test_back_to_the_reference_is_bit_for_bit_the_reference():
     torch.manual_seed(0)
     model, tokens_BT = Transformer(ModelConfig(16, 1, 2, 11, hidden_dim=24, max_seq_len=16)), torch.arange(7)[None]
@@ -72,6 +99,11 @@ def test_an_unknown_name_and_an_absent_backend_are_errors(monkeypatch):
 
 
 MUTANTS = [
+    Mutant("minillama.quant.nf4", "return kernels.nf4_matmul_backward(dy, self, self.backend)",
+           "return kernels.nf4_matmul_backward(dy, self, self.backend) * 1.01",
+           lambda: test_layers_in_nf4_are_multiplied_by_the_kernels_asked_for("cpu", True)),
+    Mutant(backends.__name__, "if isinstance(layer, NF4Linear)", "if False",
+           lambda: test_layers_in_nf4_are_multiplied_by_the_kernels_asked_for("cpu", False)),
     Mutant(backends.__name__, "attention if backend == \"reference\" else torch_attention",
            "torch_attention if backend == \"reference\" else torch_attention",
            lambda: test_back_to_the_reference_is_bit_for_bit_the_reference()),

@@ -1,4 +1,5 @@
-"""The CUDA kernel of the NF4 product, run by the emulator: the stored bits mean what the reference says they mean."""
+"""The kernels of the NF4 product, for processors and for GPUs (run by the emulator): the stored bits mean what the
+reference says they mean."""
 
 import re
 
@@ -13,11 +14,29 @@ needs_simt = pytest.mark.skipif(
     "simt" not in kernels.built_backends(), reason=f"the kernels are not built: {kernels.BUILD}"
 )
 SHAPES = [(1, 1, 1), (3, 5, 7), (8, 24, 64), (2, 65, 63), (5, 3, 65), (1, 72, 130), (33, 64, 320)]  # (M, N, K)
+AROUND_TILES = [(4, 47, 1025), (5, 49, 127), (63, 48, 129), (64, 97, 128), (65, 6, 257), (130, 131, 65)]
+KINDS = ["simt", "cpu plain", "cpu avx2", "cpu avx512"]
 
 
-def parts(stored):
-    """Its tensors, as the operators take them."""
-    return stored.codes, stored.absmax, stored.absmax_scale, stored.absmax_offset
+@pytest.fixture
+def backend(request):
+    """One of KINDS: a backend, and which vectors its loops are to use."""
+    name, *vectors = request.param.split()
+    if vectors:
+        try:
+            torch.ops.minillama.set_vectors(*vectors)
+        except RuntimeError:
+            pytest.skip(f"this processor has no {vectors[0]}")
+    yield name
+    if vectors:
+        torch.ops.minillama.set_vectors("best")
+
+
+every_kind = pytest.mark.parametrize("backend", KINDS, indirect=True)
+
+
+def operators(backend):
+    return getattr(torch.ops, kernels.LIBRARIES[backend])
 
 
 def law(ours, plain, exact, factor):
@@ -39,77 +58,89 @@ def test_the_kernels_tables_are_the_references():
 @needs_simt
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("M", "N", "K"), SHAPES)
-def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double):
+@pytest.mark.parametrize(("M", "N", "K", "backend"), [(*shape, kind) for kind in KINDS for shape in SHAPES] +
+                         [(*shape, kind) for kind in KINDS[1:] for shape in AROUND_TILES], indirect=["backend"])
+def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double, backend):
     torch.manual_seed(0)
     stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
     x, dy = torch.randn(M, K).to(dtype).requires_grad_(), torch.randn(M, N).to(dtype)
-    ours, weight = kernels.nf4_matmul(x, stored), stored.dequantize()
+    ours, weight = kernels.nf4_matmul(x, stored, backend), stored.dequantize()
     law(ours.detach(), stored.product(x.detach()), x.detach().double() @ weight.double().T, 2)
+    assert torch.equal(kernels.nf4_matmul_backward(dy, stored, backend), torch.autograd.grad(ours, x, dy, True)[0])
     law(torch.autograd.grad(ours, x, dy)[0], dy @ weight.to(dtype), dy.double() @ weight.double(), 3)
 
 
 @needs_simt
+@every_kind
 @pytest.mark.parametrize("double", [True, False])
-def test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(double):
+def test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(double, backend):
     """Sums of one number and zeros are exact, and a scale is never fused into its offset."""
     stored = quantize_nf4(torch.randn(24, 48), double_quantization=double)
-    assert torch.equal(kernels.nf4_matmul(torch.eye(48), stored).T, stored.dequantize())
-    rows = torch.ops.minillama_simt.nf4_matmul_backward(torch.eye(24), *parts(stored), 48, 64)
+    assert torch.equal(kernels.nf4_matmul(torch.eye(48), stored, backend).T, stored.dequantize())
+    rows = operators(backend).nf4_matmul_backward(torch.eye(24), *stored.parts(), 48, 64)
     assert torch.equal(rows, stored.dequantize())
 
 
 @needs_simt
+@every_kind
 @pytest.mark.parametrize("block_size", [2, 6, 32, 4096])
-def test_any_block_size_is_read(block_size):
+def test_any_block_size_is_read(block_size, backend):
     stored = quantize_nf4(torch.randn(17, 31), block_size)
-    assert torch.equal(kernels.nf4_matmul(torch.eye(31), stored).T, stored.dequantize())
+    assert torch.equal(kernels.nf4_matmul(torch.eye(31), stored, backend).T, stored.dequantize())
 
 
 @needs_simt
-def test_more_than_a_group_of_scales_and_rows_of_zeros():
+@every_kind
+def test_more_than_a_group_of_scales_and_rows_of_zeros(backend):
     """300 blocks need a second fp32 scale; a block of zeros has absmax 0."""
     weight = torch.randn(300, 64)
     weight[7] = 0
     stored = quantize_nf4(weight, double_quantization=True)
-    assert torch.equal(kernels.nf4_matmul(torch.eye(64), stored).T, stored.dequantize())
+    assert torch.equal(kernels.nf4_matmul(torch.eye(64), stored, backend).T, stored.dequantize())
 
 
 @needs_simt
-def test_leading_dimensions_and_strides_do_not_matter():
+@every_kind
+def test_leading_dimensions_and_strides_do_not_matter(backend):
     stored = quantize_nf4(torch.randn(5, 8))
     x = torch.randn(8, 3, 2).permute(2, 1, 0)
-    assert torch.equal(kernels.nf4_matmul(x, stored), kernels.nf4_matmul(x.reshape(6, 8), stored).view(2, 3, 5))
-    assert kernels.nf4_matmul(torch.zeros(0, 3, 8), stored).shape == (0, 3, 5)
-    assert kernels.nf4_matmul(x[0, 0], stored).shape == (5,)
+    dense = kernels.nf4_matmul(x.reshape(6, 8), stored, backend)
+    assert torch.equal(kernels.nf4_matmul(x, stored, backend), dense.view(2, 3, 5))
+    assert kernels.nf4_matmul(torch.zeros(0, 3, 8), stored, backend).shape == (0, 3, 5)
+    assert kernels.nf4_matmul(x[0, 0], stored, backend).shape == (5,)
 
 
 @needs_simt
-def test_a_layers_stored_bits_go_straight_in():
+@every_kind
+def test_a_layers_stored_bits_go_straight_in(backend):
     layer = NF4Linear.from_weight(torch.randn(6, 10))
     x = torch.randn(4, 10)
-    torch.testing.assert_close(kernels.nf4_matmul(x, layer.stored()), layer(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(kernels.nf4_matmul(x, layer.stored(), backend), layer(x), rtol=0, atol=1e-5)
 
 
 @needs_simt
+@every_kind
 @pytest.mark.parametrize("double", [True, False])
-def test_the_operators_pass_pytorchs_own_check(double):
+def test_the_operators_pass_pytorchs_own_check(double, backend):
     stored = quantize_nf4(torch.randn(5, 8), double_quantization=double)
-    operators = torch.ops.minillama_simt
-    torch.library.opcheck(operators.nf4_matmul.default, (torch.randn(3, 8, requires_grad=True), *parts(stored), 5, 64))
-    torch.library.opcheck(operators.nf4_matmul_backward.default, (torch.randn(3, 5), *parts(stored), 8, 64))
+    forward, gradient = operators(backend).nf4_matmul.default, operators(backend).nf4_matmul_backward.default
+    torch.library.opcheck(forward, (torch.randn(3, 8, requires_grad=True), *stored.parts(), 5, 64))
+    torch.library.opcheck(gradient, (torch.randn(3, 5), *stored.parts(), 8, 64))
 
 
 @needs_simt
-def test_it_compiles_into_one_graph():
+@every_kind
+def test_it_compiles_into_one_graph(backend):
     stored = quantize_nf4(torch.randn(5, 8))
-    function = torch.compile(lambda x: kernels.nf4_matmul(x * 2, stored).sum(), fullgraph=True, backend="aot_eager")
+    function = torch.compile(lambda x: kernels.nf4_matmul(x * 2, stored, backend).sum(), fullgraph=True,
+                             backend="aot_eager")
     x = torch.randn(3, 8, requires_grad=True)
     (dx,) = torch.autograd.grad(function(x), x)
     torch.testing.assert_close(dx, 2 * torch.ones(3, 5) @ stored.dequantize())
 
 
 @needs_simt
+@every_kind
 @pytest.mark.parametrize(("change", "message"), [
     (dict(codes=torch.zeros(3, dtype=torch.uint8)), r"codes holds 3 bytes, wanted 20 for a weight of shape \(5, 8\)"),
     (dict(codes=torch.zeros(20)), "codes has dtype Float, wanted Byte"),
@@ -119,11 +150,11 @@ def test_it_compiles_into_one_graph():
     (dict(scale=torch.zeros(2)), "absmax_scale holds 2 values and absmax_offset 1, wanted 1 and 1"),
     (dict(block=3), "block_size 3 is not allowed"),
 ])
-def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(change, message):
-    codes, absmax, scale, offset = parts(quantize_nf4(torch.randn(5, 8)))
+def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(change, message, backend):
+    codes, absmax, scale, offset = quantize_nf4(torch.randn(5, 8)).parts()
     given = {**dict(codes=codes, absmax=absmax, scale=scale, offset=offset, rows=5, block=64), **change}
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.minillama_simt.nf4_matmul(torch.zeros(3, 8), *given.values())
+        operators(backend).nf4_matmul(torch.zeros(3, 8), *given.values())
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -135,14 +166,15 @@ def test_shapes_that_do_not_fit_are_refused():
 
 @needs_simt
 def test_a_backend_without_this_kernel_is_refused():
-    with pytest.raises(ValueError, match="nf4_matmul has no kernel for backend 'reference': choose from simt"):
+    with pytest.raises(ValueError, match="nf4_matmul has no kernel for backend 'reference': choose from cpu, simt"):
         kernels.nf4_matmul(torch.zeros(3, 8), quantize_nf4(torch.randn(5, 8)), backend="reference")
 
 
 MUTANTS = [] if "simt" not in kernels.built_backends() else [
-    Mutant("minillama.kernels", "stored.absmax_scale, stored.absmax_offset", "stored.absmax_scale, "
-           "stored.absmax_offset and stored.absmax_offset * 0",
-           lambda: test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(True)),
+    Mutant("minillama.quant.nf4", "self.absmax_scale, self.absmax_offset\n", "self.absmax_scale, "
+           "self.absmax_offset and self.absmax_offset * 0\n",
+           lambda: test_the_identity_gives_back_the_dequantized_weight_bit_for_bit(True, "cpu")),
     Mutant("minillama.kernels", "gradient, *ctx.saved_tensors, ctx.in_features", "gradient * 1.02, *ctx.saved_tensors, "
-           "ctx.in_features", lambda: test_product_and_gradient_keep_the_tolerance_law(3, 5, 7, torch.float32, True)),
+           "ctx.in_features",
+           lambda: test_product_and_gradient_keep_the_tolerance_law(3, 5, 7, torch.float32, True, "cpu")),
 ]

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import torch
 from torch import nn
 
+from minillama import kernels
 from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
@@ -67,11 +68,15 @@ class NF4Tensor:
     absmax_offset: torch.Tensor | None  # fp32 scalar, the mean absmax
     shape: tuple
     block_size: int = BLOCK
+    backend: str = "reference"  # whose code multiplies with it: this file's, or a kernel's (`kernels.nf4_matmul`)
+
+    def parts(self):
+        """All that dequantizing needs; the last two are None without double quantization."""
+        return self.codes, self.absmax, self.absmax_scale, self.absmax_offset
 
     def stored_bytes(self):
         """Bytes of all that dequantizing needs, counted from the tensors."""
-        tensors = (self.codes, self.absmax, self.absmax_scale, self.absmax_offset)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.parts() if tensor is not None)
 
     def bits_per_weight(self):
         return 8 * self.stored_bytes() / math.prod(self.shape)
@@ -81,6 +86,8 @@ class NF4Tensor:
 
     def product(self, x):
         """x W^T: W rounded once to the dtype of x, some rows at a time, then ordinary matrix products."""
+        if self.backend != "reference":
+            return kernels.nf4_matmul(x, self, self.backend)
         flat = x.reshape(-1, self.shape[1])
         y = flat.new_empty(len(flat), self.shape[0])
         for first, rows in dequantized_rows(self, x.dtype):
@@ -89,6 +96,8 @@ class NF4Tensor:
 
     def product_backward(self, dy):
         """dy W, the gradient of x, in the same pieces, summed in fp32: W never is in memory as a whole."""
+        if self.backend != "reference":
+            return kernels.nf4_matmul_backward(dy, self, self.backend)
         wide = torch.promote_types(dy.dtype, torch.float32)
         flat = dy.reshape(-1, self.shape[0]).to(wide)
         dx = flat.new_zeros(len(flat), self.shape[1])
@@ -193,7 +202,9 @@ def level_pairs(device):
 
 
 class NF4Linear(QuantizedLinear):
-    """A linear layer whose frozen weight is kept in NF4; see `QuantizedLinear`."""
+    """A linear layer with a frozen weight in NF4; see `QuantizedLinear`. `backends.use_kernels` sets `backend`."""
+
+    backend = "reference"
 
     def __init__(self, stored):
         out_features, in_features = stored.shape
@@ -224,4 +235,4 @@ class NF4Linear(QuantizedLinear):
 
     def stored(self):
         return NF4Tensor(self.codes, self.absmax, self.absmax_scale, self.absmax_offset,
-                         (self.out_features, self.in_features), self.block_size)
+                         (self.out_features, self.in_features), self.block_size, self.backend)

@@ -1,0 +1,31 @@
+// The innermost loops of matrix products on a processor, compiled for several kinds of them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace minillama {
+
+constexpr int64_t kRows = 6;  // rows of a that `accumulate` takes at once: as many sums as the registers hold
+constexpr int64_t kPanel = 64;  // columns of b that it takes at once, and the distance of b's rows
+
+struct Vectors {
+  const char* name;
+
+  // out = level * absmax for the levels of `blocks` blocks of NF4 codes, `pairs` bytes each, one absmax for each block.
+  void (*decode)(const uint8_t* codes, int64_t pairs, const float* absmax, int64_t blocks, float* out);
+
+  // sums (kRows, kPanel) += a (kRows, depth) b (depth, kPanel), in the first `columns` of the columns, rounded up to whole
+  // vectors; rows of a lie a_stride apart.
+  void (*accumulate)(const float* a, int64_t a_stride, const float* b, int64_t depth, int64_t columns, float* sums);
+
+  float (*dot)(const float* a, const float* b, int64_t size);
+};
+
+// The loops in use: the best that this processor has, or those chosen by name.
+const Vectors& vectors();
+
+// "avx512", "avx2", "plain" (any processor), or "best". False if there is no such kind, or this processor is not of it.
+bool choose_vectors(const std::string& name);
+
+}  // namespace minillama
