@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from minillama.train.sequence_loss import IGNORE
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+ROOT = Path(__file__).parents[1]
 QUESTION = "How do I fix a rusty red bell?"
 
 
@@ -114,7 +117,51 @@ def test_metrics_of_all_three_lie_beside_their_results(short):
         assert [row["step"] for row in rows if "held_out_loss" in row] == [0, 2]
 
 
+def recorded():
+    """{column: the five seeds' numbers} of docs/tuning.md."""
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8"), flags=re.M)
+    names, _, *lines = (row.split(" | ") for row in rows)
+    return dict(zip(names, zip(*(map(float, line) for line in lines), strict=True), strict=True))
+
+
+def test_over_five_seeds_full_tuning_ends_lowest_and_qlora_where_lora_does():
+    found = recorded()
+    assert found["seed"] == (0, 1, 2, 3, 4) and not any(found["numbers missed"])
+    for entropy, before, full, lora, qlora in zip(*(found[name] for name in ("entropy", "before", "full", "LoRA",
+                                                                             "QLoRA")), strict=True):
+        assert entropy < full < min(lora, qlora) and before > 1.5 * lora and abs(qlora - lora) < 0.05
+
+
+def test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond():
+    """Rounded outward: to a thousandth of the entropy, to a thousandth of a nat."""
+    found = recorded()
+
+    def band(values):
+        width = max(values) - min(values)
+        return math.floor(1e3 * (min(values) - width)) / 1e3, math.ceil(1e3 * (max(values) + width)) / 1e3
+
+    for name, excess in (("full", tour_sft.FULL_EXCESS), ("LoRA", tour_sft.LORA_EXCESS)):
+        assert excess == band([loss / least - 1 for loss, least in zip(found[name], found["entropy"], strict=True)])[1]
+    assert band(found["LoRA - full"]) == tour_sft.LORA_ABOVE_FULL
+    assert max(map(abs, band(found["QLoRA - LoRA"]))) == tour_sft.QLORA_FROM_LORA
+
+
+def test_the_record_was_made_with_the_settings_and_the_template_of_today():
+    page = " ".join((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").split())
+    assert (f"on {tour_sft.HELD_OUT} unseen answers, after {tour_sft.FULL.steps} steps of {tour_sft.FULL.batch_size} "
+            f"out of {tour_sft.RECORDS} questions") in page
+    assert f"a rate of {tour_sft.FULL.max_lr}; adapters, rank {tour_sft.LORA.rank}" in page
+    assert f"but the head, at {tour_sft.ADAPTER.max_lr}. The template is `{tour_sft.TEMPLATE}`" in page
+    assert "Question: {question} Answer: {answer}</s>" in page
+
+
 MUTANTS = [
+    Mutant("minillama.tour_sft", "FULL_EXCESS, LORA_EXCESS = 0.019,", "FULL_EXCESS, LORA_EXCESS = 0.025,",
+           test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond),
+    Mutant("minillama.tour_sft", "QLORA_FROM_LORA = 0.001", "QLORA_FROM_LORA = 0.01",
+           test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond),
+    Mutant("minillama.tour_sft", "ADAPTER = replace(FULL, max_lr=5e-3)", "ADAPTER = FULL",
+           test_the_record_was_made_with_the_settings_and_the_template_of_today),
     Mutant("minillama.tour_sft", '"{answer}", GRAMMAR.parse(question, "{question}").chosen)', '"{answer}")',
            lambda: test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(
                "Just fix the hat by the well. That is all.", False)),
