@@ -18,7 +18,7 @@
 # | $W$ | `W` | (N, K) | the weights as numbers |
 # | $c_{nk}$ | `codes` | (N K / 2,) | code of a weight, 0 to 15, two to a byte |
 # | $q_c$ | `level` | (16,) | the number in [-1, 1] that code $c$ stands for |
-# | $s_b$ | `absmax` | (N K / 64,) | scale of block $b$: 64 weights in a row |
+# | $s_b$ | `absmax` | (N K / 64,) | scale of block $b$: 64 weights side by side |
 #
 # One weight is $W_{nk} = q_c \, s_b$, with $c$ its code and $b$ its block.
 # %% naive
@@ -131,9 +131,10 @@ assert (wide, codes, scales, double_scales) == (33.55, 8.39, 1.05, 0.27)
 # Two lanes want either different banks or the same word, and neither makes a conflict.
 #
 # **Who reads what?** In the product a thread has one output $n$, and walks along its
-# row. Neighbouring threads then read codes that lie $K / 2$ bytes apart. For the
-# gradient, $dx = dy \, W$, a thread has one *input* $k$ and walks down its column:
-# neighbours read neighbouring codes. Let us count the requests for codes in both.
+# row. Neighbouring threads then read codes that lie $K / 2$ bytes apart. In training,
+# the gradient of $x$ is made from that of $y$: $dx = dy \, W$. There a thread has one
+# *input* $k$ and walks down its column: neighbours read neighbouring codes. Let us
+# count the requests for codes in both.
 # %% requests
 lookups = seen["fused"].shared_load
 assert lookups.lanes == N * K and lookups.conflicts == 0

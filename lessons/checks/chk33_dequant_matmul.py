@@ -79,7 +79,7 @@ def check_moved(learner):
     if moved > 1.1 * least:
         loads = [a.counts for a in profile.accesses if (a.space, a.op) == ("global", "load")]
         codes = max(loads, key=lambda counts: counts.compulsory)  # most of what is stored
-        scattered = codes.sectors_per_request > 17  # neighbouring words of 16 bytes fill 16
+        scattered = codes.sector_efficiency < 0.3  # its lanes touch more than three times the sectors they could
         raise Wrong(f"{moved} bytes are moved, {moved / least:.2f} times the least, {least}",
                     0 if scattered else 1 if moved > 2 * least else 2)
 

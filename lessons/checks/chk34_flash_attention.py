@@ -29,8 +29,8 @@ HINTS = {
         "moments: before it is read by others, and before it is overwritten by the next.",
         "T need not be a multiple of 8 or 32: which rows exist, and which warps have no query?",
         "Query i sees the keys j <= i, and no other. What must the score of another be, so that exp makes it 0?",
-        "When the largest score rises from m to m', both l and o were summed with the old one: multiply both by "
-        "exp(m - m').",
+        "When the largest score rises from m to m_new, both l and o were summed with the old one: multiply both by "
+        "exp(m - m_new).",
         "lse = m + log l, with the l of the whole warp.",
     ),
     "large": ("Every exponent must be s minus the largest score so far: that is never positive.",),
