@@ -51,7 +51,7 @@ pre.output { margin: 0 0 1rem; padding: .6rem 1rem .2rem; color: var(--soft);
   border-left: 3px solid var(--line); border-radius: 0; white-space: pre-wrap; }
 figure { margin: 1.2rem 0; } figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { font: 14px/1.5 system-ui, sans-serif; color: var(--soft); margin-top: .3rem; }
-math[display=block] { margin: 1.1rem 0; font-size: 1.12em; overflow-x: auto; overflow-y: hidden; max-width: 100%; }
+math[display=block] { margin: .6rem 0; padding: .5rem 0; font-size: 1.12em; overflow: auto hidden; max-width: 100%; }
 .table { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th { font: 600 13px/1.5 system-ui, sans-serif; color: var(--soft); }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
