@@ -1,10 +1,14 @@
 """Laws of the tour: its table is complete and true, work is never done twice, and a miss is an error."""
 
+import itertools
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +27,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FEW = TourConfig(steps=40, text_steps=40, documents=1500, progress=False)
 
 
+@contextmanager
+def few_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FULL", "ADAPTER"):
+            patch.setattr(tour_sft, name, replace(getattr(tour_sft, name), steps=4, warmup_steps=1))
+        few = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
+        smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few}
+        for name, value in smaller.items():
+            patch.setattr(tour_rlhf, name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
 def short_tour(tmp_path_factory):
     """A tour with too few steps to reach its bands, on a few small files."""
@@ -32,13 +48,7 @@ def short_tour(tmp_path_factory):
     for i in range(60):
         words = " ".join(f"Page {i} says that llama {i * j} met alpaca {j}, and both ate hay." for j in range(40))
         (texts / f"{i:02}.txt").write_text(words, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("FULL", "ADAPTER"):
-            patch.setattr(tour_sft, name, replace(getattr(tour_sft, name), steps=4, warmup_steps=1))
-        few = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
-        smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few}
-        for name, value in smaller.items():
-            patch.setattr(tour_rlhf, name, value)
+    with few_steps():
         yield folder / "out", texts, tour(folder / "out", [texts], FEW)
 
 
@@ -80,6 +90,33 @@ def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys
     assert [row["stage"] for row in second] == [row["stage"] for row in first]
     learned = [[row["got"] for row in rows if row["stage"] != "memory"] for rows in (first, second)]
     assert learned[0] == learned[1]  # memory is the process's, which goes on
+
+
+SHORT = "import sys; from test_tour import *\nwith few_steps(): tour(Path(sys.argv[1]), [Path(sys.argv[2])], FEW)"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+def test_a_tour_killed_in_every_stage_ends_with_the_numbers_of_one_that_was_not(short_tour, tmp_path):
+    """SIGKILL up to 400 ms after the third thing that it says, the tenth ..., and each time again from the start."""
+    here, left, killed = Path(__file__).parent, random.Random(0), 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"}
+    for lines in itertools.count(3, 7):
+        process = subprocess.Popen([sys.executable, "-c", SHORT, tmp_path / "out", short_tour[1]], env=environment,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        said = len(list(itertools.islice(process.stdout, lines)))
+        if said == lines:
+            time.sleep(left.uniform(0, 0.4))
+            process.kill()
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+        assert process.returncode == -9
+        killed += 1
+    assert killed >= 5
+    rows = [json.loads((out / "report.json").read_text())["rows"] for out in (short_tour[0], tmp_path / "out")]
+    numbers = [{row["stage"]: row["got"] for row in of if row["stage"] != "memory"} for of in rows]
+    assert numbers[0] == numbers[1]
 
 
 def test_other_settings_are_another_stage(short_tour):
