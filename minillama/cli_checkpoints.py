@@ -27,6 +27,9 @@ def add_quantize(commands):
     quantize.add_argument("--block-size", type=int, metavar="N", help="weights that share a scale (nf4 only: 64)")
     quantize.add_argument("--double-quantization", action=argparse.BooleanOptionalAction,
                           help="the scales in 8 bits too (nf4 only: yes)")
+    quantize.add_argument("--fit-scales", action=argparse.BooleanOptionalAction,
+                          help="the scale of least error for each block (nf4 only: yes); no: the largest weight, and "
+                               "with it the bits of --load-4bit and bitsandbytes")
     quantize.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
                           help="of the embedding, the head and the norms (default: as stored)")
 
@@ -58,10 +61,12 @@ def run_quantize(arguments):
     from minillama.checkpoint.convert import quantize
     from minillama.info import describe_checkpoint
 
-    settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization")
+    settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization", "fit_scales")
                 if getattr(arguments, name) is not None}
     if settings and arguments.int8:
         raise ValueError(f"--{next(iter(settings)).replace('_', '-')} belongs to --nf4: int8 has a scale for each row")
+    if arguments.nf4:  # a file is made once and used often: the longer search is worth its while
+        settings = {"fit_scales": True} | settings
     quantize(arguments.source, arguments.target, "nf4" if arguments.nf4 else "int8", arguments.dtype, progress=True,
              **settings)
     print(f"{describe_checkpoint(arguments.target)}\ntry `generate --model {arguments.target}`", file=sys.stderr)

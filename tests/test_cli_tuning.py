@@ -100,7 +100,8 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(flags,
 @pytest.mark.parametrize(("kind", "flag"), [("--nf4", "--load-4bit"), ("--int8", "--load-8bit")])
 def test_a_quantized_folder_speaks_as_the_model_quantized_on_loading(kind, flag, model_folder, data, tmp_path, capsys):
     few = tmp_path / "few"
-    code, said, err = run(capsys, "quantize", model_folder, few, kind)
+    plain = ["--no-fit-scales"] if kind == "--nf4" else []  # loading in 4 bits takes absmax for scales
+    code, said, err = run(capsys, "quantize", model_folder, few, kind, *plain)
     assert (code, said) == (0, "") and f"quantized: {kind[2:]}" in err and f"generate --model {few}" in err
     code, said, _ = run(capsys, "info", few)
     assert code == 0 and f"quantized: {kind[2:]}" in said and "tokenizer: 320 pieces" in said

@@ -1,5 +1,7 @@
 """NF4 on real weights beside llama.cpp's Q4_0: how far the next token's probabilities move from the original's."""
 
+import argparse
+import inspect
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -9,6 +11,7 @@ from test_parity_peers import smollm2
 
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
+from minillama.corpus import mixture
 from minillama.parity import ladder
 from minillama.quant.quantize_linears import quantize_linears
 
@@ -21,9 +24,22 @@ def original():
     return use_kernels(model.eval(), "torch"), tokenizer
 
 
+def texts():
+    """A manual, a program, and stories from a grammar."""
+    return ("".join(topics[name] for name in TOPICS), inspect.getsource(argparse),
+            "\n".join(document.text for document in mixture(0, 400)))
+
+
 @torch.no_grad()
-def log_probabilities(model, tokens_BT):
-    return torch.cat([model(row[None])[0].log_softmax(-1) for row in tokens_BT])
+def divergences(model, changed, rows_BT):
+    """{name: KL(model, changed) of each token, float64}; one row at a time, for the vocabulary is large."""
+    found = {name: [] for name in changed}
+    for tokens_T in rows_BT:
+        wanted = model(tokens_T[None])[0].log_softmax(-1)
+        for name, other in changed.items():
+            kl = (wanted.exp() * (wanted - other(tokens_T[None])[0].log_softmax(-1))).sum(-1)
+            found[name].append(kl.double())
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def with_q4_0(model):
@@ -38,31 +54,30 @@ def with_q4_0(model):
     return model
 
 
+def in_nf4(**settings):
+    model = original()[0]
+    quantize_linears(model, **settings)
+    return model
+
+
 @pytest.mark.long
-def test_nf4_moves_smollm2_no_further_than_q4_0_and_it_still_knows_paris():
-    """KL(original, quantized) over 2,048 tokens of Python's manual, the embedding and head in both as they were.
-    "No further": not above Q4_0's by more than two standard errors of the differences, token by token; NF4 takes 4.127
-    bits a weight, Q4_0 4.5. In blocks of 32, with 4.254 bits, NF4 is closer beyond doubt: by more than five"""
+def test_nf4_with_fitted_scales_moves_smollm2_less_than_q4_0_and_it_still_knows_paris():
+    """KL(original, quantized) over 4,096 tokens each of a manual, a program and stories, tokens 2,048 to 6,143; the
+    first 2,048 served to choose SCALE_FACTORS. The embedding and the head are in all as they were; NF4 takes 4.127 bits
+    a weight, Q4_0 4.5. Measured, with the standard error of the difference, token by token: Q4_0 0.2523, NF4 by absmax
+    0.2538 (+0.0015 +- 0.0025), by fitted scales 0.2386 (-0.0137 +- 0.0024). Had scales below absmax been tried too,
+    of least error all the same, it would be further than by absmax: on the first 2,048, 0.2769 for 0.2563. What is
+    asserted: closer than either by three standard errors."""
     model, tokenizer = original()
-    ids = tokenizer.encode("".join(topics[name] for name in TOPICS))[:2048]
-    tokens_BT = torch.tensor(ids).view(4, 512)
-    wanted = log_probabilities(model, tokens_BT)
-
-    def divergence(changed):
-        return (wanted.exp() * (wanted - log_probabilities(changed, tokens_BT))).sum(-1).double()
-
-    q4_0 = divergence(with_q4_0(original()[0]))
-    found = {}
-    for block_size in (64, 32):
-        changed = original()[0]
-        quantize_linears(changed, block_size=block_size)
-        found[block_size] = divergence(changed)
-        if block_size == 64:
-            question = torch.tensor([tokenizer.encode(QUESTION, allowed_special="all")])
-            answer = ladder(changed, question)["greedy tokens"].tolist()
-            assert tokenizer.decode(answer).startswith("The capital of France is Paris")
-    means = {"Q4_0": q4_0.mean().item(), **{f"NF4/{size}": kl.mean().item() for size, kl in found.items()}}
-    print(means)
-    error = {size: ((kl - q4_0).std() / len(kl) ** 0.5).item() for size, kl in found.items()}
-    assert (found[64] - q4_0).mean().item() <= 2 * error[64], means
-    assert (found[32] - q4_0).mean().item() <= -5 * error[32], means
+    changed = {"Q4_0": with_q4_0(original()[0]), "absmax": in_nf4(), "fitted": in_nf4(fit_scales=True)}
+    ids = [tokenizer.encode(text)[2048:6144] for text in texts()]
+    found = divergences(model, changed, torch.tensor(ids).view(-1, 512))
+    print({name: kl.mean().item() for name, kl in found.items()})
+    for other in ("Q4_0", "absmax"):
+        difference = found["fitted"] - found[other]
+        error = difference.std() / len(difference) ** 0.5
+        print(f"fitted - {other}: {difference.mean():+.4f} +- {error:.4f}")
+        assert difference.mean() < -3 * error
+    question = torch.tensor([tokenizer.encode(QUESTION, allowed_special="all")])
+    answer = ladder(changed["fitted"], question)["greedy tokens"].tolist()
+    assert tokenizer.decode(answer).startswith("The capital of France is Paris")

@@ -160,7 +160,7 @@ MUTANTS = [
            test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond),
     Mutant("minillama.tour_sft", "QLORA_FROM_LORA = 0.001", "QLORA_FROM_LORA = 0.01",
            test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond),
-    Mutant("minillama.tour_sft", "ADAPTER = replace(FULL, max_lr=5e-3)", "ADAPTER = FULL",
+    Mutant("minillama.tour_sft", "RECORDS, HELD_OUT = 2400, 200", "RECORDS, HELD_OUT = 2400, 400",
            test_the_record_was_made_with_the_settings_and_the_template_of_today),
     Mutant("minillama.tour_sft", '"{answer}", GRAMMAR.parse(question, "{question}").chosen)', '"{answer}")',
            lambda: test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(

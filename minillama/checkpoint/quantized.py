@@ -27,7 +27,7 @@ TENSOR_FILE = "quantized.safetensors"
 
 def quantize_weights(weights, kind, **settings):
     """The same `Weights` with every linear layer but the head quantized, each when it is read; the settings are
-    `NF4Linear.from_weight`'s (block_size, double_quantization) or `Int8Linear`'s (threshold).
+    `NF4Linear.from_weight`'s (block_size, double_quantization, fit_scales) or `Int8Linear`'s (threshold).
 
     ValueError where they are quantized already: twice rounded is worse than either.
     """

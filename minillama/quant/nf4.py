@@ -7,13 +7,14 @@ values themselves in 8 bits, in groups of 256 with one fp32 scale each: 4 + 8/64
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import torch
 from torch import nn
 
 from minillama import kernels
+from minillama.quant.nearest import best_scales, nearest
 from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
@@ -21,6 +22,7 @@ GROUP = 256  # absmax values that share a scale in double quantization
 CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
 PIECE = 8  # chunks that a matrix product takes at once: it is slow on a few rows
 SMALLEST_ABSMAX = 1e-38  # below it 1 / absmax overflows; an all-zero block is 0 * 1e38 = 0, which is code 7
+SCALE_FACTORS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3)  # times absmax, tried by fit_scales
 
 
 def normal_float_levels():
@@ -106,8 +108,11 @@ class NF4Tensor:
         return dx.to(dy.dtype).view(*dy.shape[:-1], self.shape[1])
 
 
-def quantize_nf4(weight, block_size=BLOCK, double_quantization=True):
+def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=False):
     """NF4Tensor of `weight` (fp32, bf16 or fp16, any shape, read in row-major order), computed in fp32.
+
+    fit_scales: store for each block the scale from its absmax on that leaves the least squared error (`fitted`);
+    without it the bytes are bitsandbytes'.
 
     Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last
     element is paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity:
@@ -124,14 +129,49 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True):
     size = flat.numel() if flat.device.type != "cpu" else block_size * max(1, CHUNK // block_size)
     chunks = [quantize_blocks(chunk.float(), NF4_LEVELS, block_size) for chunk in flat.split(size)]
     codes, absmax = map(torch.cat, zip(*chunks, strict=True))
-    codes = nn.functional.pad(codes, (0, codes.numel() % 2), value=NF4_LEVELS.index(0.0))
-    packed = codes[0::2] << 4 | codes[1::2]
     shape = tuple(weight.shape)
-    if not double_quantization:
-        return NF4Tensor(packed, absmax, None, None, shape, block_size)
-    offset = absmax.mean()  # absmax values are all positive: centred, they use both halves of the map
-    absmax_codes, scale = quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP)
-    return NF4Tensor(packed, absmax_codes, scale, offset, shape, block_size)
+    second = absmax, None, None
+    if double_quantization:
+        offset = absmax.mean()  # absmax values are all positive: centred, they use both halves of the map
+        second = *quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP), offset
+    plain = NF4Tensor(pack(codes), *second, shape, block_size)
+    return fitted(plain, flat.split(size)) if fit_scales else plain
+
+
+def fitted(plain, chunks):
+    """The NF4Tensor with the scale that leaves the least squared error in each block, out of its own and SCALE_FACTORS
+    times it, each as it would be stored, and with the codes that are nearest then: no block's error grows.
+
+    Scales below absmax are not tried. They would leave still less error, but it is the largest weight of each block
+    that they cut, and a model's predictions move further for it than with plain absmax (tests/test_nf4_weights.py).
+    chunks: the flat weight, in pieces that end where a block does.
+    """
+    stored, scales = map(torch.stack, zip(*(scale_times(plain, factor) for factor in (1, *SCALE_FACTORS)), strict=True))
+    blocks = [-(-chunk.numel() // plain.block_size) for chunk in chunks]
+    found = [best_scales(chunk.float(), part, NF4_LEVELS, plain.block_size)
+             for chunk, part in zip(chunks, scales.split(blocks, 1), strict=True)]
+    best, codes = map(torch.cat, zip(*found, strict=True))
+    return replace(plain, codes=pack(codes), absmax=stored.gather(0, best[None])[0])
+
+
+def scale_times(plain, factor):
+    """(`absmax` as stored, the fp32 scales that it stands for) of an NF4Tensor whose scales are multiplied; with double
+    quantization to the nearest that the same groups can say."""
+    if plain.absmax_scale is None:
+        return plain.absmax * factor, plain.absmax * factor
+    codes, offset = plain.absmax, plain.absmax_offset
+    scales = dequantize_blocks(codes, plain.absmax_scale, DYNAMIC_MAP, GROUP) + offset
+    if factor != 1:
+        group = plain.absmax_scale.clamp(min=SMALLEST_ABSMAX).repeat_interleave(GROUP)[:len(codes)]
+        codes = nearest((scales * factor - offset) / group, DYNAMIC_MAP)
+        scales = dequantize_blocks(codes, plain.absmax_scale, DYNAMIC_MAP, GROUP) + offset
+    return codes, scales
+
+
+def pack(codes):
+    """Two codes in a byte, the first in its high nibble; an odd last one is paired with the code of 0."""
+    codes = nn.functional.pad(codes, (0, codes.numel() % 2), value=NF4_LEVELS.index(0.0))
+    return codes[0::2] << 4 | codes[1::2]
 
 
 def quantize_blocks(flat, levels, block_size):
@@ -143,10 +183,7 @@ def quantize_blocks(flat, levels, block_size):
     blocks = nn.functional.pad(flat, (0, -flat.numel() % block_size)).view(-1, block_size)
     absmax = blocks.abs().amax(1)
     scaled = blocks * (1.0 / absmax.clamp(min=SMALLEST_ABSMAX))[:, None]
-    levels = torch.tensor(levels, dtype=torch.float32, device=flat.device)
-    halfway = (levels[:-1] + levels[1:]) / 2
-    codes = torch.bucketize(scaled, halfway, out_int32=True).to(torch.uint8)
-    return codes.flatten()[:flat.numel()], absmax
+    return nearest(scaled.flatten(), levels)[:flat.numel()], absmax
 
 
 def dequantize_blocks(codes, absmax, levels, block_size):
@@ -215,13 +252,14 @@ class NF4Linear(QuantizedLinear):
             self.register_buffer(name, getattr(stored, name))
 
     @classmethod
-    def from_weight(cls, weight, block_size=BLOCK, double_quantization=True):
+    def from_weight(cls, weight, block_size=BLOCK, double_quantization=True, fit_scales=False):
         """Quantize a matrix (out, in)."""
-        return cls(quantize_nf4(weight, block_size, double_quantization))
+        return cls(quantize_nf4(weight, block_size, double_quantization, fit_scales))
 
     @classmethod
-    def planned(cls, out_features, in_features, block_size=BLOCK, double_quantization=True):
-        """The layer without its numbers, on the meta device: which buffers it has, of which sizes."""
+    def planned(cls, out_features, in_features, block_size=BLOCK, double_quantization=True, fit_scales=False):
+        """The layer without its numbers, on the meta device: which buffers it has, of which sizes. fit_scales changes
+        none, and no setting of a layer says how its scales were chosen: quantized anew they are absmax."""
         n = out_features * in_features
         blocks = -(-n // block_size)
         with torch.device("meta"):

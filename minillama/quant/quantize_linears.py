@@ -15,7 +15,7 @@ def quantize_linears(model, patterns=("*",), kind="nf4", skip=("output",), **set
 
     patterns and skip: shell wildcards over module names or their ends (`matching_modules`). The output
     head is skipped by default, as in QLoRA and LLM.int8; embeddings are no linear layers and stay as they
-    are. settings go to `from_linear`: block_size and double_quantization for "nf4", threshold for "int8".
+    are. settings go to `from_linear`: block_size, double_quantization and fit_scales for "nf4", threshold for "int8".
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is not known: use one of {list(KINDS)}")
