@@ -114,15 +114,17 @@ def add_tokenizer(commands):
 
 
 def add_pretrain(commands):
-    """pretrain --text FILE ... --tokenizer T.model --out DIR [--resume] and the fields of PretrainConfig."""
+    """pretrain --text FILE ... (--tokenizer T.model or --model PATH) --out DIR [--resume]; fields of PretrainConfig."""
     from minillama.train.pretrain import PretrainConfig
 
-    pretrain = command(commands, "pretrain", run_pretrain, "train a LLaMA on text from nothing")
+    pretrain = command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
     pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
-    pretrain.add_argument("--tokenizer", required=True, metavar="T.model")
+    start = pretrain.add_mutually_exclusive_group(required=True)
+    start.add_argument("--tokenizer", metavar="T.model", help="begin with random weights")
+    start.add_argument("--model", metavar="PATH", help="begin with these weights, and read text with their tokenizer")
     pretrain.add_argument("--out", required=True, metavar="DIR")
     pretrain.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
-    pretrain.add_argument("--preset", default="tiny", help="the model's shape (default: %(default)s)")
+    pretrain.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
     add_kernels_flag(pretrain)
     add_fields(pretrain, PretrainConfig)
 
@@ -193,10 +195,13 @@ def _json_lines(kind, wanted):
 
 
 def run_pretrain(arguments):
-    """Tokenise the text, build the shape, train (`train.pretrain.pretrain`)."""
+    """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     import torch
 
     from minillama.backends import use_kernels
+    from minillama.checkpoint import open_weights
+    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.cli_tuning import loaded
     from minillama.config import preset
     from minillama.corpus.text_files import read_documents
     from minillama.memory import require_memory
@@ -206,21 +211,28 @@ def run_pretrain(arguments):
     from minillama.train.pretrain import PretrainConfig, pretrain
     from minillama.transformer import Transformer
 
-    settings, tokenizer = from_flags(PretrainConfig, arguments), load_tokenizer(arguments.tokenizer)
-    shape = preset(arguments.preset, vocab_size=tokenizer.vocab_size)
+    settings, given = from_flags(PretrainConfig, arguments), arguments.model
+    if given and arguments.preset:
+        raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
+    tokenizer = None if given else load_tokenizer(arguments.tokenizer)
+    name = arguments.preset or "tiny"
+    shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
     if (Path(arguments.out) / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
+    model, tokenizer = loaded(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = led(
             lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
             lambda: open_train_and_held_out(arguments.out, tokenizer))
         torch.manual_seed(settings.seed)
-        model = use_kernels(Transformer(shape), arguments.kernels)
+        model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
         if not leads():
             return
+        if given:
+            write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

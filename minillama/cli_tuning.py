@@ -29,6 +29,9 @@ def add_sft(commands):
     sft.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of the adapter (default: %(default)s)")
     sft.add_argument("--targets", nargs="+", metavar="NAME", default=["attention.*", "feed_forward.*"],
                      help="layers with an adapter (default: all but the head; alpaca-lora: attention.wq attention.wv)")
+    sft.add_argument("--modules-to-save", nargs="+", default=[], choices=("embed_tokens", "lm_head"),
+                     help="tables that learn beside the adapter, and are saved whole with it (lora, qlora): both, for "
+                          "new pieces, after --method embeddings")
     sft.add_argument("--max-length", type=int, default=512, metavar="N", help="tokens of an example (default: 512)")
     sft.add_argument("--held-out-fraction", type=float, default=0.05, metavar="P", help="default: %(default)s")
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
@@ -126,10 +129,12 @@ def run_sft(arguments):
     from minillama.train.sft import SftConfig, fine_tune, stage_ends
 
     settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
+    if arguments.modules_to_save and arguments.method in WHOLE:
+        raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
     if (out / "training_state.pt").exists() and not arguments.resume:
         raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     stages, rest = read_and_split(arguments)
-    if arguments.method in WHOLE:
+    if arguments.method in WHOLE or arguments.modules_to_save:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
     if arguments.method == "qlora":
         arguments.load_4bit = True
@@ -190,8 +195,9 @@ def encoded(records, template, tokenizer, max_length):
 
 
 def prepare(model, arguments):
-    """Hang adapters on the layers of --targets for lora and qlora."""
+    """Hang adapters on the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
     from minillama.peft.lora import LoRAConfig, add_lora
+    from minillama.peft.lora_file import TABLES
     from minillama.train.resume import own_random_state
     from minillama.train.vocabulary import train_vocabulary
 
@@ -200,7 +206,13 @@ def prepare(model, arguments):
     if arguments.method in WHOLE:
         return
     with own_random_state(arguments.seed, arguments.device):
-        add_lora(model, LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets)))
+        adapter = LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets))
+        layers = add_lora(model, adapter)
+    for table in [TABLES[word] for word in arguments.modules_to_save]:
+        if table in layers:
+            raise ValueError(f"{table} cannot learn whole and by an adapter: leave it out of --targets or "
+                             "--modules-to-save")
+        model.get_submodule(table).weight.requires_grad_()
 
 
 def save(model, tokenizer, arguments):

@@ -1,15 +1,19 @@
 """Laws of the command line: what is asked for is on stdout alone, and bad input ends in one line with a next step."""
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from mutants import Mutant
 
+from minillama.checkpoint import load_model
 from minillama.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +36,10 @@ def run(capsys, *words, stdin=""):
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
+    return made_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def made_tokenizer(folder):
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     assert main(["tokenizer", "train", "--text", str(folder / "text.txt"), "--vocab-size", "320", "--out",
                  str(folder / "t.model")]) == 0
@@ -41,8 +48,10 @@ def tokenizer_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_folder(tokenizer_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "run"
-    texts = tmp_path_factory.mktemp("texts")
+    return made_model(tokenizer_file, tmp_path_factory.mktemp("model") / "run", tmp_path_factory.mktemp("texts"))
+
+
+def made_model(tokenizer_file, folder, texts):
     for i in range(60):
         (texts / f"{i:02}.txt").write_text(f"Llama number {i} eats grass. " * 5, encoding="utf-8")
     assert main(["pretrain", "--text", str(texts), "--tokenizer", str(tokenizer_file), "--out", str(folder),
@@ -80,7 +89,57 @@ def test_a_finished_run_is_not_overwritten(model_folder, tokenizer_file, capsys)
     assert code == 2 and "--resume" in err
 
 
+MORE = ("--steps", "5", "--warmup-steps", "1", "--seq-len", "16", "--checkpoint-every", "2")
+
+
+def other_text(folder):
+    """Something that the model of `model_folder` has not read, and the command that reads it."""
+    (folder / "texts").mkdir()
+    for i in range(60):
+        (folder / "texts" / f"{i:02}.txt").write_text(f"{i} llamas sleep. " * 5, encoding="utf-8")
+    return "pretrain", "--text", folder / "texts"
+
+
+def test_pretraining_goes_on_from_a_model_with_its_tokenizer(model_folder, tmp_path, capsys):
+    begin, out = (*other_text(tmp_path), "--model", model_folder), tmp_path / "out"
+    code, said, _ = run(capsys, *begin, "--out", out, *MORE)
+    assert (code, said) == (0, "")
+    first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["held_out_loss"]
+    assert run(capsys, "pretrain", "--text", tmp_path / "texts", "--tokenizer", model_folder / "tokenizer.model",
+               "--out", tmp_path / "new", *MORE)[0] == 0
+    fresh = json.loads((tmp_path / "new" / "metrics.jsonl").read_text().splitlines()[0])["held_out_loss"]
+    assert first < fresh - 0.1, "it begins where the model was, not at random weights"
+    before, after = load_model(model_folder), load_model(out)
+    assert after[0].config == before[0].config and after[1].pieces == before[1].pieces
+    assert not torch.equal(after[0].output.weight, before[0].output.weight)
+
+
+def test_pretraining_from_a_model_that_was_killed_and_resumed_ends_with_the_same_bits(model_folder, tmp_path, capsys,
+                                                                                      monkeypatch):
+    from minillama.train import pretrain
+
+    begin, losses = (*other_text(tmp_path), "--model", model_folder), pretrain.batch_losses
+    assert run(capsys, *begin, "--out", tmp_path / "whole", *MORE)[0] == 0
+    left = [3]
+
+    def dies(*words):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("power cut")
+        return losses(*words)
+
+    monkeypatch.setattr(pretrain, "batch_losses", dies)
+    assert run(capsys, *begin, "--out", tmp_path / "cut", *MORE)[0] == 2
+    monkeypatch.setattr(pretrain, "batch_losses", losses)
+    assert not (tmp_path / "cut" / "params.json").exists()
+    assert run(capsys, *begin, "--out", tmp_path / "cut", *MORE, "--resume")[0] == 0
+    models = [load_model(tmp_path / name)[0] for name in ("whole", "cut")]
+    assert all(torch.equal(p, q) for p, q in zip(*(model.parameters() for model in models), strict=True))
+
+
 @pytest.mark.parametrize(("words", "stdin", "said"), [
+    (("pretrain", "--text", "{text}", "--model", "{model}", "--out", "x", "--preset", "tiny"), "", "shape of its own"),
+    (("pretrain", "--text", "{text}", "--model", "nowhere", "--out", "x"), "", "nowhere"),
     (("generate", "--model", "nowhere"), "", "nowhere"),
     (("generate", "--model", "{model}", "--temperature", "-1"), "", "temperature"),
     (("generate", "--model", "{model}", "--top-p", "0"), "", "top_p"),
@@ -118,8 +177,6 @@ def test_ctrl_c_is_130_and_a_missing_command_is_2(capsys, monkeypatch):
 
 
 def test_info_names_versions_backends_threads_and_what_fits(capsys):
-    import torch
-
     code, out, err = run(capsys, "info")
     assert (code, err) == (0, "")
     for word in (torch.__version__, "reference", "threads", "nf4", "llama_7b", "llama2_70b"):
@@ -132,17 +189,32 @@ def test_a_reader_that_goes_away_is_no_error(model_folder):
     assert done.stdout.startswith("minillama") and "Traceback" not in done.stderr
 
 
+def _from_a_model(law, *more):
+    """The law on a model made for it, without pytest's fixtures."""
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
+        folder = Path(name)
+        (folder / "few").mkdir()
+        model = made_model(made_tokenizer(folder), folder / "run", folder / "few")
+        law(model, folder, Silent, *more)
+
+
+class Silent:
+    @staticmethod
+    def readouterr():
+        return "", ""
+
+
 MUTANTS = [
+    Mutant("minillama.cli", "model or Transformer(shape)", "Transformer(shape)",
+           lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
+    Mutant("minillama.cli", "        if given:\n            write_tokenizer",
+           "        if False:\n            write_tokenizer",
+           lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
     Mutant("minillama.cli", "        return 130\n", "        return 1\n",
            lambda: _patched(test_ctrl_c_is_130_and_a_missing_command_is_2)),
 ]
 
 
 def _patched(law):
-    class Silent:
-        @staticmethod
-        def readouterr():
-            return "", ""
-
     with pytest.MonkeyPatch.context() as patch:
         law(Silent, patch)

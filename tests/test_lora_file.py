@@ -82,7 +82,7 @@ def peft_twin(model):
     config = transformers.LlamaConfig(
         hidden_size=c.dim, num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads, vocab_size=c.vocab_size,
         num_key_value_heads=c.n_kv_heads, intermediate_size=c.hidden_dim, rms_norm_eps=c.norm_eps,
-        attn_implementation="eager")
+        tie_word_embeddings=c.tie_embeddings, attn_implementation="eager")
     theirs = transformers.LlamaForCausalLM(config).eval()
     theirs.load_state_dict(state_dict_to_hf(model.state_dict(), c.n_heads, c.n_kv_heads))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,9 @@
 """LoRA adapters on disk, in the form of the peft library: adapter_config.json and
 adapter_model.safetensors.
 
-The files name layers as Hugging Face does and keep the rows of q and k in its order, B included, so that an
-adapter trained here loads there and the other way round.
+With the adapter may go the tables at both ends, whole, as Chinese-LLaMA's second stage trains them: peft's
+modules_to_save. The files name layers as Hugging Face does and keep the rows of q and k in its order, B included,
+so that an adapter trained here loads there and the other way round.
 """
 
 import json
@@ -19,12 +20,14 @@ from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # What peft can write that plain LoRA is not: each must be absent or "off".
+TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
 UNSUPPORTED = ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "lora_bias",
-               "modules_to_save", "layer_replication", "target_parameters", "use_qalora", "trainable_token_indices")
+               "layer_replication", "target_parameters", "use_qalora", "trainable_token_indices")
 
 
 def save_lora(folder, model, name="default", base_model=None):
-    """Write the adapter `name` of a Transformer; base_model: a name of the base for the config file.
+    """Write the adapter `name` of a Transformer; base_model: a name of the base for the config file. An embedding table
+    or head that requires a gradient is written whole, as modules_to_save.
 
     ValueError if the adapter does not exist, or if its B are all zero: it was never trained, and a file
     of it would load and change nothing.
@@ -40,24 +43,31 @@ def save_lora(folder, model, name="default", base_model=None):
         B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)
         tensors[f"{PREFIX}{to_hf(path)}.lora_A.weight"] = layer.A[name].detach()
         tensors[f"{PREFIX}{to_hf(path)}.lora_B.weight"] = B
+    tables = [word for word, path in TABLES.items() if _learns(model.get_submodule(path))]
+    for word in tables:
+        tensors[f"{PREFIX}{to_hf(TABLES[word])}.weight"] = model.get_submodule(TABLES[word]).weight.detach()
     config = next(iter(layers.values())).configs[name]
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "bias": "none",
               "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
-              "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers)}
+              "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers),
+              "modules_to_save": tables or None}
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
     with atomic_write(Path(folder) / CONFIG_FILE, "w") as file:
         json.dump(fields, file, indent=2)
 
 
 def load_lora(folder, model, name="default"):
-    """Add the adapter in `folder` to a Transformer under `name`, active; return the names of its layers.
+    """Add the adapter in `folder` to a Transformer under `name`, active; return the names of its layers. Tables that
+    the file brings take the place of the model's own, and learn on like the adapter.
 
     ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain
     LoRA.
     """
     config = _read_config(Path(folder) / CONFIG_FILE)
     path = Path(folder) / TENSOR_FILE
-    pairs = _pairs(read_safetensors(path), path)
+    tensors = read_safetensors(path)
+    tables = _tables(tensors, config, model, path)
+    pairs = _pairs(tensors, path)
     linears = dict(model.named_modules())
     for layer, pair in pairs.items():
         out_features, in_features = (getattr(linears.get(layer), f"{side}_features", None) for side in ("out", "in"))
@@ -72,7 +82,31 @@ def load_lora(folder, model, name="default"):
             B = rows_to_meta(layer, pair["B"], model.config.n_heads, model.config.n_kv_heads)
             model.get_submodule(layer).A[name].copy_(pair["A"])
             model.get_submodule(layer).B[name].copy_(B)
+        for table, tensor in tables.items():
+            model.get_submodule(table).weight.requires_grad_().copy_(tensor)
     return names
+
+
+def _learns(module):
+    return isinstance(getattr(module, "weight", None), torch.nn.Parameter) and module.weight.requires_grad
+
+
+def _tables(tensors, config, model, path):
+    """{Meta's name: tensor} of the tables that the configuration says are there, taken out of `tensors`; checked."""
+    given = config.get("modules_to_save") or []
+    words = [str(word).rpartition(".")[2] for word in given] if isinstance(given, list) else [""]  # model.lm_head
+    if not set(words) <= set(TABLES):
+        raise ValueError(f"{path}: modules_to_save is {given!r}: only {list(TABLES)} can be loaded")
+    found = {TABLES[word]: tensors.pop(f"{PREFIX}{to_hf(TABLES[word])}.weight", None) for word in words}
+    for table, tensor in found.items():
+        wanted = getattr(model.get_submodule(table), "weight", torch.empty(0)).shape
+        if tensor is None or tensor.shape != wanted or not tensor.is_floating_point():
+            raise ValueError(f"{path}: {table} is {None if tensor is None else tuple(tensor.shape)}, this model wants "
+                             f"{tuple(wanted)}: it was made for another base")
+    ends = list(found.values())
+    if ends and model.config.tie_embeddings and not (len(ends) == 2 and torch.equal(*ends)):
+        raise ValueError(f"{path}: this model's two tables are one, {words} of the file are not: it cannot hold both")
+    return found
 
 
 def _read_config(path):
