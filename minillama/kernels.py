@@ -38,11 +38,13 @@ KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"
 @torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
 def built_backends():
     """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
-    if _missing():
-        return ("reference",)
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return "reference", *(name for name, library in LIBRARIES.items()
-                          if has_kernel(f"{library}::rope", DEVICES[name].upper()))
+    return "reference", *(backend for backend in LIBRARIES if not _missing() and _has_kernel("rope", backend))
+
+
+@torch.compiler.assume_constant_result
+def _has_kernel(name, backend):
+    operator, key = f"{LIBRARIES[backend]}::{name}", DEVICES[backend].upper()
+    return torch._C._dispatch_has_kernel(operator) and torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
 
 
 def require(backend):
@@ -63,11 +65,10 @@ def _operator(name, backend, x, half=None):
     if x.device.type != DEVICES[backend]:
         raise ValueError(f"x is on {x.device}, and backend {backend!r} takes tensors on {DEVICES[backend]}: move it "
                          f"with .to({DEVICES[backend]!r}), or choose another backend")
-    return getattr(_library(backend), half or name)
-
-
-def _library(backend):
-    return getattr(torch.ops, LIBRARIES[backend])
+    if not _has_kernel(half or name, backend):
+        raise RuntimeError(f"the compiled kernels of backend {backend!r} are older than the sources: they lack "
+                           f"{half or name}. In the checkout: {BUILD_CUDA if backend == 'cuda' else BUILD}")
+    return getattr(getattr(torch.ops, LIBRARIES[backend]), half or name)
 
 
 @functools.cache
@@ -91,6 +92,8 @@ def _missing():
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
             ("flash_attention_backward", _flash_backward_fake, None, None),
         ):
+            if not hasattr(operators, name):
+                continue  # compiled before there was one: `_operator` says so when it is asked for
             torch.library.register_fake(f"{library}::{name}", fake)
             if backward:
                 backward = functools.partial(backward, operators)
@@ -195,17 +198,13 @@ def fused_rope_qk(q_BTHd, k_BTKd, rotations, positions=None, offset=0, interleav
     in_place writes over q and k; out is two tensors for the results, the second of them such as rows of a cache.
     RuntimeError for shapes that do not fit and positions without a row (a GPU makes NaN of those).
     """
-    operator = _operator("rope", backend, q_BTHd)
+    form = "rope_" if in_place else "rope" if out is None else "rope_into"
+    operator = _operator("rope", backend, q_BTHd, form)
     how = (_table(rotations), positions, offset, interleaved, False)
     if in_place and out is not None:
         raise ValueError("in_place and out were both given: a result has one place")
-    if in_place:
-        _library(backend).rope_(q_BTHd, k_BTKd, *how)
-        return q_BTHd, k_BTKd
-    if out is not None:
-        _library(backend).rope_into(q_BTHd, k_BTKd, *out, *how)
-        return out
-    return operator(q_BTHd, k_BTKd, *how)
+    result = operator(q_BTHd, k_BTKd, *(out or ()), *how)
+    return (q_BTHd, k_BTKd) if in_place else out or result
 
 
 def _table(rotations):  # (cos, sin) of complex64 rotations, in their own memory: (..., r/2, 2) fp32

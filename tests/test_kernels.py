@@ -121,6 +121,42 @@ def test_the_reference_needs_no_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+OLDER = """
+import sys, types, torch
+sys.modules.update({"minillama._ops": types.ModuleType("_ops"), "minillama._cuda": None})
+from minillama import kernels
+from minillama.quant.nf4 import quantize_nf4
+turn = "rope(Tensor q, Tensor k, Tensor t, Tensor? p, SymInt o, bool i, bool inverse) -> (Tensor, Tensor)"
+matmul = "nf4_matmul(Tensor x, Tensor c, Tensor a, Tensor? s, Tensor? o, int features, int size) -> Tensor"
+libraries = [torch.library.Library(name, "DEF") for name in ("minillama", "minillama_simt")]
+for library in libraries:
+    library.define(turn)
+    library.impl("rope", lambda q, k, *how: (q.clone(), k.clone()), "CPU")
+libraries[0].define(matmul)  # as it was while only GPUs had a kernel of that name
+x, table = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, dtype=torch.complex64)
+assert kernels.fused_rope(x, table).shape == x.shape
+for call in (lambda: kernels.nf4_matmul(torch.zeros(64), quantize_nf4(torch.ones(1, 64)), "cpu"),
+             lambda: kernels.nf4_matmul_backward(torch.zeros(1), quantize_nf4(torch.ones(1, 64)), "simt"),
+             lambda: kernels.fused_rope_qk(x, x, table, in_place=True),
+             lambda: kernels.fused_rope_qk(x, x, table, out=(x, x)),
+             lambda: kernels.flash_attention(x, x, x, backend="simt")):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_compiled_kernels_older_than_the_sources_are_named_in_one_sentence_with_the_command():
+    """In a fresh process: libraries that know rope alone, and nf4_matmul for no processor."""
+    done = subprocess.run([sys.executable, "-c", OLDER], capture_output=True, text=True)
+    lacking = [("cpu", "nf4_matmul"), ("simt", "nf4_matmul_backward"), ("cpu", "rope_"), ("cpu", "rope_into"),
+               ("simt", "flash_attention")]
+    assert done.stdout.splitlines() == [
+        f"the compiled kernels of backend {backend!r} are older than the sources: they lack {name}. "
+        "In the checkout: python setup.py build_ext --inplace" for backend, name in lacking], done.stderr
+
+
 def test_a_missing_source_is_named():
     with pytest.raises(FileNotFoundError, match="no_such.cpp"):
         profile_build._find_source("no_such.cpp")
