@@ -10,7 +10,7 @@ import _rounds
 COLUMNS = ("seed", "entropy", "before", "full", "LoRA", "QLoRA", "LoRA - full", "QLoRA - LoRA", "numbers missed")
 PAGE = """# Full tuning, LoRA and QLoRA over {seeds} seeds
 
-Made by `python3 run.py bench tuning --record`, {date}, {machine}.
+Made by `python3 run.py bench tuning --record`, {date}, with torch {torch}, threads: {threads}.
 
 Mean nats a learned token on {held_out} unseen answers, after {steps} steps of {batch} out of {records} questions and
 answers of the forum; entropy: the least that any model could need, known from the grammar; before: the pretrained
@@ -48,12 +48,15 @@ def page(table, seeds):
     """docs/tuning.md."""
     import datetime
 
+    import torch
+
     from minillama import tour_sft
     from minillama.train.templates import TEMPLATES, text_of
 
     template = text_of(TEMPLATES[tour_sft.TEMPLATE]([{"role": "user", "content": "{question}"},
                                                      {"role": "assistant", "content": "{answer}"}]))
-    return PAGE.format(seeds=seeds, date=datetime.date.today().isoformat(), machine=_rounds.machine(), table=table,
+    return PAGE.format(seeds=seeds, date=datetime.date.today().isoformat(), torch=torch.__version__, table=table,
+                       threads=torch.get_num_threads(),
                        held_out=tour_sft.HELD_OUT, steps=tour_sft.FULL.steps, batch=tour_sft.FULL.batch_size,
                        records=tour_sft.RECORDS, full_lr=tour_sft.FULL.max_lr, lora_lr=tour_sft.ADAPTER.max_lr,
                        rank=tour_sft.LORA.rank, alpha=tour_sft.LORA.alpha, name=tour_sft.TEMPLATE, template=template)

@@ -114,14 +114,13 @@ def add_tokenizer(commands):
 
 
 def add_pretrain(commands):
-    """pretrain --text FILE ... (--tokenizer T.model or --model PATH) --out DIR [--resume]; fields of PretrainConfig."""
+    """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
     from minillama.train.pretrain import PretrainConfig
 
     pretrain = command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
     pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
-    start = pretrain.add_mutually_exclusive_group(required=True)
-    start.add_argument("--tokenizer", metavar="T.model", help="begin with random weights")
-    start.add_argument("--model", metavar="PATH", help="begin with these weights, and read text with their tokenizer")
+    pretrain.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
+    pretrain.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
     pretrain.add_argument("--out", required=True, metavar="DIR")
     pretrain.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
     pretrain.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
@@ -212,6 +211,8 @@ def run_pretrain(arguments):
     from minillama.transformer import Transformer
 
     settings, given = from_flags(PretrainConfig, arguments), arguments.model
+    if not (given or arguments.tokenizer):
+        raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
     tokenizer = None if given else load_tokenizer(arguments.tokenizer)

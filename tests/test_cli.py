@@ -140,6 +140,7 @@ def test_pretraining_from_a_model_that_was_killed_and_resumed_ends_with_the_same
 @pytest.mark.parametrize(("words", "stdin", "said"), [
     (("pretrain", "--text", "{text}", "--model", "{model}", "--out", "x", "--preset", "tiny"), "", "shape of its own"),
     (("pretrain", "--text", "{text}", "--model", "nowhere", "--out", "x"), "", "nowhere"),
+    (("pretrain", "--text", "{text}", "--out", "x"), "", "give --tokenizer"),
     (("generate", "--model", "nowhere"), "", "nowhere"),
     (("generate", "--model", "{model}", "--temperature", "-1"), "", "temperature"),
     (("generate", "--model", "{model}", "--top-p", "0"), "", "top_p"),

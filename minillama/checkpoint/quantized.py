@@ -49,8 +49,8 @@ def quantize_weights(weights, kind, **settings):
 
     tensors = {name: quantized(name, tensor) if _is_linear(name) else tensor
                for name, tensor in weights.tensors.items()}
-    settings = KINDS[kind].planned(2, 2, **settings).settings()
-    return replace(weights, tensors=tensors, quantization={"kind": kind, **settings})
+    of_the_format = KINDS[kind].planned(2, 2, **settings).settings()
+    return replace(weights, tensors=tensors, quantization={"kind": kind, **of_the_format})
 
 
 def _is_linear(name):
