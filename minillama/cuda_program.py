@@ -21,7 +21,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from minillama.cuda_translate import Unsupported, translate_tree
-from minillama.profile_build import FAST, PROFILED, PROFILER, RUNTIME, build_folder, source_folder
+from minillama.profile_build import FAST, GUARD, PROFILED, PROFILER, RUNTIME, build_folder, source_folder
 
 PROGRAM = ("compat/program.cpp", "compat/textures.cpp", "compat/libcu.cpp")  # the runtime behind cuda_runtime.h
 MEMORY = 4 << 30  # bytes of address space a program may take
@@ -75,7 +75,9 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
                 plain = ["-x", "c", "-O2", "-w", *flags[len(FAST):]]  # C stays C, and knows no CUDA
                 plain = [f for f in plain if f not in ("-include", "cuda_runtime.h", "-fsanitize=thread")]
                 _gcc([*(plain if main.suffix == ".c" else [*flags, "-x", "c++"]), "-c", str(main)], "", compiled)
-            _gcc([str(runtime), *map(str, translated.values()), *flags[-1:], "-ldl", "-lrt", "-pthread"], "", program)
+            guard = [str(here / GUARD)] * profiled
+            kernels = [*guard, *map(str, translated.values()), *guard]
+            _gcc([str(runtime), *kernels, *flags[-1:], "-ldl", "-lrt", "-pthread"], "", program)
     return program
 
 

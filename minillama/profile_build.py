@@ -25,7 +25,8 @@ PROFILED = (  # between two such libraries. Without the -fno-tree- options g++ s
     "-fno-tree-slp-vectorize", "-fno-tree-sra", "-fno-ipa-sra", "-fno-threadsafe-statics",
 )
 RUNTIME = "scheduler.cpp grid.cpp device.cpp calls.cpp profile/library.cpp".split()
-PROFILER = "profile/shadow.cpp profile/requests.cpp profile/accesses.cpp profile/report.cpp".split()
+PROFILER = "profile/shadow.cpp profile/requests.cpp profile/spaces.cpp profile/accesses.cpp profile/report.cpp".split()
+GUARD = "profile/guard.cpp"  # linked before the kernels and behind them
 SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t,
            "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
 DTYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "int64_t": torch.int64,
@@ -57,11 +58,11 @@ def build(source, profiled, before=""):
         raise RuntimeError("the emulator is compiled on the spot with g++, on Linux: sudo apt install g++")
     source = Path(source).resolve()
     folder, headers = source_folder(), sorted([*source_folder().rglob("*.h"), *source_folder().rglob("*.cuh")])
-    names = RUNTIME + PROFILER * profiled
+    names, guard = RUNTIME + PROFILER * profiled, [str(folder / "simt" / GUARD)] * profiled
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), "-include", str(folder / "simt" / "simt.h"), f"-I{folder}"]
     runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else []), f"-I{folder}"]
     state = hashlib.sha256(repr((runtime_flags, flags)).encode())
-    for path in [*(folder / "simt" / name for name in names), *(path for path in headers if "simt" in path.parts)]:
+    for path in [*(folder / "simt" / name for name in [*names, GUARD]), *(h for h in headers if "simt" in h.parts)]:
         state.update(path.read_bytes())
     runtime = build_folder() / f"runtime-{state.hexdigest()[:16]}.o"
     together = "".join(f'#include "{folder / "simt" / name}"\n' for name in names)
@@ -75,7 +76,7 @@ def build(source, profiled, before=""):
         header.write_text(before, encoding="utf-8")
         flags += ["-include", str(header)]
     _compile([*flags, "-c", "-x", "c++", str(source)], "", library.with_suffix(".o"), unless=library)
-    _link(library.with_suffix(".o"), runtime, library)
+    _link(library.with_suffix(".o"), runtime, guard, library)
     return library
 
 
@@ -84,10 +85,11 @@ def _compile(arguments, text, target, unless=None):
         _gcc(arguments, text, target)
 
 
-def _link(kernels, runtime, target):
+def _link(kernels, runtime, guard, target):
     """The runtime comes first, so that what both hold of the standard library is the copy that nobody listens to."""
     if not target.exists():
-        _gcc([str(runtime), str(kernels), "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt", "-pthread"], "", target)
+        _gcc([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
+              "-pthread"], "", target)
         kernels.unlink(missing_ok=True)
 
 

@@ -203,3 +203,50 @@ extern "C" void run(float* y) { LAUNCH((by_shuffle), 1, 32, 0, nullptr)(y); }
     with kernels.profile(source) as p:
         source.run(torch.zeros(32))
     assert {finding.kind for finding in p.findings} == {"race"}
+
+
+# ---- whose memory an address is
+
+BESIDE = """
+__global__ void beside(float* x, int64_t* where, int64_t bytes, int dynamic, int write) {
+  __shared__ float tile[64];
+  DYNAMIC_SHARED(float, given);
+  tile[threadIdx.x] = given[threadIdx.x] = 1;
+  __syncthreads();
+  if (threadIdx.x) return;
+  where[0] = int64_t(tile), where[1] = int64_t(given);
+  const int64_t i = (where[dynamic] + bytes - int64_t(x)) / 4;
+  if (write) x[i] = 2;
+  else x[0] = x[i];
+}
+extern "C" void run(float* x, int64_t* where, int64_t bytes, int dynamic, int write) {
+  LAUNCH((beside), 1, 64, 256, nullptr)(x, where, bytes, dynamic, write);
+}
+"""
+GUARD = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def beside():
+    return kernels.CudaSource(BESIDE, name="beside.cu")
+
+
+@pytest.mark.parametrize("dynamic", [0, 1])
+@pytest.mark.parametrize("bytes_", [4 - GUARD, -4096, -4, 256, 256 + 4096, GUARD + 252])
+def test_an_index_that_misses_shared_memory_by_up_to_a_mebibyte_is_out_of_bounds(beside, dynamic, bytes_):
+    for write in (0, 1):
+        with kernels.profile(beside) as p, pytest.raises(RuntimeError, match="writes 4" if write else "reads 4"):
+            beside.run(torch.zeros(32), torch.zeros(2, dtype=torch.int64), bytes_, dynamic, write)
+        assert [finding.kind for finding in p.findings] == ["out of bounds"], p.findings
+        near = "dynamic shared memory" if dynamic else "tile"
+        far = f"{-bytes_} bytes before" if bytes_ < 0 else f"{bytes_ - 256} bytes past the end of"
+        assert p.findings[0].text.endswith(f"{far} {near} (256 bytes)")
+
+
+def test_shared_memory_lies_a_mebibyte_from_every_tensor(beside):
+    """So that an index which leaves a tensor is not taken for a race, nor for sound, where it happens to land."""
+    tensors = [torch.zeros(size) for size in (1, 32, 1000, 5000, 20000) for _ in range(100)]
+    where = torch.zeros(2, dtype=torch.int64)
+    profile_of(beside, "run", torch.zeros(32), where, 0, 0, 0)
+    for begin in where.tolist():
+        assert min(max(x.data_ptr() - begin - 256, begin - x.data_ptr() - x.nbytes) for x in tensors) >= GUARD

@@ -118,7 +118,7 @@ void Scheduler::run_block(uint64_t number) {
     const int lanes = std::min(kWarp, threads_ - w * kWarp);
     warp_[w].gone = lanes == kWarp ? 0 : ~0u << lanes;
   }
-  std::fill(shared_.begin(), shared_.end(), 0xff);  // as bytes of every narrow or wide float: NaN
+  std::fill_n(shared(), shared_bytes(), 0xff);  // as bytes of every narrow or wide float: NaN
   on_block(threads_, shared(), false);
   Thread& first = thread_[pick(0)];
   first.started = true;
@@ -146,6 +146,7 @@ void Scheduler::after_block() {
 
 // ---- blocks that wait for each other
 
+#ifndef SIMT_PROFILE  // the profiler knows more closely
 std::pair<unsigned char*, size_t> static_shared() {
   static thread_local std::pair<unsigned char*, size_t> found = {nullptr, 0};
   if (found.second) return found;
@@ -165,6 +166,7 @@ std::pair<unsigned char*, size_t> static_shared() {
 #endif
   return found;
 }
+#endif
 
 void Scheduler::park() {
   on_barrier(barrier_where_, live_);
@@ -215,26 +217,23 @@ void Scheduler::run_blocks() {
   });
 }
 
-// Every block runs until all its threads have ended or wait for the grid. Static shared memory, of which a thread of the
-// host has one, is put aside with the block.
+// Every block runs until all its threads have ended or wait for the grid. Shared memory, of which a thread of the host has
+// one, is put aside with the block.
 void Scheduler::run_together() {
   std::vector<Block> blocks(uint64_t(gridDim.x) * gridDim.y * gridDim.z);
   const auto [statics, bytes] = static_shared();
-  const size_t shared_size = shared_.size();
   size_t waiting = 0, ended = 0;
   const auto turn = [&, statics = statics, bytes = bytes](uint64_t number) {
     Block& block = blocks[number];
     if (block.ended) return true;
-    if (!block.begun) {
-      block.thread = std::make_unique<Thread[]>(size_t(threads_));
-      block.shared.assign(shared_size, 0);
-    }
+    if (!block.begun) block.thread = std::make_unique<Thread[]>(size_t(threads_));
     thread_ = block.thread.get();
-    shared_.swap(block.shared);
-    if (block.begun && bytes) std::memcpy(statics, block.statics.data(), bytes);
+    std::copy(block.statics.begin(), block.statics.end(), statics);
+    std::copy(block.shared.begin(), block.shared.end(), shared());
     if (std::exchange(block.begun, true)) resume_block(number, block);
     else run_block(number);
-    if (bytes) block.statics.assign(statics, statics + bytes);
+    block.statics.assign(statics, statics + bytes);
+    block.shared.assign(shared(), shared() + shared_bytes());
     block.live = live_;
     for (int w = 0; w < kMaxWarps; ++w) block.gone[w] = warp_[w].gone;
     block.ended = !std::exchange(parked_, false);
@@ -247,7 +246,6 @@ void Scheduler::run_together() {
                text(barrier_where_);
       on_failure("deadlock: blocks have ended, and others wait for them", barrier_where_);
     }
-    shared_.swap(block.shared);
     return error_.empty();
   };
   do {
@@ -271,7 +269,7 @@ void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* 
     gridDim = config.grid;
     blockDim = config.block;
     threads_ = int(config.block.x * config.block.y * config.block.z);
-    shared_.assign(config.shared_bytes + kSharedAlign, 0);
+    shared_.resize(config.shared_bytes + kSharedAlign + 2 * kGuard);
     endless_at = nullptr;
     const Listening listening(config, shared());
     Watchdog watchdog;

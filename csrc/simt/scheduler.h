@@ -12,6 +12,11 @@ namespace simt {
 
 constexpr int kMaxThreads = 1024, kWarp = 32, kMaxWarps = kMaxThreads / kWarp;
 constexpr size_t kStackBytes = 64 * 1024, kSharedAlign = 1024;
+#ifdef SIMT_PROFILE
+constexpr size_t kGuard = 1 << 20;  // bytes before and after shared memory that belong to nobody: who misses it lands there
+#else
+constexpr size_t kGuard = 0;
+#endif
 
 struct Thread {
   Fiber fiber;
@@ -81,9 +86,12 @@ class Scheduler {
   int atomics_in_a_row = 0;
   void* endless_at = nullptr;  // set by the watchdog: the instruction it found
   std::vector<Later*> later;  // launches by this kernel
-  unsigned char* shared() { return shared_.data() + (-reinterpret_cast<uintptr_t>(shared_.data()) & (kSharedAlign - 1)); }
+  unsigned char* shared() {  // of the block that runs, one after another at the same place
+    unsigned char* const begin = shared_.data() + kGuard;
+    return begin + (-reinterpret_cast<uintptr_t>(begin) & (kSharedAlign - 1));
+  }
   bool all_together() const { return config_->together; }
-  size_t shared_bytes() const { return shared_.size() ? shared_.size() - kSharedAlign : 0; }
+  size_t shared_bytes() const { return shared_.size() ? shared_.size() - kSharedAlign - 2 * kGuard : 0; }
 
  private:
   void run_blocks();
@@ -135,7 +143,7 @@ class Scheduler {
 extern const char* const kGridBarrier;
 Scheduler& scheduler();  // this OS thread's
 
-std::pair<unsigned char*, size_t> static_shared();  // this thread's thread-local memory of this module
+std::pair<unsigned char*, size_t> static_shared();  // in this thread's thread-local memory of this module
 uint64_t next_random(uint64_t& state);
 void check_limits(const LaunchConfig& config);
 std::string text(Where where);

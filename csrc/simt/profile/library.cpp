@@ -5,22 +5,27 @@
 #include "profiler.h"
 #endif
 
+namespace simt {
+static const char* kept(std::string text) {  // until the next call
+  static thread_local std::string last;
+  return (last = std::move(text)).c_str();
+}
+}  // namespace simt
+
 #define SIMT_EXPORT extern "C" __attribute__((visibility("default")))
 
 SIMT_EXPORT void simt_keep_errors(int keep) { simt::options().keep_errors = keep != 0; }
 
 SIMT_EXPORT const char* simt_take_error() {  // "" if there was none; valid until the next call
-  static thread_local std::string text;
-  return (text = simt::take_error()).c_str();
+  return simt::kept(simt::take_error());
 }
 
 SIMT_EXPORT const char* simt_set_schedule(const char* order) {
-  static thread_local std::string text;
   try {
     simt::set_schedule(order);
     return "";
   } catch (const simt::Error& error) {
-    return (text = error.what()).c_str();
+    return simt::kept(error.what());
   }
 }
 

@@ -1,7 +1,9 @@
 // What is known about one launch while it runs. The compiler's thread-sanitizer calls arrive in accesses.cpp; groups of
-// lanes become requests in requests.cpp; the history of shared memory is kept in shadow.cpp; words and JSON in report.cpp.
+// lanes become requests in requests.cpp; the history of shared memory is kept in shadow.cpp; whose memory an address is says
+// spaces.cpp; words and JSON are made in report.cpp.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -73,6 +75,19 @@ struct Cell {
   uint32_t in_flight = 0;                                // of this block_epoch: a cp.async is to arrive here
 };
 
+struct ThreadLocal {  // a __shared__ variable; offset into the module's thread-local memory
+  size_t offset, bytes;
+  std::string name;
+};
+struct ThreadLocals {
+  std::vector<ThreadLocal> variables;
+  std::vector<unsigned char> room;                       // for each byte: how many from here are in __shared__ variables
+  size_t begin = 0, end = 0;                             // of the memory that holds all variables
+  bool known = false;                                    // the symbols could be read
+};
+constexpr size_t kNotShared = ~size_t{0};
+constexpr unsigned char kMostRoom = 254, kEmulators = 255;  // at most so many are counted; of threadIdx and its like
+
 struct Event {  // a barrier, or a meeting of lanes
   const char* what;
   uint64_t times = 0, lanes = 0;
@@ -102,6 +117,14 @@ class Profiler {
   void note(const void* address, int bytes, bool aligned, const void* pc);  // a kernel's access, just before it happens
   void note_shared(uintptr_t address, size_t offset, int bytes, Op op, const void* pc);
   void note_global(uintptr_t address, int bytes, Op op, const void* pc);
+
+  // spaces.cpp
+  void find_memory();
+  size_t shared_offset(uintptr_t address, int bytes) const {  // into static shared memory, behind which lies the dynamic
+    const uintptr_t local = address - locals, given = address - dynamic;
+    if (local < locals_bytes) return room[local] >= std::min(bytes, int{kMostRoom}) ? address - statics : kNotShared;
+    return given < dynamic_bytes && uintptr_t(bytes) <= dynamic_bytes - given ? dynamic_offset + given : kNotShared;
+  }
 
   // requests.cpp
   Site& site_of(const void* pc, Op op, Space space, int bytes);
@@ -133,9 +156,10 @@ class Profiler {
   bool wanted = false, active = false;                   // between start and stop; and inside a kernel
   int thread = 0, warp = 0, lane = 0;                    // who runs
   uintptr_t stack = 0, host_stack = 0, host_stack_bytes = 0;
-  uintptr_t statics = 0, statics_bytes = 0;              // static shared memory: the module's thread-local segment
-  uintptr_t dynamic = 0, dynamic_bytes = 0;
-  std::vector<bool> no_memory;                           // words of it that are threadIdx and its like
+  uintptr_t locals = 0, locals_bytes = 0;                // the module's thread-local memory
+  const unsigned char* room = nullptr;                   // of its bytes, see ThreadLocals
+  uintptr_t statics = 0, statics_bytes = 0;              // what of it holds the static shared memory
+  uintptr_t dynamic = 0, dynamic_bytes = 0, dynamic_offset = 0;
   uintptr_t constants = 0, constants_end = 0;            // the module's read-only data
   uint32_t gone[kMaxWarps], steps[kMaxThreads], patience = 0;
   std::vector<std::unique_ptr<Site>> sites;
@@ -170,6 +194,7 @@ class Profiler {
 };
 
 extern Profiler profiler;
+const ThreadLocals& thread_locals();
 
 const char* stand_in(Where where);  // for the instruction, where the place of a call is known instead
 std::vector<std::string> places_of(const std::vector<const char*>& pcs);  // "file:line", outside the emulator

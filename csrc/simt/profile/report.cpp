@@ -124,7 +124,8 @@ std::string Profiler::distance(uintptr_t address) const {
     }
   };
   look(dynamic, dynamic + dynamic_bytes, "dynamic shared memory");
-  if (address - statics < statics_bytes) return "in static shared memory";
+  for (const ThreadLocal& variable : thread_locals().variables)
+    look(locals + variable.offset, locals + variable.offset + variable.bytes, variable.name);
   for (const Buffer& buffer : buffers) look(buffer.begin, buffer.end, buffer.name);
   return text;
 }

@@ -117,9 +117,8 @@ void Profiler::meet(int w, uint32_t lanes) {
 void Profiler::fly(const AsyncCopy& copy, bool begins) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(copy.to);
   if (!active) return;
-  const bool is_static = address - statics < statics_bytes;
-  if (!is_static && !(address - dynamic < dynamic_bytes)) return;
-  const size_t offset = is_static ? address - statics : (statics_bytes + 127) / 128 * 128 + (address - dynamic);
+  const size_t offset = shared_offset(address, copy.bytes);
+  if (offset / 4 >= words) return;  // not shared memory at all
   for (size_t at = offset; at < offset + size_t(copy.bytes); ++at) {
     Cell& whole = cells[at / 4];
     Cell& cell = whole.split ? cells[words + 4 * (at / 4) + at % 4] : whole;
