@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from test_simt_profile import FOLDER, SCHEDULES, TWINS, run_twin
+from test_simt_profile import BESIDE, FOLDER, SCHEDULES, TWINS, run_twin
+from test_simt_profile import test_an_index_that_misses_shared_memory_by_up_to_a_mebibyte_is_out_of_bounds as misses
 from test_simt_profile import test_the_transpose_of_64_by_64_has_the_counts_of_the_textbook as transpose_is_counted
 
 from minillama import kernels
@@ -83,6 +84,9 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     ("shadow.cpp", "  if (same) return;\n", "  return;\n", "two_values_stored"),
     ("shadow.cpp", "    all_met[w] = now;\n", "", None),  # a meeting of a full warp orders nothing
     ("requests.cpp", "  all.sectors += uint64_t(sectors.count);", "  all.sectors += 4;", "transpose"),
+    ("spaces.cpp", 'return symbol.rfind("_ZN4simt", 0) == 0 || ', "return ", "beside"),  # the guards are an array too
+    ("spaces.cpp", "is_emulators(name) ? kEmulators : 1", "1", None),  # threadIdx is shared memory
+    ("spaces.cpp", "found.room[i + 1] != kEmulators", "false", None),  # no array has room for more than a byte
 ])
 def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, new, twin):
     """One line of it is changed; a sound kernel is then accused, a mistake missed or a number wrong."""
@@ -102,6 +106,10 @@ def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, 
     if twin == "transpose":
         with pytest.raises(AssertionError):
             transpose_is_counted(kernels.CudaSource(FOLDER / "patterns.cu"))
+        return
+    if twin == "beside":
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            misses(kernels.CudaSource(BESIDE, name="beside.cu"), 0, -4)
         return
     twins = kernels.CudaSource(FOLDER / "twins.cu")
     if twin:
