@@ -1,7 +1,7 @@
 # %% [markdown] question
 # # 36 · The roofline
 # Covers: `csrc/cpu/nf4_matmul.cpp`, `csrc/cpu/rope.cpp`, `minillama/kernels.py`
-# Needs: 12, 32, 33
+# Needs: 12, 32, 33, 35
 # Time: 15 s
 # Teaches: FLOPs, bytes, arithmetic intensity, roofline, memory-bound and compute-bound, why decoding is batched
 # Paper: [Williams, Waterman and Patterson 2009](https://doi.org/10.1145/1498765.1498785)
@@ -117,7 +117,7 @@ def in_turns(jobs, rounds=10):
 #
 # The jobs are torch's products in fp32 and bf16, and minillama's kernels for
 # processors: RoPE in one pass, and the product with 4-bit weights. Both come from
-# plain C++ loops that a compiler turns into vector instructions. RoPE asks for the next
+# plain C++ loops, turned into vector instructions (lesson 35). RoPE asks for the next
 # token's bytes while it turns this one's. The product decodes each weight once, into a
 # tile that stays in the nearest cache, and uses it there for all $M$ rows. It computes
 # in fp32, so its roof is that of fp32.
