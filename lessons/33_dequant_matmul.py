@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 33 · A product with 4-bit weights
-# Covers: `csrc/cuda/nf4_matmul.cuh`, `minillama/quant/nf4.py`, `tests/test_nf4_kernel.py`
+# Covers: `csrc/cuda/nf4_matmul.cuh`, `csrc/cuda/nf4_vectors.cuh`, `tests/test_nf4_kernel.py`
 # Needs: 23, 30, 31, 32
 # Time: 30 s
 # Teaches: dequantization inside a kernel, fusion, compulsory bytes, table in shared memory, one scale per block
@@ -88,7 +88,7 @@ assert multiplied == 2 * N * K and 0.01 < of_naive < 0.3
 # ascii: y_mn = sum over blocks b of s_b * (sum over k in b of x_mk * q[c_nk])
 #
 # Here $b$ runs over the blocks of row $n$. This is the library's kernel, fused: one
-# launch, one reading of the codes. It takes double quantization too: there a block has
+# launch, and the codes are read only. It takes double quantization too: there a block has
 # a code of 8 bits for its scale, and 256 blocks share one number in fp32.
 # %% library
 for M, N_odd, K_odd in ((1, 1, 1), (3, 33, 65), (2, 70, 127)):  # blocks cross the rows
@@ -130,45 +130,60 @@ assert (wide, codes, scales, double_scales) == (33.55, 8.39, 1.05, 0.27)
 # copies the 16 levels into its shared memory first: 64 bytes, in 16 different banks.
 # Two lanes want either different banks or the same word, and neither makes a conflict.
 #
-# **Who reads what?** In the product a thread has one output $n$, and walks along its
-# row. Neighbouring threads then read codes that lie $K / 2$ bytes apart. In training,
-# the gradient of $x$ is made from that of $y$: $dx = dy \, W$. There a thread has one
-# *input* $k$ and walks down its column: neighbours read neighbouring codes. Let us
-# count the requests for codes in both.
+# **Who reads what?** The library has two versions. The first takes any shape: a thread
+# has one output $n$, and walks along its row. Neighbouring threads then read codes that
+# lie $K / 2$ bytes apart. The second wants rows of whole vectors ($K$ a multiple of 32):
+# a lane reads 16 bytes of codes at once, 32 weights of one output, and its neighbour
+# the next 16. At the end the lanes of a warp add up what they have. Let us count the
+# requests for codes in both.
+#
+# And in the gradient: in training, that of $x$ is made from that of $y$, $dx = dy \, W$.
+# There neighbours have neighbouring *inputs* $k$, and read neighbouring codes anyway.
 # %% requests
-lookups = seen["fused"].shared_load
-assert lookups.lanes == N * K and lookups.conflicts == 0
-asked = {}
-dy, x_grad = torch.randn(1, N), x.clone().requires_grad_()
-y_grad = kernels.nf4_matmul(x_grad, stored, backend="simt")
-with kernels.profile() as p:
-    (dx,) = torch.autograd.grad(y_grad, x_grad, dy)
-assert (dx - dy.double() @ stored.dequantize().double()).abs().max() < 1e-4
-for name, run in (("product", seen["fused"]), ("gradient", p)):
-    counts = next(a.counts for a in run.accesses if (a.space, a.width) == ("global", 1))
-    asked[name] = 32 * counts.sectors / counts.compulsory
-    print(f"{name}: sectors in a request for codes: {counts.sectors_per_request:.0f}; "
-          f"each sector is asked for {asked[name]:.0f} times")
-assert asked == {"product": 64, "gradient": 2}
-
-with kernels.profile() as p:
-    kernels.nf4_matmul(torch.randn(8, K), stored, backend="simt")
-assert p.shared_load.lanes == 8 * N * K  # 8 tokens: each weight is looked up 8 times
+unfit = quantize_nf4(torch.randn(N, K + 4), double_quantization=False)
+dy, asked = torch.randn(1, N), {}
+runs = {"version 1": lambda: kernels.nf4_matmul(torch.randn(1, K + 4), unfit, "simt"),
+        "version 2": lambda: kernels.nf4_matmul(x, stored, "simt"),
+        "gradient": lambda: kernels.nf4_matmul_backward(dy, stored, "simt")}
+for name, run in runs.items():
+    with kernels.profile() as p:
+        result = run()
+    bytes_of_codes = N * (K + 4 if name == "version 1" else K) // 2
+    codes_read = next(a for a in p.accesses if a.counts.compulsory == bytes_of_codes)
+    asked[name] = 32 * codes_read.counts.sectors / bytes_of_codes
+    print(f"{name}: {codes_read.width} bytes of codes a lane, sectors in a request: "
+          f"{codes_read.counts.sectors_per_request:.1f}; each is asked for "
+          f"{asked[name]:.0f} times")
+    assert p.shared_load.conflicts == 0
+assert (result - dy.double() @ stored.dequantize().double()).abs().max() < 1e-4
+assert 62 < asked["version 1"] < 67 and asked["version 2"] == asked["gradient"] == 1
+# %% tokens
+looked_up = {}
+for name, columns in (("version 1", 1028), ("version 2", 1024)):
+    weights = quantize_nf4(torch.randn(64, columns), double_quantization=False)
+    with kernels.profile() as p:
+        kernels.nf4_matmul(torch.randn(8, columns), weights, "simt")
+    # a look-up is a load of one number, 4 bytes, from shared memory
+    found = sum(a.counts.lanes for a in p.accesses
+                if (a.space, a.op, a.width) == ("shared", "load", 4))
+    looked_up[name] = found / 64 / columns
+    print(f"{name}: 8 tokens look up each weight {looked_up[name]:.0f} times")
+assert looked_up == {"version 1": 8, "version 2": 1}
 # %% [markdown] exercise
-# The product asks for every sector 64 times: once for each of the 64 codes in it. A
-# cache may catch most of that, but each request still touches 32 sectors in place of
-# one. And with $M$ tokens it looks up every weight $M$ times. This is version 1 of the
-# kernel: right, and far from fast. The gradient shows what is missing most: neighbours
-# must take neighbouring codes. In the product these belong to one output, so the lanes
-# of a warp must add up what they have.
+# Version 1 asks for every sector some 64 times: once for each of the 64 codes in it. A
+# cache may catch most of that, but each request still touches 32 sectors. And with $M$
+# tokens it looks up every weight $M$ times. Version 2 asks once, and what a lane has
+# looked up serves 8 tokens. Both count for speed: a GPU has only a handful of
+# instructions for each weight before its memory has brought the next.
 #
 # **Exercise.** Count the bytes of any weight. Find one weight among the codes. Then
-# write that kernel: a warp for each output. The emulator counts what it reads.
+# write such a kernel, a plain one: a warp for each output, one token. The emulator
+# counts what it reads.
 #
 # Open `lessons/exercises/ex33_dequant_matmul.py` and `ex33_dequant_matmul.cu`, then
 # run `python3 run.py check 33`.
 # %% you_should_see
 print(f"You should see: {each[0]:.2f} bytes a weight in bf16, {each[1]:.2f} if W is "
       f"written, {each[2]:.2f} fused,\n{each[3]:.2f} with double quantization; codes "
-      f"asked for {asked['product']:.0f} and {asked['gradient']:.0f} times.")
+      f"asked for {asked['version 1']:.0f} times by version 1, once by version 2.")
 assert [round(value, 2) for value in each] == [2.0, 4.56, 0.56, 0.52]

@@ -33,6 +33,7 @@ LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"} 
 DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
 KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"),  # operator -> backends
            "flash_attention": ("simt", "cuda")}
+_known = {}  # what PyTorch said of an operator and a device: it takes 20 microseconds to answer
 
 
 @torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
@@ -43,8 +44,10 @@ def built_backends():
 
 @torch.compiler.assume_constant_result
 def _has_kernel(name, backend):
-    operator, key = f"{LIBRARIES[backend]}::{name}", DEVICES[backend].upper()
-    return torch._C._dispatch_has_kernel(operator) and torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
+    of = f"{LIBRARIES[backend]}::{name}", DEVICES[backend].upper()
+    if of not in _known:
+        _known[of] = torch._C._dispatch_has_kernel(of[0]) and torch._C._dispatch_has_kernel_for_dispatch_key(*of)
+    return _known[of]
 
 
 def require(backend):
@@ -85,8 +88,8 @@ def _missing():
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
             ("rope", _rope_fake, _rope_remember, _rope_backward),
-            ("rope_", _no_result, None, None),
-            ("rope_into", _no_result, None, None),
+            ("rope_", lambda *arguments: None, None, None),
+            ("rope_into", lambda *arguments: None, None, None),
             ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
             ("nf4_matmul_backward", _nf4_fake, None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
@@ -216,10 +219,6 @@ def _table(rotations):  # (cos, sin) of complex64 rotations, in their own memory
 def _rope_fake(q, k, rotations, positions, offset, interleaved, inverse):
     """Shapes, dtypes and strides of the results, for torch.compile: contiguous tensors."""
     return q.new_empty(q.shape), k.new_empty(k.shape)
-
-
-def _no_result(*arguments):
-    """The fake of operators that write into their arguments and return nothing."""
 
 
 def _rope_remember(ctx, inputs, output):

@@ -14,6 +14,7 @@ from test_simt_profile import test_an_index_that_misses_shared_memory_by_up_to_a
 from test_simt_profile import test_the_transpose_of_64_by_64_has_the_counts_of_the_textbook as transpose_is_counted
 
 from minillama import kernels
+from minillama.quant.nf4 import quantize_nf4
 
 pytestmark = [pytest.mark.long,
               pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"),
@@ -23,20 +24,19 @@ pytestmark = [pytest.mark.long,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("order", SCHEDULES)
 def test_no_kernel_of_ours_is_accused(order, dtype):
-    from minillama.quant.nf4 import quantize_nf4
-
     kernels.require("simt")
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, tokens, 40, dtype=dtype, requires_grad=True)
                for heads, tokens in ((4, 19), (2, 33), (2, 33)))
-    x = torch.randn(3, 65, dtype=dtype, requires_grad=True)
     rotations = torch.polar(torch.ones(19, 20), torch.randn(19, 20))
     with kernels.schedule(order), kernels.profile() as p:
         for causal in (False, True):
             kernels.flash_attention(q, k, v, causal=causal).float().sum().backward()
         for double in (False, True):
-            weight = quantize_nf4(torch.randn(70, 65), double_quantization=double)
-            kernels.nf4_matmul(x, weight).float().sum().backward()
+            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96)):  # element by element, and in vectors
+                weight = quantize_nf4(torch.randn(N, K), double_quantization=double)
+                x = torch.randn(M, K, dtype=dtype, requires_grad=True)
+                kernels.nf4_matmul(x, weight).float().sum().backward()
         for interleaved in (False, True):
             turned = kernels.fused_rope(q.transpose(1, 2).contiguous(), rotations, interleaved, backend="simt")
             turned.float().sum().backward()
@@ -45,14 +45,33 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
                 kernels.fused_rope_qk(*heads, rotations[:, :width // 3], offset=7, interleaved=interleaved,
                                       in_place=True, backend="simt")
     assert p.findings == []
-    assert len(p.kernels) == 9 and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
+    assert len(p.kernels) == 13 and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
+
+
+@pytest.mark.parametrize("M", [1, 8, 9])
+def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of_the_weight(M):
+    """Bytes of all sectors, exactly, in requests of 512 and 128 bytes of codes; and no bank of shared memory waits."""
+    N, K, asked = 64, 2048, -(-M // 8)
+    weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
+    x, dy = (torch.randn(M, width).bfloat16() for width in (K, N))
+    with kernels.profile() as forward:
+        kernels.nf4_matmul(x, weight, "simt")
+    with kernels.profile() as backward:
+        kernels.nf4_matmul_backward(dy, weight, "simt")
+    assert 32 * forward.global_load.sectors == asked * weight.stored_bytes() + N // 16 * 2 * M * K
+    blocks = K // 256  # of columns; 4 absmax values of a row lie in one sector
+    assert 32 * backward.global_load.sectors == asked * (N * K // 2 + blocks * N * 32) + blocks * 2 * M * N
+    for p in (forward, backward):
+        assert p.shared_load.conflicts == p.shared_store.conflicts == 0 and p.findings == []
+    assert forward.global_store.compulsory == 2 * M * N and backward.global_store.compulsory == 2 * M * K
 
 
 PLANTED = f"""
 #define main planted_main
 #include "{FOLDER / 'planted.cpp'}"
 extern "C" void run(int file, int line, int nf4) {{
-  static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh"}};
+  static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
+                                      "nf4_vectors.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
   nf4 ? run_nf4() : run_attention();
 }}
@@ -63,9 +82,9 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     """The detector needs one run under the friendliest schedule, and no look at the results."""
     from test_kernels_barriers import barriers
 
-    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh")
+    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh")
     source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(0, 0, 0), (2, 0, 1)]
-    left_out += [(files.index(name), int(line), int(name == files[2]))
+    left_out += [(files.index(name), int(line), int(name in files[2:]))
                  for name, line in (barrier.split(":") for barrier in barriers())]
     assert len(left_out) >= 12
     for file, line, nf4 in left_out:
@@ -73,7 +92,7 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
             source.run(file, line, nf4)
         assert bool(p.findings) == (line > 0), (files[file], line)
         assert {finding.kind for finding in p.findings} <= {"race"}
-        assert all(files[file] in place or files[0] in place
+        assert all(any(name in place for name in (files[file], files[0], files[2]))
                    for finding in p.findings for place in (finding.place, finding.other))
 
 

@@ -24,7 +24,7 @@ namespace minillama {
 
 using kernels::NF4;
 
-constexpr int64_t kDepth = 128;  // columns of a tile: 48 rows of a tile are 24 KiB, 128 rows of a panel 32 KiB
+constexpr int64_t kDepth = 64;  // columns of a tile: 48 rows of it are 12 KiB, 64 rows of a panel 16 KiB
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kStrip = 1024;  // weights of a row that `dot` takes at once
 
@@ -40,21 +40,43 @@ void nf4_absmax(const NF4& w, int64_t begin, int64_t end, float* absmax) {
   for (int64_t i = begin; i < end; ++i) absmax[i] += *w.absmax_offset;
 }
 
-// Weights [k, k + count) of row n. Blocks run over the flattened weight, and an odd element is the low half of a byte.
-static void decode(const NF4Product& product, int64_t n, int64_t k, int64_t count, float* out) {
+// Weights [element, element + count) of the flattened weight, of which an odd one is the low half of a byte.
+static void decode_across(const NF4Product& product, int64_t element, int64_t count, float* out) {
   const NF4& w = product.w;
-  int64_t element = n * w.columns + k, block = element / w.block_size;
-  const int64_t begin = element, end = element + count;
-  while (element < end) {
-    const int64_t stop = std::min(end, (block + 1) * w.block_size);
+  const int64_t begin = element, end = element + count, size = w.block_size;
+  int64_t block = element / size;
+  if (element % size == 0) {  // whole blocks at once
+    const int64_t blocks = count / size;
+    vectors().decode(w.codes + element / 2, product.absmax + block, out, size / 2, blocks, {size / 2, 1, size});
+    element += blocks * size;
+    block += blocks;
+  }
+  for (; element < end; ++block) {
+    const int64_t stop = std::min(end, (block + 1) * size);
     const float* absmax = product.absmax + block;
     if (element % 2) out[element++ - begin] = kLevels[w.codes[element / 2] & 15] * *absmax;
-    const bool whole = stop - element == w.block_size;
-    const int64_t blocks = whole ? (end - element) / w.block_size : 1, pairs = (stop - element) / 2;
-    vectors().decode(w.codes + element / 2, pairs, absmax, blocks, out + element - begin);
-    element += 2 * pairs * blocks;
+    const int64_t pairs = (stop - element) / 2;
+    vectors().decode(w.codes + element / 2, absmax, out + element - begin, pairs, 1, {});
+    element += 2 * pairs;
     if (element < stop) out[element++ - begin] = kLevels[w.codes[element / 2] >> 4] * *absmax;
-    block += blocks;
+  }
+}
+
+// Weights [k, k + columns) of rows [n, n + rows), `apart` numbers apart. Blocks run over the flattened weight. Where they do
+// not cross its rows, the runs of all rows that lie in one column of blocks are decoded in one call.
+static void decode(const NF4Product& product, int64_t n, int64_t rows, int64_t k, int64_t columns, float* out,
+                   int64_t apart) {
+  const NF4& w = product.w;
+  if (w.columns % w.block_size) {
+    for (int64_t r = 0; r < rows; ++r) decode_across(product, (n + r) * w.columns + k, columns, out + r * apart);
+    return;
+  }
+  const int64_t blocks = w.columns / w.block_size, end = k + columns;
+  const RunStrides stride{w.columns / 2, blocks, apart};
+  for (int64_t next; k < end; out += next - k, k = next) {
+    next = std::min(end, (k / w.block_size + 1) * w.block_size);
+    const float* absmax = product.absmax + n * blocks + k / w.block_size;
+    vectors().decode(w.codes + (n * w.columns + k) / 2, absmax, out, (next - k) / 2, rows, stride);
   }
 }
 
@@ -83,7 +105,7 @@ static void few_rows(const NF4Product& product, int64_t first, int64_t end, Scal
     float sums[kFewRows] = {};
     for (int64_t k = 0; k < K; k += kStrip) {
       const int64_t size = std::min(kStrip, K - k);
-      decode(product, n, k, size, strip);
+      decode_across(product, n * K + k, size, strip);
       for (int64_t m = 0; m < product.M; ++m) sums[m] += vectors().dot(product.rows.data() + m * K + k, strip, size);
     }
     for (int64_t m = 0; m < product.M; ++m) y[m * N + n] = static_cast<Scalar>(sums[m]);
@@ -100,7 +122,7 @@ void nf4_rows(const NF4Product& product, int64_t first, int64_t end, Scalar* y) 
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int64_t k = 0; k < K; k += kDepth) {
       const int64_t depth = std::min(kDepth, K - k);
-      for (int64_t r = 0; r < rows; ++r) decode(product, first + r, k, depth, &tile[r * kDepth]);
+      decode(product, first, rows, k, depth, tile.data(), kDepth);
       for (int64_t m = 0; m < M; m += kPanel)
         for (int64_t r = 0; r < rows; r += kRows)
           vectors().accumulate(&tile[r * kDepth], kDepth, &product.rows[m * K + k * kPanel], depth, std::min(kPanel, M - m),
@@ -135,7 +157,7 @@ void nf4_columns(const NF4Product& product, int64_t first, int64_t end, Scalar* 
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int64_t n = 0; n < N; n += kDepth) {
       const int64_t depth = std::min(kDepth, N - n);
-      for (int64_t r = 0; r < depth; ++r) decode(product, n + r, first, columns, &tile[r * kPanel]);
+      decode(product, n, depth, first, columns, tile.data(), kPanel);
       for (int64_t m = 0; m < M; m += kRows)
         vectors().accumulate(&product.rows[n * all + m * kDepth], kDepth, tile.data(), depth, columns, &sums[m * kPanel]);
     }

@@ -115,21 +115,23 @@ static INLINE void decode_pairs(const uint8_t* codes, int64_t pairs, float absma
   }
 }
 
-static void decode_plain(const uint8_t* codes, int64_t pairs, const float* absmax, int64_t blocks, float* out) {
-  for (int64_t block = 0; block < blocks; ++block, codes += pairs, out += 2 * pairs)
-    decode_pairs(codes, pairs, absmax[block], out);
+static void decode_plain(const uint8_t* codes, const float* absmax, float* out, int64_t pairs, int64_t count,
+                         const RunStrides& stride) {
+  for (int64_t run = 0; run < count; ++run, codes += stride.codes, absmax += stride.absmax, out += stride.out)
+    decode_pairs(codes, pairs, *absmax, out);
 }
 
 #if MINILLAMA_X86
 #define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx2,fma")))
 #define AVX2 __attribute__((target("avx2,fma")))
 
-AVX512 static void decode_avx512(const uint8_t* codes, int64_t pairs, const float* absmax, int64_t blocks, float* out) {
+AVX512 static void decode_avx512(const uint8_t* codes, const float* absmax, float* out, int64_t pairs, int64_t count,
+                                 const RunStrides& stride) {
   const __m512 levels = _mm512_loadu_ps(kLevels);
   const __m512i low_half = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high_half = _mm512_add_epi32(low_half, _mm512_set1_epi32(8));
-  for (int64_t block = 0; block < blocks; ++block, codes += pairs, out += 2 * pairs) {
-    const __m512 scale = _mm512_set1_ps(absmax[block]);
+  for (int64_t run = 0; run < count; ++run, codes += stride.codes, absmax += stride.absmax, out += stride.out) {
+    const __m512 scale = _mm512_set1_ps(*absmax);
     int64_t i = 0;
     for (; i + 16 <= pairs; i += 16) {
       const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
@@ -138,7 +140,7 @@ AVX512 static void decode_avx512(const uint8_t* codes, int64_t pairs, const floa
       _mm512_storeu_ps(out + 2 * i, _mm512_mul_ps(_mm512_permutex2var_ps(first, low_half, second), scale));
       _mm512_storeu_ps(out + 2 * i + 16, _mm512_mul_ps(_mm512_permutex2var_ps(first, high_half, second), scale));
     }
-    decode_pairs(codes + i, pairs - i, absmax[block], out + 2 * i);
+    decode_pairs(codes + i, pairs - i, *absmax, out + 2 * i);
   }
 }
 
@@ -148,10 +150,11 @@ AVX2 static INLINE __m256 look_up(__m256i numbers, __m256 lower, __m256 upper) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lower, numbers), _mm256_permutevar8x32_ps(upper, numbers), bit3);
 }
 
-AVX2 static void decode_avx2(const uint8_t* codes, int64_t pairs, const float* absmax, int64_t blocks, float* out) {
+AVX2 static void decode_avx2(const uint8_t* codes, const float* absmax, float* out, int64_t pairs, int64_t count,
+                             const RunStrides& stride) {
   const __m256 lower = _mm256_loadu_ps(kLevels), upper = _mm256_loadu_ps(kLevels + 8);
-  for (int64_t block = 0; block < blocks; ++block, codes += pairs, out += 2 * pairs) {
-    const __m256 scale = _mm256_set1_ps(absmax[block]);
+  for (int64_t run = 0; run < count; ++run, codes += stride.codes, absmax += stride.absmax, out += stride.out) {
+    const __m256 scale = _mm256_set1_ps(*absmax);
     int64_t i = 0;
     for (; i + 8 <= pairs; i += 8) {
       const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
@@ -161,7 +164,7 @@ AVX2 static void decode_avx2(const uint8_t* codes, int64_t pairs, const float* a
       _mm256_storeu_ps(out + 2 * i, _mm256_permute2f128_ps(a, b, 0x20));
       _mm256_storeu_ps(out + 2 * i + 8, _mm256_permute2f128_ps(a, b, 0x31));
     }
-    decode_pairs(codes + i, pairs - i, absmax[block], out + 2 * i);
+    decode_pairs(codes + i, pairs - i, *absmax, out + 2 * i);
   }
 }
 #endif

@@ -9,11 +9,17 @@ namespace minillama {
 constexpr int64_t kRows = 6;  // rows of a that `accumulate` takes at once: as many sums as the registers hold
 constexpr int64_t kPanel = 64;  // columns of b that it takes at once, and the distance of b's rows
 
+struct RunStrides {
+  int64_t codes, absmax, out;
+};
+
 struct Vectors {
   const char* name;
 
-  // out = level * absmax for the levels of `blocks` blocks of NF4 codes, `pairs` bytes each, one absmax for each block.
-  void (*decode)(const uint8_t* codes, int64_t pairs, const float* absmax, int64_t blocks, float* out);
+  // level * absmax for the levels of `count` runs of NF4 codes, `pairs` bytes and one absmax for each; in codes, absmax and
+  // the result the runs lie `stride` apart.
+  void (*decode)(const uint8_t* codes, const float* absmax, float* out, int64_t pairs, int64_t count,
+                 const RunStrides& stride);
 
   // sums (kRows, kPanel) += a (kRows, depth) b (depth, kPanel), in the first `columns` of the columns, rounded up to whole
   // vectors; rows of a lie a_stride apart.

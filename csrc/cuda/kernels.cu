@@ -2,7 +2,7 @@
 
 #include "flash_attention_backward.cuh"
 #include "kernel_table.h"
-#include "nf4_matmul.cuh"
+#include "nf4_vectors.cuh"
 #include "rope_vectors.cuh"
 
 const minillama::kernels::Table* minillama_kernels() {

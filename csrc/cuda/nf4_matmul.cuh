@@ -7,6 +7,8 @@
 //   version 1: a thread per element of the result, which walks along K (or N). Neighbouring threads of the product read
 //   codes K/2 bytes apart: 32 bytes fetched for each byte used. The gradient's threads read neighbouring codes.
 //   Sums are formed block by block, a handful of numbers at a time, which also keeps their rounding errors small.
+//
+// Version 2, nf4_vectors.cuh, is the one that runs where rows are made of whole vectors; version 1 does the others.
 #pragma once
 
 #include "../launch.h"
@@ -79,30 +81,6 @@ __global__ void nf4_matmul_backward_v1(const T* __restrict__ dy, NF4 w, T* __res
     }
     dx[m * K + k] = T(sum);
   }
-}
-
-inline dim3 nf4_grid(int64_t across, int64_t M) {
-  return {ceil_div(across, kNF4Threads), unsigned(M < 65535 ? M : 65535)};
-}
-
-void nf4_matmul(DType dtype, const void* x, NF4 w, void* y, int64_t M, void* stream) {
-  if (M * w.rows == 0) return;
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    LAUNCH((nf4_matmul_v1<T>), nf4_grid(w.rows, M), kNF4Threads, 0, static_cast<cudaStream_t>(stream))(
-        static_cast<const T*>(x), w, static_cast<T*>(y), M);
-  });
-  check_launch("nf4_matmul");
-}
-
-void nf4_matmul_backward(DType dtype, const void* dy, NF4 w, void* dx, int64_t M, void* stream) {
-  if (M * w.columns == 0) return;
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    LAUNCH((nf4_matmul_backward_v1<T>), nf4_grid(w.columns, M), kNF4Threads, 0, static_cast<cudaStream_t>(stream))(
-        static_cast<const T*>(dy), w, static_cast<T*>(dx), M);
-  });
-  check_launch("nf4_matmul_backward");
 }
 
 }  // namespace minillama::kernels

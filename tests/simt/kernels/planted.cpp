@@ -25,7 +25,7 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #define __syncthreads() barrier_unless_skipped(__FILE__, __LINE__)
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
 #include "cuda/flash_attention_backward.cuh"
-#include "cuda/nf4_matmul.cuh"
+#include "cuda/nf4_vectors.cuh"
 #undef __syncwarp
 
 using namespace minillama::kernels;
@@ -51,16 +51,19 @@ static void run_attention() {
   for (const auto& result : {out, dq, dk, dv}) print(result);
 }
 
-static void run_nf4() {
-  std::vector<uint8_t> codes(40 * 64 / 2);
+static void run_nf4(int64_t N, int64_t K) {
+  std::vector<uint8_t> codes(N * K / 2);
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 37 + 11);
-  const auto absmax = numbers(40, 5), x = numbers(3 * 64, 6), dy = numbers(3 * 40, 7);
-  std::vector<float> y(3 * 40), dx(3 * 64);
-  const NF4 w{codes.data(), absmax.data(), nullptr, nullptr, nullptr, 40, 64, 64};
+  const auto absmax = numbers((N * K + 63) / 64, 5), x = numbers(3 * K, 6), dy = numbers(3 * N, 7);
+  std::vector<float> y(3 * N), dx(3 * K);
+  const NF4 w{codes.data(), absmax.data(), nullptr, nullptr, nullptr, N, K, 64};
   nf4_matmul(DType::f32, x.data(), w, y.data(), 3, nullptr);
   nf4_matmul_backward(DType::f32, dy.data(), w, dx.data(), 3, nullptr);
   print(y), print(dx);
 }
+
+// For both versions, and with more than one tile of columns and of rows.
+static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32); }
 
 int main(int, char** words) {
   const std::string what = words[1];
