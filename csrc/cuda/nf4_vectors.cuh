@@ -19,7 +19,7 @@ constexpr int kNF4Rows = 4, kNF4Warps = 4;  // rows of W that a warp takes at on
 constexpr int kNF4Lane = 32, kNF4Step = 32 * kNF4Lane;  // columns that a lane takes at once, and a warp
 constexpr int kNF4Apart = kNF4Lane + 4;  // words between two lanes' columns: 8 lanes' 16 bytes then lie in 32 banks
 constexpr int kNF4Many = 8;  // rows of x at once, where there is more than one
-constexpr int kNF4Blocks = 2;  // that an SM must hold at least; four times as many where there is one row of x
+constexpr int kNF4Blocks = 4;  // that an SM must have registers for; twice as many where there is one row of x
 
 template <class T>
 struct alignas(16) Sixteen {  // bytes
@@ -35,6 +35,7 @@ __device__ void load_columns(NF4Columns<Ms>& tile, const T* x, int64_t m0, int64
   constexpr int V = 16 / sizeof(T);
 #pragma unroll
   for (int m = 0; m < Ms; ++m) {
+#pragma unroll 1
     for (int i = threadIdx.x * V; i < kNF4Step; i += 32 * kNF4Warps * V) {
       Sixteen<T> some = {};
       if (m0 + m < M && k0 + i < K) some = *reinterpret_cast<const Sixteen<T>*>(x + (m0 + m) * K + k0 + i);
@@ -55,7 +56,7 @@ __device__ inline void four_levels(float (&level)[4], const NF4Tables& tables, u
 }
 
 template <class T, int Ms>
-__global__ void __launch_bounds__(32 * kNF4Warps, Ms == 1 ? 4 * kNF4Blocks : kNF4Blocks)
+__global__ void __launch_bounds__(32 * kNF4Warps, Ms == 1 ? 2 * kNF4Blocks : kNF4Blocks)
 nf4_matmul_v2(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, int64_t M) {
   __shared__ NF4Tables tables;
   __shared__ __align__(16) NF4Columns<Ms> tile;
@@ -122,7 +123,7 @@ constexpr int kNF4Down = 8, kNF4Gradients = 64;  // warps of a block; rows of W 
 __device__ inline int turned(int lane, int c) { return lane * kNF4Columns + (c + lane / 4) % kNF4Columns; }
 
 template <class T, int Ms>
-__global__ void __launch_bounds__(32 * kNF4Down, kNF4Blocks)
+__global__ void __launch_bounds__(32 * kNF4Down, kNF4Blocks / 2)
 nf4_matmul_backward_v2(const T* __restrict__ dy, NF4 w, int log_block, T* __restrict__ dx, int64_t M) {
   __shared__ NF4Tables tables;
   __shared__ float gradients[kNF4Gradients][Ms | 1], parts[kNF4Down][kNF4Across];  // odd: a column lies in 32 banks
