@@ -153,8 +153,8 @@ show(bars(title, rows, "billion additions and multiplications a second"),
 # $6 \times 2$. After each 32 products it begins new sums, because many short sums lose
 # less to rounding than a long one.
 #
-# `nf4_matmul.cpp` puts the decoding of lesson 33 in front. Weights of 48 rows and 128
-# columns are decoded into a tile of 24 KiB. It fits into the nearest cache, and all
+# `nf4_matmul.cpp` puts the decoding of lesson 33 in front. Weights of 48 rows and 64
+# columns are decoded into a tile of 12 KiB. It fits into the nearest cache, and all
 # tokens are multiplied with it there. To work on a piece as long as it is near is
 # called **blocking**. (Up to 4 tokens leave vectors of 16 mostly empty. For them a row
 # of $W$ is decoded and multiplied as it lies, in another order.)
