@@ -7,6 +7,8 @@ import torch
 from mutants import Mutant
 
 from minillama.config import ModelConfig
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.train import sequence_loss as sequence_loss_module
 from minillama.train.sequence_loss import (
     IGNORE,
     Sequence,
@@ -90,6 +92,40 @@ def test_a_models_loss_is_that_of_all_its_logits_and_its_head_reads_the_learned_
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])  # of logits at once
+def test_the_loss_under_a_large_frozen_head_is_that_of_all_logits_and_never_has_them_at_once(rows, dtype):
+    """The same terms, rounded at other places: a few units in the last place of gradients of size 1."""
+    model = wide_model().to(dtype)
+    model.output.requires_grad_(False)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    chunk = pack(sequences(5, 2, 7, 4), 18)[0]
+    tokens, labels = chunk.tokens[None], chunk.labels[None]
+    wanted, calls, log_softmax = model_loss(model, tokens, labels), [], torch.Tensor.log_softmax
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence_loss_module, "HEAD_BYTES", 4 * rows * model.output.out_features)
+        patch.setattr(torch.Tensor, "log_softmax", lambda x, dim: calls.append(len(x)) or log_softmax(x, dim))
+        ours = model_loss(model, tokens, labels)
+    learned = learned_tokens(labels)
+    assert calls == ([] if rows == 100 else [rows] * (learned // rows) + [learned % rows] * (learned % rows > 0))
+    unit = torch.finfo(dtype).eps
+    assert ours.item() == pytest.approx(wanted.item(), rel=8 * max(unit, 1e-7 if dtype == torch.bfloat16 else 0))
+    gradients = (torch.autograd.grad(loss, trained) for loss in (ours, wanted))
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).abs().max() <= 16 * unit * max(1, b.abs().max().item())
+
+
+def test_a_head_that_is_trained_or_adapted_gets_its_gradient_however_large():
+    model, tokens = wide_model(), torch.tensor([[1, 2, 3]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence_loss_module, "HEAD_BYTES", 1)
+        (gradient,) = torch.autograd.grad(model_loss(model, tokens, tokens), [model.output.weight])
+        assert gradient.any()
+        add_lora(model, LoRAConfig(2, 4.0, 0.0, ("output",)))
+        model_loss(model, tokens, tokens).backward()
+        assert model.output.B["default"].grad.any()
+
+
 def test_a_batch_that_teaches_nothing_adds_nothing_and_has_no_mean():
     model, tokens = wide_model(), torch.tensor([[1, 2, 3]])
     model_loss(model, tokens, torch.full((1, 3), IGNORE), "sum").backward()
@@ -116,6 +152,9 @@ def test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is():
 plant = partial(Mutant, "minillama.train.sequence_loss")
 PACKING = test_packing_uses_every_token_once_in_order_without_padding
 BLOCKS = test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone
+HEAD = partial(test_the_loss_under_a_large_frozen_head_is_that_of_all_logits_and_never_has_them_at_once, 2,
+               torch.float32)
+TRAINED = test_a_head_that_is_trained_or_adapted_gets_its_gradient_however_large
 RIGHT = test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is
 
 
@@ -128,8 +167,12 @@ def whole(reduction="tokens", packed=True):
 MUTANTS = [
     plant("F.pad(learned_BT, (0, 1))", "F.pad(learned_BT, (1, 0))", whole()),
     plant("logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT,", "logits_NV = model(tokens_BT,", whole()),
-    plant("_reduced(F.cross_entropy(logits_NV, targets_BT[learned_BT]",
-          "_reduced(F.cross_entropy(logits_NV, labels_BT[:, :-1][learned_BT]", whole(packed=False)),
+    plant("targets_N, read_BT = targets_BT[learned_BT]", "targets_N, read_BT = labels_BT[:, :-1][learned_BT]",
+          whole(packed=False)),
+    plant("targets.shape, -1.0)", "targets.shape, -0.99)", HEAD),
+    plant("-scores.gather(1, targets)", "-scores.gather(1, targets.flip(0))", HEAD),
+    plant("d_losses_N[:, None] * gradient_ND", "gradient_ND", HEAD),
+    plant("not head.weight.requires_grad and", "", TRAINED),
     Mutant("minillama.transformer", "hidden_BTD if read_BT is None else hidden_BTD[read_BT]", "hidden_BTD", whole()),
     plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
     plant("range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORE = -100  # the label of a token that is not to be learned, as everywhere in PyTorch
+HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed
 
 
 def at_least_fp32(x):
@@ -120,8 +121,48 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     (document_ids_BT) do not see one another."""
     targets_BT = next_targets(labels_BT, document_ids_BT)
     learned_BT = targets_BT != IGNORE
-    logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, read_BT=F.pad(learned_BT, (0, 1)))
-    return _reduced(F.cross_entropy(logits_NV, targets_BT[learned_BT], reduction="none"), learned_BT, reduction)
+    targets_N, read_BT = targets_BT[learned_BT], F.pad(learned_BT, (0, 1))
+    if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
+        hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[read_BT]
+        losses_N = FrozenHeadLoss.apply(hidden_ND, model.output.weight, targets_N)
+    else:
+        logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, read_BT=read_BT)
+        losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
+    return _reduced(losses_N, learned_BT, reduction)
+
+
+def _has_large_frozen_head(model, n):
+    """Whether logits of n places are more than HEAD_BYTES, from a plain head that gets no gradient itself."""
+    head = getattr(model, "output", None)
+    return type(head) is torch.nn.Linear and not head.weight.requires_grad and 4 * n * head.out_features > HEAD_BYTES
+
+
+class FrozenHeadLoss(torch.autograd.Function):
+    """-log softmax(h W^T)[target] of each row, (N,), at least fp32, for a frozen head W; gradient to h alone.
+
+    hidden_ND, weight_VD of one dtype, targets_N int64. Some rows at a time, HEAD_BYTES of logits: all (N, V) of them,
+    the largest tensor of a step, never are in memory. The gradient of row n is (softmax - onehot) W times what is
+    asked of its loss, so it is made as soon as the softmax is there.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, targets_N):
+        rows = max(1, HEAD_BYTES // (4 * len(weight_VD)))
+        gradient_ND, losses = torch.empty_like(hidden_ND), []
+        pieces = (tensor.split(rows) for tensor in (hidden_ND, targets_N[:, None], gradient_ND))
+        for hidden, targets, gradient in zip(*pieces, strict=True):
+            scores = at_least_fp32(hidden @ weight_VD.T).log_softmax(-1)
+            losses.append(-scores.gather(1, targets)[:, 0])
+            scores.exp_().scatter_add_(1, targets, scores.new_full(targets.shape, -1.0))
+            gradient.copy_(scores.to(weight_VD.dtype) @ weight_VD)
+        ctx.save_for_backward(gradient_ND)
+        return torch.cat(losses)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_losses_N):
+        (gradient_ND,) = ctx.saved_tensors
+        return (d_losses_N[:, None] * gradient_ND).to(gradient_ND.dtype), None, None
 
 
 def _reduced(losses_N, learned_BT, reduction):
