@@ -88,8 +88,8 @@ assert multiplied == 2 * N * K and 0.01 < of_naive < 0.3
 # ascii: y_mn = sum over blocks b of s_b * (sum over k in b of x_mk * q[c_nk])
 #
 # Here $b$ runs over the blocks of row $n$. This is the library's kernel, fused: one
-# launch, and the codes are read only. It takes double quantization too: there a block has
-# a code of 8 bits for its scale, and 256 blocks share one number in fp32.
+# launch, and the codes are only read. It takes double quantization too: there a block
+# has a code of 8 bits for its scale, and 256 blocks share one number in fp32.
 # %% library
 for M, N_odd, K_odd in ((1, 1, 1), (3, 33, 65), (2, 70, 127)):  # blocks cross the rows
     for double in (False, True):
@@ -132,13 +132,14 @@ assert (wide, codes, scales, double_scales) == (33.55, 8.39, 1.05, 0.27)
 #
 # **Who reads what?** The library has two versions. The first takes any shape: a thread
 # has one output $n$, and walks along its row. Neighbouring threads then read codes that
-# lie $K / 2$ bytes apart. The second wants rows of whole vectors ($K$ a multiple of 32):
-# a lane reads 16 bytes of codes at once, 32 weights of one output, and its neighbour
-# the next 16. At the end the lanes of a warp add up what they have. Let us count the
-# requests for codes in both.
+# lie $K / 2$ bytes apart. The second wants rows of whole vectors ($K$ a multiple of
+# 32): a lane reads 16 bytes of codes at once, 32 weights of one output, and its
+# neighbour the next 16. At the end the lanes of a warp add up what they have. Let us
+# count the requests for codes in both.
 #
-# And in the gradient: in training, that of $x$ is made from that of $y$, $dx = dy \, W$.
-# There neighbours have neighbouring *inputs* $k$, and read neighbouring codes anyway.
+# And in the gradient: in training, that of $x$ is made from that of $y$,
+# $dx = dy \, W$. There neighbours have neighbouring *inputs* $k$, and read neighbouring
+# codes anyway.
 # %% requests
 unfit = quantize_nf4(torch.randn(N, K + 4), double_quantization=False)
 dy, asked = torch.randn(1, N), {}
