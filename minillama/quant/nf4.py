@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from minillama import kernels
-from minillama.quant.nearest import best_scales, nearest
+from minillama.quant.nearest import SMALLEST_SCALE, best_scales, nearest
 from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
 GROUP = 256  # absmax values that share a scale in double quantization
 CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
 PIECE = 8  # chunks that a matrix product takes at once: it is slow on a few rows
-SMALLEST_ABSMAX = 1e-38  # below it 1 / absmax overflows; an all-zero block is 0 * 1e38 = 0, which is code 7
 SCALE_FACTORS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3)  # times absmax, tried by fit_scales
 
 
@@ -162,7 +161,7 @@ def scale_times(plain, factor):
     codes, offset = plain.absmax, plain.absmax_offset
     scales = dequantize_blocks(codes, plain.absmax_scale, DYNAMIC_MAP, GROUP) + offset
     if factor != 1:
-        group = plain.absmax_scale.clamp(min=SMALLEST_ABSMAX).repeat_interleave(GROUP)[:len(codes)]
+        group = plain.absmax_scale.clamp(min=SMALLEST_SCALE).repeat_interleave(GROUP)[:len(codes)]
         codes = nearest((scales * factor - offset) / group, DYNAMIC_MAP)
         scales = dequantize_blocks(codes, plain.absmax_scale, DYNAMIC_MAP, GROUP) + offset
     return codes, scales
@@ -182,7 +181,7 @@ def quantize_blocks(flat, levels, block_size):
     """
     blocks = nn.functional.pad(flat, (0, -flat.numel() % block_size)).view(-1, block_size)
     absmax = blocks.abs().amax(1)
-    scaled = blocks * (1.0 / absmax.clamp(min=SMALLEST_ABSMAX))[:, None]
+    scaled = blocks * (1.0 / absmax.clamp(min=SMALLEST_SCALE))[:, None]
     return nearest(scaled.flatten(), levels)[:flat.numel()], absmax
 
 
