@@ -75,7 +75,8 @@ inline void check_written(const at::Tensor& x, const char* name) {
 inline void check_nf4(const at::Tensor& codes, const at::Tensor& absmax, const std::optional<at::Tensor>& scale,
                       const std::optional<at::Tensor>& offset, int64_t rows, int64_t columns, int64_t block_size) {
   TORCH_CHECK(rows >= 0 && columns >= 0, "a weight of shape (", rows, ", ", columns, ") does not exist");
-  TORCH_CHECK(block_size >= 2 && block_size % 2 == 0, "block_size ", block_size, " is not allowed: use an even number");
+  TORCH_CHECK(block_size >= 2 && block_size % 2 == 0 && block_size <= int64_t{1} << 32, "block_size ", block_size,
+              " is not allowed: use an even number up to 2^32");  // beyond, sums of sizes could run over
   const int64_t n = rows * columns, blocks = (n + block_size - 1) / block_size;
   check_dtype(codes, "codes", at::kByte);
   TORCH_CHECK(codes.numel() == (n + 1) / 2, "codes holds ", codes.numel(), " bytes, wanted ", (n + 1) / 2,

@@ -151,6 +151,7 @@ def test_it_compiles_into_one_graph(backend):
     (dict(offset=None), "belong together"),
     (dict(scale=torch.zeros(2)), "absmax_scale holds 2 values and absmax_offset 1, wanted 1 and 1"),
     (dict(block=3), "block_size 3 is not allowed"),
+    (dict(block=2**63 - 2), "block_size 9223372036854775806 is not allowed: use an even number up to 2"),
 ])
 def test_wrong_arguments_are_refused_with_the_wanted_and_the_given(change, message, backend):
     codes, absmax, scale, offset = quantize_nf4(torch.randn(5, 8)).parts()
