@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from minillama.bounds import number
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
 from minillama.train.sequence_loss import control_id, encode_segments
@@ -22,7 +23,7 @@ HELP = "/reset forgets the conversation, /system TEXT sets the system text, /his
 class ChatSampling(Sampling):
     """Sampling for talk: sure of itself, but not the same words each time."""
 
-    temperature: float = 0.7
+    temperature: float = number(0.7, 1e-6, 1e6, or_zero=True)
 
 
 def template_for(tokenizer):

@@ -5,19 +5,25 @@ F feed-forward width, V vocabulary.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+
+from minillama.bounds import check_config, number
+
+size = partial(number, least=1, most=2**31)  # no published one comes near
+real = partial(number, least=1e-30, most=2**53)
 
 
 @dataclass(frozen=True)
 class RopeScaling:
     """Llama 3.1's stretching of the RoPE wavelengths to a longer context (see `rope.scale_frequencies`)."""
 
-    factor: float = 8.0  # how many times the slow rotations are slowed down further
-    low_freq_factor: float = 1.0  # wavelengths above original_max_seq_len / this are stretched in full
-    high_freq_factor: float = 4.0  # wavelengths below original_max_seq_len / this are left alone
-    original_max_seq_len: int = 8192  # tokens the model was pretrained on before stretching
+    factor: float = real(8.0)  # how many times the slow rotations are slowed down further
+    low_freq_factor: float = real(1.0)  # wavelengths above original_max_seq_len / this are stretched in full
+    high_freq_factor: float = real(4.0)  # wavelengths below original_max_seq_len / this are left alone
+    original_max_seq_len: int = size(8192)  # tokens the model was pretrained on before stretching
 
     def __post_init__(self):
-        _positive(self, "factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
+        check_config(self)
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above "
                              f"low_freq_factor {self.low_freq_factor}")
@@ -27,29 +33,26 @@ class RopeScaling:
 class ModelConfig:
     """A LLaMA's shape. None stands for the usual choice and is filled in: K = H, d = D / H, F by `hidden_dim_rule`."""
 
-    dim: int  # D
-    n_layers: int
-    n_heads: int  # H
-    vocab_size: int  # V
-    n_kv_heads: int | None = None  # K: each key/value head serves H / K query heads (grouped-query attention)
-    head_dim: int | None = None  # d, even: RoPE turns pairs
-    hidden_dim: int | None = None  # F
-    max_seq_len: int = 2048  # tokens the model was trained to attend over
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    dim: int = size()  # D
+    n_layers: int = size()
+    n_heads: int = size(most=2**16)  # H
+    vocab_size: int = size()  # V
+    n_kv_heads: int | None = size(None)  # K: each key/value head serves H / K query heads (grouped-query attention)
+    head_dim: int | None = size(None)  # d, even: RoPE turns pairs
+    hidden_dim: int | None = size(None)  # F
+    max_seq_len: int = size(2048)  # tokens the model was trained to attend over
+    norm_eps: float = real(1e-5)
+    rope_theta: float = real(10000.0)
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False  # the output head is the embedding table itself
 
     def __post_init__(self):
-        if not isinstance(self.rope_scaling, RopeScaling | None):
-            raise TypeError(f"rope_scaling is {self.rope_scaling!r}: give a RopeScaling or None")
-        _positive(self, "dim", "n_layers", "n_heads", "vocab_size", "max_seq_len", "norm_eps", "rope_theta")
+        check_config(self)
         _fill(self, "n_kv_heads", self.n_heads)
         if self.head_dim is None and self.dim % self.n_heads:
             raise ValueError(f"dim {self.dim} is no multiple of n_heads {self.n_heads}: change one, or give head_dim")
         _fill(self, "head_dim", self.dim // self.n_heads)
         _fill(self, "hidden_dim", hidden_dim_rule(self.dim))
-        _positive(self, "n_kv_heads", "head_dim", "hidden_dim")
         if self.n_heads % self.n_kv_heads:
             divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
             raise ValueError(f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}: use one of "
@@ -76,13 +79,6 @@ def hidden_dim_rule(dim, multiple_of=256, ffn_dim_multiplier=None):
     if ffn_dim_multiplier is not None:
         hidden = int(ffn_dim_multiplier * hidden)
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
-
-
-def _positive(config, *names):
-    for name in names:
-        value, whole = getattr(config, name), type(config).__annotations__[name] is not float
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < 2**53:
-            raise ValueError(f"{name} is {value!r}: it must be a positive {'whole number' if whole else 'number'}")
 
 
 def _fill(config, name, value):

@@ -5,25 +5,20 @@ from dataclasses import dataclass
 
 import torch
 
+from minillama.bounds import MOST, check_config, number
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen. The filters act in this order: penalty, temperature, top-k, top-p."""
 
-    temperature: float = 1.0  # 0: always the likeliest token; 1: the model's own distribution
-    top_k: int = 0  # keep the k likeliest; 0 keeps all
-    top_p: float = 1.0  # keep the smallest set of tokens whose probabilities reach p; 1 keeps all
-    repetition_penalty: float = 1.0  # above 1 makes tokens already in the text less likely
+    temperature: float = number(1.0, 1e-6, 1e6, or_zero=True)  # 0: the likeliest token; 1: the model's own distribution
+    top_k: int = number(0, 0, MOST)  # keep the k likeliest; 0 keeps all
+    top_p: float = number(1.0, 1e-6, 1)  # keep the smallest set of tokens whose probabilities reach p; 1 keeps all
+    repetition_penalty: float = number(1.0, 1e-3, 1e3)  # above 1 makes tokens already in the text less likely
 
     def __post_init__(self):
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or a positive number")
-        if not isinstance(self.top_k, int) or self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}: it must be 0 (off) or a whole number of tokens to keep")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1 (off)")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}: it must be positive (1 is off)")
+        check_config(self)
 
 
 def repetition_penalty(logits_BV, seen_BV, penalty):

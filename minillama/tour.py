@@ -9,13 +9,14 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import minillama
 from minillama.files import atomic_write
 from minillama.memory import peak_memory
 from minillama.tour_alternatives import alternatives_stage
+from minillama.tour_config import TourConfig
 from minillama.tour_own import own_stages, skipped_part
 from minillama.tour_pages import (
     attention_page,
@@ -33,21 +34,6 @@ from minillama.tour_sft import fine_tuning_stages
 
 PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
 QUESTIONS = 16  # asked of the trained model
-
-
-@dataclass(frozen=True)
-class TourConfig:
-    """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
-
-    steps: int = 800  # of pretraining on the procedural corpus
-    text_steps: int = 600  # of pretraining on real text
-    text_dim: int = 128  # width of the model of real text, a multiple of 32
-    text_max_lr: float = 5e-3  # its highest learning rate; a longer run wants a lower one
-    documents: int = 12000  # of the procedural corpus
-    seed: int = 0
-    kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
-    alternatives: bool = False  # the other ways to learn from feedback too, three minutes more
-    progress: bool = True  # progress bars
 
 
 class Road:

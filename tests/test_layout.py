@@ -17,7 +17,7 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("files flags config memory kernels profile_build profile_report ptx_tables ptx_instructions inline_ptx "
+    ("bounds files flags config memory kernels profile_build profile_report ptx_tables ptx_instructions inline_ptx "
      "cuda_translate cuda_program plots report corpus rms_norm rope "
      "swiglu sampling").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
@@ -26,7 +26,8 @@ FLOORS = [  # a module imports from its own floor or from one below
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    "tour tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives tour_own chat".split(),
+    ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives tour_own "
+     "chat").split(),
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),

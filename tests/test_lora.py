@@ -230,7 +230,7 @@ def test_wrong_requests_are_refused_by_name():
         with pytest.raises(ValueError, match=match):
             call()
     for wrong in ({"rank": 0}, {"rank": 2.0}, {"alpha": 0}, {"alpha": math.nan}, {"dropout": 1.0}, {"targets": ()}):
-        with pytest.raises(ValueError, match="not allowed"):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             LoRAConfig(**wrong)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from minillama.bounds import check_config, number
 from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, replace_module
 
 
@@ -22,19 +23,14 @@ class LoRAConfig:
     """The shape of an adapter. The defaults are the paper's choice for attention: q and v of every
     layer."""
 
-    rank: int = 8  # R
-    alpha: float = 16.0  # the product is scaled by alpha / R, so that R can change without a new learning rate
-    dropout: float = 0.0  # probability with which an input of A is dropped in training
+    rank: int = number(8, 1, 2**16)  # R
+    alpha: float = number(16.0, 1e-6, 1e6)  # the product is scaled by alpha / R: R can change without a new rate
+    dropout: float = number(0.0, 0, below=1)  # probability with which an input of A is dropped in training
     targets: tuple = ("attention.wq", "attention.wv")  # names of linear layers, whole or their ends, * for any text
 
     def __post_init__(self):
         object.__setattr__(self, "targets", _as_tuple(self.targets))
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank {self.rank!r} is not allowed: use a whole number from 1, such as 8")
-        if type(self.alpha) not in (int, float) or not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha {self.alpha!r} is not allowed: use a positive number, such as 2 * rank")
-        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout!r} is not allowed: use a probability below 1, such as 0.05")
+        check_config(self)
 
     @property
     def scaling(self):

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
@@ -128,19 +129,17 @@ class RuleReward(nn.Module):
 class DPOConfig:
     """How DPO trains; the rate suits models of less than a million parameters (the paper's: 1e-6)."""
 
-    epochs: int = 1
-    batch_size: int = 16  # pairs of one update
-    max_lr: float = 5e-4
-    warmup_steps: int = 10
-    beta: float = 0.1  # how dear it is to leave the reference
-    label_smoothing: float = 0.0  # share of pairs believed to be labelled the wrong way round
-    clip_norm: float = 1.0
-    seed: int = 0  # order of the pairs
+    epochs: int = number(1, 1, 1000)
+    batch_size: int = number(16, 1, MOST)  # pairs of one update
+    max_lr: float = number(5e-4, 1e-12, 10)
+    warmup_steps: int = number(10, 0, MOST)
+    beta: float = number(0.1, 1e-6, 1e6)  # how dear it is to leave the reference
+    label_smoothing: float = number(0.0, 0, below=0.5)  # share of pairs believed to be labelled the wrong way round
+    clip_norm: float = number(1.0, 1e-9, 1e9)
+    seed: int = seed()  # order of the pairs
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "max_lr", "clip_norm", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be positive")
+        check_config(self)
 
 
 def train_dpo(policy, pairs, tokenizer, config=DPOConfig(), template=question_answer, progress=True):

@@ -11,15 +11,15 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
 """
 
 import copy
-import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from minillama.bounds import MOST, check_config, number, seed
 from minillama.files import atomic_write
 from minillama.peft.lora import lora_layers, without_lora
 from minillama.rlhf import ppo
@@ -31,7 +31,6 @@ from minillama.train.resume import load_training_state
 from minillama.train.sequence_loss import at_least_fp32, encode_segments
 from minillama.train.templates import question_answer
 
-MAY_BE_ZERO = {"pretraining_weight", "kl_coefficient", "kl_target", "seed", "gamma", "lam", "checkpoint_every"}
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
 STATE_FILE = "ppo_state.pt"
 PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update, where some is mixed in
@@ -42,37 +41,30 @@ class PPOConfig:
     """What decides a run, besides models and questions. The rates suit models of less than a million
     parameters; the other defaults are those of 1909.08593's program where no other source is named."""
 
-    iterations: int = 40  # rounds of sampling and learning
-    batch_size: int = 64  # questions of a round, one answer each
-    max_new_tokens: int = 40  # an answer without EOS by then is cut off
-    temperature: float = 1.0  # of sampling and of scoring alike
-    epochs: int = 4  # times that each batch is learned
-    minibatches: int = 1  # updates of an epoch
-    lr: float = 1e-3  # of the policy, falling in a straight line to 0 over the run
-    value_lr: float = 3e-3  # of the value model, likewise
-    adam_eps: float = 1e-5  # 1e-8 would take large steps where gradients are tiny
-    clip_norm: float = 1.0  # largest norm of each model's gradients
-    clip: float = 0.2  # of the ratio
-    value_clip: float = 0.2  # of a value's change, in units of the score
-    gamma: float = 1.0
-    lam: float = 0.95
-    kl_coefficient: float = 0.05  # beta at the start; 0: no leash
-    kl_target: float = 6.0  # nats of an answer, to which beta adapts; 0: beta stays as it is
-    kl_horizon: float = 2000.0  # answers in which beta may change by a fifth
-    missing_eos_score: float = -1.0  # instead of the reward model's
-    pretraining_weight: float = 0.0  # of the loss on pretraining text beside each update; InstructGPT's gamma was 27.8
-    checkpoint_every: int = 10  # iterations; 0: never
-    seed: int = 0
+    iterations: int = number(40, 1, MOST)  # rounds of sampling and learning
+    batch_size: int = number(64, 1, MOST)  # questions of a round, one answer each
+    max_new_tokens: int = number(40, 1, MOST)  # an answer without EOS by then is cut off
+    temperature: float = number(1.0, 1e-3, 1e3)  # of sampling and of scoring alike
+    epochs: int = number(4, 1, 1000)  # times that each batch is learned
+    minibatches: int = number(1, 1, MOST)  # updates of an epoch
+    lr: float = number(1e-3, 1e-12, 10)  # of the policy, falling in a straight line to 0 over the run
+    value_lr: float = number(3e-3, 1e-12, 10)  # of the value model, likewise
+    adam_eps: float = number(1e-5, 1e-30, 1)  # 1e-8 would take large steps where gradients are tiny
+    clip_norm: float = number(1.0, 1e-9, 1e9)  # largest norm of each model's gradients
+    clip: float = number(0.2, 1e-6, 1e6)  # of the ratio
+    value_clip: float = number(0.2, 1e-6, 1e6)  # of a value's change, in units of the score
+    gamma: float = number(1.0, 0, 1)
+    lam: float = number(0.95, 0, 1)
+    kl_coefficient: float = number(0.05, 0, 1e6)  # beta at the start; 0: no leash
+    kl_target: float = number(6.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays
+    kl_horizon: float = number(2000.0, 1, 1e12)  # answers in which beta may change by a fifth
+    missing_eos_score: float = number(-1.0, -1e6, 1e6)  # instead of the reward model's
+    pretraining_weight: float = number(0.0, 0, 1e6)  # of the loss on pretraining text; InstructGPT's gamma was 27.8
+    checkpoint_every: int = number(10, 0, MOST)  # iterations; 0: never
+    seed: int = seed()
 
     def __post_init__(self):
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float) if field.type is float else int):
-                raise TypeError(f"{name} is {value!r}: it must be of type {field.type.__name__}")
-            least_ok = value >= 0 if name in MAY_BE_ZERO else value > 0
-            if not math.isfinite(value) or not (least_ok or name == "missing_eos_score"):
-                raise ValueError(f"{name} is {value!r}: it must be finite and "
-                                 f"{'0 or more' if name in MAY_BE_ZERO else 'above 0'}")
+        check_config(self)
         if self.batch_size % self.minibatches:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of {self.minibatches} minibatches")
 

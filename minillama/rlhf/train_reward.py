@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.resume import own_random_state
@@ -17,18 +18,16 @@ from minillama.train.templates import question_answer
 class RewardConfig:
     """How a reward model is trained; the rate suits models of less than a million parameters."""
 
-    epochs: int = 1  # one: the labels are noisy, and the second reading learns the noise (2203.02155, app. C.2)
-    batch_size: int = 16  # pairs of one update
-    max_lr: float = 1e-3
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    seed: int = 0  # order of the pairs and the head's first weights
+    epochs: int = number(1, 1, 1000)  # one: a second reading learns the labels' noise (2203.02155, app. C.2)
+    batch_size: int = number(16, 1, MOST)  # pairs of one update
+    max_lr: float = number(1e-3, 1e-12, 10)
+    warmup_steps: int = number(10, 0, MOST)
+    weight_decay: float = number(0.0, 0, 10)
+    clip_norm: float = number(1.0, 1e-9, 1e9)
+    seed: int = seed()  # order of the pairs and the head's first weights
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "max_lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be positive")
+        check_config(self)
 
 
 def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=question_answer, progress=True):

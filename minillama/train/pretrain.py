@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
 from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.held_out import held_out_loss
-from minillama.train.training_run import TrainingRun, check_fields
+from minillama.train.training_run import TrainingRun, check_training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -27,29 +28,27 @@ class PretrainConfig:
     """Everything that decides a run's result, besides the model and the data. Optimizer: LLaMA's (arXiv
     2302.13971, section 2.3), with a rate and a warm-up for models of less than a million parameters."""
 
-    steps: int = 600  # optimizer updates
-    batch_size: int = 8  # sequences in memory at once
-    seq_len: int = 96  # tokens of a sequence
-    grad_accumulation: int = 1  # batches whose gradients make one update
-    max_lr: float = 4e-3
-    min_lr_ratio: float = 0.1  # the last step's rate, as a part of max_lr
-    warmup_steps: int = 30
-    weight_decay: float = 0.1  # per unit of learning rate
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_norm: float = 1.0  # largest norm of all gradients together; 0: no clipping
-    eval_every: int = 100  # steps; 0: only before the first and after the last
-    eval_windows: int = 64  # sequences of the held-out text; 0: all of it
-    checkpoint_every: int = 100  # steps; 0: only before the first and after the last
-    seed: int = 0  # order of the data, and dropout where a model has it
-    device: str = "cpu"  # "cpu", "cuda", "cuda:1", "mps"
-    dtype: str = "float32"  # of the weights, "float32" or "bfloat16"; the optimizer's are fp32 in any case
+    steps: int = number(600, 1, MOST)  # optimizer updates
+    batch_size: int = number(8, 1, MOST)  # sequences in memory at once
+    seq_len: int = number(96, 1, MOST)  # tokens of a sequence
+    grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
+    max_lr: float = number(4e-3, 0, 10)
+    min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
+    warmup_steps: int = number(30, 0, MOST)
+    weight_decay: float = number(0.1, 0, 10)  # per unit of learning rate
+    beta1: float = number(0.9, 0, below=1)
+    beta2: float = number(0.95, 0, below=1)
+    eps: float = number(1e-8, 1e-30, 1)
+    clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
+    eval_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
+    eval_windows: int = number(64, 0, MOST)  # sequences of the held-out text; 0: all of it
+    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
+    seed: int = seed()  # order of the data, and dropout where a model has it
+    device: str = device()  # "cpu", "cuda", "cuda:1", "mps"
+    dtype: str = choice("float32", *DTYPES)  # of the weights (float16 underflows); the optimizer's are fp32 in any case
 
     def __post_init__(self):
-        check_fields(self)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)} (float16 underflows)")
+        check_training(self)
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,

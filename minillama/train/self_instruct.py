@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from minillama.bounds import MOST, check_config, number
 from minillama.corpus import stories
 from minillama.corpus.grammar import Grammar
 
@@ -28,18 +29,16 @@ ANY_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u
 class FilterRules:
     """What an instruction must be like. The defaults are Alpaca's."""
 
-    similarity: float = 0.7  # dropped from this ROUGE-L on (Alpaca's program: above it)
-    min_words: int = 4
-    max_words: int = 150
+    similarity: float = number(0.7, 1e-6, 1)  # dropped from this ROUGE-L on (Alpaca's program: above it)
+    min_words: int = number(4, 1, MOST)
+    max_words: int = number(150, 1, MOST)
     english: bool = True  # the first letter must be ASCII; False: words of any script count
     blacklist: tuple = BLACKLIST  # whole words, in any case
 
     def __post_init__(self):
-        if not 0 < self.similarity <= 1:
-            raise ValueError(f"similarity is {self.similarity}: it must lie above 0, and at most at 1")
-        if not 1 <= self.min_words <= self.max_words:
-            raise ValueError(f"min_words is {self.min_words} and max_words {self.max_words}: they must be at least 1, "
-                             "and the second not below the first")
+        check_config(self)
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}: lower it")
         if not all(isinstance(word, str) and word.strip() for word in self.blacklist):
             raise ValueError(f"blacklist is {self.blacklist!r}: give words that are not blank")
 
@@ -151,12 +150,12 @@ class InstructionFilter:
         similar as the rules ask for."""
         words, least, best = words_of(text, self.rules.english), self.rules.similarity, (0.0, None)
         bits, m = bits_of(words), len(words)
-        for number in sorted(self._possible(words)):
-            n = len(self._words[number])
+        for place in sorted(self._possible(words)):
+            n = len(self._words[place])
             if 2 * min(m, n) >= max(least, best[0]) * (m + n):
-                similarity = 2 * common_length(bits, m, self._words[number]) / (m + n)
+                similarity = 2 * common_length(bits, m, self._words[place]) / (m + n)
                 if similarity >= least and similarity > best[0]:
-                    best = similarity, number
+                    best = similarity, place
         return best
 
     def _possible(self, words):

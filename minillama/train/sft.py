@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
+from minillama.bounds import MOST, number, seed
 from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, model_loss, pack
-from minillama.train.training_run import TrainingRun, check_fields
+from minillama.train.training_run import TrainingRun, check_training
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,28 @@ class SftConfig:
     model of less than a million parameters; LoRA wants some three times the rate, large models far less (Alpaca: 2e-5,
     QLoRA: 2e-4)."""
 
-    steps: int = 150  # optimizer updates
-    batch_size: int = 16  # rows in memory at once: sequences, or chunks of packed ones
-    grad_accumulation: int = 1  # batches whose gradients make one update
-    max_lr: float = 2e-3
-    min_lr_ratio: float = 0.1  # the last step's rate, as a part of max_lr
-    warmup_steps: int = 10
-    weight_decay: float = 0.0  # per unit of learning rate; adapters and short runs need none
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_norm: float = 1.0  # largest norm of all gradients together; 0: no clipping
-    pack_length: int = 0  # tokens of a row into which sequences are packed; 0: one padded sequence a row
+    steps: int = number(150, 1, MOST)  # optimizer updates
+    batch_size: int = number(16, 1, MOST)  # rows in memory at once: sequences, or chunks of packed ones
+    grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
+    max_lr: float = number(2e-3, 0, 10)
+    min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
+    warmup_steps: int = number(10, 0, MOST)
+    weight_decay: float = number(0.0, 0, 10)  # per unit of learning rate; adapters and short runs need none
+    beta1: float = number(0.9, 0, below=1)
+    beta2: float = number(0.95, 0, below=1)
+    eps: float = number(1e-8, 1e-30, 1)
+    clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
+    pack_length: int = number(0, 2, MOST, or_zero=True)  # tokens of a packed row; 0: one padded sequence a row
     separate_documents: bool = True  # packed sequences do not see one another (block-diagonal mask)
     recompute_blocks: bool = False  # gradient checkpointing: less memory, a third more work
-    paged_optimizer: int = 0  # MiB of AdamW's state in memory at once, the rest in a file; 0: all of it in memory
-    eval_every: int = 50  # steps; 0: only before the first and after the last
-    eval_sequences: int = 0  # of the held-out ones, the first so many; 0: all
-    checkpoint_every: int = 100  # steps; 0: only before the first and after the last
-    seed: int = 0  # order of the data, and dropout of adapters
+    paged_optimizer: int = number(0, 0, MOST)  # MiB of AdamW's state in memory, the rest in a file; 0: all of it
+    eval_every: int = number(50, 0, MOST)  # steps; 0: only before the first and after the last
+    eval_sequences: int = number(0, 0, MOST)  # of the held-out ones, the first so many; 0: all
+    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
+    seed: int = seed()  # order of the data, and dropout of adapters
 
     def __post_init__(self):
-        check_fields(self)
-        if self.pack_length == 1:
-            raise ValueError("pack_length is 1: a row needs two tokens, one to predict the other; 0 is no packing")
+        check_training(self)
 
 
 def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=()):

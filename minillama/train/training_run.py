@@ -10,12 +10,12 @@ import math
 import os
 import time
 import zlib
-from dataclasses import fields
 from functools import partial
 
 import torch
 from tqdm import tqdm
 
+from minillama.bounds import check_config
 from minillama.files import atomic_write
 from minillama.train import data_parallel
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
@@ -30,29 +30,14 @@ from minillama.train.resume import (
 )
 
 STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
-# Settings of type int that may be 0; all others count something there must be one of.
-MAY_BE_ZERO = {"warmup_steps", "eval_every", "eval_windows", "eval_sequences", "checkpoint_every", "pack_length",
-               "seed", "paged_optimizer"}
 
 
-def check_fields(config):
-    """Hold every field of a training config against its type and bounds; TypeError or ValueError names it."""
-    for field in fields(config):
-        _check_field(field.name, getattr(config, field.name), field.type)
+def check_training(config):
+    """`check_config`, and the warm-up against the steps."""
+    check_config(config)
     if config.warmup_steps >= config.steps:
         raise ValueError(f"warmup_steps {config.warmup_steps} leave nothing of {config.steps} steps: "
                          f"use fewer, for instance {config.steps // 20}")
-
-
-def _check_field(name, value, kind):
-    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise TypeError(f"{name} is {value!r}: it must be of type {kind.__name__}")
-    if kind in (str, bool):
-        return
-    least = 1 if kind is int and name not in MAY_BE_ZERO else 0
-    most = 1 if name in ("beta1", "beta2", "min_lr_ratio") else 2**62
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value!r}: allowed are {least} to {most}")
 
 
 def train_step(optimizer, losses, clip_norm):
