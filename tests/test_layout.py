@@ -146,7 +146,7 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    assert sum(map(lines_in, modules())) <= 17500  # a third reads other programs' files, 2,000 lead through lessons
+    assert sum(map(lines_in, modules())) <= 19000  # a third reads other programs' files, 2,000 lead through lessons
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():
