@@ -17,6 +17,7 @@ and offline. MINILLAMA_TORCH="torch==2.9.1" (a requirement, or the path of a whe
 """
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -71,14 +72,30 @@ def has(module):
 
 
 def call(*command, cwd=None):
-    """Run the real thing inside .venv. Its exit code is ours; after Ctrl-C, which it hears too, ours is 130."""
-    child, interrupted = subprocess.Popen(list(map(str, command)), env=environment(), cwd=cwd), False
-    while True:
-        try:
-            code = child.wait()
-            break
-        except KeyboardInterrupt:  # the child got it too: let it end in its own words
-            interrupted = True
+    """Run the real thing inside .venv. Its exit code is ours; after Ctrl-C, which it hears too, ours is 130. SIGTERM
+    and SIGHUP are passed on to it, and its last words waited for; where they are ignored (nohup), they stay so."""
+    child, came, interrupted = None, [], False
+
+    def pass_on(number, frame):
+        came.append(number)
+        if child:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None))
+              if number and signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    try:
+        child = subprocess.Popen(list(map(str, command)), env=environment(), cwd=cwd)
+        for number in came:  # before there was a child
+            child.send_signal(number)
+        while True:
+            try:
+                code = child.wait()
+                break
+            except KeyboardInterrupt:  # the child got it too: let it end in its own words
+                interrupted = True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 130 if interrupted else code if code >= 0 else 128 - code  # killed by signal n: 128 + n, as shells say
 
 
@@ -86,7 +103,7 @@ def environment():
     """This process's environment with .venv first on PATH and the checkout importable from any folder."""
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(ROOT), inherited] if inherited else [str(ROOT)])
-    env = {**os.environ, "VIRTUAL_ENV": str(VENV), "PYTHONPATH": path,
+    env = {**os.environ, "VIRTUAL_ENV": str(VENV), "PYTHONPATH": path, "MINILLAMA_LAUNCHER": str(os.getpid()),
            "PATH": str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", "")}
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy laptop
     return env

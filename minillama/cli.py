@@ -1,17 +1,21 @@
 """The command line: `python -m minillama COMMAND`. Each command is one function below, and says what it calls.
 
-Bad input ends in one line on stderr that names the next step, and exit code 2; Ctrl-C ends in 130.
+Bad input ends in one line on stderr that names the next step, and exit code 2; Ctrl-C ends in 130, SIGTERM in 143 and
+SIGHUP in 129, with what was done saved where a run can go on.
 """
 
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
+from minillama.interrupts import Terminated, signals_raised
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
+STATES = "*_state.pt"  # what runs save in --out to go on from
 
 
 def main(argv=None):
@@ -22,10 +26,11 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     arguments = build_parser(words[0] if words else None).parse_args(words)
     try:
-        return arguments.run(arguments) or 0
-    except KeyboardInterrupt as stopped:
-        print(f"minillama: interrupted{': ' if str(stopped) else ''}{stopped}", file=sys.stderr)
-        return 130
+        with signals_raised():
+            return arguments.run(arguments) or 0
+    except (KeyboardInterrupt, Terminated) as stopped:
+        print("minillama: " + ": ".join(["interrupted", *what_is_kept(stopped, arguments)]), file=sys.stderr)
+        return 128 + getattr(stopped, "signal", signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -34,6 +39,19 @@ def main(argv=None):
             raise
         print(f"minillama: error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def what_is_kept(stopped, arguments):
+    """What an interrupted command has saved and how it goes on, as parts of a line; [] for one that saves nothing."""
+    done, out = getattr(stopped, "done", ""), getattr(arguments, "out", None)
+    if arguments.run is run_tour:
+        return [*[done][:bool(done)], f"what is finished is kept in {out}", "the same command goes on"]
+    if not hasattr(arguments, "resume"):
+        return [done] if done else ["nothing saved"] if out else []
+    if done and stopped.folder:
+        return [f"{done}, saved in {out}", "--resume goes on"]
+    saved = any(Path(out).glob(STATES))
+    return [f"the last checkpoint in {out} stays", "--resume goes on"] if saved else ["nothing saved"]
 
 
 def _one_line(error):

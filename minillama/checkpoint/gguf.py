@@ -19,6 +19,7 @@ import torch
 from minillama.checkpoint.gguf_blocks import BLOCKS
 from minillama.checkpoint.weights import Stored
 from minillama.files import atomic_write
+from minillama.snapshot import opened
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 STRING, ARRAY, BOOL = 8, 9, 7
@@ -79,8 +80,9 @@ def read_gguf(path):
 
     ValueError for a damaged file, another version, or tensors of a type that is not read here.
     """
-    size = os.path.getsize(path)
-    content = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8)
+    with opened(path) as (file, again):
+        size = os.fstat(file.fileno()).st_size
+        content = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)
     cursor = Cursor(memoryview(content.numpy()), path)
     if bytes(cursor.take(4, "the mark")) != MAGIC:
         raise ValueError(f"{path}: does not begin with 'GGUF': another kind of file")

@@ -20,6 +20,7 @@ import torch
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
 from minillama.config import ModelConfig
 from minillama.files import atomic_write
+from minillama.snapshot import opened
 
 MAGIC = 0x616B3432  # "ak42"
 HEADER_BYTES = 256  # of versions 1 and 2
@@ -31,7 +32,8 @@ MATRICES = ("attention.wq", "attention.wk", "attention.wv", "attention.wo",
 def looks_like_llama2c(path):
     """Whether the file is as long as its header says, to the byte: version 0 has no other mark."""
     try:
-        _read_header(path)
+        with opened(path) as (file, _):
+            _read_header(file, path)
     except (ValueError, struct.error):
         return False
     return True
@@ -39,9 +41,10 @@ def looks_like_llama2c(path):
 
 def read_llama2c(path):
     """The `Weights` of a `.bin` file, memory-mapped. ValueError unless its size is what the header says."""
-    config, version, start, group = _read_header(path)
-    size = os.path.getsize(path)
-    content = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8)
+    with opened(path) as (file, again):
+        config, version, start, group = _read_header(file, path)
+        size = os.fstat(file.fileno()).st_size
+        content = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)
     tensors, shapes = {}, expected_shapes(config)
     for name, begin, end in _spans(config, version, start, group):
         if name in shapes:
@@ -67,11 +70,9 @@ def write_llama2c(path, weights, version=0):
                        else _bytes(weights.tensors[name].read().float(), version, group))
 
 
-def _read_header(path):
+def _read_header(file, path):
     """(config, version, where the numbers begin, group size); the file's size has been checked against them."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(HEADER_BYTES)
+    size, head = os.fstat(file.fileno()).st_size, file.read(HEADER_BYTES)
     version, group = 0, 0
     if len(head) >= 8 and struct.unpack("<I", head[:4]) == (MAGIC,):
         version, = struct.unpack("<i", head[4:8])

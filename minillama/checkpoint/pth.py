@@ -10,6 +10,8 @@ import zipfile
 
 import torch
 
+from minillama.snapshot import opened
+
 MAX_PICKLE_BYTES = 100_000_000  # names and shapes only; the largest published model needs under 1 MB
 
 
@@ -19,12 +21,7 @@ def read_pth(path):
     ValueError for a file that is cut short, compressed (its real size would be unknown), not a dictionary of
     tensors, or whose pickle asks for anything but tensors.
     """
-    _check_zip(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a hostile pickle can provoke any of them; none has run anything
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path}: its pickle is damaged or asks for more than tensors ({reason})") from None
+    state = read_plain(path)
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path}: holds a {type(state).__name__}, not a dictionary of tensors")
     for name, tensor in state.items():
@@ -35,11 +32,23 @@ def read_pth(path):
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _check_zip(path):
+def read_plain(path):
+    """What `torch.save` wrote there, plain values and tensors alone; nothing in it runs. The file is opened once: one
+    that is replaced meanwhile is read as it was. Errors as in `read_pth`."""
+    with opened(path) as (file, name):
+        _check_zip(file, path)
+        try:
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a hostile pickle can provoke any of them; none has run anything
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"{path}: its pickle is damaged or asks for more than tensors ({reason})") from None
+
+
+def _check_zip(file, path):
     """Entries stored as they are and inside the file, so that sizes mean what they say."""
-    size = os.path.getsize(path)
+    size = os.fstat(file.fileno()).st_size
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError) as error:
         raise ValueError(f"{path}: not a .pth file, or cut short ({error}): fetch it again; one written "

@@ -17,6 +17,7 @@ import os
 import torch
 
 from minillama.files import atomic_write
+from minillama.snapshot import opened
 
 MAX_HEADER_BYTES = 100_000_000
 OWN_MAP = 2**20  # bytes from which a tensor is mapped alone: a system allows some ten thousand maps, not millions
@@ -38,16 +39,17 @@ def read_safetensors(path):
     ValueError if the header is malformed or the tensors do not tile the data exactly; a tensor is made
     only after the whole header has been checked, so a lying shape allocates nothing.
     """
-    header, start, size = _read_header(path)
-    _check_tiling(header, size - start, path)
-    file_bytes = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8)
-    with open(path, "rb") as file:
+    with opened(path) as (file, again):
+        header, start, size = _read_header(file, path)
+        _check_tiling(header, size - start, path)
+        file_bytes = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)
         return {name: _tensor(file, file_bytes, start, entry, name, path) for name, entry in header.items()}
 
 
 def read_safetensors_metadata(path):
     """The file's `__metadata__`: a dict of strings, empty if there is none. Errors as `read_safetensors`."""
-    return _read_header(path, metadata=True)[0]
+    with opened(path) as (file, _):
+        return _read_header(file, path, metadata=True)[0]
 
 
 def write_safetensors(path, tensors, metadata=None):
@@ -104,15 +106,14 @@ def _header_for(tensors, metadata):
     return text + b" " * (-len(text) % 8), spans  # so that every tensor starts aligned to its own item size
 
 
-def _read_header(path, metadata=False):
+def _read_header(file, path, metadata=False):
     """(entries or metadata, where the data starts, file size in bytes), with the JSON's form checked."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError(f"{path}: header of {length} bytes in a file of {size} (at most "
-                             f"{MAX_HEADER_BYTES}): not a safetensors file, or cut short; fetch it again")
-        text = file.read(length)
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise ValueError(f"{path}: header of {length} bytes in a file of {size} (at most "
+                         f"{MAX_HEADER_BYTES}): not a safetensors file, or cut short; fetch it again")
+    text = file.read(length)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.files import atomic_write
+from minillama.interrupts import stop_requested
 from minillama.peft.lora import lora_layers, without_lora
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import describe, experience_of, value_model_of
@@ -199,7 +200,8 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     other_loss = pretraining_loss(policy, pretraining_text, config)
     made_with = asdict(config) | {"pretraining_text": pretraining_text and pretraining_text.fingerprint()}
     history = _resumed(run, folder, made_with) if resume else []
-    with tqdm(initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
+    bar = tqdm(initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress)
+    with stop_requested() as request, bar:
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
             rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
@@ -210,9 +212,12 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
                                       "seconds": round(time.perf_counter() - start, 3)})
             bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)
             bar.update()
-            if folder and config.checkpoint_every and run.iteration % config.checkpoint_every == 0:
+            due = config.checkpoint_every and run.iteration % config.checkpoint_every == 0
+            if folder and (due or request):
                 with atomic_write(Path(folder) / STATE_FILE) as file:
                     torch.save({**run.state_dict(), "history": history, "made_with": made_with}, file)
+            if request:
+                raise request.stop(f"stopped after iteration {run.iteration} of {config.iterations}", folder)
     return history
 
 

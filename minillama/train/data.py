@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from minillama.files import atomic_write
+from minillama.snapshot import opened
 
 MAGIC, VERSION = b"MLTOKENS", 1
 # Little-endian: magic, version, bytes per id (2 or 4), vocabulary size, ids, documents, their characters.
@@ -105,9 +106,12 @@ def open_tokens(path, vocab_size=None):
     `vocab_size`.
     """
     path = Path(path)
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(HEADER.size)
+    with opened(path) as (file, _):
+        return _tokens_in(file, path, vocab_size)
+
+
+def _tokens_in(file, path, vocab_size):
+    size, head = os.fstat(file.fileno()).st_size, file.read(HEADER.size)
     if len(head) < HEADER.size or head[:8] != MAGIC:
         raise ValueError(f"{path} is not a token file: write one with minillama.train.data.write_tokens")
     _, version, width, vocabulary, count, n_documents, characters = HEADER.unpack(head)
@@ -123,7 +127,7 @@ def open_tokens(path, vocab_size=None):
                          "tokenise the text again with this tokenizer")
     if count == 0:
         raise ValueError(f"{path} holds no tokens: write it again, from at least one document")
-    ids = np.asarray(np.memmap(path, DTYPES[width], "r", HEADER.size, (count,)))
+    ids = np.asarray(np.memmap(file, DTYPES[width], "r", HEADER.size, (count,)))
     return Tokens(ids, vocabulary, n_documents, characters)
 
 

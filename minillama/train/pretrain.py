@@ -62,8 +62,8 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
 
     Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
     holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
-    finite, leaving the last checkpoint as it was. Ctrl-C finishes the step, saves, and raises
-    KeyboardInterrupt; a second one stops at once.
+    finite, leaving the last checkpoint as it was. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise
+    `interrupts.Interrupted` (a KeyboardInterrupt) or `Terminated` (a SystemExit); a second one stops at once.
     """
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])

@@ -1,14 +1,12 @@
-"""What lets a run be broken off and taken up: its saved state, its metrics file, random numbers, Ctrl-C."""
+"""What lets a run be broken off and taken up: its saved state, its metrics file, random numbers."""
 
 import contextlib
 import json
-import pickle
-import signal
-import threading
 from pathlib import Path
 
 import torch
 
+from minillama.checkpoint.pth import read_plain
 from minillama.files import atomic_write
 
 
@@ -18,9 +16,9 @@ def load_training_state(path):
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no {path}: nothing to resume, start with resume=False")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: begin anew in another folder") from error
+        return read_plain(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint ({error}): begin anew in another --out") from None
 
 
 def truncate_metrics(path, step):
@@ -65,24 +63,3 @@ def set_random_state(saved, device):
         torch.cuda.set_rng_state(saved["cuda"], device)
     if "mps" in saved:
         torch.mps.set_rng_state(saved["mps"])
-
-
-@contextlib.contextmanager
-def ctrl_c():
-    """An event that the first Ctrl-C sets instead of breaking off mid-step; the second one breaks off
-    as usual."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def on_ctrl_c(number, frame):
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, on_ctrl_c)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

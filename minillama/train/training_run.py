@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from minillama.bounds import check_config
 from minillama.files import atomic_write
+from minillama.interrupts import stop_requested
 from minillama.train import data_parallel
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.paged_adamw import PagedAdamW
 from minillama.train.resume import (
-    ctrl_c,
     load_training_state,
     own_random_state,
     random_state,
@@ -80,17 +80,17 @@ class TrainingRun:
     def train(self, resume=False, progress=True):
         """All steps, from the start or from the last checkpoint -> the history; the model is in training mode."""
         self.model.train()
-        with own_random_state(self.config.seed, self.device), ctrl_c() as asked_to_stop:
+        with own_random_state(self.config.seed, self.device), stop_requested() as request:
             if self.folder is None:
-                self._steps(asked_to_stop, progress)
+                self._steps(request, progress)
                 return self.history
             self.resume() if resume else self.start()
             data_parallel.wait_for_all()
             if not self.leads:
-                self._steps(asked_to_stop, False)
+                self._steps(request, False)
                 return self.history
             with open(self.folder / METRICS_FILE, "a", encoding="utf-8", newline="") as self.metrics:
-                self._steps(asked_to_stop, progress)
+                self._steps(request, progress)
         return self.history
 
     def start(self):
@@ -120,7 +120,7 @@ class TrainingRun:
         # the other processes keep no file: any entry says that the run is under way
         self.history = truncate_metrics(self.folder / METRICS_FILE, self.step) if self.leads else [{"step": self.step}]
 
-    def _steps(self, asked_to_stop, progress):
+    def _steps(self, request, progress):
         """All steps that are left, with evaluations and checkpoints on the way."""
         steps = self.config.steps
         if not self.history:
@@ -133,12 +133,11 @@ class TrainingRun:
                 bar.update()
                 if self._due(self.config.eval_every):
                     self.evaluate()
-                stop = data_parallel.mean(torch.tensor(float(asked_to_stop.is_set()))) > 0  # one asked: all stop here
+                stop = data_parallel.mean(torch.tensor(float(bool(request)))) > 0  # one is asked: all stop here
                 if self._due(self.config.checkpoint_every) or stop:
                     self.save()
                 if stop:
-                    saved = f", saved in {self.folder}: resume=True goes on" if self.folder else ""
-                    raise KeyboardInterrupt(f"stopped after step {self.step} of {steps}{saved}")
+                    raise request.stop(f"stopped after step {self.step} of {steps}", self.folder)
 
     def advance(self):
         """One step: draw, learn, record -> (loss, seconds)."""
