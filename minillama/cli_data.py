@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from minillama.claim import claims
 from minillama.files import atomic_write
 from minillama.flags import command
 
@@ -44,6 +45,7 @@ def add_extend(actions):
                         help="leave out pieces with a digit in company, so that each digit stays a token")
 
 
+@claims("tokenizer extend", "model", "add")
 def run_extend(arguments):
     """The merged vocabulary (`tokenizer.extend`), and rows for it (`train.vocabulary.grow_vocabulary`)."""
     from minillama.tokenizer import load_tokenizer
@@ -51,8 +53,6 @@ def run_extend(arguments):
     from minillama.tokenizer.sentencepiece import read_pieces
 
     source, out = Path(arguments.model), Path(arguments.out)
-    if source.is_dir() and (out / "params.json").exists():
-        raise ValueError(f"{out} already holds a model: choose another --out")
     try:
         pieces = read_pieces(Path(arguments.add).read_bytes())
     except ValueError as error:
@@ -75,6 +75,7 @@ def run_extend(arguments):
           f"{new.vocab_size}{note}", file=sys.stderr)
 
 
+@claims("filter", "data", "pool")
 def run_filter(arguments):
     """Read the records, judge one after another (`self_instruct.InstructionFilter`), write both sides, count."""
     from minillama.train.records import read_records

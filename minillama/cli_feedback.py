@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from minillama.claim import claims
 from minillama.cli_tuning import loaded
 from minillama.flags import add_device, add_fields, command, from_flags
 
@@ -55,6 +56,7 @@ def add_ppo(commands):
     add_device(ppo)
 
 
+@claims("reward", "model", "pairs", run=True)
 def run_reward(arguments):
     """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
     import torch
@@ -67,8 +69,6 @@ def run_reward(arguments):
     from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, train_reward
 
     config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
-    if (Path(arguments.out) / "params.json").exists():
-        raise ValueError(f"{arguments.out} already holds a model: choose another --out")
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     model, tokenizer = loaded(arguments, whole=True)
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
@@ -82,6 +82,7 @@ def run_reward(arguments):
           f"`ppo --model {arguments.model} --reward {arguments.out} --prompts {arguments.pairs}`", file=sys.stderr)
 
 
+@claims("ppo", "model", "reward", "prompts", run=True)
 def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save; metrics go to --out as metrics.jsonl."""
     from minillama.backends import use_kernels
@@ -90,12 +91,10 @@ def run_ppo(arguments):
     from minillama.files import atomic_write
     from minillama.rlhf.preferences import read_prompts
     from minillama.rlhf.reward_file import load_reward
-    from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
+    from minillama.rlhf.train_ppo import PPOConfig, train_ppo
     from minillama.train.data import write_tokens
 
     config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
-    if (out / STATE_FILE).exists() and not arguments.resume:
-        raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
     model, tokenizer = loaded(arguments, whole=arguments.method == "full")

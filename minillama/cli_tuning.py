@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
@@ -69,6 +70,7 @@ def add_merge(commands):
     add_device(merge)
 
 
+@claims("merge", "model", "adapter")
 def run_merge(arguments):
     """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form."""
     from minillama.checkpoint import save_model
@@ -76,8 +78,6 @@ def run_merge(arguments):
     from minillama.peft.lora import merge_lora, remove_lora
     from minillama.peft.lora_file import load_lora
 
-    if (Path(arguments.out) / "params.json").exists():
-        raise ValueError(f"{arguments.out} already holds a model: choose another --out")
     model, tokenizer = loaded(arguments, whole=True)
     load_lora(arguments.adapter, model)
     merge_lora(model, keep_base=False)
@@ -121,6 +121,7 @@ def loaded(arguments, whole=False):
     return model, tokenizer
 
 
+@claims("sft", "model", "data", run=True)
 def run_sft(arguments):
     """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
     from minillama.backends import use_kernels
@@ -131,8 +132,6 @@ def run_sft(arguments):
     settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
     if arguments.modules_to_save and arguments.method in WHOLE:
         raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
-    if (out / "training_state.pt").exists() and not arguments.resume:
-        raise ValueError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE or arguments.modules_to_save:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is

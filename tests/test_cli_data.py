@@ -53,6 +53,9 @@ def test_a_pool_is_compared_with_and_flags_reach_the_rules(data, tmp_path, capsy
     assert run(capsys, *words, "--blacklist", "--no-english", "--min-words", "2", "--similarity", "0.8")[0] == 0
     assert rows(out) == [*GOOD[:2], *(value for value, _ in BAD)]
     assert [row["record"] for row in rows(rejected)] == GOOD[2:]
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "kept.jsonl exists: choose another place, or remove it first" in err
+    out.unlink()
     assert run(capsys, *words, "--blacklist", "birds", "--max-words", "6")[0] == 0
     assert {row["reason"] for row in rows(rejected)} >= {"blacklisted word", "too long", "too short"}
 
@@ -60,7 +63,7 @@ def test_a_pool_is_compared_with_and_flags_reach_the_rules(data, tmp_path, capsy
 @pytest.mark.parametrize(("flags", "said"), [
     (("--similarity", "2"), "similarity is 2.0"),
     (("--rejected", "kept.jsonl"), "must be different files"),
-    (("--out", "data.jsonl"), "must be different files"),
+    (("--out", "data.jsonl"), "data.jsonl is what --data reads"),
     (("--pool", "nowhere"), "nowhere"),
 ])
 def test_what_cannot_be_is_refused_before_anything_is_written(flags, said, data, tmp_path, capsys, monkeypatch):
@@ -117,11 +120,11 @@ def test_the_digits_that_a_merge_joins_are_told(tokenizer_file, chinese, tmp_pat
     from minillama.tokenizer import train_bpe
 
     train_bpe([chinese[3]], 290, split_digits=False).save(other)
-    words = ("tokenizer", "extend", "--model", tokenizer_file, "--out", tmp_path / "new.model", "--add")
-    code, _, err = run(capsys, *words, other)
+    words = ("tokenizer", "extend", "--model", tokenizer_file, "--add", other, "--out")
+    code, _, err = run(capsys, *words, tmp_path / "1.model")
     assert code == 0 and "hold digits in company (--split-digits leaves them out)" in err
-    code, _, err = run(capsys, *words, other, "--split-digits")
+    code, _, err = run(capsys, *words, tmp_path / "2.model", "--split-digits")
     assert code == 0 and "digits in company" not in err
     other.write_bytes(b"\x0a\x05nothing")
-    code, _, err = run(capsys, *words, other)
+    code, _, err = run(capsys, *words, tmp_path / "3.model")
     assert code == 2 and f"error: {other}: " in err
