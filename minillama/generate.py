@@ -3,7 +3,7 @@
 import torch
 
 from minillama.kv_cache import KVCache
-from minillama.sampling import Sampling, sample
+from minillama.sampling import Sampling, row_chances, sample
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -34,29 +34,34 @@ def left_padded(prompts, device="cpu"):
 def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=(), seed=0, chunk=512):
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
 
-    prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`; all end after max_new_tokens or when
-    the model's max_seq_len is full. Greedy by default; the same seed gives the same text.
+    prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
+    model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
+    what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
-    device, dtype = model.tok_embeddings.weight.device, model.tok_embeddings.weight.dtype
-    tokens_BT, pad_B = left_padded(prompts, device)
-    _check_prompt(model.config, tokens_BT)
-    room = min(model.config.max_seq_len, tokens_BT.shape[1] + max_new_tokens)
-    cache = KVCache(model.config, len(prompts), room, dtype, device, pad_B)
-    generator = torch.Generator(device).manual_seed(seed)
-    seen_BV = _seen(prompts, model.config.vocab_size, device)
-    running = [True] * len(prompts)
-    logits_BV = prefill(model, tokens_BT, cache, chunk) if max_new_tokens else None
-    for step in range(min(max_new_tokens, model.config.max_seq_len - tokens_BT.shape[1] + 1)):
-        next_B = sample(logits_BV, sampling, generator, seen_BV)
-        seen_BV.scatter_(1, next_B[:, None], True)
-        ids = next_B.tolist()
-        yield [token if alive else None for token, alive in zip(ids, running, strict=True)]
-        running = [alive and token not in stop_ids for token, alive in zip(ids, running, strict=True)]
-        if not any(running) or cache.length == cache.max_len or step + 1 == max_new_tokens:
+    weight, config = model.tok_embeddings.weight, model.config
+    tokens_BT, pad_B = left_padded(prompts, weight.device)
+    _check_prompt(config, tokens_BT)
+    # The scores at the last place of the context give one token more.
+    budgets = [min(max_new_tokens, config.max_seq_len - len(prompt) + 1) for prompt in prompts]
+    cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), weight.dtype, weight.device, pad_B)
+    u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
+    seen_BV, rows = _seen(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
+    for step in range(max(budgets)):
+        logits_BV = prefill(model, tokens_BT, cache, chunk)
+        next_B = sample(logits_BV, sampling, None, seen_BV, u_Bn[:, step])
+        said = dict(zip(rows, next_B.tolist(), strict=True))
+        yield [said.get(row) for row in range(len(prompts))]
+        kept = [place for place, row in enumerate(rows) if said[row] not in stop_ids and step + 1 < budgets[row]]
+        if not kept:
             return
-        logits_BV = prefill(model, next_B[:, None], cache)
+        if len(kept) < len(rows):
+            cache.keep(kept)
+            seen_BV, u_Bn, next_B = seen_BV[kept], u_Bn[kept], next_B[kept]
+            rows = [rows[place] for place in kept]
+        tokens_BT = next_B[:, None]
+        seen_BV.scatter_(1, tokens_BT, True)
 
 
 def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREEDY, stop=(), seed=0, stop_ids=None):

@@ -7,7 +7,8 @@ class KVCache:
     """Room for `max_len` tokens of every layer; keys are stored after RoPE, at their absolute position.
 
     left_pad_B: how many places at the start of each row are padding, for prompts of unequal length; they are
-    never attended to, and positions count from the first real token. Memory: 2 L B K d max_len numbers.
+    never attended to, and positions count from the first real token: padding takes room here, and none of the model's
+    context. Memory: 2 L B K d max_len numbers.
     """
 
     def __init__(self, config, batch, max_len, dtype=torch.float32, device="cpu", left_pad_B=None):
@@ -34,3 +35,12 @@ class KVCache:
 
     def advance(self, n_tokens):
         self.length += n_tokens
+
+    def keep(self, rows):
+        """Go on with these rows alone, a list of ascending numbers. They move within the memory that is held."""
+        rows = torch.tensor(rows, device=self.keys.device)
+        for held in (*self.keys, *self.values):  # one layer at a time: index_select makes a copy
+            held[:len(rows), :, :self.length] = held[:, :, :self.length].index_select(0, rows)
+        self.keys, self.values = self.keys[:, :len(rows)], self.values[:, :len(rows)]
+        if self.left_pad_B is not None:
+            self.left_pad_B = self.left_pad_B[rows] if self.left_pad_B[rows].any() else None

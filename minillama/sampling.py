@@ -1,8 +1,11 @@
 """Sampling: from scores over the vocabulary to one token, by chance or not."""
 
+import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from minillama.bounds import MOST, check_config, number
@@ -60,12 +63,41 @@ def next_token_distribution(logits_BV, sampling, seen_BV=None):
     return logits_BV.softmax(-1)
 
 
-def sample(logits_BV, sampling, generator=None, seen_BV=None):
-    """Draw one token per row from `next_token_distribution`: (B,) int64."""
+def sample(logits_BV, sampling, generator=None, seen_BV=None, u_B=None):
+    """Draw one token per row from `next_token_distribution`: (B,) int64.
+
+    Chance enters by one number u in [0, 1) a row: the token is the first at which the summed probabilities exceed u.
+    u_B brings these numbers, in the dtype of the sums (fp64, where the device has it); else `generator` draws them.
+    """
     if not logits_BV.amax(-1).isfinite().all():  # NaN, +inf, or a row of nothing but -inf
         raise ValueError(f"the best score of a row is {logits_BV.amax(-1).tolist()}, not a finite number: the weights "
                          "are damaged, the dtype overflowed (try float32), or every token was forbidden")
     probabilities_BV = next_token_distribution(logits_BV, sampling, seen_BV)
     if sampling.temperature == 0:
         return probabilities_BV.argmax(-1)
-    return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
+    if u_B is None:
+        like = {"device": logits_BV.device, "dtype": sum_dtype(logits_BV.device)}
+        u_B = torch.rand(len(logits_BV), generator=generator, **like)
+    sums_BV = probabilities_BV.to(u_B.dtype).cumsum(-1)
+    reached_B1 = u_B[:, None] * sums_BV[:, -1:]  # their sum is 1 but for rounding; u < 1 keeps this below it
+    return torch.searchsorted(sums_BV, reached_B1, right=True).squeeze(-1)
+
+
+def sum_dtype(device):
+    """Of probabilities that are summed: fp64, which Apple's GPUs have not."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+def row_chances(prompts, n, seed, device="cpu"):
+    """The numbers u of n draws for each prompt (a list of ids), (B, n), uniform in [0, 1).
+
+    They depend on the seed, on the prompt, and on how often the same prompt stands before it: not on other prompts,
+    nor on n, nor (but for rounding) on the device. So a row draws beside others what it draws alone.
+    """
+    copies, rows = Counter(), []
+    for prompt in (str([int(i) for i in prompt]) for prompt in prompts):
+        name = hashlib.sha256(f"{seed} {copies[prompt]} {prompt}".encode()).digest()
+        rows.append(np.random.PCG64(int.from_bytes(name, "big")).random_raw(n) >> 11)  # 53 bits, as fp64 holds
+        copies[prompt] += 1
+    u_Bn = torch.tensor(np.array(rows) * 2.0**-53, dtype=sum_dtype(device), device=device)
+    return u_Bn.clamp(max=1 - torch.finfo(u_Bn.dtype).eps / 2)  # rounded to fp32 some would be 1

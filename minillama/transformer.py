@@ -101,6 +101,9 @@ class Transformer(nn.Module):
         if cache is not None and left_pad_B is not None:
             raise ValueError("left_pad_B was given beside a cache, which brings its own: KVCache(..., left_pad_B=...)")
         length = tokens_BT.shape[1] + (cache.length if cache is not None else 0)
+        pad_B = left_pad_B if cache is None else cache.left_pad_B
+        if length > self.config.max_seq_len and pad_B is not None:
+            length -= int(pad_B.min())  # padding has no position
         if length > self.config.max_seq_len:
             raise ValueError(f"{length} tokens are more than the {self.config.max_seq_len} this model attends over "
                              "(max_seq_len): shorten the text")

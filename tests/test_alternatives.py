@@ -92,7 +92,7 @@ def share_of_a(tokens_BT, mask_BT):
 
 def test_of_n_answers_the_best_is_kept_and_one_cut_off_has_its_own_score():
     prompts = [[1, 5], [1, 6, 7], [1]]
-    rollout, scores_BN = n_answers(a_model(), share_of_a, prompts, 2, 7, max_new_tokens=9, missing_eos_score=-1.0)
+    rollout, scores_BN = n_answers(a_model(), share_of_a, prompts, 2, 7, max_new_tokens=24, missing_eos_score=-1.0)
     kept = best_of(rollout, scores_BN)
     assert scores_BN.shape == (3, 7) and len(kept.tokens_BT) == 3
     for row in range(3):

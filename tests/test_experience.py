@@ -11,6 +11,7 @@ from minillama.config import ModelConfig
 from minillama.rlhf.experience import ValueModel, describe, experience_of, value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import Rollout, sample_answers
+from minillama.rlhf.train_ppo import PPO, PPOConfig
 from minillama.transformer import Transformer
 
 P, LENGTHS, A = 3, (5, 1, 4), 5
@@ -97,6 +98,22 @@ def test_a_value_is_guessed_before_its_token_is_seen():
     rollout.answers_BA[:, 2] = (rollout.answers_BA[:, 2] + 1) % 7
     after_BA = value(rollout)
     assert torch.equal(after_BA[:, :3], before_BA[:, :3]) and not torch.equal(after_BA[:, 3:], before_BA[:, 3:])
+
+
+def test_answers_beside_a_long_prompt_are_judged_as_if_alone():
+    """Scores, values and log-probabilities, where the longest prompt and answer together exceed the context of 32."""
+    score, value = RewardModel(a_body(), 16).eval(), ValueModel(a_body(), 16)
+    torch.nn.init.normal_(value.head.weight)
+    run, prompts = PPO(a_body(), score, value, PPOConfig(temperature=0.7)), [[1, 3], [4] * 29, [5, 3] * 7]
+    together = sample_answers(run.policy, prompts, 7, 20, 0.7)  # 7: no end ever comes
+    assert together.tokens_BT.shape[1] == 49
+    judged = run.judge(together)
+    for row, prompt in enumerate(prompts):
+        alone = run.judge(sample_answers(run.policy, [prompt], 7, 20, 0.7))
+        n = alone.values_BA.shape[1]
+        for name in ("log_prob_BA", "ref_log_prob_BA", "values_BA", "score_B"):
+            ours, theirs = getattr(judged, name)[row], getattr(alone, name)[0]
+            torch.testing.assert_close(ours if ours.dim() == 0 else ours[:n], theirs, rtol=0, atol=2e-5)
 
 
 LOOPS = test_rewards_advantages_and_returns_are_those_of_the_papers_loops

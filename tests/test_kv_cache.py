@@ -60,6 +60,20 @@ def test_more_tokens_than_fit_are_refused_and_nothing_is_stored(T):
     assert torch.equal(cache.keys, before)
 
 
+def test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone():
+    model = Transformer(CONFIG)
+    tokens = torch.tensor([[0, 0, 5], [1, 2, 3], [0, 7, 8], [4, 4, 4]])
+    pads = torch.tensor([2, 0, 1, 0])
+    for kept in ([0, 2], [1, 3], [3], [0, 1, 2]):
+        cache, alone = KVCache(CONFIG, 4, 5, left_pad_B=pads), KVCache(CONFIG, len(kept), 5, left_pad_B=pads[kept])
+        with torch.no_grad():
+            model(tokens, cache), model(tokens[kept], alone)
+            cache.keep(kept)
+            assert (cache.left_pad_B is None) == (pads[kept] == 0).all()
+            ours, theirs = model(tokens[kept, :2], cache), model(tokens[kept, :2], alone)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # fp32: sums of batches of two sizes
+
+
 @pytest.mark.parametrize(("batch", "max_len"), [(0, 4), (2, 0), (-1, 4)])
 def test_an_empty_cache_is_refused(batch, max_len):
     with pytest.raises(ValueError, match=f"batch {batch} and max_len {max_len}"):
@@ -74,6 +88,11 @@ def test_it_costs_two_numbers_per_layer_head_and_column_of_a_token(name, bytes_p
 
 
 MUTANTS = [
+    Mutant("minillama.kv_cache", "held[:, :, :self.length].index_select(0, rows)", "held[:len(rows), :, :self.length]",
+           test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone),
+    Mutant("minillama.kv_cache", "self.left_pad_B = self.left_pad_B[rows] if",
+           "self.left_pad_B = self.left_pad_B[:len(rows)] if",
+           test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone),
     Mutant("minillama.kv_cache", "self.values[layer, :, :, self.length:end] = v_BKTd",
            "self.values[layer, :, :, self.length:end] = k_BKTd", test_what_was_stored_comes_back_in_order),
     Mutant("minillama.kv_cache", "self.keys[layer, :, :, :end], self.values", "self.keys[layer], self.values",

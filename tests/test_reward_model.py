@@ -26,18 +26,14 @@ def normal(*shape, seed=0):
 
 
 class Running(torch.nn.Module):
-    """A small causal body: hidden state t is the mean of the embeddings up to t, without left padding."""
+    """A small causal body: hidden state t is the mean of the embeddings up to t."""
 
     def __init__(self, vocab=11, dim=6, seed=0):
         super().__init__()
         self.table = torch.nn.Parameter(torch.randn(vocab, dim, generator=torch.Generator().manual_seed(seed)))
 
-    def hidden_states(self, tokens_BT, left_pad_B=None):
-        places = torch.arange(tokens_BT.shape[1])
-        start_B = torch.zeros(len(tokens_BT), dtype=torch.long) if left_pad_B is None else left_pad_B
-        seen_BT = places >= start_B[:, None]
-        sums = (self.table[tokens_BT] * seen_BT[:, :, None]).cumsum(1)
-        return sums / (places - start_B[:, None] + 1).clamp(min=1)[:, :, None]
+    def hidden_states(self, tokens_BT):
+        return self.table[tokens_BT].cumsum(1) / torch.arange(1, tokens_BT.shape[1] + 1)[:, None]
 
 
 def test_preference_loss_is_the_papers_formula():
@@ -153,12 +149,13 @@ def test_the_score_is_read_at_the_last_real_token():
 
 def test_padding_on_either_side_does_not_change_a_score():
     model = RewardModel(Running(), 6)
-    tokens = torch.tensor([[3, 1, 4]])
-    alone = model(tokens, torch.ones(1, 3, dtype=torch.bool))
-    for left, right in [(0, 1), (0, 6), (2, 0), (3, 2)]:
-        for pad in (0, 4):  # 4 is also the text's own last token, as when pad and EOS share an id
-            wide = torch.nn.functional.pad(tokens, (left, right), value=pad)
-            mask = torch.nn.functional.pad(torch.ones(1, 3, dtype=torch.bool), (left, right))
+    texts = [torch.tensor([[3, 1, 4]]), torch.tensor([[1, 5, 9, 2, 4]])]
+    alone = torch.cat([model(text, torch.ones_like(text, dtype=torch.bool)) for text in texts])
+    for first, second in [((0, 3), (0, 1)), ((2, 0), (0, 0)), ((3, 2), (1, 2)), ((1, 7), (6, 0))]:
+        for pad in (0, 4):  # 4 is also the texts' own last token, as when pad and EOS share an id
+            wide, mask = (torch.cat([torch.nn.functional.pad(rows, padding, value=value) for rows, padding in
+                                     zip(of, (first, second), strict=True)])
+                          for of, value in ((texts, pad), ([torch.ones_like(text).bool() for text in texts], False)))
             torch.testing.assert_close(model(wide, mask), alone, rtol=1e-6, atol=1e-6)
 
 
@@ -266,8 +263,9 @@ MUTANTS = [
           test_empty_slots_change_neither_loss_nor_gradient),
     plant("+ 0.5 * (chosen == rejected)", "+ (chosen == rejected)", test_pair_accuracy_counts_a_tie_as_half),
     plant("last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)", "last_B = mask_BT.sum(-1) - 1", PADDING),
-    plant("device=hidden_BTD.device), last_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
-    plant("if left_pad_B.any() else {}", "if False else {}", PADDING),
+    plant("device=hidden_BTD.device), last_B - first_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
+    plant("last_B - first_B]", "last_B.clamp(max=hidden_BTD.shape[1] - 1)]", PADDING),
+    plant("self.body.hidden_states(tokens_BT)", "self.body.hidden_states(tokens_BT.roll(1, 1))", PADDING),
     plant("std=1.0 / math.sqrt(dim + 1)", "std=1.0 / (dim + 1)",
           test_the_head_starts_with_variance_one_over_d_plus_one),
     plant("self.mean += self.deviation * mean", "self.mean += mean", NORMAL),

@@ -53,8 +53,8 @@ def test_an_answer_has_the_log_probabilities_it_has_alone(temperature):
 def test_scoring_gives_the_probabilities_that_sampling_drew_with(monkeypatch):
     drawn = []
 
-    def recording(logits_BV, sampling, generator=None, seen_BV=None):
-        next_B = sample(logits_BV, sampling, generator, seen_BV)
+    def recording(logits_BV, sampling, generator, seen_BV, u_B):
+        next_B = sample(logits_BV, sampling, generator, seen_BV, u_B)
         table_BV = next_token_distribution(logits_BV, sampling, seen_BV)
         drawn.append(table_BV.gather(1, next_B[:, None])[:, 0].log())
         return next_B
@@ -63,8 +63,8 @@ def test_scoring_gives_the_probabilities_that_sampling_drew_with(monkeypatch):
     model = a_model()
     rollout = a_rollout(model, 0.8)
     scored_BA = log_probs_of(answer_logits(model, rollout, 0.8), rollout)
-    mask_BA = rollout.answer_mask_BA
-    torch.testing.assert_close(scored_BA[mask_BA].detach(), torch.stack(drawn, 1).clone()[mask_BA], **EXACT)
+    scored_N = scored_BA.T[rollout.answer_mask_BA.T]  # place after place, of the rows that go on
+    torch.testing.assert_close(scored_N.detach(), torch.cat(drawn).clone(), **EXACT)
 
 
 def test_an_answer_ends_with_its_first_eos_or_is_cut_off():
@@ -80,8 +80,25 @@ def test_a_row_is_padding_prompt_answer_padding():
     rollout = a_rollout(a_model())
     for row, prompt in enumerate(PROMPTS):
         assert rollout.tokens_BT[row, :5][rollout.mask_BT[row, :5]].tolist() == prompt
-    assert rollout.prompt_places == 5 and rollout.left_pad_B.tolist() == [3, 0, 4, 2]
-    assert rollout.rows(torch.tensor([1])).left_pad_B is None
+    assert rollout.prompt_places == 5 and rollout.mask_BT.int().argmax(-1).tolist() == [3, 0, 4, 2]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_unequal_prompts_near_the_contexts_end_are_sampled_and_scored_as_if_alone(temperature):
+    """Of 32 places a prompt of 29 leaves 3 to its own answer and takes none of its neighbours'."""
+    model, prompts = a_model(), [[1, 3], [4] * 29, [1] * 31, [5, 3] * 7]
+    together = sample_answers(model, prompts, V, 24, temperature, seed=2)  # V: no end ever comes
+    assert together.answer_mask_BA.sum(-1).tolist() == [24, 3, 1, 18] and together.tokens_BT.shape[1] == 31 + 24
+    scored_BA = log_probs_of(answer_logits(model, together, temperature), together)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers(together), strict=True)):
+        assert answers(sample_answers(model, [prompt], V, 24, temperature, seed=2)) == [answer]
+        wanted = drawn_with(model, prompt, answer, temperature)
+        torch.testing.assert_close(scored_BA[row, :len(answer)].detach(), wanted, **EXACT)
+
+
+def test_a_prompt_that_fills_the_context_is_refused():
+    with pytest.raises(ValueError, match="a prompt of 32 tokens leaves no room for an answer in a context of 32"):
+        sample_answers(a_model(), [[1], [1] * 32], EOS, 4)
 
 
 def test_what_stands_on_padding_changes_nothing():
@@ -134,9 +151,15 @@ def test_bad_settings_are_named(options, message):
 
 ALONE = test_an_answer_has_the_log_probabilities_it_has_alone
 MUTANTS = [
-    Mutant("minillama.rlhf.rollout", "rollout.prompt_places - 1:-1", "rollout.prompt_places:", lambda: ALONE(1.0)),
+    Mutant("minillama.rlhf.rollout", "(rollout.prompt_places - 1 - first_B)", "(rollout.prompt_places - first_B)",
+           lambda: ALONE(1.0)),
     Mutant("minillama.rlhf.rollout", ") / temperature", ")", lambda: ALONE(0.6)),
-    Mutant("minillama.rlhf.rollout", "left_pad_B=rollout.left_pad_B", "left_pad_B=None", lambda: ALONE(1.0)),
+    Mutant("minillama.rlhf.rollout", "prompt_places - 1 - first_B)", "prompt_places - 1 + 0 * first_B)",
+           lambda: ALONE(1.0)),
+    Mutant("minillama.rlhf.rollout", "token is not None and place < context - len(prompt)", "token is not None",
+           lambda: test_unequal_prompts_near_the_contexts_end_are_sampled_and_scored_as_if_alone(1.0)),
+    Mutant("minillama.train.sequence_loss", "places_BT = first_B[:, None] + ", "places_BT = 0 * first_B[:, None] + ",
+           lambda: ALONE(1.0)),
     Mutant("minillama.rlhf.rollout", " - logits_BAV.logsumexp(-1)", "", lambda: ALONE(1.0)),
     Mutant("minillama.rlhf.rollout", "Sampling(temperature)", "Sampling()", lambda:
            test_scoring_gives_the_probabilities_that_sampling_drew_with(pytest.MonkeyPatch())),

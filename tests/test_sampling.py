@@ -2,12 +2,21 @@
 
 import math
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from mutants import Mutant
 
-from minillama.sampling import Sampling, keep_top_k, keep_top_p, next_token_distribution, repetition_penalty, sample
+from minillama.sampling import (
+    Sampling,
+    keep_top_k,
+    keep_top_p,
+    next_token_distribution,
+    repetition_penalty,
+    row_chances,
+    sample,
+)
 
 LOGITS = [2.0, -1.5, 0.3, 1.1, -0.2, 3.1, 0.9, -2.2, 1.7, 0.5]  # ten tokens, no ties
 SEEN = (0, 1, 5)
@@ -148,6 +157,27 @@ def test_impossible_settings_are_refused(settings, message):
         Sampling(**settings)
 
 
+def test_u_picks_the_token_at_which_the_summed_probabilities_exceed_it():
+    logits = torch.tensor([[0.0, 0.25, 0.5, 0.0, 0.25, 0.0]]).log().expand(7, -1)
+    u = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 0.7501, 1 - 2**-53], dtype=torch.float64)
+    assert sample(logits, Sampling(), u_B=u).tolist() == [1, 1, 2, 2, 4, 4, 4], "never one of probability 0"
+    last = torch.full((1,), 1 - 2**-24)
+    for seed in range(200):  # the sums of fp32 end at 1 but for rounding
+        row = torch.randn(1, 1000, generator=torch.Generator().manual_seed(seed))
+        assert sample(row, Sampling(), u_B=last) == sample(row, Sampling(), u_B=last.double()) == 999
+
+
+def test_chances_are_uniform_and_belong_to_seed_and_prompt():
+    u = row_chances([[1, 2], [1, 2], [3]], 20000, 5)
+    assert u.shape == (3, 20000) and u.dtype == torch.float64 and (0 <= u).all() and (u < 1).all()
+    counts = (u * 10).long().flatten().bincount(minlength=10)
+    assert ((counts - 6000).square() / 6000).sum() < 27.9  # chi-square, 9 degrees: passed by 999 of 1,000
+    assert torch.corrcoef(u)[~torch.eye(3, dtype=bool)].abs().max() < 4 / 20000**0.5, "four deviations from 0"
+    assert torch.equal(row_chances([[3], [1, 2]], 7, 5), u[[2, 0], :7])
+    assert not (row_chances([[3]], 7, 6) == u[2, :7]).any()
+    assert torch.equal(row_chances(np.array([[3]]), 7, 5), u[2:, :7]), "whatever brings the ids"
+
+
 def test_a_penalty_without_the_text_is_refused():
     with pytest.raises(ValueError, match="repetition_penalty needs seen_BV"):
         sample(torch.tensor([LOGITS]), Sampling(repetition_penalty=1.1))
@@ -179,10 +209,11 @@ MUTANTS = [
            test_the_penalty_only_ever_lowers_tokens_already_seen),
     Mutant("minillama.sampling", "logits_BV = logits_BV.float()", "logits_BV = logits_BV + 0",
            lambda: test_half_precision_scores_are_sampled_in_fp32(torch.bfloat16)),
-    Mutant("minillama.sampling", "    return torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)",
-           "    return torch.multinomial(probabilities_BV.sqrt(), 1, generator=generator).squeeze(-1)",
-           lambda: test_draws_follow_the_distribution({})),
-    Mutant("minillama.sampling", ", 1, generator=generator)", ", 1)", test_the_same_seed_draws_the_same_tokens),
+    Mutant("minillama.sampling", "probabilities_BV.to(u_B.dtype).cumsum(-1)",
+           "probabilities_BV.sqrt().to(u_B.dtype).cumsum(-1)", lambda: test_draws_follow_the_distribution({})),
+    Mutant("minillama.sampling", "reached_B1, right=True)", "reached_B1)",
+           test_u_picks_the_token_at_which_the_summed_probabilities_exceed_it),
+    Mutant("minillama.sampling", "generator=generator, ", "", test_the_same_seed_draws_the_same_tokens),
     Mutant("minillama.sampling", "logits_BV.amax(-1).isfinite().all()", "logits_BV.isfinite().any()",
            lambda: test_scores_that_are_no_numbers_are_refused([math.nan, 1.0], 0.0)),
     Mutant("minillama.sampling", "0 < self.top_p <= 1", "0 <= self.top_p <= 1",

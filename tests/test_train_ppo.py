@@ -166,7 +166,7 @@ def test_an_answer_without_end_gets_the_fixed_score():
     with torch.no_grad():
         policy.tok_embeddings.weight[2] = 0  # and the head's row: EOS is as likely as any other
     run = a_run(policy, lambda tokens_BT, mask_BT: torch.full((len(tokens_BT),), 7.0), missing_eos_score=-3.0)
-    rollout = sample_answers(policy, prompts(run, 0), Letters.eos_id, 6)
+    rollout = sample_answers(policy, prompts(run, 0), Letters.eos_id, 18)
     scores = run.judge(rollout).score_B
     assert 0 < rollout.ended_B.sum() < 6
     assert torch.equal(scores, torch.where(rollout.ended_B, 7.0, -3.0))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minillama.train.sequence_loss import at_least_fp32
+from minillama.train.sequence_loss import at_least_fp32, moved_left
 
 
 def preference_loss(chosen, rejected, margin=None):
@@ -90,14 +90,13 @@ class RewardModel(nn.Module):
     def forward(self, tokens_BT, mask_BT):
         """Score of each text, (B,) fp32, read at its last real token (which should be EOS: the only
         place that has seen everything and knows that nothing follows). mask_BT: bool, True on real
-        tokens; padding may stand on both sides (on the left the body must take `left_pad_B`). The place
-        comes from the mask, never from searching pad or EOS ids: in many models the two are the same.
+        tokens; padding may stand on both sides. The place comes from the mask, never from searching pad or EOS ids:
+        in many models the two are the same.
         """
         last_B = last_real_token(mask_BT)
-        left_pad_B = mask_BT.int().argmax(-1)
-        padding = {"left_pad_B": left_pad_B} if left_pad_B.any() else {}
-        hidden_BTD = self.body.hidden_states(tokens_BT, **padding)
-        hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
+        tokens_BT, first_B = moved_left(tokens_BT, mask_BT)
+        hidden_BTD = self.body.hidden_states(tokens_BT)
+        hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B - first_B]
         # The product in fp32: bf16 has 8 bits, and would tie texts that are close.
         scores_B = F.linear(at_least_fp32(hidden_BD), at_least_fp32(self.head.weight)).squeeze(-1)
         return (scores_B - self.mean) / self.deviation

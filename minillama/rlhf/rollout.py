@@ -7,7 +7,7 @@ import torch
 
 from minillama.generate import generate_tokens, left_padded
 from minillama.sampling import Sampling
-from minillama.train.sequence_loss import at_least_fp32
+from minillama.train.sequence_loss import at_least_fp32, moved_left
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,6 @@ class Rollout:
     def answers_BA(self):
         return self.tokens_BT[:, self.prompt_places:]
 
-    @property
-    def left_pad_B(self):
-        """Padding at the start of each row, or None where no row has any."""
-        pad_B = self.mask_BT.int().argmax(-1)
-        return pad_B if pad_B.any() else None
-
     def rows(self, chosen):
         """The rollout of some rows alone."""
         return Rollout(self.tokens_BT[chosen], self.mask_BT[chosen], self.prompt_places, self.ended_B[chosen])
@@ -54,12 +48,17 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
     No top-k and no top-p: the log-probabilities that learning uses are those of the whole distribution,
     and answers drawn from another one would make the KL estimate wrong (even negative). The model
     samples as it will be scored, without dropout. The same seed gives the same answers.
+
+    An answer ends where its prompt and it fill the model's context, so that they can be scored as a whole.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature is {temperature}: it must be positive, greedy answers have no distribution")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: an answer needs at least 1")
-    prompts = [list(prompt) for prompt in prompts]
+    prompts, context = [list(prompt) for prompt in prompts], model.config.max_seq_len
+    if max(map(len, prompts), default=0) >= context:
+        raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer in a context of "
+                         f"{context}: shorten it")
     was_training = model.training
     model.eval()
     steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed))
@@ -67,7 +66,10 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
     # Built anew out of plain numbers: tensors made in inference mode could not take part in training.
     device = model.tok_embeddings.weight.device
     answers_BA = torch.tensor([[token or 0 for token in row] for row in zip(*steps, strict=True)], device=device)
-    real_BA = torch.tensor([[token is not None for token in row] for row in zip(*steps, strict=True)], device=device)
+    real_BA = torch.tensor([[token is not None and place < context - len(prompt) for place, token in enumerate(row)]
+                            for prompt, row in zip(prompts, zip(*steps, strict=True), strict=True)], device=device)
+    longest = int(real_BA.sum(-1).max())
+    answers_BA, real_BA = answers_BA[:, :longest], real_BA[:, :longest]
     return _rollout(prompts, answers_BA, real_BA, ((answers_BA == eos_id) & real_BA).any(-1))
 
 
@@ -90,8 +92,11 @@ def reprompted(rollout, prompts):
 def answer_states(body, rollout):
     """The hidden states from which the answer's tokens were chosen, (B, A, D): those one place before
     each, from the prompt's last token to the answer's last but one."""
-    hidden_BTD = body.hidden_states(rollout.tokens_BT, left_pad_B=rollout.left_pad_B)
-    return hidden_BTD[:, rollout.prompt_places - 1:-1]
+    tokens_BT, first_B = moved_left(rollout.tokens_BT, rollout.mask_BT)
+    hidden_BTD = body.hidden_states(tokens_BT)
+    places_BA = (rollout.prompt_places - 1 - first_B)[:, None] + torch.arange(rollout.answers_BA.shape[1],
+                                                                              device=first_B.device)
+    return hidden_BTD.take_along_dim(places_BA.clamp(max=tokens_BT.shape[1] - 1)[..., None], 1)
 
 
 def answer_logits(model, rollout, temperature=1.0):

@@ -52,6 +52,14 @@ def encode_segments(segments, tokenizer):
     return Sequence(tokens, labels)
 
 
+def moved_left(tokens_BT, mask_BT):
+    """Rows whose real tokens (mask_BT, each row one unbroken run) begin at place 0, (B, longest row), and what each
+    moved by, (B,). Such rows need no mask: causality hides the padding behind them, and none of it takes a position."""
+    first_B = mask_BT.int().argmax(-1)
+    places_BT = first_B[:, None] + torch.arange(int(mask_BT.sum(-1).max()), device=tokens_BT.device)
+    return tokens_BT.gather(1, places_BT.clamp(max=tokens_BT.shape[1] - 1)), first_B
+
+
 def _stretches(segments):
     """Segments grouped into what one call encodes: a control token, a segment that stands alone, or
     a run of text."""
