@@ -82,13 +82,13 @@ def claim_run(out, command, reads=None, resume=False):
 def claim_new(out, reads=None):
     """Hold the place `out`, where a file or folder is to appear. ValueError or FileExistsError where something is, or
     another process is making it."""
-    if any((Path(out) / name).exists() for name in MODEL_FILES):
-        raise ValueError(f"{out} exists, it already holds a model: choose another place")
-    _refuse_what_is_read(out, reads or {})
-    require_absent(out)
     target = follow_link(out)
+    if target.parent.is_dir():
+        remove_dead(target.parent, target.name)  # also of one that was killed when it was all but done
+    _refuse_what_exists(out, reads or {})
     path = target.with_name(f".{temporary_stem(target.name)}.at_work_.partial")
     with _made(target.parent), _locked(path, out):
+        _refuse_what_exists(out, reads or {})  # made by another process since
         yield
 
 
@@ -98,6 +98,13 @@ def require_finished(folder):
     if command and not any((Path(folder) / name).is_file() for name in MODEL_FILES):
         begun = " --resume" if (Path(folder) / STATES.get(command, "")).is_file() else ""
         raise ValueError(f"{folder} holds a run that is not finished: go on with `{command} ... --out {folder}{begun}`")
+
+
+def _refuse_what_exists(out, reads):
+    if any((Path(out) / name).exists() for name in MODEL_FILES):
+        raise ValueError(f"{out} exists, it already holds a model: choose another place")
+    _refuse_what_is_read(out, reads)
+    require_absent(out)
 
 
 def _refuse_what_is_read(out, reads):

@@ -67,6 +67,20 @@ def test_a_place_that_is_being_made_is_refused_to_a_second_command_and_free_afte
     assert names(tmp_path) == []
 
 
+@needs_locks
+def test_what_a_process_left_that_was_killed_when_all_but_done_goes_although_the_place_is_refused(tmp_path):
+    first = holder("new", tmp_path / "t.model")
+    (tmp_path / "t.model").write_bytes(b"whole")
+    with pytest.raises(FileExistsError), claim_new(tmp_path / "t.model"):
+        pass
+    assert len(names(tmp_path)) == 2  # it lives
+    first.kill()
+    first.wait()
+    with pytest.raises(FileExistsError), claim_new(tmp_path / "t.model"):
+        pass
+    assert names(tmp_path) == ["t.model"]
+
+
 @pytest.mark.parametrize("name", [*MODEL_FILES, *WRITTEN])
 @pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "ppo", "tour"])
 def test_no_file_is_taken_over_that_no_run_made(tmp_path, name, command):
