@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from minillama.bounds import number
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
+from minillama.terminal import one_line
 from minillama.train.sequence_loss import control_id, encode_segments
 from minillama.train.templates import TEMPLATES
 
@@ -149,7 +150,7 @@ def chat(model, conversation, lines, show, max_new_tokens=256, sampling=ChatSamp
                 show(f"({conversation.forgotten - before} of the oldest exchanges forgotten: the context is full)\n")
         except ValueError as error:
             conversation.take_back()
-            show(f"({error})\n")
+            show(f"({one_line(error)})\n")
 
 
 def command(conversation, line):

@@ -14,6 +14,7 @@ from pathlib import Path
 from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
+from minillama.terminal import explain, guarded_streams, one_line, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 STATES = "*_state.pt"  # what runs save in --out to go on from
@@ -21,25 +22,25 @@ STATES = "*_state.pt"  # what runs save in --out to go on from
 
 def main(argv=None):
     """Parse, run, and turn every expected failure into one line and an exit code."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "replace")
-    words = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(words[0] if words else None).parse_args(words)
-    try:
-        with signals_raised():
-            return arguments.run(arguments) or 0
-    except (KeyboardInterrupt, Terminated) as stopped:
-        print("minillama: " + ": ".join(["interrupted", *what_is_kept(stopped, arguments)]), file=sys.stderr)
-        return 128 + getattr(stopped, "signal", signal.SIGINT)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
-        if os.environ.get("MINILLAMA_TRACEBACK"):
-            raise
-        print(f"minillama: error: {_one_line(error)}", file=sys.stderr)
-        return 2
+    with guarded_streams():
+        arguments = argparse.Namespace(run=None)
+        try:
+            with signals_raised():
+                words = sys.argv[1:] if argv is None else argv
+                arguments = build_parser(words[0] if words else None).parse_args(words)
+                code = arguments.run(arguments) or 0
+                sys.stdout.flush()  # what cannot be written is told here
+                return code
+        except (KeyboardInterrupt, Terminated) as stopped:
+            print("minillama: " + ": ".join(["interrupted", *what_is_kept(stopped, arguments)]), file=sys.stderr)
+            return 128 + getattr(stopped, "signal", signal.SIGINT)
+        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+            return 0
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
+            if os.environ.get("MINILLAMA_TRACEBACK"):
+                raise
+            print(f"minillama: error: {explain(error)}", file=sys.stderr)
+            return 2
 
 
 def what_is_kept(stopped, arguments):
@@ -55,10 +56,9 @@ def what_is_kept(stopped, arguments):
     return [f"the last checkpoint in {out} stays", "--resume goes on"] if saved else ["nothing saved"]
 
 
-def _one_line(error):
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}: check the path"
-    return " ".join(str(error).split()) or type(error).__name__
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        super().error(one_line(message))
 
 
 def build_parser(first=None):
@@ -73,7 +73,7 @@ def build_parser(first=None):
     from minillama.cli_simt import add_simt
     from minillama.cli_tuning import add_chat, add_merge, add_sft
 
-    parser = argparse.ArgumentParser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
+    parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
               "convert": add_convert, "quantize": add_quantize, "parity": add_parity, "weights": add_weights,
@@ -287,7 +287,7 @@ def run_info(arguments):
     """What is here and what would fit (`info.describe`), or what a checkpoint holds (`info.describe_checkpoint`)."""
     from minillama.info import describe, describe_checkpoint
 
-    print(describe_checkpoint(arguments.model) if arguments.model else describe())
+    print(visible(describe_checkpoint(arguments.model)) if arguments.model else describe())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 
 from minillama.claim import claims
 from minillama.flags import command
+from minillama.terminal import visible
 
 
 def add_convert(commands):
@@ -83,7 +84,7 @@ def run_parity(arguments):
         record(arguments.model, arguments.record)
         return 0
     result = parity(arguments.model, arguments.against)
-    print(result)
+    print(visible(str(result)))
     return 0 if result.passed else 1
 
 

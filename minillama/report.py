@@ -3,6 +3,7 @@
 import html
 
 from minillama.files import atomic_write
+from minillama.terminal import visible
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -32,11 +33,15 @@ code {{ font-size: .88em; }}
 """
 
 
+def _escape(text):
+    return html.escape(visible(text))
+
+
 def table(rows):
     """The rows of report.json as a table: expected, got, pass."""
     cells = "".join(
-        f"<tr><td>{html.escape(row['stage'])}</td><td>{html.escape(row['expected'])}</td>"
-        f"<td>{html.escape(row['got'])}</td><td class=\"{'pass' if row['pass'] else 'miss'}\">"
+        f"<tr><td>{_escape(row['stage'])}</td><td>{_escape(row['expected'])}</td>"
+        f"<td>{_escape(row['got'])}</td><td class=\"{'pass' if row['pass'] else 'miss'}\">"
         f"{'pass' if row['pass'] else 'MISS'}</td><td>{row['seconds']:.1f}</td><td>{_places(row)}</td></tr>"
         for row in rows)
     head = "".join(f"<th>{name}</th>" for name in ("stage", "expected", "got", "", "seconds", "where it is written"))
@@ -44,32 +49,32 @@ def table(rows):
 
 
 def _places(row):
-    return "<br>".join(f"<code>{html.escape(row[key])}</code>" for key in ("module", "lesson") if row[key])
+    return "<br>".join(f"<code>{_escape(row[key])}</code>" for key in ("module", "lesson") if row[key])
 
 
 def section(title, sentence, *parts):
     """A heading, one sentence, then figures (SVG) or blocks made by the functions below."""
-    return f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(sentence)}</p>\n" + "\n".join(parts)
+    return f"<h2>{_escape(title)}</h2>\n<p>{_escape(sentence)}</p>\n" + "\n".join(parts)
 
 
 def quote(given, made=""):
     """A text: what was given to the model in grey, what it wrote in ink."""
-    return f'<blockquote><span class="given">{html.escape(given)}</span>{html.escape(made)}</blockquote>'
+    return f'<blockquote><span class="given">{_escape(given)}</span>{_escape(made)}</blockquote>'
 
 
 def coloured_tokens(pieces):
     """Each token on a ground of its own, in four turns, so that the cuts show."""
-    spans = (f'<span class="token" style="background:var(--t{i % 4})">{html.escape(piece)}</span>'
+    spans = (f'<span class="token" style="background:var(--t{i % 4})">{_escape(piece)}</span>'
              for i, piece in enumerate(pieces))
     return f"<blockquote>{''.join(spans)}</blockquote>"
 
 
 def caption(text):
     """A small line under a figure."""
-    return f'<p class="soft">{html.escape(text)}</p>'
+    return f'<p class="soft">{_escape(text)}</p>'
 
 
 def write_report(path, title, summary, parts):
     """Write the page atomically; all texts were escaped by the functions above."""
     with atomic_write(path, "w") as file:
-        file.write(PAGE.format(title=html.escape(title), summary=html.escape(summary), body="\n".join(parts)))
+        file.write(PAGE.format(title=_escape(title), summary=_escape(summary), body="\n".join(parts)))

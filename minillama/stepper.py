@@ -15,6 +15,7 @@ from pathlib import Path
 from minillama import lesson as lessons
 from minillama.plots import STYLE
 from minillama.prose import BOLD, CODE, END, SOFT, markdown
+from minillama.terminal import visible
 
 KEYS = "[Enter] run  [s]kip  [b]ack  [o]pen figure  [q]uit > "
 OUT = Path("out/lessons")
@@ -59,7 +60,9 @@ class _Stage:
     """What the reader sees."""
 
     def __init__(self, lesson, out, asks, colour):
-        self.lesson, self.out, self.asks, self.colour, self.figures = lesson, out, asks, colour, []
+        self.lesson, self.asks, self.colour, self.figures = lesson, asks, colour, []
+        self.out = getattr(out, "raw", out)  # our colours are no stranger's
+        self.shown = visible if out.isatty() else str
 
     def say(self, text=""):
         print(text, file=self.out, flush=True)
@@ -69,11 +72,11 @@ class _Stage:
 
     def title(self):
         lesson, columns = self.lesson, min(88, shutil.get_terminal_size().columns)
-        name = f"{lesson.number:02} · {lesson.title}"
-        facts = f"needs {lesson.header.get('Needs', '-')} · about {lesson.header.get('Time', '?')}"
+        name = self.shown(f"{lesson.number:02} · {lesson.title}")
+        facts = self.shown(f"needs {lesson.header.get('Needs', '-')} · about {lesson.header.get('Time', '?')}")
         self.say(self.tint(BOLD, name) + " " * max(2, columns - len(name) - len(facts)) + self.tint(SOFT, facts))
         for key in ("Teaches", "Covers", "Paper"):
-            for line in markdown(f"{key}: {lesson.header.get(key, '-')}"):
+            for line in markdown(self.shown(f"{key}: {lesson.header.get(key, '-')}")):
                 self.say(self.tint(SOFT, line))
         self.say()
 
@@ -81,11 +84,11 @@ class _Stage:
         """Prose as prose; code between two rules."""
         cell, count = self.lesson.cells[here], len(self.lesson.cells)
         if cell.kind == "markdown":
-            self.say("\n".join(markdown(cell.text, self.colour)) + "\n")
+            self.say("\n".join(markdown(self.shown(cell.text), self.colour)) + "\n")
             return
         rule = f"── {cell.id} · cell {here + 1} of {count} "
         self.say(self.tint(SOFT, rule + "─" * max(0, 88 - len(rule))))
-        self.say(highlighted(cell.text) if self.colour else cell.text)
+        self.say(highlighted(cell.text) if self.colour else self.shown(cell.text))
         self.say(self.tint(SOFT, "─" * 88))
 
     def ask(self, source):
@@ -112,7 +115,7 @@ class _Stage:
             frames = error.__traceback__.tb_next  # our own frame is no news
             while frames and frames.tb_frame.f_code.co_filename != str(self.lesson.path):
                 frames = frames.tb_next
-            self.say("".join(traceback.format_exception(type(error), error, frames)).rstrip())
+            self.say(self.shown("".join(traceback.format_exception(type(error), error, frames)).rstrip()))
             return False
         seconds = f"({output.seconds:.1f} s)"
         self.say(self.tint(SOFT, f"{seconds:>88}") if self.asks else "")
@@ -121,7 +124,7 @@ class _Stage:
     def show(self, part):
         """Text as it comes; a figure as lines of text, its path and its claim."""
         if isinstance(part, str):
-            print(part, end="", file=self.out, flush=True)
+            print(self.shown(part), end="", file=self.out, flush=True)
             return
         from minillama.braille import draw
 
@@ -129,7 +132,7 @@ class _Stage:
         self.figures.append(path)
         for line in draw(part.picture, self.colour):
             self.say(line)
-        self.say(f"figure: {path}: {part.alt}")
+        self.say(self.shown(f"figure: {path}: {part.alt}"))
 
     def open_figure(self):
         """The last figure in the system's own viewer."""
@@ -165,7 +168,7 @@ def save(picture, lesson, number):
 
 def highlighted(code):
     """Python with keywords, texts and comments in colour, by the standard library's own tokenizer."""
-    lines = [list(line) for line in code.splitlines()]
+    lines = [list(map(visible, line)) for line in code.split("\n")]
     for token in tokenize.generate_tokens(io.StringIO(code + "\n").readline):
         shade = {tokenize.COMMENT: SOFT, tokenize.STRING: "\033[32m", tokenize.NUMBER: "\033[33m"}.get(token.type)
         if token.type == tokenize.NAME and keyword.iskeyword(token.string):

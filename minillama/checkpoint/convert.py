@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.checkpoint.gguf_llama import write_gguf_llama
@@ -14,6 +13,7 @@ from minillama.checkpoint.llama2c import write_llama2c
 from minillama.checkpoint.meta import write_meta
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.files import atomic_folder, atomic_write
+from minillama.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.llama2c_vocab import write_llama2c_vocab
 from minillama.tokenizer.tokenizer_json import tokenizer_json

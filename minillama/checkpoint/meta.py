@@ -21,6 +21,7 @@ from minillama.checkpoint.settings import flag, number, read_settings, whole
 from minillama.checkpoint.weights import Stored, Weights, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
 from minillama.files import atomic_write
+from minillama.terminal import one_line
 
 MAX_SHARDS = 16
 ROWS, COLUMNS = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")  # axis 0, axis 1
@@ -56,7 +57,7 @@ def read_meta(folder):
     if config.tie_embeddings:
         tensors.pop("output.weight", None)
     unknown = sorted(set(params) - set(PARAMS + OURS))
-    notes = [f"{params_path}: not used: {', '.join(unknown)}"] if unknown else []
+    notes = [f"{params_path}: not used: {', '.join(map(one_line, unknown))}"] if unknown else []
     if params.get("use_scaled_rope") and "rope_scaling" not in params and config.rope_scaling.factor != 8.0:
         notes.append(f"{params_path}: RoPE scaling factor 32, as published for this size of Llama 3.2")
     return Weights(config, tensors, folder, notes=notes)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
+from minillama.terminal import tqdm
 from minillama.train.data import permutation
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments, pad_right

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.files import atomic_write
@@ -26,6 +25,7 @@ from minillama.peft.lora import lora_layers, without_lora
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import describe, experience_of, value_model_of
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
+from minillama.terminal import tqdm
 from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.resume import load_training_state

@@ -4,10 +4,10 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
+from minillama.terminal import tqdm
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.resume import own_random_state
 from minillama.train.sequence_loss import encode_segments

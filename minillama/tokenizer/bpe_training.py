@@ -4,7 +4,7 @@ import itertools
 import time
 import warnings
 
-from tqdm import tqdm
+from minillama.terminal import tqdm
 
 from .bpe import PieceTrainer
 from .compiled import CompiledTrainer, choose_backend

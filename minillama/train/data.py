@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from minillama.files import atomic_write
 from minillama.snapshot import opened
+from minillama.terminal import tqdm
 
 MAGIC, VERSION = b"MLTOKENS", 1
 # Little-endian: magic, version, bytes per id (2 or 4), vocabulary size, ids, documents, their characters.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minillama.corpus import forum
+from minillama.terminal import one_line
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.templates import TEMPLATES, alpaca
 
@@ -51,7 +52,7 @@ class Records:
 
     def summary(self):
         """One sentence with all counts."""
-        unused = ", ".join(f"{name} ({count})" for name, count in sorted(self.unused.items()))
+        unused = ", ".join(f"{one_line(name)} ({count})" for name, count in sorted(self.unused.items()))
         return (f"{len(self.records)} records, {len(self.skipped)} bad ones skipped"
                 + (f", fields not used: {unused}" if unused else ""))
 
@@ -72,7 +73,7 @@ def read_records(path, skip_bad=False):
             message = f"{path}:{line}: {error}"
             if not skip_bad:
                 raise ValueError(message) from None
-            skipped.append(message)
+            skipped.append(one_line(message))
             continue
         records.append(record)
         objects.append((line, made))

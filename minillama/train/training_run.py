@@ -13,11 +13,11 @@ import zlib
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from minillama.bounds import check_config
 from minillama.files import atomic_write
 from minillama.interrupts import stop_requested
+from minillama.terminal import tqdm
 from minillama.train import data_parallel
 from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
 from minillama.train.paged_adamw import PagedAdamW
