@@ -5,7 +5,6 @@ SIGHUP in 129, with what was done saved where a run can go on.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -71,6 +70,7 @@ def build_parser(first=None):
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
     from minillama.cli_simt import add_simt
+    from minillama.cli_tokenizer import add_tokenizer
     from minillama.cli_tuning import add_chat, add_merge, add_sft
 
     parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
@@ -113,25 +113,6 @@ def add_tour(commands):
     add_fields(tour, TourConfig)
 
 
-def add_tokenizer(commands):
-    """tokenizer train, encode, decode, extend."""
-    from minillama.cli_data import add_extend
-
-    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
-        required=True, metavar="ACTION")
-    train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
-    train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
-    train.add_argument("--vocab-size", type=int, required=True, metavar="N")
-    train.add_argument("--out", required=True, metavar="T.model")
-    encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
-    encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
-    encode.add_argument("--eos", action="store_true", help="end each list with the end-of-text id")
-    decode = command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
-    for action in (encode, decode):
-        action.add_argument("--model", required=True, metavar="T.model")
-    add_extend(tokenizer)
-
-
 def add_pretrain(commands):
     """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
     from minillama.train.pretrain import PretrainConfig
@@ -172,48 +153,6 @@ def run_tour(arguments):
                      arguments.preferences) else 1
 
 
-@claims("tokenizer train", "text")
-def run_tokenizer_train(arguments):
-    """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
-    from minillama.corpus.text_files import files_below
-    from minillama.tokenizer import train_bpe
-
-    tokenizer = train_bpe(list(files_below(arguments.text)), arguments.vocab_size, progress=True)
-    tokenizer.save(arguments.out)
-    print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
-
-
-def run_tokenizer_encode(arguments):
-    """One JSON string a line in, one JSON list of ids a line out."""
-    from minillama.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(arguments.model)
-    for text in _json_lines(str, "a JSON string"):
-        print(json.dumps(tokenizer.encode(text, bos=arguments.bos, eos=arguments.eos)), flush=True)
-
-
-def run_tokenizer_decode(arguments):
-    """One JSON list of ids a line in, one JSON string a line out."""
-    from minillama.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(arguments.model)
-    for ids in _json_lines(list, "a JSON list of ids"):
-        if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-            raise ValueError(f"{json.dumps(ids)[:60]} is not a list of whole numbers")
-        print(json.dumps(tokenizer.decode(ids), ensure_ascii=False), flush=True)
-
-
-def _json_lines(kind, wanted):
-    for number, line in enumerate(sys.stdin, 1):
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"line {number} of stdin is not {wanted} ({error}): give one JSON value a line") from None
-        if not isinstance(value, kind):
-            raise ValueError(f"line {number} of stdin is {type(value).__name__}, not {wanted}")
-        yield value
-
-
 @claims("pretrain", "text", "tokenizer", "model", run=True)
 def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
@@ -224,7 +163,7 @@ def run_pretrain(arguments):
     from minillama.checkpoint.convert import write_tokenizer
     from minillama.cli_tuning import loaded
     from minillama.config import preset
-    from minillama.corpus.text_files import read_documents
+    from minillama.corpus.text_files import check_texts, read_documents
     from minillama.memory import require_memory
     from minillama.tokenizer import load_tokenizer
     from minillama.train.data import open_train_and_held_out, write_train_and_held_out
@@ -237,6 +176,7 @@ def run_pretrain(arguments):
         raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
+    check_texts(arguments.text)
     tokenizer = None if given else load_tokenizer(arguments.tokenizer)
     name = arguments.preset or "tiny"
     shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)

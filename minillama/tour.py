@@ -10,14 +10,15 @@ import json
 import math
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import minillama
 from minillama.files import atomic_write
 from minillama.memory import peak_memory
 from minillama.tour_alternatives import alternatives_stage
-from minillama.tour_config import TourConfig
-from minillama.tour_own import own_stages, skipped_part
+from minillama.tour_config import TEXT_PIECES, TourConfig, check_inputs
+from minillama.tour_own import check_lengths, own_stages, skipped_part
 from minillama.tour_pages import (
     attention_page,
     context,
@@ -32,7 +33,7 @@ from minillama.tour_pages import (
 from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
 
-PIECES, TEXT_PIECES = 1024, 1024  # vocabulary sizes: procedural corpus, real text
+PIECES = 1024  # vocabulary of the procedural corpus
 QUESTIONS = 16  # asked of the trained model
 
 
@@ -42,6 +43,7 @@ class Road:
     def __init__(self, out, config):
         self.out, self.config, self.rows, self.pages = Path(out), config, [], []
         self.skipped, self.peak_before = [], peak_memory()  # (stage, why); bytes
+        self.check_lengths = lambda tokenizer, context: None  # of the user's own records and pairs, where there are any
         self.clock = time.perf_counter()
 
     def expect(self, stage, expected, got, passed, module, lesson=""):
@@ -73,10 +75,13 @@ def tour(out, text=None, config=None, sft=None, preferences=None):
     text, sft, preferences: the user's own files. Text alone is learned at the end, beside the forum; with one of the
     others the chain itself is theirs (`tour_own`).
     """
-    road = Road(out, config or TourConfig())
+    config = config or TourConfig()
+    check_inputs(config, text, sft, preferences)
+    road = Road(out, config)
     began = time.perf_counter()
     road.say(f"minillama {minillama.__version__}: from text to a talking LLaMA, on this machine, offline")
     if sft or preferences:
+        road.check_lengths = partial(check_lengths, sft=sft, preferences=preferences)
         base = text_stage(road, text) if text else forum_base(road)
         road.say("5, 6 your own task: fine-tuning and feedback (minillama/tour_own.py)")
         own_stages(road, *base, sft, preferences)
@@ -179,14 +184,13 @@ def pretrain_stage(road, tokenizer, train, held_out):
     """A LLaMA of 0.4 million parameters learns the corpus down to its entropy."""
     from minillama.config import preset
     from minillama.train.held_out import model_nats
-    from minillama.train.pretrain import PretrainConfig
 
     shape = preset("tiny", vocab_size=tokenizer.vocab_size)
+    road.check_lengths(tokenizer, shape.max_seq_len)
     road.say(f"3 pretraining: {shape.n_parameters():,} parameters learn to predict the next token "
              "(minillama/train/pretrain.py)")
     split = [document.text for document in train], [document.text for document in held_out]
-    settings = PretrainConfig(steps=road.config.steps, seq_len=128, max_lr=8e-3, seed=road.config.seed,
-                              eval_every=max(1, road.config.steps // 12))
+    settings = road.config.pretraining(road.config.steps, 8e-3)
     model, tokens, history = trained(road, "pretrain", shape, tokenizer, road.out / "tokenizer.model", split, settings)
     nats, _ = model_nats(model, tokens, seq_len=settings.seq_len, stride=settings.seq_len // 2)
     bits, entropy = nats / math.log(2) / len(held_out), sum(document.bits for document in held_out) / len(held_out)
@@ -231,23 +235,21 @@ def is_answer(question, answer):
 
 def text_stage(road, paths):
     """The same road on real text: Python's own documentation, or the reader's files -> (model, tokenizer)."""
-    from minillama.config import ModelConfig
     from minillama.corpus import stdlib_docs, text_files
     from minillama.tokenizer import load_tokenizer, train_bpe
     from minillama.train.held_out import bits_per_character
-    from minillama.train.pretrain import PretrainConfig
 
     name = "your text" if paths else "Python's documentation"
     road.say(f"7 real text: the same on {name} (minillama/corpus)")
-    split = text_files.split(list(text_files.read_documents(paths))) if paths else stdlib_docs.train_and_held_out()
+    split = (text_files.split(text_files.read_documents(paths), say=road.say) if paths
+             else stdlib_docs.train_and_held_out())
     path = road.out / "text_tokenizer.model"
-    train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)
+    texts = text_files.broken_up(split[0], [])
+    train_bpe(texts, TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)
     tokenizer = load_tokenizer(path)
-    width = road.config.text_dim
-    shape = ModelConfig(width, 4, width // 32, tokenizer.vocab_size, hidden_dim=8 * round(width / 3), max_seq_len=256,
-                        tie_embeddings=True)
-    settings = PretrainConfig(steps=road.config.text_steps, batch_size=8, seq_len=128, max_lr=road.config.text_max_lr,
-                              eval_every=max(1, road.config.text_steps // 12), seed=road.config.seed)
+    shape = road.config.text_shape(tokenizer.vocab_size)
+    road.check_lengths(tokenizer, shape.max_seq_len)
+    settings = road.config.pretraining(road.config.text_steps, road.config.text_max_lr)
     model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), text_levels(split)
     level = context(3) if paths is None else context(2)

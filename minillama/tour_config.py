@@ -1,19 +1,30 @@
-"""The settings of the tour."""
+"""The settings of the tour, and all that can be found wrong before it sets out: it takes minutes."""
 
 from dataclasses import dataclass
 
+from minillama.backends import functions
 from minillama.bounds import MOST, check_config, number, seed
+from minillama.config import ModelConfig
+from minillama.corpus.text_files import check_texts, files_below
+from minillama.memory import require_memory
+from minillama.rlhf.preferences import read_pairs, split_by_prompt
+from minillama.train.pretrain import PretrainConfig
+from minillama.train.records import read_records
+
+TEXT_PIECES, TEXT_CONTEXT = 1024, 256  # vocabulary and context of the model of real text
+LEAST_TEXT = 4000  # bytes: of pieces of up to 16, enough for a window to train on and some to hold out
+DOCUMENT_MEMORY = 4096  # bytes that a document of the corpus takes, with what its grammar chose
 
 
 @dataclass(frozen=True)
 class TourConfig:
     """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
 
-    steps: int = number(800, 1, MOST)  # of pretraining on the procedural corpus
-    text_steps: int = number(600, 1, MOST)  # of pretraining on real text
-    text_dim: int = number(128, 32, 2**16)  # width of the model of real text, a multiple of 32
+    steps: int = number(800, 31, MOST)  # of pretraining on the procedural corpus
+    text_steps: int = number(600, 31, MOST)  # of pretraining on real text
+    text_dim: int = number(128, 32, 2**13)  # width of the model of real text, a multiple of 32
     text_max_lr: float = number(5e-3, 0, 10)  # its highest learning rate; a longer run wants a lower one
-    documents: int = number(12000, 1, MOST)  # of the procedural corpus
+    documents: int = number(12000, 100, MOST)  # of the procedural corpus
     seed: int = seed()
     kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
     alternatives: bool = False  # the other ways to learn from feedback too, three minutes more
@@ -21,3 +32,31 @@ class TourConfig:
 
     def __post_init__(self):
         check_config(self)
+        if self.text_dim % 32:
+            raise ValueError(f"text_dim is {self.text_dim}: it must be a multiple of 32, the width of a head")
+        functions(self.kernels)
+
+    def pretraining(self, steps, max_lr):
+        """Of the forum or of real text."""
+        return PretrainConfig(steps=steps, seq_len=128, max_lr=max_lr, seed=self.seed, eval_every=max(1, steps // 12))
+
+    def text_shape(self, vocab_size):
+        """The model of real text."""
+        return ModelConfig(self.text_dim, 4, self.text_dim // 32, vocab_size, hidden_dim=8 * round(self.text_dim / 3),
+                           max_seq_len=TEXT_CONTEXT, tie_embeddings=True)
+
+
+def check_inputs(config, text=None, sft=None, preferences=None):
+    """Read all files that were given, and estimate what the settings need; ValueError names what cannot be."""
+    require_memory(config.documents * DOCUMENT_MEMORY, f"a corpus of {config.documents} documents")
+    require_memory(16 * config.text_shape(TEXT_PIECES).n_parameters(), f"a model of text_dim {config.text_dim}")
+    if text:
+        check_texts(text)
+        size = sum(path.stat().st_size for path in files_below(text))
+        if size < LEAST_TEXT:
+            raise ValueError(f"{', '.join(map(str, text))}: {size} bytes of text: give {LEAST_TEXT} or more")
+        require_memory(4 * size, "the text")
+    if sft:
+        read_records(sft)
+    if preferences:
+        split_by_prompt(read_pairs(preferences), 0.1)

@@ -9,7 +9,8 @@ import zlib
 
 from minillama.report import caption
 from minillama.rlhf.preferences import read_pairs, split_by_prompt
-from minillama.tour_rlhf import ASKED, Feedback, feedback_stages, prompts_of
+from minillama.rlhf.train_reward import encode_pairs
+from minillama.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of
 from minillama.tour_sft import FULL, TEMPLATE, Lessons, answers, tuned
 from minillama.tour_sft_pages import before_after_page
 from minillama.train.data import is_held_out
@@ -22,10 +23,7 @@ LONGEST_ANSWER = 128  # tokens that PPO lets an answer have, even where the pair
 def own_stages(road, model, tokenizer, sft=None, preferences=None):
     """Fine-tuning on the answers of a file, reward model and PPO on the pairs of another; all that can be said of them
     without a ground truth."""
-    pairs = read_pairs(preferences) if preferences else []
-    records = read_records(sft).records if sft else [
-        Record(({"role": "user", "content": pair.prompt}, {"role": "assistant", "content": pair.chosen}))
-        for pair in pairs]
+    records, pairs = own_files(sft, preferences)
     road.say(f"  your answers: {len(records)} of {sft or f'the preferred answers of {preferences}'}")
     model = own_sft_stage(road, model, tokenizer, records)
     road.skip("LoRA, QLoRA", "they are compared bit by bit where the entropy of the answers is known, on the forum")
@@ -33,17 +31,43 @@ def own_stages(road, model, tokenizer, sft=None, preferences=None):
         road.skip("reward model, PPO", "what is good has to be said by your pairs: --preferences FILE.jsonl")
         return model
     tokenizer.save(road.out / "tokenizer.model")
-    return feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model))[1].policy
+    return feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model.config.max_seq_len))[1].policy
 
 
-def own_sft_stage(road, model, tokenizer, records):
-    """Full tuning on the user's records, held to its own start -> the tuned model."""
+def own_files(sft, preferences):
+    """(records to tune on, pairs), as the files give them."""
+    pairs = read_pairs(preferences) if preferences else []
+    records = read_records(sft).records if sft else [
+        Record(({"role": "user", "content": pair.prompt}, {"role": "assistant", "content": pair.chosen}))
+        for pair in pairs]
+    return records, pairs
+
+
+def check_lengths(tokenizer, context, sft, preferences):
+    """Make of the files what the last stages will make of them, once a tokenizer is there, before any training."""
+    records, pairs = own_files(sft, preferences)
+    own_answers(records, tokenizer, context)
+    if pairs:
+        made = own_feedback(pairs, tokenizer, context)
+        if len(made.pairs) < REWARD.batch_size:
+            raise ValueError(f"{preferences}: {len(pairs)} pairs, of which {len(made.pairs)} are to be learned, do not "
+                             f"fill a batch of {REWARD.batch_size}: give more")
+        encode_pairs(made.pairs + made.held_out, tokenizer, max_seq_len=context)
+
+
+def own_answers(records, tokenizer, context):
+    """(records to train on and held-out ones, their sequences), each a pair."""
     parts = [], []
     for record in records:
         parts[is_held_out(repr(record), 0.1)].append(record)
     if not all(parts):
         raise ValueError(f"{len(records)} answers leave one side of the split empty: give more, some 50 or above")
-    train, held_out = (encode_records(part, TEMPLATE, tokenizer, model.config.max_seq_len).sequences for part in parts)
+    return parts, [encode_records(part, TEMPLATE, tokenizer, context).sequences for part in parts]
+
+
+def own_sft_stage(road, model, tokenizer, records):
+    """Full tuning on the user's records, held to its own start -> the tuned model."""
+    parts, (train, held_out) = own_answers(records, tokenizer, model.config.max_seq_len)
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
     full = tuned(road, "sft", model, tokenizer, lessons, FULL)
@@ -56,13 +80,13 @@ def own_sft_stage(road, model, tokenizer, records):
     return full.model
 
 
-def own_feedback(pairs, tokenizer, model):
+def own_feedback(pairs, tokenizer, context):
     """The user's pairs as a `Feedback`: a tenth of the prompts is held out, and asked in the exam."""
     train, held_out = split_by_prompt(pairs, 0.1)
     practice, asked = (list(dict.fromkeys(pair.prompt for pair in part)) for part in (train, held_out))
-    room = model.config.max_seq_len - max(map(len, prompts_of(practice + asked, tokenizer)))
+    room = context - max(map(len, prompts_of(practice + asked, tokenizer)))
     if room < 2:
-        raise ValueError(f"the longest prompt leaves {room} of {model.config.max_seq_len} tokens for its answer: leave "
+        raise ValueError(f"the longest prompt leaves {room} of {context} tokens for its answer: leave "
                          "it out or shorten it")
     longest = max(len(tokenizer.encode(text)) for pair in pairs for text in (pair.chosen, pair.rejected))
     return Feedback(train, held_out, practice, asked[:ASKED], {"pairs": zlib.crc32(repr(pairs).encode())},

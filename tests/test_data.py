@@ -127,10 +127,16 @@ def test_a_larger_fraction_only_adds_documents():
     assert small < large
 
 
-def test_a_split_with_an_empty_side_is_refused_and_leaves_nothing(tmp_path):
-    for fraction, side in ((1e-9, "held-out"), (1 - 1e-9, "training")):
-        with pytest.raises(ValueError, match=f"{side} side"):
-            write_train_and_held_out(tmp_path, DOCUMENTS, Letters(), fraction, progress=False)
+@pytest.mark.parametrize("text", ["to be or not to be\n" * 30, "one line without an end " * 40])
+def test_of_a_single_document_the_end_is_held_out(tmp_path, text):
+    train, held_out = write_train_and_held_out(tmp_path, [text], Letters(), 0.1, progress=False)
+    assert train.characters + held_out.characters == len(text)
+    assert 0.1 <= held_out.characters / len(text) <= 0.2 and train.documents == held_out.documents == 1
+
+
+def test_an_impossible_split_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="too few"):
+        write_train_and_held_out(tmp_path, [], Letters(), 0.1, progress=False)
     with pytest.raises(ValueError, match="between 0 and 1"):
         write_train_and_held_out(tmp_path, DOCUMENTS, Letters(), 1.0, progress=False)
     assert os.listdir(tmp_path) == []

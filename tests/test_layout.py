@@ -32,7 +32,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
-    "cli cli_checkpoints cli_data cli_feedback cli_lessons cli_simt cli_tuning __main__".split(),
+    "cli cli_checkpoints cli_data cli_feedback cli_lessons cli_simt cli_tokenizer cli_tuning __main__".split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
@@ -41,7 +41,7 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
                     "doctests").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
-                    "cli_simt": "by test_cuda_program",
+                    "cli_simt": "by test_cuda_program", "cli_tokenizer": "by test_cli and test_cli_texts",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",

@@ -8,7 +8,7 @@ import pytest
 from mutants import Mutant
 
 from minillama.corpus import text_files
-from minillama.corpus.text_files import normalised, read_documents, split
+from minillama.corpus.text_files import broken_up, check_texts, normalised, read_documents, sides, split
 
 
 def write(folder, files):
@@ -44,11 +44,10 @@ def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path, con
 
 
 def test_binary_files_and_sizes_over_the_bounds_are_refused(tmp_path):
-    write(tmp_path, {"zero.txt": b"abc\nd\0e", "long.txt": b"x" * (text_files.LONGEST_LINE + 1),
-                     "big.txt": b"y\n" * 50})
+    write(tmp_path, {"zero.txt": b"abc\nd\0e", "big.txt": b"y\n" * 50, "utf16.txt": "text".encode("utf-16")})
     for name, message in (("zero.txt", "zero.txt:2: a zero byte at offset 5"),
-                          ("long.txt", "long.txt:1: a line of more"),
-                          ("big.txt", "100 bytes, more than the 99 allowed; pass largest_file=100")):
+                          ("utf16.txt", "utf16.txt:1: UTF-16 text"),
+                          ("big.txt", "100 bytes, more than the 99 allowed: split it up")):
         with pytest.raises(ValueError, match=message):
             list(read_documents(tmp_path / name, largest_file=99 if name == "big.txt" else 1 << 30))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
@@ -69,6 +68,75 @@ def test_a_long_file_becomes_documents_of_bounded_size_and_loses_nothing(tmp_pat
     parts = list(read_documents(write(tmp_path, {"x.txt": "".join(lines)})))
     assert len(parts) > 1 and "".join(parts) == "".join(lines)
     assert all(part.endswith("\n") and len(part) <= text_files.DOCUMENT_BYTES + 20 for part in parts)
+
+
+@pytest.mark.parametrize("text", ["x" * (3 << 20), "天地玄黄" * (1 << 18), "ab cde " * (1 << 18) + "\r\nend"])
+def test_a_line_without_end_is_read_in_pieces_and_loses_nothing(tmp_path, text):
+    parts = list(read_documents(write(tmp_path, {"x.txt": "\ufeff" + text}) / "x.txt", skipped=[]))
+    assert max(map(len, parts)) <= text_files.LONGEST_LINE + text_files.DOCUMENT_BYTES
+    assert "".join(text_files._documents_of(tmp_path / "x.txt", 1 << 30)) == text.replace("\r\n", "\n")
+
+
+def test_a_bad_byte_behind_the_first_piece_of_a_line_is_named_with_its_offset(tmp_path):
+    path = write(tmp_path, {"x.txt": b"x" * (text_files.LONGEST_LINE + 5) + b"\xff\n"}) / "x.txt"
+    with pytest.raises(ValueError, match=f"x.txt:1: byte 0xff at offset {text_files.LONGEST_LINE + 5}"):
+        list(read_documents(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            check_texts([path])
+
+
+def test_texts_are_checked_to_their_end_and_there_must_be_some(tmp_path):
+    write(tmp_path, {"good/a.txt": "text", "good/empty.txt": "", "none/a.txt": " \n",
+                     "late.txt": b"good\n" * 9 + b"\xe9\n"})
+    check_texts([tmp_path / "good"])
+    for path, message in ((tmp_path / "none", "none: no text in there"),
+                          (tmp_path / "good" / "empty.txt", "no text in there"),
+                          (tmp_path / "late.txt", "late.txt:10: byte 0xe9")):
+        with pytest.raises(ValueError, match=message):
+            check_texts([path])
+
+
+@pytest.mark.parametrize("line", ["word " * 2000, "天地 玄" * 900, "y" * 9000, "a" + " " * 9000 + "b"])
+def test_long_lines_are_broken_up_at_spaces_and_told(line):
+    text, told = f"short\n{line}\nend", []
+    broken, = broken_up([text], told, 400)
+    assert max(len(part.encode()) for part in broken.split("\n")) <= 400
+    assert len(told) == 1 and line.startswith(told[0])
+    assert "".join(broken.split()) == "".join(text.split())  # not a letter is lost
+    if "word" in line:
+        assert broken.split() == text.split()
+    assert list(broken_up(["a\nb " * 100], told, 400)) == ["a\nb " * 100]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("held", [True, False])
+def test_of_too_few_documents_the_end_is_held_out_and_told(n, held):
+    documents, said = [f"{i} words of one line\n" * 40 for i in range(n)], []
+    parts = list(sides(documents, lambda text: held, 0.05, said.append))
+    train, held_out = ("".join(text for text, out in parts if out is side) for side in (False, True))
+    assert train + held_out == "".join(documents), "nothing is lost, and the end is the end"
+    assert held_out.startswith(f"{n - 1} words") and 0.02 < len(held_out) / len(train + held_out) < 0.11
+    assert len(said) == 1 and f"the last {len(held_out)} of {len(train + held_out)} characters are held out" in said[0]
+
+
+def test_documents_that_fall_on_both_sides_stay_where_they_fall():
+    documents = [str(i) for i in range(30)]
+    for chosen in ({"0"}, {"29"}, {"3", "4", "20"}):
+        parts, said = list(sides(documents, chosen.__contains__, 0.05, print)), []
+        assert sorted(parts) == sorted((text, text in chosen) for text in documents) and not said
+        assert [text for text, out in parts if not out] == [text for text in documents if text not in chosen]
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", " \n b "])
+def test_a_text_too_short_for_two_sides_is_refused(text):
+    with pytest.raises(ValueError, match="too few to learn from"):
+        list(sides([text], lambda text: False, 0.05, print))
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="symbolic links need a POSIX system here")
@@ -100,7 +168,7 @@ def _in_a_temporary_folder(law, *arguments):
 
 MODULE = "minillama.corpus.text_files"
 MUTANTS = [
-    Mutant(MODULE, "offset += len(line)", "offset += len(text)",
+    Mutant(MODULE, "offset + used, data", "offset + len(text), data",
            lambda: _in_a_temporary_folder(test_bytes_that_are_not_utf8_are_reported_with_line_and_offset,
                                           "é\n".encode() + b"\xff", 2, 3)),
     Mutant(MODULE, "subfolders[:] = sorted(", "sorted(",
@@ -109,6 +177,6 @@ MUTANTS = [
            lambda: _in_a_temporary_folder(test_line_ends_marks_and_repeats_are_evened_out)),
     Mutant(MODULE, "_digest(normalised(text))", "_digest(text)",
            test_the_split_depends_on_a_text_alone_and_shares_none),
-    Mutant(MODULE, "int.from_bytes(digest[:8], \"big\") % one_in", "len(seen) % one_in",
+    Mutant(MODULE, "int.from_bytes(digest[:8], \"big\") % one_in", "len(first) % one_in",
            test_the_split_depends_on_a_text_alone_and_shares_none),
 ]

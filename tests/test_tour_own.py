@@ -86,12 +86,12 @@ def a_model(length=128):
 
 def test_prompts_of_the_exam_are_in_no_pair_that_is_learned_and_answers_have_room():
     pairs = [pair for thread in forum.threads("x", 120) for pair in thread_pairs(thread)]
-    task = own_feedback(pairs, a_tokenizer(), a_model())
+    task = own_feedback(pairs, a_tokenizer(), 128)
     learned = {pair.prompt for pair in task.pairs}
     assert learned == set(task.practice) and not learned & set(task.asked) and task.asked
     assert task.truth is None and task.watched == {} and 2 <= task.max_new_tokens <= 128
     with pytest.raises(ValueError, match="the longest prompt leaves"):
-        own_feedback(pairs, a_tokenizer(), a_model(16))
+        own_feedback(pairs, a_tokenizer(), 16)
 
 
 def test_the_flags_of_the_command_line():

@@ -11,14 +11,16 @@ import contextlib
 import hashlib
 import os
 import struct
+import sys
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from minillama.corpus.text_files import sides
 from minillama.files import atomic_write
 from minillama.snapshot import opened
 from minillama.terminal import tqdm
@@ -72,18 +74,16 @@ def write_train_and_held_out(folder, documents, tokenizer, held_out_fraction=0.0
 
     A hash of its text decides a document's side. So equal documents never stand on both sides, and a
     document keeps its side when others are added, removed or reordered. The share held out is right on
-    average only.
+    average only; of too few documents the end is held out (`corpus.text_files.sides`), which is told with the progress.
     """
     if not 0 < held_out_fraction < 1:
         raise ValueError(f"held_out_fraction is {held_out_fraction!r}: it must lie between 0 and 1")
     paths = [Path(folder) / "train.bin", Path(folder) / "held_out.bin"]
     with _token_writer(paths[0], tokenizer) as train, _token_writer(paths[1], tokenizer) as held_out:
-        for text in _watched(documents, progress):
-            (held_out if is_held_out(text, held_out_fraction) else train).add(text)
-        for side, name in ((train, "training"), (held_out, "held-out")):
-            if side.documents == 0:
-                raise ValueError(f"no document fell on the {name} side of held_out_fraction "
-                                 f"{held_out_fraction}: give more documents or another fraction")
+        tell = partial(print, file=sys.stderr) if progress else lambda line: None
+        chosen = partial(is_held_out, fraction=held_out_fraction)
+        for text, out in sides(_watched(documents, progress), chosen, held_out_fraction, tell):
+            (held_out if out else train).add(text)
     return open_train_and_held_out(folder, tokenizer)
 
 
