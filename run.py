@@ -8,6 +8,7 @@
     python3 run.py notebook 5      the lesson as a Jupyter notebook
     python3 run.py book            all lessons as pages to read offline
     python3 run.py bench [name]    ratios to named peers and to the machine's limit
+    python3 run.py mutate 20 7     plant 20 random mistakes, one at a time, and list those that no test notices
     python3 run.py shell           a shell in which `python` is minillama's own
     python3 run.py clean           remove what the set-up made: .venv and the compiled kernels
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`
@@ -40,13 +41,15 @@ def main(argv):
         print("bench what? There are: " + ", ".join(benchmarks()))
         return 2 if rest else 0
     with bootstrap.one_at_a_time():
-        bootstrap.set_up(for_tests=verb == "test")
+        bootstrap.set_up(for_tests=verb in ("test", "mutate"))
     if verb == "test":
         long = ["-m", ""] if "--all" in rest else []
         words = [word for word in rest if word != "--all"]
         return call(PYTHON, "-m", "pytest", *long, *side_by_side(words), *words, cwd=ROOT)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / f"{rest[0]}.py", *rest[1:])
+    if verb == "mutate":
+        return call(PYTHON, ROOT / "tools" / "mutate.py", *rest)
     if verb == "shell":
         print("here `python` is minillama's own; leave with `exit`")
         return call(os.environ.get("COMSPEC", "cmd") if WINDOWS else os.environ.get("SHELL", "/bin/sh"))

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["test", "tests/test_rope.py", "-x"], "python -m pytest tests/test_rope.py -x"),
     (["test", "--all"], "python -m pytest -m  -n 2 --dist worksteal"),
     (["test", "--all", "a.py", "b.py"], "python -m pytest -m  -n 2 --dist worksteal a.py b.py"),
+    (["mutate", "20", "7"], f"python {ROOT / 'tools' / 'mutate.py'} 20 7"),
     (["info"], "python -m minillama info"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
