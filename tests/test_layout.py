@@ -20,7 +20,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     ("terminal bounds files claim snapshot interrupts flags config memory kernels profile_build profile_report "
      "ptx_tables ptx_instructions inline_ptx "
      "cuda_translate cuda_program plots report corpus rms_norm rope "
-     "swiglu sampling").split(),
+     "swiglu sampling rounding").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant backends".split(),
