@@ -160,7 +160,6 @@ def run_pretrain(arguments):
 
     from minillama.backends import use_kernels
     from minillama.checkpoint import open_weights
-    from minillama.checkpoint.convert import write_tokenizer
     from minillama.cli_tuning import loaded
     from minillama.config import preset
     from minillama.corpus.text_files import check_texts, read_documents
@@ -189,11 +188,10 @@ def run_pretrain(arguments):
             lambda: open_train_and_held_out(arguments.out, tokenizer))
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
-        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
+        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
+                 tokenizer=tokenizer if given else None)
         if not leads():
             return
-        if given:
-            write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

@@ -73,8 +73,8 @@ def add_merge(commands):
 @claims("merge", "model", "adapter")
 def run_merge(arguments):
     """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form."""
-    from minillama.checkpoint import save_model
-    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.checkpoint.convert import save_with_tokenizer
+    from minillama.files import atomic_folder
     from minillama.peft.lora import merge_lora, remove_lora
     from minillama.peft.lora_file import load_lora
 
@@ -82,9 +82,8 @@ def run_merge(arguments):
     load_lora(arguments.adapter, model)
     merge_lora(model, keep_base=False)
     remove_lora(model)
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    save_model(arguments.out, model)
-    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+    with atomic_folder(arguments.out) as folder:
+        save_with_tokenizer(folder, model, tokenizer)
     print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
 
 
@@ -216,15 +215,13 @@ def prepare(model, arguments):
 
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
-    from minillama.checkpoint import save_model
-    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.checkpoint.convert import save_with_tokenizer
     from minillama.peft.lora_file import save_lora
 
     if arguments.method not in WHOLE:
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
-    save_model(arguments.out, model)
-    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+    save_with_tokenizer(arguments.out, model, tokenizer)
 
 
 def run_chat(arguments):
