@@ -13,6 +13,7 @@ from pathlib import Path
 from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
+from minillama.memory import explain_shortage, require_room_for_torch
 from minillama.terminal import explain, guarded_streams, one_line, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
@@ -26,6 +27,7 @@ def main(argv=None):
         try:
             with signals_raised():
                 words = sys.argv[1:] if argv is None else argv
+                require_room_for_torch()
                 arguments = build_parser(words[0] if words else None).parse_args(words)
                 code = arguments.run(arguments) or 0
                 sys.stdout.flush()  # what cannot be written is told here
@@ -35,10 +37,10 @@ def main(argv=None):
             return 128 + getattr(stopped, "signal", signal.SIGINT)
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
             return 0
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
             if os.environ.get("MINILLAMA_TRACEBACK"):
                 raise
-            print(f"minillama: error: {explain(error)}", file=sys.stderr)
+            print(f"minillama: error: {explain_shortage(error, arguments) or explain(error)}", file=sys.stderr)
             return 2
 
 
