@@ -40,3 +40,12 @@ def functions(backend):
     flash = backend in kernels.KERNELS["flash_attention"]
     return (partial(kernels.flash_attention, backend=backend) if flash else torch_attention,
             partial(kernels.fused_rope_qk, backend=backend))
+
+
+def backend_of(model):
+    """The name of what `use_kernels` has chosen for a model; None for a module without attention."""
+    part = next((part for part in model.modules() if hasattr(part, "attend")), None)
+    if part is None:
+        return None
+    plain = "reference" if part.attend is attention else "torch"
+    return part.rotate.keywords["backend"] if isinstance(part.rotate, partial) else plain

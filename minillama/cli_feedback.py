@@ -4,13 +4,12 @@ Both take the user's own pairs: what is good is what the pairs say. One JSON obj
 "chosen" and "rejected".
 """
 
-import json
 import sys
 from pathlib import Path
 
 from minillama.claim import claims
 from minillama.cli_tuning import loaded
-from minillama.flags import add_device, add_fields, command, from_flags
+from minillama.flags import add_device, add_fields, add_resume, command, facts, from_flags
 
 
 def templates():
@@ -33,6 +32,7 @@ def add_reward(commands):
     reward.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="of the model's own answers, over "
                         "which scores get mean 0 and deviation 1; as in `ppo` (default: %(default)s)")
     reward.add_argument("--held-out-fraction", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    add_resume(reward)
     add_fields(reward, RewardConfig)
     add_device(reward)
 
@@ -51,7 +51,7 @@ def add_ppo(commands):
     ppo.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
                      "practice does not cost other abilities; goes with --pretraining-weight")
-    ppo.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
+    add_resume(ppo)
     add_fields(ppo, PPOConfig)
     add_device(ppo)
 
@@ -71,7 +71,9 @@ def run_reward(arguments):
     config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     model, tokenizer = loaded(arguments, whole=True)
-    reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template)
+    given = facts(arguments, "template", "held_out_fraction", "max_new_tokens")
+    reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template,
+                                   folder=arguments.out, resume=arguments.resume, facts=given)
     accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
     prompts = prompts_of([pair.prompt for pair in train][:256], tokenizer, template)
     rollout = sample_answers(model.eval(), prompts, tokenizer.eos_id, arguments.max_new_tokens, seed=config.seed)
@@ -84,11 +86,10 @@ def run_reward(arguments):
 
 @claims("ppo", "model", "reward", "prompts", run=True)
 def run_ppo(arguments):
-    """Load policy and reward model, practise (`rlhf.train_ppo`), save; metrics go to --out as metrics.jsonl."""
+    """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
     from minillama.backends import use_kernels
     from minillama.cli_tuning import save
     from minillama.corpus.text_files import read_documents
-    from minillama.files import atomic_write
     from minillama.rlhf.preferences import read_prompts
     from minillama.rlhf.reward_file import load_reward
     from minillama.rlhf.train_ppo import PPOConfig, train_ppo
@@ -110,9 +111,8 @@ def run_ppo(arguments):
     text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
                                                        read_documents(arguments.pretraining_text), tokenizer)
     history = train_ppo(model, reward_model, tokenizer, prompts, config, templates()[arguments.template], folder=out,
-                        resume=arguments.resume, pretraining_text=text)
-    with atomic_write(out / "metrics.jsonl", "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in history)
+                        resume=arguments.resume, pretraining_text=text,
+                        facts=facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora")))
     save(model, tokenizer, arguments)
     first, last = history[0], history[-1]
     print(f"{out}: score {first['score']:+.2f} -> {last['score']:+.2f}, {last['kl']:.1f} nats from the start",

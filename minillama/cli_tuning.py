@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from minillama.claim import claims
-from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, command, from_flags
+from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, add_resume, command, facts, from_flags
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
@@ -37,7 +37,7 @@ def add_sft(commands):
     sft.add_argument("--held-out-fraction", type=float, default=0.05, metavar="P", help="default: %(default)s")
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                      help="list bad records on stderr and go on without them")
-    sft.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off")
+    add_resume(sft)
     add_fields(sft, SftConfig)
     add_kernels_flag(sft)
     add_device(sft)
@@ -73,8 +73,8 @@ def add_merge(commands):
 @claims("merge", "model", "adapter")
 def run_merge(arguments):
     """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form."""
-    from minillama.checkpoint.convert import save_with_tokenizer
-    from minillama.files import atomic_folder
+    from minillama.checkpoint import save_model
+    from minillama.checkpoint.convert import write_tokenizer
     from minillama.peft.lora import merge_lora, remove_lora
     from minillama.peft.lora_file import load_lora
 
@@ -82,8 +82,9 @@ def run_merge(arguments):
     load_lora(arguments.adapter, model)
     merge_lora(model, keep_base=False)
     remove_lora(model)
-    with atomic_folder(arguments.out) as folder:
-        save_with_tokenizer(folder, model, tokenizer)
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    save_model(arguments.out, model)
+    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
     print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
 
 
@@ -146,7 +147,11 @@ def run_sft(arguments):
     use_kernels(model, arguments.kernels)
     prepare(model, arguments)
     with process_group(arguments.device):  # of torchrun, if that started us
-        history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes)
+        given = facts(arguments, "method", "held_out_fraction", "max_length", "load_4bit", "load_8bit")
+        if arguments.method not in WHOLE:
+            given |= facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
+        history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
+                            facts={"template": template, **given})
         if not leads():
             return
         save(model, tokenizer, arguments)
@@ -215,13 +220,15 @@ def prepare(model, arguments):
 
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
-    from minillama.checkpoint.convert import save_with_tokenizer
+    from minillama.checkpoint import save_model
+    from minillama.checkpoint.convert import write_tokenizer
     from minillama.peft.lora_file import save_lora
 
     if arguments.method not in WHOLE:
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
-    save_with_tokenizer(arguments.out, model, tokenizer)
+    save_model(arguments.out, model)
+    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
 
 
 def run_chat(arguments):

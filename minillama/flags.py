@@ -48,3 +48,14 @@ def add_device(parser):
     """--device and --dtype, for every command that runs a model."""
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+
+
+def add_resume(parser):
+    """--resume, for every command whose run can be gone on with."""
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run in --out left off, or make a "
+                        "finished one longer")
+
+
+def facts(arguments, *names):
+    """{name: value} of flags that a resumed run must share."""
+    return {name: getattr(arguments, name) for name in names}

@@ -25,7 +25,7 @@ from minillama.rlhf.alternatives import (
 )
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
-from minillama.tour_rlhf import LEASHED, fingerprint, fused, kept
+from minillama.tour_rlhf import LEASHED, check_rows, fingerprint, fused, kept
 from minillama.train.sft import SftConfig, fine_tune
 
 DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
@@ -50,10 +50,15 @@ def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
              "(minillama/rlhf/alternatives.py)")
     task, ways = (fused(model), reward_model, tokenizer, feedback, road.config.seed), {"PPO": [row_of(leashed.after)]}
     settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(LEASHED)}
+    settings |= {"judge": fingerprint(reward_model), "policy": fingerprint(model), **feedback.key}
+
+    def check(found):
+        check_rows([{**measured, 0: kl, 1: score, 2: distinct} for kl, score, measured, distinct in found["rows"]],
+                   (0, 1, 2, *feedback.watched))
+
     for name, learn in WAYS.items():
-        ways[name] = [tuple(row) for row in kept(
-            road, name.replace(" ", "-"), lambda folder, learn=learn: {"rows": list(learn(*task))}, **settings,
-            judge=fingerprint(reward_model), policy=fingerprint(model), **feedback.key)["rows"]]
+        ways[name] = [tuple(row) for row in kept(road, name.replace(" ", "-"), lambda folder, learn=learn: {
+            "rows": list(learn(*task))}, check, **settings)["rows"]]
     for name, rows in ways.items():
         kl, score, measured, distinct = rows[-1]
         road.say(f"    {name:19}KL {kl:5.2f}, score {score:+.2f}, "

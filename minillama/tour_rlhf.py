@@ -7,7 +7,6 @@ ruler by which the tour sees what learning from votes has done.
 
 import copy
 import random
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -15,6 +14,7 @@ import torch
 
 from minillama.backends import use_kernels
 from minillama.checkpoint import save_model
+from minillama.checkpoint.pth import read_plain
 from minillama.corpus import forum
 from minillama.files import atomic_write
 from minillama.rlhf.evaluation import Exam, examine, prompts_of
@@ -25,6 +25,7 @@ from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_scores, train_reward
 from minillama.tour_rlhf_pages import answers_page, hacking_page, ppo_page, reward_page
 from minillama.tour_sft import fits
+from minillama.train.resume import check_form, crc_of
 
 PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
@@ -95,8 +96,10 @@ def reward_stage(road, model, tokenizer, feedback):
         return {"reward_model": reward_model.state_dict(), "history": history}
 
     config = replace(REWARD, seed=seed)
-    found = kept(road, "reward", make, train=asdict(config), policy=fingerprint(model), **feedback.key)
     reward_model = RewardModel(copy.deepcopy(model), model.config.dim).eval().requires_grad_(False)
+    found = kept(road, "reward", make, lambda found: check_form(
+        "it", reward_model.state_dict(), found["reward_model"]), train=asdict(config), policy=fingerprint(model),
+        **feedback.key)
     reward_model.load_state_dict(found["reward_model"])
     chosen, rejected = held_out_scores(reward_model, encode_pairs(feedback.held_out, tokenizer))
     expected, got, passed, ceiling = verdict(chosen, rejected, feedback)
@@ -176,7 +179,13 @@ def practised(road, name, model, reward_model, tokenizer, feedback, config):
         save_model(folder, policy, road.out / "tokenizer.model")  # for `generate` and `chat`
         return {"policy": policy.state_dict(), "history": history}
 
-    found = kept(road, name, make, train=asdict(config), policy=fingerprint(model), reward=fingerprint(reward_model))
+    def check(found):
+        check_form("it", policy.state_dict(), found["policy"])
+        check_rows(found["history"], ("iteration", "score", "kl", "entropy", "ended", "kl_coefficient", "first_ratio",
+                                      *feedback.watched))
+
+    found = kept(road, name, make, check, train=asdict(config), policy=fingerprint(model),
+                 reward=fingerprint(reward_model))
     policy.load_state_dict(found["policy"])
     before, after = (examine(each.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
                              feedback.max_new_tokens) for each in (model, policy))
@@ -203,20 +212,30 @@ def fused(model):
 
 def fingerprint(model):
     """CRC-32 of all weights and buffers: another start is another stage."""
-    crc = 0
-    for tensor in model.state_dict().values():
-        crc = zlib.crc32(tensor.cpu().numpy().tobytes(), crc)
-    return crc
+    return crc_of(model.state_dict().values())
 
 
-def kept(road, name, make, **settings):
-    """What `make(folder)` returns, a dict of numbers and tensors, made once for the same settings."""
+def kept(road, name, make, check, **settings):
+    """What `make(folder)` returns, a dict of numbers and tensors, made once for the same settings. A file that is
+    damaged, or that `check(found)` does not like, is told and made anew."""
     folder = road.folder(name, **settings)
     path = folder / "result.pt"
     if path.exists():
-        road.say(f"  found trained in {folder}")
-        return torch.load(path, weights_only=True)
+        try:
+            check(found := dict(read_plain(path)))
+        except (ValueError, TypeError, LookupError):
+            road.say(f"  {path} is damaged: it is made anew")
+        else:
+            road.say(f"  found trained in {folder}")
+            return found
     result = make(folder)
     with atomic_write(path) as file:
         torch.save(result, file)
     return result
+
+
+def check_rows(rows, names):
+    """TypeError or LookupError unless `rows` are dicts with a number for each of the names, one at least."""
+    if not (isinstance(rows, list) and rows and all(isinstance(row[name], (int, float)) for row in rows
+                                                    for name in names)):
+        raise TypeError("not rows of numbers")

@@ -120,7 +120,7 @@ def signal_at(monkeypatch, where, count, number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", ["pretrain", "sft", "ppo"])
+@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "ppo"])
 def test_a_stopped_command_says_in_one_line_what_is_saved_and_the_flag_that_goes_on(
         command, number, model_folder, reward_folder, pairs_file, tmp_path, capsys, monkeypatch):
     (tmp_path / "data.jsonl").write_text("".join(
@@ -131,6 +131,7 @@ def test_a_stopped_command_says_in_one_line_what_is_saved_and_the_flag_that_goes
                       "--warmup-steps", 1, "--seq-len", 16), "step"),
         "sft": (("--model", model_folder, "--data", tmp_path / "data.jsonl", "--steps", 3, "--warmup-steps", 1,
                  "--template", "question_answer", "--held-out-fraction", 0.3), "step"),
+        "reward": (("--model", model_folder, "--pairs", pairs_file, "--batch-size", 13, "--max-new-tokens", 4), "step"),
         "ppo": (("--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, *FEW, "--iterations", 3,
                  "--checkpoint-every", 10), "iteration")}[command]
     out = tmp_path / "out"
@@ -155,7 +156,7 @@ def test_before_there_is_a_state_nothing_is_saved_and_what_writes_nothing_says_n
 
 def test_a_stopped_tour_says_that_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
     signal_at(monkeypatch, (TrainingRun, "advance"), 2, signal.SIGTERM)
-    words = ("tour", "--out", tmp_path, "--documents", 60, "--steps", 40, "--no-progress")
+    words = ("tour", "--out", tmp_path, "--documents", 100, "--steps", 40, "--no-progress")
     code, _, err = run(capsys, *words)
     assert code == 143
     assert err == ("minillama: interrupted: stopped after step 2 of 40: what is finished is kept in "

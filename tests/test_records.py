@@ -9,7 +9,7 @@ from mutants import Mutant
 from test_sequence_loss import FOUR_TURNS, Letters, by_character
 
 from minillama.corpus.forum import GRAMMAR
-from minillama.train.records import Record, encode_records, forum_records, read_records, segments_of
+from minillama.train.records import LONGEST_RECORD, Record, encode_records, forum_records, read_records, segments_of
 from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.templates import TEMPLATES, alpaca, question_answer, text_of
 
@@ -37,6 +37,23 @@ def test_three_forms_in_json_and_jsonl_are_the_same_records(tmp_path):
     assert list(read[0].records[1].messages) == MESSAGES["messages"]
     assert list(read[0].records[2].messages) == [{"role": "user", "content": "Hi"},
                                                  {"role": "assistant", "content": "Hello"}]
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_record_of_more_than_a_mebibyte_is_refused_as_pairs_and_prompts_are(tmp_path, array):
+    for letter in ("x", "\u20ac"):  # of one byte, and of three
+        room = LONGEST_RECORD - len(json.dumps(ALPACA | {"output": ""}, ensure_ascii=False))
+        for spare, fits in ((0, True), (1, False)):
+            record = ALPACA | {"output": letter * (room // len(letter.encode())) + "x" * (
+                room % len(letter.encode()) + spare)}
+            lines = [json.dumps(value, ensure_ascii=False) for value in (ALPACA, record)]
+            path = written(tmp_path, f"[{lines[0]},\n{lines[1]}]" if array else "\n".join(lines))
+            if fits:
+                assert len(read_records(path).records) == 2
+                continue
+            with pytest.raises(ValueError, match=f"data.json:2: a record of more than {LONGEST_RECORD} bytes"):
+                read_records(path)
+            assert len(read_records(path, skip_bad=True).skipped) == 1
 
 
 BAD = [

@@ -39,9 +39,10 @@ def read_plain(path):
         _check_zip(file, path)
         try:
             return torch.load(name, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a hostile pickle can provoke any of them; none has run anything
-            reason = " ".join(str(error).split())[:160]
-            raise ValueError(f"{path}: its pickle is damaged or asks for more than tensors ({reason})") from None
+        except MemoryError:
+            raise
+        except Exception:  # a hostile pickle can provoke any; none has run anything. PyTorch's text tells how to let it
+            raise ValueError(f"{path}: its pickle is damaged or asks for more than tensors") from None
 
 
 def _check_zip(file, path):

@@ -11,8 +11,7 @@ import torch
 
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.train.data import is_held_out
-
-LONGEST_LINE = 1 << 20  # bytes of a line of JSON
+from minillama.train.records import LONGEST_RECORD
 
 
 class Pair(NamedTuple):
@@ -113,7 +112,7 @@ def read_prompts(path):
 def _records(path, read):
     """Yield read(line) for every line that is not empty; its ValueError gets the place in front."""
     with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_RECORD + 1), b""), start=1):
             if line.strip():
                 try:
                     yield read(line)
@@ -122,8 +121,8 @@ def _records(path, read):
 
 
 def _object(line):
-    if len(line) > LONGEST_LINE:
-        raise ValueError(f"a line of more than {LONGEST_LINE} bytes: write one JSON object a line")
+    if len(line) > LONGEST_RECORD:
+        raise ValueError(f"a line of more than {LONGEST_RECORD} bytes: write one JSON object a line")
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

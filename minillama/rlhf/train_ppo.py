@@ -10,29 +10,28 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
     leash        beta grows while the KL is above its target, and shrinks below    ppo.next_kl_coefficient
 """
 
+import copy
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from minillama.bounds import MOST, check_config, number, seed
-from minillama.files import atomic_write
 from minillama.interrupts import stop_requested
-from minillama.rlhf import ppo
+from minillama.peft.lora import lora_layers, without_lora
+from minillama.rlhf import ppo, ppo_run
 from minillama.rlhf.experience import describe, experience_of, value_model_of
-from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW, clip_gradients
-from minillama.train.resume import load_training_state
+from minillama.train.resume import crc_of_texts
 from minillama.train.sequence_loss import at_least_fp32, encode_segments
 from minillama.train.templates import question_answer
 
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
-STATE_FILE = "ppo_state.pt"
+STATE_FILE = ppo_run.STATE_FILE
 PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update, where some is mixed in
 
 
@@ -60,7 +59,7 @@ class PPOConfig:
     kl_horizon: float = number(2000.0, 1, 1e12)  # answers in which beta may change by a fifth
     missing_eos_score: float = number(-1.0, -1e6, 1e6)  # instead of the reward model's
     pretraining_weight: float = number(0.0, 0, 1e6)  # of the loss on pretraining text; InstructGPT's gamma was 27.8
-    checkpoint_every: int = number(10, 0, MOST)  # iterations; 0: never
+    checkpoint_every: int = number(10, 0, MOST)  # iterations; 0: only before the first and after the last
     seed: int = seed()
 
     def __post_init__(self):
@@ -72,15 +71,15 @@ class PPOConfig:
 class PPO:
     """A run in progress. The policy learns in place; its reference is what it was at the start.
 
-    policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and
-    only that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a
-    `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that learns
-    has to be the one that sampled.
+    policy: a Transformer. If it has LoRA adapters only they learn, and the same model without them is
+    the reference, so there is no second copy; else a frozen copy is. score(tokens_BT, mask_BT) -> (B,):
+    a `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that
+    learns has to be the one that sampled.
     """
 
     def __init__(self, policy, score, value, config):
         self.policy, self.score, self.value, self.config = policy.eval(), score, value.eval(), config
-        self.reference = Reference(policy)
+        self.reference = None if lora_layers(policy) else copy.deepcopy(policy).requires_grad_(False)
         options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
         self.value_optimizer = AdamW(value.parameters(), config.value_lr, **options)
@@ -117,8 +116,10 @@ class PPO:
 
     def reference_log_probs(self, rollout):
         """log p of the answers' tokens under the policy as it was at the start, (B, A)."""
-        with self.reference.as_it_began() as policy:
-            return self.log_probs(policy, rollout)
+        if self.reference is not None:
+            return self.log_probs(self.reference, rollout)
+        with without_lora(self.policy):
+            return self.log_probs(self.policy, rollout)
 
     def learn(self, experience, seed, other_loss=None):
         """All epochs over one batch -> means of what its updates measured; of the first update alone:
@@ -182,40 +183,43 @@ def _step(optimizer, loss, clip_norm):
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
-              folder=None, resume=False, progress=True, pretraining_text=None):
+              folder=None, resume=False, progress=True, pretraining_text=None, facts=None):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
     template(question) gives the segments of the prompt. watch: {name: f(question, answer)}, numbers whose mean
     over every batch is reported under their name, never learned from. Metrics: those of `experience.describe`,
     `PPO.learn`, "distinct" (share of the batch's answers that are unlike all before them), "seconds".
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. folder: where the state is kept; resume=True goes on from it, bit for
-    bit, given the same policy as at the start.
+    `config.pretraining_weight`. folder: where the run is kept (`ppo_run`); resume=True goes on from it, bit for
+    bit, given the same policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`:
+    from where the run stands, the rates follow the line of the new number. facts: {name: plain value} of more that
+    must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
     """
     prompts = [encode_segments(template(question), tokenizer).tokens for question in questions]
+    facts = {**(facts or {}), "prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(prompts),
+             "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
+    made_with = ppo_run.made_with(policy, reward_model, config, facts)
     run = PPO(policy, reward_model, value_model_of(reward_model), config)
     other_loss = pretraining_loss(policy, pretraining_text, config)
-    made_with = asdict(config) | {"pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-    history = _resumed(run, folder, made_with) if resume else []
-    bar = tqdm(initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress)
-    with stop_requested() as request, bar:
+    kept = ppo_run.RunFolder(folder, run, made_with)
+    with stop_requested() as request, kept.opened(resume, progress), tqdm(
+            initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
             rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
             texts = [text.strip() for text in rollout.texts(tokenizer)]
             for name, measure in (watch or {}).items():
                 metrics[name] = sum(map(measure, [questions[i] for i in chosen], texts)) / len(texts)
-            history.append(metrics | {"distinct": len(set(texts)) / len(texts),
-                                      "seconds": round(time.perf_counter() - start, 3)})
+            kept.add(metrics | {"distinct": len(set(texts)) / len(texts),
+                                "seconds": round(time.perf_counter() - start, 3)})
             bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)
             bar.update()
-            due = config.checkpoint_every and run.iteration % config.checkpoint_every == 0
-            if folder and (due or request):
-                with atomic_write(Path(folder) / STATE_FILE) as file:
-                    torch.save({**run.state_dict(), "history": history, "made_with": made_with}, file)
+            every, ended = config.checkpoint_every, run.iteration == config.iterations
+            if ended or request or every and run.iteration % every == 0:
+                kept.save()
             if request:
                 raise request.stop(f"stopped after iteration {run.iteration} of {config.iterations}", folder)
-    return history
+    return kept.history
 
 
 def pretraining_loss(policy, tokens, config):
@@ -238,19 +242,6 @@ def pretraining_loss(policy, tokens, config):
         return config.pretraining_weight * F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
     return other_loss
-
-
-def _resumed(run, folder, made_with):
-    """Take up the run saved in `folder` -> its history."""
-    if folder is None:
-        raise ValueError("resume=True needs the folder that holds the run")
-    state = load_training_state(Path(folder) / STATE_FILE)
-    for name, ours in made_with.items():
-        if state["made_with"].get(name) != ours:
-            raise ValueError(f"cannot resume: {name} is {ours!r}, but the run in {folder} has "
-                             f"{state['made_with'].get(name)!r}: use that, or begin anew in another folder")
-    run.load_state_dict(state)
-    return state["history"]
 
 
 def batch_of(n_questions, iteration, config):

@@ -1,17 +1,20 @@
 """Training a reward model on pairs, starting from a language model's body."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
-from minillama.terminal import tqdm
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
-from minillama.train.resume import own_random_state
+from minillama.train.resume import crc_of_texts, own_random_state, settings_of
 from minillama.train.sequence_loss import encode_segments
 from minillama.train.templates import question_answer
+from minillama.train.training_run import TrainingRun
+
+STATE_FILE = "reward_state.pt"
 
 
 @dataclass(frozen=True)
@@ -24,42 +27,57 @@ class RewardConfig:
     warmup_steps: int = number(10, 0, MOST)
     weight_decay: float = number(0.0, 0, 10)
     clip_norm: float = number(1.0, 1e-9, 1e9)
+    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
     seed: int = seed()  # order of the pairs and the head's first weights
 
     def __post_init__(self):
         check_config(self)
 
 
-def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=question_answer, progress=True):
+def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=question_answer, progress=True, folder=None,
+                 resume=False, facts=None):
     """A `RewardModel` on a copy of `body`, trained on `pairs` (`preferences.Pair`) -> (model, history).
 
     template(prompt, answer) gives the segments of the whole text, which must end in EOS: where the score
-    is read. It has to be the policy's own. history: {"step", "loss", "accuracy"} of each batch, before
-    it was learned.
+    is read. It has to be the policy's own. history: a row of each step (1, 2, ...) with "loss" and "accuracy" of its
+    batch before it was learned, and what `pretrain` records. folder: where the run is kept; resume and facts as in
+    `pretrain`, where of the settings `epochs` may differ.
     """
     encoded = encode_pairs(pairs, tokenizer, template, body.config.max_seq_len)
-    steps = config.epochs * (len(encoded) // config.batch_size)
-    if not steps:
+    epoch = len(encoded) // config.batch_size
+    if not epoch:
         raise ValueError(f"{len(pairs)} pairs do not fill one batch of {config.batch_size}: give more, or "
                          "a smaller batch_size")
+    facts = {**(facts or {}), "pairs": crc_of_texts(pairs), "pair_tokens": crc_of_texts(encoded)}
     with own_random_state(config.seed, "cpu"):
-        model = RewardModel(copy.deepcopy(body).requires_grad_(), body.config.dim).eval()  # eval: no dropout
-        order = torch.cat([torch.randperm(len(encoded))[:steps // config.epochs * config.batch_size]
+        model = RewardModel(copy.deepcopy(body).requires_grad_(), body.config.dim)
+        order = torch.cat([torch.randperm(len(encoded))[:epoch * config.batch_size]
                            for _ in range(config.epochs)]).tolist()
     model.to(body.tok_embeddings.weight.device)
-    optimizer, history = AdamW(model.parameters(), eps=1e-8, weight_decay=config.weight_decay), []
-    for step in tqdm(range(steps), desc="reward model", unit="step", disable=not progress):
-        batch = [encoded[i] for i in order[step * config.batch_size:(step + 1) * config.batch_size]]
-        optimizer.lr = learning_rate(step, steps, config.max_lr, min(config.warmup_steps, steps - 1))
-        chosen, rejected = score_pairs(model, batch)
-        loss = preference_loss(chosen, rejected)
-        optimizer.zero_grad()
-        loss.backward()
-        clip_gradients(optimizer.parameters, config.clip_norm)
-        optimizer.step()
-        history.append({"step": step, "loss": loss.item(),
-                        "accuracy": pair_accuracy(chosen.detach(), rejected.detach())})
-    return model, history
+    run = RewardRun(model, encoded, order, config, folder and Path(folder), facts)
+    return model, run.train(resume, progress)
+
+
+class RewardRun(TrainingRun):
+    """A run of training on pairs, in evaluation mode: no dropout."""
+
+    name, total, state_file, evaluated, drops_out = "reward", "epochs", STATE_FILE, False, False
+
+    def __init__(self, model, encoded, order, config, folder, facts):
+        steps = len(order) // config.batch_size
+        rest = {"warmup_steps": min(config.warmup_steps, steps - 1), "steps": steps, "min_lr_ratio": 0.1,
+                "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "eval_every": 0}
+        schedule = SimpleNamespace(**asdict(config) | rest)
+        super().__init__(model, schedule, folder, {**facts, **settings_of(config)}, model.head.weight.device)
+        self.encoded, self.order = encoded, order
+
+    def losses(self, step):
+        size = self.config.batch_size
+        batch = [self.encoded[i] for i in self.order[step * size:(step + 1) * size]]
+        chosen, rejected = score_pairs(self.model, batch)
+        self.step_tokens = sum(len(side) for pair in batch for side in pair)
+        self.measured = {"accuracy": pair_accuracy(chosen.detach(), rejected.detach())}
+        yield preference_loss(chosen, rejected)
 
 
 def encode_pairs(pairs, tokenizer, template=question_answer, max_seq_len=None):

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
-from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.held_out import held_out_loss
+from minillama.train.resume import settings_of
 from minillama.train.training_run import TrainingRun, check_training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -53,13 +53,14 @@ class PretrainConfig:
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
-             tokenizer_path=None, tokenizer=None):
+             tokenizer_path=None, facts=None):
     """Train `model` in place on `train_tokens` (see `train.data`) -> the history, as in metrics.jsonl.
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token
     of the step's batch; grad_norm: before clipping; seconds: of this step alone) and, of evaluations,
     {"step", "held_out_loss"}; step counts finished updates. resume=True goes on from the last
-    checkpoint in `out_dir`. The tokenizer, or a copy of its file, goes beside the model.
+    checkpoint in `out_dir`, if model, data and settings are those it had (`checkpoint_every` may differ, and `steps`:
+    see `training_run`). facts: {name: plain value} of more that has to be the same, such as a command's other flags.
 
     Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
     holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
@@ -68,12 +69,9 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     """
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])
-    history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir)).train(resume, progress)
+    history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir), facts).train(resume, progress)
     if data_parallel.leads():
-        if tokenizer is None:
-            save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
-        else:
-            save_with_tokenizer(out_dir, model, tokenizer)
+        save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
     return history
 
 
@@ -91,9 +89,10 @@ class PretrainRun(TrainingRun):
 
     name = "pretrain"
 
-    def __init__(self, model, train_tokens, held_out_tokens, config, out_dir):
+    def __init__(self, model, train_tokens, held_out_tokens, config, out_dir, facts=None):
         data = {"train_tokens": train_tokens.fingerprint(), "held_out_tokens": held_out_tokens.fingerprint()}
-        super().__init__(model, config, out_dir, {**asdict(config), **asdict(model.config), **data}, config.device)
+        made_with = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        super().__init__(model, config, out_dir, made_with, config.device)
         self.held_out_tokens = held_out_tokens
         self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len,
                                config.seed)

@@ -21,6 +21,7 @@ from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.templates import TEMPLATES, alpaca
 
 LARGEST_FILE = 1 << 30  # bytes
+LONGEST_RECORD = 1 << 20  # bytes of JSON
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "bot": "assistant"}
 WANTED = "instruction and output (Alpaca), messages (role, content), or conversations (from, value)"
@@ -101,7 +102,7 @@ def _objects(text, path):
     if not text.lstrip().startswith("["):
         for line, part in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
             if part.strip():
-                yield line, _parsed(part)
+                yield line, _too_long(part) or _parsed(part)
         return
     place, line, counted = text.index("[") + 1, 1, 0
     while True:
@@ -115,12 +116,19 @@ def _objects(text, path):
             raise ValueError(f"{path}:{line}: the array is broken in or behind this record ({error})") from None
         except ValueError as error:  # a field given twice: the text around it is whole
             value, place = error, PLAIN.raw_decode(text, place)[1]
-        yield line, value
+        yield line, _too_long(text[counted:place]) or value
         place = _skip_space(text, place)
         if text[place:place + 1] == ",":
             place += 1
         elif text[place:place + 1] != "]":
             raise ValueError(f"{path}:{line}: a comma or the closing ] is missing behind this record")
+
+
+def _too_long(text):
+    """The ValueError for a record of more than LONGEST_RECORD, else None."""
+    if len(text) > LONGEST_RECORD or len(text.encode()) > LONGEST_RECORD:
+        return ValueError(f"a record of more than {LONGEST_RECORD} bytes: cut it, or make several of it")
+    return None
 
 
 def _skip_space(text, place):

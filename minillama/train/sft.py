@@ -4,8 +4,6 @@ The same function serves full tuning, LoRA and QLoRA: what requires a gradient i
 Runs can be killed and taken up as in pretraining (`training_run`).
 """
 
-import json
-import zlib
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,6 +15,7 @@ import torch
 from minillama.bounds import MOST, number, seed
 from minillama.train import data_parallel
 from minillama.train.data import permutation
+from minillama.train.resume import crc_of_texts, settings_of
 from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, model_loss, pack
 from minillama.train.training_run import TrainingRun, check_training
 
@@ -51,7 +50,8 @@ class SftConfig:
         check_training(self)
 
 
-def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=()):
+def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(),
+              facts=None):
     """Train what requires a gradient in `model`, in place, on lists of `Sequence` -> the history.
 
     stages: (n1, n2, ...): a curriculum. The first n1 sequences are trained on first, then the next n2, each stage for
@@ -59,7 +59,8 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} and {"step", "held_out_loss"}, as in
     `pretrain`; losses are mean nats per learned token. With a `folder` they are written there with checkpoints of the
-    trained parameters, and resume=True goes on from the last. The model ends in eval mode.
+    trained parameters, and resume=True goes on from the last; facts are as in `pretrain`, and a run in stages keeps its
+    steps. The model ends in eval mode.
 
     Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
     """
@@ -68,7 +69,7 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
         raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
     before, model.recompute_blocks = model.recompute_blocks, config.recompute_blocks
     try:
-        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder), stages)
+        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder), stages, facts)
         return run.train(resume, progress)
     finally:
         model.recompute_blocks = before
@@ -80,11 +81,11 @@ class FineTuning(TrainingRun):
 
     name = "fine-tune"
 
-    def __init__(self, model, sequences, held_out, config, folder, stages=()):
+    def __init__(self, model, sequences, held_out, config, folder, stages=(), facts=None):
         data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out),
-                "stages": list(stages) if len(stages) > 1 else None}
-        super().__init__(model, config, folder, {**asdict(config), **asdict(model.config), **data},
-                         model.tok_embeddings.weight.device)
+                "stages": f"{list(stages)} over {config.steps} steps" if len(stages) > 1 else None}
+        made_with = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        super().__init__(model, config, folder, made_with, model.tok_embeddings.weight.device)
         self.held_out = held_out[:config.eval_sequences or None]
         rows, self.ends = iter(sequences), stage_ends(stages or [len(sequences)], config.steps)
         self.stages = [SequenceBatches(list(islice(rows, n)), config.batch_size * config.grad_accumulation, config.seed,
@@ -183,10 +184,7 @@ def answer_loss(model, sequences, batch_size=16):
 
 def fingerprint(sequences):
     """CRC-32 of all tokens and labels in order: tells a resumed run that this is the same data."""
-    crc = 0
-    for sequence in sequences:
-        crc = zlib.crc32(json.dumps([sequence.tokens, sequence.labels]).encode(), crc)
-    return crc
+    return crc_of_texts([[sequence.tokens, sequence.labels] for sequence in sequences])
 
 
 def _check_fit(model, sequences, held_out, config):

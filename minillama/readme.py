@@ -1,5 +1,4 @@
-"""Numbers and pictures of the README come from a recorded run: `python tools/readme.py out/tour`, typed in
-`python3 run.py shell`, puts them in."""
+"""Numbers and pictures of the README come from a recorded run: `python -m minillama.readme out/tour` puts them in."""
 
 import html
 import json

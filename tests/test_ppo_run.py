@@ -1,0 +1,121 @@
+"""A PPO run in its folder: whatever it depends on is named when it differs, and nothing recorded is lost or doubled."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from letters import Letters, bare
+from mutants import Mutant
+from test_train_ppo import CONFIG, QUESTIONS, a_model, a_reward_model, same
+from tiny_run import Killed, one_thread
+
+from minillama.backends import use_kernels
+from minillama.rlhf.train_ppo import PPO, train_ppo
+
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+
+
+def practise(folder, policy=None, reward_model=None, questions=QUESTIONS, config=CONFIG, template=bare, **options):
+    policy = policy or a_model()
+    history = train_ppo(policy, reward_model or a_reward_model(), Letters(), questions, config, template,
+                        progress=False, folder=folder, **options)
+    return policy.state_dict(), history
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def in_file(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def killed_at(iteration, monkeypatch):
+    advance = PPO.advance
+
+    def die(self, *arguments):
+        if self.iteration == iteration:
+            raise Killed
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(PPO, "advance", die)
+
+
+@pytest.mark.parametrize("iteration", range(4))
+def test_a_run_killed_in_any_iteration_ends_like_one_that_was_not(tmp_path, monkeypatch, iteration):
+    whole, history = practise(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        killed_at(iteration, patch)
+        with pytest.raises(Killed):
+            practise(tmp_path / "killed")
+    assert (tmp_path / "killed" / "ppo_state.pt").exists(), "the first state comes before the first iteration"
+    assert without_times(in_file(tmp_path / "killed")) == without_times(history[:iteration]), "rows as they come"
+    resumed, again = practise(tmp_path / "killed", resume=True)
+    assert same(resumed, whole) and without_times(again) == without_times(history)
+    assert in_file(tmp_path / "killed") == again
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("model", {"policy": lambda: a_model(seed=1)}), ("reward_model", {"reward_model": lambda: other_judge("head")}),
+    ("reward_model", {"reward_model": lambda: other_judge("deviation")}),
+    ("reward_model", {"reward_model": lambda: other_judge("body")}),
+    ("prompts", {"questions": lambda: QUESTIONS[::-1]}),
+    ("prompt_tokens", {"template": lambda: lambda *words: [*bare(*words), *bare("x")]}),
+    ("dtype", {"policy": lambda: a_model().double()}), ("template", {"facts": lambda: {"template": "alpaca"}}),
+    ("kernels", {"policy": lambda: use_kernels(a_model(), "torch")}),
+    ("reward_kernels", {"reward_model": lambda: fused_judge()}), ("frozen_weights", {"policy": lambda: a_model(True)}),
+    ("lam", {"config": lambda: replace(CONFIG, lam=0.5)}),
+])
+def test_what_a_resumed_run_was_not_begun_with_is_refused_by_name(tmp_path, name, change):
+    practise(tmp_path, facts={"template": "bare"}, config=replace(CONFIG, iterations=1))
+    before = (tmp_path / "ppo_state.pt").read_bytes()
+    given = {"facts": {"template": "bare"}, "config": replace(CONFIG, iterations=2)}
+    given |= {key: make() for key, make in change.items()}
+    with pytest.raises(ValueError, match=f"cannot resume: {name} is .*, but the run in .* has .*--.*in another --out"):
+        practise(tmp_path, resume=True, **given)
+    assert (tmp_path / "ppo_state.pt").read_bytes() == before
+
+
+def other_judge(part):
+    """A reward model of which one number is another."""
+    model = a_reward_model()
+    tensor = {"head": model.head.weight, "deviation": model.deviation, "body": model.body.norm.weight}[part]
+    with torch.no_grad():
+        tensor.view(-1)[0] += 0.5
+    return model
+
+
+def fused_judge():
+    model = a_reward_model()
+    use_kernels(model.body, "torch")
+    return model
+
+
+def test_a_folder_that_holds_a_run_is_not_begun_anew(tmp_path):
+    practise(tmp_path, config=replace(CONFIG, iterations=1))
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        practise(tmp_path)
+    with pytest.raises(ValueError, match="needs the folder"):
+        practise(None, resume=True)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        practise(tmp_path / "none", resume=True)
+
+
+def law(name, change):
+    def hold():
+        import tempfile
+        from pathlib import Path
+
+        with tempfile.TemporaryDirectory() as folder:
+            test_what_a_resumed_run_was_not_begun_with_is_refused_by_name(Path(folder), name, change)
+
+    return hold
+
+
+MUTANTS = [
+    Mutant("minillama.rlhf.ppo_run", "crc_of(reward_model.state_dict().values())", "0",
+           law("reward_model", {"reward_model": lambda: other_judge("deviation")})),
+    Mutant("minillama.rlhf.ppo_run", 'judge["kernels"]', "None",
+           law("reward_kernels", {"reward_model": lambda: fused_judge()})),
+]
