@@ -69,9 +69,10 @@ def build_parser(first=None):
     from minillama.cli_data import add_filter
     from minillama.cli_feedback import add_ppo, add_reward
     from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
+    from minillama.cli_merge import add_merge
     from minillama.cli_simt import add_simt
     from minillama.cli_tokenizer import add_tokenizer
-    from minillama.cli_tuning import add_chat, add_merge, add_sft
+    from minillama.cli_tuning import add_chat, add_sft
 
     parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

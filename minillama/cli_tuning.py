@@ -61,35 +61,9 @@ def add_chat(commands):
     add_device(chat)
 
 
-def add_merge(commands):
-    """merge --model PATH --adapter DIR --out DST"""
-    merge = command(commands, "merge", run_merge, "add a LoRA adapter into the weights, and write the whole model")
-    merge.add_argument("--model", required=True, metavar="PATH", help="the model that the adapter was made for")
-    merge.add_argument("--adapter", required=True, metavar="DIR", help="a LoRA adapter, as sft, ppo or peft writes it")
-    merge.add_argument("--out", required=True, metavar="DST", help="a folder to be made")
-    add_device(merge)
-
-
-@claims("merge", "model", "adapter")
-def run_merge(arguments):
-    """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form."""
-    from minillama.checkpoint import save_model
-    from minillama.checkpoint.convert import write_tokenizer
-    from minillama.peft.lora import merge_lora, remove_lora
-    from minillama.peft.lora_file import load_lora
-
-    model, tokenizer = loaded(arguments, whole=True)
-    load_lora(arguments.adapter, model)
-    merge_lora(model, keep_base=False)
-    remove_lora(model)
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    save_model(arguments.out, model)
-    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
-    print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
-
-
 def loaded(arguments, whole=False):
-    """(model, tokenizer) of --model, on --device, in --dtype, with --load-4bit or --load-8bit where there are such.
+    """(model, tokenizer) of --model, on --device, in --dtype, with --load-4bit or --load-8bit where there are such, or
+    in the bits that --adapter was learned over.
 
     whole: the command changes or writes all weights; ValueError where they are in few bits, or bring no tokenizer.
     """
@@ -98,13 +72,20 @@ def loaded(arguments, whole=False):
     from minillama.checkpoint import load_model, open_weights
     from minillama.checkpoint.weights import common_dtype
     from minillama.memory import require_memory, weights_bytes
+    from minillama.peft.lora_file import learned_over
+    from minillama.quant.quantize_linears import quantization_of
     from minillama.tokenizer import load_tokenizer
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     weights, path = open_weights(arguments.model), arguments.model
     held = weights.quantization["kind"] if weights.quantization else None
     asked = [kind for flag, kind in (("load_4bit", "nf4"), ("load_8bit", "int8")) if getattr(arguments, flag, False)]
-    kind = asked[0] if asked else held
+    kind, settings = asked[0] if asked else held, {}
+    told = learned_over(arguments.adapter) if getattr(arguments, "adapter", None) and not whole else None
+    if told and told[1] and not held and kind in (None, told[1]["kind"]):
+        kind = told[1]["kind"]
+        settings = {name: value for name, value in told[1].items() if name not in ("kind", "crc32")}
+        print(f"{arguments.adapter} was learned over {told[0]} in {kind}: {path} is loaded so", file=sys.stderr)
     if held and held != kind:
         raise ValueError(f"{path} is quantized already, in {held}: leave the flag out, or give its original")
     if kind and whole:
@@ -113,12 +94,20 @@ def loaded(arguments, whole=False):
     size = (dtype or common_dtype(weights)).itemsize
     needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
     print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
-    model, tokenizer = load_model(path, arguments.device, dtype, None if held else kind)
+    model, tokenizer = load_model(path, arguments.device, dtype, None if held else kind, **settings)
+    if told and (has := quantization_of(model)) != told[1]:
+        print(f"{arguments.adapter} was learned over {told[0]} ({in_words(told[1])}), not over this base "
+              f"({in_words(has)}): expect other answers, or give --model {told[0]}", file=sys.stderr)
     tokenizer = load_tokenizer(arguments.tokenizer) if getattr(arguments, "tokenizer", None) else tokenizer
     if tokenizer is None:
         beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
         raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
     return model, tokenizer
+
+
+def in_words(quantization):
+    """What `quantization_of` gives, to be read."""
+    return ", ".join(f"{name} {value}" for name, value in quantization.items()) if quantization else "not quantized"
 
 
 @claims("sft", "model", "data", run=True)
@@ -157,6 +146,7 @@ def run_sft(arguments):
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
     words = f"--model {out}" if arguments.method in WHOLE else f"--model {arguments.model} --adapter {out}"
+    words += " --load-4bit" if arguments.load_4bit else " --load-8bit" if arguments.load_8bit else ""
     print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "
           f"`chat {words} --template {template}`", file=sys.stderr)
 

@@ -37,7 +37,8 @@ def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, c
         load_lora(out, base)
         assert any(layer.B["default"].any() for layer in lora_layers(base).values())
         words = ("--model", model_folder, "--adapter", out, *(["--load-4bit"] if method == "qlora" else []))
-    code, said, err = run(capsys, "chat", *words, "--max-new-tokens", "5", stdin="Count to 3.\n/history\n/exit\nno\n")
+    words = ("chat", *words, "--temperature", "2", "--max-new-tokens", "5")  # else it may end at once, and say nothing
+    code, said, err = run(capsys, *words, stdin="Count to 3.\n/history\n/exit\nno\n")
     assert code == 0 and "user: Count to 3.\n" in said and "user: no" not in said
     code, _, err = run(capsys, *sft)
     assert code == 2 and "--resume" in err

@@ -32,7 +32,8 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights readme".split(),
     "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
-    "cli cli_checkpoints cli_data cli_feedback cli_lessons cli_simt cli_tokenizer cli_tuning __main__".split(),
+    ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_simt cli_tokenizer cli_tuning "
+     "__main__").split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond

@@ -48,18 +48,18 @@ def _reader(path):
                      "file that is whole")
 
 
-def load_model(path, device="cpu", dtype=None, quantize=None):
+def load_model(path, device="cpu", dtype=None, quantize=None, **settings):
     """(Transformer, tokenizer or None) from `path`: weights as stored unless `dtype` is given.
 
-    quantize: "nf4" or "int8" puts its linear layers into few bits, one after another; ValueError where they are
-    already. On the CPU they stay memory-mapped. The tokenizer is the one inside the file or beside it. Oddities that
-    were accepted come as warnings. Errors as `open_weights`.
+    quantize: "nf4" or "int8" puts its linear layers into few bits, one after another, with the settings of
+    `quantized.quantize_weights`; ValueError where they are already. On the CPU they stay memory-mapped. The tokenizer
+    is the one inside the file or beside it. Oddities that were accepted come as warnings. Errors as `open_weights`.
     """
     weights = open_weights(path)
     for note in weights.notes:
         warnings.warn(note, stacklevel=2)
     if quantize:
-        weights = quantize_weights(weights, quantize)
+        weights = quantize_weights(weights, quantize, **settings)
     tokenizer = find_tokenizer(weights)
     return build_model(weights, device, dtype, spend=True), tokenizer
 

@@ -69,9 +69,7 @@ def write_quantized(folder, weights):
         else:
             planned[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     write_safetensors_stream(Path(folder) / TENSOR_FILE, planned, _parts(weights))
-    if settings.get("threshold") == math.inf:
-        settings["threshold"] = None  # JSON has no infinity
-    params = params_of(weights.config) | {"quantization": {"kind": kind, **settings}}
+    params = params_of(weights.config) | {"quantization": settings_to_json(weights.quantization)}
     with atomic_write(Path(folder) / "params.json", "w") as file:
         file.write(json.dumps(params, indent=2) + "\n")
 
@@ -90,7 +88,7 @@ def read_quantized(folder):
     held against shape and settings before anything is made of them."""
     folder = Path(folder)
     params, path = read_settings(folder / "params.json"), folder / "params.json"
-    settings = _settings(params.get("quantization"), path)
+    settings = settings_from_json(params.get("quantization"), path)
     parts, path = read_safetensors(folder / TENSOR_FILE), folder / TENSOR_FILE
     table = parts.get("tok_embeddings.weight")
     if table is None or table.dim() != 2:
@@ -110,7 +108,12 @@ def read_quantized(folder):
     return weights
 
 
-def _settings(given, path):
+def settings_to_json(quantization):
+    """The "quantization" entry as JSON can hold it, which has no infinity."""
+    return {name: None if value == math.inf else value for name, value in quantization.items()}
+
+
+def settings_from_json(given, path):
     """The "quantization" entry with every value checked."""
     kind = given.get("kind") if isinstance(given, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:

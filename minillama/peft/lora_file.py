@@ -3,7 +3,8 @@ adapter_model.safetensors.
 
 With the adapter may go the tables at both ends, whole, as Chinese-LLaMA's second stage trains them: peft's
 modules_to_save. The files name layers as Hugging Face does and keep the rows of q and k in its order, B included,
-so that an adapter trained here loads there and the other way round.
+so that an adapter trained here loads there and the other way round. A third file, which peft does not read, says
+what base the adapter was learned over: on other bits it is another model.
 """
 
 import json
@@ -13,11 +14,14 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
+from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.checkpoint.settings import read_settings
 from minillama.files import atomic_write
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
+from minillama.quant.quantize_linears import quantization_of
 
-CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 PREFIX = "base_model.model."
 # What peft can write that plain LoRA is not: each must be absent or "off".
 TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
@@ -51,9 +55,23 @@ def save_lora(folder, model, name="default", base_model=None):
               "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
               "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers),
               "modules_to_save": tables or None}
+    base = quantization_of(model)
+    with atomic_write(Path(folder) / BASE_FILE, "w") as file:
+        json.dump({"model": base_model, "quantization": base and settings_to_json(base)}, file, indent=2)
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
     with atomic_write(Path(folder) / CONFIG_FILE, "w") as file:
         json.dump(fields, file, indent=2)
+
+
+def learned_over(folder):
+    """(name of the base, its `quantization_of` or None) that the adapter in `folder` was learned over; None where the
+    adapter does not say, such as one of peft's. ValueError if the file is damaged."""
+    path = Path(folder) / BASE_FILE
+    if not path.exists():
+        return None
+    given = read_settings(path)
+    base = given.get("quantization")
+    return given.get("model") or "its base", base and {**settings_from_json(base, path), "crc32": base.get("crc32")}
 
 
 def load_lora(folder, model, name="default"):
