@@ -91,7 +91,8 @@ def atomic_folder(path):
 
 
 class _RememberingFile(io.FileIO):
-    """Keeps the first error of writing: PyTorch's C++ code swallows it and reports a wrong position instead."""
+    """Names itself in an error of writing, and keeps the first one: PyTorch's C++ code swallows it and reports a wrong
+    position instead."""
 
     error = None
 
@@ -99,8 +100,15 @@ class _RememberingFile(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
+            error.filename = self.name
             self.error = self.error or error
             raise
+
+
+def open_to_append(path):
+    """A text file (UTF-8) to whose end lines are added. What the system refuses to take, at a flush or in closing, is
+    an OSError that names `path`."""
+    return io.TextIOWrapper(io.BufferedWriter(_RememberingFile(os.fspath(path), "a")), encoding="utf-8", newline="")
 
 
 @contextlib.contextmanager

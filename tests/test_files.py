@@ -7,7 +7,7 @@ import sys
 import pytest
 from mutants import Mutant
 
-from minillama.files import atomic_folder, atomic_write
+from minillama.files import atomic_folder, atomic_write, open_to_append
 
 
 class Crash(Exception):
@@ -85,6 +85,21 @@ def test_the_bytes_reach_the_disk_before_the_name_changes(old, monkeypatch):
     with atomic_write(old) as file:
         file.write(b"new")
     assert calls == ["fsync", "replace"]
+
+
+def test_lines_are_added_at_the_end(old):
+    for line in ("er \u00fc\r\n", "est\n"):
+        with open_to_append(old) as file:
+            file.write(line)
+    assert old.read_bytes() == "older \u00fc\r\nest\n".encode()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("size", [1, 100_000])  # refused when it is closed, and at once
+def test_a_line_that_finds_no_room_is_an_error_that_names_the_file(size):
+    with pytest.raises(OSError, match="No space left") as told, open_to_append("/dev/full") as file:
+        file.write("x" * size)
+    assert told.value.filename == "/dev/full"
 
 
 def _in_a_new_folder(law):

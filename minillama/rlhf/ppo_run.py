@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from minillama.files import atomic_write
+from minillama.files import atomic_write, open_to_append
 from minillama.train.resume import check_total, crc_of, model_facts, read_state, settings_of, truncate_metrics
 
 STATE_FILE, METRICS_FILE = "ppo_state.pt", "metrics.jsonl"
@@ -52,7 +52,7 @@ class RunFolder:
         else:
             with atomic_write(self.folder / METRICS_FILE, "w"):
                 pass
-        with open(self.folder / METRICS_FILE, "a", encoding="utf-8", newline="") as self.metrics:
+        with open_to_append(self.folder / METRICS_FILE) as self.metrics:
             if not resume:
                 self.save()
             yield self

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 
 from minillama.bounds import check_config
-from minillama.files import atomic_write
+from minillama.files import atomic_write, open_to_append
 from minillama.interrupts import stop_requested
 from minillama.terminal import tqdm
 from minillama.train import data_parallel
@@ -100,7 +100,7 @@ class TrainingRun:
             if not self.leads:
                 self._steps(request, False)
                 return self.history
-            with open(self.folder / METRICS_FILE, "a", encoding="utf-8", newline="") as self.metrics:
+            with open_to_append(self.folder / METRICS_FILE) as self.metrics:
                 self._steps(request, progress)
         return self.history
 
