@@ -160,6 +160,7 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
     from minillama.checkpoint import load_model
     from minillama.train.data import write_tokens
     from minillama.train.pretrain import pretrain
+    from minillama.train.resume import read_metrics
     from minillama.train.training_run import METRICS_FILE, STATE_FILE
     from minillama.transformer import Transformer
 
@@ -171,8 +172,7 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
     if (folder / "params.json").exists():
         road.say(f"  found trained in {folder}")
         model = load_model(folder)[0].eval()
-        history = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
-        return model, held_out, history
+        return model, held_out, read_metrics(folder / METRICS_FILE, pretrain_config.steps, evaluated=True)[0]
     torch.manual_seed(pretrain_config.seed)
     model = use_kernels(Transformer(shape), road.config.kernels)
     history = pretrain(model, train, held_out, pretrain_config, folder, resume=(folder / STATE_FILE).exists(),

@@ -6,7 +6,6 @@ exact number of bits, so each ends beside the least that any model could need.
 
 import copy
 import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 
@@ -23,7 +22,7 @@ from minillama.quant.quantize_linears import quantize_linears
 from minillama.sampling import Sampling
 from minillama.tour_sft_pages import before_after_page, nf4_page, tuning_page
 from minillama.train.records import encode_records, forum_records
-from minillama.train.resume import own_random_state
+from minillama.train.resume import own_random_state, read_metrics
 from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.sft import SftConfig, answer_loss, fine_tune
 from minillama.train.templates import question_answer
@@ -158,7 +157,7 @@ def tuned(road, name, model, tokenizer, lessons, config):
     done = folder / ("params.json" if name == "sft" else TENSOR_FILE)
     if done.exists():
         road.say(f"  found trained in {folder}")
-        history = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+        history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
         if name == "sft":
             return Tuned(load_model(folder)[0].eval(), history)
         learner = fused_copy(model) if name == "lora" else quantized(model)

@@ -208,3 +208,22 @@ def test_a_tours_cached_result_that_is_damaged_is_told_and_made_anew(tmp_path):
         torch.save(damage, path)
         assert found()["history"] == [{"kl": 1.0}]
     assert len(made) == 12 and sum("is damaged: it is made anew" in line for line in said) == 11
+
+
+def test_a_finished_stage_of_the_tour_whose_metrics_are_damaged_is_refused_in_one_line(tmp_path):
+    from letters import Letters
+    from tiny_run import CONFIG, SHAPE
+
+    from minillama.tour import Road, TourConfig, trained
+
+    road = Road(tmp_path, TourConfig(progress=False))
+    road.say = lambda text: None
+    texts = ["abcdefgh" * 9] * 4, ["hgfedcba" * 9]
+    stage = (road, "stage", replace(SHAPE, vocab_size=Letters.vocab_size), Letters(), None, texts, CONFIG)
+    history = trained(*stage)[2]
+    assert len(trained(*stage)[2]) == len(history)
+    metrics, = tmp_path.rglob("metrics.jsonl")
+    for damage in ("{}\n" * 20, "", "x"):
+        metrics.write_text(damage)
+        with pytest.raises(ValueError, match="metrics.jsonl is damaged: it does not hold the 11 steps"):
+            trained(*stage)
