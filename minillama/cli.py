@@ -13,7 +13,7 @@ from pathlib import Path
 from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, add_resume, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
-from minillama.terminal import explain, guarded_streams, one_line, visible
+from minillama.terminal import explain, guarded_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 STATES = "*_state.pt"  # what runs save in --out to go on from
@@ -31,14 +31,14 @@ def main(argv=None):
                 sys.stdout.flush()  # what cannot be written is told here
                 return code
         except (KeyboardInterrupt, Terminated) as stopped:
-            print("minillama: " + ": ".join(["interrupted", *what_is_kept(stopped, arguments)]), file=sys.stderr)
+            tell(": ".join(["interrupted", *what_is_kept(stopped, arguments)]))
             return 128 + getattr(stopped, "signal", signal.SIGINT)
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
             return 0
         except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
             if os.environ.get("MINILLAMA_TRACEBACK"):
                 raise
-            print(f"minillama: error: {explain(error)}", file=sys.stderr)
+            tell(f"error: {explain(error)}")
             return 2
 
 

@@ -11,7 +11,9 @@ import io
 import os
 import re
 import sys
+import weakref
 
+_bars: weakref.WeakSet = weakref.WeakSet()  # those that may be open
 # C0 and DEL and C1; what turns or hides text (UAX #9, and the deprecated and annotating format characters); the two
 # separators of lines; halves of surrogate pairs, as bytes that are no UTF-8 become in a file's name
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
@@ -52,7 +54,16 @@ def tqdm(*arguments, desc="", **options):
     """tqdm's progress bar, which returns to the line's begin: it goes past the guard of stderr, its name does not."""
     from tqdm import tqdm as bar
 
-    return bar(*arguments, desc=one_line(desc), file=getattr(sys.stderr, "raw", None), **options)
+    made = bar(*arguments, desc=one_line(desc), file=getattr(sys.stderr, "raw", None), **options)
+    _bars.add(made)
+    return made
+
+
+def tell(message):
+    """The last word of a command, on a line of its own below the progress bars that are open."""
+    for bar in list(_bars):
+        bar.close()
+    print(f"minillama: {message}", file=sys.stderr)
 
 
 class Guarded:

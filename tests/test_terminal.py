@@ -18,7 +18,7 @@ from mutants import Mutant
 from minillama.checkpoint import save_model
 from minillama.cli import main
 from minillama.config import ModelConfig
-from minillama.terminal import CONTROL, guarded_streams, one_line, tqdm, visible
+from minillama.terminal import CONTROL, guarded_streams, one_line, tell, tqdm, visible
 from minillama.tokenizer import train_bpe
 from minillama.transformer import Transformer
 
@@ -149,6 +149,15 @@ def test_fields_and_keys_and_tensors_names_are_shown(model, tmp_path, capsys):
     assert main(["info", str(tmp_path)])
     said = capsys.readouterr().err + str(warned[0].message)
     assert said.count(SHOWN + r"\nminillama") == 3 and not CONTROL.search(said.replace("\n", ""))
+
+
+def test_the_last_word_stands_on_a_line_below_the_bars_and_no_bar_comes_after_it(capsys):
+    with guarded_streams():
+        bars = [tqdm(total=3), tqdm(range(3))]
+        bars[0].update()
+        tell("error: no room")
+        del bars
+    assert capsys.readouterr().err.replace("\r", "\n").splitlines()[-1] == "minillama: error: no room"
 
 
 def test_a_bar_still_returns_to_the_begin_of_its_line_and_its_name_is_shown(capsys):
