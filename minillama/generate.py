@@ -37,6 +37,7 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
     model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
     what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
+    (LLM.int8 rounds by its neighbours too: a column that is an outlier in one row is left whole in all.)
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")

@@ -11,6 +11,8 @@ from minillama.backends import use_kernels
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
 from minillama.kv_cache import KVCache
+from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
+from minillama.quant.quantize_linears import quantize_linears
 from minillama.sampling import Sampling
 from minillama.transformer import Transformer, positions_and_mask
 
@@ -32,6 +34,17 @@ def test_a_longer_neighbour_takes_none_of_a_rows_context(backend):
     steps = list(generate_tokens(model, NEAR_THE_END, 35))
     for row, said in enumerate(alone):
         assert [step[row] for step in steps] == said + [None] * (35 - len(said))
+
+
+def test_so_it_is_over_nf4_with_an_adapter():
+    model = lively_model(26)
+    quantize_linears(model, kind="nf4", block_size=8)
+    add_lora(model, LoRAConfig(rank=2, targets=("attention.*", "feed_forward.*")))
+    for layer in lora_layers(model).values():
+        torch.nn.init.normal_(layer.B["default"], std=0.1)
+    alone = [column(generate_tokens(model, [prompt], 35, Sampling())) for prompt in NEAR_THE_END]
+    steps = list(generate_tokens(model, NEAR_THE_END, 35, Sampling()))
+    assert [column(steps, row) for row in range(len(alone))] == alone
 
 
 def test_a_row_draws_what_it_draws_alone():
