@@ -183,8 +183,7 @@ def set_adapter(model, name):
 
 @contextlib.contextmanager
 def without_lora(model):
-    """The base model for a while, as the reference policy of DPO and PPO needs it; then the adapter
-    again."""
+    """The base model for a while; then the adapter again."""
     _refuse_merged(model)
     active = {layer: layer.active for layer in lora_layers(model).values()}
     try:

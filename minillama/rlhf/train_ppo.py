@@ -10,7 +10,6 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
     leash        beta grows while the KL is above its target, and shrinks below    ppo.next_kl_coefficient
 """
 
-import copy
 import time
 from dataclasses import dataclass
 
@@ -19,9 +18,9 @@ from torch.nn import functional as F
 
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.interrupts import stop_requested
-from minillama.peft.lora import lora_layers, without_lora
 from minillama.rlhf import ppo, ppo_run
 from minillama.rlhf.experience import describe, experience_of, value_model_of
+from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import Batches
@@ -71,15 +70,15 @@ class PPOConfig:
 class PPO:
     """A run in progress. The policy learns in place; its reference is what it was at the start.
 
-    policy: a Transformer. If it has LoRA adapters only they learn, and the same model without them is
-    the reference, so there is no second copy; else a frozen copy is. score(tokens_BT, mask_BT) -> (B,):
-    a `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that
-    learns has to be the one that sampled.
+    policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and
+    only that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a
+    `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that learns
+    has to be the one that sampled.
     """
 
     def __init__(self, policy, score, value, config):
         self.policy, self.score, self.value, self.config = policy.eval(), score, value.eval(), config
-        self.reference = None if lora_layers(policy) else copy.deepcopy(policy).requires_grad_(False)
+        self.reference = Reference(policy)
         options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
         self.value_optimizer = AdamW(value.parameters(), config.value_lr, **options)
@@ -116,10 +115,8 @@ class PPO:
 
     def reference_log_probs(self, rollout):
         """log p of the answers' tokens under the policy as it was at the start, (B, A)."""
-        if self.reference is not None:
-            return self.log_probs(self.reference, rollout)
-        with without_lora(self.policy):
-            return self.log_probs(self.policy, rollout)
+        with self.reference.as_it_began() as policy:
+            return self.log_probs(policy, rollout)
 
     def learn(self, experience, seed, other_loss=None):
         """All epochs over one batch -> means of what its updates measured; of the first update alone:
