@@ -133,20 +133,32 @@ def answers(url, seconds=5):
 
 
 def build_kernels(done):
-    """Compile csrc/ when it has changed. Without a compiler, or if that fails, plain PyTorch does it all."""
-    compiler, hint = find_compiler()
+    """Compile csrc/ when it or PyTorch has changed. Without a compiler, or if that fails, plain PyTorch does it all.
+
+    The stamp says what the libraries that lie there were made of ("kernels"), and what could not be made with which
+    compiler ("no_kernels"), so that it is tried again with another one. Libraries that fit stay, whatever compiler
+    there is now.
+    """
     sources = [ROOT / "setup.py", *sorted(file for file in (ROOT / "csrc").rglob("*") if file.is_file())]
-    wanted = [f"{compiler} {done['torch']}".encode(), *map(Path.read_bytes, sources)]
+    wanted = [done["torch"].encode(), *map(Path.read_bytes, sources)]
     state = hashlib.sha256(b"".join(wanted)).hexdigest()
-    if done.get("kernels") == state:
+    there = list((ROOT / "minillama").glob("_*.so"))
+    if there and done.get("kernels") == state:
         return done
-    for stale in (ROOT / "minillama").glob("_*.so"):
+    compiler, hint = find_compiler()
+    if not there and done.get("no_kernels") == f"{compiler} {state}":
+        return done
+    for stale in there:
         stale.unlink()
+    if there:
+        say("removed the compiled kernels: they were made of other sources, or for another PyTorch")
     if not compiler:
         say(f"kernels: reference (no C++ compiler; {hint})")
     elif fails("kernels", [PYTHON, "setup.py", "build_ext", "--inplace"], cwd=ROOT):
         say(f"kernels: reference (the build failed, see {LOG}); all else works")
-    return write_stamp(done, kernels=state)
+    else:
+        return write_stamp(done, kernels=state)
+    return write_stamp(done, kernels=None, no_kernels=f"{compiler} {state}")
 
 
 def find_compiler():
@@ -217,7 +229,7 @@ def step(title, command, **options):
 
 def fails(title, command, **options):
     """Run a command with its output in the log, and a running clock on a terminal. True if it failed."""
-    start, clock = time.monotonic(), sys.stdout.isatty()
+    start, clock = time.monotonic(), bool(sys.stdout) and sys.stdout.isatty()
     LOG.parent.mkdir(exist_ok=True)
     with open(LOG, "ab") as log:
         log.write(f"\n$ {' '.join(map(str, command))}\n".encode())

@@ -16,6 +16,7 @@
 The first start makes `.venv` beside this file (bootstrap.py) and says what that costs; later starts are instant
 and offline. MINILLAMA_TORCH="torch==2.9.1" (a requirement, or the path of a wheel) chooses another PyTorch.
 """
+# Python 2.7 has to read this file to say that it is too old: no f-string, no print(file=), one * in a call
 
 import os
 import signal
@@ -45,9 +46,9 @@ def main(argv):
     if verb == "test":
         long = ["-m", ""] if "--all" in rest else []
         words = [word for word in rest if word != "--all"]
-        return call(PYTHON, "-m", "pytest", *long, *side_by_side(words), *words, cwd=ROOT)
+        return call(PYTHON, "-m", "pytest", *(long + side_by_side(words) + words), cwd=ROOT)
     if verb == "bench":
-        return call(PYTHON, ROOT / "bench" / f"{rest[0]}.py", *rest[1:])
+        return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
     if verb == "mutate":
         return call(PYTHON, ROOT / "tools" / "mutate.py", *rest)
     if verb == "shell":
@@ -71,10 +72,10 @@ def side_by_side(words):
 
 def has(module):
     """Whether .venv has that module."""
-    return subprocess.run([str(PYTHON), "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([str(PYTHON), "-c", "import " + module], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def call(*command, cwd=None):
+def call(*command, **options):
     """Run the real thing inside .venv. Its exit code is ours; after Ctrl-C, which it hears too, ours is 130. SIGTERM
     and SIGHUP are passed on to it, and its last words waited for; where they are ignored (nohup), they stay so."""
     child, came, interrupted = None, [], False
@@ -87,7 +88,7 @@ def call(*command, cwd=None):
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None))
               if number and signal.getsignal(number) not in (signal.SIG_IGN, None)}
     try:
-        child = subprocess.Popen(list(map(str, command)), env=environment(), cwd=cwd)
+        child = subprocess.Popen(list(map(str, command)), env=environment(), **options)
         for number in came:  # before there was a child
             child.send_signal(number)
         while True:
@@ -106,17 +107,23 @@ def environment():
     """This process's environment with .venv first on PATH and the checkout importable from any folder."""
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(ROOT), inherited] if inherited else [str(ROOT)])
-    env = {**os.environ, "VIRTUAL_ENV": str(VENV), "PYTHONPATH": path, "MINILLAMA_LAUNCHER": str(os.getpid()),
-           "PATH": str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", "")}
+    env = dict(os.environ, VIRTUAL_ENV=str(VENV), PYTHONPATH=path, MINILLAMA_LAUNCHER=str(os.getpid()),
+               PATH=str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", ""))
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy laptop
     return env
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+        if sys.stdout:
+            sys.stdout.flush()
+        sys.exit(code)
     except bootstrap.SetupError as error:
-        sys.exit(f"run.py: {error}")
+        sys.exit("run.py: %s" % error)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python speaks at its end of what it could not write
+        sys.exit(0 if isinstance(error, BrokenPipeError) else "run.py: %s" % error)
     except KeyboardInterrupt:
-        print("\nstopped; the next start goes on from here", file=sys.stderr)
+        sys.stderr.write("\nstopped; the next start goes on from here\n")
         sys.exit(130)

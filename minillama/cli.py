@@ -13,6 +13,7 @@ from pathlib import Path
 from minillama.claim import claims
 from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, add_resume, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
+from minillama.memory import explain_shortage, require_room_for_torch
 from minillama.terminal import explain, guarded_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
@@ -26,6 +27,7 @@ def main(argv=None):
         try:
             with signals_raised():
                 words = sys.argv[1:] if argv is None else argv
+                require_room_for_torch()
                 arguments = build_parser(words[0] if words else None).parse_args(words)
                 code = arguments.run(arguments) or 0
                 sys.stdout.flush()  # what cannot be written is told here
@@ -35,10 +37,10 @@ def main(argv=None):
             return 128 + getattr(stopped, "signal", signal.SIGINT)
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
             return 0
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
             if os.environ.get("MINILLAMA_TRACEBACK"):
                 raise
-            tell(f"error: {explain(error)}")
+            tell(f"error: {explain_shortage(error, arguments) or explain(error)}")
             return 2
 
 
@@ -161,7 +163,6 @@ def run_pretrain(arguments):
 
     from minillama.backends import use_kernels
     from minillama.checkpoint import open_weights
-    from minillama.checkpoint.convert import write_tokenizer
     from minillama.cli_tuning import loaded
     from minillama.config import preset
     from minillama.corpus.text_files import check_texts, read_documents
@@ -190,11 +191,10 @@ def run_pretrain(arguments):
             lambda: open_train_and_held_out(arguments.out, tokenizer))
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
-        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer)
+        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
+                 tokenizer=tokenizer if given else None)
         if not leads():
             return
-        if given:
-            write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
     print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

@@ -64,13 +64,15 @@ def run_extend(arguments):
     if not source.is_dir():
         new.save(out)
     else:
-        from minillama.checkpoint import load_model, save_model
+        from minillama.checkpoint import load_model
+        from minillama.checkpoint.convert import save_with_tokenizer
+        from minillama.files import atomic_folder
         from minillama.train.vocabulary import grow_vocabulary
 
         model = load_model(source)[0]
         grow_vocabulary(model, new.vocab_size)
-        save_model(out, model)
-        new.save(out / "tokenizer.model")
+        with atomic_folder(out) as folder:
+            save_with_tokenizer(folder, model, new)
     print(f"{out}: {old.vocab_size} pieces and {new.vocab_size - old.vocab_size} new ones of {len(pieces)} make "
           f"{new.vocab_size}{note}", file=sys.stderr)
 

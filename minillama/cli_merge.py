@@ -1,7 +1,6 @@
 """The command that makes one model of a base and a LoRA adapter."""
 
 import sys
-from pathlib import Path
 
 from minillama.claim import claims
 from minillama.cli_tuning import in_words, loaded
@@ -23,8 +22,8 @@ def add_merge(commands):
 def run_merge(arguments):
     """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form. W is what the adapter
     was learned over; where that was quantized and the original is asked for, what it changes is measured and told."""
-    from minillama.checkpoint import save_model
-    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.checkpoint.convert import save_with_tokenizer
+    from minillama.files import atomic_folder
     from minillama.peft.lora import merge_lora, remove_lora
     from minillama.peft.lora_file import learned_over, load_lora
     from minillama.quant.quantize_linears import dequantize_linears, quantization_of
@@ -44,9 +43,8 @@ def run_merge(arguments):
     if measured:
         print(f"{arguments.adapter} was learned over {in_words(base)}, and is merged into other weights: predictions "
               f"move by {moved(model, *measured):.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    save_model(arguments.out, model)
-    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+    with atomic_folder(arguments.out) as folder:
+        save_with_tokenizer(folder, model, tokenizer)
     print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
 
 

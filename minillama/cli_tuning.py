@@ -210,15 +210,13 @@ def prepare(model, arguments):
 
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
-    from minillama.checkpoint import save_model
-    from minillama.checkpoint.convert import write_tokenizer
+    from minillama.checkpoint.convert import save_with_tokenizer
     from minillama.peft.lora_file import save_lora
 
     if arguments.method not in WHOLE:
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
-    save_model(arguments.out, model)
-    write_tokenizer(Path(arguments.out), tokenizer, as_json=False)
+    save_with_tokenizer(arguments.out, model, tokenizer)
 
 
 def run_chat(arguments):

@@ -145,6 +145,14 @@ def follow_link(path):
     return target
 
 
+def reserve(file, size):
+    """Give an open file so many bytes, zeros. OSError where the disk has too little room: of a mapped file's hole that
+    cannot be filled later, the system would tell by killing the process."""
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    file.truncate(size)
+
+
 def lock(handle, wait=False):
     """Lock an open file or folder for this process -> True; False where another has it; None where there are no locks.
     The system gives the lock back when the handle is closed, or the process ends, however it does."""

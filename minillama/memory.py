@@ -1,12 +1,25 @@
 """How much memory a model needs and how much there is: said before it is used, refused before it runs out."""
 
 import ctypes
+import errno
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 GIB = 2**30
+SPACIOUS = 16 * GIB  # of address space: PyTorch loads and has threads, its builds for GPUs too
+TRIAL = "import torch; (torch.ones(512, 512) @ torch.ones(512, 512)).exp(); torch.empty(1 << 27, dtype=torch.uint8)"
+SHORTAGE = re.compile("can't allocate memory|cannot allocate memory|out of memory|failed to map segment|unable to mmap"
+                      "|not enough memory", re.IGNORECASE)
+THRIFTY = ("batch_size", "prompts_per_iteration", "seq_len", "max_length", "max_new_tokens", "vocab_size", "rank",
+           "block_size", "dtype", "load_8bit", "load_4bit")  # options that can be given a smaller value, or switched on
 # Bits per weight of a linear layer: NF4 with double quantization stores 4 + 8/64 + 32/(64*256) (arXiv 2305.14314)
 BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.0, "nf4": 4 + 8 / 64 + 32 / (64 * 256)}
 
@@ -47,9 +60,7 @@ def peak_memory():
     status = Path("/proc/self/status")  # Linux; getrusage would count what the process that started this one held, too
     if found := status.exists() and re.search(r"VmHWM:\s+(\d+) kB", status.read_text()):
         return int(found[1]) * 1024
-    try:
-        import resource
-    except ImportError:
+    if resource is None:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -60,7 +71,16 @@ def _linux():
     group = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if all(path.exists() for path in group) and group[0].read_text().strip() != "max":
         free = min(free, int(group[0].read_text()) - int(group[1].read_text()))
-    return free
+    if limit := address_limit():
+        held = re.search(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        free = min(free, limit - int(held[1]) * 1024)
+    return max(free, 0)
+
+
+def address_limit():
+    """Bytes of address space that this process may take (`ulimit -v`); None: as many as it likes."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
+    return limit if limit >= 0 and limit != resource.RLIM_INFINITY else None
 
 
 def _macos():
@@ -91,3 +111,41 @@ def require_memory(needed, what, device="cpu"):
                          "close other programs, choose a smaller model, or a smaller dtype (--dtype bfloat16)")
     beside = "" if free is None else f", {free / GIB:.1f} GiB free"
     return f"{what}: {needed / GIB:.2f} GiB{beside}"
+
+
+def require_room_for_torch():
+    """MemoryError where a limit on address space keeps PyTorch from loading and starting its threads.
+
+    It would end this process without a word that Python could catch, so a child tries it first; without a limit, or
+    under a wide one, nothing is tried.
+    """
+    limit = address_limit()
+    if limit is None or limit >= SPACIOUS:
+        return
+    tried = subprocess.run([sys.executable, "-c", TRIAL], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                           errors="replace")
+    if tried.returncode and "ModuleNotFoundError" not in tried.stderr:
+        raise MemoryError(f"PyTorch does not load within {limit >> 20} MiB of address space: raise the limit, "
+                          "`ulimit -v unlimited`, or to 2 GiB at least: `ulimit -v 2097152`")
+
+
+def explain_shortage(error, arguments):
+    """One line where the error is one of too little memory: where, how much was asked for, the flags of the command
+    that take less. None for any other error."""
+    text = " ".join(str(error).split())
+    told = isinstance(error, (OSError, RuntimeError, ImportError)) and SHORTAGE.search(text)
+    if not (isinstance(error, MemoryError) or told or getattr(error, "errno", None) == errno.ENOMEM):
+        return None
+    if "ulimit" in text:
+        return text
+    frames, package = traceback.extract_tb(error.__traceback__), str(Path(__file__).parent)
+    own = [frame for frame in frames if frame.filename.startswith(package)]
+    where = f" in {own[-1].name} ({Path(own[-1].filename).name})" if own else ""
+    asked = re.search(r"(?:tried to|unable to) (?:allocate|mmap) ([\d.]+) ?(bytes|[kMGTPE]?i?B)", text, re.IGNORECASE)
+    number = asked and (f"{int(asked[1]) / GIB:.2f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}")
+    size = f", {number} were asked for at once" if asked else ""
+    free = available_bytes()
+    flags = [f"--{name.replace('_', '-')}" for name in THRIFTY if hasattr(arguments, name)]
+    less = f", or ask for less: {', '.join(flags)}" if flags else ", or raise the limit (`ulimit -v`)"
+    return (f"out of memory{where}{size}{f', {free / GIB:.2f} GiB are free' if free is not None else ''}: "
+            f"close other programs{less}")

@@ -47,6 +47,8 @@ def explain(error):
     text = str(error).strip()
     if isinstance(error, RuntimeError):  # PyTorch speaks in paragraphs; ours is one line, unless a name brings others
         text = " ".join(text.split())
+    if isinstance(error, ImportError):
+        text += ": `python3 run.py info` makes an environment with all that is needed"
     return one_line(text) or type(error).__name__
 
 

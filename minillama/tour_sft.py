@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from minillama.backends import use_kernels
-from minillama.checkpoint import load_model, save_model
-from minillama.checkpoint.convert import write_tokenizer
+from minillama.checkpoint import load_model
+from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.corpus.forum import GRAMMAR
 from minillama.generate import generate_tokens
 from minillama.peft.lora import LoRAConfig, add_lora, merge_lora, unmerge_lora
-from minillama.peft.lora_file import TENSOR_FILE, load_lora, save_lora
+from minillama.peft.lora_file import CONFIG_FILE, load_lora, save_lora
 from minillama.quant.quantize_linears import quantize_linears
 from minillama.sampling import Sampling
 from minillama.tour_sft_pages import before_after_page, nf4_page, tuning_page
@@ -154,7 +154,7 @@ def tuned(road, name, model, tokenizer, lessons, config):
     base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
     data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
     folder = road.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
-    done = folder / ("params.json" if name == "sft" else TENSOR_FILE)
+    done = folder / ("params.json" if name == "sft" else CONFIG_FILE)
     if done.exists():
         road.say(f"  found trained in {folder}")
         history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
@@ -166,8 +166,7 @@ def tuned(road, name, model, tokenizer, lessons, config):
     history = fine_tune(learner, lessons.train, lessons.held_out, config, folder, (folder / STATE_FILE).exists(),
                         road.config.progress)
     if name == "sft":
-        write_tokenizer(folder, tokenizer, as_json=False)
-        save_model(folder, learner)
+        save_with_tokenizer(folder, learner, tokenizer)
     else:
         save_lora(folder, learner)
     return Tuned(learner, history)

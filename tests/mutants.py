@@ -12,6 +12,8 @@ import types
 from dataclasses import dataclass
 from typing import Callable
 
+WRITTEN_BY_HAND = ("__post_init__", "__init__", "__call__", "__mul__", "__add__", "__sub__", "__matmul__")
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -49,7 +51,7 @@ def planted(mutant):
 def _transplant(ours, theirs, module_name, undo):
     """Give the functions, classes and plain constants of `ours` the code and values found in `theirs`."""
     for name, wrong in list(vars(theirs).items()):
-        if name.startswith("__") and name not in ("__post_init__", "__init__", "__call__"):
+        if name.startswith("__") and name not in WRITTEN_BY_HAND:
             continue
         right = vars(ours).get(name)
         right_code, wrong_code = _function(right), _function(wrong)

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import types
 from pathlib import Path
@@ -183,28 +184,6 @@ def test_too_little_disk_is_said_before_anything_is_run(machine, monkeypatch):
     assert not machine.commands
 
 
-def test_without_a_compiler_one_line_says_so_and_all_else_works(machine, monkeypatch, capsys):
-    monkeypatch.setattr(bootstrap, "find_compiler", lambda: (None, "sudo apt install g++"))
-    bootstrap.set_up()
-    assert "kernels: reference (no C++ compiler; sudo apt install g++)" in capsys.readouterr().out
-    assert not machine.ran("build_ext")
-    monkeypatch.setattr(bootstrap, "find_compiler", lambda: ("/usr/bin/c++", ""))  # then it is installed
-    bootstrap.set_up()
-    assert machine.ran("build_ext") == 1
-
-
-def test_kernels_are_rebuilt_when_a_source_changes_and_a_failed_build_leaves_no_stale_library(machine, capsys):
-    bootstrap.set_up()
-    assert (machine.root / "minillama/_ops.so").exists()
-    (machine.root / "csrc/ops.cpp").write_text("// version 2")
-    machine.without = ["build_ext"]
-    bootstrap.set_up()
-    assert not (machine.root / "minillama/_ops.so").exists()
-    assert "kernels: reference (the build failed" in capsys.readouterr().out
-    bootstrap.set_up()
-    assert machine.ran("build_ext") == 2  # not tried again until a source changes
-
-
 def test_an_oracle_that_cannot_be_had_is_named_and_tried_again(machine, capsys):
     machine.without = ["bitsandbytes"]
     bootstrap.set_up(for_tests=True)
@@ -265,7 +244,6 @@ def test_the_systems_python_sets_itself_up_from_a_fresh_clone(tmp_path):
 def law(test, *arguments):
     """The test on a toy machine of its own, for the mutants."""
     def run_it():
-        import tempfile
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
             test(toy_machine(Path(folder), patch), *arguments)
     return run_it

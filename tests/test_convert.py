@@ -97,7 +97,7 @@ def test_what_cannot_be_done_is_refused_before_a_file_appears(tmp_path):
             convert(tmp_path / "start", tmp_path / "x", to, dtype)
         assert not (tmp_path / "x").exists()
     for to in FORMS:
-        with pytest.raises(ValueError, match="exists: choose another place"):
+        with pytest.raises(FileExistsError, match="exists: choose another place"):
             convert(tmp_path / "start", tmp_path / "start", to)
 
 

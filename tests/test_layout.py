@@ -17,10 +17,10 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("terminal compiler bounds files claim snapshot interrupts flags config memory kernels profile_build "
-     "profile_report ptx_tables ptx_instructions inline_ptx "
+    ("terminal bounds files claim snapshot interrupts flags config memory kernels profile_build profile_report "
+     "ptx_tables ptx_instructions inline_ptx "
      "cuda_translate cuda_program plots report corpus rms_norm rope "
-     "swiglu sampling").split(),
+     "swiglu sampling rounding").split(),
     "attention tiled_attention kv_cache tokenizer".split(),
     "transformer".split(),
     "checkpoint generate quant backends".split(),
@@ -30,8 +30,8 @@ FLOORS = [  # a module imports from its own floor or from one below
     ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives tour_own "
      "chat").split(),
     "prose braille exercise grader lesson".split(),
-    "info kernels_verify parity parity_peers real_weights readme".split(),
-    "lesson_rules stepper check recording notebook book book_page book_markdown".split(),
+    "info kernels_verify parity parity_peers real_weights".split(),
+    "stepper check recording notebook book book_page book_markdown".split(),
     ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_simt cli_tokenizer cli_tuning "
      "__main__").split(),
 ]
@@ -39,7 +39,7 @@ LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # wh
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds "
-                    "doctests mutate").split()
+                    "doctests mutate lesson_rules").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     "cli_simt": "by test_cuda_program", "cli_tokenizer": "by test_cli and test_cli_texts",

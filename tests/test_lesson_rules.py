@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
+from lesson_rules import breaches
 from mutants import Mutant
 from test_lesson import LESSON, written
-
-from minillama.lesson_rules import breaches
 
 
 def test_a_lesson_in_order_breaks_no_rule(tmp_path):
@@ -61,5 +60,5 @@ def _one_line_over():
 
 
 MUTANTS = [
-    Mutant("minillama.lesson_rules", "if count > CODE_LINES:", "if count > CODE_LINES + 1:", _one_line_over),
+    Mutant("lesson_rules", "if count > CODE_LINES:", "if count > CODE_LINES + 1:", _one_line_over),
 ]

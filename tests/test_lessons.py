@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from lesson_rules import breaches
 
 from minillama import check, lesson
-from minillama.lesson_rules import breaches
 
 QUICK = 2  # so many lessons, the fastest by their own word, run in the quick suite; all of them in the long one
 OFFLINE = """import runpy, socket, sys

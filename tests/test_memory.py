@@ -2,13 +2,24 @@
 
 import subprocess
 import sys
+from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mutants import Mutant
 
 from minillama.config import PRESETS, preset
-from minillama.memory import available_bytes, cache_bytes, peak_memory, require_memory, weights_bytes
+from minillama.memory import (
+    address_limit,
+    available_bytes,
+    cache_bytes,
+    explain_shortage,
+    peak_memory,
+    require_memory,
+    weights_bytes,
+)
 from minillama.transformer import Transformer
 
 
@@ -62,7 +73,49 @@ def test_an_unknown_kind_is_refused_with_the_known_ones():
         weights_bytes(preset("tiny"), "int3")
 
 
+def shortage(make, **options):
+    try:
+        make()
+    except Exception as error:
+        return explain_shortage(error, Namespace(**options))
+
+
+def test_every_kind_of_shortage_is_one_line_with_its_size_and_flags_that_the_command_has():
+    by_torch = shortage(lambda: torch.empty(1 << 50, dtype=torch.uint8), batch_size=8, seq_len=9)
+    assert "1048576.00 GiB were asked for" in by_torch and by_torch.endswith("ask for less: --batch-size, --seq-len")
+    by_numpy = shortage(lambda: np.ones(1 << 50, dtype=np.uint8))
+    assert "1.00 PiB were asked for" in by_numpy and "--" not in by_numpy and "ulimit -v" in by_numpy
+    by_python = shortage(lambda: bytearray(1 << 60), max_length=1)
+    assert by_python.endswith("ask for less: --max-length")
+    for text in (by_torch, by_numpy, by_python):
+        assert "\n" not in text and "GiB are free" in text
+    assert shortage(lambda: torch.zeros(2) @ torch.zeros(3)) is None and shortage(lambda: int("memory")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on address space is Linux's")
+@pytest.mark.parametrize(("kib", "words", "said"), [
+    (200_000, "info", "PyTorch does not load within 195 MiB of address space: raise the limit, `ulimit -v unlimited`"),
+    *(pytest.param(kib, words, "PyTorch does not load within", marks=pytest.mark.long)
+      for kib in (300_000, 450_000, 600_000) for words in ("info", "lesson 1", "pretrain --text x --out y"))])
+def test_under_a_small_limit_one_line_says_what_did_not_fit(kib, words, said):
+    done = subprocess.run(["sh", "-c", f"ulimit -v {kib}; exec '{sys.executable}' -m minillama {words}"],
+                          cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on address space is Linux's")
+def test_a_limit_on_address_space_bounds_what_is_free():
+    code = ("import resource as r; r.setrlimit(r.RLIMIT_AS, (2**30, 2**30)); from minillama.memory import *\n"
+            "print(address_limit(), available_bytes())")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    limit, free = map(int, done.stdout.split())
+    assert limit == 2**30 and 0 < free < 2**30
+    assert address_limit() is None or address_limit() > 2**30
+
+
 MUTANTS = [
+    Mutant("minillama.memory", "isinstance(error, MemoryError) or told", "told",
+           test_every_kind_of_shortage_is_one_line_with_its_size_and_flags_that_the_command_has),
     Mutant("minillama.memory", "return 2 * config.n_layers", "return config.n_layers",
            test_a_70b_cache_is_an_eighth_of_what_ungrouped_heads_would_need),
     Mutant("minillama.memory", "batch * config.n_kv_heads", "batch * config.n_heads",

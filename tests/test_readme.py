@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
+from readme import INKS, PICTURES, pictures, tour_block
 from test_tour import fresh_tour
-
-from minillama.readme import INKS, PICTURES, pictures, tour_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,7 +60,7 @@ def test_the_map_names_every_module_of_the_forward_pass():
 
 
 def test_the_shown_tour_is_the_recorded_one_word_for_word():
-    """docs/tour.json is the report.json of a whole tour; `python -m minillama.readme FOLDER` puts it in place."""
+    """docs/tour.json is the report.json of a whole tour; `python tools/readme.py FOLDER` puts it in place."""
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     assert tour_block(recorded) in README
     assert all(row["pass"] for row in recorded["rows"])
@@ -113,6 +112,6 @@ def test_a_tour_today_says_what_the_readme_says(tmp_path):
 
 
 MUTANTS = [
-    Mutant("minillama.readme", 'page[page.index(', 'page[0 * page.index(', test_a_figure_is_found_under_its_heading),
-    Mutant("minillama.readme", "row['got']", "row['expected']", test_the_shown_tour_is_the_recorded_one_word_for_word),
+    Mutant("readme", 'page[page.index(', 'page[0 * page.index(', test_a_figure_is_found_under_its_heading),
+    Mutant("readme", "row['got']", "row['expected']", test_the_shown_tour_is_the_recorded_one_word_for_word),
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
+from readme import tour_block
 
 from minillama import lesson
-from minillama.readme import tour_block
 
 ROOT = Path(__file__).parents[1]
 CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
@@ -70,5 +70,5 @@ def test_every_place_in_the_glossary_exists():
     assert all(links(row[3]) for row in TERMS)
 
 
-MUTANTS = [Mutant("minillama.readme", "row['seconds']:.1f", "row['seconds']:.2f",
+MUTANTS = [Mutant("readme", "row['seconds']:.1f", "row['seconds']:.2f",
                   test_its_tour_is_the_recorded_one_and_its_first_screen_has_the_two_commands)]

@@ -77,7 +77,44 @@ def test_waiting_threads_are_told_not_to_spin(monkeypatch):
 
 def test_the_front_door_needs_only_the_standard_library_and_tells_an_old_python():
     for name in ("run.py", "bootstrap.py"):
-        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7 if name == "run.py" else 10))
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 4 if name == "run.py" else 10))
         imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
         names = {getattr(node, "module", None) or node.names[0].name for node in imports}
         assert {n.split(".")[0] for n in names} <= set(sys.stdlib_module_names) | {"bootstrap"}
+
+
+def test_python_2_can_read_the_front_door():
+    """By its grammar, since few machines have it; where there is one, it reads it."""
+    text = (ROOT / "run.py").read_text(encoding="ascii")
+    for node in ast.walk(ast.parse(text)):
+        assert not isinstance(node, (ast.JoinedStr, ast.AsyncFunctionDef, ast.AnnAssign, ast.NamedExpr, ast.Nonlocal,
+                                     ast.YieldFrom)), ast.unparse(node)
+        if isinstance(node, ast.arguments):
+            assert not node.kwonlyargs and not node.posonlyargs and not any(arg.annotation for arg in node.args)
+        if isinstance(node, ast.Call):
+            assert sum(isinstance(argument, ast.Starred) for argument in node.args) <= 1, ast.unparse(node)
+            assert sum(keyword.arg is None for keyword in node.keywords) <= 1, ast.unparse(node)
+            assert not (getattr(node.func, "id", "") == "print" and (node.keywords or len(node.args) > 1))
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+            assert not any(isinstance(part, ast.Starred) for part in node.elts), ast.unparse(node)
+        if isinstance(node, ast.Dict):
+            assert None not in node.keys, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", ["python2.7", "python3.6", "python3.7", "python3.8", "python3.9"])
+def test_an_old_python_is_told_in_one_line(name):
+    if subprocess.run(["sh", "-c", f"{name} -V"], capture_output=True).returncode:
+        pytest.skip(f"needs {name}")
+    done = subprocess.run([name, "run.py", "info"], cwd=ROOT, capture_output=True, text=True)
+    version = name.removeprefix("python")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"minillama needs Python 3.10 or newer, this is {version}: try python3.12 run.py\n"
+
+
+@pytest.mark.parametrize(("redirect", "code"), [(">/dev/full", 1), (">&-", 0), ("| head -c 0", 0)])
+def test_help_that_nobody_can_read_is_one_line_or_none(redirect, code):
+    if "full" in redirect and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' run.py help {redirect}"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == code and len(done.stderr.splitlines()) == int(code > 0)

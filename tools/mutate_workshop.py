@@ -176,6 +176,8 @@ def _in_child(folder, work, limit):
             for stream in range(3):
                 os.dup2(quiet, stream)
             os.environ["PYTHONPATH"] = str(folder)
+            for name in [name for name in sys.modules if name.split(".")[0] == "minillama"]:
+                del sys.modules[name]  # the copy's is to be imported
             sys.path[:] = [str(folder), *(path for path in sys.path if Path(path or ".").resolve() not in AT_HOME)]
             code = work()
         except SystemExit as end:

@@ -14,6 +14,7 @@ from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.quantized import TENSOR_FILE, quantize_weights, read_quantized
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
+from minillama.claim import require_finished
 from minillama.tokenizer import load_tokenizer
 
 __all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]
@@ -37,6 +38,7 @@ def _reader(path):
                            ("config.json", read_huggingface)):
             if (path / name).is_file():
                 return read
+        require_finished(path)
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
                          "give the folder that holds one, or a .bin or .gguf file")
     with open(path, "rb") as file:
@@ -65,7 +67,7 @@ def load_model(path, device="cpu", dtype=None, quantize=None, **settings):
 
 
 def save_model(folder, model, tokenizer_path=None):
-    """Write the model in Meta's form: params.json, consolidated.00.pth and a copy of the tokenizer file."""
+    """Write the model in Meta's form: consolidated.00.pth, a copy of the tokenizer file and, last, params.json."""
     write_meta(folder, from_model(model), tokenizer_path)
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from minillama.checkpoint import find_tokenizer, open_weights
+from minillama.checkpoint import find_tokenizer, open_weights, save_model
 from minillama.checkpoint.gguf_llama import write_gguf_llama
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.llama2c import write_llama2c
 from minillama.checkpoint.meta import write_meta
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
-from minillama.files import atomic_folder, atomic_write
+from minillama.files import atomic_folder, atomic_write, follow_link, require_absent, require_regular
 from minillama.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
-from minillama.tokenizer.llama2c_vocab import write_llama2c_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab, write_llama2c_vocab
 from minillama.tokenizer.tokenizer_json import tokenizer_json
 
 FORMS = ("meta", "hf", "llama2c", "gguf")
@@ -27,14 +27,14 @@ def convert(source, target, to, dtype=None, progress=False):
 
     to: "meta" or "hf" (a folder), "llama2c" (a .bin, with its tok<V>.bin beside it) or "gguf" (a file, the tokenizer
     inside). dtype: "float32", "float16", "bfloat16"; for gguf also "q8_0", for llama2c "int8"; None keeps each tensor
-    as it is stored (llama2c has fp32 only), so that a conversion and its reverse give the same bits. ValueError if
-    the target exists, or its form cannot say what the model needs.
+    as it is stored (llama2c has fp32 only), so that a conversion and its reverse give the same bits. The target appears
+    whole, by one step at the end. FileExistsError if it is there, ValueError if its form cannot say what the model
+    needs.
     """
     target = Path(target)
     if to not in FORMS:
         raise ValueError(f"form {to!r} is not written here: choose one of {', '.join(FORMS)}")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{target} exists: choose another place, or remove it first")
+    require_absent(target)
     quantized = {"gguf": "q8_0", "llama2c": "int8"}.get(to)
     if dtype not in (None, quantized, *DTYPES):
         allowed = [*DTYPES, *([quantized] if quantized else [])]
@@ -42,18 +42,25 @@ def convert(source, target, to, dtype=None, progress=False):
     weights = open_weights(source)
     tokenizer = find_tokenizer(weights)
     weights = _prepared(weights, DTYPES.get(dtype), progress)
-    if to == "meta":
-        write_meta(target, weights)
-        write_tokenizer(target, tokenizer, as_json=False)
-    elif to == "hf":
-        write_huggingface(target, weights)
-        write_tokenizer(target, tokenizer, as_json=True)
+    if to in ("meta", "hf"):
+        with atomic_folder(target) as folder:
+            write_tokenizer(folder, tokenizer, as_json=to == "hf")
+            (write_meta if to == "meta" else write_huggingface)(folder, weights)
     elif to == "gguf":
         write_gguf_llama(target, weights, tokenizer, "Q8_0" if dtype == quantized else None)
     else:
-        write_llama2c(target, weights, 2 if dtype == quantized else 0)
         if tokenizer is not None:
-            write_llama2c_vocab(target.with_name(f"tok{tokenizer.vocab_size}.bin"), tokenizer)
+            _write_vocab(follow_link(target).with_name(f"tok{tokenizer.vocab_size}.bin"), tokenizer)
+        write_llama2c(target, weights, 2 if dtype == quantized else 0)  # last: with it the work is done
+
+
+def _write_vocab(path, tokenizer):
+    """tok<V>.bin beside a llama2.c model, which several of the same tokenizer may share."""
+    if not path.exists():
+        write_llama2c_vocab(path, tokenizer)
+    elif Path(require_regular(path)).read_bytes() != llama2c_vocab(tokenizer):
+        raise ValueError(f"{str(path)!r} is there and holds another vocabulary, which would have to give way: choose "
+                         "another folder")
 
 
 def quantize(source, target, kind, dtype=None, progress=False, **settings):
@@ -87,6 +94,13 @@ def _prepared(weights, dtype, progress):
         return replace(stored, dtype=dtype or stored.dtype, read=read, made=stored.made or dtype is not None)
 
     return replace(weights, tensors={name: changed(stored) for name, stored in weights.tensors.items()})
+
+
+def save_with_tokenizer(folder, model, tokenizer):
+    """Write a model in Meta's form with its tokenizer; the folder is a model from the moment when both are whole."""
+    (Path(folder) / "params.json").unlink(missing_ok=True)
+    write_tokenizer(Path(folder), tokenizer, as_json=False)
+    save_model(folder, model)
 
 
 def write_tokenizer(folder, tokenizer, as_json):

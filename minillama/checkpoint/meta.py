@@ -8,6 +8,8 @@ Source: meta-llama/llama, llama/model.py; meta-llama/llama-models, models/llama3
 """
 
 import json
+import math
+import mmap
 import re
 import shutil
 import tempfile
@@ -20,7 +22,7 @@ from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.settings import flag, number, read_settings, whole
 from minillama.checkpoint.weights import Stored, Weights, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
-from minillama.files import atomic_write
+from minillama.files import atomic_write, name_errors, reserve
 from minillama.terminal import one_line
 
 MAX_SHARDS = 16
@@ -145,32 +147,48 @@ def _is_tied(tensors):
 def write_meta(folder, weights, tokenizer_path=None):
     """Write `params.json` and one `consolidated.00.pth` (and a copy of the tokenizer file) into `folder`.
 
-    Each file appears whole or not at all. A tied output head is stored as a second name of the embedding's
-    bytes, so that Meta's own code can load it.
+    Each file appears whole or not at all, and params.json last: it makes the folder a model. What else belongs to it
+    is to be there before. A tied output head is stored as a second name of the embedding's bytes, so that Meta's own
+    code can load it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as spill:
-        state = {name: _for_saving(tensor, Path(spill, name)) for name, tensor in weights.tensors.items()}
-        state.setdefault("output.weight", state["tok_embeddings.weight"])
-        with atomic_write(folder / "consolidated.00.pth") as file:
-            torch.save(state, file)
-        del state
-    with atomic_write(folder / "params.json", "w") as file:
-        file.write(json.dumps(params_of(weights.config), indent=2) + "\n")
+    (folder / "params.json").unlink(missing_ok=True)  # no mixture of an old model and this one is taken for either
+    room = _room_for(weights.tensors, folder)
+    state = {name: _for_saving(tensor, room.get(name)) for name, tensor in weights.tensors.items()}
+    state.setdefault("output.weight", state["tok_embeddings.weight"])
+    with atomic_write(folder / "consolidated.00.pth") as file:
+        torch.save(state, file)
     if tokenizer_path is not None:
         with open(tokenizer_path, "rb") as source, atomic_write(folder / "tokenizer.model") as file:
             shutil.copyfileobj(source, file)
+    with atomic_write(folder / "params.json", "w") as file:
+        file.write(json.dumps(params_of(weights.config), indent=2) + "\n")
 
 
-def _for_saving(tensor, path):
+def _room_for(tensors, folder):
+    """{name: tensor to be filled} for those that have to be made, in one nameless file that is mapped into memory."""
+    places, size = {}, 0
+    for name, tensor in tensors.items():
+        if tensor.made:
+            places[name] = size
+            size += -(-math.prod(tensor.shape) * tensor.dtype.itemsize // 64) * 64  # the next one begins aligned
+    if not size:
+        return {}
+    with name_errors(folder / "consolidated.00.pth"), \
+            tempfile.TemporaryFile(dir=folder, prefix=".spill.", suffix=".partial") as file:
+        reserve(file, size)
+        block = mmap.mmap(file.fileno(), size)
+    return {name: torch.frombuffer(block, dtype=tensors[name].dtype, count=math.prod(tensors[name].shape),
+                                   offset=place).view(tensors[name].shape) for name, place in places.items()}
+
+
+def _for_saving(tensor, room):
     """torch.save wants all tensors at once, each with storage of its own, which it writes out whole: one that has
-    to be made is made in a mapped file, any other lends the part of its storage that it uses. Neither takes memory.
+    to be made is made in `room`, any other lends the part of its storage that it uses. Neither takes memory.
     """
-    if tensor.made:
-        count = torch.Size(tensor.shape).numel()
-        mapped = torch.from_file(str(path), shared=True, size=count, dtype=tensor.dtype).view(tensor.shape)
-        return mapped.copy_(tensor.read())
+    if room is not None:
+        return room.copy_(tensor.read())
     value = tensor.read().cpu().contiguous()
     begin = value.storage_offset() * value.element_size()
     used = value.untyped_storage()[begin:begin + value.numel() * value.element_size()]

@@ -17,9 +17,11 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.checkpoint.settings import read_settings
+from minillama.claim import require_finished
 from minillama.files import atomic_write
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantization_of
+from minillama.snapshot import opened
 
 CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 PREFIX = "base_model.model."
@@ -55,6 +57,7 @@ def save_lora(folder, model, name="default", base_model=None):
               "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
               "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers),
               "modules_to_save": tables or None}
+    (Path(folder) / CONFIG_FILE).unlink(missing_ok=True)  # written last: with it the folder is an adapter
     base = quantization_of(model)
     with atomic_write(Path(folder) / BASE_FILE, "w") as file:
         json.dump({"model": base_model, "quantization": base and settings_to_json(base)}, file, indent=2)
@@ -81,6 +84,7 @@ def load_lora(folder, model, name="default"):
     ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain
     LoRA.
     """
+    require_finished(folder)
     config = _read_config(Path(folder) / CONFIG_FILE)
     path = Path(folder) / TENSOR_FILE
     tensors = read_safetensors(path)
@@ -129,7 +133,8 @@ def _tables(tensors, config, model, path):
 
 def _read_config(path):
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with opened(path) as (file, _):
+            config = json.loads(file.read())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(config, dict) or not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":

@@ -56,14 +56,19 @@ def read_llama2c_vocab(data):
 
 
 def write_llama2c_vocab(path, tokenizer):
-    """Write a `SentencePieceTokenizer` as tokenizer.bin. ValueError unless unknown, begin, end are ids 0, 1, 2."""
+    """Write `llama2c_vocab` of the tokenizer to a file."""
+    content = llama2c_vocab(tokenizer)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def llama2c_vocab(tokenizer):
+    """A `SentencePieceTokenizer` as the bytes of tokenizer.bin. ValueError unless unknown, begin, end are 0, 1, 2."""
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise ValueError(f"llama2.c's tokenizer.bin holds SentencePiece vocabularies, not a {tokenizer!r}")
     if (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) != (0, 1, 2):
         raise ValueError(f"unknown, begin and end have the ids {tokenizer.unk_id}, {tokenizer.bos_id} and "
                          f"{tokenizer.eos_id}: llama2.c has them fixed at 0, 1 and 2")
     texts = [MARKS.get(index, piece.text.replace(SPACE, " ")).encode() for index, piece in enumerate(tokenizer.pieces)]
-    with atomic_write(path) as file:
-        file.write(struct.pack("<i", max(map(len, texts))))
-        for piece, text in zip(tokenizer.pieces, texts, strict=True):
-            file.write(struct.pack("<fi", piece.score, len(text)) + text)
+    return struct.pack("<i", max(map(len, texts))) + b"".join(
+        struct.pack("<fi", piece.score, len(text)) + text for piece, text in zip(tokenizer.pieces, texts, strict=True))

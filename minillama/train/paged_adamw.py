@@ -16,6 +16,7 @@ import tempfile
 
 import torch
 
+from minillama.files import reserve
 from minillama.train.optimizer import AdamW
 
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -54,11 +55,9 @@ class PagedAdamW(AdamW):
             size += sections * length
         if self.folder is not None:
             os.makedirs(self.folder, exist_ok=True)
-        self.file = tempfile.TemporaryFile(dir=self.folder)
+        self.file = tempfile.TemporaryFile(dir=self.folder, prefix=".adamw.", suffix=".partial")
         try:
-            if size and hasattr(os, "posix_fallocate"):  # a hole that cannot be filled later would kill the process
-                os.posix_fallocate(self.file.fileno(), 0, size)
-            self.file.truncate(size)  # zeros, as m and v are to begin
+            reserve(self.file, size)  # zeros, as m and v are to begin
         except OSError as error:
             self.file.close()
             raise OSError(error.errno, f"{size} bytes for the optimizer's state find no room in {self.folder or 'the'} "

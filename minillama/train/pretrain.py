@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
+from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.held_out import held_out_loss
@@ -53,7 +54,7 @@ class PretrainConfig:
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
-             tokenizer_path=None, facts=None):
+             tokenizer_path=None, tokenizer=None, facts=None):
     """Train `model` in place on `train_tokens` (see `train.data`) -> the history, as in metrics.jsonl.
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token
@@ -61,6 +62,7 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     {"step", "held_out_loss"}; step counts finished updates. resume=True goes on from the last
     checkpoint in `out_dir`, if model, data and settings are those it had (`checkpoint_every` may differ, and `steps`:
     see `training_run`). facts: {name: plain value} of more that has to be the same, such as a command's other flags.
+    The tokenizer, or a copy of its file, goes beside the model.
 
     Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
     holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
@@ -71,7 +73,10 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     model.to(config.device, DTYPES[config.dtype])
     history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir), facts).train(resume, progress)
     if data_parallel.leads():
-        save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
+        if tokenizer is None:
+            save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
+        else:
+            save_with_tokenizer(out_dir, model, tokenizer)
     return history
 
 

@@ -1,4 +1,5 @@
-"""Numbers and pictures of the README come from a recorded run: `python -m minillama.readme out/tour` puts them in."""
+"""Numbers and pictures of the README come from a recorded run: `python tools/readme.py out/tour`, typed in
+`python3 run.py shell`, puts them in."""
 
 import html
 import json
