@@ -10,7 +10,6 @@ what is not declared there does not compile.
 import hashlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from minillama.compiler import is_own, require_compiler
 from minillama.cuda_translate import Unsupported, translate_tree
 from minillama.profile_build import FAST, GUARD, PROFILED, PROFILER, RUNTIME, build_folder, source_folder
 
@@ -42,8 +42,7 @@ FAMILIES = (  # what an undeclared name belongs to, so that the message says mor
 def build(source, folders=(), defines=(), profiled=False, others=()):
     """The path of the program of `source` and `others`. Unsupported names what the emulator lacks, with its line;
     ValueError is the first line of another error of the compiler; both in terms of the file that the user wrote."""
-    if sys.platform != "linux" or not shutil.which("g++"):
-        raise RuntimeError("programs are compiled with g++, on Linux: sudo apt install g++")
+    require_compiler()
     here = source_folder() / "simt"
     names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), *PROGRAM]]
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), f"-I{here / 'compat'}", *(f"-I{f}" for f in folders),
@@ -57,7 +56,7 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
     folder = build_folder() / "programs"
     folder.mkdir(parents=True, exist_ok=True)
     runtime = folder / f"runtime-{state.hexdigest()[:16]}.o"
-    if not runtime.exists():
+    if not is_own(runtime):
         _gcc([*runtime_flags, "-c", "-x", "c++", "-"], "".join(f'#include "{name}"\n' for name in names), runtime)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         translated, temporary = {}, Path(temporary)
@@ -70,7 +69,7 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
         if any(re.search(rb'#\s*include\s*[<"]omp\.h[>"]', path.read_bytes()) for path in temporary.rglob("*.*")):
             flags.append("-fopenmp")
         program = folder / f"{Path(source).stem}-{state.hexdigest()[:16]}"
-        if not program.exists():
+        if not is_own(program):
             for main, compiled in translated.items():
                 plain = ["-x", "c", "-O2", "-w", *flags[len(FAST):]]  # C stays C, and knows no CUDA
                 plain = [f for f in plain if f not in ("-include", "cuda_runtime.h", "-fsanitize=thread")]
@@ -88,6 +87,7 @@ def _gcc(arguments, text, target):
                           env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         raise _explained(done.stderr)
+    os.chmod(partial, 0o700)
     os.replace(partial, target)
 
 
@@ -126,7 +126,7 @@ class Result:
 
 def run(program, arguments=(), schedule="forward", seconds=60, write=None):
     """Run it as a child with limits on time, memory and output (no sandbox); `write` gets its output as bytes."""
-    write = write or (lambda data: (sys.stdout.buffer.write(data), sys.stdout.buffer.flush()))
+    write = write or (lambda data: (sys.stdout.buffer.write(data), sys.stdout.flush()))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         environment = {"SIMT_SECONDS": str(min(10, seconds / 4)), **os.environ, "SIMT_SCHEDULE": schedule,

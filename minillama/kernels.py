@@ -22,6 +22,7 @@ import re
 import torch
 
 from minillama import profile_build
+from minillama.compiler import NotBuilt
 from minillama.profile_build import CudaSource, load_source, source_folder
 from minillama.profile_report import Profile
 
@@ -57,7 +58,7 @@ def require(backend):
     if backend not in built_backends():
         tool, build = ("nvcc", BUILD_CUDA) if backend == "cuda" else ("a C++ compiler", BUILD)
         reason = _missing() or _missing_cuda()
-        raise RuntimeError(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
+        raise NotBuilt(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
 def _operator(name, backend, x, half=None):

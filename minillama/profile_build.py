@@ -11,13 +11,14 @@ import ctypes
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+
+from minillama.compiler import is_own, private_folder, require_compiler
 
 FAST = ("-std=c++17", "-O2", "-fPIC", "-w", "-fno-gnu-unique", "-pthread")  # -fno-gnu-unique: no variable is shared
 PROFILED = (  # between two such libraries. Without the -fno-tree- options g++ splits or merges what the source says
@@ -48,14 +49,13 @@ def build_folder():
     beside = source_folder().parent
     if (beside / "setup.py").is_file() and os.access(beside, os.W_OK):
         return beside / "build" / "simt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minillama" / "simt"
+    return private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minillama" / "simt")
 
 
 def build(source, profiled, before=""):
     """The path of a shared library of this C++ or CUDA source, with the text `before` in front of it; compiled unless
     it is there. RuntimeError where that fails."""
-    if sys.platform != "linux" or not shutil.which("g++"):
-        raise RuntimeError("the emulator is compiled on the spot with g++, on Linux: sudo apt install g++")
+    require_compiler()
     source = Path(source).resolve()
     folder, headers = source_folder(), sorted([*source_folder().rglob("*.h"), *source_folder().rglob("*.cuh")])
     names, guard = RUNTIME + PROFILER * profiled, [str(folder / "simt" / GUARD)] * profiled
@@ -71,7 +71,7 @@ def build(source, profiled, before=""):
     for path in [source, *headers, *source.parent.glob("*.h")]:
         state.update(str(path).encode() + path.read_bytes())
     library = build_folder() / f"{source.stem}-{state.hexdigest()[:16]}.so"
-    if not library.exists():
+    if not is_own(library):
         header = library.with_suffix(".h")  # not in the source's own text: its line numbers are to stay
         header.write_text(before, encoding="utf-8")
         flags += ["-include", str(header)]
@@ -81,13 +81,13 @@ def build(source, profiled, before=""):
 
 
 def _compile(arguments, text, target, unless=None):
-    if not (unless or target).exists():
+    if not is_own(unless or target):
         _gcc(arguments, text, target)
 
 
 def _link(kernels, runtime, guard, target):
     """The runtime comes first, so that what both hold of the standard library is the copy that nobody listens to."""
-    if not target.exists():
+    if not is_own(target):
         _gcc([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
               "-pthread"], "", target)
         kernels.unlink(missing_ok=True)
@@ -101,6 +101,7 @@ def _gcc(arguments, text, target):
         done = subprocess.run(["g++", *arguments, "-o", str(partial)], input=text, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"g++ does not compile this:\n{done.stderr[-4000:]}")
+        os.chmod(partial, 0o700)
         os.replace(partial, target)
 
 
@@ -205,8 +206,7 @@ def load_source(name, sources, flags=("-O3",), python_module=True):
     """
     from torch.utils import cpp_extension
 
-    if not shutil.which(os.environ.get("CXX", "c++")):
-        raise RuntimeError("there is no C++ compiler here: sudo apt install g++ (macOS: xcode-select --install)")
+    require_compiler(os.environ.get("CXX", "c++"), linux_only=False)
     tools = str(Path(sys.executable).parent)  # ninja lies beside python, on PATH or not
     if tools not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = tools + os.pathsep + os.environ["PATH"]

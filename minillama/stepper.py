@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 from minillama import lesson as lessons
+from minillama.compiler import NotBuilt
 from minillama.plots import STYLE
 from minillama.prose import BOLD, CODE, END, SOFT, markdown
 from minillama.terminal import visible
@@ -110,6 +111,9 @@ class _Stage:
             if not self.asks:
                 raise
             self.say("(interrupted)")
+            return False
+        except NotBuilt as missing:
+            self.say(f"minillama: error: {self.shown(str(missing))}")
             return False
         except Exception as error:
             frames = error.__traceback__.tb_next  # our own frame is no news

@@ -201,7 +201,7 @@ def test_training_needs_nobody_who_listens(redirect, model, tmp_path):
 MUTANTS = [
     Mutant("minillama.terminal", "bool(before[1]) and before[1].isatty()", "False",
            lambda: _on_a_parrot(test_a_prompt_is_shown_too)),
-    Mutant("minillama.terminal", "\\u2028-\\u202e", "\\u2028-\\u202d",
+    Mutant("minillama.terminal", "if found[0] in kept", "if True",
            lambda: test_every_control_character_is_shown_and_every_letter_stays()),
 ]
 
