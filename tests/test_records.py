@@ -1,6 +1,7 @@
 """Files of examples: three forms read alike, every slip named by file, line and field, nothing dropped unseen."""
 
 import json
+import os
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from mutants import Mutant
 from test_sequence_loss import FOUR_TURNS, Letters, by_character
 
 from minillama.corpus.forum import GRAMMAR
+from minillama.tokenizer import load_tokenizer
 from minillama.train.records import LONGEST_RECORD, Record, encode_records, forum_records, read_records, segments_of
 from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.templates import TEMPLATES, alpaca, question_answer, text_of
@@ -184,6 +186,16 @@ def test_forum_records_are_the_forums_own_and_a_function_of_seed_and_split():
 
 
 plant = partial(Mutant, "minillama.train.records")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_that_may_never_begin_and_a_device_without_end_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for read in (read_records, load_tokenizer):
+            with pytest.raises(ValueError, match="no regular file"):
+                read(tmp_path / name)
+
+
 MUTANTS = [
     plant("line + text.count(\"\\n\", counted, place)", "line", lambda: in_a_folder(partial(
         test_a_bad_record_is_an_error_of_one_line_or_is_left_out_and_listed, *BAD[0], "json"))),

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from minillama.files import require_regular
+
 from .bpe_training import train_bpe
 from .byte_bpe import ByteBpeTokenizer
 from .compiled import default_backend
@@ -21,7 +23,7 @@ def load_tokenizer(path):
     Face's tokenizer.json of BPE type, llama2.c's tokenizer.bin.
     """
     path = Path(path)
-    data = path.read_bytes()
+    data = require_regular(path).read_bytes()
     try:
         if looks_like_llama2c_vocab(data):
             return read_llama2c_vocab(data)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minillama.corpus import forum
+from minillama.files import require_regular
 from minillama.terminal import one_line
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.templates import TEMPLATES, alpaca
@@ -85,7 +86,7 @@ def read_records(path, skip_bad=False):
 
 
 def _text(path):
-    size = path.stat().st_size
+    size = require_regular(path).stat().st_size
     if size > LARGEST_FILE:
         raise ValueError(f"{path}: {size} bytes, more than the {LARGEST_FILE} that are read at once: split the file")
     data = path.read_bytes()
