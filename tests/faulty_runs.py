@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import platform
 import shutil
 import signal
 import subprocess
@@ -40,8 +41,8 @@ class Ended:
 
 def why_not_here():
     """Why faults cannot be planted on this machine, or ""."""
-    if sys.platform != "linux":
-        return "faults are planted by LD_PRELOAD, which is Linux's"
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return "faults are planted by LD_PRELOAD in front of glibc, on Linux"
     return "" if compiler() else "faults need a C compiler, cc or gcc, to be planted"
 
 
@@ -62,10 +63,11 @@ def preloaded(folder):
 class FaultyRuns:
     """The process that forks; a context."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, first=""):
+        """`folder` is for the library and what runs say; `first` is Python that the process does before all."""
         self.folder = Path(folder)
-        self.process = subprocess.Popen([sys.executable, __file__], env=preloaded(folder), stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([sys.executable, __file__, first], env=preloaded(folder),
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
         return self
@@ -99,6 +101,7 @@ def serve():
     for name in sorted(names - {"minillama.__main__"}):  # once, before the forks
         with contextlib.suppress(ImportError):  # of what only the book needs
             importlib.import_module(name)
+    exec(sys.argv[1], {})
     runs = {}  # process -> (where it counts, what it says)
     for line in sys.stdin:
         request = json.loads(line)
@@ -115,6 +118,7 @@ def serve():
             os.close(writer)
             runs[process] = reader, said
         print(json.dumps(outcome(process, *runs[process])), flush=True)
+    os._exit(0)  # a tidy end of PyTorch takes seconds
 
 
 def command(request, said, writer):

@@ -1,10 +1,11 @@
-"""Faults are planted at the system call that is named: killed before it, no room from there on, stopped."""
+"""No command destroys work, whatever stops it: killed at a system call, out of disk from there on, or given twice."""
 
 import subprocess
 import sys
 
 import pytest
 from faulty_runs import FaultyRuns, preloaded, why_not_here
+from faulty_trials import COMMANDS, Workshop, chosen_calls, differences, same, trial, two_at_once
 
 pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here() or "")
 WRITE = """
@@ -33,6 +34,13 @@ print(faults.calls_seen())
 FULL_FROM_3 = "None 2 No space left on device None None No space left on device None None 9\n"
 
 
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    with FaultyRuns(folder) as runs:
+        yield Workshop(folder, runs)
+
+
 def write(folder, at, kind):
     """Exit code, stdout and what stands in the folder, of nine calls that change it."""
     place = folder / f"{at}-{kind}"
@@ -50,18 +58,59 @@ def test_a_fault_comes_at_its_call_and_a_full_disk_stays_full(tmp_path):
     assert [names for _, _, names in left] == [[], ["a"], *[["a", "a/b"]] * 4, *[["a", "a/c"]] * 2, ["a"], []]
 
 
-def test_commands_are_killed_stopped_and_counted_one_after_another(tmp_path):
-    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog in 2023. " * 40)
-    (tmp_path / "place").mkdir()
-    words = ("tokenizer", "train", "--text", tmp_path / "text.txt", "--vocab-size", 300, "--out")
-    out = tmp_path / "place" / "t.model"
-    with FaultyRuns(tmp_path) as runs:
-        whole = runs.run([*words, out], tmp_path / "place")
-        assert whole.code == 0 and whole.calls > 3 and "300 pieces" in whole.said
-        data = out.read_bytes()
-        out.unlink()
-        assert runs.run([*words, out], tmp_path / "place", 1, "killed").code == -9 and not out.exists()
-        stopped = runs.run([*words, out], tmp_path / "place", 2, "stopped")
-        assert stopped.code is None and not out.exists()
-        assert runs.go_on(stopped).code == 0 and out.read_bytes() == data
-        assert runs.run(["tokenizer"], tmp_path).code == 2
+def test_a_run_is_killed_before_its_first_call_and_goes_on_from_a_stop(workshop):
+    (name, data), calls = [*workshop.undisturbed("tokenizer train")[0].items()][0], workshop.undisturbed(
+        "tokenizer train")[1]
+    words, place, runs = workshop.words(COMMANDS["tokenizer train"]), workshop.place, workshop.runs
+    workshop.clear()
+    assert runs.run(words, place, 1, "killed").code == -9 and not any(place.iterdir())
+    stopped = runs.run(words, place, calls // 2, "stopped")
+    assert stopped.code is None and not (place / name).exists()
+    ended = runs.go_on(stopped)
+    assert (ended.code, ended.calls) == (0, calls) and (place / name).read_bytes() == data
+    assert runs.run(["tokenizer"], place).code == 2
+
+
+def test_only_what_a_file_says_of_time_may_differ():
+    rows = [b'{"step": 1, "seconds": 2}\n', b'{"step": 1, "seconds": 3}\n', b'{"step": 2, "seconds": 2}\n']
+    assert same("m.jsonl", rows[0], rows[1]) and not same("m.jsonl", rows[0], rows[2])
+    assert not same("m.jsonl", rows[0], rows[1][:-3]) and not same("m.json", rows[0], rows[1])
+    assert differences({"a": b"1", "b": b"2", ".b.x.partial": b""}, {"a": b"1", "b": b"3", "c": None}) == [
+        "c is missing", ".b.x.partial is left", "b differs"]
+
+
+def test_half_the_chosen_calls_are_the_last_ones():
+    chosen = chosen_calls(664)
+    assert len(chosen) == 50 and chosen[0] == 1 and chosen[25:] == list(range(640, 665))
+    assert chosen_calls(10) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("fault", ["killed", "full"])
+@pytest.mark.parametrize("name", ["sft lora", "merge"])
+def test_a_disturbed_command_leaves_nothing_half_and_goes_on_to_the_same_bits(name, fault, workshop):
+    assert not disturbed(workshop, name, fault, 5)
+
+
+def disturbed(workshop, name, fault, count):
+    total = workshop.undisturbed(name)[1]
+    assert total > 3, "it writes nothing: this test could not fail"
+    return [wrong for at in chosen_calls(total, count) for wrong in trial(workshop, name, fault, at)]
+
+
+def test_of_two_runs_in_one_place_one_is_refused(workshop):
+    total = workshop.undisturbed("merge")[1]
+    assert not [wrong for at in (1, total // 2, total) for wrong in two_at_once(workshop, "merge", at)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["killed", "full"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_disturbed_at_50_of_its_calls_goes_on_to_the_same_bits(name, fault, workshop):
+    assert not disturbed(workshop, name, fault, 50)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_of_two_runs_of_every_command_one_is_refused(name, workshop):
+    total = workshop.undisturbed(name)[1]
+    assert not [wrong for at in chosen_calls(total, 8) for wrong in two_at_once(workshop, name, at)]
