@@ -43,6 +43,8 @@ def policies():
         generator = torch.Generator().manual_seed(K)
         p_K = torch.rand(K, generator=generator, dtype=torch.float64)
         yield p_K / p_K.sum(), torch.randint(0, 4, (K,), generator=generator).float()
+    # texts that are never written: alone with the lowest, a middle and the highest score, and beside others of theirs
+    yield torch.tensor([0.0, 0.25, 0.0, 0.0, 0.75, 0.0]).double(), torch.tensor([-1.0, 0.0, 0.0, 1.0, 2.0, 3.0])
 
 
 def enumerated(p_K, scores_K, n):
@@ -76,7 +78,7 @@ def test_the_formula_for_the_kl_of_best_of_n_is_a_bound_and_the_limit_of_many_un
 
 def test_kl_is_zero_at_home_and_a_text_never_written_adds_nothing():
     p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])
-    assert kl_divergence(q, q) == 0.0 and kl_divergence(p, q) == pytest.approx(math.log(2))
+    assert kl_divergence(p, p) == kl_divergence(q, q) == 0.0 and kl_divergence(p, q) == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize(("p", "scores", "n"), [([0.5, 0.5], [1.0], 2), ([0.5, 0.6], [1.0, 2.0], 2), ([1.0], [1.0], 0),
@@ -216,6 +218,9 @@ MUTANTS = [
     plant("_, level_K = scores_K.unique(return_inverse=True)",
           "_, level_K = (-scores_K).unique(return_inverse=True)", ALL_DRAWS),
     plant("p_K * (best_L / mass_L.clamp(min=1e-300))[level_K]", "best_L[level_K]", ALL_DRAWS),
+    plant("(p_K < 0).any()", "(p_K <= 0).any()", ALL_DRAWS),
+    plant("mass_L.clamp(min=1e-300)", "mass_L", ALL_DRAWS),
+    plant(".where(p_K > 0, 1)", "", BOUND),
     plant("return math.log(n) - (n - 1) / n", "return math.log(n) - (n - 1) / (n + 1)", BOUND),
     plant("xlogy(p_K, p_K / q_K", "xlogy(q_K, p_K / q_K",
           test_kl_is_zero_at_home_and_a_text_never_written_adds_nothing),

@@ -153,6 +153,18 @@ def test_slips_are_told_in_one_line_and_the_talk_goes_on():
     assert "no place for a system text" in shown
 
 
+def test_a_question_that_the_template_or_the_tokenizer_refuses_is_not_asked():
+    class Deaf(Tokenizer):
+        def decoder(self):
+            return SimpleNamespace(push=lambda token: "?", flush=lambda: "")
+
+    for tokenizer, text, message in ((Tokenizer(), "a [/INST] b", "mark of Llama 2"), (Deaf(), "Hi", "tokens")):
+        conversation = Conversation(tokenizer, "llama2")
+        with pytest.raises(ValueError, match=message):
+            conversation.ask(text)
+        assert conversation.messages == []
+
+
 def test_ctrl_c_keeps_what_was_said_and_an_empty_answer_leaves_no_trace():
     class Impatient(Scripted):
         def hidden_states(self, tokens_BT, cache):
@@ -192,6 +204,11 @@ def test_smollm2_knows_paris_and_what_italy_was_asked_for():
 
 plant = partial(Mutant, "minillama.chat")
 MUTANTS = [
+    plant("        encode_segments(TEMPLATES[self.template](messages), self.tokenizer)\n        self.messages",
+          "        self.messages", test_a_question_that_the_template_or_the_tokenizer_refuses_is_not_asked),
+    plant("        encode_segments(TEMPLATES[self.template](messages), self.tokenizer)\n        self.messages",
+          "        TEMPLATES[self.template](messages)\n        self.messages",
+          test_a_question_that_the_template_or_the_tokenizer_refuses_is_not_asked),
     plant("self.messages[-1:] if self.template in SINGLE else self.messages", "self.messages[-1:]",
           lambda: test_a_prompt_is_the_beginning_of_the_training_example_of_the_same_messages("vicuna")),
     plant("del self.messages[first:first + 2]", "del self.messages[-2:]",

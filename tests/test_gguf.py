@@ -18,6 +18,12 @@ def test_the_file_of_the_package_is_read_setting_by_setting(tmp_path):
     writer = package().GGUFWriter(path, "llama")
     writer.add_uint32("one", 7)
     writer.add_int8("minus", -3)
+    bounds = {f"{sign}int{bits}": (2**bits - 1 if sign else -2**(bits - 1))
+              for bits in (8, 16, 32, 64) for sign in ("u", "")}
+    for kind, value in bounds.items():
+        getattr(writer, f"add_{kind}")(kind, value)
+    writer.add_float32("half", 0.5)
+    writer.add_array("numbers", [-1, 2, 2**31 - 1])
     writer.add_float64("pi", math.pi)
     writer.add_bool("yes", True)
     writer.add_string("text", "\u4f60\u597d")
@@ -32,7 +38,9 @@ def test_the_file_of_the_package_is_read_setting_by_setting(tmp_path):
     writer.close()
     settings, tensors = read_gguf(path)
     assert settings == {"general.architecture": "llama", "one": 7, "minus": -3, "pi": math.pi, "yes": True,
-                        "text": "\u4f60\u597d", "strings": ["a", "", "c"], "floats": [0.5, -1.5]}
+                        "half": 0.5, **bounds,
+                        "numbers": [-1, 2, 2**31 - 1], "text": "\u4f60\u597d", "strings": ["a", "", "c"],
+                        "floats": [0.5, -1.5]}
     assert tensors["matrix"].shape == matrix.shape and np.array_equal(tensors["matrix"].read().numpy(), matrix)
     assert tensors["vector"].shape == (3,) and np.array_equal(tensors["vector"].read().numpy(), vector)
 
@@ -72,6 +80,8 @@ def test_tensors_that_overlap_are_refused(tmp_path):
 
 GGUF = "minillama.checkpoint.gguf"
 MUTANTS = [
+    *(Mutant(GGUF, right, wrong, lambda: in_a_folder(test_the_file_of_the_package_is_read_setting_by_setting))
+      for right, wrong in (('2: "H"', '2: "h"'), ('3: "h"', '3: "H"'), ('0: "B"', '0: "b"'), ('10: "Q"', '10: "q"'))),
     Mutant(GGUF, "n_axes)[::-1]", "n_axes)",
            lambda: in_a_folder(test_the_file_of_the_package_is_read_setting_by_setting)),
     Mutant(GGUF, "or offset < end ", "", lambda: in_a_folder(test_tensors_that_overlap_are_refused)),

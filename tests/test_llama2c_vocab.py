@@ -11,7 +11,7 @@ from test_llama2c import STORY_BYTES, STORY_SHA256
 from minillama.checkpoint import load_model
 from minillama.generate import generate_text
 from minillama.tokenizer import load_tokenizer, train_bpe
-from minillama.tokenizer.llama2c_vocab import read_llama2c_vocab, write_llama2c_vocab
+from minillama.tokenizer.llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab, write_llama2c_vocab
 
 
 def records(*pieces):
@@ -21,6 +21,10 @@ def records(*pieces):
 
 SMALL = records((b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0), (b" a", -1.0), (b"b", -3.0), (b" ", -2.0),
                 (b"a", -4.0), (b" ab", -0.5))
+
+
+# where it may be cut: behind the fourth piece, and behind each that follows
+WHOLE = {4 + sum(8 + size for size in (5, 5, 6, 2, *more)) for more in ((), (1,), (1, 1), (1, 1, 1))}
 
 
 def test_the_kinds_of_pieces_are_told_from_their_places():
@@ -50,6 +54,18 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
             read_llama2c_vocab(content)
 
 
+def test_the_form_is_told_to_the_byte():
+    assert looks_like_llama2c_vocab(SMALL)
+    for end in range(len(SMALL)):
+        assert looks_like_llama2c_vocab(SMALL[:end]) == (end in WHOLE), end
+    four = [(b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0), (b"a", 1.0)]
+    assert looks_like_llama2c_vocab(records(*four)) and not looks_like_llama2c_vocab(records(*four[:3]))
+    assert not looks_like_llama2c_vocab(records(*four, (b"", 0.0)))  # a piece of no bytes
+    for longest in (5, 7):  # the first number is the longest piece's size, no less and no more
+        assert not looks_like_llama2c_vocab(struct.pack("<i", longest) + records(*four)[4:])
+    assert not looks_like_llama2c_vocab(b"\0" * 16)
+
+
 def test_the_real_files_hold_what_the_model_files_hold(weights, tmp_path):
     exported, model = (load_tokenizer(weights / f"llama_tokenizer.{end}") for end in ("bin", "model"))
     assert exported.pieces == model.pieces and len(model.pieces) == 32000
@@ -67,6 +83,10 @@ def test_stories260k_tells_the_story_of_the_original_program(weights):
 
 VOCAB = "minillama.tokenizer.llama2c_vocab"
 MUTANTS = [
+    *(Mutant(VOCAB, right, wrong, test_the_form_is_told_to_the_byte) for right, wrong in (
+        ("len(data) < 4:", "len(data) < 3:"), ("- at < 8:", "- at < 7:"), ("0 < length", "0 <= length"),
+        ("len(data) - at - 8)", "len(data) - at - 7)"), ("len(records) > 3", "len(records) > 2"),
+        ("len(records) > 3", "len(records) > 4"), ("== longest else None", "<= longest else None"))),
     Mutant(VOCAB, 'text.replace(" ", SPACE), score, kind', "text, score, kind",
            test_the_kinds_of_pieces_are_told_from_their_places),
     Mutant(VOCAB, "text.strip(\"\\n\") if", "text if", test_the_kinds_of_pieces_are_told_from_their_places),

@@ -11,6 +11,7 @@ import torch
 from mutants import Mutant
 
 from minillama.config import PRESETS, preset
+from minillama.kv_cache import KVCache
 from minillama.memory import (
     address_limit,
     available_bytes,
@@ -44,6 +45,14 @@ def test_a_70b_cache_is_an_eighth_of_what_ungrouped_heads_would_need():
     # 2 (k and v) * 80 layers * 8 heads * 128 numbers * 2 bytes, by hand
     assert cache_bytes(preset("llama2_70b"), tokens=1) == 327_680
     assert cache_bytes(preset("llama2_70b", n_kv_heads=64), tokens=1) == 8 * 327_680
+
+
+def test_a_cache_has_the_bytes_of_the_one_that_is_made():
+    for batch, tokens in ((1, 1), (3, 7), (5, 2)):
+        config = preset("tiny")
+        cache = KVCache(config, batch, tokens)
+        stored = sum(x.numel() * x.element_size() for x in (cache.keys, cache.values))
+        assert cache_bytes(config, tokens, batch, bytes_per_number=4) == stored
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n.endswith("b")])
@@ -118,6 +127,10 @@ MUTANTS = [
            test_every_kind_of_shortage_is_one_line_with_its_size_and_flags_that_the_command_has),
     Mutant("minillama.memory", "return 2 * config.n_layers", "return config.n_layers",
            test_a_70b_cache_is_an_eighth_of_what_ungrouped_heads_would_need),
+    Mutant("minillama.memory", "config.n_layers * batch", "config.n_layers",
+           test_a_cache_has_the_bytes_of_the_one_that_is_made),
+    Mutant("minillama.memory", "tokens * bytes_per_number", "bytes_per_number",
+           test_a_cache_has_the_bytes_of_the_one_that_is_made),
     Mutant("minillama.memory", "batch * config.n_kv_heads", "batch * config.n_heads",
            test_a_70b_cache_is_an_eighth_of_what_ungrouped_heads_would_need),
     Mutant("minillama.memory", '"nf4": 4 + 8 / 64', '"nf4": 4 + 32 / 64',

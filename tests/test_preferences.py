@@ -4,10 +4,19 @@ import json
 import math
 
 import pytest
+import torch
 from mutants import Mutant
 
 from minillama.corpus import forum
-from minillama.rlhf.preferences import Pair, label_ceiling, read_pairs, thread_pairs, vote_score, write_pairs
+from minillama.rlhf.preferences import (
+    Pair,
+    label_ceiling,
+    order_in_truth,
+    read_pairs,
+    thread_pairs,
+    vote_score,
+    write_pairs,
+)
 
 
 def thread(*answers, question="q"):
@@ -46,6 +55,16 @@ def test_the_label_ceiling_is_what_a_judge_who_knows_the_truth_scores():
     quality = {"good": 3, "fair": 1, "bad": -1, "also fair": 1}
     pairs = [Pair("", "good", "bad"), Pair("", "bad", "good"), Pair("", "fair", "bad"), Pair("", "fair", "also fair")]
     assert label_ceiling(pairs, lambda prompt, answer: quality[answer]) == (1 + 0 + 1 + 0.5) / 4
+
+
+def test_scores_are_held_to_the_truth_whatever_the_labels_say():
+    """Right; wrong though the label agrees; nothing to tell; two ties of scores; right against the label."""
+    quality = {"good": 3, "fair": 1, "also fair": 1}
+    pairs = [Pair("", *two) for two in (("good", "fair"), ("fair", "good"), ("fair", "also fair"), ("good", "fair"),
+                                        ("fair", "good"), ("fair", "good"))]
+    chosen, rejected = torch.tensor([2.0, 2, 5, 1, 0, 0]), torch.tensor([1.0, 1, 4, 1, 0, 9])
+    order = order_in_truth(chosen, rejected, pairs, lambda prompt, answer: quality[answer])
+    assert order == pytest.approx((1 + 0 + 0.5 + 0.5 + 1) / 5)
 
 
 def test_the_forums_labels_are_noisy_but_mostly_right():
@@ -93,6 +112,10 @@ MUTANTS = [
            lambda: test_votes_become_scores_by_the_published_rule(7, True, 4)),
     Mutant("minillama.rlhf.preferences", "if score_a > score_b else", "if score_a < score_b else", PAIRS_LAW),
     Mutant("minillama.rlhf.preferences", "score_a != score_b and a != b", "a != b", PAIRS_LAW),
+    Mutant("minillama.rlhf.preferences", "better > worse, better != worse", "better > worse, better == better",
+           test_scores_are_held_to_the_truth_whatever_the_labels_say),
+    Mutant("minillama.rlhf.preferences", "labelled_well, rejected, chosen)", "labelled_well, chosen, chosen)",
+           test_scores_are_held_to_the_truth_whatever_the_labels_say),
     Mutant("minillama.rlhf.preferences", "[:most]", "",
            test_a_question_gives_ten_pairs_at_most_and_the_seed_says_which),
 ]

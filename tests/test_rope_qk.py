@@ -146,11 +146,43 @@ def test_what_is_not_a_number_stays_so_and_infinities_behave(backend):
         q, k, rotations = inputs((1, 3, 2, 1, 16, 16), dtype)
         q[0, 0, 0, 0], q[0, 1, 1, 5], k[0, 2, 0, 3] = torch.nan, torch.inf, -torch.inf
         angles = torch.view_as_real(rotations).clone()
-        angles[2, 4, 0] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # rounded naively, it is -0
+        rounded_to_minus_0 = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # by a naive sum
+        angles[2, 4, 0], angles[1, 6, 1] = rounded_to_minus_0, rounded_to_minus_0
         angles = torch.view_as_complex(angles)
         for ours, x in zip(kernels.fused_rope_qk(q, k, angles, backend=backend), (q, k), strict=True):
             wanted = exact(x, angles).to(dtype)
             assert torch.equal(ours.isnan(), wanted.isnan()) and torch.equal(ours.isinf(), wanted.isinf())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("half", [1, 3, 8, 21])
+def test_a_result_halfway_between_two_numbers_goes_to_the_even_one(dtype, half, backend):
+    """1 times a cosine or a sine of 1 + n u / 2, u the unit in the last place of 1: exact in fp32, a tie for odd n."""
+    step = torch.finfo(dtype).eps / 2
+    ties = 1 + step * torch.arange(half * 5).float().view(5, half)
+    q = torch.ones(1, 5, 1, 2 * half, dtype=dtype)
+    for angles in (torch.complex(ties, torch.zeros_like(ties)), torch.complex(torch.zeros_like(ties), -ties)):
+        for interleaved in (True, False):
+            ours = kernels.fused_rope_qk(q, -q, angles, interleaved=interleaved, backend=backend)
+            for found, x in zip(ours, (q, -q), strict=True):
+                assert torch.equal(found, exact(x, angles, interleaved).to(dtype))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("d", "r"), [(3, 2), (7, 6), (17, 16), (6, 6), (33, 30)])
+def test_an_odd_tail_and_an_odd_number_of_pairs_are_right_in_place_and_elsewhere(d, r, dtype, backend):
+    """What stands behind the pairs is copied, one element as well as many; in place it stays."""
+    q, k, rotations = inputs((2, 3, 3, 1, d, r), dtype)
+    for interleaved in (True, False):
+        wanted = [exact(x, rotations, interleaved) for x in (q, k)]
+        for how in ({}, {"in_place": True}, {"out": (torch.full_like(q, 7), torch.full_like(k, 7))}):
+            found = kernels.fused_rope_qk(q.clone(), k.clone(), rotations, interleaved=interleaved, backend=backend,
+                                          **how)
+            for ours, true, x in zip(found, wanted, (q, k), strict=True):
+                close(ours, true)
+                assert torch.equal(ours[..., r:], x[..., r:])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

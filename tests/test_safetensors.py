@@ -145,6 +145,33 @@ def test_a_file_cut_at_any_byte_is_refused(tmp_path):
             read_safetensors(tmp_path / "cut")
 
 
+def test_the_limits_themselves_are_allowed_and_one_more_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    assert read_safetensors(file_of(path, {"x": entry(0, 1, [1] * 64)}, b"a"))["x"].dim() == 64
+    assert read_safetensors(file_of(path, {"x": entry(0, 0, [0, 2**60 - 1])}))["x"].shape == (0, 2**60 - 1)
+    assert read_safetensors(file_of(path, {"x": entry(0, 2, dtype="BOOL")}, b"\0\1"))["x"].tolist() == [False, True]
+    for wrong, data in ((entry(0, 1, [1] * 65), b"a"), (entry(0, 0, [0, 2**60]), b"")):
+        with pytest.raises(ValueError, match="has shape"):
+            read_safetensors(file_of(path, {"x": wrong}, data))
+    text = json.dumps({"x": entry(0, 1)}).encode()
+    monkeypatch.setattr("minillama.checkpoint.safetensors.MAX_HEADER_BYTES", len(text))
+    assert read_safetensors(file_of(path, text, b"a"))["x"].tolist() == [97]
+    with pytest.raises(ValueError, match=f"header of {len(text) + 1} bytes"):
+        read_safetensors(file_of(path, text + b" ", b"a"))
+    for short in (b"", b"\0" * 7):
+        path.write_bytes(short)
+        with pytest.raises(ValueError, match=f"in a file of {len(short)} "):
+            read_safetensors(path)
+
+
+def test_a_large_tensor_that_lies_askew_is_read(tmp_path):
+    values = torch.arange(2**18, dtype=torch.float32)  # 1 MiB: enough for a map of its own, where it is aligned
+    for padding in range(4):
+        header = b'{"x":{"dtype":"F32","shape":[262144],"data_offsets":[0,1048576]}}' + b" " * padding
+        path = file_of(tmp_path / f"{padding}", header, values.numpy().tobytes())
+        assert torch.equal(read_safetensors(path)["x"], values)
+
+
 def test_what_the_format_cannot_hold_is_refused(tmp_path):
     with pytest.raises(TypeError, match="complex128"):
         write_safetensors(tmp_path / "a", {"x": torch.zeros(1, dtype=torch.complex128)})
@@ -182,8 +209,16 @@ def test_a_stream_in_any_order_makes_the_same_file_and_a_wrong_one_none(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["streamed", "whole"]
 
 
+def check_limits():
+    with pytest.MonkeyPatch.context() as patch:
+        in_a_folder(test_the_limits_themselves_are_allowed_and_one_more_is_refused, patch)()
+
+
 SAFETENSORS = "minillama.checkpoint.safetensors"
 MUTANTS = [
+    *(Mutant(SAFETENSORS, right, wrong, check_limits) for right, wrong in (
+        ("len(shape) > 64", "len(shape) > 65"), ("len(shape) > 64", "len(shape) >= 64"), (">= 2**60:", "> 2**60:"),
+        ("(raw > 1)", "(raw >= 1)"), ("length > min(", "length >= min("))),
     Mutant("minillama.checkpoint.safetensors", "count=end - begin, offset=slack)", "count=end - begin, offset=0)",
            in_a_folder(test_a_tensor_with_a_map_of_its_own_is_the_same_and_outlives_the_others)),
     Mutant(SAFETENSORS, "length > min(size - 8, MAX_HEADER_BYTES)", "length > MAX_HEADER_BYTES",

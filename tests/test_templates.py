@@ -7,7 +7,7 @@ import pytest
 from mutants import Mutant
 
 from minillama.train.sequence_loss import IGNORE, encode_segments
-from minillama.train.templates import EOS, alpaca, llama2_chat, llama3_chat, question_answer, text_of, vicuna
+from minillama.train.templates import EOS, alpaca, chatml, llama2_chat, llama3_chat, question_answer, text_of, vicuna
 
 
 def said(*turns, system=None):
@@ -77,9 +77,20 @@ def test_llama3_chat_is_metas_text():
     assert learned_text(llama3_chat(said("Hi", "Hello", "Bye", "Ciao"))) == "Hello<|eot_id|>Ciao<|eot_id|>"
 
 
+def test_chatml_is_smollm2s_text_and_the_newline_behind_an_answer_is_not_learned():
+    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    turns = ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+             "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n")
+    assert text_of(chatml(said("Hi", "Hello", "Bye"))) == system + turns
+    assert text_of(chatml(said("Hi", "Hello", "Bye", system="S."))) == "<|im_start|>system\nS.<|im_end|>\n" + turns
+    assert learned_text(chatml(said("Hi", "Hello", "Bye", "Ciao"))) == "Hello<|im_end|>Ciao<|im_end|>"
+    for segment in chatml(said("Hi", "Hello", system="S.")):
+        assert segment.control == (segment.text in ("<|im_start|>", "<|im_end|>"))
+
+
 def test_without_an_answer_a_template_is_the_prompt_of_its_example():
     turns = ("Hi", "Hello", "Bye", "Ciao")
-    for chat in (vicuna, llama2_chat, llama3_chat):
+    for chat in (vicuna, llama2_chat, llama3_chat, chatml):
         prompt, full = chat(said(*turns[:3])), chat(said(*turns))
         assert full[: len(prompt)] == prompt and full[len(prompt)].learn
     for one in (lambda *answer: alpaca("a", "b", *answer), lambda *answer: question_answer("a", *answer)):
@@ -93,7 +104,7 @@ def test_an_empty_answer_is_an_answer():
 
 def test_conversations_out_of_turn_are_refused():
     for wrong in ([], said("a", system="s")[:1], said("a", "b")[1:], said("a") * 2, said("a") + said(system="s")):
-        for chat in (vicuna, llama2_chat, llama3_chat):
+        for chat in (vicuna, llama2_chat, llama3_chat, chatml):
             with pytest.raises(ValueError, match="roles"):
                 chat(wrong)
 
@@ -238,6 +249,7 @@ PROMPT, TURNS = (
     test_without_an_answer_a_template_is_the_prompt_of_its_example,
     test_conversations_out_of_turn_are_refused,
 )
+CHATML = test_chatml_is_smollm2s_text_and_the_newline_behind_an_answer_is_not_learned
 REFUSES = test_llama2_refuses_messages_that_hold_its_marks
 # fmt: off
 MUTANTS = [
@@ -259,6 +271,9 @@ MUTANTS = [
     plant('"<|eot_id|>", learn, control', '"<|eot_id|>", False, control', LLAMA3),
     plant('else segments + _header("assistant")', "else segments", LLAMA3),
     plant('Segment("\\n\\n", alone=True)', 'Segment("\\n\\n")', test_llama3_tokens_are_those_of_chat_format),
+    plant('Segment("<|im_end|>", learn', 'Segment("<|im_end|>", False', CHATML),
+    plant('control=True), Segment("\\n")]', 'control=True), Segment("\\n", learn)]', CHATML),
+    plant('Segment(message["content"], learn), Segment("<|im', 'Segment(message["content"]), Segment("<|im', CHATML),
     plant("if not rest or ", "if ", TURNS),
     plant("wanted[:len(rest)]:", "wanted[:len(rest)] and False:", TURNS),
 ]

@@ -49,7 +49,6 @@ PieceTrainer::PieceTrainer(StringCounts counts, const std::vector<uint32_t>& alp
     const uint8_t character_class = class_of[code];
     const bool plain = character_class != kDigit && character_class != kSpaceClass;
     add_symbol({bytes, write_utf8(code, bytes)}, 1, plain ? character_class : kAnyScript);
-    symbols_.back().digit = character_class == kDigit;
     symbols_.back().starts_with_space = symbols_.back().ends_with_space = character_class == kSpaceClass;
   }
   lay_out(counts, alphabet);
@@ -58,7 +57,7 @@ PieceTrainer::PieceTrainer(StringCounts counts, const std::vector<uint32_t>& alp
 }
 
 void PieceTrainer::add_symbol(std::string_view text, uint32_t length, uint8_t script) {
-  symbols_.push_back({text_.size(), static_cast<uint32_t>(text.size()), length, script, false, false, false});
+  symbols_.push_back({text_.size(), static_cast<uint32_t>(text.size()), length, script, false, false});
   text_.append(text);
   before_.emplace_back(-1, 0);
   after_.emplace_back(-1, 0);
@@ -119,10 +118,10 @@ void PieceTrainer::find_first_pairs() {
   noted_ = {};  // it was large this once
 }
 
+// A digit that stands alone has no neighbour: the counter has cut there.
 bool PieceTrainer::admissible(uint32_t left, uint32_t right) const {
   const Symbol &a = symbols_[left], &b = symbols_[right];
   if (a.length + b.length > max_piece_length_) return false;
-  if (a.digit || b.digit) return false;
   if (b.starts_with_space) return a.ends_with_space && b.ends_with_space;
   if (a.ends_with_space && a.length > 1) return false;
   return a.script == kAnyScript || b.script == kAnyScript || a.script == b.script;

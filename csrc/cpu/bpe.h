@@ -94,7 +94,7 @@ class PieceTrainer {
     uint64_t text;    // where its bytes begin
     uint32_t bytes, length;
     uint8_t script;
-    bool starts_with_space, ends_with_space, digit;
+    bool starts_with_space, ends_with_space;
   };
   struct Pair {
     uint32_t left, right;

@@ -59,7 +59,7 @@ def best_of_n_bound(n):
 
 def kl_divergence(p_K, q_K):
     """sum p log(p / q), nats; a text that p never writes adds 0."""
-    return torch.special.xlogy(p_K, p_K / q_K.to(p_K.dtype)).sum().item()
+    return torch.special.xlogy(p_K, p_K / q_K.to(p_K.dtype).where(p_K > 0, 1)).sum().item()
 
 
 def n_answers(policy, score, prompts, eos_id, n, max_new_tokens=40, seed=0, missing_eos_score=-1.0):
