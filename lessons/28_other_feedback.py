@@ -194,7 +194,7 @@ show(picture, "Points at nats: " + ", ".join(f"{name} {end[1]:.1f} at {end[0]:.1
 # and that is not what people meant: the dashed curve, their opinion of the limit's
 # texts, rises, and then falls while the judge's points still climb.
 #
-# On real text: `python3 run.py tour --alternatives` draws this picture for the tour's
+# On real text: `python3 run.py bench alternatives` draws this picture for the tour's
 # model.
 #
 # **Exercise.** Write best of n and its KL, in

@@ -16,7 +16,6 @@ from pathlib import Path
 import minillama
 from minillama.files import atomic_write
 from minillama.memory import peak_memory
-from minillama.tour_alternatives import alternatives_stage
 from minillama.tour_config import TEXT_PIECES, TourConfig, check_inputs
 from minillama.tour_own import check_lengths, own_stages, skipped_part
 from minillama.tour_pages import (
@@ -102,15 +101,15 @@ def forum_base(road):
 
 
 def forum_chain(road):
-    """From nothing to a model that has learned from votes, on the forum whose truth is known."""
+    """From nothing to a model that has learned from votes, on the forum whose truth is known
+    -> (tuned model, tokenizer, feedback, reward model, PPO's `Practice`)."""
     model, tokenizer = forum_base(road)
     road.say("5 fine-tuning: the same model learns to answer, in full, by LoRA and by QLoRA (minillama/train/sft.py)")
     tuned = fine_tuning_stages(road, model, tokenizer)
     road.say("6 feedback: votes become a reward model, and PPO practises what it likes (minillama/rlhf)")
     feedback = forum_feedback(road.config.seed)
     judged = feedback_stages(road, tuned, tokenizer, feedback)
-    if road.config.alternatives:
-        alternatives_stage(road, tuned, tokenizer, feedback, *judged)
+    return tuned, tokenizer, feedback, *judged
 
 
 def corpus_stage(road):

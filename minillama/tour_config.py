@@ -27,7 +27,6 @@ class TourConfig:
     documents: int = number(12000, 100, MOST)  # of the procedural corpus
     seed: int = seed()
     kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
-    alternatives: bool = False  # the other ways to learn from feedback too, three minutes more
     progress: bool = True  # progress bars
 
     def __post_init__(self):

@@ -27,7 +27,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_alternatives tour_own "
+    ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_own "
      "chat").split(),
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights".split(),

@@ -1,4 +1,4 @@
-"""Laws of the tour's other ways: each starts from the same model, none changes it, and the page shows them all."""
+"""Laws of the other ways to learn from feedback: each starts from one model, none changes it, one page shows all."""
 
 from dataclasses import replace
 
@@ -7,11 +7,12 @@ import torch
 from mutants import Mutant
 from test_tour_rlhf import a_model, tokenizer
 
-from minillama import tour_alternatives, tour_rlhf
+from bench import alternatives
+from bench.alternatives import WAYS, alternatives_stage, best_of_n, drawn_answers, kind_and_in_steps
+from minillama import tour_rlhf
 from minillama.corpus import forum
 from minillama.rlhf.reward_model import RewardModel
 from minillama.tour import Road, TourConfig
-from minillama.tour_alternatives import WAYS, alternatives_stage, best_of_n, drawn_answers, kind_and_in_steps
 from minillama.tour_rlhf import Feedback, feedback_stages, fingerprint, fused, pairs_of, questions_of
 
 FIXTURES = (tokenizer,)  # of test_tour_rlhf, used here by name
@@ -43,9 +44,9 @@ def walk(tmp_path_factory, tokenizer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_rlhf, "LEASHED", few)
         for name, value in {"LEASHED": few, "DRAWS": 4, "BEST_OF": (2, 4), "ROUNDS": 2, "EXPERTS": 2}.items():
-            patch.setattr(tour_alternatives, name, value)
+            patch.setattr(alternatives, name, value)
         for name in ("EXPERT", "HINDSIGHT"):
-            patch.setattr(tour_alternatives, name, replace(getattr(tour_alternatives, name), steps=2, warmup_steps=1))
+            patch.setattr(alternatives, name, replace(getattr(alternatives, name), steps=2, warmup_steps=1))
         alternatives_stage(road, model, tokenizer, small(), *feedback_stages(road, model, tokenizer, small()))
     assert fingerprint(model) == before
     return road, said
@@ -60,15 +61,11 @@ def test_every_way_is_walked_and_shown_beside_ppos_path(walk):
     assert "log n - (n - 1) / n" in page and "says 0.64." in page  # log 4 - 3 / 4
 
 
-def test_without_the_flag_the_tour_walks_none_of_them():
-    assert not TourConfig().alternatives
-
-
 def test_best_of_one_is_the_mean_of_what_was_drawn_and_more_draws_score_higher(tokenizer):
     model, judge, task = fused(one_that_ends(tokenizer)), RewardModel(a_model(tokenizer, 1), 16).eval(), small()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tour_alternatives, "BEST_OF", (1, 2, 4))
-        patch.setattr(tour_alternatives, "DRAWS", 6)
+        patch.setattr(alternatives, "BEST_OF", (1, 2, 4))
+        patch.setattr(alternatives, "DRAWS", 6)
         rows = list(best_of_n(model, judge, tokenizer, task, 0))
         drawn = [drawn_answers(model, judge, tokenizer, task, q, i) for i, q in enumerate(task.asked)]
     means = [(p_K @ scores_K.double()).item() for p_K, scores_K, _, _ in drawn]
@@ -97,6 +94,6 @@ def best_of_one():
 
 
 MUTANTS = [
-    Mutant("minillama.tour_alternatives", "count[text] / DRAWS", "1.0 / len(rows) ** 2", best_of_one),
-    Mutant("minillama.tour_alternatives", "kl_divergence(q_K, p_K)", "kl_divergence(p_K, p_K)", best_of_one),
+    Mutant("bench.alternatives", "count[text] / DRAWS", "1.0 / len(rows) ** 2", best_of_one),
+    Mutant("bench.alternatives", "kl_divergence(q_K, p_K)", "kl_divergence(p_K, p_K)", best_of_one),
 ]

@@ -1,8 +1,12 @@
-"""The tour's other ways to learn from feedback (`tour --alternatives`): best of n, expert iteration, a written rule,
-DPO and chain of hindsight, from the same model, with the same reward model and the same pairs as PPO, held to the same
-exam. Three minutes more."""
+"""Other ways to learn from the tour's feedback: best of n, expert iteration, a written rule, DPO, chain of hindsight.
+
+All start from the tour's tuned model, with the reward model and the pairs that PPO has, and are held to the same exam.
+The chain of the tour comes first, then three minutes more; the report in --out has the picture. What was trained is
+kept there, so that a run that was stopped goes on.
+"""
 
 import copy
+import time
 from collections import Counter
 from dataclasses import asdict, replace
 from statistics import fmean
@@ -185,3 +189,21 @@ def alternatives_page(ways, start, history):
                 f"Score: {words}. Before: {start[1]:+.2f}." + (f" Hidden quality: {truth}." if truth else "")
                 + f" Best of {BEST_OF[-1]} is at {best[0]:.2f} nats as estimated from {DRAWS} answers a question; the "
                 f"formula log n - (n - 1) / n, a bound from above, says {best_of_n_bound(BEST_OF[-1]):.2f}."))
+
+
+def main(argv=None):
+    import _rounds
+
+    from minillama.tour import Road, forum_chain, write_results
+    from minillama.tour_config import TourConfig
+
+    chosen = _rounds.options(__doc__, argv, lambda parser: (
+        parser.add_argument("--seed", type=int, default=0, help="default: %(default)s"),
+        parser.add_argument("--out", default="out/alternatives", help="for the report (default: %(default)s)")))
+    road, began = Road(chosen.out, TourConfig(seed=chosen.seed)), time.perf_counter()
+    alternatives_stage(road, *forum_chain(road))
+    write_results(road, time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
