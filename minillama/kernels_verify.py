@@ -67,9 +67,8 @@ def turned(x_BTHd, rotations, interleaved):
     shape, dim = ((-1, 2), -1) if interleaved else ((2, -1), -2)
     first, second = (exact(part) for part in x_BTHd.unflatten(-1, shape).unbind(dim))
     cos, sin = exact(rotations.real[:, None]), exact(rotations.imag[:, None])  # one rotation for all heads
-    first, second = first * cos - second * sin, second * cos + first * sin
-    return Bounded(*(torch.stack(pair, dim).flatten(-2) for pair in ((first.value, second.value),
-                                                                     (first.error, second.error))))
+    a, b = first * cos - second * sin, second * cos + first * sin
+    return Bounded(*(torch.stack(pair, dim).flatten(-2) for pair in ((a.value, b.value), (a.error, b.error))))
 
 
 def nf4_cases(dtype):
@@ -95,11 +94,11 @@ def dequantized(stored):
     numbers = torch.stack([stored.codes >> 4, stored.codes & 15], 1).flatten()[:math.prod(stored.shape)].long()
     absmax = exact(stored.absmax)
     if stored.absmax_scale is not None:
-        entries = exact(torch.tensor(DYNAMIC_MAP))[stored.absmax.long()]
+        entries = exact(torch.tensor(DYNAMIC_MAP)[stored.absmax.long()])
         scales = exact(stored.absmax_scale.repeat_interleave(GROUP)[:len(stored.absmax)])
         absmax = entries * scales + exact(stored.absmax_offset)
-    of_each = torch.arange(len(numbers)) // BLOCK
-    return (absmax[of_each] * exact(torch.tensor(NF4_LEVELS))[numbers]).view(*stored.shape)
+    scales = absmax.moved(lambda x: x.repeat_interleave(BLOCK)[:len(numbers)])
+    return (scales * exact(torch.tensor(NF4_LEVELS)[numbers])).moved(lambda x: x.view(stored.shape))
 
 
 def attention_cases(dtype):
@@ -143,7 +142,8 @@ def attended(q, k, v, d_out, causal, plain):
         delta = Bounded(delta.value, delta.error + (shares.error * d_shares.value.abs()).sum(-1, keepdim=True))
     d_scores = shares * (d_shares - delta) * scale
     found = {"out": out, "dq": d_scores @ k, "dk": d_scores.T @ q, "dv": shares.T @ d_out}
-    return {name: x.view(B, -1, T if name in ("out", "dq") else S, d) for name, x in found.items()}
+    return {name: x.moved(lambda x, rows=T if name in ("out", "dq") else S: x.view(B, -1, rows, d))
+            for name, x in found.items()}
 
 
 CASES = {"rope": rope_cases, "nf4_matmul": nf4_cases, "flash_attention": attention_cases}
@@ -167,7 +167,7 @@ def compare(operator, backend, dtype, shape, inputs, run, truth):
     """The rows of one case."""
     ours = results(run, backend, inputs)
     for name, wanted in truth(inputs, direction_like(ours["out"]), backend == "reference").items():
-        wanted = wanted.stored(dtype) if dtype != wanted.dtype else wanted
+        wanted = wanted if dtype == wanted.dtype else wanted.stored(dtype)
         error = (ours[name].double() - wanted.value).abs()
         worst = (error / wanted.error.clamp(min=1e-300)).argmax()  # NaN counts as the largest; 0 may be allowed 0
         yield Row(operator, backend, dtype, shape, name, *(float(x.flatten()[worst]) for x in (error, wanted.error)))

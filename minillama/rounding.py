@@ -23,12 +23,6 @@ def unit_of(dtype):
     return torch.finfo(dtype).eps / 2
 
 
-def lost_to_underflow(dtype):
-    """The largest error of rounding a number that is too small for dtype: half a step of the smallest ones, and in
-    fp32, as which everything is computed, all of a number that may be flushed to 0."""
-    return max(torch.finfo(dtype).smallest_normal * unit_of(dtype), torch.finfo(torch.float32).smallest_normal)
-
-
 def gamma(n, unit=FP32):
     """A bound of the relative error of n roundings in a row: n u / (1 - n u) (Higham, lemma 3.1), and for long sums
     SPREAD sqrt(n) instead of n.
@@ -58,9 +52,11 @@ class Bounded:
         return Bounded(value, error, self.dtype).stored(self.dtype)
 
     def stored(self, dtype):
-        """Rounded once to dtype."""
-        lost = lost_to_underflow(dtype)
-        return Bounded(self.value, self.error + unit_of(dtype) * (self.value.abs() + self.error) + lost, self.dtype)
+        """Rounded once to dtype: by a unit of what is there, or half a step of the smallest numbers; in fp32, as which
+        everything is computed, these may be flushed to 0."""
+        unit = unit_of(dtype)
+        lost = max(torch.finfo(dtype).smallest_normal * unit, torch.finfo(torch.float32).smallest_normal)
+        return Bounded(self.value, self.error + unit * (self.value.abs() + self.error) + lost, self.dtype)
 
     def __mul__(self, other):
         if not isinstance(other, Bounded):  # a constant, itself rounded
@@ -75,21 +71,15 @@ class Bounded:
         return self.result(self.value - other.value, self.error + other.error)
 
     def __matmul__(self, other):
-        """Sums of n products in fp32."""
+        """Sums of n products in fp32; where the result stays fp32, the last rounding is one of the n."""
         largest = (self.value.abs() + self.error) @ (other.value.abs() + other.error)
         passed_on = largest - self.value.abs() @ other.value.abs()
-        return self.sums(self.value @ other.value, passed_on, largest, self.value.shape[-1])
-
-    def sum(self, dim=-1):
-        """In fp32; the dimension is kept."""
-        error = self.error.sum(dim, keepdim=True)
-        largest = self.value.abs().sum(dim, keepdim=True) + error
-        return self.sums(self.value.sum(dim, keepdim=True), error, largest, self.value.shape[dim])
-
-    def sums(self, value, passed_on, largest, n):
-        """Sums of n terms whose sizes add up to `largest`; where it is kept in fp32, the last rounding is one of n."""
-        found = Bounded(value, passed_on + gamma(n) * largest, self.dtype)
+        found = Bounded(self.value @ other.value, passed_on + gamma(self.value.shape[-1]) * largest, self.dtype)
         return found if self.dtype == torch.float32 else found.stored(self.dtype)
+
+    def sum(self):
+        """Over the last dimension, which is kept: the products with 1."""
+        return self @ exact(self.value.new_ones(self.value.shape[-1], 1))
 
     def softmax(self, seen, more=0.0):
         """exp(x_j) / sum exp(x_i) over the last dimension, of what is seen (a row that sees nothing is 0).
@@ -100,21 +90,15 @@ class Bounded:
         value = self.value.masked_fill(~seen, -math.inf).softmax(-1).nan_to_num(0)
         error = self.error + more + EXP_ERROR
         error = error + error.where(seen, 0).amax(-1, keepdim=True) + gamma(seen.shape[-1])
-        return self.result(value, value * torch.expm1(error)).where(seen)
+        return self.result(value, value * torch.expm1(error)).moved(lambda x: x.where(seen, 0))
 
-    def where(self, mask):
-        """An exact 0 where not mask."""
-        return Bounded(self.value.where(mask, 0), self.error.where(mask, 0), self.dtype)
-
-    def __getitem__(self, places):
-        return Bounded(self.value[places], self.error[places], self.dtype)
-
-    def view(self, *shape):
-        return Bounded(self.value.view(shape), self.error.view(shape), self.dtype)
+    def moved(self, move):
+        """The same numbers elsewhere, by move(tensor)."""
+        return Bounded(move(self.value), move(self.error), self.dtype)
 
     @property
     def T(self):
-        return Bounded(self.value.transpose(-1, -2), self.error.transpose(-1, -2), self.dtype)
+        return self.moved(lambda x: x.mT)
 
 
 def exact(x, dtype=torch.float32):

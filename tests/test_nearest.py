@@ -4,8 +4,8 @@ import pytest
 import torch
 from mutants import Mutant
 
-from minillama.quant.nearest import CELLS, best_scales, inverse, nearest
-from minillama.quant.nf4 import DYNAMIC_MAP, NF4_LEVELS
+from minillama.quant.nearest import CELLS, best_scales, inverse, nearest, row_sums
+from minillama.quant.nf4 import DYNAMIC_MAP, NF4_LEVELS, fp32
 
 MODULE = "minillama.quant.nearest"
 
@@ -76,6 +76,19 @@ def test_of_equally_good_scales_it_is_the_first_and_none_that_overflows():
     assert best_scales(flat, torch.tensor([[3e38], [float("inf")]]), NF4_LEVELS, 64)[0].tolist() == [0]
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 31, 64, 100])
+def test_rows_are_summed_in_an_order_of_our_own(width):
+    """Halves onto halves, each addition rounded to fp32 on its own: the same bits on every processor."""
+    rows = normal(7, width) * 10.0 ** (normal(7, width, seed=1) * 3)
+    wanted = []
+    for row in rows.tolist():
+        while len(row) > 1:
+            half = (len(row) + 1) // 2
+            row = [fp32(a + b) for a, b in zip(row, row[half:], strict=False)] + row[len(row) - half:half]
+        wanted.append(row[0])
+    assert row_sums(rows.clone()).tolist() == wanted
+
+
 def near():
     test_near_half_way_points_cell_edges_and_beyond_the_ends_it_is_found_as_well()
 
@@ -91,7 +104,10 @@ MUTANTS = [
     Mutant(MODULE, "halfway, right=True)", "halfway.roll(1), right=True)", near),
     Mutant(MODULE, "if len(levels) > 16:", "if False:",
            lambda: test_the_nearest_level_is_the_one_that_counting_finds(1009, DYNAMIC_MAP)),
-    Mutant(MODULE, ".square_().sum(1)", ".abs_().sum(1)", one_block),
+    Mutant(MODULE, ".sub_(blocks).square_())", ".sub_(blocks).abs_())", one_block),
+    Mutant(MODULE, "return rows[:, 0]", "return rows.sum(1)", lambda: test_rows_are_summed_in_an_order_of_our_own(64)),
+    Mutant(MODULE, "half = (width + 1) // 2", "half = width // 2",
+           lambda: test_rows_are_summed_in_an_order_of_our_own(31)),
     Mutant(MODULE, "values.mul_(scales[:, None])", "values", one_block),
     Mutant(MODULE, "error < least", "error <= least",
            test_of_equally_good_scales_it_is_the_first_and_none_that_overflows),

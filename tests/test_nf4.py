@@ -12,17 +12,11 @@ from oracles_quant import (
     PUBLISHED_NF4,
     block_codes,
     nibbles,
-    normal_quantile,
     relative_rmse,
 )
 
-from minillama.quant.nf4 import (
-    DYNAMIC_MAP,
-    NF4_LEVELS,
-    dynamic_map,
-    normal_float_levels,
-    quantize_nf4,
-)
+from minillama.quant.nf4 import DYNAMIC_MAP, NF4_LEVELS, quantize_nf4
+from minillama.rounding import FP32, gamma
 
 SHAPES = [(1,), (2,), (63,), (64,), (65,), (127,), (3, 43), (8, 24), (5, 7, 11), (64 * 256 + 64,), (1, 16385)]
 
@@ -33,28 +27,6 @@ def bitsandbytes():
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def test_levels_are_the_published_ones_to_one_fp32_step():
-    levels = normal_float_levels()
-    assert max(abs(a - b) for a, b in zip(levels, PUBLISHED_NF4, strict=True)) <= 1.2e-7
-    assert levels[7] == 0.0 and levels[0] == -1.0 and levels[15] == 1.0 and list(levels) == sorted(levels)
-
-
-def test_levels_are_quantiles_of_the_normal_distribution():
-    """Against bisection on erf in float64; 2.5e-7: the probabilities were rounded to fp32 before the
-    quantile."""
-    offset = 1 - (1 / 32 + 1 / 30) / 2
-    positive = [normal_quantile(offset + (0.5 - offset) * i / 8) for i in range(8)]
-    negative = [-normal_quantile(offset + (0.5 - offset) * i / 7) for i in range(7)]
-    wanted = sorted([x / positive[0] for x in [*positive, *negative, 0.0]])
-    assert normal_float_levels() == pytest.approx(wanted, abs=2.5e-7)
-
-
-def test_dynamic_map_equals_bitsandbytes():
-    theirs = bitsandbytes().create_dynamic_map().tolist()
-    assert list(dynamic_map()) == theirs
-    assert len(set(theirs)) == 256 and theirs[127] == 0.0
 
 
 @pytest.mark.parametrize(("shape", "block_size"), [(shape, 64) for shape in SHAPES] + [((3, 43), 32)], ids=str)
@@ -75,21 +47,26 @@ def test_bytes_equal_the_loop(shape, block_size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 64), (256, 192), (1024, 1024), (16, 1024 + 64)], ids=str)
 def test_both_levels_of_codes_equal_bitsandbytes_byte_for_byte(shape, dtype):
-    """Its plain second-level kernel is the oracle: see the next test for the one its CPU library
-    substitutes."""
+    """Its plain second-level kernel is the oracle: see the next test for the one its CPU library substitutes. The mean
+    that it takes away is a PyTorch sum in fp32, in an order of the processor's: ours is exact, and theirs within the
+    rounding of n additions."""
     weight = normal(*shape, seed=1, dtype=dtype)
     ours = quantize_nf4(weight)
     theirs, state = bitsandbytes().quantize_4bit(
         weight, blocksize=64, compress_statistics=True, quant_type="nf4")
     absmax = quantize_nf4(weight, double_quantization=False).absmax
     plain = torch.ops.bitsandbytes.quantize_blockwise.default._op_dk  # the kernel registered for any device
-    codes, scale = plain(torch._C.DispatchKey.CompositeExplicitAutograd, absmax - state.offset,
+    codes, scale = plain(torch._C.DispatchKey.CompositeExplicitAutograd, absmax - ours.absmax_offset,
                          torch.tensor(DYNAMIC_MAP), 256)
     assert torch.equal(ours.codes, theirs.flatten())
     assert torch.equal(ours.absmax, codes)
-    assert torch.equal(ours.absmax_scale, scale) and torch.equal(scale, state.state2.absmax)
-    assert torch.equal(ours.absmax_offset, state.offset)
-    state.absmax = ours.absmax
+    assert torch.equal(ours.absmax_scale, scale)
+    assert ours.absmax_offset == absmax.double().mean().float()  # float64 adds these without an error that matters
+    off = abs(float(state.offset) - float(ours.absmax_offset))
+    assert off <= (gamma(len(absmax)) + FP32) * float(ours.absmax_offset)
+    assert (scale - state.state2.absmax).abs().max() <= off + FP32 * float(scale.max())
+    state.absmax, state.offset, state.state2.absmax = ours.absmax, ours.absmax_offset, ours.absmax_scale
+    state.state2.code = torch.tensor(DYNAMIC_MAP)
     assert torch.equal(ours.dequantize(dtype), bitsandbytes().dequantize_4bit(theirs, state).to(dtype))
 
 
@@ -249,12 +226,6 @@ def the_loop():
 
 
 MUTANTS = [
-    Mutant(NF4, "linspace(0.9677083,", "linspace(0.9687500,",
-           test_levels_are_the_published_ones_to_one_fp32_step),
-    Mutant(NF4, "sorted([*quantiles(8), 0.0, *(-q for q in quantiles(7))])",
-           "sorted([*quantiles(7), 0.0, *(-q for q in quantiles(8))])",
-           test_levels_are_quantiles_of_the_normal_distribution),
-    Mutant(NF4, "10.0 ** (e - 6)", "10.0 ** (e - 7)", test_dynamic_map_equals_bitsandbytes),
     Mutant(NF4, "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", the_loop),
     Mutant(NF4, "codes[0::2] << 4 | codes[1::2]", "codes[1::2] << 4 | codes[0::2]", bnb_bytes),
     Mutant(NF4, "[levels.repeat_interleave(16), levels.repeat(16)]",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,57 @@ def test_info_counts_the_bits_of_a_weight(tmp_path):
         assert f"all together {8 * size / TIED.n_parameters():.2f} bits" in text
     assert "32.00 bits" in describe_checkpoint(tmp_path / "whole") and "quantized" not in describe_checkpoint(
         tmp_path / "whole")
+
+
+WRITE_ALL = """
+import hashlib, sys, torch
+from pathlib import Path
+from minillama.checkpoint.gguf_llama import write_gguf_llama
+from minillama.checkpoint.llama2c import write_llama2c
+from minillama.checkpoint.quantized import quantize_weights, write_quantized
+from minillama.checkpoint.weights import Stored, Weights, expected_shapes
+from minillama.config import ModelConfig
+folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(threads)
+def numbers(shape, seed):  # integers are the same everywhere, torch.randn is not; 33,280 blocks: more than a thread's
+    return torch.randint(-2**24, 2**24, shape, generator=torch.Generator().manual_seed(seed)).float() * 0.3 / 2**26
+def weights_of(dim, hidden_dim):
+    config = ModelConfig(dim=dim, n_layers=1, n_heads=4, vocab_size=320, hidden_dim=hidden_dim, max_seq_len=16)
+    tensors = {name: Stored(shape, torch.float32, lambda shape=shape, seed=seed: numbers(shape, seed))
+               for seed, (name, shape) in enumerate(expected_shapes(config).items())}
+    return Weights(config, tensors, "numbers")
+(folder / "large").mkdir()
+write_quantized(folder / "large", quantize_weights(weights_of(512, 4160), "nf4"))
+weights = weights_of(256, 704)
+for name, kind, settings in (("nf4", "nf4", {}), ("fitted", "nf4", {"fit_scales": True}), ("int8", "int8", {}),
+                             ("single", "nf4", {"fit_scales": True, "double_quantization": False})):
+    (folder / name).mkdir()
+    write_quantized(folder / name, quantize_weights(weights, kind, **settings))
+write_llama2c(folder / "model.bin", weights, version=2)
+write_gguf_llama(folder / "model.gguf", weights, kind="Q8_0")
+for path in sorted(folder.rglob("*")):
+    if path.is_file():
+        print(path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+CAPS = {  # what PyTorch and its libraries may use of a processor
+    "native": {},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+}
+
+
+def test_the_bytes_of_quantized_files_depend_on_no_processor_and_no_number_of_threads(tmp_path):
+    """NF4, also fitted, int8, and the 8-bit forms of GGUF and llama2.c: SHA-256 of every file."""
+    printed = {}
+    for cap, threads in (("native", 1), ("native", 2), ("avx2", 2), ("sse", 1)):
+        folder = tmp_path / f"{cap}{threads}"
+        folder.mkdir()
+        done = subprocess.run([sys.executable, "-c", WRITE_ALL, str(folder), str(threads)], capture_output=True,
+                              text=True, env={**os.environ, **CAPS[cap]})
+        assert done.returncode == 0, done.stderr
+        printed[cap, threads] = done.stdout
+    assert len(set(printed.values())) == 1, printed
+    assert len(done.stdout.splitlines()) >= 6
 
 
 STREAM = """

@@ -15,6 +15,7 @@ from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantize_linears
+from minillama.rounding import gamma, unit_of
 from minillama.train.sequence_loss import Sequence
 from minillama.train.sft import SftConfig, fine_tune
 from minillama.train.vocabulary import grow_vocabulary, train_vocabulary
@@ -30,39 +31,32 @@ def tokens(vocab_size, T=11):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("tied", [False, True])
-def test_old_ids_keep_their_rows_their_hidden_states_and_their_scores_to_the_bit(dtype, tied):
-    """Sizes that are multiples of 16: for odd ones a matrix product may add in another order (next test)."""
+@pytest.mark.parametrize("sizes", [(13, 14), (64, 112), (257, 300)])
+def test_old_ids_keep_rows_and_hidden_states_to_the_bit_and_scores_to_the_rounding_of_one_product(sizes, dtype, tied):
+    """A product with another number of rows may run another kernel: sums of 32 terms in fp32 in two orders, each
+    rounded once to the dtype."""
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(32, 2, 4, 64, hidden_dim=48, tie_embeddings=tied)).to(dtype)
+    before_size, after = sizes
+    model = Transformer(ModelConfig(32, 2, 4, before_size, hidden_dim=48, tie_embeddings=tied)).to(dtype)
     before = copy.deepcopy(model)
-    grow_vocabulary(model, 112)
-    assert model.config.vocab_size == model.tok_embeddings.num_embeddings == model.output.out_features == 112
+    grow_vocabulary(model, after)
+    assert model.config.vocab_size == model.tok_embeddings.num_embeddings == model.output.out_features == after
     assert (model.output.weight is model.tok_embeddings.weight) == tied
+    wide = torch.promote_types(dtype, torch.float32)
     for T in (1, 2, 31):
-        tokens_BT = tokens(64, T)
-        assert torch.equal(model.hidden_states(tokens_BT), before.hidden_states(tokens_BT))
-        scores_BTV = model(tokens_BT)
-        assert scores_BTV.shape[-1] == 112 and torch.equal(scores_BTV[..., :64], before(tokens_BT))
+        tokens_BT = tokens(before_size, T)
+        hidden_BTD, scores_BTV = model.hidden_states(tokens_BT), model(tokens_BT)
+        assert torch.equal(hidden_BTD, before.hidden_states(tokens_BT)) and scores_BTV.shape[-1] == after
+        sizes_BTV = hidden_BTD.double().abs() @ before.output.weight.double().abs().T
+        bound = 2 * (gamma(32, unit_of(wide)) + (dtype != wide) * unit_of(dtype)) * sizes_BTV
+        assert ((scores_BTV[..., :before_size].double() - before(tokens_BT).double()).abs() <= bound).all()
     for ours, theirs in ((model.tok_embeddings.weight, before.tok_embeddings.weight),
                          (model.output.weight, before.output.weight)):
-        assert ours.dtype == dtype and torch.equal(ours[:64], theirs)
-        mean, added = theirs.double().mean(0), torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-        atol = 64 * added * theirs.abs().max().item()  # a sum of 64; then one rounding to the table's dtype
-        assert torch.allclose(ours[64:].double(), mean.expand(48, -1), rtol=torch.finfo(dtype).eps, atol=atol)
-
-
-@pytest.mark.parametrize("sizes", [(13, 13), (13, 14), (64, 65), (257, 300)])
-def test_odd_sizes_keep_scores_to_the_rounding_of_one_product(sizes):
-    """Two fp32 sums of 32 terms in different orders: 32 units of 2^-24 of the terms' sizes."""
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(32, 1, 2, sizes[0], hidden_dim=48))
-    before = copy.deepcopy(model)
-    grow_vocabulary(model, sizes[1])
-    for T in (1, 7):
-        tokens_BT = tokens(sizes[0], T)
-        hidden_BTD = model.hidden_states(tokens_BT)
-        bound = 32 * 2**-24 * (hidden_BTD.abs() @ before.output.weight.abs().T)
-        assert ((model(tokens_BT)[..., :sizes[0]] - before(tokens_BT)).abs() <= bound).all()
+        assert ours.dtype == dtype and torch.equal(ours[:before_size], theirs)
+        mean = theirs.double().mean(0)
+        atol = gamma(before_size, unit_of(wide)) * theirs.abs().max().item()  # a sum; then one rounding to the dtype
+        assert torch.allclose(ours[before_size:].double(), mean.expand(after - before_size, -1),
+                              rtol=unit_of(dtype), atol=atol)
 
 
 def test_old_rows_are_where_transformers_keeps_them():
@@ -169,7 +163,8 @@ def test_what_cannot_grow_is_refused():
 
 
 plant = partial(Mutant, "minillama.train.vocabulary")
-EQUAL = partial(test_old_ids_keep_their_rows_their_hidden_states_and_their_scores_to_the_bit, torch.float32)
+EQUAL = partial(test_old_ids_keep_rows_and_hidden_states_to_the_bit_and_scores_to_the_rounding_of_one_product,
+                (64, 112), torch.float32)
 MUTANTS = [
     plant("torch.cat([table.weight, mean.expand(vocab_size - before, -1)])",
           "torch.cat([mean.expand(vocab_size - before, -1), table.weight])", lambda: EQUAL(False)),

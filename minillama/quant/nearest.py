@@ -33,6 +33,17 @@ def inverse(scales):
     return 1.0 / torch.where(scales.abs() < SMALLEST_SCALE, SMALLEST_SCALE, scales)
 
 
+def row_sums(rows):
+    """The sum of each row of a matrix, which is overwritten: its second half is added to its first, until one column
+    is left. PyTorch's own sum has an order that depends on the processor, and with it which scale is the best."""
+    width = rows.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        rows[:, :width - half] += rows[:, half:width]
+        width = half
+    return rows[:, 0]
+
+
 def best_scales(flat, candidates, levels, block_size):
     """(number of the best candidate for each block, uint8 level numbers for it), of flat fp32 x.
 
@@ -48,7 +59,7 @@ def best_scales(flat, candidates, levels, block_size):
     least, best = torch.full_like(candidates[0], math.inf), torch.zeros_like(candidates[0], dtype=torch.int64)
     for candidate, scales in enumerate(candidates):
         values = table.index_select(0, numbers(scales).int()).view_as(blocks)
-        error = values.mul_(scales[:, None]).sub_(blocks).square_().sum(1)
+        error = row_sums(values.mul_(scales[:, None]).sub_(blocks).square_())
         best[error < least] = candidate
         least = torch.minimum(least, error)
     return best, numbers(candidates.gather(0, best[None])[0])[:flat.numel()]

@@ -7,6 +7,7 @@ values themselves in 8 bits, in groups of 256 with one fp32 scale each: 4 + 8/64
 """
 
 import math
+import struct
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -24,6 +25,19 @@ PIECE = 8  # chunks that a matrix product takes at once: it is slow on a few row
 SCALE_FACTORS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3)  # times absmax, tried by fit_scales
 
 
+def fp32(x):
+    """The fp32 number nearest to a Python number."""
+    return struct.unpack("f", struct.pack("f", x))[0]
+
+
+def evenly_spaced(first, last, count):
+    """torch.linspace in fp32, from either end to the middle, as it is where products are fused: each number is rounded
+    once. Elsewhere PyTorch rounds twice, and the tables of a file must not depend on that."""
+    first, last = fp32(first), fp32(last)
+    step = fp32(fp32(last - first) / (count - 1))
+    return [fp32(first + i * step if i < count // 2 else last - (count - 1 - i) * step) for i in range(count)]
+
+
 def normal_float_levels():
     """The 16 levels of NF4, ascending, -1 ... 1 with an exact 0 at index 7 (arXiv 2305.14314, appendix E).
 
@@ -33,12 +47,10 @@ def normal_float_levels():
     describes another mean. Probabilities and result are rounded to fp32, as there.
     """
     def quantiles(count):
-        probabilities = torch.linspace(0.9677083, 0.5, count + 1, dtype=torch.float32, device="cpu")[:-1]
-        return [NormalDist().inv_cdf(p) for p in probabilities.tolist()]
+        return [NormalDist().inv_cdf(p) for p in evenly_spaced(0.9677083, 0.5, count + 1)[:-1]]
 
-    levels = sorted([*quantiles(8), 0.0, *(-q for q in quantiles(7))])
-    levels = torch.tensor(levels, dtype=torch.float32, device="cpu")
-    return tuple((levels / levels[-1]).tolist())
+    levels = [fp32(level) for level in sorted([*quantiles(8), 0.0, *(-q for q in quantiles(7))])]
+    return tuple(fp32(level / levels[-1]) for level in levels)
 
 
 def dynamic_map():
@@ -49,8 +61,8 @@ def dynamic_map():
     """
     values = [0.0, 1.0]
     for e in range(7):
-        edges = torch.linspace(0.1, 1, 2**e + 1, dtype=torch.float32, device="cpu")
-        middles = (10.0 ** (e - 6) * ((edges[:-1] + edges[1:]) / 2)).tolist()
+        edges, scale = evenly_spaced(0.1, 1, 2**e + 1), fp32(10.0 ** (e - 6))
+        middles = [fp32(scale * (fp32(low + high) / 2)) for low, high in zip(edges, edges[1:], strict=False)]
         values += middles + [-middle for middle in middles]
     return tuple(sorted(values))
 
@@ -111,7 +123,8 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
     """NF4Tensor of `weight` (fp32, bf16 or fp16, any shape, read in row-major order), computed in fp32.
 
     fit_scales: store for each block the scale from its absmax on that leaves the least squared error (`fitted`);
-    without it the bytes are bitsandbytes'.
+    without it the bytes are bitsandbytes', but for the mean absmax: theirs is off by the rounding of its sum. No byte
+    depends on the processor or on threads: sums are exact or in a fixed order, all else is number by number.
 
     Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last
     element is paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity:
@@ -131,7 +144,7 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
     shape = tuple(weight.shape)
     second = absmax, None, None
     if double_quantization:
-        offset = absmax.mean()  # absmax values are all positive: centred, they use both halves of the map
+        offset = absmax.new_tensor(math.fsum(absmax.tolist()) / len(absmax))  # centred, they use all of the map
         second = *quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP), offset
     plain = NF4Tensor(pack(codes), *second, shape, block_size)
     return fitted(plain, flat.split(size)) if fit_scales else plain

@@ -16,7 +16,7 @@ def grow_vocabulary(model, vocab_size):
 
     A new row is the mean of the V old ones (as in Alpaca's program), so its score is the mean of all scores, and n new
     rows lower no old token's log-probability by more than log(1 + n / V), exp being convex. Hidden states of old ids
-    stay equal to the bit; their scores too, wherever the processor adds up a longer product in the same order.
+    stay equal to the bit, their scores to the rounding of one product: a longer one may be added up in another order.
 
     ValueError for a size below the present one, or where the head is no plain linear layer.
     """
