@@ -1,6 +1,5 @@
 """What is installed here, what was built, and how large a model this machine could hold."""
 
-import math
 import platform
 
 import numpy
@@ -39,8 +38,9 @@ def describe_checkpoint(path):
     config, few = weights.config, weights.quantization
     kept = [tensor for tensor in weights.tensors.values() if not tensor.layer]
     layers = [tensor.layer() for tensor in weights.tensors.values() if tensor.layer]
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kept})
-    kept_bytes = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in kept)
+    dtypes = sorted({tensor.block.name if tensor.block and tensor.block.numbers > 1 else
+                     str(tensor.dtype).removeprefix("torch.") for tensor in kept})
+    kept_bytes = sum(tensor.nbytes for tensor in kept)
     few_bytes = sum(buffer.nbytes for layer in layers for name, buffer in layer.named_buffers() if name != "layout")
     size = (kept_bytes + few_bytes) / config.n_parameters()
     shape = ", ".join(f"{name} {getattr(config, name)}" for name in (

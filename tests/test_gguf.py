@@ -55,7 +55,8 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
             (good[:20], "takes"), (good[:-40], "cut short"),
             (good[:count] + b"\xff" * 8 + good[count + 8:], "do not fit"),
             (good[:entry + 5] + b"\x1f" + good[entry + 6:], "multiples of 32"),  # rows of 31
-            (good[:entry + 21] + b"\x0a" + good[entry + 22:], "type number 10: read here are F32"),
+            (good[:entry + 21] + b"\x17" + good[entry + 22:], "m is of type IQ4_XS; read here are F32.*llama-quantize"),
+            (good[:entry + 21] + b"\xf0" + good[entry + 22:], "m is of type number 240; read here are F32"),
             (good[:entry + 25] + b"\x20" + good[entry + 26:], "lies at 32 to 100"),
             (good[:24] + b"\xff" * 8 + good[32:], "takes 18446744073709551615 bytes")):
         path.write_bytes(content)

@@ -7,15 +7,17 @@ import numpy as np
 import torch
 from checkpoints import assert_same_weights, in_a_folder, model_of
 from mutants import Mutant
-from test_gguf_blocks import package
+from test_gguf_blocks import HALVES, any_blocks, package
 
-from minillama.checkpoint import load_model
+from minillama.checkpoint import gguf, load_model
 from minillama.checkpoint.gguf import read_gguf
-from minillama.checkpoint.gguf_llama import read_gguf_llama, write_gguf_llama
+from minillama.checkpoint.gguf_blocks import BLOCKS
+from minillama.checkpoint.gguf_llama import _to_meta, read_gguf_llama, write_gguf_llama
 from minillama.checkpoint.llama2c import read_llama2c
 from minillama.checkpoint.weights import build_model, from_model
 from minillama.config import ModelConfig, RopeScaling, preset
 from minillama.generate import generate_text
+from minillama.info import describe_checkpoint
 from minillama.tokenizer import load_tokenizer, train_bpe
 
 CONFIG = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=300, hidden_dim=96, max_seq_len=64,
@@ -73,6 +75,36 @@ def test_stories260k_tells_its_story_from_a_gguf(weights, tmp_path):
     assert_same_weights(build_model(original), model)
     text = "".join(generate_text(model, inside, "", 20))
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
+
+
+def test_a_model_in_blocks_of_every_kind_has_the_weights_that_llama_cpp_reads(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    config = replace(CONFIG, dim=256, head_dim=128, hidden_dim=512, vocab_size=261, n_layers=1)
+    monkeypatch.setattr(gguf, "PIECE", 100)  # so that matrices are decoded in several pieces, the last one shorter
+    write_gguf_llama(path, from_model(model_of(config)))
+    settings, tensors = read_gguf(path)
+    writer, wanted, words = package().GGUFWriter(tmp_path / "blocks.gguf", "llama"), {}, iter(HALVES)
+    for key, value in settings.items():
+        if key.startswith("llama."):
+            (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    for place, (name, tensor) in enumerate(tensors.items()):
+        raw, kind = tensor.read().numpy(), package().GGMLQuantizationType.F32
+        if raw.ndim == 2:
+            kind = package().GGMLQuantizationType[next(words)]
+            block = BLOCKS[kind]
+            raw = any_blocks(block.name, raw.size // block.numbers, place).reshape(len(raw), -1)
+        writer.add_tensor(name, raw, raw_dtype=kind)
+        wanted[_to_meta(name, path)] = package().quants.dequantize(raw, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = load_model(tmp_path / "blocks.gguf")[0]
+    assert model.config == config and model.state_dict().keys() == wanted.keys()
+    for name, weight in model.state_dict().items():
+        assert weight.dtype == torch.float32 and np.array_equal(weight.numpy(), wanted[name]), name
+    text = describe_checkpoint(tmp_path / "blocks.gguf")
+    assert all(word in text for word in [*HALVES][:9]) and "all together 32" not in text
 
 
 def test_scaled_rope_is_written_as_the_divisors_that_llama_cpp_reads(tmp_path):

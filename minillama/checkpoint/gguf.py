@@ -16,7 +16,7 @@ import struct
 
 import torch
 
-from minillama.checkpoint.gguf_blocks import BLOCKS
+from minillama.checkpoint.gguf_blocks import BLOCKS, UNREAD
 from minillama.checkpoint.weights import Stored
 from minillama.files import atomic_write
 from minillama.snapshot import opened
@@ -26,6 +26,7 @@ STRING, ARRAY, BOOL = 8, 9, 7
 # kind of value -> struct letter
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 MAX_AXES = 4
+PIECE = 2**14  # blocks that are decoded at once
 LEAST_SETTING, LEAST_TENSOR = 13, 24  # bytes that the smallest setting and the smallest tensor entry take
 
 
@@ -114,8 +115,9 @@ def _entry(cursor):
     shape = cursor.numbers("Q", name[:80], n_axes)[::-1]
     (kind,), (offset,) = cursor.numbers("I", name[:80]), cursor.numbers("Q", name[:80])
     if kind not in BLOCKS:
-        known = ", ".join(block.name for block in BLOCKS.values())
-        raise ValueError(f"{cursor.path}: {name[:80]} has the type number {kind}: read here are {known}")
+        known, word = ", ".join(block.name for block in BLOCKS.values()), UNREAD.get(kind, f"number {kind}")
+        raise ValueError(f"{cursor.path}: {name[:80]} is of type {word}; read here are {known}: take such a file, or "
+                         "make one, `llama-quantize --allow-requantize OLD.gguf NEW.gguf Q8_0`")
     block, count = BLOCKS[kind], math.prod(shape)
     if not shape or shape[-1] % block.numbers or not 0 < count < 2**48:
         raise ValueError(f"{cursor.path}: {name[:80]} has shape {list(shape)}: {block.name} wants rows that are "
@@ -134,12 +136,19 @@ def _tensors(data, entries, alignment, path):
             raise ValueError(f"{path}: {name[:80]} occurs twice: damaged")
         end = offset + size
         read = functools.partial(_read, data[offset:end], block, shape)
-        tensors[name] = Stored(shape, block.dtype, read, made=block.numbers > 1)
+        tensors[name] = Stored(shape, block.dtype, read, made=block.numbers > 1, block=block)
     return tensors
 
 
 def _read(raw, block, shape):
-    return block.decode(raw).view(shape)
+    """The numbers; those in blocks a piece at a time, so that what is made on the way stays small."""
+    if block.numbers == 1:
+        return block.decode(raw).view(shape)
+    numbers = torch.empty(math.prod(shape), dtype=block.dtype)
+    pieces = numbers.split(PIECE * block.numbers)
+    for piece, packed in zip(pieces, raw.split(PIECE * block.bytes), strict=True):
+        piece.copy_(block.decode(packed))
+    return numbers.view(shape)
 
 
 def write_gguf(path, settings, tensors):

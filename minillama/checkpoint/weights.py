@@ -4,6 +4,7 @@ Every reader of a file form returns a `Weights`, every writer takes one, and `bu
 `Transformer`. So a model larger than the memory can pass from one form to another, a tensor at a time.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -26,6 +27,13 @@ class Stored:
     made: bool = True  # read() makes a new tensor (joined, reordered, decoded), not a view of the file
     layer: Callable[[], QuantizedLinear] | None = None  # the layer whose weight this is, where it is in few bits;
     # read() then dequantizes
+    block: Any = None  # the type of a GGUF file (`gguf_blocks.Block`) that read() decodes
+
+    @property
+    def nbytes(self):
+        """Bytes that the tensor takes in its file."""
+        count = math.prod(self.shape)
+        return count // self.block.numbers * self.block.bytes if self.block else count * self.dtype.itemsize
 
 
 @dataclass
