@@ -51,7 +51,8 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
     good = path.read_bytes()
     count, entry = good.index(b"GGUF") + 8, good.index(b"m" + b"\x02\0\0\0")
     for content, message in (
-            (b"GGML" + good[4:], "does not begin with 'GGUF'"), (good[:4] + b"\x02" + good[5:], "version 2"),
+            (b"GGML" + good[4:], "does not begin with 'GGUF'"), (good[:4] + b"\1" + good[5:], "version 1: read"),
+            (good[:4] + b"\0\0\0\3" + good[8:], "big-endian.*gguf-convert-endian"), (good[:4] + bytes(4), "version 0"),
             (good[:20], "takes"), (good[:-40], "cut short"),
             (good[:count] + b"\xff" * 8 + good[count + 8:], "do not fit"),
             (good[:entry + 5] + b"\x1f" + good[entry + 6:], "multiples of 32"),  # rows of 31
@@ -65,6 +66,23 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
     path.write_bytes(good)
     with pytest.raises(ValueError, match="m is no tensor of a LLaMA"):
         read_gguf_llama(path)
+
+
+def test_version_2_is_read_like_version_3(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, {"a": 1}, [("m", (3, 32), 8, lambda: torch.ones(3, 32))])
+    path.write_bytes(b"GGUF\2" + path.read_bytes()[5:])
+    settings, tensors = read_gguf(path)
+    assert settings == {"a": 1} and torch.allclose(tensors["m"].read(), torch.ones(3, 32), rtol=2**-10)  # fp16's step
+
+
+def test_the_packages_big_endian_file_is_told_as_such(tmp_path):
+    writer = package().GGUFWriter(tmp_path / "big.gguf", "llama", endianess=package().GGUFEndian.BIG)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="big-endian"):
+        read_gguf(tmp_path / "big.gguf")
 
 
 def test_tensors_that_overlap_are_refused(tmp_path):

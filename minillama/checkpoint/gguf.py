@@ -1,11 +1,12 @@
-"""GGUF files (version 3), as llama.cpp and its many relatives use them: settings, tokenizer and tensors in one file.
+"""GGUF files, as llama.cpp and its many relatives use them: settings, tokenizer and tensors in one file.
 
     "GGUF", uint32 version, uint64 number of tensors, uint64 number of settings
     the settings: key, uint32 kind of value, value; a string is its uint64 length and UTF-8
     the tensors: name, uint32 number of axes, uint64 sizes (columns first), uint32 type, uint64 offset
     padding, then the tensors' bytes; offsets count from here and are multiples of `general.alignment`
 
-Little-endian. Sizes are checked against what is left of the file before anything is made from them.
+Little-endian; versions 2 and 3 are laid out alike. Sizes are checked against what is left of the file before anything
+is made from them.
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -21,7 +22,7 @@ from minillama.checkpoint.weights import Stored
 from minillama.files import atomic_write
 from minillama.snapshot import opened
 
-MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
+MAGIC, VERSION, VERSIONS, ALIGNMENT = b"GGUF", 3, (2, 3), 32
 STRING, ARRAY, BOOL = 8, 9, 7
 # kind of value -> struct letter
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10: "Q", 11: "q", 12: "d"}
@@ -88,8 +89,12 @@ def read_gguf(path):
     if bytes(cursor.take(4, "the mark")) != MAGIC:
         raise ValueError(f"{path}: does not begin with 'GGUF': another kind of file")
     version, = cursor.numbers("I", "the version")
-    if version != VERSION:
-        raise ValueError(f"{path}: GGUF version {version}: only 3 is read; convert it again with a newer program")
+    if version & 0xFFFF == 0 < version:
+        raise ValueError(f"{path}: a big-endian GGUF, made for another kind of computer: fetch the little-endian "
+                         f"one, or turn it, `pip install gguf` and `gguf-convert-endian {path} little`")
+    if version not in VERSIONS:
+        raise ValueError(f"{path}: GGUF version {version}: read here are 2 and 3; fetch a newer file of the model, or "
+                         "convert it again from the original")
     n_tensors, n_settings = cursor.numbers("Q", "the counts", 2)
     if n_tensors * LEAST_TENSOR + n_settings * LEAST_SETTING > size:
         raise ValueError(f"{path}: {n_tensors} tensors and {n_settings} settings do not fit in {size} bytes: damaged")

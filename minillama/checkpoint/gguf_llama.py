@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minillama.checkpoint.gguf import read_gguf, write_gguf
+from minillama.checkpoint.gguf import write_gguf
 from minillama.checkpoint.gguf_blocks import BLOCKS, F32, PLAIN, Q8_0
+from minillama.checkpoint.gguf_split import read_gguf_parts
 from minillama.checkpoint.settings import number, whole
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.config import ModelConfig, RopeScaling
@@ -25,8 +26,9 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 
 
 def read_gguf_llama(path):
-    """The `Weights` of a GGUF file, with its tokenizer. ValueError if damaged or no LLaMA."""
-    settings, stored = read_gguf(path)
+    """The `Weights` of a GGUF file, or of all parts of a split one, and its tokenizer. ValueError if it is
+    damaged or no LLaMA."""
+    settings, stored = read_gguf_parts(path)
     if settings.get("general.architecture") != "llama":
         raise ValueError(f"{path}: general.architecture is {settings.get('general.architecture')!r}: expected 'llama'")
     factors = stored.pop(FREQUENCIES, None)
