@@ -33,7 +33,8 @@ STATES = {"pretrain": "training_state.pt", "sft": "training_state.pt", "reward":
 # What a run writes, beside its state and MODEL_FILES: none of it may be the user's own.
 WRITTEN = ("train.bin", "held_out.bin", "pretraining.bin", "metrics.jsonl", "consolidated.00.pth", "tokenizer.model",
            "tokenizer.json", "tokenizer_config.json", "reward_head.pth", "adapter_model.safetensors",
-           "quantized.safetensors", "model.safetensors", "text_tokenizer.model", "report.html", "report.json", RUN_FILE)
+           "adapter_base.json", "quantized.safetensors", "model.safetensors", "text_tokenizer.model", "report.html",
+           "report.json", RUN_FILE)
 
 
 def claims(name, *reads, run=False):
@@ -70,7 +71,8 @@ def claim_run(out, command, reads=None, resume=False):
         _refuse_what_is_there(folder, out, command, resume)
         _refuse_what_is_read(out, reads or {})
         remove_dead(folder)
-        _write_owner(folder, command)
+        with atomic_write(folder / RUN_FILE, "w") as file:
+            json.dump({"minillama run of": command}, file)
         try:
             yield
         finally:
@@ -95,7 +97,7 @@ def claim_new(out, reads=None):
 def require_finished(folder):
     """ValueError where `folder` holds a run that is not finished, saying what finishes it; anything else passes."""
     command = _owner(Path(folder))
-    if command and not any((Path(folder) / name).is_file() for name in MODEL_FILES):
+    if command not in (None, "tour") and not any((Path(folder) / name).is_file() for name in MODEL_FILES):
         begun = " --resume" if (Path(folder) / STATES.get(command, "")).is_file() else ""
         raise ValueError(f"{folder} holds a run that is not finished: go on with `{command} ... --out {folder}{begun}`")
 
@@ -137,21 +139,11 @@ def _is_bare(folder):
 
 def _owner(folder):
     """The command that the folder belongs to; None where it is no run's."""
-    path = folder / RUN_FILE
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_bytes()[:1000])
-    except ValueError:
-        return None
-    command = content.get("minillama run of") if isinstance(content, dict) else None
-    return command if command in STATES else None
-
-
-def _write_owner(folder, command):
-    if _owner(folder) != command:
-        with atomic_write(folder / RUN_FILE, "w") as file:
-            json.dump({"minillama run of": command}, file)
+    if (folder / RUN_FILE).is_file():
+        with contextlib.suppress(ValueError, AttributeError, TypeError), open(folder / RUN_FILE, "rb") as file:
+            command = json.loads(file.read(1000)).get("minillama run of")
+            return command if command in STATES else None
+    return None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from minillama.claim import claims
+from minillama.files import require_absent
 from minillama.flags import command
 from minillama.terminal import visible
 
@@ -81,6 +82,7 @@ def run_parity(arguments):
     from minillama.parity_peers import parity, record
 
     if arguments.record:
+        require_absent(arguments.record)
         record(arguments.model, arguments.record)
         return 0
     result = parity(arguments.model, arguments.against)

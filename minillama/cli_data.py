@@ -7,8 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from minillama.claim import claims
-from minillama.files import atomic_write
+from minillama.files import atomic_write, require_regular
 from minillama.flags import command
+
+DROPPED = b'{"line": '  # how a line about a dropped record begins
 
 
 def add_filter(commands):
@@ -53,6 +55,7 @@ def run_extend(arguments):
     from minillama.tokenizer.sentencepiece import read_pieces
 
     source, out = Path(arguments.model), Path(arguments.out)
+    require_regular(arguments.add)
     try:
         pieces = read_pieces(Path(arguments.add).read_bytes())
     except ValueError as error:
@@ -90,6 +93,8 @@ def run_filter(arguments):
     files = [Path(name).resolve() for name in (arguments.data, *arguments.pool, out, rejected)]
     if len(set(files)) < len(files):
         raise ValueError(f"--data, --pool, --out {out} and --rejected {rejected} must be different files")
+    if rejected.exists() and not is_filters(rejected):
+        raise ValueError(f"{str(rejected)!r} is there and no filter made it: give another file as --rejected")
     for path in arguments.pool:
         for record in read_records(path, arguments.skip_bad).records:
             keeper.add(" ".join([record.question, record.input]).strip())
@@ -108,6 +113,13 @@ def run_filter(arguments):
     counts = "".join(f", {count} {reason}" for reason, count in reasons.most_common())
     print(f"{arguments.data}: {read.summary()}\n{out}: {len(read.records) - reasons.total()} kept\n"
           f"{rejected}: {reasons.total()} dropped{counts}", file=sys.stderr)
+
+
+def is_filters(path):
+    """Whether a file begins as those that filter writes what it dropped into, or is empty: it may be written anew."""
+    with open(require_regular(path), "rb") as file:
+        first = file.read(len(DROPPED))
+    return first in (b"", DROPPED)
 
 
 def one_line(value):

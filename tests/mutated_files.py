@@ -26,7 +26,7 @@ from minillama.checkpoint.safetensors import read_safetensors
 from minillama.checkpoint.weights import from_model
 from minillama.config import ModelConfig, RopeScaling
 from minillama.tokenizer import load_tokenizer, train_bpe
-from minillama.tokenizer.llama2c_vocab import write_llama2c_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab
 from minillama.tokenizer.tiktoken import read_tiktoken
 from minillama.tokenizer.tokenizer_json import tokenizer_json
 from minillama.transformer import Transformer
@@ -121,7 +121,7 @@ def prepare_tokenizer(form, folder, tokenizer):
     """The same for tokenizer files."""
     path = folder / "tokenizer"
     if form == "vocab_bin":
-        write_llama2c_vocab(path, tokenizer)
+        path.write_bytes(llama2c_vocab(tokenizer))
     elif form == "tiktoken":
         path.write_bytes(tiny_file())
     elif form == "tokenizer_json":

@@ -165,7 +165,16 @@ def test_a_folder_without_its_last_file_is_told_as_a_run_that_is_not_finished(tm
         require_finished(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"minillama run of": 3}', '{"minillama run of": "rm"}', "\x00"])
+def test_a_tour_is_not_told_as_a_run_that_is_not_finished(tmp_path):
+    with claim_run(tmp_path, "tour", {}, resume=True):
+        (tmp_path / "report.html").touch()
+    require_finished(tmp_path)
+
+
+NOT_OURS = ("", "[]", "{}", '{"minillama run of": 3}', '{"minillama run of": []}', '{"minillama run of": "rm"}', "\x00")
+
+
+@pytest.mark.parametrize("content", NOT_OURS)
 def test_a_run_json_of_somebody_else_is_kept(tmp_path, content):
     (tmp_path / RUN_FILE).write_text(content)
     require_finished(tmp_path)

@@ -60,6 +60,19 @@ def test_a_pool_is_compared_with_and_flags_reach_the_rules(data, tmp_path, capsy
     assert {row["reason"] for row in rows(rejected)} >= {"blacklisted word", "too long", "too short"}
 
 
+def test_a_file_of_rejected_records_is_written_anew_and_any_other_stays(data, tmp_path, capsys):
+    other = written(tmp_path / "kept.rejected.jsonl", GOOD)
+    before = other.read_bytes()
+    words = ("filter", "--data", data, "--out", tmp_path / "kept.jsonl")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "no filter made it: give another file as --rejected" in err and other.read_bytes() == before
+    other.unlink()
+    assert run(capsys, *words)[0] == 0
+    first = other.read_bytes()
+    (tmp_path / "kept.jsonl").unlink()  # as if killed between the two
+    assert first and run(capsys, *words)[0] == 0 and other.read_bytes() == first
+
+
 @pytest.mark.parametrize(("flags", "said"), [
     (("--similarity", "2"), "similarity is 2.0"),
     (("--rejected", "kept.jsonl"), "must be different files"),

@@ -11,7 +11,7 @@ from test_llama2c import STORY_BYTES, STORY_SHA256
 from minillama.checkpoint import load_model
 from minillama.generate import generate_text
 from minillama.tokenizer import load_tokenizer, train_bpe
-from minillama.tokenizer.llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab, write_llama2c_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab, looks_like_llama2c_vocab, read_llama2c_vocab
 
 
 def records(*pieces):
@@ -37,10 +37,10 @@ def test_the_kinds_of_pieces_are_told_from_their_places():
 
 def test_what_is_written_is_what_was_read(tmp_path):
     path = tmp_path / "tokenizer.bin"
-    write_llama2c_vocab(path, read_llama2c_vocab(SMALL))
+    path.write_bytes(llama2c_vocab(read_llama2c_vocab(SMALL)))
     assert path.read_bytes() == SMALL
     trained = train_bpe(["the cat and the hat and the bat"] * 20, 280)
-    write_llama2c_vocab(path, trained)
+    path.write_bytes(llama2c_vocab(trained))
     assert load_tokenizer(path).pieces == trained.pieces
 
 
@@ -70,7 +70,7 @@ def test_the_real_files_hold_what_the_model_files_hold(weights, tmp_path):
     exported, model = (load_tokenizer(weights / f"llama_tokenizer.{end}") for end in ("bin", "model"))
     assert exported.pieces == model.pieces and len(model.pieces) == 32000
     for name in ("llama_tokenizer.bin", "tok512.bin"):
-        write_llama2c_vocab(tmp_path / name, load_tokenizer(weights / name))
+        (tmp_path / name).write_bytes(llama2c_vocab(load_tokenizer(weights / name)))
         assert (tmp_path / name).read_bytes() == (weights / name).read_bytes()
 
 

@@ -15,6 +15,7 @@ from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.quantized import TENSOR_FILE, quantize_weights, read_quantized
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
 from minillama.claim import require_finished
+from minillama.files import require_regular
 from minillama.tokenizer import load_tokenizer
 
 __all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]
@@ -41,7 +42,7 @@ def _reader(path):
         require_finished(path)
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
                          "give the folder that holds one, or a .bin or .gguf file")
-    with open(path, "rb") as file:
+    with open(require_regular(path), "rb") as file:
         if file.read(4) == GGUF_MAGIC:
             return read_gguf_llama
     if looks_like_llama2c(path):

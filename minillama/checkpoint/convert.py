@@ -15,7 +15,7 @@ from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.files import atomic_folder, atomic_write, follow_link, require_absent, require_regular
 from minillama.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
-from minillama.tokenizer.llama2c_vocab import llama2c_vocab, write_llama2c_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab
 from minillama.tokenizer.tokenizer_json import tokenizer_json
 
 FORMS = ("meta", "hf", "llama2c", "gguf")
@@ -56,9 +56,11 @@ def convert(source, target, to, dtype=None, progress=False):
 
 def _write_vocab(path, tokenizer):
     """tok<V>.bin beside a llama2.c model, which several of the same tokenizer may share."""
+    content = llama2c_vocab(tokenizer)
     if not path.exists():
-        write_llama2c_vocab(path, tokenizer)
-    elif Path(require_regular(path)).read_bytes() != llama2c_vocab(tokenizer):
+        with atomic_write(path) as file:
+            file.write(content)
+    elif require_regular(path).read_bytes() != content:
         raise ValueError(f"{str(path)!r} is there and holds another vocabulary, which would have to give way: choose "
                          "another folder")
 

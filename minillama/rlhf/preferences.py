@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from minillama.files import atomic_write, require_regular
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.train.data import is_held_out
 from minillama.train.records import LONGEST_RECORD
@@ -111,7 +112,7 @@ def read_prompts(path):
 
 def _records(path, read):
     """Yield read(line) for every line that is not empty; its ValueError gets the place in front."""
-    with open(path, "rb") as file:
+    with open(require_regular(path), "rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_RECORD + 1), b""), start=1):
             if line.strip():
                 try:
@@ -151,7 +152,5 @@ def _pair(line):
 
 def write_pairs(path, pairs):
     """The file that `read_pairs` reads."""
-    from minillama.files import atomic_write
-
     with atomic_write(Path(path), "w") as file:
         file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)

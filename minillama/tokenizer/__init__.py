@@ -42,7 +42,7 @@ def load_tokenizer(path):
 def _settings_beside(path):
     """tokenizer_config.json, which names the begin and end tokens of a tokenizer.json; {} without a readable one."""
     try:
-        settings = json.loads((path.parent / "tokenizer_config.json").read_bytes())
+        settings = json.loads(require_regular(path.parent / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}

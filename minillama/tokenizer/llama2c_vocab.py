@@ -7,7 +7,6 @@ and end, and <0x00> to <0xFF> are bytes. Source: tokenizer.py of karpathy/llama2
 import re
 import struct
 
-from ..files import atomic_write
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN
 from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 from .word_counts import SPACE
@@ -53,13 +52,6 @@ def read_llama2c_vocab(data):
         pieces.append(Piece(text.replace(" ", SPACE), score, kind))
     has_bytes = sum(piece.kind == BYTE for piece in pieces) == 256
     return SentencePieceTokenizer(model_bytes(pieces, byte_fallback=has_bytes))
-
-
-def write_llama2c_vocab(path, tokenizer):
-    """Write `llama2c_vocab` of the tokenizer to a file."""
-    content = llama2c_vocab(tokenizer)
-    with atomic_write(path) as file:
-        file.write(content)
 
 
 def llama2c_vocab(tokenizer):
