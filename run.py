@@ -47,6 +47,8 @@ def main(argv):
         long = ["-m", ""] if "--all" in rest else []
         words = [word for word in rest if word != "--all"]
         return call(PYTHON, "-m", "pytest", *(long + side_by_side(words) + words), cwd=ROOT)
+    if verb == "book" and "--markdown" in rest:
+        return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
     if verb == "mutate":

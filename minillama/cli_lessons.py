@@ -37,11 +37,10 @@ def add_notebook(commands):
 
 
 def add_book(commands):
-    """book [N ...] [--out DIR] [--markdown DIR]"""
+    """book [N ...] [--out DIR]"""
     book = command(commands, "book", run_book, "all lessons as pages with formulas, figures and search")
     book.add_argument("number", nargs="*", metavar="N", help="only these lessons; without them, all")
     book.add_argument("--out", default="out/book", metavar="DIR", help="default: %(default)s")
-    book.add_argument("--markdown", metavar="DIR", help="the form for GitHub instead, as in docs/lessons")
 
 
 def run_notebook(arguments):
@@ -53,17 +52,12 @@ def run_notebook(arguments):
 
 
 def run_book(arguments):
-    """Run every lesson and write its page (`book.build`, `book_markdown.build`)."""
+    """Run every lesson and write its page (`book.build`)."""
     from minillama import lesson
 
     only = [lesson.number_of(number) for number in arguments.number]
     for number in only:
         lesson.find(number)
-    if arguments.markdown:
-        from minillama.book_markdown import build
-
-        print(build(arguments.markdown, only=only))
-        return
     from minillama.book import build
 
     print(build(arguments.out, only=only))

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import book_markdown
 import pytest
 from mutants import Mutant
 from test_lesson import LESSON, written
 
-from minillama import book, book_markdown, lesson, notebook, recording
+from minillama import book, lesson, notebook, recording
 from minillama.cli import main
 
 DOCS = lesson.FOLDER.parent / "docs" / "lessons"
@@ -284,11 +285,11 @@ def _as_notebook():
 
 MUTANTS = [
     Mutant("minillama.notebook", 'if not line.startswith("ascii:")', "if line is not None", _as_notebook),
-    Mutant("minillama.book_markdown", "if CLOCK.search(text):", "if text is None:",
+    Mutant("book_markdown", "if CLOCK.search(text):", "if text is None:",
            lambda: test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance("1.5 s", "9.5 s",
                                                                                                       True)),
     Mutant("minillama.book", 'rf"\\g<1>{prefix}-"', 'r"\\g<1>"', _ids_of_figures),
-    Mutant("minillama.book_markdown", "<= max(least, share *", "<= max(least, 9 * share *",
+    Mutant("book_markdown", "<= max(least, share *", "<= max(least, 9 * share *",
            lambda: test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance("2.50", "2.9",
                                                                                                       False)),
 ]
