@@ -3,6 +3,7 @@
 
     python3 run.py tour            the whole story on this computer, in minutes: text, model, chat, kernels
     python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
+    python3 run.py test --cap sse  the numeric tests, as on a processor with SSE alone; `--cap avx2`: with AVX2
     python3 run.py lesson 5        a lesson, cell by cell in the terminal; `lesson`: what there is to learn
     python3 run.py check 5         grade your answer to its exercise; `--watch`: at every save; `--solution`: show one
     python3 run.py notebook 5      the lesson as a Jupyter notebook
@@ -28,6 +29,11 @@ if sys.version_info < (3, 10):
 
 import bootstrap
 from bootstrap import PYTHON, ROOT, VENV, WINDOWS
+
+CAPS = {  # what PyTorch, its libraries and our kernels may use of a processor
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+}
 
 
 def main(argv):
@@ -57,6 +63,21 @@ def main(argv):
         print("here `python` is minillama's own; leave with `exit`")
         return call(os.environ.get("COMSPEC", "cmd") if WINDOWS else os.environ.get("SHELL", "/bin/sh"))
     return call(PYTHON, "-m", "minillama", *argv)
+
+
+def run_tests(words):
+    """pytest, with the words that are ours taken out: --all, and --cap avx2 or sse."""
+    marks = ["-m", ""] if "--all" in words else []
+    words = [word for word in words if word != "--all"]
+    if "--cap" in words:
+        at = words.index("--cap")
+        if words[at + 1:at + 2] not in [[name] for name in CAPS]:
+            print("--cap what? There are: " + ", ".join(CAPS))
+            return 2
+        os.environ.update(CAPS[words[at + 1]])
+        del words[at:at + 2]
+        marks = ["-m", "numeric" if marks else "numeric and not long"]
+    return call(PYTHON, "-m", "pytest", *marks, *side_by_side(words), *words, cwd=ROOT)
 
 
 def benchmarks():

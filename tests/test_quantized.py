@@ -22,6 +22,7 @@ from minillama.checkpoint.weights import Weights, from_model, stored
 from minillama.config import ModelConfig
 from minillama.info import describe_checkpoint
 from minillama.quant.quantize_linears import quantize_linears
+from run import CAPS
 
 # odd widths: 33 * 38 = 1254 weights are no whole number of blocks; two heads of 19 are none that RoPE turns: 18
 CONFIG = ModelConfig(dim=38, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=18, vocab_size=53, hidden_dim=33,
@@ -127,12 +128,6 @@ for path in sorted(folder.rglob("*")):
     if path.is_file():
         print(path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest())
 """
-CAPS = {  # what PyTorch and its libraries may use of a processor
-    "native": {},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
-}
-
 
 def test_the_bytes_of_quantized_files_depend_on_no_processor_and_no_number_of_threads(tmp_path):
     """NF4, also fitted, int8, and the 8-bit forms of GGUF and llama2.c: SHA-256 of every file."""
@@ -141,7 +136,7 @@ def test_the_bytes_of_quantized_files_depend_on_no_processor_and_no_number_of_th
         folder = tmp_path / f"{cap}{threads}"
         folder.mkdir()
         done = subprocess.run([sys.executable, "-c", WRITE_ALL, str(folder), str(threads)], capture_output=True,
-                              text=True, env={**os.environ, **CAPS[cap]})
+                              text=True, env={**os.environ, **CAPS.get(cap, {})})
         assert done.returncode == 0, done.stderr
         printed[cap, threads] = done.stdout
     assert len(set(printed.values())) == 1, printed

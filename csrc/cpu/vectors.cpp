@@ -3,6 +3,7 @@
 
 #include "vectors.h"
 
+#include <cstdlib>
 #include <cstring>
 
 #include "../nf4_table.h"
@@ -187,7 +188,11 @@ KIND(avx2, AVX2, 8, 2)
 KIND(avx512, AVX512, 16, 4)
 #endif
 
-static const Vectors* find(const std::string& name) {
+// "best" is what the processor has, up to what PyTorch is allowed to use of it: one variable caps both.
+static const Vectors* find(const std::string& asked) {
+  const char* cap = std::getenv("ATEN_CPU_CAPABILITY");
+  const bool capped = asked == "best" && cap && *cap && std::strcmp(cap, "avx512") != 0;
+  const std::string name = !capped ? asked : std::strcmp(cap, "avx2") == 0 ? "avx2" : "plain";
 #if MINILLAMA_X86
   const bool best = name == "best";
   if ((best || name == "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -195,7 +200,7 @@ static const Vectors* find(const std::string& name) {
     return &avx512;
   if ((best || name == "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2;
 #endif
-  return name == "best" || name == "plain" ? &plain : nullptr;
+  return name == "plain" || asked == "best" ? &plain : nullptr;
 }
 
 static const Vectors* in_use = find("best");
