@@ -10,6 +10,7 @@ import pytest
 import torch
 from mutants import Mutant
 from test_lora import ALL, normal, small_model, tokens, train_by_chance
+from test_pth import Attack
 
 from minillama.checkpoint.names import rows_to_hf, state_dict_to_hf, to_hf
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
@@ -37,6 +38,30 @@ def test_a_saved_adapter_loads_to_identical_logits(targets, tmp_path):
     assert load_lora(tmp_path, again, "theirs") == list(lora_layers(model))
     assert torch.equal(again(tokens()), model(tokens()))
     assert lora_layers(again).popitem()[1].configs["theirs"].dropout == 0.1
+
+
+def test_the_bin_of_old_peft_is_read_and_the_safetensors_wins(tmp_path):
+    model, path = small_model(), tmp_path / "adapter_model.bin"
+    add_lora(model, LoRAConfig(rank=3))
+    save_lora(tmp_path, train_by_chance(model))
+    state = {name: tensor.clone() for name, tensor in read_safetensors(tmp_path / "adapter_model.safetensors").items()}
+    torch.save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, path)
+    both, old = small_model(), small_model()
+    with pytest.warns(UserWarning, match="adapter_model.safetensors is read, not adapter_model.bin"):
+        load_lora(tmp_path, both)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save(state, path)
+    load_lora(tmp_path, old)
+    assert torch.equal(both(tokens()), model(tokens())) and torch.equal(old(tokens()), model(tokens()))
+    for content, match in ((Attack(tmp_path / "made"), "asks for more than tensors"), ({}, "holds a dict of nothing"),
+                           ({**state, "x": torch.ones(2)}, "no matrix of a LoRA")):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=match):
+            load_lora(tmp_path, small_model())
+    path.unlink()
+    with pytest.raises(ValueError, match="neither adapter_model.safetensors nor adapter_model.bin"):
+        load_lora(tmp_path, small_model())
+    assert not (tmp_path / "made").exists()
 
 
 def test_damaged_or_foreign_adapter_files_are_refused(tmp_path):
@@ -125,10 +150,13 @@ def test_we_load_pefts_adapter_to_the_same_logits_and_gradients():
             for name, parameter in adapted.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(std=0.3)
+        adapted.save_pretrained(folder / "bin", safe_serialization=False)
+        assert (folder / "bin" / "adapter_model.bin").exists()
+        load_lora(folder / "bin", old := small_model())
         adapted.save_pretrained(folder)
         load_lora(folder, model)
         ours, logits = model(tokens()), adapted(tokens()).logits
-        assert close(ours, logits)
+        assert close(ours, logits) and torch.equal(old(tokens()), ours)
         weights = normal(*logits.shape, seed=4) / logits.numel() ** 0.5
         (ours * weights).sum().backward()
         (logits * weights).sum().backward()

@@ -49,8 +49,9 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path)
 
 def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path):
     path = tmp_path / "x.pth"
-    for state, message in (([torch.ones(2)], "holds a list"), ({}, "holds a dict"), ({"a": 3}, "'a' is a int"),
-                           ({7: torch.ones(1)}, "'7' is a Tensor"), ({"a": torch.eye(3).to_sparse()}, "torch.sparse")):
+    for state, message in (([torch.ones(2)], "holds a list"), ({}, "holds a dict of nothing"),
+                           ({"a": 3}, "'a' is a int"), ({7: torch.ones(1)}, "'7' is a Tensor"),
+                           ({"a": torch.eye(3).to_sparse()}, "torch.sparse")):
         torch.save(state, path)
         with pytest.raises(ValueError, match=message):
             read_pth(path)

@@ -23,7 +23,8 @@ def read_pth(path):
     """
     state = read_plain(path)
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path}: holds a {type(state).__name__}, not a dictionary of tensors")
+        raise ValueError(f"{path}: holds a {type(state).__name__}{' of nothing' * (state == {})}, not a dictionary of "
+                         "tensors")
     for name, tensor in state.items():
         if not isinstance(name, str) or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
             raise ValueError(f"{path}: entry {str(name)[:80]!r} is a {type(tensor).__name__}, not a tensor")

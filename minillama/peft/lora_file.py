@@ -1,5 +1,5 @@
-"""LoRA adapters on disk, in the form of the peft library: adapter_config.json and
-adapter_model.safetensors.
+"""LoRA adapters on disk, in the form of the peft library: adapter_config.json and adapter_model.safetensors, or the
+adapter_model.bin of its releases before 0.7, which is read and not written.
 
 With the adapter may go the tables at both ends, whole, as Chinese-LLaMA's second stage trains them: peft's
 modules_to_save. The files name layers as Hugging Face does and keep the rows of q and k in its order, B included,
@@ -9,11 +9,13 @@ what base the adapter was learned over: on other bits it is another model.
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import torch
 
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
+from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.checkpoint.settings import read_settings
@@ -24,6 +26,7 @@ from minillama.quant.quantize_linears import quantization_of
 from minillama.snapshot import opened
 
 CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
+OLD_TENSOR_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
 # What peft can write that plain LoRA is not: each must be absent or "off".
 TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
@@ -86,8 +89,7 @@ def load_lora(folder, model, name="default"):
     """
     require_finished(folder)
     config = _read_config(Path(folder) / CONFIG_FILE)
-    path = Path(folder) / TENSOR_FILE
-    tensors = read_safetensors(path)
+    tensors, path = _read_tensors(Path(folder))
     tables = _tables(tensors, config, model, path)
     pairs = _pairs(tensors, path)
     linears = dict(model.named_modules())
@@ -107,6 +109,16 @@ def load_lora(folder, model, name="default"):
         for table, tensor in tables.items():
             model.get_submodule(table).weight.requires_grad_().copy_(tensor)
     return names
+
+
+def _read_tensors(folder):
+    """({peft's name: tensor}, their file); nothing in a .bin runs. Of two the safetensors is read, as peft does."""
+    paths = [folder / name for name in (TENSOR_FILE, OLD_TENSOR_FILE) if (folder / name).is_file()]
+    if not paths:
+        raise ValueError(f"{folder}: neither {TENSOR_FILE} nor {OLD_TENSOR_FILE} is beside {CONFIG_FILE}: fetch it too")
+    if len(paths) == 2:
+        warnings.warn(f"{folder}: {TENSOR_FILE} is read, not {OLD_TENSOR_FILE} beside it", stacklevel=3)
+    return (read_safetensors if paths[0].name == TENSOR_FILE else read_pth)(paths[0]), paths[0]
 
 
 def _learns(module):
