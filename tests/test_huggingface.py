@@ -85,9 +85,9 @@ def test_settings_are_read_as_old_and_new_transformers_write_them():
     assert config_from_hf({**base, "rope_scaling": None, "head_dim": None}) == plain
     assert config_from_hf({**base, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}) == plain
     for change, message in (({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
-                            ({"attention_bias": True}, "attention_bias is true"),
+                            ({"attention_bias": True}, "attention_bias is True"),
                             ({"model_type": "qwen3"}, "model_type 'qwen3'"),
-                            ({"sliding_window": 4096, "model_type": "mistral"}, "sliding_window 4096"),
+                            ({"sliding_window": 4096, "model_type": "mistral"}, "sliding_window is 4096"),
                             ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
                             ({"num_key_value_heads": 3}, "n_kv_heads 3 does not divide"),
                             ({"vocab_size": True}, "vocab_size is True")):
@@ -152,6 +152,7 @@ MUTANTS = [
            lambda: in_a_folder(test_we_load_what_transformers_writes_and_agree)),
     Mutant(HF, '"rms_norm_eps", path, 1e-6', '"rms_norm_eps", path, 1e-5',
            test_settings_are_read_as_old_and_new_transformers_write_them),
-    Mutant(HF, "{**settings, **rope}", "settings", test_settings_are_read_as_old_and_new_transformers_write_them),
+    Mutant(HF, 'return {**rope, "rope_theta": inside}', 'return {**rope, "rope_theta": theta}',
+           test_settings_are_read_as_old_and_new_transformers_write_them),
     Mutant(HF, "Path(file).name != file or ", "", lambda: in_a_folder(test_an_index_that_lies_gets_one_clear_line)),
 ]

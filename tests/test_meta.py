@@ -122,9 +122,8 @@ def test_what_meta_leaves_out_is_read_off_the_tensors_or_taken_as_published(tmp_
     model = model_of(replace(ODD, head_dim=4))
     model.output.weight.data.copy_(model.tok_embeddings.weight)
     torch.save(model.state_dict(), tmp_path / "consolidated.00.pth")
-    (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": -1, "surprise": 1, "another": []}))
-    with pytest.warns(UserWarning, match="not used: another, surprise"):
-        copy, _ = load_model(tmp_path)
+    (tmp_path / "params.json").write_text(json.dumps({**params, "vocab_size": -1, "max_batch_size": 32}))
+    copy, _ = load_model(tmp_path)
     assert copy.config.vocab_size == 37 and copy.config.max_seq_len == 131072
     assert copy.config.rope_scaling == RopeScaling(8.0)
     assert copy.config.tie_embeddings  # Llama 3.2's small models store one table twice
@@ -132,6 +131,26 @@ def test_what_meta_leaves_out_is_read_off_the_tensors_or_taken_as_published(tmp_
         words = {"norm_eps": 1e-5, "rope_theta": 1e4, **words}
         (tmp_path / "params.json").write_text(json.dumps({**params, "use_scaled_rope": False, **words}))
         assert load_model(tmp_path)[0].config.max_seq_len == length
+
+
+def test_a_setting_of_params_json_is_known_or_refused_by_its_name(tmp_path):
+    save_model(tmp_path, model_of(ODD))
+    path = tmp_path / "params.json"
+    params = json.loads(path.read_text())
+    path.write_text(json.dumps({**params, "sliding_window": None, "moe": None, "quantization_args": None}))
+    assert load_model(tmp_path)[0].config == ODD
+    for name, value in (("surprise", 1), ("sliding_window", 4096), ("moe", {"num_experts": 8}), ("use_qk_norm", True),
+                        ("quantization_args", {"group_size": 32}), ("lora_args", {"rank": 16}), ("head_dim", 0),
+                        ("ffn_dim_multiplier", 0), ("hidden_dim", "8"), ("rope_scaling", {"factor": 8.0, "beta": 1})):
+        path.write_text(json.dumps({**params, name: value}))
+        with pytest.raises(ValueError, match=rf"params.json: {name}(: beta)? is "):
+            load_model(tmp_path)
+    path.write_text(json.dumps({**params, "use_scaled_rope": False}))
+    with pytest.raises(ValueError, match="rope_scaling is there, but use_scaled_rope is not true"):
+        load_model(tmp_path)
+    path.write_text(json.dumps({**params, "tie_embeddings": True}))
+    with pytest.warns(UserWarning, match="params.json ties the output head .* that head is used"):
+        assert load_model(tmp_path)[0].config == ODD
 
 
 def test_llama_3_2_gets_its_published_scaling_and_a_note():

@@ -5,7 +5,7 @@ import json
 import pytest
 from mutants import Mutant
 
-from minillama.checkpoint.settings import flag, number, read_settings, whole
+from minillama.checkpoint.settings import KNOWN, check_known, flag, number, read_settings, whole
 
 
 def test_numbers_are_positive_and_of_their_kind():
@@ -36,7 +36,45 @@ def test_a_file_that_is_no_object_is_refused(tmp_path):
     assert read_settings(path) == {"dim": 4}
 
 
+def test_a_setting_is_known_or_harmless_or_refused_by_its_name(monkeypatch):
+    table = {"obeyed": ["name"], "inert": ["general."], "off": ["bias"], "fixed": {"act": ["silu"], "causal": [True]}}
+    monkeypatch.setitem(KNOWN, "form", table)
+
+    def check(given):
+        check_known(given, "p", "form", scale=[1, 0.1])
+
+    for harmless in ({"name": [3]}, {"general.a": 1}, {"bias": False}, {"bias": 0}, {"bias": {}}, {"bias": [0, False]},
+                     {"act": "silu"}, {"act": None}, {"scale": 1.0}, {"scale": 0.10000000149}, {"scale": [1, None]},
+                     {"causal": True}):
+        check(harmless)
+    for changed, message in (({"nam": 3}, "p: nam is not known here"), ({"general": 3}, "general is not known"),
+                             ({"bias": True}, "p: bias is True: LLaMA's is None or False or 0"),
+                             ({"bias": "false"}, "bias is 'false'"), ({"bias": [0, 1]}, "bias is"),
+                             ({"act": "gelu"}, "act is 'gelu': LLaMA's is None or 'silu'"), ({"act": 1}, "act is 1"),
+                             ({"scale": True}, "scale is True: LLaMA's is None or 1 or 0.1"),
+                             ({"scale": [1, 2]}, "scale is"),
+                             ({"scale": float("nan")}, "scale is nan"), ({"causal": 1}, "causal is 1"),
+                             ({"a\nb": 1}, r"a\\nb is not known")):
+        with pytest.raises(ValueError, match=message) as told:
+            check(changed)
+        assert "\n" not in str(told.value)
+
+
+def test_no_setting_is_in_two_lists():
+    for form, table in KNOWN.items():
+        if isinstance(table, dict):
+            names = [name for kind in table for name in table[kind]]
+            assert len(names) == len(set(names)), form
+
+
+def within_a_patch(law):
+    with pytest.MonkeyPatch.context() as patch:
+        law(patch)
+
+
 MUTANTS = [
+    Mutant("minillama.checkpoint.settings", "if not all(any(", "if not any(any(",
+           lambda: within_a_patch(test_a_setting_is_known_or_harmless_or_refused_by_its_name)),
     Mutant("minillama.checkpoint.settings", "0 < value < 1e18", "value < 1e18",
            test_numbers_are_positive_and_of_their_kind),
 ]

@@ -9,7 +9,7 @@ import torch
 from minillama.checkpoint.gguf import write_gguf
 from minillama.checkpoint.gguf_blocks import BLOCKS, F32, PLAIN, Q8_0
 from minillama.checkpoint.gguf_split import read_gguf_parts
-from minillama.checkpoint.settings import number, whole
+from minillama.checkpoint.settings import check_known, number, whole
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.config import ModelConfig, RopeScaling
 from minillama.rope import rope_frequencies
@@ -45,10 +45,8 @@ def _config(settings, tensors, factors, path):
 
     dim, heads = of(whole, "embedding_length"), of(whole, "attention.head_count")
     head_dim = of(whole, "attention.key_length", max(dim // heads, 1))
-    if of(whole, "rope.dimension_count", head_dim) != head_dim:
-        raise ValueError(f"{path}: llama.rope.dimension_count is not the head width {head_dim}: not a LLaMA")
-    if settings.get("llama.rope.scaling.type", "none") != "none":
-        raise ValueError(f"{path}: RoPE scaling of type {settings['llama.rope.scaling.type']!r} is not known here")
+    widths = dict.fromkeys(("llama.rope.dimension_count", "llama.attention.value_length"), [head_dim])
+    check_known(settings, path, "GGUF", **widths, **{"llama.attention.scale": [0, head_dim**-0.5]})
     theta = _shortest(of(number, "rope.freq_base", 10000.0))
     return ModelConfig(
         dim, of(whole, "block_count"), heads, tensors["tok_embeddings.weight"].shape[0],

@@ -13,8 +13,8 @@ import torch
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.settings import flag, number, read_settings, whole
-from minillama.checkpoint.weights import Weights, expected_shapes, stored
+from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole
+from minillama.checkpoint.weights import Weights, expected_shapes, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling
 from minillama.files import atomic_write
 
@@ -30,8 +30,8 @@ def read_huggingface(folder):
     config = config_from_hf(read_settings(folder / "config.json"), folder / "config.json")
     heads, tensors = (config.n_heads, config.n_kv_heads), {}
     for hf_name, tensor in _read_tensors(folder).items():
-        if hf_name.endswith("rotary_emb.inv_freq") or (hf_name == "lm_head.weight" and config.tie_embeddings):
-            continue  # computed, not learned; or a copy of the embedding
+        if hf_name.endswith("rotary_emb.inv_freq"):
+            continue  # computed, not learned
         try:
             name = to_meta(hf_name)
         except ValueError as error:
@@ -39,30 +39,32 @@ def read_huggingface(folder):
         turned = name.endswith((".wq.weight", ".wk.weight"))
         change = (lambda rows, name=name: rows_to_meta(name, rows, *heads)) if turned else None
         tensors[name] = stored(tensor, change)
-    return Weights(config, tensors, folder)
+    config, notes = keep_head(config, tensors, folder / "config.json")
+    return Weights(config, tensors, folder, notes=notes)
 
 
 def config_from_hf(settings, path="config.json"):
-    """`ModelConfig` from the content of a config.json. ValueError where it asks for more than LLaMA does."""
-    given, window = settings.get("model_type", "llama"), settings.get("sliding_window")
-    if given not in MODEL_TYPES or window is not None:
-        raise ValueError(f"{path}: model_type {given!r} with sliding_window {window!r}: only {MODEL_TYPES} without "
-                         "a window are LLaMA")
-    if settings.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{path}: hidden_act is {settings['hidden_act']!r}: LLaMA's is 'silu'")
-    for bias in ("attention_bias", "mlp_bias"):
-        if flag(settings, bias, path):
-            raise ValueError(f"{path}: {bias} is true: LLaMA's layers have no biases")
+    """`ModelConfig` from the content of a config.json. ValueError where it asks for more than LLaMA does, or has a
+    setting that is not known."""
+    given = settings.get("model_type", "llama")
+    if given not in MODEL_TYPES:
+        raise ValueError(f"{path}: model_type {given!r}: only {MODEL_TYPES} are LLaMA")
     heads, rope = whole(settings, "num_attention_heads", path), _rope(settings, path)
-    theta = number({**settings, **rope}, "rope_theta", path, 10000.0)
-    return ModelConfig(
+    config = ModelConfig(
         whole(settings, "hidden_size", path), whole(settings, "num_hidden_layers", path), heads,
         whole(settings, "vocab_size", path), whole(settings, "num_key_value_heads", path, heads),
-        head_dim=settings.get("head_dim") and whole(settings, "head_dim", path),
+        head_dim=None if settings.get("head_dim") is None else whole(settings, "head_dim", path),
         hidden_dim=whole(settings, "intermediate_size", path),
         max_seq_len=whole(settings, "max_position_embeddings", path, 2048),
-        norm_eps=number(settings, "rms_norm_eps", path, 1e-6), rope_theta=theta, rope_scaling=_scaling(rope, path),
-        tie_embeddings=flag(settings, "tie_word_embeddings", path))
+        norm_eps=number(settings, "rms_norm_eps", path, 1e-6), rope_theta=number(rope, "rope_theta", path, 10000.0),
+        rope_scaling=_scaling(rope, path), tie_embeddings=flag(settings, "tie_word_embeddings", path))
+    if given == "mistral" and config.max_seq_len > 4096:  # MistralConfig's window where none is given
+        settings = {"sliding_window": 4096, **settings}
+    if given == "llama" and settings.get("use_sliding_window") is False:
+        settings = {**settings, "sliding_window": None}
+    check_known(settings, path, "config.json", attention_multiplier=[config.head_dim**-0.5],
+                query_pre_attn_scalar=[config.head_dim])
+    return config
 
 
 def config_to_hf(config, dtype):
@@ -147,21 +149,32 @@ def _read_indexed(path, read):
 
 
 def _rope(settings, path):
-    """The RoPE settings, wherever they are: `rope_parameters` (transformers 5) or `rope_scaling` (4); {} if none."""
-    for name in ("rope_parameters", "rope_scaling"):
-        if settings.get(name) is not None:
-            if not isinstance(settings[name], dict):
-                raise ValueError(f"{path}: {name} is {settings[name]!r}: expected an object or null")
-            return settings[name]
-    return {}
+    """The RoPE settings with their theta: `rope_parameters` (transformers 5) or `rope_scaling` (4), theta beside it."""
+    given = [settings[name] for name in ("rope_parameters", "rope_scaling") if settings.get(name) is not None]
+    for rope in given:
+        if not isinstance(rope, dict) or rope != given[0]:
+            raise ValueError(f"{path}: rope_parameters or rope_scaling is {rope!r}: expected an object or null, in one "
+                             "of them, or the same in both")
+    rope, theta = given[0] if given else {}, settings.get("rope_theta")
+    inside = theta if rope.get("rope_theta") is None else rope["rope_theta"]
+    if theta not in (None, inside):
+        raise ValueError(f"{path}: rope_theta is {theta!r} and, in the RoPE settings, {inside!r}: remove the one that "
+                         "is not the model's")
+    return {**rope, "rope_theta": inside}
 
 
 def _scaling(rope, path):
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
+    path = f"{path}: rope_type {kind!r}"
+    if rope.get("type", kind) != kind:
+        raise ValueError(f"{path} and type {rope['type']!r} differ: remove the one that is not the model's")
+    if kind in ("default", "linear", "dynamic"):  # the two scale nothing by 1
+        if kind != "default":
+            number(rope, "factor", path)
+        return check_known(rope, path, "RoPE of config.json, plain")
     if kind != "llama3":
-        raise ValueError(f"{path}: rope_type {kind!r} is not known here: only 'default' and 'llama3' are LLaMA's")
+        raise ValueError(f"{path} is not known here: only 'default' and 'llama3' are LLaMA's")
+    check_known(rope, path, "RoPE of config.json, llama3")
     factors = (number(rope, name, path) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     return RopeScaling(*factors, whole(rope, "original_max_position_embeddings", path))
 

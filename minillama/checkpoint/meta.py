@@ -19,18 +19,13 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint.pth import read_pth
-from minillama.checkpoint.settings import flag, number, read_settings, whole
-from minillama.checkpoint.weights import Stored, Weights, stored
+from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole
+from minillama.checkpoint.weights import Stored, Weights, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
 from minillama.files import atomic_write, name_errors, reserve
-from minillama.terminal import one_line
 
 MAX_SHARDS = 16
 ROWS, COLUMNS = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")  # axis 0, axis 1
-PARAMS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier",
-          "norm_eps", "rope_theta", "use_scaled_rope")
-# ours, for what Meta's keys cannot say
-OURS = ("max_seq_len", "head_dim", "rope_scaling", "tie_embeddings", "quantization")
 LLAMA_3_2 = {(2048, 16), (3072, 28)}  # dim, n_layers of 1B and 3B: scaling factor 32 in their config.json
 
 
@@ -56,10 +51,8 @@ def read_meta(folder):
     config = config_from_params(params, params_path, tensors)
     if len(shards) > 1:
         _drop_copied_heads(config, tensors, shards)
-    if config.tie_embeddings:
-        tensors.pop("output.weight", None)
-    unknown = sorted(set(params) - set(PARAMS + OURS))
-    notes = [f"{params_path}: not used: {', '.join(map(one_line, unknown))}"] if unknown else []
+    config, notes = keep_head(config, tensors, params_path)
+    notes = notes if params.get("tie_embeddings") else []  # Meta's own do not say: Llama 3.2's small ones store a copy
     if params.get("use_scaled_rope") and "rope_scaling" not in params and config.rope_scaling.factor != 8.0:
         notes.append(f"{params_path}: RoPE scaling factor 32, as published for this size of Llama 3.2")
     return Weights(config, tensors, folder, notes=notes)
@@ -99,19 +92,21 @@ def _drop_copied_heads(config, tensors, shards):
 
 def config_from_params(params, path, tensors):
     """`ModelConfig` from params.json; what Meta leaves out is read off the tensors or taken as published."""
+    check_known(params, path, "params.json")
     dim, n_layers = whole(params, "dim", path), whole(params, "n_layers", path)
-    multiplier = params.get("ffn_dim_multiplier") and number(params, "ffn_dim_multiplier", path)
+    multiplier = None if params.get("ffn_dim_multiplier") is None else number(params, "ffn_dim_multiplier", path)
     n_heads, rows = whole(params, "n_heads", path), tensors["tok_embeddings.weight"].shape[0]
     vocab_size = rows if params.get("vocab_size") in (-1, None) else whole(params, "vocab_size", path)
     theta = number(params, "rope_theta", path, 10000.0)
     scaling, eps = _scaling(params, path), number(params, "norm_eps", path)
     return ModelConfig(
         dim, n_layers, n_heads, vocab_size, whole(params, "n_kv_heads", path, n_heads),
-        head_dim=params.get("head_dim") and whole(params, "head_dim", path),
-        hidden_dim=hidden_dim_rule(dim, whole(params, "multiple_of", path, 256), multiplier),
+        head_dim=None if params.get("head_dim") is None else whole(params, "head_dim", path),
+        hidden_dim=whole(params, "hidden_dim", path,
+                         hidden_dim_rule(dim, whole(params, "multiple_of", path, 256), multiplier)),
         max_seq_len=whole(params, "max_seq_len", path, _published_length(theta, scaling, eps)),
         norm_eps=eps, rope_theta=theta, rope_scaling=scaling,
-        tie_embeddings=flag(params, "tie_embeddings", path, _is_tied(tensors)))
+        tie_embeddings=flag(params, "tie_embeddings", path, True))
 
 
 def _published_length(theta, scaling, eps):
@@ -123,25 +118,18 @@ def _published_length(theta, scaling, eps):
 
 
 def _scaling(params, path):
-    if not flag(params, "use_scaled_rope", path):
-        return None
     ours = params.get("rope_scaling")
+    if not flag(params, "use_scaled_rope", path):
+        if ours is not None:
+            raise ValueError(f"{path}: rope_scaling is there, but use_scaled_rope is not true: remove one")
+        return None
     if ours is None:
         return RopeScaling(factor=32.0 if (params.get("dim"), params.get("n_layers")) in LLAMA_3_2 else 8.0)
     if not isinstance(ours, dict):
         raise ValueError(f"{path}: rope_scaling is {ours!r}: expected an object with its factor")
+    check_known(ours, f"{path}: rope_scaling", "RoPE of params.json")
     factors = (number(ours, name, path) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     return RopeScaling(*factors, whole(ours, "original_max_seq_len", path))
-
-
-def _is_tied(tensors):
-    """Llama 3.2's small models store one table twice; a file without an output head means the same."""
-    if "output.weight" not in tensors:
-        return True
-    table, head = tensors["tok_embeddings.weight"], tensors["output.weight"]
-    if table.shape != head.shape or table.dtype != head.dtype:
-        return False
-    return bool(torch.equal(table.read(), head.read()))
 
 
 def write_meta(folder, weights, tokenizer_path=None):

@@ -5,7 +5,7 @@ Every reader of a file form returns a `Weights`, every writer takes one, and `bu
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -68,6 +68,19 @@ def expected_shapes(config):
     if not config.tie_embeddings:
         shapes["output.weight"] = (V, D)
     return shapes
+
+
+def keep_head(config, tensors, path):
+    """(config, notes): a config that ties the head to the embedding drops a copy from `tensors`, and gives way to a
+    head of other numbers, which a note tells."""
+    table, head = tensors.get("tok_embeddings.weight"), tensors.get("output.weight")
+    if not config.tie_embeddings or table is None or head is None:
+        return config, []
+    if table.shape == head.shape and table.dtype == head.dtype and torch.equal(table.read(), head.read()):
+        del tensors["output.weight"]
+        return config, []
+    return replace(config, tie_embeddings=False), [f"{path} ties the output head to the embedding, but the file holds "
+                                                   "a head with other numbers: that head is used"]
 
 
 def check_tensors(weights):

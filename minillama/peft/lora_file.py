@@ -18,20 +18,16 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.settings import read_settings
+from minillama.checkpoint.settings import check_known, read_settings
 from minillama.claim import require_finished
 from minillama.files import atomic_write
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantization_of
-from minillama.snapshot import opened
 
 CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 OLD_TENSOR_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
-# What peft can write that plain LoRA is not: each must be absent or "off".
 TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
-UNSUPPORTED = ("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "lora_bias",
-               "layer_replication", "target_parameters", "use_qalora", "trainable_token_indices")
 
 
 def save_lora(folder, model, name="default", base_model=None):
@@ -144,18 +140,10 @@ def _tables(tensors, config, model, path):
 
 
 def _read_config(path):
-    try:
-        with opened(path) as (file, _):
-            config = json.loads(file.read())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict) or not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":
+    config = read_settings(path)
+    if not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: not a LoRA configuration: it needs peft_type 'LORA', r and lora_alpha")
-    extra = {key: config[key] for key in UNSUPPORTED if config.get(key)}
-    if config.get("bias", "none") != "none":
-        extra["bias"] = config["bias"]
-    if extra:
-        raise ValueError(f"{path}: {extra} are not supported: only plain LoRA can be loaded")
+    check_known(config, path, "adapter_config.json")
     return config
 
 
