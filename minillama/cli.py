@@ -6,12 +6,15 @@ SIGHUP in 129, with what was done saved where a run can go on.
 
 import argparse
 import os
+import re
 import signal
 import sys
+from itertools import chain
 from pathlib import Path
 
+from minillama import flags
+from minillama.bounds import MOST, SEEDS, Range
 from minillama.claim import claims
-from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, add_resume, command, from_flags
 from minillama.interrupts import Terminated, signals_raised
 from minillama.memory import explain_shortage, require_room_for_torch
 from minillama.terminal import explain, guarded_streams, one_line, tell, visible
@@ -40,7 +43,7 @@ def main(argv=None):
         except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
             if os.environ.get("MINILLAMA_TRACEBACK"):
                 raise
-            tell(f"error: {explain_shortage(error, arguments) or explain(error)}")
+            tell(f"error: {explain_shortage(error, arguments) or flags.spelled_as_flags(explain(error), arguments)}")
             return 2
 
 
@@ -59,7 +62,8 @@ def what_is_kept(stopped, arguments):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        super().error(one_line(message))
+        ours = re.fullmatch(r"argument (\S+): (\1 .*)", message, re.DOTALL)  # as `flags.parser_of` says it
+        self.exit(2, f"minillama: error: {one_line(ours[2] if ours else f'{message}: see `{self.prog} --help`')}\n")
 
 
 def build_parser(first=None):
@@ -93,14 +97,14 @@ def add_kernels(commands):
     """kernels verify [--backend NAME] [--op NAME]"""
     kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
         required=True, metavar="ACTION")
-    verify = command(kernels, "verify", run_kernels_verify, "compare every kernel that is built here with float64")
+    verify = flags.command(kernels, "verify", run_kernels_verify, "compare every kernel that is built with float64")
     verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu or simt")
     verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
 
 
 def add_info(commands):
     """info [PATH]"""
-    info = command(commands, "info", run_info, "versions, backends, threads, what fits here; or what a model is")
+    info = flags.command(commands, "info", run_info, "versions, backends, threads, what fits here; or what a model is")
     info.add_argument("model", nargs="?", metavar="PATH", help="a model folder or file")
 
 
@@ -108,43 +112,43 @@ def add_tour(commands):
     """tour [--text PATH ...] [--sft FILE] [--preferences FILE] [--out DIR] and the fields of TourConfig."""
     from minillama.tour import TourConfig
 
-    tour = command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
+    tour = flags.command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
     tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
     tour.add_argument("--sft", metavar="FILE", help="your own answers to tune on, JSON or JSONL as for `sft`")
     tour.add_argument("--preferences", metavar="FILE", help="your own pairs, JSONL with prompt, chosen and rejected")
     tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
-    add_fields(tour, TourConfig)
+    flags.add_fields(tour, TourConfig)
 
 
 def add_pretrain(commands):
     """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
     from minillama.train.pretrain import PretrainConfig
 
-    pretrain = command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
+    pretrain = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
     pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     pretrain.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
     pretrain.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
     pretrain.add_argument("--out", required=True, metavar="DIR")
-    add_resume(pretrain)
+    flags.add_resume(pretrain)
     pretrain.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
-    add_kernels_flag(pretrain)
-    add_fields(pretrain, PretrainConfig)
+    flags.add_kernels_flag(pretrain)
+    flags.add_fields(pretrain, PretrainConfig)
 
 
 def add_generate(commands):
     """generate --model PATH and the fields of Sampling."""
     from minillama.sampling import Sampling
 
-    generate = command(commands, "generate", run_generate, "let a model continue a text")
+    generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
     generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
-    generate.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    generate.add_argument("--seed", type=int, default=0, metavar="S")
-    add_fields(generate, Sampling)
-    add_bits(generate)
-    add_kernels_flag(generate, "reference")
-    add_device(generate)
+    flags.add_number(generate, "--max-new-tokens", Range(0, MOST), 256)
+    flags.add_number(generate, "--seed", Range(0, SEEDS), 0)
+    flags.add_fields(generate, Sampling)
+    flags.add_bits(generate)
+    flags.add_kernels_flag(generate, "reference")
+    flags.add_device(generate)
 
 
 @claims("tour", "text", "sft", "preferences", run=True)
@@ -152,7 +156,7 @@ def run_tour(arguments):
     """The whole road (`tour.tour`); exit code 1 where a number missed its band."""
     from minillama.tour import TourConfig, tour
 
-    return 0 if tour(arguments.out, arguments.text, from_flags(TourConfig, arguments), arguments.sft,
+    return 0 if tour(arguments.out, arguments.text, flags.from_flags(TourConfig, arguments), arguments.sft,
                      arguments.preferences) else 1
 
 
@@ -161,19 +165,19 @@ def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     import torch
 
-    from minillama.backends import use_kernels
+    from minillama.backends import functions, use_kernels
     from minillama.checkpoint import open_weights
-    from minillama.cli_tuning import loaded
+    from minillama.cli_model import loaded
     from minillama.config import preset
     from minillama.corpus.text_files import check_texts, read_documents
-    from minillama.memory import require_memory
+    from minillama.memory import require_memory, require_step_memory
     from minillama.tokenizer import load_tokenizer
     from minillama.train.data import open_train_and_held_out, write_train_and_held_out
     from minillama.train.data_parallel import leads, led, process_group
-    from minillama.train.pretrain import PretrainConfig, pretrain
+    from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
     from minillama.transformer import Transformer
 
-    settings, given = from_flags(PretrainConfig, arguments), arguments.model
+    settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
     if not (given or arguments.tokenizer):
         raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
@@ -184,6 +188,10 @@ def run_pretrain(arguments):
     shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
+    functions(arguments.kernels)
+    check_shape(shape, settings)
+    require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
+                        size=4 if settings.dtype == "float32" else 2)
     model, tokenizer = loaded(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = led(
@@ -201,16 +209,17 @@ def run_pretrain(arguments):
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     from minillama.backends import use_kernels
-    from minillama.cli_tuning import loaded
+    from minillama.cli_model import loaded
     from minillama.generate import generate_text
     from minillama.sampling import Sampling
 
-    sampling = from_flags(Sampling, arguments)
+    sampling = flags.from_flags(Sampling, arguments)
     model, tokenizer = loaded(arguments)
-    print(arguments.prompt, end="", flush=True)
     use_kernels(model, arguments.kernels)
-    for piece in generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
-                               seed=arguments.seed):
+    pieces = generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                           seed=arguments.seed)
+    first = next(pieces, "")  # a prompt that is too long is refused before it is printed
+    for piece in chain([arguments.prompt, first], pieces):
         print(piece, end="", flush=True)
     if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
         print()

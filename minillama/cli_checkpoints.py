@@ -3,9 +3,10 @@
 import argparse
 import sys
 
+from minillama.bounds import Range
 from minillama.claim import claims
 from minillama.files import require_absent
-from minillama.flags import command
+from minillama.flags import add_number, command
 from minillama.terminal import visible
 
 
@@ -27,7 +28,7 @@ def add_quantize(commands):
     kind = quantize.add_mutually_exclusive_group(required=True)
     kind.add_argument("--nf4", action="store_true", help="4 bits, normal floats (QLoRA)")
     kind.add_argument("--int8", action="store_true", help="8 bits, a scale for each row (LLM.int8)")
-    quantize.add_argument("--block-size", type=int, metavar="N", help="weights that share a scale (nf4 only: 64)")
+    add_number(quantize, "--block-size", Range(2, 2**32), help="weights that share a scale (nf4 only: 64)")
     quantize.add_argument("--double-quantization", action=argparse.BooleanOptionalAction,
                           help="the scales in 8 bits too (nf4 only: yes)")
     quantize.add_argument("--fit-scales", action=argparse.BooleanOptionalAction,

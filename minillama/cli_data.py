@@ -6,9 +6,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from minillama.bounds import range_of
 from minillama.claim import claims
 from minillama.files import atomic_write, require_regular
-from minillama.flags import command
+from minillama.flags import add_number, command
 
 DROPPED = b'{"line": '  # how a line about a dropped record begins
 
@@ -23,10 +24,10 @@ def add_filter(commands):
     parser.add_argument("--out", required=True, metavar="KEPT.jsonl", help="the records kept, unchanged, one a line")
     parser.add_argument("--rejected", metavar="FILE", help="all others, with line and reason (default: beside --out)")
     parser.add_argument("--pool", nargs="+", default=[], metavar="FILE", help="records that new ones must differ from")
-    parser.add_argument("--similarity", type=float, default=default.similarity, metavar="F",
-                        help="ROUGE-L from which a task counts as told before (default: %(default)s)")
-    parser.add_argument("--min-words", type=int, default=default.min_words, metavar="N", help="default: %(default)s")
-    parser.add_argument("--max-words", type=int, default=default.max_words, metavar="N", help="default: %(default)s")
+    add_number(parser, "--similarity", range_of(FilterRules, "similarity"), default.similarity, float,
+               "ROUGE-L from which a task counts as told before")
+    add_number(parser, "--min-words", range_of(FilterRules, "min_words"), default.min_words)
+    add_number(parser, "--max-words", range_of(FilterRules, "max_words"), default.max_words)
     parser.add_argument("--english", action=argparse.BooleanOptionalAction, default=default.english,
                         help="drop what begins with a letter beyond ASCII; --no-english compares words of any script")
     parser.add_argument("--blacklist", nargs="*", default=default.blacklist, metavar="WORD",

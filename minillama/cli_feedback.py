@@ -7,9 +7,10 @@ Both take the user's own pairs: what is good is what the pairs say. One JSON obj
 import sys
 from pathlib import Path
 
+from minillama.bounds import MOST, Range, range_of
 from minillama.claim import claims
-from minillama.cli_tuning import loaded
-from minillama.flags import add_device, add_fields, add_resume, command, facts, from_flags
+from minillama.cli_model import loaded, opened
+from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags
 
 
 def templates():
@@ -29,9 +30,9 @@ def add_reward(commands):
     reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
     reward.add_argument("--out", required=True, metavar="DIR", help="for the reward model")
     reward.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
-    reward.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="of the model's own answers, over "
-                        "which scores get mean 0 and deviation 1; as in `ppo` (default: %(default)s)")
-    reward.add_argument("--held-out-fraction", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    add_number(reward, "--max-new-tokens", Range(1, MOST), 40, help="of the model's own answers, over which scores get "
+               "mean 0 and deviation 1; as in `ppo`")
+    add_number(reward, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts")
     add_resume(reward)
     add_fields(reward, RewardConfig)
     add_device(reward)
@@ -39,6 +40,7 @@ def add_reward(commands):
 
 def add_ppo(commands):
     """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] and the fields of PPOConfig."""
+    from minillama.peft.lora import LoRAConfig
     from minillama.rlhf.train_ppo import PPOConfig
 
     ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, on a leash")
@@ -48,7 +50,7 @@ def add_ppo(commands):
     ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
     ppo.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
-    ppo.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
+    add_number(ppo, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
                      "practice does not cost other abilities; goes with --pretraining-weight")
     add_resume(ppo)
@@ -62,15 +64,21 @@ def run_reward(arguments):
     import torch
 
     from minillama.backends import use_kernels
+    from minillama.memory import require_step_memory
     from minillama.rlhf.evaluation import prompts_of
     from minillama.rlhf.preferences import read_pairs, split_by_prompt
     from minillama.rlhf.reward_file import save_reward
     from minillama.rlhf.rollout import sample_answers
-    from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, train_reward
+    from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
 
     config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
-    model, tokenizer = loaded(arguments, whole=True)
+    steps_of(config, len(train))
+    found = weights, tokenizer, *_ = opened(arguments, whole=True)
+    pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
+    mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
+    require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
+    model, _ = loaded(arguments, found=found)
     given = facts(arguments, "template", "held_out_fraction", "max_new_tokens")
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template,
                                    folder=arguments.out, resume=arguments.resume, facts=given)
@@ -89,16 +97,28 @@ def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
     from minillama.backends import use_kernels
     from minillama.cli_tuning import save
-    from minillama.corpus.text_files import read_documents
+    from minillama.corpus.text_files import check_texts, read_documents
+    from minillama.memory import require_step_memory
+    from minillama.rlhf.evaluation import prompts_of
     from minillama.rlhf.preferences import read_prompts
     from minillama.rlhf.reward_file import load_reward
-    from minillama.rlhf.train_ppo import PPOConfig, train_ppo
+    from minillama.rlhf.train_ppo import PPOConfig, check_mixing, train_ppo
     from minillama.train.data import write_tokens
 
     config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
-    model, tokenizer = loaded(arguments, whole=arguments.method == "full")
+    check_mixing(config, arguments.pretraining_text)
+    if arguments.pretraining_text:
+        check_texts(arguments.pretraining_text)
+    found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method == "full")
+    longest = max(map(len, prompts_of(prompts, tokenizer, templates()[arguments.template])))
+    if longest >= weights.config.max_seq_len:
+        raise ValueError(f"a prompt of {longest} tokens leaves no room for an answer in a context of "
+                         f"{weights.config.max_seq_len}: leave it out, or shorten it")
+    require_step_memory(weights.config, config.batch_size // config.minibatches, config.minibatches, longest + 1,
+                        arguments.device, vocabulary=False)
+    model, _ = loaded(arguments, found=found)
     reward_model, reads = load_reward(arguments.reward, arguments.device)
     if reads is None or reads.vocab_size != tokenizer.vocab_size:
         raise ValueError(f"{arguments.reward} reads with another tokenizer than {arguments.model}: make one with "

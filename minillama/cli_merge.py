@@ -3,7 +3,7 @@
 import sys
 
 from minillama.claim import claims
-from minillama.cli_tuning import in_words, loaded
+from minillama.cli_model import in_words, loaded
 from minillama.flags import add_device, command
 
 

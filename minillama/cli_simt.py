@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from minillama.flags import command
+from minillama.bounds import Range
+from minillama.flags import add_number, command
 
 
 def add_simt(commands):
@@ -21,7 +22,7 @@ def add_simt(commands):
     run.add_argument("--profile", action="store_true", help="count every access, find races and accesses out of bounds")
     run.add_argument("--schedule", default="forward", metavar="ORDER",
                      help="order of the threads: forward, reverse or shuffle:N (default: %(default)s)")
-    run.add_argument("--limit-seconds", type=float, default=60, metavar="N", help="default: %(default)s")
+    add_number(run, "--limit-seconds", Range(1e-3, 1e7), 60, float)
 
 
 def run_program(arguments):
@@ -31,8 +32,6 @@ def run_program(arguments):
 
     if not re.fullmatch(r"forward|reverse|shuffle:\d+", arguments.schedule):
         raise ValueError(f"--schedule {arguments.schedule}: use forward, reverse or shuffle:N")
-    if not arguments.limit_seconds > 0:
-        raise ValueError(f"--limit-seconds {arguments.limit_seconds:g}: give it a number above 0")
     for file in (arguments.file, *arguments.others):
         if not Path(file).is_file():
             raise ValueError(f"{file} is no file: name a .cu or .cpp file")

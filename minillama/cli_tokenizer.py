@@ -2,9 +2,11 @@
 
 import json
 import sys
+import warnings
 
+from minillama.bounds import Range
 from minillama.claim import claims
-from minillama.flags import command
+from minillama.flags import add_number, command, spelled_as_flags
 
 
 def add_tokenizer(commands):
@@ -15,7 +17,8 @@ def add_tokenizer(commands):
         required=True, metavar="ACTION")
     train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
     train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
-    train.add_argument("--vocab-size", type=int, required=True, metavar="N")
+    add_number(train, "--vocab-size", Range(1, 1 << 30), required=True, help="pieces, from some 300 on")
+    add_number(train, "--max-line-bytes", Range(10, 1 << 30), default=4192, help="longer lines are skipped, and told")
     train.add_argument("--out", required=True, metavar="T.model")
     encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
     encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
@@ -29,17 +32,17 @@ def add_tokenizer(commands):
 @claims("tokenizer train", "text")
 def run_tokenizer_train(arguments):
     """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
-    from minillama.corpus.text_files import broken_up, check_texts, read_documents
+    from minillama.corpus.text_files import check_texts, read_documents
     from minillama.tokenizer import train_bpe
 
     check_texts(arguments.text)
-    long_lines = []
-    documents = broken_up(read_documents(arguments.text), long_lines)
-    tokenizer = train_bpe(documents, arguments.vocab_size, progress=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are in the report
+        tokenizer = train_bpe(read_documents(arguments.text), arguments.vocab_size, progress=True,
+                              max_line_bytes=arguments.max_line_bytes)
     tokenizer.save(arguments.out)
-    if long_lines:
-        print(f"{len(long_lines)} lines of more than 4192 bytes were broken up at spaces: the first begins "
-              f"{long_lines[0]!r}", file=sys.stderr)
+    for note in tokenizer.training_report.notes:
+        print(spelled_as_flags(note, arguments), file=sys.stderr)
     print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
 
 

@@ -5,17 +5,20 @@ import json
 import sys
 from pathlib import Path
 
+from minillama import flags
+from minillama.bounds import MOST, SEEDS, Range, range_of
 from minillama.claim import claims
-from minillama.flags import add_bits, add_device, add_fields, add_kernels_flag, add_resume, command, facts, from_flags
+from minillama.cli_model import loaded, opened, shape_of
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
 def add_sft(commands):
     """sft --model PATH --data FILE ... --out DIR [--method full|embeddings|lora|qlora] and the fields of SftConfig."""
+    from minillama.peft.lora import LoRAConfig
     from minillama.train.sft import SftConfig
     from minillama.train.templates import TEMPLATES
 
-    sft = command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
+    sft = flags.command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
     sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
                      help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
@@ -23,24 +26,24 @@ def add_sft(commands):
     sft.add_argument("--method", choices=("full", "embeddings", "lora", "qlora"), default="lora",
                      help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit "
                           "(default: %(default)s)")
-    add_bits(sft)
+    flags.add_bits(sft)
     sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
-    sft.add_argument("--rank", type=int, default=8, metavar="R", help="of the adapter (default: %(default)s)")
-    sft.add_argument("--alpha", type=float, default=16.0, metavar="A", help="default: %(default)s")
-    sft.add_argument("--dropout", type=float, default=0.0, metavar="P", help="of the adapter (default: %(default)s)")
+    flags.add_number(sft, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
+    flags.add_number(sft, "--alpha", range_of(LoRAConfig, "alpha"), 16.0, float, "the product's weight is alpha / R")
+    flags.add_number(sft, "--dropout", range_of(LoRAConfig, "dropout"), 0.0, float, "of the adapter's input")
     sft.add_argument("--targets", nargs="+", metavar="NAME", default=["attention.*", "feed_forward.*"],
                      help="layers with an adapter (default: all but the head; alpaca-lora: attention.wq attention.wv)")
     sft.add_argument("--modules-to-save", nargs="+", default=[], choices=("embed_tokens", "lm_head"),
                      help="tables that learn beside the adapter, and are saved whole with it (lora, qlora): both, for "
                           "new pieces, after --method embeddings")
-    sft.add_argument("--max-length", type=int, default=512, metavar="N", help="tokens of an example (default: 512)")
-    sft.add_argument("--held-out-fraction", type=float, default=0.05, metavar="P", help="default: %(default)s")
+    flags.add_number(sft, "--max-length", Range(2, MOST), 512, help="tokens of an example")
+    flags.add_number(sft, "--held-out-fraction", Range(1e-6, below=1), 0.05, float, "of the records")
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                      help="list bad records on stderr and go on without them")
-    add_resume(sft)
-    add_fields(sft, SftConfig)
-    add_kernels_flag(sft)
-    add_device(sft)
+    flags.add_resume(sft)
+    flags.add_fields(sft, SftConfig)
+    flags.add_kernels_flag(sft)
+    flags.add_device(sft)
 
 
 def add_chat(commands):
@@ -48,66 +51,19 @@ def add_chat(commands):
     from minillama.chat import ChatSampling
     from minillama.train.templates import TEMPLATES
 
-    chat = command(commands, "chat", run_chat, "talk with a model; /help while talking")
+    chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
     chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
     chat.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else question_answer")
     chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
-    add_bits(chat)
-    chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    chat.add_argument("--seed", type=int, default=0, metavar="S")
-    add_fields(chat, ChatSampling)
-    add_kernels_flag(chat, "reference")
-    add_device(chat)
+    flags.add_bits(chat)
+    flags.add_number(chat, "--max-new-tokens", Range(0, MOST), 256, help="of an answer")
+    flags.add_number(chat, "--seed", Range(0, SEEDS), 0)
+    flags.add_fields(chat, ChatSampling)
+    flags.add_kernels_flag(chat, "reference")
+    flags.add_device(chat)
 
 
-def loaded(arguments, whole=False):
-    """(model, tokenizer) of --model, on --device, in --dtype, with --load-4bit or --load-8bit where there are such, or
-    in the bits that --adapter was learned over.
-
-    whole: the command changes or writes all weights; ValueError where they are in few bits, or bring no tokenizer.
-    """
-    import torch
-
-    from minillama.checkpoint import load_model, open_weights
-    from minillama.checkpoint.weights import common_dtype
-    from minillama.memory import require_memory, weights_bytes
-    from minillama.peft.lora_file import learned_over
-    from minillama.quant.quantize_linears import quantization_of
-    from minillama.tokenizer import load_tokenizer
-
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    weights, path = open_weights(arguments.model), arguments.model
-    held = weights.quantization["kind"] if weights.quantization else None
-    asked = [kind for flag, kind in (("load_4bit", "nf4"), ("load_8bit", "int8")) if getattr(arguments, flag, False)]
-    kind, settings = asked[0] if asked else held, {}
-    told = learned_over(arguments.adapter) if getattr(arguments, "adapter", None) and not whole else None
-    if told and told[1] and not held and kind in (None, told[1]["kind"]):
-        kind = told[1]["kind"]
-        settings = {name: value for name, value in told[1].items() if name not in ("kind", "crc32")}
-        print(f"{arguments.adapter} was learned over {told[0]} in {kind}: {path} is loaded so", file=sys.stderr)
-    if held and held != kind:
-        raise ValueError(f"{path} is quantized already, in {held}: leave the flag out, or give its original")
-    if kind and whole:
-        raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: hang an adapter "
-                         "on it (--method lora), or give its original (or `convert` it back to meta, and give that)")
-    size = (dtype or common_dtype(weights)).itemsize
-    needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
-    print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
-    model, tokenizer = load_model(path, arguments.device, dtype, None if held else kind, **settings)
-    if told and (has := quantization_of(model)) != told[1]:
-        print(f"{arguments.adapter} was learned over {told[0]} ({in_words(told[1])}), not over this base "
-              f"({in_words(has)}): expect other answers, or give --model {told[0]}", file=sys.stderr)
-    tokenizer = load_tokenizer(arguments.tokenizer) if getattr(arguments, "tokenizer", None) else tokenizer
-    if tokenizer is None:
-        beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
-        raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
-    return model, tokenizer
-
-
-def in_words(quantization):
-    """What `quantization_of` gives, to be read."""
-    return ", ".join(f"{name} {value}" for name, value in quantization.items()) if quantization else "not quantized"
 
 
 @claims("sft", "model", "data", run=True)
@@ -115,10 +71,11 @@ def run_sft(arguments):
     """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
     from minillama.backends import use_kernels
     from minillama.chat import template_for
+    from minillama.memory import require_step_memory
     from minillama.train.data_parallel import leads, process_group
     from minillama.train.sft import SftConfig, fine_tune, stage_ends
 
-    settings, out = from_flags(SftConfig, arguments), Path(arguments.out)
+    settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
     if arguments.modules_to_save and arguments.method in WHOLE:
         raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
     stages, rest = read_and_split(arguments)
@@ -126,19 +83,24 @@ def run_sft(arguments):
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
     if arguments.method == "qlora":
         arguments.load_4bit = True
-    model, tokenizer = loaded(arguments, whole=arguments.method in WHOLE)
+    found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method in WHOLE)
     template = arguments.template or template_for(tokenizer) or "alpaca"
-    *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, model.config.max_seq_len))
+    *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
                         for part in (*stages, rest))
     sizes = [len(stage) for stage in train]
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
         print(f"{path}: learned up to step {end}", file=sys.stderr)
+    prepare(shape_of(weights), arguments)  # --targets that match nothing are told before anything is loaded
+    mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
+    require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
+                        arguments.device, size=2, vocabulary=False, recompute=settings.recompute_blocks)
+    model, _ = loaded(arguments, found=found)
     use_kernels(model, arguments.kernels)
     prepare(model, arguments)
     with process_group(arguments.device):  # of torchrun, if that started us
-        given = facts(arguments, "method", "held_out_fraction", "max_length", "load_4bit", "load_8bit")
+        given = flags.facts(arguments, "method", "held_out_fraction", "max_length", "load_4bit", "load_8bit")
         if arguments.method not in WHOLE:
-            given |= facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
+            given |= flags.facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
                             facts={"template": template, **given})
         if not leads():
@@ -157,8 +119,6 @@ def read_and_split(arguments):
     from minillama.train.data import is_held_out
     from minillama.train.records import read_records
 
-    if not 0 < arguments.held_out_fraction < 1:
-        raise ValueError(f"held_out_fraction is {arguments.held_out_fraction}: it must lie between 0 and 1")
     stages, held_out = [], []
     for path in arguments.data:
         read = read_records(path, arguments.skip_bad)
@@ -225,7 +185,7 @@ def run_chat(arguments):
     from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
     from minillama.peft.lora_file import load_lora
 
-    sampling = from_flags(ChatSampling, arguments)
+    sampling = flags.from_flags(ChatSampling, arguments)
     model, tokenizer = loaded(arguments)
     use_kernels(model, arguments.kernels)
     if arguments.adapter:

@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
+
+from minillama.bounds import check
 
 
 def command(commands, name, run, help):
@@ -17,18 +20,53 @@ def add_fields(parser, config):
     """One flag for each field of a frozen dataclass: its name, its type, its default."""
     kinds = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        kind, flag = kinds[field.name], "--" + field.name.replace("_", "-")
+        kind, flag = kinds[field.name], as_flag(field.name)
         if isinstance(kind, types.UnionType):  # `int | None`
             kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
         else:
-            parser.add_argument(flag, type=kind, default=field.default, help=f"default: {field.default}")
+            parser.add_argument(flag, type=parser_of(flag, kind, field.metadata.get("allowed")), default=field.default,
+                                help=f"default: {field.default}")
+
+
+def add_number(parser, flag, allowed, default=None, kind=int, help="", **options):
+    """A flag for a number that is no field of a config, of type `kind` and within an `allowed` Range."""
+    beside = "" if default is None else " (default: %(default)s)"
+    parser.add_argument(flag, type=parser_of(flag, kind, allowed), default=default, metavar="N", help=help + beside,
+                        **options)
+
+
+def parser_of(flag, kind, allowed):
+    """A function from the text of a flag to its value, held against what is `allowed` (`bounds.check`)."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = text
+        try:
+            check(flag, value, kind, allowed)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    return parse
 
 
 def from_flags(config, arguments):
     """The dataclass back from the flags of `add_fields`."""
     return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
+
+
+def spelled_as_flags(message, arguments):
+    """A message with the names of settings as the command line spells them: batch_size -> --batch-size."""
+    return re.sub(r"(?<![\w/.'\"-])\w+_\w+(?![\w/.'\"-])",
+                  lambda found: as_flag(found[0]) if found[0] in arguments else found[0], message)
+
+
+def as_flag(name):
+    """The flag of a field: warmup_steps -> --warmup-steps."""
+    return "--" + name.replace("_", "-")
 
 
 def add_kernels_flag(parser, default="torch"):

@@ -42,6 +42,33 @@ def cache_bytes(config, tokens, batch=1, bytes_per_number=2):
     return 2 * config.n_layers * batch * config.n_kv_heads * config.head_dim * tokens * bytes_per_number
 
 
+def activation_bytes(config, rows, tokens, size=4, vocabulary=True, recompute=False):
+    """The least that a training step on `rows` x `tokens` keeps for its way back, in numbers of `size` bytes: of every
+    block q, k, v, what attention gives, three of the feed-forward's width and two of the model's (`recompute`: the
+    block's input alone), and the scores of the vocabulary with their gradient in fp32. Short of the true peak."""
+    heads = config.n_heads + config.n_kv_heads
+    block = config.dim if recompute else 2 * heads * config.head_dim + 3 * config.hidden_dim + 2 * config.dim
+    return rows * tokens * (size * config.n_layers * block + 8 * config.vocab_size * vocabulary)
+
+
+def require_step_memory(config, rows, batches, tokens, device, **kept):
+    """ValueError with the estimate where `batches`, one after another, of `rows` x `tokens` do not fit."""
+    require_memory(activation_bytes(config, rows, tokens, **kept), f"a step of {rows} x {tokens:.0f} tokens", device,
+                   "lower --batch-size")
+    require_memory(24 * rows * batches * tokens, f"drawing {batches} batches of {rows}", "cpu",
+                   "lower --batch-size or --grad-accumulation")
+
+
+def require_device(device):
+    """ValueError where PyTorch finds no such device here."""
+    import torch
+
+    asked = torch.device(device)
+    count = {"cuda": torch.cuda.device_count, "mps": torch.backends.mps.is_available}.get(asked.type, lambda: 1)()
+    if (asked.index or 0) >= count:
+        raise ValueError(f"device {str(device)!r} is not present on this machine: use cpu, or one that `info` lists")
+
+
 def available_bytes(device="cpu"):
     """Bytes that can be had now: a GPU's, or the main memory's within a container's limit. None: unknown."""
     if str(device).startswith("cuda"):
@@ -100,15 +127,16 @@ def _windows():
     return status.free
 
 
-def require_memory(needed, what, device="cpu"):
+def require_memory(needed, what, device="cpu", way_out="close other programs, or choose a smaller model or --dtype"):
     """Refuse early what cannot fit; returns the sentence to print otherwise.
 
     Raises ValueError where `needed` bytes are more than there are, naming both and the ways out.
     """
+    require_device(device)
     free = available_bytes(device)
     if free is not None and needed > free:
         raise ValueError(f"{what} needs {needed / GIB:.2f} GiB and {free / GIB:.2f} GiB are free on {device}: "
-                         "close other programs, choose a smaller model, or a smaller dtype (--dtype bfloat16)")
+                         + way_out)
     beside = "" if free is None else f", {free / GIB:.1f} GiB free"
     return f"{what}: {needed / GIB:.2f} GiB{beside}"
 

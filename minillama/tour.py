@@ -243,8 +243,8 @@ def text_stage(road, paths):
     split = (text_files.split(text_files.read_documents(paths), say=road.say) if paths
              else stdlib_docs.train_and_held_out())
     path = road.out / "text_tokenizer.model"
-    texts = text_files.broken_up(split[0], [])
-    train_bpe(texts, TEXT_PIECES, hard_vocab_limit=False, progress=road.config.progress).save(path)
+    train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, max_line_bytes=1 << 23,
+              progress=road.config.progress).save(path)
     tokenizer = load_tokenizer(path)
     shape = road.config.text_shape(tokenizer.vocab_size)
     road.check_lengths(tokenizer, shape.max_seq_len)

@@ -143,7 +143,7 @@ def test_pretraining_from_a_model_that_was_killed_and_resumed_ends_with_the_same
     (("pretrain", "--text", "{text}", "--out", "x"), "", "give --tokenizer"),
     (("generate", "--model", "nowhere"), "", "nowhere"),
     (("generate", "--model", "{model}", "--temperature", "-1"), "", "temperature"),
-    (("generate", "--model", "{model}", "--top-p", "0"), "", "top_p"),
+    (("generate", "--model", "{model}", "--top-p", "0"), "", "--top-p"),
     (("generate", "--model", "{tokenizer}"), "", "{tokenizer}"),
     (("tokenizer", "encode", "--model", "nowhere"), '"a"\n', "nowhere"),
     (("tokenizer", "encode", "--model", "{model}/params.json"), '"a"\n', "params.json"),

@@ -24,8 +24,8 @@ def refused(capsys, *words):
     """The one line with which a command is refused."""
     capsys.readouterr()
     assert main(list(map(str, words))) == 2
-    line = capsys.readouterr().err.strip().split("\r")[-1]
-    assert line.startswith("minillama: error: ") and "\n" not in line
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("minillama: error: ")
     return line.removeprefix("minillama: error: ")
 
 
@@ -63,10 +63,13 @@ def test_of_one_file_the_end_is_held_out_and_told(tmp_path, vocabulary, capsys):
     assert f"of {len(LINES)} characters are held out" in capsys.readouterr().err
 
 
-def test_a_file_of_one_long_line_teaches_a_tokenizer_and_is_told(tmp_path, capsys):
+def test_lines_that_are_too_long_are_told_with_a_flag_that_takes_them_in(tmp_path, capsys):
     (tmp_path / "one.txt").write_text(LINES.replace("\n", " "))
-    (tmp_path / "many.txt").write_text(LINES)
-    assert learned(tmp_path, "one.txt", "one.model") == 0
-    assert "1 lines of more than 4192 bytes were broken up at spaces" in capsys.readouterr().err
-    assert learned(tmp_path, "many.txt", "many.model") == 0
-    assert (tmp_path / "one.model").read_bytes() == (tmp_path / "many.model").read_bytes(), "a break counts as a space"
+    assert "were skipped: break them up, or raise --max-line-bytes" in refused(
+        capsys, "tokenizer", "train", "--text", tmp_path / "one.txt", "--vocab-size", 330, "--out", tmp_path / "x")
+    assert main(["tokenizer", "train", "--text", str(tmp_path / "one.txt"), "--vocab-size", "330", "--out",
+                 str(tmp_path / "one.model"), "--max-line-bytes", "100000"]) == 0
+    (tmp_path / "two.txt").write_text(LINES + "long " * 1000)
+    capsys.readouterr()
+    assert learned(tmp_path, "two.txt", "two.model") == learned(tmp_path, "two.txt", "again.model") == 0
+    assert "4192 bytes were skipped: break them up, or raise --max-line-bytes\n" in capsys.readouterr().err

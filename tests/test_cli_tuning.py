@@ -84,10 +84,10 @@ def test_bad_records_stop_it_or_are_listed(model_folder, data, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (("--held-out-fraction", "2"), "held_out_fraction is 2.0"),
+    (("--held-out-fraction", "2"), "--held-out-fraction is 2.0: it must be a number"),
     (("--held-out-fraction", "0.00001"), "leave the held-out side of a file empty"),
     (("--max-length", "3"), "has an answer that begins within 3 tokens"),
-    (("--rank", "0"), "rank 0"),
+    (("--rank", "0"), "--rank is 0: it must be a whole number from 1"),
     (("--steps", "0"), "steps"),
     (("--data", "nowhere"), "nowhere"),
 ])

@@ -32,7 +32,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights".split(),
     "stepper check recording notebook book book_page".split(),
-    ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_simt cli_tokenizer cli_tuning "
+    ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_model cli_simt cli_tokenizer cli_tuning "
      "__main__").split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import

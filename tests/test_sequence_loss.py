@@ -15,7 +15,6 @@ from minillama.train.sequence_loss import (
     encode_segments,
     learned_tokens,
     sequence_loss,
-    token_log_probs,
     token_spans,
 )
 from minillama.train.templates import BOS, EOS, Segment, llama3_chat, question_answer, vicuna
@@ -200,18 +199,6 @@ def test_accumulated_sums_equal_one_batch():
     torch.testing.assert_close(ours, sequence_loss(logits[:3], LABELS[:3]), **EXACT)
 
 
-def test_token_log_probs_belong_to_the_token_they_predict():
-    logits, tokens = (normal(3, 5, 6), torch.randint(0, 6, (3, 5), generator=torch.Generator().manual_seed(1)))
-    for temperature in (1.0, 0.7):
-        ours = token_log_probs(logits, tokens, temperature)
-        for row in range(3):
-            scaled = (logits[row] / temperature).tolist()
-            wanted = [oracles.log_softmax(scaled[t])[tokens[row, t + 1]] for t in range(4)]
-            assert ours[row].tolist() == pytest.approx(wanted, rel=1e-12)
-    with pytest.raises(ValueError, match="temperature is 0"):
-        token_log_probs(logits, tokens, 0)
-
-
 def test_wrong_arguments_of_the_loss_are_named():
     for mean in ("tokens", "sequences"):
         with pytest.raises(ValueError, match="0/0"):
@@ -246,9 +233,5 @@ MUTANTS = [
     plant("losses_N.mean() if", "losses_N.sum() / len(learned_BT) if", LOOP),
     plant("at_least_fp32(logits_BTV[:, :-1][learned_BT])", "logits_BTV[:, :-1][learned_BT]",
           test_half_precision_logits_are_widened_before_the_softmax),
-    plant("logits_BTV[:, :-1]) / temperature", "logits_BTV[:, :-1])",
-          test_token_log_probs_belong_to_the_token_they_predict),
-    plant("tokens_BT[:, 1:], reduction", "tokens_BT[:, :-1], reduction",
-          test_token_log_probs_belong_to_the_token_they_predict),
 ]
 # fmt: on

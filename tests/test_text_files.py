@@ -8,7 +8,7 @@ import pytest
 from mutants import Mutant
 
 from minillama.corpus import text_files
-from minillama.corpus.text_files import broken_up, check_texts, normalised, read_documents, sides, split
+from minillama.corpus.text_files import check_texts, normalised, read_documents, sides, split
 
 
 def write(folder, files):
@@ -100,18 +100,6 @@ def test_texts_are_checked_to_their_end_and_there_must_be_some(tmp_path):
                           (tmp_path / "late.txt", "late.txt:10: byte 0xe9")):
         with pytest.raises(ValueError, match=message):
             check_texts([path])
-
-
-@pytest.mark.parametrize("line", ["word " * 2000, "天地 玄" * 900, "y" * 9000, "a" + " " * 9000 + "b"])
-def test_long_lines_are_broken_up_at_spaces_and_told(line):
-    text, told = f"short\n{line}\nend", []
-    broken, = broken_up([text], told, 400)
-    assert max(len(part.encode()) for part in broken.split("\n")) <= 400
-    assert len(told) == 1 and line.startswith(told[0])
-    assert "".join(broken.split()) == "".join(text.split())  # not a letter is lost
-    if "word" in line:
-        assert broken.split() == text.split()
-    assert list(broken_up(["a\nb " * 100], told, 400)) == ["a\nb " * 100]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])

@@ -9,7 +9,7 @@ from mutants import Mutant
 from torch.nn import functional as F
 
 from minillama.config import ModelConfig
-from minillama.peft.lora import LoRAConfig, add_lora, without_lora
+from minillama.peft.lora import LoRAConfig, add_lora, set_adapter
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
@@ -106,7 +106,8 @@ def test_with_lora_the_base_never_moves_and_there_is_no_second_copy():
     assert len(base) == 12 and len(run.reference.kept) == 2 * 7, "A and B of 7 layers"
     assert all(torch.equal(policy.get_parameter(name), p) for name, p in base.items())
     ids = torch.tensor([[1, 3, 4]])
-    with torch.no_grad(), without_lora(policy):
+    set_adapter(policy, None)
+    with torch.no_grad():
         assert torch.equal(policy(ids), a_model()(ids)), "without its adapters it is the model it began as"
 
 

@@ -92,7 +92,7 @@ def test_every_pair_is_read_once_an_epoch():
 
 
 def test_what_cannot_be_trained_on_is_named():
-    with pytest.raises(ValueError, match="7 pairs do not fill one batch of 8"):
+    with pytest.raises(ValueError, match="batch_size 8 is not filled once by 7 pairs"):
         trained(7)
     with pytest.raises(ValueError, match="30 tokens and the model reads 24.*begins 'x'"):
         encode_pairs([Pair("x", "a" * 27, "b")], Letters(), bare, 24)

@@ -84,7 +84,7 @@ def test_the_command_saves_stops_and_goes_on_to_the_same_files(model_folder, pai
     assert code == 143
     assert "interrupted: stopped after step 4 of " in err and f"saved in {tmp_path / 'out'}: --resume goes on" in err
     code, _, err = run(capsys, *words, tmp_path / "out", "--held-out-fraction", 0.2, "--resume")
-    assert code == 2 and "cannot resume: held_out_fraction is 0.2" in err and "use --held-out-fraction 0.1, or" in err
+    assert code == 2 and "cannot resume: --held-out-fraction is 0.2" in err and "use --held-out-fraction 0.1, or" in err
     assert run(capsys, *words, tmp_path / "out", "--resume")[0] == 0
     for name in ("consolidated.00.pth", "reward_head.pth", "params.json", "tokenizer.model"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -8,7 +8,6 @@ files are read line by line and a long file becomes several documents, cut at li
 import codecs
 import hashlib
 import os
-import re
 from pathlib import Path
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".js", ".html", ".css", ".json", ".csv", ".tex")
@@ -105,19 +104,6 @@ def _decoded(data, path, line, offset, final):
         place, why = error.start, error.reason
         what = f"byte 0x{data[place]:02x} at offset {{}} is not UTF-8 ({why}): convert the file first"
     raise ValueError(f"{path}:{line + data.count(10, 0, place)}: {what.format(offset + place)}")
-
-
-def broken_up(documents, told, longest=4192):
-    """The documents with lines of more than `longest` bytes, which `train_bpe` passes over, broken up at
-    spaces, or between characters where there is none. `told`, a list, gets the beginning of each."""
-    part = re.compile(rf"(.{{1,{longest // 4}}}(?= |$)|.{{{longest // 4}}}) ?")
-    for text in documents:
-        lines = text.split("\n")
-        for i, line in enumerate(lines):
-            if len(line) * 4 > longest and len(line.encode()) > longest:
-                told.append(line[:40])
-                lines[i] = part.sub(r"\1\n", line)
-        yield "\n".join(lines)
 
 
 def normalised(text):

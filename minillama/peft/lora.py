@@ -7,7 +7,6 @@ one is active at a time. The base may be fp32 to fp16, or quantized: NF4 with Lo
 2305.14314).
 """
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -179,20 +178,6 @@ def set_adapter(model, name):
         if layer.active is not None:
             layer.A[name].requires_grad_()
             layer.B[name].requires_grad_()
-
-
-@contextlib.contextmanager
-def without_lora(model):
-    """The base model for a while; then the adapter again."""
-    _refuse_merged(model)
-    active = {layer: layer.active for layer in lora_layers(model).values()}
-    try:
-        for layer in active:
-            layer.active = None
-        yield model
-    finally:
-        for layer, name in active.items():
-            layer.active = name
 
 
 def merge_lora(model, keep_base=True):

@@ -65,6 +65,9 @@ class PPOConfig:
         check_config(self)
         if self.batch_size % self.minibatches:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of {self.minibatches} minibatches")
+        if self.batch_size >= 5 * self.kl_horizon:  # beta changes by up to a fifth in so many answers: never below 0
+            raise ValueError(f"kl_horizon {self.kl_horizon} is too short for batch_size {self.batch_size}: from "
+                             f"{self.batch_size / 4:g} on")
 
 
 class PPO:
@@ -219,13 +222,18 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     return kept.history
 
 
+def check_mixing(config, text):
+    """ValueError where a weight for pretraining text stands without a text, or the other way round."""
+    if (text is None) != (config.pretraining_weight == 0):
+        raise ValueError(f"pretraining_weight is {config.pretraining_weight} {'without' if text is None else 'with'} "
+                         "a text to mix in: give both or neither")
+
+
 def pretraining_loss(policy, tokens, config):
     """other_loss(number of the update) for `PPO.advance`, or None where the weight is 0: the weighted mean
     cross-entropy of a batch of pretraining text, so that practice does not cost the model its other abilities (PPO-ptx,
     arXiv 2203.02155 eq. 2). Which batch depends on the seed and the number alone: a resumed run goes on bit for bit."""
-    if (tokens is None) != (config.pretraining_weight == 0):
-        raise ValueError(f"pretraining_weight is {config.pretraining_weight} {'without' if tokens is None else 'with'} "
-                         "a text to mix in: give both or neither")
+    check_mixing(config, tokens)
     if tokens is None:
         return None
     if tokens.vocab_size != policy.config.vocab_size:

@@ -24,7 +24,7 @@ class RewardConfig:
     epochs: int = number(1, 1, 1000)  # one: a second reading learns the labels' noise (2203.02155, app. C.2)
     batch_size: int = number(16, 1, MOST)  # pairs of one update
     max_lr: float = number(1e-3, 1e-12, 10)
-    warmup_steps: int = number(10, 0, MOST)
+    warmup_steps: int | None = number(None, 0, MOST)  # None: 10, fewer where there are not many more steps
     weight_decay: float = number(0.0, 0, 10)
     clip_norm: float = number(1.0, 1e-9, 1e9)
     checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
@@ -44,10 +44,7 @@ def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=questio
     `pretrain`, where of the settings `epochs` may differ.
     """
     encoded = encode_pairs(pairs, tokenizer, template, body.config.max_seq_len)
-    epoch = len(encoded) // config.batch_size
-    if not epoch:
-        raise ValueError(f"{len(pairs)} pairs do not fill one batch of {config.batch_size}: give more, or "
-                         "a smaller batch_size")
+    epoch = steps_of(config, len(pairs)) // config.epochs
     facts = {**(facts or {}), "pairs": crc_of_texts(pairs), "pair_tokens": crc_of_texts(encoded)}
     with own_random_state(config.seed, "cpu"):
         model = RewardModel(copy.deepcopy(body).requires_grad_(), body.config.dim)
@@ -65,7 +62,8 @@ class RewardRun(TrainingRun):
 
     def __init__(self, model, encoded, order, config, folder, facts):
         steps = len(order) // config.batch_size
-        rest = {"warmup_steps": min(config.warmup_steps, steps - 1), "steps": steps, "min_lr_ratio": 0.1,
+        warmup = min(10, steps - 1) if config.warmup_steps is None else config.warmup_steps
+        rest = {"warmup_steps": warmup, "steps": steps, "min_lr_ratio": 0.1,
                 "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "eval_every": 0}
         schedule = SimpleNamespace(**asdict(config) | rest)
         super().__init__(model, schedule, folder, {**facts, **settings_of(config)}, model.head.weight.device)
@@ -78,6 +76,16 @@ class RewardRun(TrainingRun):
         self.step_tokens = sum(len(side) for pair in batch for side in pair)
         self.measured = {"accuracy": pair_accuracy(chosen.detach(), rejected.detach())}
         yield preference_loss(chosen, rejected)
+
+
+def steps_of(config, pairs):
+    """How many updates so many pairs make; ValueError where there is none, or the warm-up is longer."""
+    steps = config.epochs * (pairs // config.batch_size)
+    if not steps:
+        raise ValueError(f"batch_size {config.batch_size} is not filled once by {pairs} pairs: lower it, or give more")
+    if config.warmup_steps is not None and config.warmup_steps >= steps:
+        raise ValueError(f"warmup_steps {config.warmup_steps} leave nothing of {pairs} pairs' {steps} steps: use fewer")
+    return steps
 
 
 def encode_pairs(pairs, tokenizer, template=question_answer, max_seq_len=None):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
 from minillama.checkpoint.convert import save_with_tokenizer
+from minillama.memory import require_device
 from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.held_out import held_out_loss
@@ -119,9 +120,11 @@ def _check_fit(model, train_tokens, held_out_tokens, config):
         if tokens.vocab_size != model.config.vocab_size:
             raise ValueError(f"{name} have a vocabulary of {tokens.vocab_size} pieces, the model one "
                              f"of {model.config.vocab_size}: build the model with the data's")
-    if config.seq_len > model.config.max_seq_len:
-        raise ValueError(f"seq_len {config.seq_len} is longer than the model's max_seq_len "
-                         f"{model.config.max_seq_len}")
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if not present.get(torch.device(config.device).type, lambda: True)():
-        raise ValueError(f"device {config.device!r} is not present on this machine: use device='cpu'")
+    check_shape(model.config, config)
+
+
+def check_shape(shape, config):
+    """ValueError where a model of that shape cannot be trained so: too long sequences, no such device."""
+    if config.seq_len > shape.max_seq_len:
+        raise ValueError(f"seq_len {config.seq_len} is longer than the model's max_seq_len {shape.max_seq_len}")
+    require_device(config.device)

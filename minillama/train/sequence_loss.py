@@ -207,18 +207,6 @@ def learned_tokens(labels_BT, document_ids_BT=None):
     return int((next_targets(labels_BT, document_ids_BT) != IGNORE).sum())
 
 
-def token_log_probs(logits_BTV, tokens_BT, temperature=1.0):
-    """log p of each token given those before it, (B, T - 1), at least fp32: column t is token t + 1.
-
-    temperature: the one the tokens were sampled with, or log-probabilities of another distribution come
-    out.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}: it must be positive (greedy choices have none)")
-    logits_BTV = at_least_fp32(logits_BTV[:, :-1]) / temperature
-    return -F.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
-
-
 @dataclass(frozen=True)
 class Chunk:
     """One row of a packed batch: tokens, labels and the number of the document each token comes
