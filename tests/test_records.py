@@ -201,7 +201,7 @@ MUTANTS = [
         test_a_bad_record_is_an_error_of_one_line_or_is_left_out_and_listed, *BAD[0], "json"))),
     plant('text.split("\\n")', "text.splitlines()",
           lambda: in_a_folder(test_three_forms_in_json_and_jsonl_are_the_same_records)),
-    plant("            skipped.append(message)\n", "            pass\n", lambda: in_a_folder(partial(
+    plant("            skipped.append(one_line(message))\n", "            pass\n", lambda: in_a_folder(partial(
         test_a_bad_record_is_an_error_of_one_line_or_is_left_out_and_listed, *BAD[0], "jsonl"))),
     plant("        unused.update(names)\n", "", lambda: in_a_folder(test_fields_that_are_not_used_are_counted)),
     plant("cut += len(whole.tokens) > max_length", "cut += len(whole.tokens) >= max_length",
