@@ -63,14 +63,17 @@ def _shortest(value):
 
 def _scaling(settings, factors, head_dim, theta, path):
     """llama.cpp stores what Llama 3.1's rule gives, not the rule: find the rule, and check that it gives the table."""
+    keys = {name: f"minillama.rope_scaling.{name}" for name in SCALING}
+    named = [key for key in keys.values() if key in settings]
+    if factors is None and named:
+        raise ValueError(f"{path}: {named[0]} is there, but {FREQUENCIES} is missing: convert the model again")
     if factors is None or head_dim % 2:
         return None
     if factors.shape != (head_dim // 2,):
         raise ValueError(f"{path}: {FREQUENCIES} has shape {list(factors.shape)}: expected [{head_dim // 2}]")
     table = factors.read().float()
-    if bool((table == 1).all()):
+    if bool((table == 1).all()) and not named:
         return None
-    keys = {name: f"minillama.rope_scaling.{name}" for name in SCALING}
     factor, low, high = (number(settings, keys[name], path, guess) for name, guess in
                          zip(SCALING, (float(table.max()), 1.0, 4.0), strict=False))
     scaling = RopeScaling(factor, low, high, whole(settings, keys["original_max_seq_len"], path, 8192))

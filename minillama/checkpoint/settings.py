@@ -56,15 +56,15 @@ def _fitting(settings, name, path, default, wanted, fits):
 
 def check_known(settings, path, form, **fixed):
     """ValueError with the name of the first setting that may change what is computed, by this form's table and by
-    `fixed`, {name: harmless values} that depend on the model. Null is harmless, and so is a list if all of it is."""
+    `fixed`, {name: harmless values} that depend on the model. A list of these, one for each layer, is harmless too."""
     table = KNOWN[form]
     ignored = (*table.get("obeyed", ()), *table.get("inert", ()))
-    fixed = dict.fromkeys(table.get("off", ()), [False, 0, {}]) | table.get("fixed", {}) | fixed
+    fixed = dict.fromkeys(table.get("off", ()), [False, 0, {}, []]) | table.get("fixed", {}) | fixed
     for name, value in settings.items():
         told = f"{path}: {one_line(name)[:80]} is"
         if name in fixed:
-            allowed, values = (None, *fixed[name]), value if isinstance(value, list) else [value]
-            if not all(any(_same(one, other) for other in allowed) for one in values):
+            allowed, by_layer = (None, *fixed[name]), isinstance(value, list) and name not in table.get("off", ())
+            if not all(any(_same(one, other) for other in allowed) for one in (value if by_layer else [value])):
                 raise ValueError(f"{told} {one_line(repr(value)[:80])}: LLaMA's is {' or '.join(map(repr, allowed))}")
         elif name not in ignored and not name.startswith(tuple(word for word in ignored if word.endswith("."))):
             raise ValueError(f"{told} not known here and may change what the model computes: remove it from the file "

@@ -2,9 +2,8 @@
 adapter_model.bin of its releases before 0.7, which is read and not written.
 
 With the adapter may go the tables at both ends, whole, as Chinese-LLaMA's second stage trains them: peft's
-modules_to_save. The files name layers as Hugging Face does and keep the rows of q and k in its order, B included,
-so that an adapter trained here loads there and the other way round. A third file, which peft does not read, says
-what base the adapter was learned over: on other bits it is another model.
+modules_to_save. Layers have Hugging Face's names, and the rows of q and k, B's too, its order: adapters load here and
+there. A third file, which peft does not read, says what base it was learned over: on other bits it is another model.
 """
 
 import json
@@ -12,13 +11,14 @@ import re
 import warnings
 from pathlib import Path
 
+import regex
 import torch
 
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.settings import check_known, read_settings
+from minillama.checkpoint.settings import check_known, number, read_settings, whole
 from minillama.claim import require_finished
 from minillama.files import atomic_write
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
@@ -34,8 +34,7 @@ def save_lora(folder, model, name="default", base_model=None):
     """Write the adapter `name` of a Transformer; base_model: a name of the base for the config file. An embedding table
     or head that requires a gradient is written whole, as modules_to_save.
 
-    ValueError if the adapter does not exist, or if its B are all zero: it was never trained, and a file
-    of it would load and change nothing.
+    ValueError if the adapter does not exist, or was never trained: its B are all zero, so it would change nothing.
     """
     layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.configs}
     if not layers:
@@ -80,14 +79,14 @@ def load_lora(folder, model, name="default"):
     """Add the adapter in `folder` to a Transformer under `name`, active; return the names of its layers. Tables that
     the file brings take the place of the model's own, and learn on like the adapter.
 
-    ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain
-    LoRA.
+    ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain LoRA.
     """
     require_finished(folder)
     config = _read_config(Path(folder) / CONFIG_FILE)
     tensors, path = _read_tensors(Path(folder))
     tables = _tables(tensors, config, model, path)
     pairs = _pairs(tensors, path)
+    _check_targets(config, pairs, Path(folder) / CONFIG_FILE)
     linears = dict(model.named_modules())
     for layer, pair in pairs.items():
         out_features, in_features = (getattr(linears.get(layer), f"{side}_features", None) for side in ("out", "in"))
@@ -95,7 +94,7 @@ def load_lora(folder, model, name="default"):
         if shapes != [(config["r"], in_features), (out_features, config["r"])]:
             raise ValueError(f"{path}: A and B of {layer} have shapes {shapes}, this model wants rank {config['r']} "
                              f"between {in_features} and {out_features} features: it was made for another base")
-    config = LoRAConfig(config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0), tuple(pairs))
+    config = LoRAConfig(config["r"], config["lora_alpha"], config["lora_dropout"], tuple(pairs))
     names = add_lora(model, config, name)
     with torch.no_grad():
         for layer, pair in pairs.items():
@@ -144,7 +143,8 @@ def _read_config(path):
     if not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: not a LoRA configuration: it needs peft_type 'LORA', r and lora_alpha")
     check_known(config, path, "adapter_config.json")
-    return config
+    return {**config, "r": whole(config, "r", path), "lora_alpha": number(config, "lora_alpha", path),
+            "lora_dropout": number(config, "lora_dropout", path) if config.get("lora_dropout") else 0.0}
 
 
 def _pairs(tensors, path):
@@ -160,6 +160,28 @@ def _pairs(tensors, path):
     if lonely or not pairs:
         raise ValueError(f"{path}: {f'{lonely} lack A or B' if lonely else 'holds no adapter'}: the file is incomplete")
     return pairs
+
+
+def _check_targets(config, layers, path):
+    """ValueError if a layer of the file is one that peft would leave out by target_modules or layers_to_transform."""
+    targets, numbers = config.get("target_modules"), config.get("layers_to_transform")
+    numbers = numbers if isinstance(numbers, list) or numbers is None else [numbers]
+    for name in map(to_hf, layers):
+        layer = re.search(r"layers\.(\d+)\.", name)
+        if not _is_target(name, targets) or (numbers and not (layer and int(layer[1]) in numbers)):
+            raise ValueError(f"{path}: target_modules or layers_to_transform leave out {name}, which the file beside "
+                             "it adapts: take both files from one training")
+
+
+def _is_target(name, targets):
+    """Whether peft adapts the layer: it ends in one of the names, or matches the pattern."""
+    if isinstance(targets, str) and targets != "all-linear":
+        try:
+            return regex.fullmatch(targets, name, timeout=2)  # a pattern from a file must not take for ever
+        except (regex.error, TimeoutError):
+            return False
+    return targets in (None, "all-linear") or (isinstance(targets, list) and any(
+        f".{name}".endswith(f".{target}") for target in targets))
 
 
 def _target_modules(model, layers):
