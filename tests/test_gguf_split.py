@@ -55,7 +55,7 @@ def test_missing_and_foreign_parts_are_named(tmp_path):
     first, second, third = cut(tmp_path, 3)
     good = {path: path.read_bytes() for path in (first, second, third)}
     other = cut(tmp_path, 3, "n", 1, part1={"llama.block_count": 3}, part2={"split.no": 1})
-    for path, content, message in ((second, None, "m-00002-of-00003.gguf is not beside it"),
+    for path, content, message in ((second, None, "missing beside it: m-00002-of-00003.gguf; fetch"),
                                    (second, other[1].read_bytes(), "llama.block_count is not as in m-00001-of-00003"),
                                    (third, other[2].read_bytes(), "inside that it is part 2 of 3"),
                                    (third, other[0].read_bytes(), "inside that it is part 1 of 3"),

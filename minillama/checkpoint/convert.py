@@ -1,6 +1,5 @@
 """From any form that is read to any that is written, a tensor at a time, with the tokenizer."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.llama2c import write_llama2c
 from minillama.checkpoint.meta import write_meta
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
+from minillama.checkpoint.settings import write_settings
 from minillama.files import atomic_folder, atomic_write, follow_link, require_absent, require_regular
 from minillama.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
@@ -119,5 +119,4 @@ def write_tokenizer(folder, tokenizer, as_json):
     settings = {name: tokenizer.id_to_piece(index) for name, index in ids.items() if index is not None}
     settings["tokenizer_class"] = "LlamaTokenizer" if is_sentencepiece else "PreTrainedTokenizerFast"
     if as_json or not (folder / "tokenizer.model").exists():  # a tokenizer.json does not name its ends
-        with atomic_write(folder / "tokenizer_config.json", "w") as file:
-            file.write(json.dumps(settings, indent=2) + "\n")
+        write_settings(folder / "tokenizer_config.json", settings)

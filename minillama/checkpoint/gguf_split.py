@@ -33,9 +33,9 @@ def read_gguf_parts(path):
             what = strange[0] if strange else f"tensor {next(iter(found.keys() & tensors.keys()))}"
             raise ValueError(f"{part}: {what[:80]} is not as in {paths[0].name}: part of another model")
         found |= tensors
-    wanted = _count(whole, "split.tensors.count", path, 2**31) if "split.tensors.count" in whole else len(found)
+    wanted = whole.get("split.tensors.count", len(found))
     if len(found) != wanted:
-        raise ValueError(f"{path}: {len(found)} tensors in {len(paths)} parts, split.tensors.count is {wanted}")
+        raise ValueError(f"{path}: {len(found)} tensors in {len(paths)} parts, split.tensors.count is {wanted!r:.40}")
     return whole, found
 
 
@@ -55,7 +55,6 @@ def _part_paths(path, count):
     paths = [path.with_name(f"{name[1]}-{place:05}-of-{count:05}.gguf") for place in range(1, count + 1)]
     missing = [part.name for part in paths if not part.is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ValueError(f"{path}: a model split into {count} files, of which {missing[0]}{more} "
-                         "is not beside it: fetch the missing ones too")
+        raise ValueError(f"{path}: split into {count} files; missing beside it: {', '.join(missing[:3])}"
+                         f"{' ...' * (len(missing) > 3)}; fetch them too")
     return paths

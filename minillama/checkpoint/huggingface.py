@@ -5,7 +5,6 @@ wq and wk change their row order on the way (see `names`). Settings are read as 
 both read. Source: https://github.com/huggingface/transformers, models/llama/configuration_llama.py.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,10 +12,9 @@ import torch
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole
+from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole, write_settings
 from minillama.checkpoint.weights import Weights, expected_shapes, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling
-from minillama.files import atomic_write
 
 MODEL_TYPES = ("llama", "mistral")  # Mistral 7B is the same network where its sliding window is off
 MAX_SHARDS = 1000
@@ -100,9 +98,9 @@ def write_huggingface(folder, weights):
         write_safetensors(folder / file, tensors, {"format": "pt"})
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_settings(folder / "model.safetensors.index.json", index)
     dtype = weights.tensors["tok_embeddings.weight"].dtype
-    _write_json(folder / "config.json", config_to_hf(config, dtype))
+    write_settings(folder / "config.json", config_to_hf(config, dtype))
 
 
 def _shards(weights):
@@ -177,8 +175,3 @@ def _scaling(rope, path):
     check_known(rope, path, "RoPE of config.json, llama3")
     factors = (number(rope, name, path) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     return RopeScaling(*factors, whole(rope, "original_max_position_embeddings", path))
-
-
-def _write_json(path, content):
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")

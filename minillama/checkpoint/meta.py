@@ -7,7 +7,6 @@ copied. The embedding was split by columns in Llama 1 and 2 and by rows in Llama
 Source: meta-llama/llama, llama/model.py; meta-llama/llama-models, models/llama3/model.py.
 """
 
-import json
 import math
 import mmap
 import re
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint.pth import read_pth
-from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole
+from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole, write_settings
 from minillama.checkpoint.weights import Stored, Weights, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
 from minillama.files import atomic_write, name_errors, reserve
@@ -150,8 +149,7 @@ def write_meta(folder, weights, tokenizer_path=None):
     if tokenizer_path is not None:
         with open(tokenizer_path, "rb") as source, atomic_write(folder / "tokenizer.model") as file:
             shutil.copyfileobj(source, file)
-    with atomic_write(folder / "params.json", "w") as file:
-        file.write(json.dumps(params_of(weights.config), indent=2) + "\n")
+    write_settings(folder / "params.json", params_of(weights.config))
 
 
 def _room_for(tensors, folder):

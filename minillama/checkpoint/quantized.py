@@ -8,7 +8,6 @@ the quantized model: `layers.0.attention.wq.codes`, `.absmax`, ... , and `.layou
 read. All linear layers but the output head are in few bits; the embedding, the head and the norms stay as they are.
 """
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,8 @@ import torch
 
 from minillama.checkpoint.meta import config_from_params, params_of
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors_stream
-from minillama.checkpoint.settings import flag, number, read_settings, whole
+from minillama.checkpoint.settings import flag, number, read_settings, whole, write_settings
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
-from minillama.files import atomic_write
 from minillama.quant.quantize_linears import KINDS
 
 TENSOR_FILE = "quantized.safetensors"
@@ -70,8 +68,7 @@ def write_quantized(folder, weights):
             planned[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     write_safetensors_stream(Path(folder) / TENSOR_FILE, planned, _parts(weights))
     params = params_of(weights.config) | {"quantization": settings_to_json(weights.quantization)}
-    with atomic_write(Path(folder) / "params.json", "w") as file:
-        file.write(json.dumps(params, indent=2) + "\n")
+    write_settings(Path(folder) / "params.json", params)
 
 
 def _parts(weights):

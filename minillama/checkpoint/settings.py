@@ -8,6 +8,7 @@ import json
 import math
 from pathlib import Path
 
+from minillama.files import atomic_write
 from minillama.snapshot import opened
 from minillama.terminal import one_line
 
@@ -26,6 +27,12 @@ def read_settings(path, limit=MAX_SETTINGS_BYTES):
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected a JSON object of at most {limit} bytes")
     return settings
+
+
+def write_settings(path, settings):
+    """Write a JSON object; the file appears whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(settings, indent=2) + "\n")
 
 
 def whole(settings, name, path, default=None):

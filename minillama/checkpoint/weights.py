@@ -4,6 +4,7 @@ Every reader of a file form returns a `Weights`, every writer takes one, and `bu
 `Transformer`. So a model larger than the memory can pass from one form to another, a tensor at a time.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,11 +106,7 @@ def check_tensors(weights):
 
 def common_dtype(weights):
     """The narrowest dtype that holds every tensor of the file exactly."""
-    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
-    dtype = dtypes.pop()
-    for other in dtypes:
-        dtype = torch.promote_types(dtype, other)
-    return dtype
+    return functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.tensors.values()})
 
 
 def build_model(weights, device="cpu", dtype=None, spend=False):

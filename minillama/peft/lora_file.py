@@ -6,7 +6,6 @@ modules_to_save. Layers have Hugging Face's names, and the rows of q and k, B's 
 there. A third file, which peft does not read, says what base it was learned over: on other bits it is another model.
 """
 
-import json
 import re
 import warnings
 from pathlib import Path
@@ -18,9 +17,8 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.settings import check_known, number, read_settings, whole
+from minillama.checkpoint.settings import check_known, number, read_settings, whole, write_settings
 from minillama.claim import require_finished
-from minillama.files import atomic_write
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantization_of
 
@@ -57,11 +55,10 @@ def save_lora(folder, model, name="default", base_model=None):
               "modules_to_save": tables or None}
     (Path(folder) / CONFIG_FILE).unlink(missing_ok=True)  # written last: with it the folder is an adapter
     base = quantization_of(model)
-    with atomic_write(Path(folder) / BASE_FILE, "w") as file:
-        json.dump({"model": base_model, "quantization": base and settings_to_json(base)}, file, indent=2)
+    of_base = {"model": base_model, "quantization": base and settings_to_json(base)}
+    write_settings(Path(folder) / BASE_FILE, of_base)
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
-    with atomic_write(Path(folder) / CONFIG_FILE, "w") as file:
-        json.dump(fields, file, indent=2)
+    write_settings(Path(folder) / CONFIG_FILE, fields)
 
 
 def learned_over(folder):
