@@ -77,7 +77,7 @@ def run_tests(words):
         os.environ.update(CAPS[words[at + 1]])
         del words[at:at + 2]
         marks = ["-m", "numeric" if marks else "numeric and not long"]
-    return call(PYTHON, "-m", "pytest", *marks, *side_by_side(words), *words, cwd=ROOT)
+    return call(PYTHON, "-m", "pytest", *(marks + side_by_side(words) + words), cwd=ROOT)
 
 
 def benchmarks():

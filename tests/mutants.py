@@ -12,7 +12,8 @@ import types
 from dataclasses import dataclass
 from typing import Callable
 
-WRITTEN_BY_HAND = ("__post_init__", "__init__", "__call__", "__mul__", "__add__", "__sub__", "__matmul__")
+WRITTEN_BY_HAND = ("__post_init__", "__init__", "__call__", "__mul__", "__add__", "__sub__", "__matmul__",
+                   "__contains__")
 
 
 @dataclass(frozen=True)

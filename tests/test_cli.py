@@ -208,10 +208,9 @@ class Silent:
 MUTANTS = [
     Mutant("minillama.cli", "model or Transformer(shape)", "Transformer(shape)",
            lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
-    Mutant("minillama.cli", "        if given:\n            write_tokenizer",
-           "        if False:\n            write_tokenizer",
+    Mutant("minillama.cli", "tokenizer=tokenizer if given else None", "tokenizer=None",
            lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
-    Mutant("minillama.cli", "        return 130\n", "        return 1\n",
+    Mutant("minillama.cli", "return 128 + getattr(", "return 127 + getattr(",
            lambda: _patched(test_ctrl_c_is_130_and_a_missing_command_is_2)),
 ]
 

@@ -53,5 +53,5 @@ def test_a_command_runs_what_it_was_given_and_devices_are_the_three():
 MUTANTS = [
     Mutant("minillama.flags", "if kind is bool:", "if False:", test_every_kind_of_field_has_its_flag),
     Mutant("minillama.flags", "isinstance(kind, types.UnionType)", "False", test_every_kind_of_field_has_its_flag),
-    Mutant("minillama.flags", "default=field.default, help=", "default=None, help=", test_no_flags_give_the_defaults),
+    Mutant("minillama.flags", "default=field.default,\n", "default=None,\n", test_no_flags_give_the_defaults),
 ]

@@ -139,7 +139,7 @@ def test_drawing_does_not_touch_the_callers_random_numbers():
 
 def test_the_repetition_penalty_knows_the_prompt_and_what_was_said():
     model, prompt = lively_model(), [1, 2, 3]
-    never_again = Sampling(temperature=0.0, repetition_penalty=1e9)  # any seen token falls to 0 or far below
+    never_again = Sampling(temperature=0.0, repetition_penalty=1e3)  # any seen token falls to 0 or far below
     ids = column(generate_tokens(model, [prompt, [4]], 30, never_again))
     assert len(set(ids + prompt)) == 33
     assert column(generate_tokens(model, [prompt], 30, never_again)) == ids, "padding was not said"

@@ -291,6 +291,4 @@ MUTANTS = [
     Mutant(LORA, "    model.requires_grad_(False)\n", "", test_only_the_active_adapter_is_trained),
     Mutant(LORA, "layer.active = name if name in layer.configs else None", "layer.active = name or layer.active",
            test_adapters_take_turns_and_the_base_comes_back),
-    Mutant(LORA, "            layer.active = None", "            pass",
-           test_adapters_take_turns_and_the_base_comes_back),
 ]
