@@ -203,7 +203,7 @@ def run_pretrain(arguments):
                  tokenizer=tokenizer if given else None)
         if not leads():
             return
-    print(f"{arguments.out}: trained; try `generate --model {arguments.out}`", file=sys.stderr)
+    print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
 
 def run_generate(arguments):

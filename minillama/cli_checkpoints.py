@@ -6,7 +6,7 @@ import sys
 from minillama.bounds import Range
 from minillama.claim import claims
 from minillama.files import require_absent
-from minillama.flags import add_number, command
+from minillama.flags import add_number, command, typed
 from minillama.terminal import visible
 
 
@@ -58,7 +58,8 @@ def run_convert(arguments):
     from minillama.checkpoint.convert import convert
 
     convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
-    print(f"{arguments.target}: written; try `parity {arguments.target} --against {arguments.source}`", file=sys.stderr)
+    step = typed("parity", arguments.target, "--against", arguments.source)
+    print(f"{arguments.target}: written; try {step}", file=sys.stderr)
 
 
 @claims("quantize", "source")
@@ -75,7 +76,8 @@ def run_quantize(arguments):
         settings = {"fit_scales": True} | settings
     quantize(arguments.source, arguments.target, "nf4" if arguments.nf4 else "int8", arguments.dtype, progress=True,
              **settings)
-    print(f"{describe_checkpoint(arguments.target)}\ntry `generate --model {arguments.target}`", file=sys.stderr)
+    step = typed("generate", "--model", arguments.target)
+    print(f"{describe_checkpoint(arguments.target)}\ntry {step}", file=sys.stderr)
 
 
 def run_parity(arguments):

@@ -10,7 +10,7 @@ from pathlib import Path
 from minillama.bounds import MOST, Range, range_of
 from minillama.claim import claims
 from minillama.cli_model import loaded, opened
-from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags
+from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags, typed
 
 
 def templates():
@@ -88,8 +88,10 @@ def run_reward(arguments):
     with torch.no_grad():
         reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
     save_reward(arguments.out, reward_model, tokenizer)
-    print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try "
-          f"`ppo --model {arguments.model} --reward {arguments.out} --prompts {arguments.pairs}`", file=sys.stderr)
+    step = typed("ppo", "--model", arguments.model, "--reward", arguments.out, "--prompts", arguments.pairs,
+                 "--template", arguments.template, "--out", f"{Path(arguments.out)}-ppo")
+    print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try {step}",
+          file=sys.stderr)
 
 
 @claims("ppo", "model", "reward", "prompts", run=True)

@@ -4,7 +4,7 @@ import sys
 
 from minillama.claim import claims
 from minillama.cli_model import in_words, loaded
-from minillama.flags import add_device, command
+from minillama.flags import add_device, command, typed
 
 
 def add_merge(commands):
@@ -45,7 +45,7 @@ def run_merge(arguments):
               f"move by {moved(model, *measured):.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
     with atomic_folder(arguments.out) as folder:
         save_with_tokenizer(folder, model, tokenizer)
-    print(f"{arguments.out}: merged; try `generate --model {arguments.out}`", file=sys.stderr)
+    print(f"{arguments.out}: merged; try {typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
 
 def learned_predictions(arguments):

@@ -107,10 +107,10 @@ def run_sft(arguments):
             return
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
-    words = f"--model {out}" if arguments.method in WHOLE else f"--model {arguments.model} --adapter {out}"
-    words += " --load-4bit" if arguments.load_4bit else " --load-8bit" if arguments.load_8bit else ""
+    words = ["--model", out] if arguments.method in WHOLE else ["--model", arguments.model, "--adapter", out]
+    words += ["--load-4bit"] if arguments.load_4bit else ["--load-8bit"] if arguments.load_8bit else []
     print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "
-          f"`chat {words} --template {template}`", file=sys.stderr)
+          f"{flags.typed('chat', *words, '--template', template)}", file=sys.stderr)
 
 
 def read_and_split(arguments):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import shlex
 import types
 import typing
 
@@ -67,6 +68,11 @@ def spelled_as_flags(message, arguments):
 def as_flag(name):
     """The flag of a field: warmup_steps -> --warmup-steps."""
     return "--" + name.replace("_", "-")
+
+
+def typed(*words):
+    """A command as it would be typed, in backquotes."""
+    return f"`{shlex.join(map(str, words))}`"
 
 
 def add_kernels_flag(parser, default="torch"):

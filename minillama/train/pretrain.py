@@ -35,7 +35,7 @@ class PretrainConfig:
     batch_size: int = number(8, 1, MOST)  # sequences in memory at once
     seq_len: int = number(96, 1, MOST)  # tokens of a sequence
     grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
-    max_lr: float = number(4e-3, 0, 10)
+    max_lr: float = number(4e-3, 1e-12, 10)
     min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
     warmup_steps: int = number(30, 0, MOST)
     weight_decay: float = number(0.1, 0, 10)  # per unit of learning rate

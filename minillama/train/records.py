@@ -250,7 +250,8 @@ def encode_records(records, template, tokenizer, max_length):
         cut += len(whole.tokens) > max_length
         sequences.append(sequence)
     if not sequences:
-        raise ValueError(f"none of {left_out} records has an answer that begins within {max_length} tokens")
+        raise ValueError(f"none of {left_out} records has an answer that begins within {max_length} tokens: "
+                         "raise max_length, or choose a model of a longer context")
     return Encoded(sequences, cut, left_out)
 
 

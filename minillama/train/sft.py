@@ -29,7 +29,7 @@ class SftConfig:
     steps: int = number(150, 1, MOST)  # optimizer updates
     batch_size: int = number(16, 1, MOST)  # rows in memory at once: sequences, or chunks of packed ones
     grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
-    max_lr: float = number(2e-3, 0, 10)
+    max_lr: float = number(2e-3, 1e-12, 10)
     min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
     warmup_steps: int = number(10, 0, MOST)
     weight_decay: float = number(0.0, 0, 10)  # per unit of learning rate; adapters and short runs need none
