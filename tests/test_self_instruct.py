@@ -6,17 +6,15 @@ from itertools import combinations
 
 import pytest
 from mutants import Mutant
+from procedural_teacher import MISHAPS, procedural_teacher, seed_tasks
 
 from minillama.train import self_instruct as module
 from minillama.train.self_instruct import (
-    MISHAPS,
     FilterRules,
     InstructionFilter,
     bits_of,
     common_length,
-    procedural_teacher,
     rouge_l,
-    seed_tasks,
     self_instruct,
     words_of,
 )
