@@ -120,6 +120,23 @@ def test_pickled_weights_of_old_releases_are_read(tmp_path):
     assert_same_weights(model, copy)
 
 
+def test_of_several_forms_the_one_that_transformers_takes_is_read_and_said(tmp_path):
+    model, other = model_of(GROUPED), model_of(GROUPED, seed=1)
+    write_huggingface(tmp_path, from_model(other))
+    (tmp_path / "model.safetensors").rename(tmp_path / "stale.safetensors")
+    names = dict.fromkeys(read_safetensors(tmp_path / "stale.safetensors"), "stale.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    torch.save({name: tensor.clone() for name, tensor in read_safetensors(tmp_path / "stale.safetensors").items()},
+               tmp_path / "pytorch_model.bin")
+    write_huggingface(tmp_path, from_model(model))
+    with pytest.warns(UserWarning, match="model.safetensors is read, not model.safetensors.index.json or pytorch_mod"):
+        assert_same_weights(model, load_model(tmp_path)[0])
+    if importlib.util.find_spec("transformers"):
+        tokens = torch.arange(61)[None]
+        with torch.no_grad():
+            assert_same_logits(model(tokens), logits_of_transformers(tmp_path, tokens))
+
+
 def test_an_index_that_lies_gets_one_clear_line(tmp_path):
     model = model_of(GROUPED)
     write_huggingface(tmp_path, from_model(model))

@@ -10,7 +10,10 @@ from checkpoints import assert_same_weights, in_a_folder, model_of
 from mutants import Mutant
 
 from minillama.checkpoint import load_model, save_model
+from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.meta import _scaling, params_of
+from minillama.checkpoint.safetensors import write_safetensors
+from minillama.checkpoint.weights import from_model
 from minillama.config import PRESETS, ModelConfig, RopeScaling, hidden_dim_rule, preset
 from minillama.transformer import Transformer
 
@@ -140,7 +143,7 @@ def test_a_setting_of_params_json_is_known_or_refused_by_its_name(tmp_path):
     path.write_text(json.dumps({**params, "sliding_window": None, "moe": None, "quantization_args": None}))
     assert load_model(tmp_path)[0].config == ODD
     for name, value in (("surprise", 1), ("sliding_window", 4096), ("moe", {"num_experts": 8}), ("use_qk_norm", True),
-                        ("quantization_args", {"group_size": 32}), ("lora_args", {"rank": 16}), ("head_dim", 0),
+                        ("lora_args", {"rank": 16}), ("head_dim", 0),
                         ("ffn_dim_multiplier", 0), ("hidden_dim", "8"), ("rope_scaling", {"factor": 8.0, "beta": 1})):
         path.write_text(json.dumps({**params, name: value}))
         with pytest.raises(ValueError, match=rf"params.json: {name}(: beta)? is "):
@@ -151,6 +154,22 @@ def test_a_setting_of_params_json_is_known_or_refused_by_its_name(tmp_path):
     path.write_text(json.dumps({**params, "tie_embeddings": True}))
     with pytest.warns(UserWarning, match="params.json ties the output head .* that head is used"):
         assert load_model(tmp_path)[0].config == ODD
+
+
+def test_mistrals_folder_with_one_safetensors_is_read_and_its_other_form_is_preferred(tmp_path):
+    config = replace(ODD, rope_scaling=None, max_seq_len=4096, norm_eps=1e-5)
+    model = model_of(config)
+    params = {name: getattr(config, name) for name in ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads",
+                                                       "n_kv_heads", "norm_eps", "vocab_size")}
+    (tmp_path / "params.json").write_text(json.dumps(params | {"rope_theta": 1e4}))
+    write_safetensors(tmp_path / "consolidated.safetensors", model.state_dict())
+    copy = load_model(tmp_path)[0]
+    assert copy.config == replace(config, rope_theta=1e4)
+    assert_same_weights(model, copy)
+    write_huggingface(tmp_path, from_model(model_of(replace(config, max_seq_len=77), seed=1)))
+    assert load_model(tmp_path)[0].config.max_seq_len == 77  # config.json says it, params.json cannot
+    save_model(tmp_path, model)
+    assert_same_weights(model, load_model(tmp_path)[0])
 
 
 def test_llama_3_2_gets_its_published_scaling_and_a_note():

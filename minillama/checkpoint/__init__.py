@@ -35,9 +35,9 @@ def open_weights(path):
 
 def _reader(path):
     if path.is_dir():
-        for name, read in ((TENSOR_FILE, read_quantized), ("params.json", read_meta),
-                           ("config.json", read_huggingface)):
-            if (path / name).is_file():
+        for name, read in ((TENSOR_FILE, read_quantized), ("consolidated.*.pth", read_meta),
+                           ("config.json", read_huggingface), ("params.json", read_meta)):  # Mistral has both
+            if any(path.glob(name)):
                 return read
         require_finished(path)
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from minillama.checkpoint.foreign_quantization import refuse_quantized
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
@@ -17,6 +18,7 @@ from minillama.checkpoint.weights import Weights, expected_shapes, keep_head, st
 from minillama.config import ModelConfig, RopeScaling
 
 MODEL_TYPES = ("llama", "mistral")  # Mistral 7B is the same network where its sliding window is off
+SINGLES = (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pth))
 MAX_SHARDS = 1000
 SHARD_BYTES = 2**31  # what is held in memory while one file is written
 DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -25,9 +27,13 @@ DTYPE_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat1
 def read_huggingface(folder):
     """The `Weights` in a folder of Hugging Face's form, mapped and not loaded. ValueError if damaged or no LLaMA."""
     folder = Path(folder)
-    config = config_from_hf(read_settings(folder / "config.json"), folder / "config.json")
+    settings = read_settings(folder / "config.json")
+    refuse_quantized(folder / "config.json", settings, {})
+    given, notes = _read_tensors(folder)
+    refuse_quantized(folder, {}, given)
+    config = config_from_hf(settings, folder / "config.json")
     heads, tensors = (config.n_heads, config.n_kv_heads), {}
-    for hf_name, tensor in _read_tensors(folder).items():
+    for hf_name, tensor in given.items():
         if hf_name.endswith("rotary_emb.inv_freq"):
             continue  # computed, not learned
         try:
@@ -37,8 +43,8 @@ def read_huggingface(folder):
         turned = name.endswith((".wq.weight", ".wk.weight"))
         change = (lambda rows, name=name: rows_to_meta(name, rows, *heads)) if turned else None
         tensors[name] = stored(tensor, change)
-    config, notes = keep_head(config, tensors, folder / "config.json")
-    return Weights(config, tensors, folder, notes=notes)
+    config, told = keep_head(config, tensors, folder / "config.json")
+    return Weights(config, tensors, folder, notes=notes + told)
 
 
 def config_from_hf(settings, path="config.json"):
@@ -117,14 +123,15 @@ def _shards(weights):
 
 
 def _read_tensors(folder):
-    """{Hugging Face name: mapped tensor} of the whole folder."""
-    for single, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pth)):
-        if (folder / single).is_file():
-            return read(folder / single)
-        if (folder / f"{single}.index.json").is_file():
-            return _read_indexed(folder / f"{single}.index.json", read)
-    raise ValueError(f"{folder}: config.json is there but neither model.safetensors nor pytorch_model.bin, nor an "
-                     "index of either: fetch the weights too")
+    """({Hugging Face name: mapped tensor} of the whole folder, notes): of several forms, the one transformers takes."""
+    forms = [(folder / f"{single}{index}", read) for single, read in SINGLES for index in ("", ".index.json")]
+    found = [(path, read) for path, read in forms if path.is_file()]
+    if not found:
+        raise ValueError(f"{folder}: config.json is there but neither model.safetensors nor pytorch_model.bin, nor an "
+                         "index of either: fetch the weights too")
+    (path, read), others = found[0], [path.name for path, _ in found[1:]]
+    notes = [f"{folder}: {path.name} is read, not {' or '.join(others)} beside it"] if others else []
+    return (_read_indexed(path, read) if path.suffix == ".json" else read(path)), notes
 
 
 def _read_indexed(path, read):

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
+from minillama.checkpoint.foreign_quantization import refuse_quantized
 from minillama.checkpoint.pth import read_pth
+from minillama.checkpoint.safetensors import read_safetensors
 from minillama.checkpoint.settings import check_known, flag, number, read_settings, whole, write_settings
 from minillama.checkpoint.weights import Stored, Weights, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
@@ -31,12 +33,14 @@ LLAMA_3_2 = {(2048, 16), (3072, 28)}  # dim, n_layers of 1B and 3B: scaling fact
 def read_meta(folder):
     """The `Weights` in a folder of Meta's form, 1 to 16 shards, mapped, not loaded. ValueError if damaged."""
     folder = Path(folder)
-    paths = sorted(folder.glob("consolidated.*.pth"))
+    paths = sorted(folder.glob("consolidated.*.pth")) or sorted(folder.glob("consolidated.safetensors"))  # Mistral's
     if not 1 <= len(paths) <= MAX_SHARDS:
-        raise ValueError(f"{folder}: {len(paths)} files consolidated.NN.pth: expected 1 to {MAX_SHARDS}")
+        raise ValueError(f"{folder}: {len(paths)} files consolidated.NN.pth: expected 1 to {MAX_SHARDS}, or one "
+                         "consolidated.safetensors")
     params_path = folder / "params.json"
     params = read_settings(params_path)
-    shards = [read_pth(path) for path in paths]
+    shards = [(read_safetensors if path.suffix == ".safetensors" else read_pth)(path) for path in paths]
+    refuse_quantized(folder, {"quantization_args": params.get("quantization_args")}, shards[0])
     for path, shard in zip(paths, shards, strict=True):
         shard.pop("rope.freqs", None)  # a table that old files carry; it is computed here
         if shard.keys() != shards[0].keys():

@@ -140,7 +140,8 @@ def _check_tiling(header, data_bytes, path):
             raise ValueError(f"{path}: {name} must have exactly dtype, shape and data_offsets, "
                              f"not {entry!r:.200}")
         if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']!r:.50}; known are {list(DTYPES)}")
+            raise ValueError(f"{path}: {name} has dtype {entry['dtype']!r:.50}; known are {list(DTYPES)}: "
+                             "a quantized checkpoint, or damaged")
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not _counts(shape) or len(shape) > 64 or math.prod(filter(None, shape)) >= 2**60:
             raise ValueError(f"{path}: {name} has shape {shape!r:.200}; allowed are up to 64 sizes >= 0")

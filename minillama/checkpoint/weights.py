@@ -99,8 +99,8 @@ def check_tensors(weights):
         if tensors[name].shape != shape:
             raise ValueError(f"{source}: {name} has shape {list(tensors[name].shape)}, but the settings "
                              f"beside it ask for {list(shape)}")
-        if not tensors[name].dtype.is_floating_point:
-            raise ValueError(f"{source}: {name} is {tensors[name].dtype}: expected floating-point weights")
+        if not tensors[name].dtype.is_floating_point or tensors[name].dtype.itemsize == 1:
+            raise ValueError(f"{source}: {name} is {tensors[name].dtype}: expected 16-bit floats or wider")
     return weights
 
 
