@@ -66,7 +66,8 @@ def test_nothing_is_read_before_everything_is_checked():
 WEIGHTS = "minillama.checkpoint.weights"
 MUTANTS = [
     Mutant(WEIGHTS, "if tensors[name].shape != shape:", "if False:", test_every_tensor_is_there_once_in_its_shape),
-    Mutant(WEIGHTS, "dtype = torch.promote_types(dtype, other)", "pass",
+    Mutant(WEIGHTS, "functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.tensors.values()})",
+           "next(iter(weights.tensors.values())).dtype",
            test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost),
     Mutant(WEIGHTS, '"attention.wk": (kv, D)', '"attention.wk": (q, D)', test_expected_shapes_are_those_of_the_model),
 ]
