@@ -50,9 +50,7 @@ def main(argv):
     with bootstrap.one_at_a_time():
         bootstrap.set_up(for_tests=verb in ("test", "mutate"))
     if verb == "test":
-        long = ["-m", ""] if "--all" in rest else []
-        words = [word for word in rest if word != "--all"]
-        return call(PYTHON, "-m", "pytest", *(long + side_by_side(words) + words), cwd=ROOT)
+        return run_tests(rest)
     if verb == "book" and "--markdown" in rest:
         return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "bench":
