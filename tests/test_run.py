@@ -45,6 +45,7 @@ def test_tests_share_the_cores_where_there_are_some(cores, extra, flags, monkeyp
 def test_a_cap_is_set_for_the_numeric_tests_alone_and_an_unknown_one_is_refused(monkeypatch, capsys):
     """Every name in NUMERIC is a file: one that was renamed would run under no cap, unnoticed."""
     called = []
+    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests: None)
     monkeypatch.setattr(run, "side_by_side", lambda words: words)
     monkeypatch.setattr(run, "call", lambda *command, cwd=None: called.append(command[3:]) or 0)
     for name, capability in (("avx2", "avx2"), ("sse", "default")):
@@ -52,10 +53,10 @@ def test_a_cap_is_set_for_the_numeric_tests_alone_and_an_unknown_one_is_refused(
         with monkeypatch.context() as patch:
             for variable in run.CAPS[name]:
                 patch.setenv(variable, "")
-            assert run.run_tests(["--cap", name]) == 0
+            assert run.main(["test", "--cap", name]) == 0
             assert os.environ["ATEN_CPU_CAPABILITY"] == capability
     assert called == [("-m", "numeric and not long")] * 2
-    assert run.run_tests(["--cap", "avx1024"]) == run.run_tests(["--cap"]) == 2
+    assert run.main(["test", "--cap", "avx1024"]) == run.main(["test", "--cap"]) == 2
     assert "--cap what? There are: avx2, sse" in capsys.readouterr().out and len(called) == 2
     assert not [name for name in NUMERIC if not (run.ROOT / "tests" / f"test_{name}.py").is_file()]
 
