@@ -126,7 +126,7 @@ def examine(stage):
 examine("untrained")
 whole = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
 whole = [Sequence(tokens, tokens) for tokens in whole]  # input and target: the same
-config = SftConfig(steps=120, max_lr=5e-3, eval_every=0)
+config = SftConfig(steps=160, max_lr=5e-3, eval_every=0)
 losses = fine_tune(model, whole, whole[:64], config, progress=False)
 examine("pretrained")
 # %% [markdown] tune
@@ -139,7 +139,7 @@ examine("pretrained")
 # knows is there already, it only learns how to show it.
 # %% tune_it
 pairs = [encode_segments(question_answer(*post), tokenizer) for post in posts[:1000]]
-config = SftConfig(steps=60, max_lr=3e-3, eval_every=0)
+config = SftConfig(steps=80, max_lr=3e-3, eval_every=0)
 tuned = fine_tune(model, pairs, pairs[:64], config, progress=False)
 examine("fine-tuned")
 for name, history in (("pretraining", losses), ("fine-tuning", tuned)):
@@ -177,7 +177,8 @@ prompts = [form.tokens for form in forms]
 rollout = sample_answers(model, prompts, tokenizer.eos_id, 40)
 with torch.no_grad():
     judge.normalise(judge(rollout.tokens_BT, rollout.mask_BT))  # mean 0, deviation 1
-leash = PPOConfig(iterations=8, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
+leash = PPOConfig(iterations=8, lr=5e-4, kl_coefficient=0.15, kl_target=3.0,
+                  kl_horizon=300.0)
 rounds = train_ppo(model, judge, tokenizer, practice, leash, progress=False)
 examine("practised")
 kl = rounds[-1]["kl"]
