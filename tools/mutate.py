@@ -83,6 +83,7 @@ def try_and_tell(shop, fault, limit):
     killer = shop.try_fault(fault, limit)
     if killer is None:
         return None
+    told += f"  (after {limit:g} s not all tests had run)" if shop.cut_off else ""
     print(f"noticed   {told}  [{killer}]" if killer else f"SURVIVES  {told}", flush=True)
     return told, killer
 

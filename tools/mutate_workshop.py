@@ -70,7 +70,7 @@ class Workshop:
     """A copy of the checkout with its own compiled libraries."""
 
     def __init__(self, folder, root, compiles):
-        self.folder, self.compiles, self.healthy = Path(folder), compiles, set()
+        self.folder, self.compiles, self.healthy, self.cut_off = Path(folder), compiles, set(), False
         copy_tree(root, self.folder)
         if compiles and not self.build():
             raise SystemExit("mutate: the untouched kernels cannot be compiled here: try --language python")
@@ -107,13 +107,15 @@ class Workshop:
                 if path.suffix in (".so", ".pyd")]
 
     def run_tests(self, files, limit):
-        """The first test that fails, crashes or finds no end; "" if none does within `limit` seconds."""
+        """The first test that fails, crashes or finds no end; "" if none does within `limit` seconds (`cut_off`: there
+        were more to run)."""
+        self.cut_off = False
         if not files:
             return ""
         log = self.folder / "tests_begun.txt"
         log.write_text("")
         code = _in_child(self.folder, lambda: _pytest(files, log), limit)
-        lines = log.read_text().splitlines()
+        lines, self.cut_off = log.read_text().splitlines(), code is None
         if code is None or code in (0, 5):  # 5: there was no test
             return ""
         return lines[-1] if lines else files[0]
