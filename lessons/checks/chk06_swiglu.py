@@ -24,7 +24,8 @@ def check_width(learner):
         got = learner.hidden_width(dim)
         close(f"width for dim = {dim}", got, wanted, 0.0, hint=1 if got in (wanted - 256, wanted + 256) else 0)
     close("width for dim = 3, multiple of 8", learner.hidden_width(3, 8), 8, 0.0, hint=1)
-    for case in ((8192, 4096, 1.3), (4096, 1024, 1.3), (100, 1, 1.5)):
+    close("width for dim = 100, multiple of 1", learner.hidden_width(100, 1), 266, 0.0, hint=0)  # of 266.67
+    for case in ((8192, 4096, 1.3), (4096, 1024, 1.3), (100, 1, 1.5), (5, 1, 1.3)):  # the last: 13 * 1.3 = 16.9
         close(f"width for {case}", learner.hidden_width(*case), hidden_dim_rule(*case), 0.0, hint=2)
 
 
@@ -45,9 +46,11 @@ def check_slope(learner):
 
 WRONG = [
     ("int(2 * (4 * dim) / 3)", "4 * dim", "width", 0),
+    ("int(2 * (4 * dim) / 3)", "round(2 * (4 * dim) / 3)", "width", 0),
     ("-(-width // multiple_of)", "width // multiple_of", "width", 1),
     ("-(-width // multiple_of)", "width // multiple_of + 1", "width", 1),  # moves on from a multiple
     ("width = int(multiplier * width)", "return int(multiplier * width)", "width", 2),
+    ("int(multiplier * width)", "round(multiplier * width)", "width", 2),
     ("s + a * s * (1 - s)", "s", "slope", 0),
     ("s + a * s * (1 - s)", "s + a * s", "slope", 1),
     ("s = torch.sigmoid(a)", "s = torch.exp(a) / (1 + torch.exp(a))", "slope", 2),

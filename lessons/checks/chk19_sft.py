@@ -5,8 +5,9 @@ from minillama.exercise import Wrong, close
 from minillama.train.sequence_loss import sequence_loss
 
 HINTS = {
-    "chat_labels": ("Go turn by turn: a prompt that is not learned, then a reply that is.",
-                    "The eos belongs to the reply: it is how the model learns to stop. The bos belongs to the prompt.",
+    "chat_labels": ("One bos opens the whole chat. Then go turn by turn: a question that is not learned, a reply that "
+                    "is.",
+                    "The eos belongs to the reply: it is how the model learns to stop. The bos is not learned.",
                     "Every answer is learned, not only the last one."),
     "next_token_loss": ("Logits at place t are held against the label at place t + 1: drop the last logits and the "
                         "first label.",
@@ -24,8 +25,8 @@ def spell(text):
 def check_chat_labels(learner):
     close("one turn", learner.chat_labels([("ab", "c")], 1, 2, spell), ([1, 97, 98, 99, 2], [-100] * 3 + [99, 2]), 0, 1)
     turns = [("hi", "yo"), ("x", ""), ("?", "end")]
-    tokens = [1, *spell("hiyo"), 2, 1, *spell("x"), 2, 1, *spell("?end"), 2]
-    wanted = [-100] * 3 + [*spell("yo"), 2] + [-100] * 2 + [2] + [-100] * 2 + [*spell("end"), 2]
+    tokens = [1, *spell("hiyo"), 2, *spell("x"), 2, *spell("?end"), 2]
+    wanted = [-100] * 3 + [*spell("yo"), 2] + [-100] + [2] + [-100] + [*spell("end"), 2]
     got = learner.chat_labels(turns, 1, 2, spell)
     close("tokens of three turns", list(got[0]), tokens, 0, 0)
     close("labels of three turns", list(got[1]), wanted, 0, 2)
@@ -66,6 +67,7 @@ def check_exact_matches(learner):
 
 
 WRONG = [
+    ("prompt = encode(question)", "prompt = [bos_id] * bool(tokens[1:]) + encode(question)", "chat_labels", 0),
     ("[*encode(answer), eos_id]", "[*encode(answer)]", "chat_labels", 1),
     ("[-100] * len(prompt) + reply", "[-100] * len(prompt) + reply[:-1] + [-100]", "chat_labels", 1),
     ("labels += [-100] * len(prompt) + reply", "labels = [-100] * (len(tokens) - len(reply)) + reply",

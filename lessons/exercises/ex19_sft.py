@@ -6,8 +6,10 @@ def chat_labels(turns, bos_id, eos_id, encode):
 
     turns: [(question, answer), ...], str; encode: str -> list of ids. The tokens are
 
-        bos  ids(question)  ids(answer)  eos        for each turn, one after another.
+        bos                                         once, before the first turn, as in Vicuna
+        ids(question)  ids(answer)  eos             for each turn, one after another.
 
+    (Llama 2's chats are otherwise: there a bos opens each turn.)
     The label of a token is the token itself where it is learned (answers and the eos behind each), else -100.
     """
     raise NotImplementedError("your code here")

@@ -4,9 +4,9 @@ import torch
 
 def chat_labels(turns, bos_id, eos_id, encode):
     """Tokens and labels of a chat: two lists of int of equal length."""
-    tokens, labels = [], []
+    tokens, labels = [bos_id], [-100]
     for question, answer in turns:
-        prompt = [bos_id, *encode(question)]
+        prompt = encode(question)
         reply = [*encode(answer), eos_id]
         tokens += prompt + reply
         labels += [-100] * len(prompt) + reply
