@@ -103,6 +103,14 @@ def test_a_modules_own_tests_come_first_then_those_that_import_it():
         assert mutate_workshop.tests_about(ROOT, f"csrc/cpu/{path.name}")
 
 
+def test_every_module_that_can_hold_a_fault_has_tests_also_where_only_another_module_imports_it():
+    assert "tests/test_bpe.py" in mutate_workshop.tests_about(ROOT, "minillama/tokenizer/bpe_training.py")
+    assert mutate_workshop.tests_about(ROOT, "minillama/ptx_tables.py") == ["tests/test_inline_ptx.py"]
+    paths = {fault.path for fault in mutate.draw_faults(ROOT, "python", "", 0)}
+    untested = {path for path in paths if not mutate_workshop.tests_about(ROOT, path)}
+    assert untested == {"minillama/__main__.py"}  # three lines that start cli
+
+
 TOY = {"minillama/__init__.py": "", "minillama/toy.py": "def older(a, b):\n    return a > b\n"}
 WEAK = "from minillama.toy import older\ndef test_it():\n    assert older(2, 1) and not older(1, 2)\n"
 STRONG = WEAK + "    assert not older(1, 1)\n"

@@ -28,7 +28,8 @@ AT_HOME = Path(__file__).resolve().parent, Path(__file__).resolve().parents[1]  
 
 
 def tests_about(root, path):
-    """Names of the test files that cover a file: its own ones, then those that import it."""
+    """Names of the test files that cover a file: its own ones, then those that import it; where there are none, those
+    of the modules that import it."""
     stem = Path(path).stem if Path(path).stem != "__init__" else Path(path).parent.name
     tests = {test.stem: test for test in sorted((root / "tests").glob("*.py"))}
     if path.startswith("csrc/"):
@@ -38,8 +39,18 @@ def tests_about(root, path):
         module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         own = [name for name in tests if name == f"test_{stem}" or name.startswith(f"test_{stem}_")]
         found = own + [name for name in tests if module in _imports(tests, name, ())]
+        if not found:  # a part that is used through one module only
+            return list(dict.fromkeys(test for other in _users(root, path, module) for test in tests_about(root, other)))
     return [f"tests/{name}.py" for name in dict.fromkeys(found)
             if name.startswith("test_") and name in tests and name not in WITHOUT]
+
+
+def _users(root, path, module):
+    """Files of the package that import a module, by its whole name or from beside it."""
+    for other in sorted((root / "minillama").rglob("*.py")):
+        beside = other.parent == (root / path).parent and Path(path).stem in _named_in(other)
+        if module in _named_in(other) or beside:
+            yield other.relative_to(root).as_posix()
 
 
 def _imports(tests, name, above):
