@@ -143,7 +143,6 @@ def _compare(s, _, mods, args):
     join, kind = [m for m in rest if m in ("and", "or", "xor")], _typed(rest, ("and", "or", "xor", "ftz"))
     also = f" {dict(and_='&', or_='|', xor_='^')[join[0] + '_']} {s.value(args[3])}" if join else ""
     yes, *no = args[0].split("|")
-    kind = kind.replace("b", "u")
     let_ = f"const {TYPES[kind]} a = {s.read(kind, args[1])}, b = {s.read(kind, args[2])};"
     return (f"{{ {let_} const bool yes = {COMPARE[test]}; {s.write(yes, 'yes' + also)} "
             + (s.write(no[0], "!yes" + also) if no else "") + " }")
@@ -158,23 +157,21 @@ def _memory(s, name, mods, args):
     """ld and st, also of vectors."""
     space, kind = any(m in SPACES for m in mods), _typed(mods, (*HINTS, *SPACES, "v2", "v4"))
     target, source = (args[0], args[1]) if name != "st" else (args[1], args[0])
-    parts, kind = s.list(target), kind.replace("b", "u") if kind != "bf16" else kind
-    vector = next((int(m[1:]) for m in mods if m in ("v2", "v4")), 1)
-    if len(args) != 2 or len(parts) != vector or kind not in TYPES:
+    parts, vector = s.list(target), next((int(m[1:]) for m in mods if m in ("v2", "v4")), 1)
+    if len(args) != 2 or len(parts) != vector:
         return None
     pack = f"simt::ptx::Pack<{TYPES[kind]}, {vector}>"
     if name == "st":
         values = ", ".join(s.read(kind, part) for part in parts)
         return f"simt::ptx::store({s.pointer(space, pack, source)}, {pack}{{{{{values}}}}});"
-    wide = "simt::ptx::extend" if kind[0] in "us" else ""  # a narrow number fills its register
+    wide = "" if kind in FLOATS else "simt::ptx::extend"  # a narrow number fills its register
     return f"{{ const auto got = simt::ptx::load({s.pointer(space, 'const ' + pack, source)}); " + " ".join(
         s.write(part, f"{wide}(got.part[{i}])") for i, part in enumerate(parts)) + " }"
 
 
 def _atomic(s, name, mods, args):
-    space, what = any(m in SPACES for m in mods), next(m for m in mods if m in ATOMIC or m == "cas")
+    space, what = any(m in SPACES for m in mods), [m for m in mods if m in ATOMIC or m == "cas"][0]
     kind = _typed(mods, (*HINTS, *SPACES, "noftz", what))
-    kind = kind.replace("b", "u") if kind[0] == "b" and kind not in FLOATS else kind
     target, rest = (None, args) if name == "red" else (args[0], args[1:])
     values = ", ".join(s.read(kind, a) for a in rest[1:])
     done = f"atomic{'CAS' if what == 'cas' else ATOMIC[what]}({s.pointer(space, TYPES[kind], rest[0])}, {values})"
