@@ -1,0 +1,26 @@
+"""What a matplotlib figure shows, as plain values: tests of pictures read what was drawn, not only that it was."""
+
+from matplotlib.colors import to_hex
+
+
+def panels(picture):
+    """One dict for each panel, in order."""
+    picture.canvas.draw()
+    return [panel(axes) for axes in picture.axes]
+
+
+def panel(axes):
+    return {"title": axes.get_title("left"), "x": axes.get_xlabel(), "y": axes.get_ylabel(),
+            "xlim": axes.get_xlim(), "ylim": axes.get_ylim(), "lines": [line(one) for one in axes.get_lines()],
+            "texts": [text(one) for one in axes.texts]}
+
+
+def line(drawn):
+    """(xs, ys, colour, style)"""
+    xs, ys = drawn.get_data()
+    return list(xs), list(ys), to_hex(drawn.get_color()).upper(), drawn.get_linestyle()
+
+
+def text(drawn):
+    """(words, the place they belong to, points from there, colour)"""
+    return drawn.get_text(), tuple(drawn.xy), drawn.xyann, to_hex(drawn.get_color()).upper()
