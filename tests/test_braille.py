@@ -82,7 +82,8 @@ def test_a_panel_is_60_by_10_characters_with_its_scale_title_and_names():
     assert coloured[-1] == "   \033[34mtwo words\033[0m · more" and coloured[10] == "0 │" + 60 * "\033[34m⣀\033[0m"
 
 
-@pytest.mark.parametrize(("colour", "number"), [(OURS, 34), (CONTRAST, 33), (ORACLE, 32), (CONTEXT, 90), ("#0f0f0f", 0)])
+@pytest.mark.parametrize(("colour", "number"), [
+    (OURS, 34), (CONTRAST, 33), (ORACLE, 32), (CONTEXT, 90), ("#0f0f0f", 0)])
 def test_the_four_colours_have_their_colour_of_the_terminal(colour, number):
     picture, axes = unit_square()
     axes.plot([0, 0], [0, 1], color=colour)

@@ -40,7 +40,8 @@ def tests_about(root, path):
         own = [name for name in tests if name == f"test_{stem}" or name.startswith(f"test_{stem}_")]
         found = own + [name for name in tests if module in _imports(tests, name, ())]
         if not found:  # a part that is used through one module only
-            return list(dict.fromkeys(test for other in _users(root, path, module) for test in tests_about(root, other)))
+            users = _users(root, path, module)
+            return list(dict.fromkeys(test for other in users for test in tests_about(root, other)))
     return [f"tests/{name}.py" for name in dict.fromkeys(found)
             if name.startswith("test_") and name in tests and name not in WITHOUT]
 
