@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 34 · Flash attention
-# Covers: `csrc/cuda/flash_attention.cuh`, `csrc/cuda/flash_attention_backward.cuh`, `minillama/tiled_attention.py`
+# Covers: `csrc/cuda/flash_attention.cuh`, `csrc/cuda/flash_attention_backward.cuh`, `lessons/tiled_attention.py`
 # Needs: 08, 30, 31
 # Time: 30 s
 # Teaches: FlashAttention, online softmax, tiles in shared memory, causal tiles, logsumexp, recomputation in backward

@@ -11,7 +11,7 @@ from mutants import Mutant
 from minillama.attention import attention, visible_keys
 from minillama.config import ModelConfig
 from minillama.kv_cache import KVCache
-from minillama.tiled_attention import tiled_attention, tiled_attention_with_lse
+from lessons.tiled_attention import tiled_attention, tiled_attention_with_lse
 from minillama.transformer import Transformer
 
 BLOCKS = pytest.mark.parametrize(("Br", "Bc"), [(3, 3), (2, 3)])
@@ -218,7 +218,7 @@ def _forward(masked=False):
 
 
 def _mutant(old, new, law):
-    return Mutant("minillama.tiled_attention", old, new, law)
+    return Mutant("lessons.tiled_attention", old, new, law)
 
 
 def _lse():

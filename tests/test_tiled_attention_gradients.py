@@ -8,7 +8,7 @@ from mutants import Mutant
 from test_tiled_attention import BLOCKS, CAUSAL, MASKED, SIZES, every_size, gradients, inputs, random_mask, worst
 
 from minillama.attention import attention
-from minillama.tiled_attention import tiled_attention, tiled_attention_with_lse
+from lessons.tiled_attention import tiled_attention, tiled_attention_with_lse
 
 
 @BLOCKS
@@ -46,7 +46,7 @@ def _backward():
 
 
 def _mutant(old, new, law):
-    return Mutant("minillama.tiled_attention", old, new, law)
+    return Mutant("lessons.tiled_attention", old, new, law)
 
 
 MUTANTS = [

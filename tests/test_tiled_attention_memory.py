@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from minillama.attention import attention
-from minillama.tiled_attention import tiled_attention
+from lessons.tiled_attention import tiled_attention
 
 
 def saved_for_backward(attend, *arguments):
@@ -92,7 +92,7 @@ def test_tiles_above_the_diagonal_cost_nothing(T, S, causal, Br, Bc):
 
 
 def _mutant(old, new, law):
-    return Mutant("minillama.tiled_attention", old, new, law)
+    return Mutant("lessons.tiled_attention", old, new, law)
 
 
 def _skipped():

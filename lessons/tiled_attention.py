@@ -6,8 +6,8 @@ exact, though no row of it was ever whole (arXiv 1805.02867; tiled in 2205.14135
 The backward pass makes P = exp(S - LSE) again, tile by tile. Letters of the papers: i and j are tiles of queries and of
 keys, S_ij and P_ij are (Br, Bc); a plain S is the number of keys. G = H / K query heads share a key/value head.
 
-Memory: q, k, v, O and T numbers a head, where `attention` keeps T S. This is the readable twin of a kernel, not a fast
-one: a kernel gains because a tile stays on the chip, and here every tile goes through memory.
+Memory: q, k, v, O and T numbers a head, where `attention` keeps T S. This is the readable twin of the kernel of lesson
+34, not a fast one: a kernel gains because a tile stays on the chip, and here every tile goes through memory.
 """
 
 import math
