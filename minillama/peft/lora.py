@@ -2,9 +2,8 @@
 
     h = W0 x + (alpha / R) B A x        (eq. 3; A is R x in, B is out x R, R much smaller than either)
 
-B starts at zero, so training starts from the base model exactly. Several adapters may hang on one base;
-one is active at a time. The base may be fp32 to fp16, or quantized: NF4 with LoRA is QLoRA (arXiv
-2305.14314).
+B starts at zero, so training starts from the base model exactly. Several adapters may hang on one base; one is active
+at a time. The base may be fp32 to fp16, or quantized: NF4 with LoRA is QLoRA (arXiv 2305.14314).
 """
 
 import math
@@ -19,8 +18,7 @@ from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """The shape of an adapter. The defaults are the paper's choice for attention: q and v of every
-    layer."""
+    """The shape of an adapter. The defaults are the paper's choice for attention: q and v of every layer."""
 
     rank: int = number(8, 1, 2**16)  # R
     alpha: float = number(16.0, 1e-6, 1e6)  # the product is scaled by alpha / R: R can change without a new rate
@@ -54,8 +52,7 @@ class LoRALinear(nn.Module):
         self.train(base.training)  # a new module starts in training mode: dropout in a model set to eval()
 
     def add(self, name, config):
-        """A: Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(in), 1/sqrt(in)), as in the authors'
-        code; B: 0."""
+        """A: Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(in), 1/sqrt(in)), as in the authors' code; B: 0."""
         like = {"device": _device(self.base), "dtype": _exact_dtype(self.base)}
         self.A[name] = nn.Parameter(torch.empty(config.rank, self.in_features, **like))
         self.B[name] = nn.Parameter(torch.zeros(self.out_features, config.rank, **like))
@@ -141,8 +138,7 @@ def _product_backward(base, dy):
 
 
 def add_lora(model, config, name="default"):
-    """Hang an adapter on every linear layer that `config.targets` names, in place, and make it the active
-    one.
+    """Hang an adapter on every linear layer that `config.targets` names, in place, and make it the active one.
 
     Everything else in the model is frozen. Returns the names of the layers. ValueError if a target
     matches no layer, if the model has an adapter of that name already, or while one is merged.

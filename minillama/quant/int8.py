@@ -2,9 +2,8 @@
 
     y = (row-wise int8 of x) (row-wise int8 of W)^T, scaled back,  +  x[:, outliers] W[:, outliers]^T
 
-A row's scale is its largest magnitude over 127. Trained models put values of size 6 and more into a few
-columns of x; one such value would coarsen the whole row, so those columns are multiplied in the dtype of
-x instead.
+A row's scale is its largest magnitude over 127. Trained models put values of size 6 and more into a few columns of x;
+one such value would coarsen the whole row, so those columns are multiplied in the dtype of x instead.
 """
 
 import math
@@ -18,13 +17,11 @@ OUTLIER_THRESHOLD = 6.0  # arXiv 2208.07339, section 3.2
 
 
 def quantize_rows(rows, threshold=math.inf):
-    """int8 codes of each row, fp32 absmax of each row, and the columns left out: (N, K) -> (N, K), (N,),
-    (any,).
+    """int8 codes of each row, fp32 absmax of each row, and the columns left out: (N, K) -> (N, K), (N,), (any,).
 
-    code = round(x * ((1 / absmax) * 127)), half to even, each step in fp32. A column with a magnitude >=
-    threshold is an outlier: its codes are 0, and what is below the threshold in it still counts for its
-    row's absmax, as in bitsandbytes. A row of zeros has codes 0. NaN makes its row's absmax NaN, so that
-    it stays visible in the product.
+    code = round(x * ((1 / absmax) * 127)), half to even, each step in fp32. A column with a magnitude >= threshold is
+    an outlier: its codes are 0, and what is below the threshold in it still counts for its row's absmax, as in
+    bitsandbytes. A row of zeros has codes 0. NaN makes its row's absmax NaN, so that it stays visible in the product.
     """
     outlier = rows.abs() >= threshold
     columns = outlier.any(0)
@@ -47,8 +44,7 @@ class Int8Tensor:
         return (self.codes.float() * (self.absmax / 127)[:, None]).to(dtype)
 
     def product(self, x):
-        """x W^T for x (..., in), in the dtype of x: sums of codes exact, scaled in fp32, outlier columns
-        added.
+        """x W^T for x (..., in), in the dtype of x: sums of codes exact, scaled in fp32, outlier columns added.
 
         The codes are multiplied as float64, in which the int8 sums are exact for any width; this is the
         reference, not a fast path.

@@ -1,9 +1,8 @@
 """NF4: weights as levels of a normal distribution, scaled block by block (QLoRA, arXiv 2305.14314).
 
-A block of 64 weights is stored as its largest magnitude (absmax, fp32) and, for each weight, the number
-of the level nearest to w / absmax: 4 + 32/64 = 4.5 bits a weight. Double quantization stores the absmax
-values themselves in 8 bits, in groups of 256 with one fp32 scale each: 4 + 8/64 + 32/(64 * 256) =
-4.127 bits.
+A block of 64 weights is stored as its largest magnitude (absmax, fp32) and, for each weight, the number of the level
+nearest to w / absmax: 4 + 32/64 = 4.5 bits a weight. Double quantization stores the absmax values themselves in 8 bits,
+in groups of 256 with one fp32 scale each: 4 + 8/64 + 32/(64 * 256) = 4.127 bits.
 """
 
 import math
@@ -126,9 +125,8 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
     without it the bytes are bitsandbytes', but for the mean absmax: theirs is off by the rounding of its sum. No byte
     depends on the processor or on threads: sums are exact or in a fixed order, all else is number by number.
 
-    Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last
-    element is paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity:
-    either would spoil its block.
+    Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last element is
+    paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity: either would spoil its block.
     """
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"cannot quantize {weight.dtype}: convert the weight to float32, bfloat16 or float16")

@@ -12,8 +12,7 @@ KINDS = {"nf4": NF4Linear, "int8": Int8Linear}
 
 
 def quantize_linears(model, patterns=("*",), kind="nf4", skip=("output",), **settings):
-    """Replace the linear layers named by `patterns` by NF4Linear or Int8Linear, in place; return their
-    names.
+    """Replace the linear layers named by `patterns` by NF4Linear or Int8Linear, in place; return their names.
 
     patterns and skip: shell wildcards over module names or their ends (`matching_modules`). The output
     head is skipped by default, as in QLoRA and LLM.int8; embeddings are no linear layers and stay as they

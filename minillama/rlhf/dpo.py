@@ -8,8 +8,7 @@ from minillama.train.sequence_loss import at_least_fp32, learned_losses, next_ta
 def sequence_log_probs(logits_BTV, labels_BT):
     """log pi(y | x) of each sequence, (B,): the sum over its learned tokens (labels not -100), fp32.
 
-    A sum, not a mean: a mean would make the implicit reward per token, and change which answer is
-    preferred.
+    A sum, not a mean: a mean would make the implicit reward per token, and change which answer is preferred.
     """
     losses_N, rows_N = learned_losses(logits_BTV, next_targets(labels_BT))
     return -losses_N.new_zeros(len(labels_BT)).index_add(0, rows_N, losses_N)
@@ -25,12 +24,10 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
              label_smoothing=0.0):
     """Mean of -log sigmoid(reward of the chosen - reward of the rejected answer) (2305.18290 eq. 7).
 
-    The four arguments are `sequence_log_probs` of the two answers under the policy and the frozen
-    reference, (B,).
+    The four arguments are `sequence_log_probs` of the two answers under the policy and the frozen reference, (B,).
     beta: how dear it is to leave the reference; 0.1 is the paper's usual value.
-    label_smoothing: the share e in [0, 0.5) of pairs whose label is believed to be the wrong way round;
-    the loss is then (1 - e) * loss + e * loss of the swapped pair, and its best difference is finite,
-    log((1 - e) / e).
+    label_smoothing: the share e in [0, 0.5) of pairs whose label is believed to be the wrong way round; the loss is
+    then (1 - e) * loss + e * loss of the swapped pair, and its best difference is finite, log((1 - e) / e).
     """
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing is {label_smoothing}: a share of wrong labels lies in [0, 0.5)")

@@ -1,5 +1,4 @@
-"""How much better an action was than expected: generalised advantage estimation over an answer's
-tokens."""
+"""How much better an action was than expected: generalised advantage estimation over an answer's tokens."""
 
 import torch
 
@@ -11,14 +10,12 @@ def gae(rewards_BT, values_BT, mask_BT, gamma=1.0, lam=0.95):
         delta_t = r_t + gamma V_(t+1) - V_t
         A_t = sum_l (gamma lam)^l delta_(t+l)                             (arXiv 1506.02438 eq. 16)
 
-    computed backwards as A_t = delta_t + gamma lam A_(t+1). The return R_t = A_t + V_t is what the
-    value head learns. An answer ends with its last real token, so the value after it is 0; tokens
-    outside the mask (bool: padding before, after or between) are stepped over: whatever stands there
-    changes nothing, and both results are 0 there.
+    computed backwards as A_t = delta_t + gamma lam A_(t+1). The return R_t = A_t + V_t is what the value head learns.
+    An answer ends with its last real token, so the value after it is 0; tokens outside the mask (bool: padding before,
+    after or between) are stepped over: whatever stands there changes nothing, and both results are 0 there.
 
-    `lam` trades bias for variance: 1 is the Monte Carlo return minus V_t (unbiased, noisy), 0 the
-    one-step error. gamma 1 because an answer is short and judged once, at its end; 0.95 is the usual
-    lam for language (1909.08593).
+    `lam` trades bias for variance: 1 is the Monte Carlo return minus V_t (unbiased, noisy), 0 the one-step error.
+    gamma 1 because an answer is short and judged once, at its end; 0.95 is the usual lam for language (1909.08593).
 
     >>> rewards, values, mask = torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1, 3), torch.tensor([[True] * 3])
     >>> gae(rewards, values, mask, lam=0.5)[0]

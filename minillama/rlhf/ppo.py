@@ -65,9 +65,8 @@ def kl_estimate(log_p, log_q, estimator="k1"):
 
         k1 = -x    k2 = x^2 / 2    k3 = exp(x) - 1 - x    (J. Schulman, "Approximating KL Divergence", 2020)
 
-    k1 and k3 are unbiased. k1 has either sign: as a penalty in the reward its expected gradient is that
-    of the true KL, so it is the default there. k3 is never negative and far less noisy where p and q
-    are close: the one to log.
+    k1 and k3 are unbiased. k1 has either sign: as a penalty in the reward its expected gradient is that of the true KL,
+    so it is the default there. k3 is never negative and far less noisy where p and q are close: the one to log.
     """
     if estimator not in KL_ESTIMATORS:
         raise ValueError(f"KL estimator {estimator!r} is not known: choose one of {', '.join(KL_ESTIMATORS)}")
@@ -80,14 +79,12 @@ def kl_estimate(log_p, log_q, estimator="k1"):
 @torch.no_grad()
 def token_rewards(score_B, log_prob_BT, ref_log_prob_BT, mask_BT, kl_coefficient, score_at="eos",
                   estimator="k1", score_limit=None):
-    """Reward of each token, (B, T): -beta * KL estimate, plus the text's score at one place (arXiv
-    2203.02155 eq. 2).
+    """Reward of each token, (B, T): -beta * KL estimate, plus the text's score at one place (arXiv 2203.02155 eq. 2).
 
-    score_at: "eos" pays at the last real token, the action that ended the text and caused the score:
-    our default. "pad" pays one slot later, where no action was taken (the last slot if there is none
-    later); the value head is then trained on that slot too, so advantages must be computed with
-    `reward_mask(mask, "pad")`. "every_token" pays the whole score at each token, which multiplies it by
-    the length of the answer and so rewards length.
+    score_at: "eos" pays at the last real token, the action that ended the text and caused the score: our default. "pad"
+    pays one slot later, where no action was taken (the last slot if there is none later); the value head is then
+    trained on that slot too, so advantages must be computed with `reward_mask(mask, "pad")`. "every_token" pays the
+    whole score at each token, which multiplies it by the length of the answer and so rewards length.
     score_limit: scores are cut to [-limit, limit]; None by default, as normalised scores
     (`RewardModel.normalise`) have no outliers worth hiding, and a cut hides a reward model gone wrong.
     """
@@ -110,23 +107,20 @@ def token_rewards(score_B, log_prob_BT, ref_log_prob_BT, mask_BT, kl_coefficient
 
 
 def reward_mask(mask_BT, score_at="eos"):
-    """The slots that carry a reward: the real tokens, and with "pad" the slot after the last of them
-    as well."""
+    """The slots that carry a reward: the real tokens, and with "pad" the slot after the last of them as well."""
     if score_at != "pad":
         return mask_BT
     return mask_BT | F.pad(mask_BT[:, :-1], (1, 0), value=False)
 
 
 def punish_missing_eos(score_B, ended_B, score=-1.0):
-    """The reward model's score for texts that ended with EOS, a fixed low one for those cut off at
-    the length limit: the reward model has only seen whole texts, and says nothing meaningful about
-    half of one."""
+    """The reward model's score for texts that ended with EOS, a fixed low one for those cut off at the length limit:
+    the reward model has only seen whole texts, and says nothing meaningful about half of one."""
     return torch.where(ended_B, score_B, torch.as_tensor(score, dtype=score_B.dtype, device=score_B.device))
 
 
 def next_kl_coefficient(coefficient, kl, target, episodes, horizon, limit=0.2):
-    """The adaptive penalty: beta * (1 + clip(KL / target - 1, -limit, limit) * episodes / horizon), a
-    float.
+    """The adaptive penalty: beta * (1 + clip(KL / target - 1, -limit, limit) * episodes / horizon), a float.
 
     arXiv 1909.08593, section 2.2. kl: mean KL of a whole answer (nats, summed over its tokens);
     episodes: answers seen since the last call. The clip keeps one wild batch from moving beta by more
@@ -142,11 +136,9 @@ def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, 
                 average="tokens"):
     """-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A)), rho = pi / pi_old (arXiv 1707.06347 eq. 7).
 
-    The minimum makes it a pessimist: an action's gain stops paying beyond the clip, its harm never
-    stops costing.
-    ratio_limit: a cap on rho itself, which bounds the cost of a token with A < 0 that became far
-    likelier; None (the paper) by default: with the clip, and `mean_ratio` watched, such a token ought
-    to be seen, not hidden.
+    The minimum makes it a pessimist: an action's gain stops paying beyond the clip, its harm never stops costing.
+    ratio_limit: a cap on rho itself, which bounds the cost of a token with A < 0 that became far likelier; None (the
+    paper) by default: with the clip, and `mean_ratio` watched, such a token ought to be seen, not hidden.
     average: "tokens" (each token weighs the same) or "answers" (mean of each answer's mean: tokens of
     long answers weigh less, so that rambling is punished less than brevity). No gradient flows into the
     old log-probabilities or the advantages.
@@ -168,11 +160,9 @@ def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, 
 def value_loss(values_BT, old_values_BT, returns_BT, mask_BT, clip=0.2):
     """mean of max((V - R)^2, (V_clipped - R)^2) / 2, V_clipped = V_old + clip(V - V_old, -clip, clip).
 
-    The clip, not in PPO's paper but in its code (arXiv 2005.12729, section 3), keeps the value head
-    near the values with which the batch's advantages were computed; the maximum is again the pessimist.
-    None turns it off. It is in
-    units of the return: 0.2 suits normalised scores and would stall a head that has to learn returns of
-    50.
+    The clip, not in PPO's paper but in its code (arXiv 2005.12729, section 3), keeps the value head near the values
+    with which the batch's advantages were computed; the maximum is again the pessimist. None turns it off. It is in
+    units of the return: 0.2 suits normalised scores and would stall a head that has to learn returns of 50.
     """
     returns_BT = _blank(returns_BT, mask_BT).detach()
     old_values_BT = _blank(old_values_BT, mask_BT).detach()
@@ -186,24 +176,21 @@ def value_loss(values_BT, old_values_BT, returns_BT, mask_BT, clip=0.2):
 
 @torch.no_grad()
 def mean_ratio(log_prob_BT, old_log_prob_BT, mask_BT):
-    """Mean of pi / pi_old. Exactly 1 before the first step on a batch; above 10 or 20 others skip
-    the batch. Skip the optimiser's step, then, and not only the loss: with a gradient of 0 Adam
-    still moves on its momentum."""
+    """Mean of pi / pi_old. Exactly 1 before the first step on a batch; above 10 or 20 others skip the batch. Skip the
+    optimiser's step, then, and not only the loss: with a gradient of 0 Adam still moves on its momentum."""
     return masked_mean(_ratio(log_prob_BT, old_log_prob_BT, mask_BT), mask_BT).item()
 
 
 @torch.no_grad()
 def clip_fraction(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2):
-    """Share of tokens whose gradient the clip cut off: outside 1 +- clip, on the side the advantage
-    pushes towards."""
+    """Share of tokens whose gradient the clip cut off: outside 1 +- clip, on the side the advantage pushes towards."""
     ratio_BT, advantages_BT = _ratio(log_prob_BT, old_log_prob_BT, mask_BT), _blank(advantages_BT, mask_BT)
     cut_BT = ratio_BT.clamp(1.0 - clip, 1.0 + clip) * advantages_BT < ratio_BT * advantages_BT
     return masked_mean(cut_BT.float(), mask_BT).item()
 
 
 def entropy(logits_BTV, mask_BT):
-    """Mean over real tokens of -sum p log p, in nats; a token ruled out by a logit of -inf adds 0,
-    not NaN."""
+    """Mean over real tokens of -sum p log p, in nats; a token ruled out by a logit of -inf adds 0, not NaN."""
     probabilities_NV = at_least_fp32(logits_BTV[mask_BT]).softmax(-1)
     return torch.special.entr(probabilities_NV).sum(-1).mean()
 
@@ -222,8 +209,7 @@ def _ratio(log_prob_BT, old_log_prob_BT, mask_BT):
 
 
 def _blank(x, mask):
-    """x in at least fp32 with zeros under the mask: filled in before any arithmetic, as NaN times 0
-    is NaN."""
+    """x in at least fp32 with zeros under the mask: filled in before any arithmetic, as NaN times 0 is NaN."""
     if x.shape != mask.shape:
         raise ValueError(f"the mask has shape {tuple(mask.shape)}, the numbers {tuple(x.shape)}: not equal")
     if mask.dtype != torch.bool:

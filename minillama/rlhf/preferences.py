@@ -40,10 +40,9 @@ def vote_score(upvotes, accepted):
 def thread_pairs(thread, most=10, seed=0):
     """The pairs of one thread whose scores differ, at most `most` of them, as a list of `Pair`.
 
-    thread: anything with `question` and `answers`, each with `text`, `upvotes`, `accepted`
-    (`corpus.forum.Thread`). Ties carry no preference. The bound keeps a popular question from drowning
-    the others (n answers make n (n - 1) / 2 pairs); which pairs stay is drawn from the seed and the
-    question.
+    thread: anything with `question` and `answers`, each with `text`, `upvotes`, `accepted` (`corpus.forum.Thread`).
+    Ties carry no preference. The bound keeps a popular question from drowning the others (n answers make n (n - 1) / 2
+    pairs); which pairs stay is drawn from the seed and the question.
     """
     scored = [(vote_score(answer.upvotes, answer.accepted), answer.text) for answer in thread.answers]
     pairs = [Pair(thread.question, *((a, b) if score_a > score_b else (b, a)))
@@ -91,8 +90,7 @@ def _qualities(pairs, quality):
 def read_pairs(path):
     """A list of `Pair` from a JSONL file: one object a line, {"prompt": ..., "chosen": ..., "rejected": ...}.
 
-    Empty lines are passed over, further keys are ignored. ValueError in one line, `file:line: what`, for
-    anything else.
+    Empty lines are passed over, further keys are ignored. ValueError in one line, `file:line: what`, for anything else.
     """
     pairs = list(_records(path, _pair))
     if not pairs:

@@ -12,10 +12,9 @@ from minillama.train.sequence_loss import at_least_fp32, moved_left
 def preference_loss(chosen, rejected, margin=None):
     """Mean of -log sigmoid(r_chosen - r_rejected - margin): Bradley-Terry's likelihood.
 
-    InstructGPT (arXiv 2203.02155 eq. 1) without, LLaMA 2 (2307.09288 eq. 2) with a margin: a tensor or
-    number, larger where people were surer. chosen, rejected: scores of equal shape. Computed in at
-    least fp32 through logsigmoid, finite for any difference (log(1 + exp(-x)) written out overflows at
-    x = -89 in fp32).
+    InstructGPT (arXiv 2203.02155 eq. 1) without, LLaMA 2 (2307.09288 eq. 2) with a margin: a tensor or number, larger
+    where people were surer. chosen, rejected: scores of equal shape. Computed in at least fp32 through logsigmoid,
+    finite for any difference (log(1 + exp(-x)) written out overflows at x = -89 in fp32).
     """
     if chosen.shape != rejected.shape or chosen.numel() == 0:
         raise ValueError(f"chosen has shape {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}: "
@@ -37,13 +36,11 @@ def preferred_pairs(quality_BK, mask_BK=None):
 
 
 def all_pairs_loss(scores_BK, quality_BK, mask_BK=None, margin_BKK=None):
-    """InstructGPT's loss over all pairs of a prompt in one step (arXiv 2203.02155 eq. 1): the mean over
-    the (K choose 2) pairs of a prompt, then the mean over prompts, so that a prompt with many answers
-    does not drown the others.
+    """InstructGPT's loss over all pairs of a prompt in one step (arXiv 2203.02155 eq. 1): the mean over the (K choose
+    2) pairs of a prompt, then the mean over prompts, so that a prompt with many answers does not drown the others.
 
-    One forward pass scores K answers and serves all their pairs; pairs spread over an epoch would show
-    every answer K - 1 times, and the paper saw the model overfit. A prompt without a pair (all tied) is
-    left out of the mean.
+    One forward pass scores K answers and serves all their pairs; pairs spread over an epoch would show every answer K -
+    1 times, and the paper saw the model overfit. A prompt without a pair (all tied) is left out of the mean.
     margin_BKK: LLaMA 2's margin of j over k. Errors: ValueError when no prompt has a pair.
     """
     better_BKK = preferred_pairs(quality_BK, mask_BK)
@@ -72,11 +69,10 @@ class RewardModel(nn.Module):
     body: any module with `hidden_states(tokens_BT) -> (B, T, D)`, usually the instruction-tuned model;
     dim: its D.
 
-    The head starts from N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B.1), read as a variance: the
-    final norm gives hidden states of mean square 1, so first scores spread by about 1, where the
-    sigmoid is lively. Taken for the standard deviation, as some programs do, they would spread by
-    1/sqrt(D): all texts start out nearly tied.
-    No bias: a difference of scores cannot see one, and `normalise` sets the level.
+    The head starts from N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B.1), read as a variance: the final norm gives
+    hidden states of mean square 1, so first scores spread by about 1, where the sigmoid is lively. Taken for the
+    standard deviation, as some programs do, they would spread by 1/sqrt(D): all texts start out nearly tied. No bias: a
+    difference of scores cannot see one, and `normalise` sets the level.
     """
 
     def __init__(self, body, dim):
@@ -88,10 +84,9 @@ class RewardModel(nn.Module):
         self.register_buffer("deviation", torch.ones(()))
 
     def forward(self, tokens_BT, mask_BT):
-        """Score of each text, (B,) fp32, read at its last real token (which should be EOS: the only
-        place that has seen everything and knows that nothing follows). mask_BT: bool, True on real
-        tokens; padding may stand on both sides. The place comes from the mask, never from searching pad or EOS ids:
-        in many models the two are the same.
+        """Score of each text, (B,) fp32, read at its last real token (which should be EOS: the only place that has seen
+        everything and knows that nothing follows). mask_BT: bool, True on real tokens; padding may stand on both sides.
+        The place comes from the mask, never from searching pad or EOS ids: in many models the two are the same.
         """
         last_B = last_real_token(mask_BT)
         tokens_BT, first_B = moved_left(tokens_BT, mask_BT)
@@ -102,8 +97,7 @@ class RewardModel(nn.Module):
         return (scores_B - self.mean) / self.deviation
 
     def normalise(self, scores):
-        """From now on give scores the level and spread at which `scores` (what the model gives now)
-        have mean 0, sd 1.
+        """From now on give scores the level and spread at which `scores` (what the model gives now) have mean 0, sd 1.
 
         Meant for scores of the starting policy's own samples, before reinforcement: then a coefficient
         of the KL penalty means the same thing in every run. May be called again.
@@ -114,9 +108,8 @@ class RewardModel(nn.Module):
 
 
 def normalisation(scores):
-    """(mean, standard deviation) of samples, as floats, computed in fp64; population form, so that
-    the given samples come out with spread exactly 1. Errors: fewer than two samples, or samples
-    without spread."""
+    """(mean, standard deviation) of samples, as floats, computed in fp64; population form, so that the given samples
+    come out with spread exactly 1. Errors: fewer than two samples, or samples without spread."""
     scores = scores.detach().double().flatten()
     if scores.numel() < 2 or not torch.isfinite(scores).all():
         raise ValueError(f"{scores.numel()} scores given, {int(torch.isfinite(scores).sum())} of them "

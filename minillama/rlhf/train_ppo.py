@@ -73,10 +73,9 @@ class PPOConfig:
 class PPO:
     """A run in progress. The policy learns in place; its reference is what it was at the start.
 
-    policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and
-    only that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a
-    `RewardModel`, or any rule. value: an `experience.ValueModel`. Nothing drops out: the policy that learns
-    has to be the one that sampled.
+    policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and only
+    that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a `RewardModel`, or any rule.
+    value: an `experience.ValueModel`. Nothing drops out: the policy that learns has to be the one that sampled.
     """
 
     def __init__(self, policy, score, value, config):

@@ -1,10 +1,8 @@
-"""Pretraining data: documents become one long memory-mapped row of token ids, and a step number becomes
-a batch.
+"""Pretraining data: documents become one long memory-mapped row of token ids, and a step number becomes a batch.
 
-Documents are joined as  bos ids eos bos ids eos ...  The bos is what generation starts from, so the
-model must know it as a beginning; the eos is what lets it stop by itself. The bos after an eos is
-certain and costs a trained model nothing. Windows cut the row anywhere and attend across documents, as
-the first two LLaMA generations do.
+Documents are joined as  bos ids eos bos ids eos ...  The bos is what generation starts from, so the model must know it
+as a beginning; the eos is what lets it stop by itself. The bos after an eos is certain and costs a trained model
+nothing. Windows cut the row anywhere and attend across documents, as the first two LLaMA generations do.
 """
 
 import contextlib
@@ -57,11 +55,9 @@ class Tokens:
 
 
 def write_tokens(path, documents, tokenizer, progress=True):
-    """Tokenise an iterable of documents (str) into a token file, one document in memory at a time ->
-    `Tokens`.
+    """Tokenise an iterable of documents (str) into a token file, one document in memory at a time -> `Tokens`.
 
-    2 bytes per id where the vocabulary allows it (at most 65,536 pieces), else 4. The file appears
-    whole or not at all.
+    2 bytes per id where the vocabulary allows it (at most 65,536 pieces), else 4. The file appears whole or not at all.
     """
     with _token_writer(path, tokenizer) as writer:
         for text in _watched(documents, progress):
@@ -99,11 +95,9 @@ def is_held_out(text, fraction):
 
 
 def open_tokens(path, vocab_size=None):
-    """Map a token file read-only -> `Tokens`. Nothing is read but the header; its claims are held
-    against the size.
+    """Map a token file read-only -> `Tokens`. Nothing is read but the header; its claims are held against the size.
 
-    ValueError if the file is not one of ours, is damaged, or was made with another vocabulary size than
-    `vocab_size`.
+    ValueError if the file is not one of ours, is damaged, or was made with another vocabulary size than `vocab_size`.
     """
     path = Path(path)
     with opened(path) as (file, _):

@@ -24,14 +24,12 @@ def held_out_loss(model, tokens, seq_len, n_windows=0, batch_size=16):
 
 
 def model_nats(model, tokens, seq_len=None, stride=None, batch_size=16):
-    """-> (nats, targets): minus the log-likelihood of all targets of a row of tokens, each counted
-    exactly once.
+    """-> (nats, targets): minus the log-likelihood of all targets of a row of tokens, each counted exactly once.
 
-    The first token (bos) is given, so N tokens are N - 1 targets. A window of seq_len tokens (default:
-    the model's max_seq_len) slides by `stride` and only what is new in it is counted, so that behind
-    the first window every target sees at least seq_len - stride + 1 tokens. stride = seq_len (the
-    default) is the cheapest; at stride 1 each target has all the context the model can take, at seq_len
-    times the work.
+    The first token (bos) is given, so N tokens are N - 1 targets. A window of seq_len tokens (default: the model's
+    max_seq_len) slides by `stride` and only what is new in it is counted, so that behind the first window every target
+    sees at least seq_len - stride + 1 tokens. stride = seq_len (the default) is the cheapest; at stride 1 each target
+    has all the context the model can take, at seq_len times the work.
     """
     seq_len = model.config.max_seq_len if seq_len is None else seq_len
     stride = seq_len if stride is None else stride
@@ -53,8 +51,7 @@ def bits_per_character(model, tokens, seq_len=None, stride=None, batch_size=16):
 
 
 def sliding_windows(n_tokens, seq_len, stride):
-    """[(start, new)]: all windows have min(seq_len, N - 1) targets, of which the last `new` were not
-    counted before.
+    """[(start, new)]: all windows have min(seq_len, N - 1) targets, of which the last `new` were not counted before.
 
     >>> sliding_windows(10, 4, 3)   # targets are the places 1 ... 9
     [(0, 4), (3, 3), (5, 2)]
@@ -71,8 +68,7 @@ def sliding_windows(n_tokens, seq_len, stride):
 
 @torch.no_grad()
 def nats_of_windows(model, tokens, windows, length, batch_size):
-    """-> (sum of nats, number of targets) over the new targets of (start, new) windows, `length`
-    targets each.
+    """-> (sum of nats, number of targets) over the new targets of (start, new) windows, `length` targets each.
 
     Losses in fp32, their sum in fp64; the model is in eval mode meanwhile (no dropout).
     """

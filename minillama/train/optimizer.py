@@ -7,18 +7,16 @@ import torch
 
 
 class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2). Per weight w with gradient g,
-    at step t:
+    """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2). Per weight w with gradient g, at step t:
 
         w <- w - lr weight_decay w
         m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
         w <- w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    As in PyTorch the decay is multiplied by lr (the paper's schedule multiplier times the rate). Only
-    tensors of two or more dimensions decay: norm weights scale, and pulling a scale to 0 regularises
-    nothing. The defaults for betas and decay are LLaMA's (arXiv 2302.13971, section 2.3). m and v are
-    fp32; weights of a shorter dtype also get an fp32 copy, which the steps add up in, for most updates
-    are smaller than their rounding.
+    As in PyTorch the decay is multiplied by lr (the paper's schedule multiplier times the rate). Only tensors of two or
+    more dimensions decay: norm weights scale, and pulling a scale to 0 regularises nothing. The defaults for betas and
+    decay are LLaMA's (arXiv 2302.13971, section 2.3). m and v are fp32; weights of a shorter dtype also get an fp32
+    copy, which the steps add up in, for most updates are smaller than their rounding.
 
     The result equals torch.optim.AdamW(foreach=True) bit for bit. `torch._foreach_*` is one call for a
     list of tensors; a tensor without a gradient is left out of the step, and its t does not advance.
@@ -77,8 +75,7 @@ class AdamW:
             p.grad = None
 
     def state_dict(self):
-        """All that a continued run needs: t, m, v and the fp32 weights behind shorter ones, in
-        parameter order."""
+        """All that a continued run needs: t, m, v and the fp32 weights behind shorter ones, in parameter order."""
         copies = [None if w is p else w for w, p in zip(self.weights, self.parameters, strict=True)]
         return {"steps": list(self.steps), "m": self.m, "v": self.v, "fp32_weights": copies}
 
@@ -101,8 +98,7 @@ class AdamW:
 
 
 def learning_rate(step, steps, max_lr, warmup_steps=0, min_lr_ratio=0.1):
-    """The rate of step 0, 1, ..., steps - 1: a straight line up to max_lr, then half a cosine down to
-    its 10 %.
+    """The rate of step 0, 1, ..., steps - 1: a straight line up to max_lr, then half a cosine down to its 10 %.
 
     The peak is reached in step warmup_steps - 1, and min_lr_ratio max_lr in the last step (and kept
     after it): arXiv 2302.13971, section 2.3.
@@ -118,9 +114,8 @@ def learning_rate(step, steps, max_lr, warmup_steps=0, min_lr_ratio=0.1):
 
 @torch.no_grad()
 def clip_gradients(parameters, max_norm):
-    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm (arXiv
-    1211.5063, algorithm 1) -> the norm before, an fp32 tensor left on the device: reading it would make
-    a GPU wait."""
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most max_norm (arXiv 1211.5063,
+    algorithm 1) -> the norm before, an fp32 tensor left on the device: reading it would make a GPU wait."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())

@@ -1,5 +1,4 @@
-"""Pretraining: predict the next token, step after step, in a run that may be killed at any moment and
-taken up again.
+"""Pretraining: predict the next token, step after step, in a run that may be killed at any moment and taken up again.
 
 A run's folder holds `metrics.jsonl` (one JSON object per step or evaluation), `training_state.pt`
 (weights, optimizer, step, random state) and, at the end, the model in Meta's form. A run that was

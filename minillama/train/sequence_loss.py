@@ -1,5 +1,4 @@
-"""What a sequence teaches: which of its tokens are learned, how sequences are packed, and their
-loss."""
+"""What a sequence teaches: which of its tokens are learned, how sequences are packed, and their loss."""
 
 from dataclasses import dataclass
 
@@ -31,12 +30,11 @@ class Sequence:
 def encode_segments(segments, tokenizer):
     """Tokens and labels of a list of segments (`templates.Segment`), a `Sequence`.
 
-    All text between two control tokens is encoded in one call, so the model sees it cut as any text is
-    cut; encoding the segments one by one would cut at their seams, and give LLaMA's tokenizer a leading
-    space at each. Which token belongs to which segment follows from the characters the tokens decode
-    to, one after another. A token is learned if it holds a learned character; so every character of an
-    answer is learned, even where a tokenizer melts its first into the prompt's last. Errors: ValueError
-    for an unknown control token, or text the tokenizer cannot give back.
+    All text between two control tokens is encoded in one call, so the model sees it cut as any text is cut; encoding
+    the segments one by one would cut at their seams, and give LLaMA's tokenizer a leading space at each. Which token
+    belongs to which segment follows from the characters the tokens decode to, one after another. A token is learned if
+    it holds a learned character; so every character of an answer is learned, even where a tokenizer melts its first
+    into the prompt's last. Errors: ValueError for an unknown control token, or text the tokenizer cannot give back.
     """
     tokens, labels = [], []
     for stretch in _stretches(segments):
@@ -61,8 +59,7 @@ def moved_left(tokens_BT, mask_BT):
 
 
 def _stretches(segments):
-    """Segments grouped into what one call encodes: a control token, a segment that stands alone, or
-    a run of text."""
+    """Segments grouped into what one call encodes: a control token, a segment that stands alone, or a run of text."""
     groups, joinable = [], False
     for segment in segments:
         if not segment.text:
@@ -77,8 +74,7 @@ def _stretches(segments):
 
 
 def control_id(name, tokenizer):
-    """Id of a control token: "<s>" and "</s>" are the tokenizer's begin and end, others its
-    `special_tokens`."""
+    """Id of a control token: "<s>" and "</s>" are the tokenizer's begin and end, others its `special_tokens`."""
     ends = {"<s>": tokenizer.bos_id, "</s>": tokenizer.eos_id}
     known = {**getattr(tokenizer, "special_tokens", {}), **{k: v for k, v in ends.items() if v is not None}}
     if name not in known:
@@ -87,11 +83,9 @@ def control_id(name, tokenizer):
 
 
 def token_spans(ids, text, tokenizer):
-    """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token
-    after token.
+    """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token after token.
 
-    A token that holds only some bytes of a character spans that character. Spans tile the text but for
-    these.
+    A token that holds only some bytes of a character spans that character. Spans tile the text but for these.
     """
     decoder, spans, start = tokenizer.decoder(), [], 0
     pieces = [decoder.push(token) for token in ids]
@@ -110,12 +104,10 @@ def token_spans(ids, text, tokenizer):
 def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):
     """Cross entropy of the next token over learned tokens, in at least fp32: logits t score label t + 1.
 
-    reduction: "tokens", the mean over all learned tokens of the batch; "sequences", the mean over rows
-    of each row's mean (a short answer weighs as much as a long one); "sum", to be divided by
-    `learned_tokens` of all micro-batches when gradients are accumulated: a mean of means would weigh
-    tokens by the company they came in.
-    document_ids_BT: for packed rows; the first token of a document is not predicted from the document
-    before it.
+    reduction: "tokens", the mean over all learned tokens of the batch; "sequences", the mean over rows of each row's
+    mean (a short answer weighs as much as a long one); "sum", to be divided by `learned_tokens` of all micro-batches
+    when gradients are accumulated: a mean of means would weigh tokens by the company they came in.
+    document_ids_BT: for packed rows; the first token of a document is not predicted from the document before it.
     """
     if logits_BTV.shape[:2] != labels_BT.shape:
         raise ValueError(f"logits have shape {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}: "
@@ -186,8 +178,7 @@ def _reduced(losses_N, learned_BT, reduction):
 
 
 def next_targets(labels_BT, document_ids_BT=None):
-    """Labels moved one place to the left, (B, T - 1); -100 where the next token starts another
-    document."""
+    """Labels moved one place to the left, (B, T - 1); -100 where the next token starts another document."""
     targets_BT = labels_BT[:, 1:]
     if document_ids_BT is None:
         return targets_BT
@@ -209,8 +200,7 @@ def learned_tokens(labels_BT, document_ids_BT=None):
 
 @dataclass(frozen=True)
 class Chunk:
-    """One row of a packed batch: tokens, labels and the number of the document each token comes
-    from, int64 (T,)."""
+    """One row of a packed batch: tokens, labels and the number of the document each token comes from, int64 (T,)."""
 
     tokens: torch.Tensor
     labels: torch.Tensor
@@ -218,14 +208,12 @@ class Chunk:
 
 
 def pack(sequences, length, eos_id=None):
-    """Sequences joined end to end and cut every `length` tokens: a list of `Chunk`, in order, every
-    token once, no padding. Only the last chunk may be shorter: train on it alone, or put it before the
-    next call's sequences.
+    """Sequences joined end to end and cut every `length` tokens: a list of `Chunk`, in order, every token once, no
+    padding. Only the last chunk may be shorter: train on it alone, or put it before the next call's sequences.
 
-    eos_id: a (learned) EOS is set behind each sequence; None when they bring their own. A document cut
-    in two goes on in the next chunk without its beginning. `document_ids` serve the model and the loss
-    when documents must not see one another; without them a token may look back into its neighbour, as
-    in pretraining.
+    eos_id: a (learned) EOS is set behind each sequence; None when they bring their own. A document cut in two goes on
+    in the next chunk without its beginning. `document_ids` serve the model and the loss when documents must not see one
+    another; without them a token may look back into its neighbour, as in pretraining.
     """
     if length < 2:
         raise ValueError(f"length is {length}: a chunk needs two tokens, one to predict the other")
@@ -240,12 +228,10 @@ def pack(sequences, length, eos_id=None):
 
 
 def pad_right(sequences, pad_id):
-    """(tokens_BT, labels_BT) int64, shorter sequences filled up on the right with pad_id and label
-    -100.
+    """(tokens_BT, labels_BT) int64, shorter sequences filled up on the right with pad_id and label -100.
 
-    Any id will do for LLaMA, which has no pad token: causal attention keeps the right from the left,
-    and the label keeps it from the loss. EOS inside a sequence stays learned, even when pad_id is EOS:
-    labels are not found by id.
+    Any id will do for LLaMA, which has no pad token: causal attention keeps the right from the left, and the label
+    keeps it from the loss. EOS inside a sequence stays learned, even when pad_id is EOS: labels are not found by id.
     """
     if not sequences:
         raise ValueError("no sequences given: a batch needs at least one")

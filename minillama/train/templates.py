@@ -1,11 +1,9 @@
-"""Prompts as the published models were trained on them, cut into segments that say which part is to be
-learned.
+"""Prompts as the published models were trained on them, cut into segments that say which part is to be learned.
 
-Every template returns a list of `Segment`; `text_of` joins them to the published text. The assistant's
-words and the token that ends them are learned, all else is context. A space before the assistant's
-first word belongs to the
-assistant: LLaMA's tokenizer writes it as part of the word (`▁Yes`), so a prompt that kept it would end
-in a piece that never stands there in training.
+Every template returns a list of `Segment`; `text_of` joins them to the published text. The assistant's words and the
+token that ends them are learned, all else is context. A space before the assistant's first word belongs to the
+assistant: LLaMA's tokenizer writes it as part of the word (`▁Yes`), so a prompt that kept it would end in a piece that
+never stands there in training.
 
 Without an answer (output None, or a last message from the user) the list ends where the assistant's
 turn begins: the prompt for generation, token for token the beginning of the training example.
@@ -56,8 +54,7 @@ def text_of(segments):
 def alpaca(instruction, input="", output=None):
     """Stanford Alpaca's two templates, with and without an input (tatsu-lab/stanford_alpaca, README).
 
-    The README ends the prompt with a newline after "### Response:", as we do; its training program left
-    it out.
+    The README ends the prompt with a newline after "### Response:", as we do; its training program left it out.
     """
     template = ALPACA_WITH_INPUT if input else ALPACA_WITHOUT_INPUT
     before, after = template.split("{instruction}")  # not str.format: braces in the user's text are text
@@ -71,8 +68,7 @@ def question_answer(question, answer=None):
 
 
 def vicuna(messages):
-    """Vicuna v1.1 (lm-sys/FastChat): system text, then `USER: ... ASSISTANT: ...</s>` for each
-    exchange.
+    """Vicuna v1.1 (lm-sys/FastChat): system text, then `USER: ... ASSISTANT: ...</s>` for each exchange.
 
     messages: [{"role": "system" | "user" | "assistant", "content": str}, ...]; a system message,
     allowed only first, replaces the published one.
@@ -86,12 +82,10 @@ def vicuna(messages):
 
 
 def llama2_chat(messages):
-    """Llama 2 chat (meta-llama/llama, generation.py): `<s>[INST] ... [/INST] ... </s>` for each
-    exchange, the system text between <<SYS>> marks inside the first; contents stripped, as Meta does.
-    messages as in `vicuna`.
+    """Llama 2 chat (meta-llama/llama, generation.py): `<s>[INST] ... [/INST] ... </s>` for each exchange, the system
+    text between <<SYS>> marks inside the first; contents stripped, as Meta does. messages as in `vicuna`.
 
-    The marks are plain text to the tokenizer, so a message that holds one could pose as another role:
-    ValueError.
+    The marks are plain text to the tokenizer, so a message that holds one could pose as another role: ValueError.
     """
     system, exchanges = _exchanges(messages)
     for message in messages:
@@ -109,10 +103,9 @@ def llama2_chat(messages):
 
 
 def llama3_chat(messages):
-    """Llama 3 chat (meta-llama/llama-models, ChatFormat): a header of control tokens naming the
-    role, two newlines, the content, <|eot_id|>. messages as in `vicuna`. The newlines are encoded
-    apart from the content, as Meta does: a content that begins with a newline would otherwise melt
-    into them."""
+    """Llama 3 chat (meta-llama/llama-models, ChatFormat): a header of control tokens naming the role, two newlines, the
+    content, <|eot_id|>. messages as in `vicuna`. The newlines are encoded apart from the content, as Meta does: a
+    content that begins with a newline would otherwise melt into them."""
     _exchanges(messages)
     segments = [Segment("<|begin_of_text|>", control=True)]
     for message in messages:
