@@ -9,8 +9,9 @@ import os
 import re
 import sys
 from pathlib import Path
+from string import Template
 
-from minillama import book_page, recording
+from minillama import recording
 from minillama.files import atomic_write
 from minillama.lesson import COURSE, FOLDER, PARTS, lessons, neighbours, read
 from minillama.prose import math_text
@@ -133,8 +134,10 @@ def _turn(number, folder):
 
 
 def _page(title, body, turn):
-    return book_page.TEMPLATE.format(title=html.escape(title), style=book_page.STYLE, body=body, turn=turn,
-                                     script=book_page.SCRIPT)
+    """`body` in the book's look: book.html, with book.css, light and dark, and book.js inside it; no network."""
+    template, style, script = (Path(__file__).with_suffix(end).read_text(encoding="utf-8")
+                               for end in (".html", ".css", ".js"))
+    return Template(template).substitute(title=html.escape(title), style=style, body=body, turn=turn, script=script)
 
 
 def index_page(folder=FOLDER):

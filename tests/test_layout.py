@@ -31,7 +31,7 @@ FLOORS = [  # a module imports from its own floor or from one below
      "chat").split(),
     "prose braille exercise grader lesson".split(),
     "info kernels_verify parity parity_peers real_weights".split(),
-    "stepper check recording notebook book book_page".split(),
+    "stepper check recording notebook book".split(),
     ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_model cli_simt cli_tokenizer cli_tuning "
      "__main__").split(),
 ]
@@ -46,7 +46,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
-                    **dict.fromkeys(("recording", "notebook", "book_page"), "by test_book"),
+                    **dict.fromkeys(("recording", "notebook"), "by test_book"),
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}
 
