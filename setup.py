@@ -77,7 +77,6 @@ def usable(path):
 setup(
     packages=[*find_packages(include=["minillama", "minillama.*"]), "minillama.csrc"],
     package_dir={"minillama.csrc": "csrc"},  # the kernels' sources travel as data, to be compiled anywhere
-    package_data={"minillama": ["py.typed", "*.html", "*.css", "*.js"], "minillama.checkpoint": ["*.json"],
-                  "minillama.csrc": ["**/*"]},
+    package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.txt"], "minillama.csrc": ["**/*"]},
     **compiled(),
 )
