@@ -8,10 +8,10 @@ import pytest
 import torch
 from mutants import Mutant
 
+from lessons.tiled_attention import tiled_attention, tiled_attention_with_lse
 from minillama.attention import attention, visible_keys
 from minillama.config import ModelConfig
 from minillama.kv_cache import KVCache
-from lessons.tiled_attention import tiled_attention, tiled_attention_with_lse
 from minillama.transformer import Transformer
 
 BLOCKS = pytest.mark.parametrize(("Br", "Bc"), [(3, 3), (2, 3)])

@@ -7,8 +7,8 @@ import torch
 from mutants import Mutant
 from test_tiled_attention import BLOCKS, CAUSAL, MASKED, SIZES, every_size, gradients, inputs, random_mask, worst
 
-from minillama.attention import attention
 from lessons.tiled_attention import tiled_attention, tiled_attention_with_lse
+from minillama.attention import attention
 
 
 @BLOCKS

@@ -9,8 +9,8 @@ from test_tiled_attention import CAUSAL, MASKED, inputs, random_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from minillama.attention import attention
 from lessons.tiled_attention import tiled_attention
+from minillama.attention import attention
 
 
 def saved_for_backward(attend, *arguments):
