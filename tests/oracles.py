@@ -53,17 +53,6 @@ def preference_loss(chosen, rejected, margin=0.0):
     return -log_sigmoid(chosen - rejected - margin)
 
 
-def all_pairs_loss(prompts):
-    """arXiv 2203.02155 eq. 1. prompts: lists of (score, quality); mean over pairs, then prompts."""
-    per_prompt = []
-    for answers in prompts:
-        pairs = [(good, bad) for good, high in answers for bad, low in answers if high > low]
-        losses = [preference_loss(good, bad) for good, bad in pairs]
-        if losses:
-            per_prompt.append(mean(losses))
-    return mean(per_prompt)
-
-
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, flipped=0.0):
     """arXiv 2305.18290 eq. 7, one pair; `flipped`: probability that the label is the wrong way round."""
     inside = beta * (policy_chosen - reference_chosen) - beta * (policy_rejected - reference_rejected)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from mutants import Mutant
 from test_cli import model_folder, run, tokenizer_file
+from test_preferences import write_pairs
 
 from minillama.checkpoint import load_model
 from minillama.corpus import forum
 from minillama.generate import generate_text
-from minillama.rlhf.preferences import Pair, read_prompts, split_by_prompt, thread_pairs, write_pairs
+from minillama.rlhf.preferences import Pair, read_prompts, split_by_prompt, thread_pairs
 from minillama.rlhf.reward_file import load_reward
 from minillama.sampling import Sampling
 

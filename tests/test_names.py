@@ -10,7 +10,6 @@ from minillama.checkpoint.names import (
     rows_to_hf,
     rows_to_meta,
     state_dict_to_hf,
-    state_dict_to_meta,
     to_hf,
     to_meta,
 )
@@ -85,12 +84,11 @@ def test_reordering_there_and_back_is_the_identity_and_touches_only_q_and_k():
         assert torch.equal(there, rows) == (not name.endswith(("wq.weight", "wk.weight")))
 
 
-def test_a_whole_state_dict_goes_there_and_back_without_the_computed_table():
+def test_a_whole_state_dict_goes_there_and_back():
     torch.manual_seed(0)
     state = {name: torch.randn(8, 3) for name in META_NAMES}
     theirs = state_dict_to_hf(state, n_heads=2, n_kv_heads=1)
-    theirs["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
-    back = state_dict_to_meta(theirs, n_heads=2, n_kv_heads=1)
+    back = {to_meta(name): rows_to_meta(to_meta(name), rows, 2, 1) for name, rows in theirs.items()}
     assert list(back) == META_NAMES
     assert all(torch.equal(back[name], state[name]) for name in state)
 

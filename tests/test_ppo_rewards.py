@@ -9,7 +9,7 @@ import torch
 from mutants import Mutant
 from test_ppo import EXACT, MASK, mask_of, normal
 
-from minillama.rlhf.ppo import kl_estimate, next_kl_coefficient, punish_missing_eos, reward_mask, token_rewards
+from minillama.rlhf.ppo import kl_estimate, next_kl_coefficient, punish_missing_eos, token_rewards
 
 
 def test_kl_estimates_are_schulmans():
@@ -74,11 +74,12 @@ def test_rewards_ignore_what_stands_on_padding():
             assert torch.equal(ours, wanted)
 
 
-def test_the_reward_mask_covers_every_reward():
+def test_rewards_stand_on_real_tokens_and_for_pad_on_the_slot_behind_them():
     mask = mask_of(8, 1, 7, slots=8)
-    for at in ("eos", "pad", "every_token"):
-        paid = token_rewards(torch.ones(3), normal(3, 8), normal(3, 8, seed=1), mask, 0.3, at)
-        assert torch.equal(paid != 0, reward_mask(mask, at))
+    behind = mask | torch.nn.functional.pad(mask[:, :-1], (1, 0), value=False)
+    for at, paid in (("eos", mask), ("pad", behind), ("every_token", mask)):
+        rewards = token_rewards(torch.ones(3), normal(3, 8), normal(3, 8, seed=1), mask, 0.3, at)
+        assert torch.equal(rewards != 0, paid)
 
 
 def test_a_text_without_eos_gets_the_fixed_low_score():
@@ -130,8 +131,8 @@ MUTANTS = [
           test_scores_are_cut_at_their_limit),
     plant("kl_estimate(_blank(log_prob_BT, mask_BT), _blank(ref_log_prob_BT, mask_BT), estimator)",
           "kl_estimate(log_prob_BT, ref_log_prob_BT, estimator)", test_rewards_ignore_what_stands_on_padding),
-    plant("mask_BT | F.pad(mask_BT[:, :-1], (1, 0), value=False)", "mask_BT",
-          test_the_reward_mask_covers_every_reward),
+    plant("(place_B + 1).clamp(max=T - 1)", "place_B",
+          test_rewards_stand_on_real_tokens_and_for_pad_on_the_slot_behind_them),
     plant("torch.where(ended_B, score_B, ", "torch.where(~ended_B, score_B, ",
           test_a_text_without_eos_gets_the_fixed_low_score),
     plant("min(max(kl / target - 1.0, -limit), limit)", "kl / target - 1.0", KL_RULE),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,12 @@ from minillama.rlhf.preferences import (
     read_pairs,
     thread_pairs,
     vote_score,
-    write_pairs,
 )
+
+
+def write_pairs(path, pairs):
+    """The file that `read_pairs` reads."""
+    Path(path).write_text("".join(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs), "utf-8")
 
 
 def thread(*answers, question="q"):

@@ -10,12 +10,10 @@ from mutants import Mutant
 
 from minillama.rlhf.reward_model import (
     RewardModel,
-    all_pairs_loss,
     last_real_token,
     normalisation,
     pair_accuracy,
     preference_loss,
-    preferred_pairs,
 )
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # fp64, a handful of operations
@@ -57,59 +55,9 @@ def test_preference_loss_stays_finite_for_any_difference():
     assert loss.item() == 2e4 and preference_loss(far, -far).item() == 0.0
 
 
-def test_all_pairs_loss_is_the_papers_formula():
-    for prompts, k in [(1, 2), (1, 3), (4, 5), (3, 9)]:
-        scores = normal(prompts, k, seed=k)
-        quality = torch.randint(0, 4, (prompts, k), generator=torch.Generator().manual_seed(k))  # with ties
-        quality[0, :2] = torch.tensor([0, 3])
-        wanted = oracles.all_pairs_loss(
-            [list(zip(s, q, strict=True)) for s, q in zip(scores.tolist(), quality.tolist(), strict=True)]
-        )
-        torch.testing.assert_close(all_pairs_loss(scores, quality).item(), wanted, **EXACT)
-
-
-def test_a_strict_ranking_of_k_answers_gives_k_choose_2_pairs():
-    for k in (2, 4, 9):
-        assert preferred_pairs(torch.randperm(k)[None]).sum() == math.comb(k, 2)
-
-
-def test_two_answers_make_the_plain_preference_loss():
-    scores = normal(5, 2)
-    ours = all_pairs_loss(scores, torch.tensor([[1, 0]] * 5))
-    torch.testing.assert_close(ours, preference_loss(scores[:, 0], scores[:, 1]), **EXACT)
-
-
-def test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead():
-    scores, margin = normal(1, 3), normal(1, 3, 3, seed=1).abs()
-    ours = all_pairs_loss(scores, torch.tensor([[2, 1, 0]]), margin_BKK=margin)
-    wanted = oracles.mean(
-        [
-            oracles.preference_loss(scores[0, j].item(), scores[0, k].item(), margin[0, j, k].item())
-            for j, k in [(0, 1), (0, 2), (1, 2)]
-        ]
-    )
-    torch.testing.assert_close(ours.item(), wanted, **EXACT)
-
-
-def test_empty_slots_change_neither_loss_nor_gradient():
-    scores, quality = normal(2, 4), torch.tensor([[0, 2, 1, 5], [3, 1, 2, 9]])
-    mask = torch.tensor([[True, True, True, False]] * 2)
-    kept = scores[:, :3].clone().requires_grad_()
-    wanted = all_pairs_loss(kept, quality[:, :3])
-    wanted.backward()
-    for poison in (math.nan, 1e9):
-        poisoned = scores.masked_fill(~mask, poison).requires_grad_()
-        loss = all_pairs_loss(poisoned, quality, mask)
-        loss.backward()
-        assert loss.item() == wanted.item()
-        assert torch.equal(poisoned.grad[:, :3], kept.grad) and not poisoned.grad[:, 3].any()
-
-
 def test_gradients_are_those_of_finite_differences():
     chosen, rejected = normal(2, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda c, r: preference_loss(c, r, 0.3), (chosen, rejected))
-    quality = torch.tensor([[0, 2, 1, 1], [4, 1, 2, 3]])
-    assert torch.autograd.gradcheck(lambda s: all_pairs_loss(s, quality), (normal(2, 4).requires_grad_(),))
 
 
 def test_a_linear_head_on_frozen_features_learns_logistic_regression():
@@ -231,14 +179,12 @@ def test_masks_without_a_single_run_are_refused():
 
 
 def test_losses_without_a_pair_are_refused():
-    with pytest.raises(ValueError, match="none of the 2 prompts"):
-        all_pairs_loss(normal(2, 3), torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"\(2,\)"):
         preference_loss(torch.zeros(2), torch.zeros(3))
 
 
 plant = partial(Mutant, "minillama.rlhf.reward_model")
-PAPER, ALL_PAIRS = test_preference_loss_is_the_papers_formula, test_all_pairs_loss_is_the_papers_formula
+PAPER = test_preference_loss_is_the_papers_formula
 NORMAL = test_normalised_scores_have_mean_zero_and_deviation_one
 PADDING = test_padding_on_either_side_does_not_change_a_score
 # fmt: off
@@ -250,17 +196,6 @@ MUTANTS = [
     plant("return -F.logsigmoid(difference if margin is None else difference - margin).mean()",
           "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
           test_preference_loss_stays_finite_for_any_difference),
-    plant("quality_BK[:, :, None] > quality_BK[:, None, :]", "quality_BK[:, :, None] >= quality_BK[:, None, :]",
-          ALL_PAIRS),
-    plant("quality_BK[:, :, None] > quality_BK[:, None, :]", "quality_BK[:, :, None] < quality_BK[:, None, :]",
-          ALL_PAIRS),
-    plant("(loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()",
-          "loss_BKK.sum() / pairs_B.sum()", ALL_PAIRS),
-    plant("/ (pairs_B > 0).sum()", "/ len(pairs_B)", lambda: _a_tied_prompt_is_left_out()),
-    plant("difference_BKK - margin_BKK", "difference_BKK + margin_BKK",
-          test_a_margin_of_pairs_is_subtracted_from_the_better_answers_lead),
-    plant("better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]", "better_BKK",
-          test_empty_slots_change_neither_loss_nor_gradient),
     plant("+ 0.5 * (chosen == rejected)", "+ (chosen == rejected)", test_pair_accuracy_counts_a_tie_as_half),
     plant("last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)", "last_B = mask_BT.sum(-1) - 1", PADDING),
     plant("device=hidden_BTD.device), last_B - first_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
@@ -273,8 +208,3 @@ MUTANTS = [
     plant("scores.std(correction=0)", "scores.std(correction=1)", NORMAL),
 ]
 # fmt: on
-
-
-def _a_tied_prompt_is_left_out():
-    scores, quality = normal(2, 3), torch.tensor([[0, 1, 2], [1, 1, 1]])
-    assert all_pairs_loss(scores, quality) == all_pairs_loss(scores[:1], quality[:1])

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 from mutants import Mutant
-from procedural_teacher import MISHAPS, procedural_teacher, seed_tasks
+from procedural_teacher import MISHAPS, procedural_teacher, rouge_l, seed_tasks, self_instruct
 
 from minillama.train import self_instruct as module
 from minillama.train.self_instruct import (
@@ -14,8 +14,6 @@ from minillama.train.self_instruct import (
     InstructionFilter,
     bits_of,
     common_length,
-    rouge_l,
-    self_instruct,
     words_of,
 )
 
@@ -211,7 +209,7 @@ MUTANTS = [
     plant("            self.add(task)\n        return", "            pass\n        return",
           test_the_pool_grows_by_tasks_unlike_all_before_and_nothing_is_lost),
     plant(r"\b(?:{escaped})\b", "(?:{escaped})", lambda: test_each_rule_of_form("Describe the imagery in words", None)),
-    plant("rng.sample(seeds, shown)", "rng.sample(seeds + tasks, shown)",
+    Mutant("procedural_teacher", "rng.sample(seeds, shown)", "rng.sample(seeds + tasks, shown)",
           test_the_pool_grows_by_tasks_unlike_all_before_and_nothing_is_lost),
     plant("count < rules.min_words", "count <= rules.min_words", lambda: test_lengths_are_alpacas(4, None)),
 ]

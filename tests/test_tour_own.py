@@ -7,13 +7,14 @@ import pytest
 import torch
 from mutants import Mutant
 from test_cli_feedback import mean_quality, write_the_users_files
+from test_preferences import write_pairs
 from test_tour import fresh_tour
 
 from minillama import tour_own, tour_rlhf, tour_sft
 from minillama.cli import build_parser
 from minillama.config import ModelConfig
 from minillama.corpus import forum
-from minillama.rlhf.preferences import Pair, thread_pairs, write_pairs
+from minillama.rlhf.preferences import Pair, thread_pairs
 from minillama.tokenizer import train_bpe
 from minillama.tour import TourConfig, tour
 from minillama.tour_own import own_feedback

@@ -68,16 +68,6 @@ def state_dict_to_hf(state, n_heads, n_kv_heads):
     return {to_hf(name): rows_to_hf(name, rows, n_heads, n_kv_heads) for name, rows in state.items()}
 
 
-def state_dict_to_meta(state, n_heads, n_kv_heads):
-    """{Hugging Face name: tensor} -> {Meta name: tensor}, q and k rows reordered.
-
-    `rotary_emb.inv_freq`, a table that old files carry, is left out: it is computed, not learned.
-    """
-    learned = {name: rows for name, rows in state.items() if not name.endswith("rotary_emb.inv_freq")}
-    renamed = {to_meta(name): rows for name, rows in learned.items()}
-    return {name: rows_to_meta(name, rows, n_heads, n_kv_heads) for name, rows in renamed.items()}
-
-
 def _rename(name, layer_pattern, top_names, layer_names, layer_prefix, whose):
     layer = re.match(layer_pattern, name)
     prefix, rest = (f"{layer_prefix}{layer[1]}.", name[layer.end():]) if layer else ("", name)

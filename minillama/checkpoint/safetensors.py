@@ -46,12 +46,6 @@ def read_safetensors(path):
         return {name: _tensor(file, file_bytes, start, entry, name, path) for name, entry in header.items()}
 
 
-def read_safetensors_metadata(path):
-    """The file's `__metadata__`: a dict of strings, empty if there is none. Errors as `read_safetensors`."""
-    with opened(path) as (file, _):
-        return _read_header(file, path, metadata=True)[0]
-
-
 def write_safetensors(path, tensors, metadata=None):
     """Write {name: tensor} and optional {str: str} metadata; the file appears whole or not at all.
 
@@ -106,8 +100,8 @@ def _header_for(tensors, metadata):
     return text + b" " * (-len(text) % 8), spans  # so that every tensor starts aligned to its own item size
 
 
-def _read_header(file, path, metadata=False):
-    """(entries or metadata, where the data starts, file size in bytes), with the JSON's form checked."""
+def _read_header(file, path):
+    """(entries, where the data starts, file size in bytes), with the JSON's form checked."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
@@ -123,7 +117,7 @@ def _read_header(file, path, metadata=False):
     strings = header.pop("__metadata__", {})
     if not isinstance(strings, dict) or not all(isinstance(value, str) for value in strings.values()):
         raise ValueError(f"{path}: __metadata__ must map strings to strings")
-    return (strings if metadata else header), 8 + length, size
+    return header, 8 + length, size
 
 
 def _unique_keys(pairs):

@@ -12,7 +12,7 @@ function here; the default is argued where it is documented.
 | variance of whitening | `whiten(unbiased=)` | not told | biased | unbiased | unbiased | no whitening |
 | rewards whitened, mean kept | `whiten(keep_mean=True)` | - | yes | optional | optional | no |
 | bound on the ratio | `policy_loss(ratio_limit=)` | - | - | - | - | 10 |
-| a batch is skipped above | `mean_ratio` | - | - | 10 | - | 20 |
+| a batch is skipped above a mean ratio of | not here | - | - | 10 | - | 20 |
 | the policy loss averages over | `policy_loss(average=)` | not told | tokens | tokens | tokens | answers |
 
 Shapes: (B, T) over the tokens of the answers; masks are bool, True on real tokens. What stands under a
@@ -22,7 +22,6 @@ False, NaN included, changes neither a value nor a gradient. Everything is compu
 import math
 
 import torch
-import torch.nn.functional as F
 
 from minillama.train.sequence_loss import at_least_fp32
 
@@ -83,7 +82,7 @@ def token_rewards(score_B, log_prob_BT, ref_log_prob_BT, mask_BT, kl_coefficient
 
     score_at: "eos" pays at the last real token, the action that ended the text and caused the score: our default. "pad"
     pays one slot later, where no action was taken (the last slot if there is none later); the value head is then
-    trained on that slot too, so advantages must be computed with `reward_mask(mask, "pad")`. "every_token" pays the
+    trained on that slot too, so advantages must be computed with that slot in their mask. "every_token" pays the
     whole score at each token, which multiplies it by the length of the answer and so rewards length.
     score_limit: scores are cut to [-limit, limit]; None by default, as normalised scores
     (`RewardModel.normalise`) have no outliers worth hiding, and a cut hides a reward model gone wrong.
@@ -104,13 +103,6 @@ def token_rewards(score_B, log_prob_BT, ref_log_prob_BT, mask_BT, kl_coefficient
     if score_at == "pad":
         place_B = (place_B + 1).clamp(max=T - 1)
     return rewards_BT.scatter_add(1, place_B[:, None], score_B.to(rewards_BT.dtype)[:, None])
-
-
-def reward_mask(mask_BT, score_at="eos"):
-    """The slots that carry a reward: the real tokens, and with "pad" the slot after the last of them as well."""
-    if score_at != "pad":
-        return mask_BT
-    return mask_BT | F.pad(mask_BT[:, :-1], (1, 0), value=False)
 
 
 def punish_missing_eos(score_B, ended_B, score=-1.0):
@@ -138,7 +130,7 @@ def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, 
 
     The minimum makes it a pessimist: an action's gain stops paying beyond the clip, its harm never stops costing.
     ratio_limit: a cap on rho itself, which bounds the cost of a token with A < 0 that became far likelier; None (the
-    paper) by default: with the clip, and `mean_ratio` watched, such a token ought to be seen, not hidden.
+    paper) by default: with the clip, and `clip_fraction` watched, such a token ought to be seen, not hidden.
     average: "tokens" (each token weighs the same) or "answers" (mean of each answer's mean: tokens of
     long answers weigh less, so that rambling is punished less than brevity). No gradient flows into the
     old log-probabilities or the advantages.
@@ -172,13 +164,6 @@ def value_loss(values_BT, old_values_BT, returns_BT, mask_BT, clip=0.2):
         clipped_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
         error_BT = torch.maximum(error_BT, (clipped_BT - returns_BT).square())
     return 0.5 * masked_mean(error_BT, mask_BT)
-
-
-@torch.no_grad()
-def mean_ratio(log_prob_BT, old_log_prob_BT, mask_BT):
-    """Mean of pi / pi_old. Exactly 1 before the first step on a batch; above 10 or 20 others skip the batch. Skip the
-    optimiser's step, then, and not only the loss: with a gradient of 0 Adam still moves on its momentum."""
-    return masked_mean(_ratio(log_prob_BT, old_log_prob_BT, mask_BT), mask_BT).item()
 
 
 @torch.no_grad()

@@ -4,12 +4,11 @@ import json
 import math
 import random
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from minillama.files import atomic_write, require_regular
+from minillama.files import require_regular
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.train.data import is_held_out
 from minillama.train.records import LONGEST_RECORD
@@ -146,9 +145,3 @@ def _pair(line):
     if pair.chosen == pair.rejected:
         raise ValueError('"chosen" and "rejected" are the same text: such a pair says nothing, leave it out')
     return pair
-
-
-def write_pairs(path, pairs):
-    """The file that `read_pairs` reads."""
-    with atomic_write(Path(path), "w") as file:
-        file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in pairs)

@@ -23,38 +23,6 @@ def preference_loss(chosen, rejected, margin=None):
     return -F.logsigmoid(difference if margin is None else difference - margin).mean()
 
 
-def preferred_pairs(quality_BK, mask_BK=None):
-    """Which of K answers to a prompt beat which: bool (B, K, K), [b, j, k] True where j is better.
-
-    quality_BK: anything larger for better (a rank counted from below, votes). Ties make no pair: they
-    carry no preference. mask_BK (bool): False for slots without an answer.
-    """
-    better_BKK = quality_BK[:, :, None] > quality_BK[:, None, :]
-    if mask_BK is not None:
-        better_BKK = better_BKK & mask_BK[:, :, None] & mask_BK[:, None, :]
-    return better_BKK
-
-
-def all_pairs_loss(scores_BK, quality_BK, mask_BK=None, margin_BKK=None):
-    """InstructGPT's loss over all pairs of a prompt in one step (arXiv 2203.02155 eq. 1): the mean over the (K choose
-    2) pairs of a prompt, then the mean over prompts, so that a prompt with many answers does not drown the others.
-
-    One forward pass scores K answers and serves all their pairs; pairs spread over an epoch would show every answer K -
-    1 times, and the paper saw the model overfit. A prompt without a pair (all tied) is left out of the mean.
-    margin_BKK: LLaMA 2's margin of j over k. Errors: ValueError when no prompt has a pair.
-    """
-    better_BKK = preferred_pairs(quality_BK, mask_BK)
-    pairs_B = better_BKK.sum((1, 2))
-    if not pairs_B.any():
-        raise ValueError(f"none of the {len(pairs_B)} prompts has two answers of unequal quality: drop them")
-    scores_BK = at_least_fp32(scores_BK)
-    difference_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
-    if margin_BKK is not None:
-        difference_BKK = difference_BKK - margin_BKK
-    loss_BKK = -F.logsigmoid(difference_BKK.masked_fill(~better_BKK, 0.0)).masked_fill(~better_BKK, 0.0)
-    return (loss_BKK.sum((1, 2)) / pairs_B.clamp(min=1)).sum() / (pairs_B > 0).sum()
-
-
 def pair_accuracy(chosen, rejected):
     """Share of pairs in which the chosen text scores higher; a tie counts one half.
 

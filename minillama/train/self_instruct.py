@@ -7,7 +7,6 @@ which the next are compared. Nothing vanishes: what is dropped is returned with 
 """
 
 import math
-import random
 import re
 import string
 from collections import Counter, defaultdict
@@ -52,17 +51,6 @@ def words_of(text, english=True):
     """The words that ROUGE compares: runs of a-z and 0-9 in lower case, all else parts them, as in rouge-score.
     english=False: runs of letters and digits of any script, and each Chinese or Japanese character by itself."""
     return (WORD if english else ANY_WORD).findall(text.lower())
-
-
-def rouge_l(a, b):
-    """ROUGE-L of two texts: F = 2 L / (m + n), with L the length of the longest common subsequence of their m and n
-    words (Lin 2004, equation 4 with beta 1; precision is L / m, recall L / n). 0 where one has no words.
-
-    >>> rouge_l("the cat sat", "the cat lay there")  # the cat: 2 * 2 / (3 + 4)
-    0.5714285714285714
-    """
-    a, b = words_of(a), words_of(b)
-    return 2 * common_length(bits_of(a), len(a), b) / (len(a) + len(b)) if a and b else 0.0
 
 
 def bits_of(words):
@@ -145,7 +133,8 @@ class InstructionFilter:
 
     def nearest(self, text):
         """(ROUGE-L, number in the pool) of the most similar text, the first of equals; (0.0, None) where none is as
-        similar as the rules ask for."""
+        similar as the rules ask for. ROUGE-L of texts of m and n words is F = 2 L / (m + n), with L the length of their
+        longest common subsequence (Lin 2004, equation 4 with beta 1)."""
         words, least, best = words_of(text, self.rules.english), self.rules.similarity, (0.0, None)
         bits, m = bits_of(words), len(words)
         for place in sorted(self._possible(words)):
@@ -167,39 +156,3 @@ class InstructionFilter:
             found.update(self._holding.get(word, ()))
             missing -= counts[word]
         return found
-
-
-class Harvest(NamedTuple):
-    """tasks: those kept, the seeds not among them; dropped: (task, `Dropped`) of all others; requests: how often the
-    teacher was asked."""
-
-    tasks: list
-    dropped: list
-    requests: int
-
-    def counts(self):
-        """{reason: how many were dropped for it}."""
-        return Counter(why.reason for _, why in self.dropped)
-
-
-def self_instruct(seeds, teacher, wanted, seed=0, rules=None, shown=3, most_requests=10_000):
-    """Ask `teacher(rng, examples)` for tasks, `shown` of the seeds at a time, until `wanted` are kept -> `Harvest`.
-
-    The examples come from the seeds alone, as in Alpaca, so that slips of the teacher do not breed. A teacher that
-    only repeats itself is asked `most_requests` times at most; then there are fewer tasks than wanted.
-    """
-    if len(seeds) < shown:
-        raise ValueError(f"{len(seeds)} seeds: give at least the {shown} that the teacher is shown")
-    rng, keeper = random.Random(f"self-instruct {seed}"), InstructionFilter(rules)
-    for task in seeds:
-        keeper.add(task)
-    tasks, dropped, requests = [], [], 0
-    while len(tasks) < wanted and requests < most_requests:
-        requests += 1
-        for task in teacher(rng, rng.sample(seeds, shown)):
-            why = keeper.why_not(task)
-            if why is None:
-                tasks.append(task)
-            else:
-                dropped.append((task, why))
-    return Harvest(tasks, dropped, requests)
