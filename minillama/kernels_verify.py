@@ -1,9 +1,8 @@
 """Every kernel of every backend against the truth, as one table: `python -m minillama kernels verify`.
 
-The truth is the formula in float64, from the stored bits. Beside each of its numbers stands how far fp32 may be off it:
-one rounding an operation, by the rules of `minillama.rounding`, and one more to the dtype of the result. So a bound is
-the same on every processor, and no other program's error enters it. Plain PyTorch ("reference") is held to the same
-rules, but may round each intermediate result to the dtype of its inputs, as its operations do.
+The truth is the formula in float64, from the stored bits. Beside each of its numbers stands how far fp32 may be off it
+on any processor: one rounding an operation, by the rules of `minillama.rounding`, and one more to the result's dtype.
+Plain PyTorch ("reference") may round each intermediate result to the dtype of its inputs too, as its operations do.
 """
 
 import math
@@ -44,15 +43,15 @@ class Row:
 # (inputs, gradient of the result, whether plain PyTorch computes): {"out": Bounded, "d<name>": Bounded, ...})
 
 def rope_cases(dtype):
-    """Both layouts, odd sizes, and a strided input."""
-    for B, T, H, d, interleaved in ((1, 1, 1, 2, True), (2, 7, 3, 6, False), (1, 33, 5, 64, True)):
+    """Both layouts, odd sizes, more pairs than a warp has lanes, rows of whole vectors, and a strided input."""
+    for B, T, H, d, interleaved in ((1, 1, 1, 2, True), (2, 7, 3, 70, False), (1, 33, 5, 64, True),
+                                    (1, 5, 7, 80, False)):
         x = torch.randn(B, H, T, d).to(dtype).transpose(1, 2)  # (B, T, H, d), strided
         rotations = rope_rotations(torch.arange(1000, 1000 + T), rope_frequencies(d)).to(x.device)
-        reference = apply_rope if interleaved else apply_rope_half_split
 
-        def run(backend, x, rotations=rotations, interleaved=interleaved, reference=reference):
+        def run(backend, x, rotations=rotations, interleaved=interleaved):
             if backend == "reference":
-                return reference(x, rotations)
+                return (apply_rope if interleaved else apply_rope_half_split)(x, rotations)
             return kernels.fused_rope(x, rotations, interleaved, backend)
 
         def truth(inputs, d_out, plain, rotations=rotations, interleaved=interleaved):
@@ -72,8 +71,9 @@ def turned(x_BTHd, rotations, interleaved):
 
 
 def nf4_cases(dtype):
-    """Blocks inside and across rows, with double quantization and without."""
-    for M, N, K, double in ((1, 1, 2, False), (3, 8, 64, True), (17, 24, 72, True), (5, 130, 192, False)):
+    """Blocks inside and across rows; more of them than share a scale, more rows and columns than are taken at once."""
+    for M, N, K, double in ((1, 1, 2, False), (3, 8, 64, True), (17, 24, 72, True), (9, 130, 192, False),
+                            (1, 19, 1056, True)):
         stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
 
         def run(backend, x, stored=stored):
@@ -103,12 +103,12 @@ def dequantized(stored):
 
 def attention_cases(dtype):
     """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), and scores beyond the 88 at
-    which exp overflows."""
-    for B, H, K, T, S, d, causal, size in (
-            (1, 1, 1, 1, 1, 1, True, 1), (2, 4, 2, 17, 17, 8, True, 1), (1, 2, 1, 5, 37, 80, True, 1),
-            (1, 3, 3, 33, 7, 128, True, 1), (1, 2, 2, 16, 33, 64, False, 1), (1, 2, 1, 3, 19, 32, True, 8)):
-        q, k, v = (torch.randn(B, *shape, d) for shape in ((H, T), (K, S), (K, S)))
-        q, k, v = (x.to(dtype) for x in (size * q, size * k, v))
+    which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows narrow."""
+    for B, H, K, T, S, d, causal, fine, far in (
+            (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
+            (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100)):
+        q, k, v = ((torch.randn(B, *shape, d) * fine).round() / fine for shape in ((H, T), (K, S), (K, S)))
+        q, k, v = (x.to(dtype) for x in (q, k + far, v))
 
         def run(backend, q, k, v, causal=causal):
             attend = attention if backend == "reference" else kernels.flash_attention
@@ -117,15 +117,15 @@ def attention_cases(dtype):
         def truth(inputs, d_out, plain, causal=causal):
             return attended(**inputs, d_out=d_out, causal=causal, plain=plain)
 
-        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' large' if size > 1 else ''}",
+        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' far' if far else ''}",
                {"q": q, "k": k, "v": v}, run, truth)
 
 
 def attended(q, k, v, d_out, causal, plain):
     """softmax(q k^T / sqrt(d)) v and its gradients (arXiv 2205.14135, appendix B.4), by hand.
 
-    A kernel's weight may be the product of several exponentials, one for each new maximum, and the gradients' weights
-    are exponentials less the logarithm of their sum: `step` counts ten roundings of a score or such a logarithm each.
+    Beside a score's own roundings, exponents have three more of it, five of the maximum, and in the gradients seven of
+    a sum's logarithm; each new maximum in a kernel is an exponential more, of two maxima, with five of the factor.
     """
     (B, H, T, d), (K, S), scale = q.shape, k.shape[1:3], 1 / math.sqrt(q.shape[-1])
     stored, computed = q.dtype, q.dtype if plain else torch.float32
@@ -134,8 +134,8 @@ def attended(q, k, v, d_out, causal, plain):
     seen = (torch.arange(S) <= torch.arange(T)[:, None] + (S - T if causal else S)).repeat(H // K, 1)
     scores = q @ k.T * scale
     largest = scores.value.abs().where(seen, 0).amax(-1, keepdim=True)
-    step = 10 * FP32 * (largest + math.log(S) + 1)
-    shares = scores.softmax(seen, (S // TILE + 2) * step + (PLAIN_EXP if plain else 0))
+    roundings = 3 * scores.value.abs() + (5 + 2 * (S // TILE)) * largest + 7 * math.log(S) + 5 * (S // TILE)
+    shares = scores.softmax(seen, FP32 * roundings + (PLAIN_EXP if plain else 0))
     out, d_shares = shares @ v, d_out @ v.T
     delta = (shares * d_shares if plain else d_out * (exact(shares.value) @ v).stored(stored)).sum()
     if not plain:  # from the output: wrong shares in it matter as much as d_shares, not as all of d_out and v
@@ -156,8 +156,7 @@ def direction_like(out):
 
 def results(run, backend, inputs):
     """{"out": ..., "d<name>": ...}: what `run` makes of the inputs, and its gradients for one fixed direction."""
-    inputs = {name: x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-              for name, x in inputs.items()}
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
     out = run(backend, *inputs.values())
     gradients = torch.autograd.grad(out, list(inputs.values()), direction_like(out))
     return {"out": out.detach(), **{f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}}
@@ -184,10 +183,9 @@ def verify(backends=None, operators=None):
                 if backends:
                     raise RuntimeError("backend 'cuda' is built here, but there is no GPU: choose another backend")
                 continue
-            if backend != "reference" and backend not in kernels.KERNELS[operator]:
-                continue
-            for dtype in DTYPES:
-                yield from rows_of(operator, backend, dtype)
+            if backend in ("reference", *kernels.KERNELS[operator]):
+                for dtype in DTYPES:
+                    yield from rows_of(operator, backend, dtype)
 
 
 def rows_of(operator, backend, dtype):
@@ -202,9 +200,8 @@ def print_table(backends=None, operators=None):
     start, bad, count = time.perf_counter(), 0, 0
     print(f"{'operator':16}{'backend':11}{'dtype':10}{'shape':44}{'result':8}{'error':>10}{'allowed':>10}  verdict")
     for row in verify(backends, operators):
-        dtype = str(row.dtype).removeprefix("torch.")
-        print(f"{row.operator:16}{row.backend:11}{dtype:10}{row.shape:44}{row.result:8}{row.error:10.1e}"
-              f"{row.allowed:10.1e}  {'ok' if row.ok else 'WRONG'}")
+        print(f"{row.operator:16}{row.backend:11}{str(row.dtype)[len('torch.'):]:10}{row.shape:44}{row.result:8}"
+              f"{row.error:10.1e}{row.allowed:10.1e}  {'ok' if row.ok else 'WRONG'}")
         bad, count = bad + (not row.ok), count + 1
     absent = [name for name in kernels.LIBRARIES if name not in kernels.built_backends()]
     note = f"; not built here: {', '.join(absent)} ({kernels.BUILD})" if absent else ""

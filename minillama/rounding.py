@@ -71,10 +71,13 @@ class Bounded:
         return self.result(self.value - other.value, self.error + other.error)
 
     def __matmul__(self, other):
-        """Sums of n products in fp32; where the result stays fp32, the last rounding is one of the n."""
+        """Sums of n products in fp32; where the result stays fp32, the last rounding is one of the n. Multiples of 1/8
+        whose products, multiples of 1/64, sum up to 2^18 at most fit 24 bits: nothing is rounded."""
         largest = (self.value.abs() + self.error) @ (other.value.abs() + other.error)
-        passed_on = largest - self.value.abs() @ other.value.abs()
-        found = Bounded(self.value @ other.value, passed_on + gamma(self.value.shape[-1]) * largest, self.dtype)
+        few = all(torch.equal((8 * x.value).round(), 8 * x.value) and not x.error.any() for x in (self, other))
+        unit = 0 if few and (largest <= 2**18).all() else gamma(self.value.shape[-1])
+        error = (1 + unit) * largest - self.value.abs() @ other.value.abs()
+        found = Bounded(self.value @ other.value, error, self.dtype)
         return found if self.dtype == torch.float32 else found.stored(self.dtype)
 
     def sum(self):
@@ -85,12 +88,12 @@ class Bounded:
         """exp(x_j) / sum exp(x_i) over the last dimension, of what is seen (a row that sees nothing is 0).
 
         more: an error of the exponents beside their own. One that is off by e makes its exponential wrong by the factor
-        exp(e), and the sum by exp(max e) at most.
+        exp(e), and the sum by the mean of these factors, weighted by the result.
         """
         value = self.value.masked_fill(~seen, -math.inf).softmax(-1).nan_to_num(0)
-        error = self.error + more + EXP_ERROR
-        error = error + error.where(seen, 0).amax(-1, keepdim=True) + gamma(seen.shape[-1])
-        return self.result(value, value * torch.expm1(error)).moved(lambda x: x.where(seen, 0))
+        factor = (self.error + more + EXP_ERROR).where(seen, 0).exp()
+        factor = factor * (value * factor).sum(-1, keepdim=True) * (1 + gamma(seen.shape[-1]))
+        return self.result(value, value * (factor - 1)).moved(lambda x: x.where(seen, 0))
 
     def moved(self, move):
         """The same numbers elsewhere, by move(tensor)."""

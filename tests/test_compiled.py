@@ -15,6 +15,7 @@ from tokenizer_texts import (
     MISTRAL,
     hand_made,
     mistral_model,
+    model_bytes,
     own_model,
     processor,
     random_hand_made,
@@ -158,6 +159,16 @@ def check_mixtures(seeds):
             assert ours.encode(text) == theirs.encode(text), (seed, text)
             ids = random_ids(rng, ours.vocab_size)
             assert ours.decode(ids) == theirs.decode(ids), (seed, ids)
+
+
+@built
+def test_a_user_defined_piece_may_be_the_first():
+    letters = [Piece(letter, -1.0) for letter in "ab\u2581"]
+    for pieces in ([Piece("ab", 0.0, 4), *letters], [*letters, Piece("ab", 0.0, 4)]):
+        special = [Piece("<unk>", 0.0, 2), Piece("<s>", 0.0, 3), Piece("</s>", 0.0, 3)]
+        model = model_bytes(pieces + special, byte_fallback=False)
+        ours, theirs = SentencePieceTokenizer(model, backend="cpp"), processor(model)
+        assert ours.encode("aabb ab") == theirs.encode("aabb ab")
 
 
 def test_any_mixture_of_pieces_and_rules_is_encoded_as_by_sentencepiece():

@@ -57,6 +57,15 @@ def test_sums_of_products_in_any_order_are_within_their_bound(n):
         held(exact(a).sum(), a.flip(-1).cumsum(-1)[:, -1:])
 
 
+def test_sums_of_numbers_of_few_bits_have_no_error_until_they_outgrow_24():
+    a, b = ((8 * normal(*shape, seed=shape[0])).round() / 8 for shape in ((41, 64), (64, 3)))
+    assert not (exact(a) @ exact(b)).error.any()
+    held(exact(a) @ exact(b), a @ b)
+    for larger in (2**16 * a + 0.125, a + 1 / 16):  # sums beyond 2^18; products that are no multiples of 1/64
+        held(exact(larger) @ exact(b), larger @ b)
+        assert (exact(larger) @ exact(b)).error.all()
+
+
 def test_the_bound_of_a_long_sum_is_at_most_ten_times_what_one_of_400_sums_needs():
     """Numbers of one sign, added in turn: n u, without the root, would be 80 times."""
     n, in_turn = 4096, torch.zeros(400)
@@ -121,6 +130,7 @@ MUTANTS = [
         torch.bfloat16)),
     Mutant(MODULE, "SPREAD * math.sqrt(n)", "0.01 * math.sqrt(n)",
            lambda: test_sums_of_products_in_any_order_are_within_their_bound(1009)),
+    Mutant(MODULE, "<= 2**18", "<= 2**40", test_sums_of_numbers_of_few_bits_have_no_error_until_they_outgrow_24),
     Mutant(MODULE, "min(n, SPREAD * math.sqrt(n))", "n",
            test_the_bound_of_a_long_sum_is_at_most_ten_times_what_one_of_400_sums_needs),
     Mutant(MODULE, "self.value * other.value,\n", "self.value * other.value.abs(),\n",
@@ -128,7 +138,7 @@ MUTANTS = [
     Mutant(MODULE, "self.value - other.value, self.error + other.error", "self.value - other.value, self.error * 0",
            chained),
     Mutant(MODULE, "self.error * (other.value.abs() + other.error)", "self.error * 0", chained),
-    Mutant(MODULE, "+ error.where(seen, 0).amax(-1, keepdim=True)", "",
+    Mutant(MODULE, "factor * (value * factor).sum(-1, keepdim=True)", "factor",
            lambda: test_softmax_is_within_its_bound_however_large_the_scores_and_zero_where_nothing_is_seen(
                torch.float32)),
     Mutant(MODULE, " + lost, self.dtype)", ", self.dtype)", test_what_underflows_is_within_its_bound),

@@ -1,0 +1,163 @@
+"""`kernels verify` sees every planted fault of the CUDA kernels: one wrong expression makes the table say WRONG.
+
+The kernels are compiled once, each marked expression as `planted == n ? wrong : right`, and take the place of the
+built ones.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_simt import SIMT
+
+from minillama import kernels, kernels_verify
+
+pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
+                                                   reason=f"the kernels are not built: {kernels.BUILD}")]
+FLASH, BACK, NF4, VECTORS = "flash_attention", "flash_attention_backward", "nf4_matmul", "nf4_vectors"
+ROPE, ROPE_V1 = "rope_vectors", "rope"
+BRAIN, HALF = "float(__nv_bfloat16({}))", "float(__half({}))"
+
+FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
+    # causal mask
+    (FLASH, "@key <= query + shape.keys - shape.queries@", "key < query + shape.keys - shape.queries"),
+    (FLASH, "@key <= query + shape.keys - shape.queries@", "key <= query + 1 + shape.keys - shape.queries"),
+    (FLASH, "last_seen + 1 < shape.keys ? @last_seen + 1@", "last_seen"),
+    (BACK, "bool seen = @sees(shape, query, start + key)@", "sees(shape, query, start + key + 1)"),
+    (BACK, "query < shape.queries && @sees(shape, query, key)@", "sees(shape, query - 1, key)"),
+    (BACK, "@(first - shift) / kTile * kTile@", "(first - shift) / kTile * kTile + 1"),
+    # scale of the softmax
+    (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
+    (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(Q", "kLog2E"),
+    (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(K", "kLog2E"),
+    # the last tile, or what is left for it
+    (FLASH, "@start < keys_end(shape, first)@", "start + kTile < keys_end(shape, first)"),
+    (FLASH, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
+    (BACK, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
+    (BACK, "@start < shape.queries@", "start + kTile <= shape.queries"),
+    (FLASH, "@key < shape.keys@", "key + 1 < shape.keys"),
+    (FLASH, "@column < width@", "column + 1 < width"),
+    (BACK, "@c < d@; c += 32", "c + 32 <= d"),
+    (NF4, "@n >= w.rows@", "n + 1 >= w.rows"),
+    (NF4, "@k >= K@", "k + 1 >= K"),
+    (VECTORS, "@n < w.rows@ && m < M", "n + 1 < w.rows"),
+    (VECTORS, "n < w.rows && @m < M@", "(M == 1 || m + 1 < M)"),
+    (VECTORS, "int64_t k0 = 0; @k0 < K@", "k0 == 0 || k0 + kNF4Step <= K"),
+    (VECTORS, "m < M && @n < N@", "n + 1 < N"),
+    (VECTORS, "@first + threadIdx.x < K@", "first + threadIdx.x + 1 < K"),
+    (ROPE, "real = @batch < shape.batch@", "token + 1 < shape.batch * shape.tokens"),
+    (ROPE, "i < half; @i += 32@", "i += 33"),
+    # the row of a position, and which columns are a pair
+    (ROPE, "rotations + @token.row * (2 * half)@", "(token.row ? token.row - 1 : 0) * (2 * half)"),
+    (ROPE, "(@token.row * half + i@) * 2", "(token.row ? token.row - 1 : 0) * half + i"),
+    (ROPE, "first = @shape.interleaved@ ?", "!shape.interleaved"),
+    (ROPE, "else if (@shape.interleaved@)", "!shape.interleaved"),
+    (ROPE, "@shape.inverse ? -1.0f : 1.0f@", "1.0f"),
+    (ROPE, "turn(x0, x1, c, @shape.inverse ? -s : s@)", "s"),
+    # levels and scales of NF4
+    (NF4, "tables.level[i] = @kNF4Levels[i]@", "kNF4Levels[i == 5 ? 6 : i]"),
+    (NF4, "tables.level[i] = @kNF4Levels[i]@", "kNF4Levels[i] * (i == 5 ? 1.0001f : 1.0f)"),
+    (NF4, "@element % 2@ ? pair & 15", "element % 2 == 0"),
+    (VECTORS, "4 * (@i % 2@)", "1 - i % 2"),
+    (NF4, "return @__fadd_rn(centred, *w.absmax_offset)@", "centred"),
+    (NF4, "w.absmax_scale[@block / 256@]", "0"),
+    # a factor of a gradient
+    (BACK, "@p * (dot<D>(dO[row], V[key]) - my_delta)@", "p * dot<D>(dO[row], V[key])"),
+    (BACK, "@dot<D>(dO[i], V[row]) - delta[rows + query]@", "dot<D>(dO[i], V[row])"),
+    (BACK, "@p * (dot<D>(dO[row], V[key]) - my_delta)@", "dot<D>(dO[row], V[key]) - my_delta"),
+    (BACK, "@sum[e] * shape.scale@", "sum[e]"),
+    (BACK, "@sum_k[e] * shape.scale@", "sum_k[e]"),
+    # sums in fewer bits than fp32
+    (FLASH, "O[e] = @O[e] * alpha + sum@", BRAIN.format("O[e] * alpha + sum")),
+    (FLASH, "O[e] = @O[e] * alpha + sum@", HALF.format("O[e] * alpha + sum")),
+    (FLASH, "@even + odd@", BRAIN.format("even + odd")),
+    (FLASH, "@even + odd@", HALF.format("even + odd")),
+    (FLASH, "l += @p@;", HALF.format("p")),
+    (FLASH, "P[row][member + kTeam * i] = @p@", HALF.format("p")),
+    (BACK, "sum[e] += @part@", HALF.format("part")),
+    (BACK, "sum_k[e] += @part_k@", HALF.format("part_k")),
+    (BACK, "sum_v[e] += @part_v@", HALF.format("part_v")),
+    (NF4, "sum += @of_block * nf4_absmax(w, tables, block)@", HALF.format("of_block * nf4_absmax(w, tables, block)")),
+    (NF4, "sum += @of_chunk@", HALF.format("of_chunk")),
+    (VECTORS, "sums[r][m] += @of_lane[r][m] * absmax[r]@", HALF.format("of_lane[r][m] * absmax[r]")),
+    (VECTORS, "sum += @parts[i][turned(threadIdx.x / kNF4Columns, threadIdx.x % kNF4Columns)]@",
+     HALF.format("parts[i][turned(threadIdx.x / kNF4Columns, threadIdx.x % kNF4Columns)]")),
+    (ROPE_V1, "first = T(@x0 * c - x1 * s@);", HALF.format("x0 * c - x1 * s")),
+    (FLASH, "@float(data[(first + row) * stride + column])@", HALF.format("data[(first + row) * stride + column]")),
+    (BACK, "delta[place] = @sum@ -", HALF.format("sum")),
+    (BACK, "@p * (dot<D>(dO[row], V[key]) - my_delta)@",
+     HALF.format("p * (dot<D>(dO[row], V[key]) - my_delta)")),
+    (VECTORS, "mine = @sums[r][m]@", HALF.format("sums[r][m]")),
+    # what earlier tiles are worth
+    (FLASH, "l *= @alpha@", "1.0f"),
+    (FLASH, "@O[e] * alpha + sum@", "O[e] + sum"),
+    (FLASH, "INFINITY, l = 0, O[D / kTeam] = {};\n  for (int64_t start = @0@", "kTile"),
+    # heads
+    (FLASH, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
+    (BACK, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
+    (BACK, "head = kv_head * group; @head < (kv_head + 1) * group@", "head < kv_head * group + 1"),
+    # overflow
+    (FLASH, "highest = @team_max(highest)@", "0.0f"),
+]
+
+
+def with_faults(folder):
+    """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
+    shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
+    for path in folder.glob("cuda/*.cuh"):
+        source, places = path.read_text(encoding="utf-8"), {}
+        for number, (name, text, wrong) in enumerate(FAULTS, 1):
+            if name == path.stem:
+                before, right, after = text.split("@")
+                assert source.count(before + right + after) == 1, f"{text} occurs not once in {path.name}"
+                start = source.index(before + right + after) + len(before)
+                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
+        for (start, end), choices in sorted(places.items(), reverse=True):
+            source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
+        path.write_text(source, encoding="utf-8")
+
+
+def compiled():
+    """The library of the kernels with all faults, its variable `planted` being 0."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed here")
+    with tempfile.TemporaryDirectory() as folder:
+        with_faults(Path(folder))
+        sources = [f"simt/{name}.cpp" for name in ("scheduler", "grid", "device", "calls")] + ["simt_kernels.cpp"]
+        together = 'extern "C" { int planted; }\n' + "".join(f'#include "{folder}/{name}"\n' for name in sources)
+        command = ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-gnu-unique", "-w",
+                   "-pthread", "-I", folder, "-x", "c++", "-", "-ldl", "-lrt", "-o", f"{folder}/planted.so"]
+        done = subprocess.run(command, input=together, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return ctypes.CDLL(f"{folder}/planted.so")
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """(number) -> None: plants that fault in the kernels of backend "simt"; 0 plants none."""
+    library = compiled()
+    library.minillama_kernels.restype = ctypes.c_int64
+    torch.ops.minillama_simt.use_kernels(library.minillama_kernels())
+    yield lambda number: setattr(ctypes.c_int.in_dll(library, "planted"), "value", number)
+    torch.ops.minillama_simt.use_kernels(0)
+
+
+def wrong_rows(name):
+    operator = next(operator for operator in kernels_verify.CASES if name.startswith(operator.split("_")[0]))
+    return [row for row in kernels_verify.verify(["simt"], [operator]) if not row.ok]
+
+
+def test_without_a_fault_every_row_is_right(planted):
+    planted(0)
+    assert not any(map(wrong_rows, (FLASH, NF4, ROPE)))
+
+
+@pytest.mark.parametrize("number", range(1, len(FAULTS) + 1), ids=[f"{name}: {text} -> {wrong}"
+                                                                 for name, text, wrong in FAULTS])
+def test_every_fault_makes_a_row_wrong(planted, number):
+    planted(number)
+    assert wrong_rows(FAULTS[number - 1][0])
