@@ -46,23 +46,28 @@ def opening(code, place):
     raise ValueError(f"line {code.count(chr(10), 0, place) + 1}: {code[place]} was never opened")
 
 
+def near(code, place):
+    """What stands before a place: as much as an expression may be long."""
+    return code[max(0, place - 2000): place]
+
+
 def kernel_start(code, place):
     """Where the kernel before `<<<` at `place` begins: it may be a::b<int, (N > 1)>, (*pointer), table[i], s->k."""
     while True:
         place = len(code[:place].rstrip())
         if code[place - 1: place] in (")", "]", ">"):
             last, place = code[place - 1], opening(code, place - 1)
-            called = re.search(r"(\w+)\s*$", code[max(0, place - 200): place])
+            called = re.search(r"(\w+)\s*$", near(code, place))
             if last == ")" and (not called or called[1] in ("else", "return", "do", "if", "for", "while")):
                 return place
             continue
-        name = re.search(r"\w*$", code[max(0, place - 200): place])[0]
+        name = re.search(r"\w*$", near(code, place))[0]
         place -= len(name)
-        joined = re.search(r"(::|\.|->)\s*$", code[max(0, place - 200): place])
+        joined = re.search(r"(::|\.|->)\s*$", near(code, place))
         if not name or not joined:
             return place
         place -= len(joined[0])
-        if joined[1] == "::" and not re.search(r"[\w>]\s*$", code[max(0, place - 200): place]):
+        if joined[1] == "::" and not re.search(r"[\w>]\s*$", near(code, place)):
             return place
 
 
@@ -165,7 +170,7 @@ def shifts(code):
     for start, end in device_bodies(code, directives):
         for found in re.finditer(r"(?<![<>])(<<|>>)(?!\s?[<>])(=?)", code[start:end]):
             at = start + found.start()
-            before = code[max(0, at - 2000): at].rstrip()
+            before = near(code, at).rstrip()
             kept = before.endswith("operator") or (found[2] and re.search(r"(\.|->)\s*\w+$", before))
             if not kept and not within(directives, at) and (found[1] == "<<" or open_angles(before) < 2):
                 edits.add((at + len(found[0]), 0, f" ::simt::program::ptx_shift {found[0]}"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
-from minillama.cuda_translate import masked, translate
+from minillama.cuda_translate import Unsupported, masked, open_angles, translate, translate_tree
 
 FOLDER = Path(__file__).resolve().parent / "simt" / "programs"
 
@@ -26,6 +26,14 @@ def body(text):
     ("else (*f)<<<1, 1>>>(x);", "(*f)", "1, 1", "(x);"),
     ("a > b; t[i]<<<1, 1>>>(x);", "t[i]", "1, 1", "(x);"),
     ("{s->k[0]<<<1, 1>>>(NULL, f(NULL));}", "s->k[0]", "1, 1", "(nullptr, f(nullptr));}"),
+    ("(*f)<<<1, 1>>>(x);", "(*f)", "1, 1", "(x);"), ("(*t)[i] <<<1, 1>>>(x);", "(*t)[i] ", "1, 1", "(x);"),
+    ("return (f)<<<1, 1>>>(x);", "(f)", "1, 1", "(x);"), ("if (a) (f)<<<1, 1>>>(x);", "(f)", "1, 1", "(x);"),
+    ("while (a) k<<<1, 1>>>(x);", "k", "1, 1", "(x);"), ("do (f)<<<1, 1>>>(x);", "(f)", "1, 1", "(x);"),
+    ("get(a)<<<1, 1>>>(x);", "get(a)", "1, 1", "(x);"), ("a :: k<<<1, 1>>>(x);", "a :: k", "1, 1", "(x);"),
+    ("a.k<<<1, 1>>>(x);", "a.k", "1, 1", "(x);"), ("v<1>::k<<<1, 1>>>(x);", "v<1>::k", "1, 1", "(x);"),
+    ("k<p->n><<<1, 1>>>(x);", "k<p->n>", "1, 1", "(x);"), ("k<<<1, a[1] + (2)>>>(x);", "k", "1, a[1] + (2)", "(x);"),
+    ("k<<<1, 1>>>(f(NULL), NULL_, NULL); g(NULL);", "k", "1, 1", "(f(nullptr), NULL_, nullptr); g(NULL);"),
+    ("k<<<1, 1>>>", "k", "1, 1", ""),
     ("k<<<1,\n  1,\n sizeof(int) * 2>>>(a,\n b);", "k", "1,\n  1,\n sizeof(int) * 2", "(a,\n b);"),
 ])
 def test_a_launch_becomes_two_calls(source, kernel, config, arguments):
@@ -65,10 +73,53 @@ def test_masking_keeps_every_place():
     assert len(masked(text)) == len(text) and masked(text).index("\n") == text.index("\n")
 
 
-@pytest.mark.parametrize("source", ["k<<<1, 2(x);", "k<<<1, (2>>>(x);"])
-def test_a_launch_that_never_closes_is_an_error_with_its_line(source):
-    with pytest.raises(ValueError, match="line 2"):
-        body("\n" + source)
+@pytest.mark.parametrize(("source", "says"), [
+    ("k<<<1, 2(x);", "<<< without its >>>"), ("k<<<1, (2>>>(x);", "( is never closed"),
+    ("k)<<<1, 2>>>(x);", ") was never opened"), ("extern __shared__ float *s;", "unsupported: float *s;"),
+    ("k<<<1, 2>>>(x;", "( is never closed")])
+def test_what_never_closes_or_is_unknown_is_an_error_with_its_line(source, says):
+    for lines in (0, 1, 2):
+        with pytest.raises((ValueError, Unsupported)) as error:
+            body("\n" * lines + source + "\n\n")
+        assert " ".join(str(error.value).split()) == f"line {lines + 1}: {says}"
+
+
+def refused(what):
+    return (f'do {{ void simt_ptx_0() __attribute__((error("unsupported: inline PTX {what}"))); simt_ptx_0(); }} '
+            "while (0)")
+
+
+@pytest.mark.parametrize(("source", "new"), [
+    ('f(); asm("trap;"); g();', "f(); do { __trap(); } while (0); g();"),
+    ('__asm__ __volatile__ ("trap;" :: )', "do { __trap(); } while (0)"),
+    ('asm ( "bra x\\n;" )', refused("bra")),
+    ('asm("mov.u32 %0, \'a;" : "=r"(x))', refused("mov.u32 with the operand 'a")),
+    ('asm("mov.u32 %0, \\"a;" : "=r"(x))', refused("mov.u32 with the operand 'a")),
+])
+def test_inline_ptx_becomes_a_statement_or_an_error_that_is_raised_where_it_is_used(source, new):
+    assert body(source) == new
+
+
+def test_a_file_and_what_it_includes_from_known_folders_is_translated_once(tmp_path):
+    source, headers, target = (tmp_path / name for name in ("src", "include", "out"))
+    for folder in (source, headers, target):
+        folder.mkdir()
+    (source / "a.cu").write_bytes(b'#include "own.h"\r\n # include <far.h>\r\n#include <own.h>\r\n#include "gone.h"\r\n'
+                                  b"// \xff\r\nk<<<1, 2>>>(x);\r\n")
+    (source / "own.h").write_text('#include "../include/far.h"\n')
+    (headers / "far.h").write_text("k<<<3, 4>>>(x);\n#include <vector>\n")
+    made = translate_tree(source / "a.cu", [headers], target)
+    assert made == target / "0_a.cu" and sorted(path.name for path in target.iterdir()) == ["0_a.cu", "1_own.h",
+                                                                                            "2_far.h"]
+    lines = made.read_text(encoding="utf-8").split("\n")
+    assert lines[0] == f'#line 1 "{source / "a.cu"}"' and lines[1:] == [
+        f'#include "{target / "1_own.h"}"', f' # include "{target / "2_far.h"}"', "#include <own.h>",
+        '#include "gone.h"', "// \ufffd", "SIMT_KERNEL(k)(1, 2)(x);", ""]
+    assert f'#include "{target / "2_far.h"}"' in (target / "1_own.h").read_text()
+    assert (target / "2_far.h").read_text().endswith("SIMT_KERNEL(k)(3, 4)(x);\n#include <vector>\n")
+    (headers / "far.h").write_text("\n\nk<<<1, 2(x);\n")
+    with pytest.raises(ValueError, match=f"^{headers / 'far.h'}:3: <<< without its >>>$"):
+        translate_tree(source / "a.cu", [headers], target)
 
 
 def test_a_kernel_that_is_launched_through_a_function_keeps_its_type():
@@ -91,6 +142,11 @@ SHIFT = " ::simt::program::ptx_shift "
     ("#define HD __host__ __device__\nHD int f(int a) { return a << 3; }", f"{{ return a <<{SHIFT}<< 3; }}"),
     ("x = [] __device__ (int a) { return i < a >> 1; };", f"{{ return i < a >>{SHIFT}>> 1; }};"),
     ("__device__ void f() { k<<<1, 1 >> 2>>>(v<w<int>>(a)); }", f"(1, 1 >>{SHIFT}>> 2)(v<w<int>>(a)); }}"),
+    ("__device__ void f() { *a.b <<= c; a.b << 1; }", f"{{ *a.b <<= c; a.b <<{SHIFT}<< 1; }}"),
+    ("__device__ void f() { a <\n b >> 2; }", f"{{ a <\n b >>{SHIFT}>> 2; }}"),
+    ("__device__ void f() { a < b; c < d >> 2; }", f"{{ a < b; c < d >>{SHIFT}>> 2; }}"),
+    ("__device__ void f() { v<int> a; v<v<int>> (c >> 2); }", f"{{ v<int> a; v<v<int>> (c >>{SHIFT}>> 2); }}"),
+    ("__device__ __forceinline__ int f(int a, int b = (1 + 2)) {return a<<b;}", f"{{return a<<{SHIFT}<<b;}}"),
     ("__device__ int f() { return g<h<1>>() << 2; }", f"{{ return g<h<1>>() <<{SHIFT}<< 2; }}"),
 ])
 def test_a_shift_on_the_device_is_written_so_that_cpp_knows_every_count(source, shifted):
@@ -100,12 +156,21 @@ def test_a_shift_on_the_device_is_written_so_that_cpp_knows_every_count(source, 
 @pytest.mark.parametrize("source", [
     "int f(int a) { return a << 3; }", "__device__ int x = 1 << 3;", "__device__ int f(int a, int b = 1 << 2);",
     "#define HD __device__\nint f(int a) { return a << 3; }", "__device__ void f() {\n#define N (1 << \\\n 3 << 2)\n}",
+    "__device__ void f() { g(a < b, c < d >> 2); }", "__device__ void f() { v<1> < w < x >> 2; }",
     "__device__ void f(ostream &s) { s << 3; }", "__device__ int f() { return a > b ? v<w<int>>(a) : 0; }",
     "__device__ void f() { a.b <<= 3; operator<<(a, b); v<w<int>> x; }",
     "__device__ void f() {\n#if A\n if (a) {\n#else\n if (b) {\n#endif\n a << 1; } }",
 ])
 def test_what_may_be_no_shift_or_no_device_stays_as_it_is(source):
     assert body(source) == source
+
+
+@pytest.mark.parametrize(("before", "count"), [
+    ("a <", 1), ("v<w<x", 2), ("v<w<1>> x <", 1), ("a < b > c > d <", 1), ("v < (a < b", 1), ("f(a < b) ", 0),
+    ("f(a > b) + c <", 1), ("a<b>", 0), ("a<b>c<d", 1), ("v<a, w<b>", 1), ("x >= 1 <", 1), ("p->q < 1 << 2", 1),
+    ("a < b; c <", 1), ("a < f(x; y) < c", 2), ("v<a<b>, c<d>, e", 1), ("a > b < c", 1), ("", 0)])
+def test_an_angle_is_open_where_nothing_closes_it(before, count):
+    assert open_angles(before) == count
 
 
 MUTANTS = [
