@@ -57,10 +57,10 @@ def inline(text, colour):
     """One line's `code`, $formula$, **strong**, *stress* and [links](...) for the terminal."""
     bold, italic, code, end = (BOLD, ITALIC, CODE, END) if colour else ("", "", "", "")
     parts = []
-    for part in re.split(r"(`[^`]+`|\$[^$]+\$)", text):
-        if part.startswith("`") and len(part) > 1:
+    for number, part in enumerate(re.split(r"(`[^`]+`|\$[^$]+\$)", text)):
+        if number % 2 and part[0] == "`":
             parts.append(code + (part[1:-1] if colour else part) + end)
-        elif part.startswith("$") and len(part) > 1:
+        elif number % 2:
             parts.append(italic + math_text(part[1:-1]) + end)
         else:
             part = re.sub(r"\[([^\]]+)\]\((http[^)]+)\)", r"\1 <\2>", part)

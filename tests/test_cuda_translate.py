@@ -166,7 +166,7 @@ def test_what_may_be_no_shift_or_no_device_stays_as_it_is(source):
 
 
 @pytest.mark.parametrize(("before", "count"), [
-    ("a <", 1), ("v<w<x", 2), ("v<w<1>> x <", 1), ("a < b > c > d <", 1), ("v < (a < b", 1), ("f(a < b) ", 0),
+    ("a <", 1), ("v<w<x", 2), ("v<w<1> > x <", 1), ("a < b > c > d <", 1), ("v < (a < b", 1), ("f(a < b) ", 0),
     ("f(a > b) + c <", 1), ("a<b>", 0), ("a<b>c<d", 1), ("v<a, w<b>", 1), ("x >= 1 <", 1), ("p->q < 1 << 2", 1),
     ("a < b; c <", 1), ("a < f(x; y) < c", 2), ("v<a<b>, c<d>, e", 1), ("a > b < c", 1), ("", 0)])
 def test_an_angle_is_open_where_nothing_closes_it(before, count):
