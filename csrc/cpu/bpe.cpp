@@ -107,12 +107,13 @@ void PieceTrainer::add_segment(std::string_view text, uint64_t count, const std:
 
 void PieceTrainer::find_first_pairs() {
   PairMap known(1 << 12);
-  for (uint32_t place = 1; place + 1 < places_.size(); ++place) {
-    const int32_t left = places_[place].slot, right = places_[place + 1].slot;
+  int32_t right = kBarrier;
+  for (const Place& place : places_) {
+    const int32_t left = std::exchange(right, place.slot);
     if (left < 0 || right < 0) continue;
     uint32_t pair = known.find(PairMap::key(left, right));
     if (pair == PairMap::kAbsent) pair = known.insert(PairMap::key(left, right), new_pair(left, right));
-    if (pair != kNoPair) note(pair, place);
+    if (pair != kNoPair) note(pair, static_cast<uint32_t>(&place - places_.data() - 1));
   }
   hand_out_places();
   noted_ = {};  // it was large this once

@@ -206,7 +206,7 @@ void BpeEncoder::join_few(Work& work) const {
   size_t size = work.symbols.size();
   const auto join_at = [&](size_t i) { joins[i] = joins_.find(PairMap::key(symbols[i], symbols[i + 1])); };
   for (size_t i = 0; i + 1 < size; ++i) join_at(i);
-  while (size > 1) {
+  while (true) {
     size_t best = size;
     uint32_t best_rank = ~0u;
     for (size_t i = 0; i + 1 < size; ++i)
