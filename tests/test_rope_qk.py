@@ -93,12 +93,13 @@ def test_q_and_k_may_lie_in_memory_as_they_like(dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 3, 3, 1, 10, 6), (2, 5, 2, 1, 64, 32), (1, 3, 2, 1, 64, 64)], ids=str)
-def test_in_place_writes_q_and_k_and_nothing_else(shape, backend):
+def test_in_place_writes_q_and_k_and_nothing_else(shape, dtype, backend):
     B, T, H, K, d, _ = shape
     for interleaved in (True, False):
-        q, k, rotations = inputs(shape)
-        memory = torch.full((B, T, H + K + 1, d), 7.0)
+        q, k, rotations = inputs(shape, dtype)
+        memory = torch.full((B, T, H + K + 1, d), 7.0, dtype=dtype)
         a, b = memory[:, :, :H], memory[:, :, H:H + K]
         a.copy_(q), b.copy_(k)
         version = memory._version
