@@ -13,24 +13,30 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import minillama
+from minillama import tour_pages as pages
+from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
+from minillama.config import preset
+from minillama.corpus import count_shared, forum, mixture, mixture_entropy_bits, stdlib_docs, text_files
 from minillama.files import atomic_write
+from minillama.generate import generate_text
 from minillama.memory import peak_memory
+from minillama.report import table, write_report
+from minillama.sampling import Sampling
+from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tour_config import TEXT_PIECES, TourConfig, check_inputs
 from minillama.tour_own import check_lengths, own_stages, skipped_part
-from minillama.tour_pages import (
-    attention_page,
-    context,
-    continuations,
-    corpus_page,
-    pretrain_page,
-    talk_page,
-    text_levels,
-    text_page,
-    tokenizer_page,
-)
 from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
+from minillama.train.data import write_tokens
+from minillama.train.held_out import bits_per_character, model_nats
+from minillama.train.pretrain import pretrain
+from minillama.train.resume import read_metrics
+from minillama.train.training_run import METRICS_FILE, STATE_FILE
+from minillama.transformer import Transformer
 
 PIECES = 1024  # vocabulary of the procedural corpus
 QUESTIONS = 16  # asked of the trained model
@@ -114,8 +120,6 @@ def forum_chain(road):
 
 def corpus_stage(road):
     """Stories and forum posts from a seeded grammar that knows its own entropy."""
-    from minillama.corpus import count_shared, mixture, mixture_entropy_bits
-
     road.say("1 corpus: stories and forum answers from a seed (minillama/corpus)")
     train = mixture(road.config.seed, road.config.documents)
     held_out = mixture(road.config.seed, 400, "held-out")
@@ -125,14 +129,12 @@ def corpus_stage(road):
     road.expect("corpus", f"entropy {entropy:.2f} bits a document, within 4 standard errors ({4 * error:.2f})",
                 f"mean -log2 p of {n} documents {mean:.2f}", abs(mean - entropy) < 4 * error,
                 "minillama/corpus/grammar.py", "lessons/14_data.py")
-    road.pages.append(corpus_page(train, entropy, count_shared(train, held_out), len(held_out)))
+    road.pages.append(pages.corpus_page(train, entropy, count_shared(train, held_out), len(held_out)))
     return train, held_out
 
 
 def tokenizer_stage(road, train, held_out):
     """A thousand pieces by byte-pair encoding, digits kept apart."""
-    from minillama.tokenizer import load_tokenizer, train_bpe
-
     road.say(f"2 tokenizer: byte-pair encoding, {PIECES} pieces (minillama/tokenizer)")
     path = road.out / "tokenizer.model"
     texts = [document.text for document in train]
@@ -144,7 +146,7 @@ def tokenizer_stage(road, train, held_out):
     road.expect("tokenizer", f"{len(held_out)} of {len(held_out)} unseen documents come back letter for letter",
                 f"{same}, at {characters / sum(map(len, ids)):.2f} characters a token", same == len(held_out),
                 "minillama/tokenizer/bpe.py", "lessons/01_bpe.py")
-    road.pages.append(tokenizer_page(tokenizer, held_out[0].text))
+    road.pages.append(pages.tokenizer_page(tokenizer, held_out[0].text))
     return tokenizer
 
 
@@ -153,16 +155,6 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
 
     Returns (model, held-out tokens, history of the training).
     """
-    import torch
-
-    from minillama.backends import use_kernels
-    from minillama.checkpoint import load_model
-    from minillama.train.data import write_tokens
-    from minillama.train.pretrain import pretrain
-    from minillama.train.resume import read_metrics
-    from minillama.train.training_run import METRICS_FILE, STATE_FILE
-    from minillama.transformer import Transformer
-
     data = hashlib.sha256("\0".join(split[0] + split[1]).encode()).hexdigest()
     folder = road.folder(name, shape=asdict(shape), train=asdict(pretrain_config), data=data,
                          pieces=tokenizer.vocab_size, kernels=road.config.kernels)
@@ -181,9 +173,6 @@ def trained(road, name, shape, tokenizer, tokenizer_path, split, pretrain_config
 
 def pretrain_stage(road, tokenizer, train, held_out):
     """A LLaMA of 0.4 million parameters learns the corpus down to its entropy."""
-    from minillama.config import preset
-    from minillama.train.held_out import model_nats
-
     shape = preset("tiny", vocab_size=tokenizer.vocab_size)
     road.check_lengths(tokenizer, shape.max_seq_len)
     road.say(f"3 pretraining: {shape.n_parameters():,} parameters learn to predict the next token "
@@ -196,17 +185,13 @@ def pretrain_stage(road, tokenizer, train, held_out):
     road.expect("pretrain", f"at most 10 % above the entropy of the held-out documents ({entropy:.1f} bits each)",
                 f"{bits:.1f} bits a document, {bits / entropy - 1:+.1%}", bits < 1.10 * entropy,
                 "minillama/train/pretrain.py", "lessons/15_pretrain.py")
-    road.pages += [pretrain_page(history, tokens, held_out, entropy),
-                   attention_page(model, tokenizer, held_out[0].text)]
+    road.pages += [pages.pretrain_page(history, tokens, held_out, entropy),
+                   pages.attention_page(model, tokenizer, held_out[0].text)]
     return model
 
 
 def talk_stage(road, model, tokenizer):
     """Questions that the model never saw in this wording, answered by sampling."""
-    from minillama.corpus import forum
-    from minillama.generate import generate_text
-    from minillama.sampling import Sampling
-
     road.say("4 talking: the model answers questions (minillama/generate.py)")
     answers = []
     for i, thread in enumerate(forum.threads(road.config.seed + 1, QUESTIONS)):
@@ -217,27 +202,17 @@ def talk_stage(road, model, tokenizer):
         road.say(f"    {question}{answer}")
     road.expect("talk", f"at least {QUESTIONS * 3 // 4} of {QUESTIONS} answers are what the forum could have said",
                 f"{good}", good >= QUESTIONS * 3 // 4, "minillama/generate.py", "lessons/13_generate.py")
-    road.pages.append(talk_page(answers))
+    road.pages.append(pages.talk_page(answers))
 
 
 def is_answer(question, answer):
     """Whether the forum itself could have written `answer` to a question with this verb."""
-    from minillama.corpus.forum import GRAMMAR
-
-    asked = GRAMMAR.parse(question, "{question}").chosen
-    try:
-        GRAMMAR.parse(answer.strip(), "{answer}", {"verb": asked["verb"]})
-    except ValueError:
-        return False
-    return True
+    asked = forum.GRAMMAR.parse(question, "{question}").chosen
+    return forum.derivation(answer.strip(), "{answer}", {"verb": asked["verb"]}) is not None
 
 
 def text_stage(road, paths):
     """The same road on real text: Python's own documentation, or the reader's files -> (model, tokenizer)."""
-    from minillama.corpus import stdlib_docs, text_files
-    from minillama.tokenizer import load_tokenizer, train_bpe
-    from minillama.train.held_out import bits_per_character
-
     name = "your text" if paths else "Python's documentation"
     road.say(f"7 real text: the same on {name} (minillama/corpus)")
     split = (text_files.split(text_files.read_documents(paths), say=road.say) if paths
@@ -250,21 +225,19 @@ def text_stage(road, paths):
     road.check_lengths(tokenizer, shape.max_seq_len)
     settings = road.config.pretraining(road.config.text_steps, road.config.text_max_lr)
     model, tokens, history = trained(road, "text", shape, tokenizer, path, split, settings)
-    ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), text_levels(split)
-    level = context(3) if paths is None else context(2)
+    ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), pages.text_levels(split)
+    level = pages.context(3) if paths is None else pages.context(2)
     road.expect("real text", f"fewer bits per character than a model of {level}: {levels[level]:.3f}",
                 f"{ours:.3f} on {tokens.characters} unseen characters", ours < levels[level],
                 "minillama/corpus/char_ngram.py", "lessons/14_data.py")
-    samples = continuations(model, tokenizer, split[1])
+    samples = pages.continuations(model, tokenizer, split[1])
     road.say("\n".join(f"    {given}{made}".replace("\n", "\n    ") for given, made in samples[:1]))
-    road.pages.append(text_page(name, history, tokens, levels, ours, samples))
+    road.pages.append(pages.text_page(name, history, tokens, levels, ours, samples))
     return model, tokenizer
 
 
 def write_results(road, seconds):
     """report.html, report.json and the closing table."""
-    from minillama.report import table, write_report
-
     if (peak := peak_memory()) is None:
         road.skip("memory", "this system does not tell the peak of a process")
     else:  # a process that was larger before it set out has nothing to show

@@ -5,8 +5,12 @@ import math
 import torch
 
 from minillama.attention import attention
+from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
+from minillama.corpus.forum import quality
+from minillama.generate import generate_text
 from minillama.plots import CONTEXT, CONTRAST, OURS, bars, heat_maps, learning_curve, svg
 from minillama.report import caption, coloured_tokens, quote, section
+from minillama.sampling import Sampling
 
 
 def corpus_page(documents, entropy, shared, n_held_out):
@@ -101,8 +105,6 @@ def attention_page(model, tokenizer, text, shown=26):
 
 def talk_page(answers):
     """Questions and what the model said."""
-    from minillama.corpus.forum import quality
-
     mean = sum(quality(question, answer) for question, answer in answers) / len(answers)
     return section(
         "It talks",
@@ -115,8 +117,6 @@ def talk_page(answers):
 
 def text_levels(split):
     """What simpler means need on the held-out text, in bits per character."""
-    from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
-
     train, held_out = ("\n".join(documents) for documents in split)
     levels = {context(n): CharNgram(n + 1).fit(train).bits_per_character(held_out) for n in (2, 3, 5)}
     return levels | {"xz -9, having read the rest": xz_bits_per_character(held_out, train),
@@ -130,9 +130,6 @@ def context(n):
 
 def continuations(model, tokenizer, documents, n=3):
     """The openings of unseen documents and what the model makes of them: [(given, made)]."""
-    from minillama.generate import generate_text
-    from minillama.sampling import Sampling
-
     openings = [" ".join(text.split()[:6]) for text in documents if len(text.split()) > 12][:n]
     sampling = Sampling(temperature=0.7, top_p=0.95)
     return [(text, "".join(generate_text(model, tokenizer, text, 60, sampling, seed=i)))

@@ -20,7 +20,8 @@ from minillama.cli import build_parser
 from minillama.corpus import stdlib_docs
 from minillama.corpus.forum import threads
 from minillama.flags import from_flags
-from minillama.tour import Road, TourConfig, context, is_answer, text_levels, text_stage, tour
+from minillama.tour import Road, TourConfig, is_answer, text_stage, tour
+from minillama.tour_pages import context, text_levels
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from minillama.corpus.grammar import Document, Grammar
 __all__ = ["Document", "mixture", "mixture_entropy_bits", "mixture_log2_probability", "count_shared"]
 
 GRAMMAR = Grammar({"document": ["{story}", "{question} {answer}"]} | stories.RULES | forum.RULES, start="{document}")
+mixture_entropy_bits, mixture_log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of its documents
 SPLITS = ("train", "held-out")
 
 
@@ -25,16 +26,6 @@ def mixture(seed, n, split="train"):
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
     return GRAMMAR.documents(random.Random(f"mixture {split} {seed}"), n)
-
-
-def mixture_entropy_bits():
-    """Expected bits per document of `mixture`: the least any model can need on average."""
-    return GRAMMAR.entropy_bits()
-
-
-def mixture_log2_probability(text):
-    """log2 p(text) under the mixture; ValueError for a text outside its language."""
-    return GRAMMAR.log2_probability(text)
 
 
 def count_shared(train, held_out):

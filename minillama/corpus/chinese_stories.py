@@ -44,13 +44,9 @@ RULES = {
 }
 
 GRAMMAR = Grammar(RULES, start="{story}")
+entropy_bits = GRAMMAR.entropy_bits  # of a story on average
 
 
 def documents(seed, n):
     """`n` stories as `Document(text, bits)`; the same seed gives the same stories on every machine."""
     return GRAMMAR.documents(random.Random(f"chinese stories {seed}"), n)
-
-
-def entropy_bits():
-    """Expected bits per story: the least any model can need on average."""
-    return GRAMMAR.entropy_bits()

@@ -40,6 +40,7 @@ RULES = {
 }
 
 GRAMMAR = Grammar(RULES, start="{question} {answer}")
+entropy_bits, log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of a question with answer
 
 
 class Answer(NamedTuple):
@@ -109,37 +110,27 @@ def quality(question, answer):
     asked = GRAMMAR.parse(" ".join(question.split()), "{question}").chosen
     found = re.findall(r"\S[^.!?]*[.!?]?", " ".join(answer.split()))
     sentences = found or [""]
-    first = [i for i, text in enumerate(sentences) if _fits(text, "First {get} a {tool}.")]
-    then = [(i, fit) for i, text in enumerate(sentences) if (fit := _fits(text, "Then {verb} the {named} {so}."))]
-    just = [fit for text in sentences if (fit := _fits(text, "Just {verb} the {named} {so}."))]
+    first = [i for i, text in enumerate(sentences) if derivation(text, "First {get} a {tool}.")]
+    then = [(i, fit) for i, text in enumerate(sentences) if (fit := derivation(text, "Then {verb} the {named} {so}."))]
+    just = [fit for text in sentences if (fit := derivation(text, "Just {verb} the {named} {so}."))]
     doing = [fit.chosen for fit in [fit for _, fit in then] + just]
     two = len(first) == len(then) == 1 and not just and first[0] < then[0][0] and doing[0]["verb"] == asked["verb"]
     right = [step["verb"] == asked["verb"] and step.get("object") == asked["object"] for step in doing]  # "thing": None
     opening = _manner(sentences[0], "{polite}", "{rude}")
     closing = _manner(sentences[-1], "{kind_close}", "{sour_close}")
     enough = 2 if first and then and first[0] < then[-1][0] else 1  # steps
-    closed = closing != 0 or _fits(sentences[-1], "{plain_close}") is not None
+    closed = closing != 0 or derivation(sentences[-1], "{plain_close}") is not None
     in_place = (opening != 0) + min(len(first) + len(doing), enough) + closed
     return opening + two + (1 if right and all(right) else -1) + closing - (len(found) - in_place)
 
 
 def _manner(sentence, warm, cold):
-    return bool(_fits(sentence, warm)) - bool(_fits(sentence, cold))
+    return bool(derivation(sentence, warm)) - bool(derivation(sentence, cold))
 
 
-def _fits(text, template, given=None):
-    """The derivation of `text` from `template`, or None where the forum cannot have written it."""
+def derivation(text, template, given=None):
+    """The `Derivation` of `text` from `template`, or None where the forum cannot have written it."""
     try:
         return GRAMMAR.parse(text, template, given)
     except ValueError:
         return None
-
-
-def entropy_bits():
-    """Expected bits per question with answer."""
-    return GRAMMAR.entropy_bits()
-
-
-def log2_probability(text):
-    """log2 p(text) of a question with its answer; ValueError for a text outside the language."""
-    return GRAMMAR.log2_probability(text)

@@ -70,18 +70,9 @@ RULES = {
 }
 
 GRAMMAR = Grammar(RULES, start="{story}")
+entropy_bits, log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of a story, of all on average
 
 
 def documents(seed, n):
     """`n` stories as `Document(text, bits)`; the same seed gives the same stories on every machine."""
     return GRAMMAR.documents(random.Random(f"stories {seed}"), n)
-
-
-def entropy_bits():
-    """Expected bits per story: the least any model can need on average."""
-    return GRAMMAR.entropy_bits()
-
-
-def log2_probability(text):
-    """log2 p(text) of any story of the language, also one a model wrote; ValueError outside it."""
-    return GRAMMAR.log2_probability(text)
