@@ -5,6 +5,7 @@ SIGHUP in 129, with what was done saved where a run can go on.
 """
 
 import argparse
+import importlib
 import os
 import re
 import signal
@@ -20,6 +21,12 @@ from minillama.memory import explain_shortage, require_room_for_torch
 from minillama.terminal import explain, guarded_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
+COMMANDS = {  # name -> the module that holds its add_NAME; "": this one
+    "tour": "", "tokenizer": "cli_tokenizer", "pretrain": "", "generate": "", "convert": "cli_checkpoints",
+    "quantize": "cli_checkpoints", "parity": "cli_checkpoints", "weights": "cli_checkpoints", "kernels": "",
+    "simt": "cli_simt", "filter": "cli_data", "sft": "cli_tuning", "merge": "cli_merge", "reward": "cli_feedback",
+    "ppo": "cli_feedback", "chat": "cli_tuning", "lesson": "cli_lessons", "check": "cli_lessons",
+    "notebook": "cli_lessons", "book": "cli_lessons", "info": ""}
 STATES = "*_state.pt"  # what runs save in --out to go on from
 
 
@@ -69,27 +76,14 @@ class _Parser(argparse.ArgumentParser):
 def build_parser(first=None):
     """All commands with their flags; a config's flags are made from its fields.
 
-    Where `first` is a command, only its flags are built: the others' would import PyTorch for nothing.
+    Where `first` is a command, only its module is imported: the others' would import PyTorch for nothing.
     """
-    from minillama.cli_checkpoints import add_convert, add_parity, add_quantize, add_weights
-    from minillama.cli_data import add_filter
-    from minillama.cli_feedback import add_ppo, add_reward
-    from minillama.cli_lessons import add_book, add_check, add_lesson, add_notebook
-    from minillama.cli_merge import add_merge
-    from minillama.cli_simt import add_simt
-    from minillama.cli_tokenizer import add_tokenizer
-    from minillama.cli_tuning import add_chat, add_sft
-
     parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    adders = {"tour": add_tour, "tokenizer": add_tokenizer, "pretrain": add_pretrain, "generate": add_generate,
-              "convert": add_convert, "quantize": add_quantize, "parity": add_parity, "weights": add_weights,
-              "kernels": add_kernels, "simt": add_simt, "filter": add_filter,
-              "sft": add_sft, "merge": add_merge, "reward": add_reward, "ppo": add_ppo, "chat": add_chat,
-              "lesson": add_lesson, "check": add_check, "notebook": add_notebook, "book": add_book, "info": add_info}
-    for name, add in adders.items():
-        if first not in adders or first == name:
-            add(commands)
+    for name, home in COMMANDS.items():
+        if first not in COMMANDS or first == name:
+            names = vars(importlib.import_module(f"minillama.{home}")) if home else globals()
+            names[f"add_{name}"](commands)
     return parser
 
 

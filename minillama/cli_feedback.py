@@ -7,24 +7,35 @@ Both take the user's own pairs: what is good is what the pairs say. One JSON obj
 import sys
 from pathlib import Path
 
+import torch
+
+from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range, range_of
 from minillama.claim import claims
 from minillama.cli_model import loaded, opened
+from minillama.cli_tuning import save
+from minillama.corpus.text_files import check_texts, read_documents
 from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags, typed
+from minillama.memory import require_step_memory
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.rlhf.evaluation import prompts_of
+from minillama.rlhf.preferences import read_pairs, read_prompts, split_by_prompt
+from minillama.rlhf.reward_file import load_reward, save_reward
+from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.train_ppo import PPOConfig, check_mixing, train_ppo
+from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
+from minillama.train.data import write_tokens
+from minillama.train.resume import own_random_state
+from minillama.train.templates import alpaca, question_answer
 
 
 def templates():
     """{name: f(prompt, answer=None) -> segments}: the one that the model was tuned with has to be used."""
-    from minillama.train.templates import alpaca, question_answer
-
-    return {"question_answer": question_answer,
-            "alpaca": lambda prompt, answer=None: alpaca(prompt, output=answer)}
+    return {"question_answer": question_answer, "alpaca": lambda prompt, answer=None: alpaca(prompt, output=answer)}
 
 
 def add_reward(commands):
     """reward --model PATH --pairs FILE.jsonl --out DIR and the fields of RewardConfig."""
-    from minillama.rlhf.train_reward import RewardConfig
-
     reward = command(commands, "reward", run_reward, "learn from pairs which of two answers is better")
     reward.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
@@ -40,9 +51,6 @@ def add_reward(commands):
 
 def add_ppo(commands):
     """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] and the fields of PPOConfig."""
-    from minillama.peft.lora import LoRAConfig
-    from minillama.rlhf.train_ppo import PPOConfig
-
     ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, on a leash")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
@@ -61,16 +69,6 @@ def add_ppo(commands):
 @claims("reward", "model", "pairs", run=True)
 def run_reward(arguments):
     """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
-    import torch
-
-    from minillama.backends import use_kernels
-    from minillama.memory import require_step_memory
-    from minillama.rlhf.evaluation import prompts_of
-    from minillama.rlhf.preferences import read_pairs, split_by_prompt
-    from minillama.rlhf.reward_file import save_reward
-    from minillama.rlhf.rollout import sample_answers
-    from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
-
     config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     steps_of(config, len(train))
@@ -97,16 +95,6 @@ def run_reward(arguments):
 @claims("ppo", "model", "reward", "prompts", run=True)
 def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
-    from minillama.backends import use_kernels
-    from minillama.cli_tuning import save
-    from minillama.corpus.text_files import check_texts, read_documents
-    from minillama.memory import require_step_memory
-    from minillama.rlhf.evaluation import prompts_of
-    from minillama.rlhf.preferences import read_prompts
-    from minillama.rlhf.reward_file import load_reward
-    from minillama.rlhf.train_ppo import PPOConfig, check_mixing, train_ppo
-    from minillama.train.data import write_tokens
-
     config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
@@ -143,8 +131,5 @@ def run_ppo(arguments):
 
 def hang_adapter(model, arguments):
     """LoRA on all linear layers but the head; the base stays, and is the reference."""
-    from minillama.peft.lora import LoRAConfig, add_lora
-    from minillama.train.resume import own_random_state
-
     with own_random_state(arguments.seed, arguments.device):
         add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))

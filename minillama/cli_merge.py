@@ -2,9 +2,18 @@
 
 import sys
 
+import torch
+
+from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.claim import claims
 from minillama.cli_model import in_words, loaded
+from minillama.files import atomic_folder
 from minillama.flags import add_device, command, typed
+from minillama.generate import generate_tokens
+from minillama.peft.lora import merge_lora, remove_lora
+from minillama.peft.lora_file import learned_over, load_lora
+from minillama.quant.quantize_linears import dequantize_linears, quantization_of
+from minillama.sampling import Sampling
 
 
 def add_merge(commands):
@@ -22,12 +31,6 @@ def add_merge(commands):
 def run_merge(arguments):
     """W + (alpha / R) B A for every adapted layer (`peft.lora.merge_lora`), saved in Meta's form. W is what the adapter
     was learned over; where that was quantized and the original is asked for, what it changes is measured and told."""
-    from minillama.checkpoint.convert import save_with_tokenizer
-    from minillama.files import atomic_folder
-    from minillama.peft.lora import merge_lora, remove_lora
-    from minillama.peft.lora_file import learned_over, load_lora
-    from minillama.quant.quantize_linears import dequantize_linears, quantization_of
-
     base = (learned_over(arguments.adapter) or (None, None))[1]
     whole, measured = arguments.into != "dequantized" and (base is None or arguments.into == "original"), None
     if whole and base:
@@ -51,12 +54,6 @@ def run_merge(arguments):
 def learned_predictions(arguments):
     """(texts of the adapter on the base that it was learned over, its log-probabilities there): 8 texts that it writes
     itself, of up to 32 tokens."""
-    import torch
-
-    from minillama.generate import generate_tokens
-    from minillama.peft.lora_file import load_lora
-    from minillama.sampling import Sampling
-
     model, tokenizer = loaded(arguments)
     load_lora(arguments.adapter, model.eval())
     begin = [[tokenizer.bos_id or 0]] * 8
@@ -69,7 +66,5 @@ def learned_predictions(arguments):
 
 def moved(model, texts_BT, wanted_BTV):
     """Mean KL divergence of the model's next-token distributions from those wanted, nats a token."""
-    import torch
-
     with torch.no_grad():
         return (wanted_BTV.exp() * (wanted_BTV - model.eval()(texts_BT).log_softmax(-1))).sum(-1).mean().item()

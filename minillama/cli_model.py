@@ -2,6 +2,17 @@
 
 import sys
 
+import torch
+
+from minillama.backends import functions
+from minillama.checkpoint import find_tokenizer, load_model, open_weights
+from minillama.checkpoint.weights import common_dtype
+from minillama.memory import require_memory, weights_bytes
+from minillama.peft.lora_file import learned_over, load_lora
+from minillama.quant.quantize_linears import quantization_of
+from minillama.tokenizer import load_tokenizer
+from minillama.transformer import Transformer
+
 
 def opened(arguments, whole=False):
     """(weights, still to be read, of --model; tokenizer; kind and settings of the quantization to come: of --load-4bit
@@ -10,15 +21,6 @@ def opened(arguments, whole=False):
     whole: the command changes or writes all weights; ValueError where they are in few bits. Also where it brings no
     tokenizer, does not fit into memory, or --device, --kernels or --adapter name what is not there.
     """
-    import torch
-
-    from minillama.backends import functions
-    from minillama.checkpoint import find_tokenizer, open_weights
-    from minillama.checkpoint.weights import common_dtype
-    from minillama.memory import require_memory, weights_bytes
-    from minillama.peft.lora_file import learned_over, load_lora
-    from minillama.tokenizer import load_tokenizer
-
     functions(getattr(arguments, "kernels", "torch"))
     weights, path = open_weights(arguments.model), arguments.model
     held = weights.quantization["kind"] if weights.quantization else None
@@ -49,21 +51,12 @@ def opened(arguments, whole=False):
 
 def shape_of(weights):
     """A model of that shape without numbers, to try on it what the real one is to get."""
-    import torch
-
-    from minillama.transformer import Transformer
-
     with torch.device("meta"):
         return Transformer(weights.config)
 
 
 def loaded(arguments, whole=False, found=None):
     """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
-    import torch
-
-    from minillama.checkpoint import load_model
-    from minillama.quant.quantize_linears import quantization_of
-
     _, tokenizer, kind, settings, told = found or opened(arguments, whole)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     model = load_model(arguments.model, arguments.device, dtype, kind, **settings)[0]
@@ -76,5 +69,3 @@ def loaded(arguments, whole=False, found=None):
 def in_words(quantization):
     """What `quantization_of` gives, to be read."""
     return ", ".join(f"{name} {value}" for name, value in quantization.items()) if quantization else "not quantized"
-
-

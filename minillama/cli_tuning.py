@@ -6,18 +6,28 @@ import sys
 from pathlib import Path
 
 from minillama import flags
+from minillama.backends import use_kernels
 from minillama.bounds import MOST, SEEDS, Range, range_of
+from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
+from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.claim import claims
 from minillama.cli_model import loaded, opened, shape_of
+from minillama.memory import require_step_memory
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.peft.lora_file import TABLES, load_lora, save_lora
+from minillama.train.data import is_held_out
+from minillama.train.data_parallel import leads, process_group
+from minillama.train.records import encode_records, read_records
+from minillama.train.resume import own_random_state
+from minillama.train.sft import SftConfig, fine_tune, stage_ends
+from minillama.train.templates import TEMPLATES
+from minillama.train.vocabulary import train_vocabulary
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 
+
 def add_sft(commands):
     """sft --model PATH --data FILE ... --out DIR [--method full|embeddings|lora|qlora] and the fields of SftConfig."""
-    from minillama.peft.lora import LoRAConfig
-    from minillama.train.sft import SftConfig
-    from minillama.train.templates import TEMPLATES
-
     sft = flags.command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
     sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
@@ -48,9 +58,6 @@ def add_sft(commands):
 
 def add_chat(commands):
     """chat --model PATH [--adapter DIR] [--template NAME] and the fields of Sampling."""
-    from minillama.chat import ChatSampling
-    from minillama.train.templates import TEMPLATES
-
     chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
     chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
@@ -64,17 +71,9 @@ def add_chat(commands):
     flags.add_device(chat)
 
 
-
-
 @claims("sft", "model", "data", run=True)
 def run_sft(arguments):
     """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
-    from minillama.backends import use_kernels
-    from minillama.chat import template_for
-    from minillama.memory import require_step_memory
-    from minillama.train.data_parallel import leads, process_group
-    from minillama.train.sft import SftConfig, fine_tune, stage_ends
-
     settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
     if arguments.modules_to_save and arguments.method in WHOLE:
         raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
@@ -116,9 +115,6 @@ def run_sft(arguments):
 def read_and_split(arguments):
     """([training records of each file of --data], held-out records of all); a hash of its text decides a record's
     side."""
-    from minillama.train.data import is_held_out
-    from minillama.train.records import read_records
-
     stages, held_out = [], []
     for path in arguments.data:
         read = read_records(path, arguments.skip_bad)
@@ -139,8 +135,6 @@ def read_and_split(arguments):
 
 def encoded(records, template, tokenizer, max_length):
     """The records as sequences; what was cut or left out is told."""
-    from minillama.train.records import encode_records
-
     made = encode_records(records, template, tokenizer, max_length)
     print(f"{template}: {len(made.sequences)} sequences, {made.cut} cut at {max_length} tokens, {made.left_out} left "
           "out because their answer lies behind that", file=sys.stderr)
@@ -149,11 +143,6 @@ def encoded(records, template, tokenizer, max_length):
 
 def prepare(model, arguments):
     """Hang adapters on the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
-    from minillama.peft.lora import LoRAConfig, add_lora
-    from minillama.peft.lora_file import TABLES
-    from minillama.train.resume import own_random_state
-    from minillama.train.vocabulary import train_vocabulary
-
     if arguments.method == "embeddings":
         train_vocabulary(model)
     if arguments.method in WHOLE:
@@ -170,9 +159,6 @@ def prepare(model, arguments):
 
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
-    from minillama.checkpoint.convert import save_with_tokenizer
-    from minillama.peft.lora_file import save_lora
-
     if arguments.method not in WHOLE:
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
@@ -181,10 +167,6 @@ def save(model, tokenizer, arguments):
 
 def run_chat(arguments):
     """Load, maybe quantize, and answer line after line (`chat.chat`)."""
-    from minillama.backends import use_kernels
-    from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
-    from minillama.peft.lora_file import load_lora
-
     sampling = flags.from_flags(ChatSampling, arguments)
     model, tokenizer = loaded(arguments)
     use_kernels(model, arguments.kernels)

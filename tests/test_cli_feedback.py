@@ -49,11 +49,11 @@ def test_a_saved_reward_model_gives_the_same_scores_again(reward_folder, tmp_pat
 
 
 def test_scores_are_normalised_over_answers_as_long_as_ppos_will_be(model_folder, pairs_file, tmp_path, monkeypatch):
+    from minillama import cli_feedback
     from minillama.cli import main
-    from minillama.rlhf import rollout
 
-    sample, asked = rollout.sample_answers, []
-    monkeypatch.setattr(rollout, "sample_answers", lambda model, prompts, eos_id, longest, **more: (
+    sample, asked = cli_feedback.sample_answers, []
+    monkeypatch.setattr(cli_feedback, "sample_answers", lambda model, prompts, eos_id, longest, **more: (
         asked.append(longest), sample(model, prompts, eos_id, longest, **more))[1])
     words = ("reward", "--model", model_folder, "--pairs", pairs_file, "--out", tmp_path / "out", "--batch-size", 8)
     assert main([str(word) for word in (*words, "--max-new-tokens", 7)]) == 0 and asked == [7]
