@@ -15,16 +15,8 @@ import json
 import os
 from pathlib import Path
 
-from minillama.files import (
-    atomic_write,
-    fcntl,
-    follow_link,
-    lock,
-    name_errors,
-    remove_dead,
-    require_absent,
-    temporary_stem,
-)
+from minillama import files
+from minillama.files import atomic_write, follow_link, lock, name_errors, remove_dead, require_absent, temporary_stem
 
 RUN_FILE = "run.json"
 MODEL_FILES = ("params.json", "config.json", "adapter_config.json")  # the last of a model's files to be written
@@ -163,7 +155,7 @@ def _made(folder):
 def _locked(path, out):
     """Hold a lock on a folder, or on a file that is there just as long."""
     is_folder, handle = path.is_dir(), None
-    while fcntl:
+    while files.fcntl:
         with name_errors(out):
             handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o600)
         if lock(handle) is False:

@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,21 @@ def require_compiler(command="g++", linux_only=True):
         ways = [way for tool, way in INSTALL.items() if shutil.which(tool)]
         way = "xcode-select --install" if sys.platform == "darwin" else (ways or list(INSTALL.values()))[0]
         raise NotBuilt(f"there is no {command} in PATH, and this is compiled on the spot: {way}")
+
+
+def gcc(arguments, text, target):
+    """Run g++, which reads `text` on stdin, into a neighbour of `target` and rename it: who looks sees a whole file or
+    none. What it says where it fails, in English; "" where it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        partial = Path(folder) / target.name
+        done = subprocess.run(["g++", *arguments, "-o", str(partial)], input=text, capture_output=True, text=True,
+                              env={**os.environ, "LC_ALL": "C"})
+        if done.returncode:
+            return done.stderr or "g++ failed"
+        os.chmod(partial, 0o700)
+        os.replace(partial, target)
+    return ""
 
 
 def is_own(path):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from minillama.compiler import is_own, require_compiler
+from minillama.compiler import gcc, is_own, require_compiler
 from minillama.cuda_translate import Unsupported, translate_tree
 from minillama.profile_build import FAST, GUARD, PROFILED, PROFILER, RUNTIME, build_folder, source_folder
 
@@ -81,14 +81,8 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
 
 
 def _gcc(arguments, text, target):
-    """Run g++ into a neighbour of `target` and rename it: who looks sees a whole file or none."""
-    partial = f"{target}.{os.getpid()}"
-    done = subprocess.run(["g++", *arguments, "-o", partial], input=text, capture_output=True, text=True,
-                          env={**os.environ, "LC_ALL": "C"})
-    if done.returncode:
-        raise _explained(done.stderr)
-    os.chmod(partial, 0o700)
-    os.replace(partial, target)
+    if said := gcc(arguments, text, Path(target)):
+        raise _explained(said)
 
 
 def _explained(stderr):

@@ -57,7 +57,7 @@ def require(backend):
         raise ValueError(f"backend {backend!r} is not known: choose 'reference', {', '.join(map(repr, LIBRARIES))}")
     if backend not in built_backends():
         tool, build = ("nvcc", BUILD_CUDA) if backend == "cuda" else ("a C++ compiler", BUILD)
-        reason = _missing() or _missing_cuda()
+        reason = _missing() or _not_loaded("minillama._cuda")
         raise NotBuilt(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
@@ -76,15 +76,23 @@ def _operator(name, backend, x, half=None):
 
 
 @functools.cache
+def _not_loaded(library):
+    """Load a compiled library of operators; the reason as text if that is not possible."""
+    try:
+        importlib.import_module(library)
+    except ModuleNotFoundError:
+        return f"{library} was never compiled"
+    except ImportError as error:  # most often: compiled for another PyTorch
+        return f"{library} does not load: {error}"
+    return None
+
+
+@functools.cache
 def _missing():
     """Load the operators and register what they need in Python; the reason as text if that is not possible."""
-    try:
-        importlib.import_module("minillama._ops")
-    except ModuleNotFoundError:
-        return "minillama._ops was never compiled"
-    except ImportError as error:  # most often: compiled for another PyTorch
-        return f"minillama._ops does not load: {error}"
-    _missing_cuda()
+    if reason := _not_loaded("minillama._ops"):
+        return reason
+    _not_loaded("minillama._cuda")  # those for GPUs
     for library in dict.fromkeys(LIBRARIES.values()):
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
@@ -102,18 +110,6 @@ def _missing():
             if backward:
                 backward = functools.partial(backward, operators)
                 torch.library.register_autograd(f"{library}::{name}", backward, setup_context=remember)
-    return None
-
-
-@functools.cache
-def _missing_cuda():
-    """Load the operators for GPUs; the reason as text if that is not possible."""
-    try:
-        importlib.import_module("minillama._cuda")
-    except ModuleNotFoundError:
-        return "minillama._cuda was never compiled"
-    except ImportError as error:
-        return f"minillama._cuda does not load: {error}"
     return None
 
 
@@ -229,8 +225,7 @@ def _rope_remember(ctx, inputs, output):
 
 def _rope_backward(operators, ctx, d_q, d_k):
     """A rotation's transpose is its inverse: the gradients are turned back by the same angles."""
-    return (*operators.rope(d_q, d_k, *ctx.saved_tensors, ctx.offset, ctx.interleaved, not ctx.inverse),
-            *[None] * 5)
+    return (*operators.rope(d_q, d_k, *ctx.saved_tensors, ctx.offset, ctx.interleaved, not ctx.inverse), *[None] * 5)
 
 
 # ---- NF4

@@ -103,8 +103,7 @@ def bars(title, rows, unit):
     names, values, colours = zip(*rows, strict=True)
     axes.barh(names, values, color=colours, height=0.6)
     for place, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-                      color=INK)
+        axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
     axes.invert_yaxis()
     axes.set_xlim(right=max(values) * 1.12)
     return picture

@@ -11,14 +11,12 @@ import ctypes
 import hashlib
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
-from minillama.compiler import is_own, private_folder, require_compiler
+from minillama.compiler import gcc, is_own, private_folder, require_compiler
 
 FAST = ("-std=c++17", "-O2", "-fPIC", "-w", "-fno-gnu-unique", "-pthread")  # -fno-gnu-unique: no variable is shared
 PROFILED = (  # between two such libraries. Without the -fno-tree- options g++ splits or merges what the source says
@@ -81,28 +79,16 @@ def build(source, profiled, before=""):
 
 
 def _compile(arguments, text, target, unless=None):
-    if not is_own(unless or target):
-        _gcc(arguments, text, target)
+    if not is_own(unless or target) and (said := gcc(arguments, text, target)):
+        raise RuntimeError(f"g++ does not compile this:\n{said[-4000:]}")
 
 
 def _link(kernels, runtime, guard, target):
     """The runtime comes first, so that what both hold of the standard library is the copy that nobody listens to."""
     if not is_own(target):
-        _gcc([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
-              "-pthread"], "", target)
+        _compile([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
+                  "-pthread"], "", target)
         kernels.unlink(missing_ok=True)
-
-
-def _gcc(arguments, text, target):
-    """Run g++ into a neighbour of `target` and rename it: who looks sees a whole file or none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        partial = Path(folder) / target.name
-        done = subprocess.run(["g++", *arguments, "-o", str(partial)], input=text, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"g++ does not compile this:\n{done.stderr[-4000:]}")
-        os.chmod(partial, 0o700)
-        os.replace(partial, target)
 
 
 def load(path):

@@ -23,10 +23,11 @@ from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import permutation
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.optimizer import AdamW, learning_rate
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments, pad_right
 from minillama.train.sft import fine_tune
 from minillama.train.templates import BOS, EOS, Segment, question_answer
+from minillama.train.training_run import train_step
 
 SIDES = "Good:", "Bad:"  # what chain of hindsight calls the better and the worse
 
@@ -165,10 +166,7 @@ def train_dpo(policy, pairs, tokenizer, config=DPOConfig(), template=question_an
         optimizer.lr = learning_rate(step, steps, config.max_lr, min(config.warmup_steps, steps - 1))
         ours_P2, theirs_P2 = pair_log_probs(policy, [rows[i] for i in batch]), reference[batch]
         loss = dpo_loss(*ours_P2.T, *theirs_P2.T, config.beta, config.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        clip_gradients(optimizer.parameters, config.clip_norm)
-        optimizer.step()
+        train_step(optimizer, [loss], config.clip_norm)
         gained_P2 = ours_P2.detach() - theirs_P2
         history.append({"step": step, "loss": loss.item(),
                         "accuracy": (gained_P2[:, 0] > gained_P2[:, 1]).double().mean().item()})

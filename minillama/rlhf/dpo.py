@@ -20,8 +20,7 @@ def implicit_reward(policy, reference, beta=0.1):
     return beta * (at_least_fp32(policy) - at_least_fp32(reference))
 
 
-def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta=0.1,
-             label_smoothing=0.0):
+def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta=0.1, label_smoothing=0.0):
     """Mean of -log sigmoid(reward of the chosen - reward of the rejected answer) (2305.18290 eq. 7).
 
     The four arguments are `sequence_log_probs` of the two answers under the policy and the frozen reference, (B,).

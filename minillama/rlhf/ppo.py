@@ -124,8 +124,7 @@ def next_kl_coefficient(coefficient, kl, target, episodes, horizon, limit=0.2):
     return coefficient * (1.0 + error * episodes / horizon)
 
 
-def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, ratio_limit=None,
-                average="tokens"):
+def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, ratio_limit=None, average="tokens"):
     """-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A)), rho = pi / pi_old (arXiv 1707.06347 eq. 7).
 
     The minimum makes it a pessimist: an action's gain stops paying beyond the clip, its harm never stops costing.

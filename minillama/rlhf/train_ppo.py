@@ -19,15 +19,17 @@ from torch.nn import functional as F
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.interrupts import stop_requested
 from minillama.rlhf import ppo, ppo_run
+from minillama.rlhf.evaluation import means
 from minillama.rlhf.experience import describe, experience_of, value_model_of
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import Batches
-from minillama.train.optimizer import AdamW, clip_gradients
+from minillama.train.optimizer import AdamW
 from minillama.train.resume import crc_of_texts
 from minillama.train.sequence_loss import at_least_fp32, encode_segments
 from minillama.train.templates import question_answer
+from minillama.train.training_run import train_step
 
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
 STATE_FILE = ppo_run.STATE_FILE
@@ -175,10 +177,7 @@ def _step(optimizer, loss, clip_norm):
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}: the last checkpoint is untouched; begin anew with a "
                                  f"lower rate than {optimizer.lr}")
-    optimizer.zero_grad()
-    loss.backward()
-    clip_gradients(optimizer.parameters, clip_norm)
-    optimizer.step()
+    train_step(optimizer, [loss], clip_norm)
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
@@ -207,8 +206,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
             rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
             texts = [text.strip() for text in rollout.texts(tokenizer)]
-            for name, measure in (watch or {}).items():
-                metrics[name] = sum(map(measure, [questions[i] for i in chosen], texts)) / len(texts)
+            metrics |= means(watch, [questions[i] for i in chosen], texts)
             kept.add(metrics | {"distinct": len(set(texts)) / len(texts),
                                 "seconds": round(time.perf_counter() - start, 3)})
             bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)

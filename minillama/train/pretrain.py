@@ -99,8 +99,7 @@ class PretrainRun(TrainingRun):
         made_with = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
         super().__init__(model, config, out_dir, made_with, config.device)
         self.held_out_tokens = held_out_tokens
-        self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len,
-                               config.seed)
+        self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len, config.seed)
         self.step_tokens = config.batch_size * config.grad_accumulation * config.seq_len
 
     def losses(self, step):

@@ -50,8 +50,7 @@ class SftConfig:
         check_training(self)
 
 
-def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(),
-              facts=None):
+def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(), facts=None):
     """Train what requires a gradient in `model`, in place, on lists of `Sequence` -> the history.
 
     stages: (n1, n2, ...): a curriculum. The first n1 sequences are trained on first, then the next n2, each stage for
