@@ -1,5 +1,6 @@
 """Pictures: one style, few colours with a fixed meaning, and SVG that takes the ink of the page it stands on."""
 
+import contextlib
 import io
 import re
 import sys
@@ -17,14 +18,21 @@ STYLE = {
 }
 
 
-def figure(title, xlabel="", ylabel="", **size):
-    """A figure of one panel in the house style; draw on the returned axes, then give the figure to `svg`."""
+@contextlib.contextmanager
+def house_style():
+    """Within it, matplotlib's pyplot draws in the house style, without a window."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with plt.rc_context(STYLE):
+        yield plt
+
+
+def figure(title, xlabel="", ylabel="", **size):
+    """A figure of one panel in the house style; draw on the returned axes, then give the figure to `svg`."""
+    with house_style() as plt:
         picture, axes = plt.subplots(**size)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return picture, axes
@@ -39,30 +47,30 @@ def show(picture, alt):
     if _receiver is not None:
         _receiver(picture, alt)
         return
-    import matplotlib.pyplot as plt
-
-    folder = Path("out/lessons")
-    folder.mkdir(parents=True, exist_ok=True)
     lesson = Path(sys.argv[0]).stem or "figure"
-    path = next(p for n in range(1, 1000) if (p := folder / f"{lesson}-{n}.png") not in _shown)
+    path = next(p for n in range(1, 1000) if (p := Path(f"out/lessons/{lesson}-{n}.png")) not in _shown)
     _shown.add(path)
-    with plt.rc_context(STYLE):
-        picture.savefig(path, dpi=110, facecolor="white", transparent=False)
-    plt.close(picture)
-    print(f"figure: {path}: {alt}")
+    print(f"figure: {save_png(picture, path)}: {alt}")
 
 
 _shown = set()  # files of this run, so that its second figure does not overwrite its first
 
 
+def save_png(picture, path):
+    """Write the figure for people without a browser at hand, and close it; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with house_style() as plt:
+        picture.savefig(path, dpi=110, facecolor="white", transparent=False)
+        plt.close(picture)
+    return path
+
+
 def svg(picture, alt):
     """The figure as inline SVG with an alt text, its ink turned to currentColor; same input, same bytes."""
-    import matplotlib.pyplot as plt
-
     buffer = io.StringIO()
-    with plt.rc_context(STYLE):
+    with house_style() as plt:
         picture.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(picture)
+        plt.close(picture)
     text = buffer.getvalue()
     text = text[text.index("<svg"):].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
@@ -111,12 +119,10 @@ def bars(title, rows, unit):
 
 def heat_maps(title, maps, labels):
     """Attention maps {name: (T, T) array}: each row is a token that asks, each column one that is read."""
-    import matplotlib
-    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
 
-    matplotlib.use("Agg")
-    to_blue = matplotlib.colors.LinearSegmentedColormap.from_list("ours", [OURS + "00", OURS + "ff"])
-    with plt.rc_context(STYLE):
+    to_blue = LinearSegmentedColormap.from_list("ours", [OURS + "00", OURS + "ff"])
+    with house_style() as plt:
         picture, panels = plt.subplots(1, len(maps), figsize=(2.6 * len(maps), 3.4), sharey=True, squeeze=False)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (name, weights) in zip(panels[0], maps.items(), strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minillama import lesson as lessons
 from minillama.compiler import NotBuilt
-from minillama.plots import STYLE
+from minillama.plots import save_png
 from minillama.prose import BOLD, CODE, END, SOFT, markdown
 from minillama.terminal import visible
 
@@ -132,7 +132,7 @@ class _Stage:
             return
         from minillama.braille import draw
 
-        path = save(part.picture, self.lesson, len(self.figures) + 1)
+        path = save_png(part.picture, OUT / f"{self.lesson.path.stem}-{len(self.figures) + 1}.png")
         self.figures.append(path)
         for line in draw(part.picture, self.colour):
             self.say(line)
@@ -156,18 +156,6 @@ class _Stage:
             self.say(f"exercise: lessons/exercises/{exercise.name}, then python3 run.py check {self.lesson.number}")
         if after is not None:
             self.say(f"next: python3 run.py lesson {after}")
-
-
-def save(picture, lesson, number):
-    """The figure as a PNG in out/lessons/."""
-    import matplotlib.pyplot as plt
-
-    OUT.mkdir(parents=True, exist_ok=True)
-    path = OUT / f"{lesson.path.stem}-{number}.png"
-    with plt.rc_context(STYLE):
-        picture.savefig(path, dpi=110, facecolor="white", transparent=False)
-    plt.close(picture)
-    return path
 
 
 def highlighted(code):

@@ -3,7 +3,7 @@
 from math import exp
 from statistics import fmean
 
-from minillama.plots import CONTEXT, CONTRAST, OURS, STYLE, figure, label_end, svg
+from minillama.plots import CONTEXT, CONTRAST, OURS, figure, house_style, label_end, svg
 from minillama.report import caption, quote, section
 
 BINS = 40
@@ -91,12 +91,7 @@ def answers_page(questions, exams, shown=3):
 
 def stacked(title, ylabels):
     """A figure of panels one above the other that share the iterations: (figure, axes)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(STYLE):
+    with house_style() as plt:
         picture, panels = plt.subplots(len(ylabels), 1, figsize=(6.0, 2.1 * len(ylabels)), sharex=True)
         panels[0].set_title(title)
         for axes, name in zip(panels, ylabels, strict=True):

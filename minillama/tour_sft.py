@@ -14,18 +14,17 @@ import torch
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
 from minillama.checkpoint.convert import save_with_tokenizer
-from minillama.corpus.forum import GRAMMAR
-from minillama.generate import generate_tokens
+from minillama.corpus.forum import GRAMMAR, derivation
 from minillama.peft.lora import LoRAConfig, add_lora, merge_lora, unmerge_lora
 from minillama.peft.lora_file import CONFIG_FILE, load_lora, save_lora
 from minillama.quant.quantize_linears import quantize_linears
-from minillama.sampling import Sampling
+from minillama.rlhf.evaluation import prompts_of
+from minillama.rlhf.rollout import sample_answers
 from minillama.tour_sft_pages import before_after_page, nf4_page, tuning_page
 from minillama.train.records import encode_records, forum_records
 from minillama.train.resume import own_random_state, read_metrics
-from minillama.train.sequence_loss import IGNORE, encode_segments
+from minillama.train.sequence_loss import IGNORE
 from minillama.train.sft import SftConfig, answer_loss, fine_tune
-from minillama.train.templates import question_answer
 from minillama.train.training_run import METRICS_FILE, STATE_FILE, frozen_fingerprint
 
 TEMPLATE = "question_answer"  # the same in fine-tuning, reward model and reinforcement learning
@@ -199,19 +198,11 @@ def with_qlora(model, seed):
 
 def answers(model, tokenizer, questions, max_new_tokens=64):
     """[(text, whether it ended by itself)]: answers sampled at temperature 0.7, all questions in one batch."""
-    prompts = [encode_segments(question_answer(question), tokenizer).tokens for question in questions]
-    rows = [[] for _ in prompts]
-    for step in generate_tokens(model, prompts, max_new_tokens, Sampling(temperature=0.7), {tokenizer.eos_id}):
-        for row, token in zip(rows, step, strict=True):
-            row += [] if token is None else [token]
-    ended = [row[-1:] == [tokenizer.eos_id] for row in rows]
-    return [(tokenizer.decode(row[:-1] if end else row).strip(), end) for row, end in zip(rows, ended, strict=True)]
+    rollout = sample_answers(model, prompts_of(questions, tokenizer), tokenizer.eos_id, max_new_tokens, 0.7)
+    return list(zip(map(str.strip, rollout.texts(tokenizer)), rollout.ended_B.tolist(), strict=True))
 
 
 def fits(question, text):
     """Whether the forum could have answered this question so: the right verb, the right object, whole sentences."""
-    try:
-        answer_bits(question, text)
-    except ValueError:
-        return False
-    return True
+    asked = derivation(question, "{question}")
+    return asked is not None and derivation(text, "{answer}", asked.chosen) is not None
