@@ -183,6 +183,14 @@ def test_a_long_line_without_cuts_leaves_no_trace_in_the_cache():
     assert max(map(len, encoder.cache)) <= 64
 
 
+@pytest.mark.parametrize("word", ["a" * 63, "a" * 63 + "\u732b" + "a" * 10])
+def test_words_of_64_characters_are_remembered_also_where_they_are_cut_out_of_a_longer_one(word):
+    encoder = plain(tiny_model())._encoder
+    assert "a\u732b" not in encoder.neighbours
+    encoder.encode(word)
+    assert "\u2581" + "a" * 63 in encoder.cache
+
+
 def test_the_word_cache_is_bounded_and_changes_nothing(monkeypatch):
     monkeypatch.setattr("minillama.tokenizer.bpe_encoder.CACHE_WORDS", 5)
     small, large = plain(own_model()), plain(own_model())

@@ -114,6 +114,33 @@ def test_the_cuda_backend_is_refused_with_its_own_command_where_it_is_not_built(
         kernels.require("cuda")
 
 
+def test_operators_for_gpus_are_loaded_before_anything_is_registered_for_them(monkeypatch):
+    done = []
+    monkeypatch.setattr(kernels.importlib, "import_module", done.append)
+    monkeypatch.setattr(torch.library, "register_fake", lambda name, fake: done.append("registered"))
+    monkeypatch.setattr(torch.library, "register_autograd", lambda *given, **named: None)
+    kernels._missing_cuda.cache_clear()
+    try:
+        assert kernels._missing.__wrapped__() is None
+    finally:
+        kernels._missing_cuda.cache_clear()
+    assert done[:2] == ["minillama._ops", "minillama._cuda"] and set(done[2:]) <= {"registered"}
+
+
+@pytest.mark.skipif("simt" not in kernels.built_backends(), reason="the emulated kernels are not built")
+def test_a_schedule_holds_within_its_block_and_is_forward_again_after_an_error(monkeypatch):
+    orders = []
+    monkeypatch.setattr(torch.ops.minillama_simt, "set_schedule", orders.append)
+    monkeypatch.setattr(profile_build, "order", "forward")
+    with pytest.raises(KeyError), kernels.schedule("shuffle:12"):
+        assert orders == ["shuffle:12"] and profile_build.order == "shuffle:12"
+        raise KeyError
+    assert orders == ["shuffle:12", "forward"] and profile_build.order == "forward"
+    for wrong in ("sideways", "shuffle", "shuffle:x", "forward "):
+        with pytest.raises(ValueError, match="is not known: use 'forward', 'reverse' or 'shuffle:SEED'"):
+            kernels.schedule(wrong).__enter__()
+
+
 def test_the_reference_needs_no_library():
     """In a fresh process where `minillama._ops` cannot be found, everything but the kernels is there."""
     code = ("import sys; sys.modules['minillama._ops'] = None\n"

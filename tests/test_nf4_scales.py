@@ -112,6 +112,15 @@ def test_a_layer_takes_it_and_its_settings_stay_those_of_the_format():
     assert layer.settings() == NF4Linear.planned(24, 65, fit_scales=True).settings()
 
 
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize(("shape", "block_size"), [((1, 1), 64), ((3, 5), 64), ((65, 257), 64), ((31, 33), 32)])
+def test_a_layer_planned_without_its_numbers_has_the_buffers_of_one_that_has_them(shape, block_size, double):
+    made = NF4Linear.from_weight(normal(*shape), block_size, double)
+    plan = NF4Linear.planned(*shape, block_size, double)
+    sizes = [{name: (buffer.shape, buffer.dtype) for name, buffer in layer.named_buffers()} for layer in (made, plan)]
+    assert sizes[0] == sizes[1] and plan.codes.is_meta and torch.equal(plan.layout, made.layout)
+
+
 def many_blocks(double):
     return lambda: test_no_block_has_a_larger_error_than_with_absmax((64 * 256 + 64,), 64, double)
 

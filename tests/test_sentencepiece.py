@@ -45,6 +45,16 @@ def test_sentencepiece_reads_our_file_and_we_read_its():
     assert processor(ours.model).encode("low 12") == SentencePieceTokenizer(theirs).encode("low 12")
 
 
+def test_our_options_stand_in_the_fields_in_which_sentencepiece_writes_them():
+    """All fields of the normalizer, and of the trainer those that we write, but for the size of the vocabulary."""
+    theirs, ours = ({number: {(n, w): v for n, w, v in read_fields(value)} for number, _, value in read_fields(model)
+                     if number in (2, 3)} for model in (train_oracle(real_text(20_000), 500), own_model()))
+    assert ours[3] == {(2, 2): b"", (3, 0): 1, (5, 0): 1} | theirs[3]  # the defaults, which it leaves out
+    shared = {key: value for key, value in ours[2].items() if key != (4, 0)}
+    assert shared == {key: theirs[2][key] for key in shared} and len(shared) >= 5
+    assert ours[2][4, 0] == 900
+
+
 @pytest.mark.parametrize(("model", "message"), [
     (lambda: train_oracle(real_text(20_000), 500, normalization_rule_name="nmt_nfkc"), "precompiled_charsmap"),
     (lambda: train_oracle(real_text(20_000), 500, model_type="unigram"), "only bpe models"),
@@ -56,7 +66,9 @@ def test_sentencepiece_reads_our_file_and_we_read_its():
     (lambda: hand_made([Piece("<unk2>", 0.0, 2)]), "2 unknown pieces"),
     (lambda: hand_made([Piece("a\0b")]), "NUL"),
     (lambda: tiny_model()[:-3], "cut off"),
-    (lambda: b"", "only bpe models"),
+    (lambda: b"", "is of type unigram: only bpe models"),  # the default that proto2 gives an absent field
+    (lambda: write_fields([(2, 2, write_fields([(3, 0, 4)]))]), "is of type char: only bpe models"),
+    (lambda: write_fields([(2, 2, write_fields([(3, 0, 9)]))]), "is of type 9: only bpe models"),
 ])
 def test_models_that_cannot_be_used_are_refused_with_the_reason(model, message):
     with pytest.raises(ValueError, match=message):

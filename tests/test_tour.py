@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
+from minillama import tour as tour_module
 from minillama import tour_rlhf, tour_sft
 from minillama.cli import build_parser
 from minillama.corpus import stdlib_docs
@@ -118,6 +119,25 @@ def test_a_tour_killed_in_every_stage_ends_with_the_numbers_of_one_that_was_not(
     rows = [json.loads((out / "report.json").read_text())["rows"] for out in (short_tour[0], tmp_path / "out")]
     numbers = [{row["stage"]: row["got"] for row in of if row["stage"] != "memory"} for of in rows]
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(("peak", "before", "passed"), [
+    (1.5e9 - 1, 0, True), (1.5e9, 0, False), (1.5e9, 1.5e9, True), (2e9, 1.9e9, False), (None, None, None)])
+def test_the_peak_of_memory_must_stay_below_its_band_unless_it_was_there_before(tmp_path, monkeypatch, capsys, peak,
+                                                                               before, passed):
+    road = Road(tmp_path, FEW)
+    road.peak_before = before
+    road.rows.append({"stage": "a", "expected": "1", "got": "1", "pass": True, "seconds": 1.0, "module": "m",
+                      "lesson": ""})
+    monkeypatch.setattr(tour_module, "peak_memory", lambda: peak)
+    tour_module.write_results(road, 59.6)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["pass"] for row in report["rows"]] == [True] + [passed] * (peak is not None)
+    assert report["seconds"] == 59.6
+    assert [stage for stage, _ in report["skipped"]] == ["memory"] * (peak is None)
+    reached = sum(row["pass"] for row in report["rows"])
+    assert f"{reached} of {len(report['rows'])} numbers in their bands, 60 seconds" in (
+        tmp_path / "report.html").read_text()
 
 
 def test_other_settings_are_another_stage(short_tour):

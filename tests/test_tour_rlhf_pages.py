@@ -104,6 +104,7 @@ def test_the_page_of_ppo_draws_score_and_kl_over_the_iterations_and_says_their_e
     assert (bottom["title"], bottom["x"], bottom["y"]) == ("", "iteration", "KL, nats an answer")
     assert [shown["texts"] for shown in (top, bottom)] == [[("reward model", (2, 2.25), (5, 0), OURS)],
                                                            [("from the start", (2, 2.0), (5, 0), OURS)]]
+    assert picture.axes[0].get_shared_x_axes().joined(*picture.axes)
     assert top["xlim"] == bottom["xlim"] and top["xlim"][1] == pytest.approx(2 * 1.22 + 1), "room for the names"
     assert tuple(picture.get_size_inches()) == pytest.approx((6.0, 4.2))
     assert {axes.get_lines()[0].get_linewidth() for axes in picture.axes} == {0.6}

@@ -1,14 +1,17 @@
 """A model at rest: complete or refused, and built without copies."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkpoints import assert_same_weights, model_of
 from mutants import Mutant
 
+from minillama.checkpoint import find_tokenizer
 from minillama.checkpoint.weights import Stored, build_model, check_tensors, expected_shapes, from_model, stored
 from minillama.config import PRESETS, ModelConfig
+from minillama.tokenizer import load_tokenizer, train_bpe
 
 CONFIG = ModelConfig(dim=12, n_layers=2, n_heads=3, n_kv_heads=1, vocab_size=7, hidden_dim=20, max_seq_len=5)
 
@@ -29,6 +32,24 @@ def test_a_model_is_built_on_the_stored_memory_itself():
     assert build_model(from_model(model), dtype=torch.bfloat16).norm.weight.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="cannot hold weights"):
         build_model(from_model(model), dtype=torch.int8)
+
+
+def test_a_folder_s_tokenizer_is_its_first_and_a_file_s_is_the_first_beside_it_that_fits(tmp_path):
+    sizes = {"tokenizer.model": 300, "tok310.bin": 310}
+    for name, size in sizes.items():
+        train_bpe(["low lower lowest 2023 abc defg hijk lmno"], size, hard_vocab_limit=False).save(tmp_path / name)
+
+    def found(source, size):
+        config = replace(CONFIG, vocab_size=size)
+        return find_tokenizer(SimpleNamespace(tokenizer=None, source=source, config=config))
+
+    (tmp_path / "x.gguf").touch()
+    made = {name: load_tokenizer(tmp_path / name).vocab_size for name in sizes}
+    assert made == {"tokenizer.model": 300, "tok310.bin": 310} or made["tok310.bin"] > 300
+    assert found(tmp_path, made["tok310.bin"]).vocab_size == 300, "a folder's: whether it fits is asked elsewhere"
+    assert found(tmp_path / "x.gguf", made["tok310.bin"]).vocab_size == made["tok310.bin"]
+    assert found(tmp_path / "x.gguf", 300).vocab_size == 300 and found(tmp_path / "x.gguf", 77) is None
+    assert find_tokenizer(SimpleNamespace(tokenizer="inside")) == "inside"
 
 
 def test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost():

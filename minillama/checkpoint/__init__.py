@@ -81,7 +81,7 @@ def find_tokenizer(weights):
     folder = weights.source if is_folder else weights.source.parent
     names = ["tokenizer.model", "tokenizer.json", "tokenizer.bin", f"tok{vocab_size}.bin"]
     found = [folder / name for name in names if (folder / name).is_file()]
-    for tokenizer in map(load_tokenizer, found[:1] if is_folder else found):
+    for tokenizer in map(load_tokenizer, found):
         if is_folder or tokenizer.vocab_size == vocab_size:
             return tokenizer
     return None
