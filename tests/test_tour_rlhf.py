@@ -9,6 +9,7 @@ from mutants import Mutant
 import minillama.tour_rlhf
 from minillama.config import ModelConfig
 from minillama.corpus import forum
+from minillama.rlhf.evaluation import Exam
 from minillama.rlhf.preferences import Pair
 from minillama.tokenizer import train_bpe
 from minillama.tour import Road, TourConfig
@@ -120,6 +121,101 @@ def test_the_prompt_is_the_beginning_of_what_the_reward_model_reads(tokenizer):
     (whole, _), = encode_pairs([Pair(question, "Good luck!", "No.")], tokenizer)
     prompt, = prompts_of([question], tokenizer)
     assert whole[:len(prompt)] == prompt and whole[-1] == tokenizer.eos_id
+
+
+# ---- the bands, each at its border
+
+def exam(score, kl, distinct, quality=None, sound=0.5):
+    return Exam(["a", "b"], score, kl, distinct, {} if quality is None else {"quality": quality, "sound": sound})
+
+
+@pytest.fixture
+def road(tmp_path):
+    road, said = Road(tmp_path, TourConfig(progress=False)), []
+    road.say, road.said = said.append, said
+    return road
+
+
+def rows_of(monkeypatch, road, before, after, ratios=(1.0, 1.0), truth=forum.quality):
+    """What the stage of PPO says of a run that ended so."""
+    row = {"score": 0.0, "kl": 1.0, "kl_coefficient": 0.1, "entropy": 0.5, "ended": 1.0}
+    history = [{**row, "iteration": i, "first_ratio": ratio} for i, ratio in enumerate(ratios)]
+    run = minillama.tour_rlhf.Practice(None, before, after, history)
+    monkeypatch.setattr(minillama.tour_rlhf, "practised", lambda *given: run)
+    feedback = Feedback([], [], [], ["who?", "what?"], {}, truth)
+    assert minillama.tour_rlhf.ppo_stage(road, None, None, None, feedback) is run
+    assert [row["stage"] for row in road.rows] == ["PPO", "PPO's ratio"] and len(road.pages) == 1
+    return road.rows
+
+
+@pytest.mark.parametrize(("rise", "kl", "passed"), [
+    (1.5, 5.0, True), (1.25, 5.0, False), (1.5, 8.0, False), (1.5, 7.75, True), (1.5, 0.0, False), (-2.0, 1.0, False)])
+def test_ppo_must_raise_the_hidden_quality_by_one_and_a_half_within_eight_nats(monkeypatch, road, rise, kl, passed):
+    row, _ = rows_of(monkeypatch, road, exam(9.0, 0.0, 2, 0.25), exam(0.0, kl, 1, 0.25 + rise))
+    assert row["pass"] is passed
+    assert row["got"] == f"+0.25 to {0.25 + rise:+.2f}, KL {kl:.1f}; 1 distinct answers, 2 before"
+    assert row["expected"].startswith("on 2 unseen questions") and not road.skipped
+
+
+@pytest.mark.parametrize(("rise", "kl", "passed"), [
+    (0.5, 5.0, True), (0.25, 5.0, False), (0.5, 8.0, False), (0.5, 0.0, False), (-2.0, 1.0, False)])
+def test_without_a_truth_the_score_must_rise_by_half_a_deviation(monkeypatch, road, rise, kl, passed):
+    row, _ = rows_of(monkeypatch, road, exam(0.25, 0.0, 2), exam(0.25 + rise, kl, 1), truth=None)
+    assert row["pass"] is passed and row["got"].startswith(f"score +0.25 to {0.25 + rise:+.2f}, KL {kl:.1f};")
+    assert [stage for stage, _ in road.skipped] == ["hidden quality"]
+
+
+@pytest.mark.parametrize(("ratios", "passed"), [((1.0, 1.0), True), ((1.0, 1.0 + 2**-20), False)])
+def test_the_first_ratio_of_every_batch_must_be_exactly_one(monkeypatch, road, ratios, passed):
+    _, row = rows_of(monkeypatch, road, exam(0, 0, 2, 0), exam(0, 1, 1, 2), ratios)
+    assert row["pass"] is passed and row["got"] == str(1 + passed) and "all 2 batches" in row["expected"]
+
+
+@pytest.mark.parametrize(("score", "quality", "distinct", "passed"), [
+    (1.5, 2.0, 3, True), (1.0, 2.0, 3, False), (1.5, 2.25, 3, False), (1.5, 2.0, 4, False), (0.5, -1.0, 1, False)])
+def test_off_the_leash_the_score_must_be_higher_the_truth_lower_by_one_and_the_answers_fewer(
+        monkeypatch, road, score, quality, distinct, passed):
+    row = {"iteration": 0, "score": 0.0, "quality": 0.0, "sound": 0.5}
+    leashed = minillama.tour_rlhf.Practice(None, exam(0, 0, 9, 1.0), exam(1.0, 2.0, 4, 3.0, 0.75), [row])
+    free, given = minillama.tour_rlhf.Practice(None, None, exam(score, 30.0, distinct, quality, 0.25), [row]), []
+    monkeypatch.setattr(minillama.tour_rlhf, "practised", lambda *words: given.append(words) or free)
+    feedback = Feedback([], [], [], ["who?", "what?"], {}, forum.quality)
+    made = minillama.tour_rlhf.free_stage(road, "model", "judge", "tokenizer", feedback, leashed)
+    assert made is free and road.rows[0]["pass"] is passed and len(road.pages) == 2
+    assert road.rows[0]["got"] == (f"score {score:+.2f} (+1.00 on the leash), hidden quality {quality:+.2f} (+3.00), "
+                                   f"25% sound (75%), {distinct} distinct (4), KL 30")
+    (_, name, *_, config), = given
+    assert (name, config.kl_coefficient) == ("ppo-free", 0) and replace(
+        config, kl_coefficient=minillama.tour_rlhf.LEASHED.kl_coefficient) == minillama.tour_rlhf.LEASHED
+    assert "\n".join(road.said).count("    before:   ") == 2
+
+
+def judged(right, of, truth=None):
+    """The verdict on scores that order so many of so many pairs as the labels say."""
+    held_out = [Pair("", "aa", "a")] * of
+    scores = torch.tensor([1.0] * right + [-1.0] * (of - right)), torch.zeros(of)
+    return verdict(*scores, Feedback([], held_out, [], [], {}, truth))
+
+
+def test_a_reward_model_is_held_to_chance_or_to_the_truth_at_the_very_border():
+    assert not judged(60, 100)[2] and judged(61, 100)[2], "0.5 and two standard errors of a coin: 0.6 of 100"
+    assert "(0.600)" in judged(60, 100)[0] and judged(61, 100)[1] == "0.610 of 100 unseen pairs"
+    ceiling = 1.0  # all pairs differ in truth, and the labels are right
+    assert not judged(97, 100, lambda question, answer: len(answer))[2]
+    assert judged(98, 100, lambda question, answer: len(answer))[2:] == (True, (ceiling, pytest.approx(0.98)))
+
+
+def test_the_truth_alone_can_fail_a_reward_model_that_follows_its_labels():
+    """Of 100 labels 20 are wrong: a judge who knows the truth agrees with 80 of them."""
+    held_out = [Pair("", "aa", "a")] * 80 + [Pair("", "a", "aa")] * 20
+    task = Feedback([], held_out, [], [], {}, lambda question, answer: len(answer))
+
+    def passed(true):  # so many of the first 80 in the order of the truth, and all of the last 20
+        scores = torch.tensor([1.0] * true + [-1.0] * (80 - true) + [-1.0] * 20), torch.zeros(100)
+        return verdict(*scores, task)[2:]
+
+    assert passed(80) == (True, (0.8, 1.0)) and passed(78) == (True, (0.8, pytest.approx(0.98)))
+    assert passed(77) == (False, (0.8, pytest.approx(0.97))), "0.77 of the labels is 0.03 below the ceiling"
 
 
 MUTANTS = [
