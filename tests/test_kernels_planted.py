@@ -32,6 +32,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (BACK, "@(first - shift) / kTile * kTile@", "(first - shift) / kTile * kTile + 1"),
     # scale of the softmax
     (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
+    (FLASH, "c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
     (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(Q", "kLog2E"),
     (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(K", "kLog2E"),
     # the last tile, or what is left for it
