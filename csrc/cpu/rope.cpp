@@ -152,7 +152,7 @@ static void turn_token(const RopeRows& rows, const Angles& angles, const RopeSha
       }
     }
     turn_head(x, y, angles.c.data(), angles.s.data(), half, shape.interleaved);
-    if (tail > 0 && x != y) std::memcpy(y + 2 * half, x + 2 * half, tail * sizeof(Scalar));
+    if (tail && x != y) std::memcpy(y + 2 * half, x + 2 * half, tail * sizeof(Scalar));
   }
 }
 
