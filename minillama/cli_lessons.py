@@ -1,30 +1,31 @@
 """Commands for learners: lessons in the terminal, as notebook and as book, and the grader."""
 
+from minillama import check, lesson
+from minillama.book import build
 from minillama.flags import command
+from minillama.notebook import write_notebook
+from minillama.stepper import list_lessons, step
 
 
 def add_lesson(commands):
     """lesson [N]"""
-    lesson = command(commands, "lesson", run_lesson, "a lesson, step by step, in this terminal")
-    lesson.add_argument("number", nargs="?", metavar="N", help="its number; without it, a list")
+    parser = command(commands, "lesson", run_lesson, "a lesson, step by step, in this terminal")
+    parser.add_argument("number", nargs="?", metavar="N", help="its number; without it, a list")
 
 
 def add_check(commands):
     """check [N] [--solution] [--watch], or check --all --solutions"""
-    check = command(commands, "check", run_check, "grade your answer to a lesson's exercise")
-    check.add_argument("number", nargs="?", metavar="N", help="the lesson's number; without it, the one begun last")
-    check.add_argument("--solution", action="store_true", help="print a solution and where it lies")
-    check.add_argument("--watch", action="store_true", help="grade again at every save, until Ctrl-C")
-    check.add_argument("--all", action="store_true", help="one line for every exercise")
-    check.add_argument("--solutions", action="store_true",
-                       help="with --all: prove that stubs are to do, solutions pass and wrong answers are caught")
+    parser = command(commands, "check", run_check, "grade your answer to a lesson's exercise")
+    parser.add_argument("number", nargs="?", metavar="N", help="the lesson's number; without it, the one begun last")
+    parser.add_argument("--solution", action="store_true", help="print a solution and where it lies")
+    parser.add_argument("--watch", action="store_true", help="grade again at every save, until Ctrl-C")
+    parser.add_argument("--all", action="store_true", help="one line for every exercise")
+    parser.add_argument("--solutions", action="store_true",
+                        help="with --all: prove that stubs are to do, solutions pass and wrong answers are caught")
 
 
 def run_lesson(arguments):
     """Lead through a lesson (`stepper.step`), or list what there is."""
-    from minillama import lesson
-    from minillama.stepper import list_lessons, step
-
     if arguments.number is None:
         return list_lessons()
     return step(lesson.find(lesson.number_of(arguments.number)))
@@ -45,28 +46,19 @@ def add_book(commands):
 
 def run_notebook(arguments):
     """Write the notebook and say where (`notebook.write_notebook`)."""
-    from minillama import lesson
-    from minillama.notebook import write_notebook
-
     print(write_notebook(lesson.find(lesson.number_of(arguments.number))))
 
 
 def run_book(arguments):
     """Run every lesson and write its page (`book.build`)."""
-    from minillama import lesson
-
     only = [lesson.number_of(number) for number in arguments.number]
     for number in only:
         lesson.find(number)
-    from minillama.book import build
-
     print(build(arguments.out, only=only))
 
 
 def run_check(arguments):
     """Grade (`check.check`); exit code 1 where a check failed."""
-    from minillama import check, lesson
-
     if arguments.all or arguments.solutions:
         return check.prove_all() if arguments.solutions else check.check_all()
     there = check.exercises()

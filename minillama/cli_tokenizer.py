@@ -6,13 +6,14 @@ import warnings
 
 from minillama.bounds import Range
 from minillama.claim import claims
+from minillama.cli_data import add_extend
+from minillama.corpus.text_files import check_texts, read_documents
 from minillama.flags import add_number, command, spelled_as_flags
+from minillama.tokenizer import load_tokenizer, train_bpe
 
 
 def add_tokenizer(commands):
     """tokenizer train, encode, decode, extend."""
-    from minillama.cli_data import add_extend
-
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
         required=True, metavar="ACTION")
     train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
@@ -32,9 +33,6 @@ def add_tokenizer(commands):
 @claims("tokenizer train", "text")
 def run_tokenizer_train(arguments):
     """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
-    from minillama.corpus.text_files import check_texts, read_documents
-    from minillama.tokenizer import train_bpe
-
     check_texts(arguments.text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are in the report
@@ -48,8 +46,6 @@ def run_tokenizer_train(arguments):
 
 def run_tokenizer_encode(arguments):
     """One JSON string a line in, one JSON list of ids a line out."""
-    from minillama.tokenizer import load_tokenizer
-
     tokenizer = load_tokenizer(arguments.model)
     for text in _json_lines(str, "a JSON string"):
         print(json.dumps(tokenizer.encode(text, bos=arguments.bos, eos=arguments.eos)), flush=True)
@@ -57,8 +53,6 @@ def run_tokenizer_encode(arguments):
 
 def run_tokenizer_decode(arguments):
     """One JSON list of ids a line in, one JSON string a line out."""
-    from minillama.tokenizer import load_tokenizer
-
     tokenizer = load_tokenizer(arguments.model)
     for ids in _json_lines(list, "a JSON list of ids"):
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
