@@ -163,6 +163,8 @@ MUTANTS = [
     Mutant("minillama.tour_sft", "RECORDS, HELD_OUT = 2400, 200", "RECORDS, HELD_OUT = 2400, 400",
            test_the_record_was_made_with_the_settings_and_the_template_of_today),
     Mutant("minillama.tour_sft", '"{answer}", GRAMMAR.parse(question, "{question}").chosen)', '"{answer}")',
+           test_the_entropy_is_that_of_the_answers_given_their_questions),
+    Mutant("minillama.tour_sft", 'derivation(text, "{answer}", asked.chosen)', 'derivation(text, "{answer}")',
            lambda: test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(
                "Just fix the hat by the well. That is all.", False)),
     Mutant("minillama.tour_sft", "    quantize_linears(twin)\n", "", test_the_three_learners_train_what_they_say),
