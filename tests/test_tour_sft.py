@@ -155,6 +155,113 @@ def test_the_record_was_made_with_the_settings_and_the_template_of_today():
     assert "Question: {question} Answer: {answer}</s>" in page
 
 
+# ---- the bands, each at its border
+
+class Plain:
+    """Lessons whose entropy is 16 bits an answer; a nat is 8 bits."""
+
+    train, held_out, bits = [1, 2, 3], [4], 16.0
+    asked = [(f"How do I {verb} it?", "") for verb in range(80)]
+
+    @staticmethod
+    def bits_of(loss):
+        return 8 * loss
+
+
+class Weights(torch.nn.Module):
+    """Four weights that learn and twelve that do not, of a model of 100."""
+
+    config = type("Config", (), {"n_parameters": lambda self: 100})()
+
+    def __init__(self, name="a"):
+        super().__init__()
+        self.name = name
+        self.frozen = torch.nn.Parameter(torch.arange(12.0), requires_grad=False)
+        self.learning = torch.nn.Parameter(torch.ones(4))
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Runs one of the three stages on a learner that ended with a loss: stage(name, loss, ...) -> its rows."""
+    road, losses = Road(tmp_path, TourConfig(progress=False)), []
+    road.say = lambda text: None
+
+    def run(name, loss, *others, model=None, measured=(4.0, 4.0), seen=None):
+        learner = tour_sft.Tuned(model or Weights(), [{"held_out_loss": 9.0}, {"loss": 1.0}, {"held_out_loss": loss}])
+        losses[:] = measured
+        calls = []
+        monkeypatch.setattr(tour_sft, "tuned", lambda *given: calls.append(given[1:]) or learner)
+        monkeypatch.setattr(tour_sft, "answer_loss", lambda model, held_out: losses.pop(0))
+        monkeypatch.setattr(tour_sft, "merge_lora", lambda model: calls.append("merged"))
+        monkeypatch.setattr(tour_sft, "unmerge_lora", lambda model: calls.append("unmerged"))
+        assert getattr(tour_sft, f"{name}_stage")(road, seen or "start", "tokenizer", Plain, *others) is learner
+        config = tour_sft.FULL if name == "sft" else tour_sft.ADAPTER
+        assert calls[0] == (name, seen or "start", "tokenizer", Plain, config)
+        assert calls[1:] == (["merged", "unmerged"] if name == "lora" else [])
+        return road
+
+    return run
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(2 * 1.019, True), (2 * 1.0191, False), (1.0, True)])
+def test_full_tuning_may_stay_so_far_above_the_entropy(stage, monkeypatch, loss, passed):
+    monkeypatch.setattr(tour_sft, "answers", lambda *given: [("", False)] * len(given[2]))
+    row = stage("sft", loss, model="tuned").rows[0]
+    assert row["pass"] is passed and row["got"] == f"{8 * loss:.2f} bits an answer, {loss / 2 - 1:+.1%}; before 32.0"
+    assert "1.9% above" in row["expected"] and "(16.0 bits each)" in row["expected"]
+
+
+@pytest.mark.parametrize(("wrong", "unended", "passed"), [(8, 0, True), (9, 0, False), (0, 9, False), (4, 4, True)])
+def test_seven_of_eight_answers_must_fit_and_end(stage, monkeypatch, wrong, unended, passed):
+    asked, pages = [], []
+
+    def answers(model, tokenizer, questions):
+        asked.append((model, len(questions)))
+        return [("no" if i < wrong else "yes", i >= wrong + unended or i < wrong) for i in range(len(questions))]
+
+    monkeypatch.setattr(tour_sft, "answers", answers)
+    monkeypatch.setattr(tour_sft, "fits", lambda question, text: text == "yes")
+    monkeypatch.setattr(tour_sft, "before_after_page", lambda rows: pages.append(rows) or "page")
+    row = stage("sft", 2.0, model="tuned").rows[1]
+    assert row["pass"] is passed and row["got"] == str(64 - wrong - unended)
+    assert row["expected"].startswith("at least 56 of 64") and asked == [("tuned", 64), ("start", 4)]
+    assert [question for question, _, _ in pages[0]] == [question for question, _ in Plain.asked[:4]]
+
+
+@pytest.mark.parametrize(("loss", "full", "moved", "passed"), [
+    (2 * 1.017, 2 * 1.017, 0.0, True), (2 * 1.0171, 2 * 1.0171, 0.0, False), (2.0, 1.99401, 0.0, True),
+    (2.0, 1.9939, 0.0, False), (2.0, 2.00299, 0.0, True), (2.0, 2.0031, 0.0, False), (2.0, 2.0, 0.9e-5, True),
+    (2.0, 2.0, 2e-5, False), (2.0, 2.0, -2e-5, False)])
+def test_lora_is_held_to_the_entropy_to_full_tuning_and_to_its_own_merged_form(stage, loss, full, moved, passed):
+    other = tour_sft.Tuned(None, [{"held_out_loss": full}])
+    row = stage("lora", loss, other, measured=(4.0, 4.0 + moved), seen=Weights()).rows[0]
+    assert row["pass"] is passed and f"{8 * loss:.2f} bits an answer, {loss / 2 - 1:+.1%}, " in row["got"]
+    assert f"{loss - full:+.4f} nats; 4% of the parameters; moved by {abs(moved):.0e}" in row["got"]
+
+
+@pytest.mark.parametrize(("distance", "change", "passed"), [
+    (0.00099, None, True), (-0.00099, None, True), (0.0011, None, False), (-0.0011, None, False),
+    (0.0, "byte", False), (0.0, "gradient", False)])
+def test_qlora_is_held_to_lora_and_its_base_keeps_every_byte(stage, monkeypatch, distance, change, passed):
+    learner, pages = Weights(), []
+    if change == "byte":
+        learner.frozen.data[3] += 1
+    elif change == "gradient":
+        learner.frozen.grad = torch.zeros(12)
+    monkeypatch.setattr(tour_sft, "quantized", lambda model: Weights())
+    monkeypatch.setattr(tour_sft, "frozen_fingerprint", lambda model: model.frozen.tolist())
+    monkeypatch.setattr(tour_sft, "tuning_page", lambda *given: pages.append(given) or "curves")
+    monkeypatch.setattr(tour_sft, "nf4_page", lambda model: pages.append(model) or "levels")
+    full, lora = (tour_sft.Tuned(None, [{"held_out_loss": loss}]) for loss in (1.0, 2.0))
+    road = stage("qlora", 2.0 + distance, full, lora, model=learner, measured=(4.25,))
+    row = road.rows[0]
+    assert row["pass"] is passed
+    assert row["got"] == f"{distance:+.4f} nats; base {'CHANGED' if change == 'byte' else 'unchanged'}"
+    (curves, lessons, before), model = pages
+    assert (list(curves), lessons, before, model) == (["full", "LoRA", "QLoRA"], Plain, 34.0, "start")
+    assert curves["LoRA"] is lora.history and curves["full"] is full.history and road.pages == ["curves", "levels"]
+
+
 MUTANTS = [
     Mutant("minillama.tour_sft", "FULL_EXCESS, LORA_EXCESS = 0.019,", "FULL_EXCESS, LORA_EXCESS = 0.025,",
            test_the_bands_are_the_range_of_five_seeds_and_once_its_width_beyond),
