@@ -119,11 +119,11 @@ def test_operators_for_gpus_are_loaded_before_anything_is_registered_for_them(mo
     monkeypatch.setattr(kernels.importlib, "import_module", done.append)
     monkeypatch.setattr(torch.library, "register_fake", lambda name, fake: done.append("registered"))
     monkeypatch.setattr(torch.library, "register_autograd", lambda *given, **named: None)
-    kernels._missing_cuda.cache_clear()
+    kernels._not_loaded.cache_clear()
     try:
         assert kernels._missing.__wrapped__() is None
     finally:
-        kernels._missing_cuda.cache_clear()
+        kernels._not_loaded.cache_clear()
     assert done[:2] == ["minillama._ops", "minillama._cuda"] and set(done[2:]) <= {"registered"}
 
 
