@@ -41,21 +41,31 @@ class Rung:
 
 @dataclass
 class Parity:
-    """The whole ladder. `cause` says what usually makes the first failing rung fail so."""
+    """The whole ladder. `cause` says what usually makes the first failing rung fail so; difference: what two
+    checkpoints differ in (`checkpoint_diff.Difference`), None for other peers. Where that is rounding alone, the rungs
+    only show how far it carries."""
 
     rungs: list = field(default_factory=list)
     cause: str = ""
+    difference: object = None
+
+    @property
+    def rounding(self):
+        """The two sides hold one model, of which one is rounded."""
+        return self.difference is not None and self.difference.harmless and bool(self.difference.found)
 
     @property
     def passed(self):
-        return all(rung.passed for rung in self.rungs)
+        named = self.difference is not None and not self.difference.harmless
+        return not named and all(rung.passed or self.rounding for rung in self.rungs)
 
     def __str__(self):
-        lines = [f"{'rung':<16}{'largest error':>15}{'allowed':>11}"]
+        lines = [str(self.difference)] if self.difference else []
+        lines.append(f"{'rung':<16}{'largest error':>15}{'allowed':>11}")
         for rung in self.rungs:
-            verdict = "ok" if rung.passed else "FAILS"
+            verdict = "ok" if rung.passed else "rounding" if self.rounding else "FAILS"
             lines.append(f"{rung.name:<16}{rung.error:>15.2e}{rung.allowed:>11.1e}  {verdict}  {rung.detail}".rstrip())
-        return "\n".join([*lines, *([f"usual cause: {self.cause}"] if self.cause else [])])
+        return "\n".join([*lines, *([f"usual cause: {self.cause}"] if self.cause and not self.rounding else [])])
 
 
 def parity_tokens(vocab_size, max_seq_len):

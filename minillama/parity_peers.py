@@ -10,6 +10,7 @@ from minillama.checkpoint.huggingface import config_to_hf
 from minillama.checkpoint.names import rows_to_hf, to_hf
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.checkpoint.weights import build_model
+from minillama.checkpoint_diff import compare_checkpoints
 from minillama.generate import generate_tokens
 from minillama.parity import NEW_TOKENS, Parity, Rung, compare, ladder, parity_tokens
 
@@ -29,23 +30,31 @@ def parity(path, against="transformers"):
     """The `Parity` of our forward pass, in fp32, with another's on the weights at `path`.
 
     against: "transformers" (must be installed); "published" (printed numbers, for the models that have some); a
-    .safetensors written by `record`; or another checkpoint of the same model, in any form.
+    .safetensors written by `record`; or another checkpoint of the same model, in any form: that is compared tensor by
+    tensor first, as `checkpoint_diff` does.
     """
     if against == "published":
         return _published(path)
+    if against != "transformers" and (Path(against).suffix != ".safetensors" or Path(against).is_dir()):
+        return _with_checkpoint(open_weights(path), open_weights(against))
     model, _ = load_model(path, dtype=torch.float32)
     config, tokens = model.config, parity_tokens(model.config.vocab_size, model.config.max_seq_len)
     if against == "transformers":
         ours = ladder(model, tokens)
         del model
         return compare(ours, transformers_ladder(path, tokens), config)
-    if Path(against).suffix == ".safetensors" and not Path(against).is_dir():
-        theirs = read_safetensors(against)
-        tokens = _recorded_tokens(theirs, against, config)
-        return compare(ladder(model, tokens), theirs, config)
-    ours = ladder(model, tokens)
-    del model
-    return compare(ours, ladder(load_model(against, dtype=torch.float32)[0], tokens), config)
+    theirs = read_safetensors(against)
+    tokens = _recorded_tokens(theirs, against, config)
+    return compare(ladder(model, tokens), theirs, config)
+
+
+def _with_checkpoint(here, there):
+    difference, configs = compare_checkpoints(here, there), (here.config, there.config)
+    tokens = parity_tokens(*(min(getattr(c, size) for c in configs) for size in ("vocab_size", "max_seq_len")))
+    ours, theirs = (ladder(build_model(weights, dtype=torch.float32, spend=True), tokens) for weights in (here, there))
+    result = compare(ours, theirs, here.config)
+    result.difference = difference
+    return result
 
 
 def record(path, file):

@@ -30,7 +30,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_own "
      "chat").split(),
     "prose braille exercise grader lesson".split(),
-    "info kernels_verify parity parity_peers real_weights".split(),
+    "info kernels_verify tensor_diff checkpoint_diff parity parity_peers real_weights".split(),
     "stepper check recording notebook book".split(),
     ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_model cli_simt cli_tokenizer cli_tuning "
      "__main__").split(),
