@@ -105,13 +105,32 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (FLASH, "highest = @team_max(highest)@", "0.0f"),
 ]
 
+ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1
+    (FLASH, "p = ", "s[i] * c - base"), (FLASH, "alpha = ", "m * c - base"),
+    (BACK, "seen ? ", "dot<D>(Q[row], K[key]) * c - my_lse"),
+    (BACK, "seen ? ", "dot<D>(Q[i], K[row]) * c - lse[rows + query] * kLog2E"))]
+BEGIN = """
+#include <cstdint>
+#include <cstring>
+extern "C" { int planted; }
+// What exp2f may give on a GPU, up to two units in the last place off; the bits say to which side.
+static float two_units_off(float y) {
+  uint32_t bits;
+  std::memcpy(&bits, &y, 4);
+  if (y > 0x1p-100f) bits += (bits * 2654435761u >> 31) * 4 - 2;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+"""
+
 
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
+    numbered = [*enumerate(FAULTS, 1), *((-1, one) for one in ALLOWED)]
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
     for path in folder.glob("cuda/*.cuh"):
         source, places = path.read_text(encoding="utf-8"), {}
-        for number, (name, text, wrong) in enumerate(FAULTS, 1):
+        for number, (name, text, wrong) in numbered:
             if name == path.stem:
                 before, right, after = text.split("@")
                 assert source.count(before + right + after) == 1, f"{text} occurs not once in {path.name}"
@@ -129,7 +148,7 @@ def compiled():
     with tempfile.TemporaryDirectory() as folder:
         with_faults(Path(folder))
         sources = [f"simt/{name}.cpp" for name in ("scheduler", "grid", "device", "calls")] + ["simt_kernels.cpp"]
-        together = 'extern "C" { int planted; }\n' + "".join(f'#include "{folder}/{name}"\n' for name in sources)
+        together = BEGIN + "".join(f'#include "{folder}/{name}"\n' for name in sources)
         command = ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-gnu-unique", "-w",
                    "-pthread", "-I", folder, "-x", "c++", "-", "-ldl", "-lrt", "-o", f"{folder}/planted.so"]
         done = subprocess.run(command, input=together, capture_output=True, text=True)
@@ -162,3 +181,11 @@ def test_without_a_fault_every_row_is_right(planted):
 def test_every_fault_makes_a_row_wrong(planted, number):
     planted(number)
     assert wrong_rows(FAULTS[number - 1][0])
+
+
+def test_exponentials_off_by_two_units_are_within_the_bounds_of_attention_and_need_a_twentieth(planted):
+    """No wider than they need be for a processor that does what it may, the other roundings being as they come."""
+    planted(-1)
+    rows = list(kernels_verify.verify(["simt"], ["flash_attention"]))
+    assert all(row.ok for row in rows)
+    assert max(row.error / row.allowed for row in rows if row.dtype == torch.float32) > 0.05
