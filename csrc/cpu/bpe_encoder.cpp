@@ -157,16 +157,15 @@ void BpeEncoder::encode_segment(Work& work, std::string_view text, bool may_read
   const std::string_view rest = text.substr(spaces);
   if (rest.size() > SegmentCache::kMostBytes || spaces > SegmentCache::kMostSpaces) return join(work, text);
   SegmentCache::Entry& entry = work.cache->at(static_cast<uint32_t>(spaces), rest, may_read_on);
+  const size_t before = work.ids.size();
+  const bool after_unknown = before > 0 && work.ids.back() == unk_id_;  // unknowns in a row are one id
   if (entry.count) {
-    const bool joined = !work.ids.empty() && work.ids.back() == unk_id_ && entry.ids[0] == unk_id_;
-    for (uint32_t i = joined; i < entry.count; ++i) work.ids.push_back(entry.ids[i]);  // unknowns in a row are one id
+    for (uint32_t i = after_unknown && entry.ids[0] == unk_id_; i < entry.count; ++i) work.ids.push_back(entry.ids[i]);
     return;
   }
-  const size_t before = work.ids.size();
   join(work, text);
   const size_t count = work.ids.size() - before;
-  const bool after_unknown = before > 0 && work.ids[before - 1] == unk_id_;  // which an unknown here became part of
-  if (after_unknown || count > SegmentCache::kMostIds) return;
+  if (after_unknown || count > SegmentCache::kMostIds) return;  // the first may have become part of the one before
   std::copy(work.ids.begin() + before, work.ids.end(), entry.ids);
   entry.count = static_cast<uint32_t>(count);
 }

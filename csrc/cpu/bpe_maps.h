@@ -103,7 +103,12 @@ uint64_t load(const char* data) {
   return word;
 }
 
-// Reads words that overlap rather than single bytes at the end.
+// The first and the last word of a text, which may overlap.
+template <typename Word>
+uint64_t both_ends(const char* data, size_t size) {
+  return load<Word>(data) << 32 | load<Word>(data + size - sizeof(Word));
+}
+
 inline uint64_t hash_bytes(const char* data, size_t size) {
   uint64_t hash = size * 0x9E3779B97F4A7C15ull, tail = 0;
   if (size > 8) {
@@ -113,10 +118,11 @@ inline uint64_t hash_bytes(const char* data, size_t size) {
     }
     tail = load<uint64_t>(data + size - 8);
   } else if (size >= 4) {
-    tail = load<uint32_t>(data) << 32 | load<uint32_t>(data + size - 4);
-  } else if (size > 0) {
-    const auto byte = [&](size_t at) { return static_cast<uint64_t>(static_cast<unsigned char>(data[at])); };
-    tail = byte(0) << 16 | byte(size / 2) << 8 | byte(size - 1);
+    tail = both_ends<uint32_t>(data, size);
+  } else if (size >= 2) {
+    tail = both_ends<uint16_t>(data, size);
+  } else if (size) {
+    tail = load<uint8_t>(data);
   }
   return mix(hash ^ tail * 0x9E3779B97F4A7C15ull);
 }
