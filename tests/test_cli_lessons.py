@@ -3,7 +3,7 @@
 import pytest
 from mutants import Mutant
 
-from minillama import book, check, lesson, notebook, stepper
+from minillama import check, cli_lessons, lesson
 from minillama.cli import build_parser, main
 from minillama.cli_lessons import run_check
 
@@ -14,7 +14,7 @@ NUMBER = min(check.exercises())
 def called(monkeypatch):
     """What was called, with what; each call returns its place in the list, plus 40."""
     calls = []
-    for module, names in ((stepper, ("step", "list_lessons")), (notebook, ("write_notebook",)), (book, ("build",)),
+    for module, names in ((cli_lessons, ("step", "list_lessons", "write_notebook", "build")),
                           (check, ("check", "watch", "show_solution", "check_all", "prove_all"))):
         for name in names:
             monkeypatch.setattr(module, name, lambda *given, _name=name, **named: calls.append(

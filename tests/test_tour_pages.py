@@ -161,7 +161,7 @@ def test_levels_are_of_two_three_and_five_characters_and_of_xz_with_and_without_
 
 def test_three_openings_of_six_words_are_continued_each_with_a_seed_of_its_own(monkeypatch):
     asked = []
-    monkeypatch.setattr("minillama.generate.generate_text", lambda *given, **named: asked.append((given, named)) or
+    monkeypatch.setattr(tour_pages, "generate_text", lambda *given, **named: asked.append((given, named)) or
                         iter(["so ", "on"]))
     long = [" ".join(f"{letter}{i}" for i in range(13)) for letter in "abcd"]
     short = " ".join(f"s{i}" for i in range(12))
