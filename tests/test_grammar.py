@@ -34,6 +34,12 @@ def by_hand():
             yield f"{who} {does}. {she.capitalize()} {does}{end}", p * q / 2
 
 
+def test_a_slot_with_a_capital_begins_with_its_options_whose_first_letter_alone_is_large():
+    grammar = Grammar({"animal": ["red hen", "old yak", "é"]}, "{Animal} sleeps.")
+    assert grammar.openings("{Animal} sleeps.") == ("Red hen", "Old yak", "É")
+    assert grammar.openings("{animal} sleeps.") == ("red hen", "old yak", "é")
+
+
 def test_probabilities_equal_those_written_out_by_hand_and_sum_to_one():
     grammar = Grammar(SMALL, START)
     total = 0.0

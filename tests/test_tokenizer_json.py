@@ -100,6 +100,13 @@ def test_settings_beside_it_name_the_ends(tmp_path):
     assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
 
 
+def test_a_merge_to_no_token_is_refused_with_both_of_its_parts():
+    content = json.loads(trained(None).to_str())
+    content["model"]["merges"].append(["a", "\u0120"])  # a and a space, spelled as GPT-2 does
+    with pytest.raises(ValueError, match="joins b'a' and b' ' to no token of its vocabulary"):
+        read_tokenizer_json(json.dumps(content).encode())
+
+
 def test_another_kind_of_file_is_refused_by_name():
     good = json.loads(trained(None).to_str())
     for change, message in (({"model": {**good["model"], "type": "Unigram"}}, "type 'Unigram'"),
