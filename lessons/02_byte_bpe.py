@@ -74,7 +74,7 @@ for new in (256, 257, 258):
 # - **Byte fallback** (LLaMA, Llama 2) joins characters. Only a character that is not in
 #   the vocabulary is spelled in bytes. A space is written `▁`, and one is put before
 #   the text, so that its first word looks like any other. That may cost one token more
-#   than there are bytes: $n(s) \le \text{bytes}(s) + 1$. Alone, 汉 has 3 bytes, 4 tokens.
+#   than there are bytes: $n(s) \le \text{bytes}(s) + 1$. So 汉, 3 bytes, is 4 tokens.
 #
 # They differ in **digits**. LLaMA keeps every digit single: 12345 is five tokens. Llama
 # 3 cuts numbers into groups of up to three from the left: 12345 is 123 and 45.
