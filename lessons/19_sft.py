@@ -59,7 +59,8 @@ print(*train_set[:3], sep="\n")
 # assistant never stops.
 #
 # **Several turns.** In a dialogue every answer is learned, not only the last, and none
-# of the user's words. (Vicuna was trained this way.)
+# of the user's words. Vicuna was trained this way: one begin mark `<s>` for the whole
+# conversation, and an end mark `</s>` behind each answer.
 
 # %% naive
 import torch
@@ -92,7 +93,9 @@ print("learned in a chat:", [s.text for s in vicuna(chat) if s.learn])
 # **Experiment.** The same small LLaMA is tuned twice on the same questions: with the
 # loss on answers only, and with the loss on all tokens. We watch the share of unseen
 # questions that it answers exactly. (To be quick it starts from nothing, not from a
-# pretrained model.)
+# pretrained model.) One run proves little: much depends on the first weights and on the
+# order of the examples, that is, on the *seed* of the random numbers. So each is tuned
+# from three seeds, and what we claim is what holds in all.
 
 # %% measure
 from minillama.attention import torch_attention
@@ -113,8 +116,8 @@ def exact(model):
     return ((said == wanted) | (wanted == IGNORE)).all(1).float().mean().item()
 
 # %% tune
-def tune(on_answers):
-    torch.manual_seed(0)
+def tune(on_answers, seed):
+    torch.manual_seed(seed)
     model = Transformer(ModelConfig(64, 2, 4, tokenizer.vocab_size, hidden_dim=128),
                         torch_attention)
     optimizer, curve = AdamW(model.parameters(), weight_decay=0.0), [exact(model)]
@@ -134,17 +137,22 @@ def tune(on_answers):
     return model, curve
 
 # %% compare
+import statistics
+
 curves, on_prompt = {}, test_tokens.masked_fill(test_labels != IGNORE, IGNORE)
 on_prompt[test_tokens == 0] = IGNORE  # padding
+losses, ends = {}, {}
 for name, on_answers in (("answers only", True), ("all tokens", False)):
-    model, curves[name] = tune(on_answers)
+    tuned = [tune(on_answers, seed) for seed in range(3)]
+    models, curves[name] = zip(*tuned, strict=True)
+    ends[name] = [curve[-1] for curve in curves[name]]
     with torch.no_grad():
-        losses = [sl.sequence_loss(model(test_tokens), labels).item()
-                  for labels in (test_labels, on_prompt)]
-    print(f"loss on {name}: {curves[name][-1]:.0%} exact; nats on answers "
-          f"{losses[0]:.2f}, on prompts {losses[1]:.2f}")
-    if on_answers:
-        prompt_loss = losses[1]
+        losses[name] = [[sl.sequence_loss(model(test_tokens), labels).item()
+                         for model in models] for labels in (test_labels, on_prompt)]
+    print(f"loss on {name}: exact", " ".join(f"{end:.0%}" for end in ends[name]),
+          f"(mean {statistics.mean(ends[name]):.0%}, standard deviation "
+          f"{statistics.stdev(ends[name]):.0%})\n  nats on answers, on prompts:",
+          *(f"{statistics.mean(values):.2f}" for values in losses[name]))
 
 # %% figure
 from minillama.plots import CONTRAST, OURS, figure, show
@@ -152,13 +160,15 @@ from minillama.plots import CONTRAST, OURS, figure, show
 picture, axes = figure("Loss on the answers alone gets there sooner", "training step",
                        "unseen questions answered exactly, %")
 steps = range(0, STEPS + 1, EVERY)
-for (name, curve), colour, place in zip(curves.items(), (OURS, CONTRAST),
-                                        ((28, 80), (110, 30)), strict=True):
-    axes.plot(steps, [100 * share for share in curve], color=colour, marker="o", ms=3)
-    axes.annotate(f"loss on {name}", place, color=colour)
+for (name, runs), colour, place in zip(curves.items(), (OURS, CONTRAST),
+                                       ((2, 92), (2, 80)), strict=True):
+    for curve in runs:
+        axes.plot(steps, [100 * share for share in curve], color=colour, linewidth=1.2)
+    axes.annotate(f"loss on {name}: three seeds", place, color=colour)
 axes.set(xlim=(0, STEPS + 3), ylim=(0, 104))
-ends = {name: f"{curve[-1]:.0%}" for name, curve in curves.items()}
-show(picture, f"Exact after {STEPS} steps, by what the loss is on: {ends}")
+show(picture, f"Exact after {STEPS} steps, three seeds: " + "; ".join(
+    f"loss on {name} " + ", ".join(f"{end:.0%}" for end in values)
+    for name, values in ends.items()))
 
 # %% [markdown] exercise
 # The model tuned on answers is hopeless at writing questions, and nobody will ask it
@@ -171,11 +181,17 @@ show(picture, f"Exact after {STEPS} steps, by what the loss is on: {ends}")
 # `lessons/exercises/ex19_sft.py`. Then `python3 run.py check 19`.
 
 # %% closing
-answers, everything = (curve[-1] for curve in curves.values())
-lead = sum(curves["answers only"]) - sum(curves["all tokens"])
-assert curves["answers only"][0] < 0.01 and answers > 0.9 and lead / len(steps) > 0.1
-assert [s.text for s in vicuna(chat) if s.learn] == [" fox.", "</s>", " hen.", "</s>"]
-assert prompt_loss > 4
-print(f"You should see: 0% exact answers become {answers:.0%} (above 90) with the loss "
-      f"on answers, {everything:.0%} on all tokens; a lead of {lead / len(steps):.0%} "
-      "on average over the run (above 10)")
+leads = [(sum(ours) - sum(theirs)) / len(steps)
+         for ours, theirs in zip(*curves.values(), strict=True)]
+answers, everything = (statistics.mean(values) for values in ends.values())
+assert max(curve[0] for curve in curves["answers only"]) < 0.01
+assert min(ends["answers only"]) > 0.4 and answers > everything + 0.05
+assert min(leads) > 0 and statistics.mean(leads) > 0.05
+spoken = vicuna(chat)
+assert [s.text for s in spoken if s.learn] == [" fox.", "</s>", " hen.", "</s>"]
+assert [s.text for s in spoken].count("<s>") == 1 and spoken[0].text == "<s>"
+assert min(losses["answers only"][1]) > 4 > max(losses["all tokens"][1])
+print(f"You should see: 0% exact answers become {min(ends['answers only']):.0%} to "
+      f"{max(ends['answers only']):.0%} by seed (above 40) with the loss on answers, "
+      f"{answers:.0%} on average; {everything:.0%} on all tokens; from each seed the "
+      f"loss on answers leads over the run, by {statistics.mean(leads):.0%} on average")
