@@ -1,8 +1,8 @@
 """The tour: text -> tokenizer -> pretraining -> talking, on two cores, offline, with every number held to a band.
 
 Each stage is one function: it does its part of the road, holds what came out against what was expected, and leaves a
-picture for the report. Finished training is kept in the output folder under a name made of its settings, so a second
-tour, or one that was interrupted, does no work twice.
+picture for the report. Finished training is kept in the output folder under a name made of its settings and of the
+package's code, so a second tour, or one that was interrupted, does no work twice, and an edited model is trained anew.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from minillama.memory import peak_memory
 from minillama.report import table, write_report
 from minillama.sampling import Sampling
 from minillama.tokenizer import load_tokenizer, train_bpe
-from minillama.tour_config import TEXT_PIECES, TourConfig, check_inputs
+from minillama.tour_config import TEXT_PIECES, TourConfig, check_inputs, code_digest
 from minillama.tour_own import check_lengths, own_stages, skipped_part
 from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
@@ -69,9 +69,13 @@ class Road:
         print(text, flush=True)
 
     def folder(self, name, **settings):
-        """A stage's folder, named after what decides its result: other settings, another folder."""
+        """A stage's folder, named after what decides its result: other settings or other code, another folder."""
         text = json.dumps({"version": minillama.__version__, **settings}, sort_keys=True, default=str)
-        return self.out / "stages" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        asked = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        folder = self.out / "stages" / f"{asked}-{code_digest()}"
+        if not folder.exists() and any(folder.parent.glob(f"{asked}-*")):
+            self.say(f"  the code of minillama has changed since an earlier tour: {name} is trained anew")
+        return folder
 
 
 def tour(out, text=None, config=None, sft=None, preferences=None):

@@ -1,6 +1,10 @@
-"""The settings of the tour, and all that can be found wrong before it sets out: it takes minutes."""
+"""The settings of the tour, all that can be found wrong before it sets out (it takes minutes), and the code it runs."""
 
+import ast
+import functools
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from minillama.backends import functions
 from minillama.bounds import MOST, check_config, number, seed
@@ -14,6 +18,20 @@ from minillama.train.records import read_records
 TEXT_PIECES, TEXT_CONTEXT = 1024, 256  # vocabulary and context of the model of real text
 LEAST_TEXT = 4000  # bytes: of pieces of up to 16, enough for a window to train on and some to hold out
 DOCUMENT_MEMORY = 4096  # bytes that a document of the corpus takes, with what its grammar chose
+
+
+@functools.cache
+def code_digest(package=Path(__file__).parent):
+    """8 hex digits that tell whether the package still computes by the same code: of its Python files, comments and
+    layout left out, its libraries and tables. Which of them a stage runs is not asked: any may decide its numbers.
+    """
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.suffix == ".py":
+            found.update(ast.dump(ast.parse(path.read_bytes())).encode())
+        elif path.suffix in (".so", ".pyd", ".json", ".txt"):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,19 @@
 """The tour's settings and files are held against what it needs before it sets out."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from mutants import Mutant
 
-from minillama.tour import tour
-from minillama.tour_config import TourConfig, check_inputs
+from minillama.tour import Road, tour
+from minillama.tour_config import TourConfig, check_inputs, code_digest
+
+PACKAGE = Path(__file__).parents[1] / "minillama"
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
@@ -47,3 +55,108 @@ def test_pairs_of_no_use_to_the_last_stages_are_refused_before_the_first_is_trai
     with pytest.raises(ValueError, match=message):
         tour(tmp_path / "out", [tmp_path / "text.txt"], few, None, tmp_path / "pairs.jsonl")
     assert not (tmp_path / "out" / "stages").exists()
+
+
+def edited(package, old, new, name="rms_norm.py"):
+    """Replace `old`, which stands once in a file of the copied package."""
+    text = (package / name).read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (package / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def digest_of(package):
+    return code_digest.__wrapped__(package)
+
+
+@pytest.mark.parametrize(("old", "new", "same"), [
+    ("    scale = torch.rsqrt(", "\n    # a comment, and an empty line\n    scale = torch.rsqrt(", True),
+    ("keepdim=True) + eps)", "keepdim=True)\n                        + eps)", True),
+    ("keepdim=True) + eps)", "keepdim=True) - eps)", False), ("eps=1e-5", "eps=1e-6", False)])
+def test_the_digest_of_the_code_changes_with_what_is_computed_and_not_with_comments(tmp_path, old, new, same):
+    (tmp_path / "parts").mkdir()
+    for name in ("rms_norm.py", "rope.py"):
+        shutil.copy(PACKAGE / name, tmp_path)
+    before = digest_of(tmp_path)
+    edited(tmp_path, old, new)
+    assert (digest_of(tmp_path) == before) is same
+
+
+@pytest.mark.parametrize("name", ["parts/new.py", "_ops.so", "_C.pyd", "parts/table.txt", "known.json"])
+def test_the_digest_of_the_code_knows_every_folder_and_what_is_no_python(tmp_path, name):
+    (tmp_path / "parts").mkdir()
+    digests = [digest_of(tmp_path)]
+    for content in (b"1", b"2"):
+        (tmp_path / name).write_bytes(content)
+        digests.append(digest_of(tmp_path))
+    assert len(set(digests)) == 3
+    (tmp_path / "left.pyc").write_bytes(b"3")
+    assert digest_of(tmp_path) == digests[-1]
+
+
+STAGE = """from minillama.config import ModelConfig
+from minillama.tokenizer import train_bpe
+from minillama.tour import Road, TourConfig, trained
+text = "the old goat and the old hen, " * 40
+tokenizer = train_bpe([text], 280, hard_vocab_limit=False)
+tokenizer.save("tokenizer.model")
+config = TourConfig(progress=False)
+trained(Road("out", config), "pretrain", ModelConfig(32, 1, 2, tokenizer.vocab_size, hidden_dim=32), tokenizer,
+        "tokenizer.model", ([text] * 9, [text]), config.pretraining(31, 1e-3))
+"""
+
+
+def test_other_code_is_another_folder_and_is_told_where_there_was_one(tmp_path, monkeypatch, capsys):
+    road = Road(tmp_path, TourConfig())
+    first = road.folder("a", steps=1)
+    first.mkdir(parents=True)
+    assert road.folder("a", steps=1) == first and capsys.readouterr().out == ""
+    monkeypatch.setattr("minillama.tour.code_digest", lambda: "another")
+    assert road.folder("a", steps=1) != first and "a is trained anew" in capsys.readouterr().out
+    road.folder("b", steps=1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.long
+def test_an_edit_of_the_model_in_a_copy_of_the_package_trains_a_stage_anew_and_says_why(tmp_path):
+    package = tmp_path / "minillama"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def walked():
+        """What the stage says, in a process of its own."""
+        done = subprocess.run([sys.executable, "-c", STAGE], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip()
+
+    assert walked() == ""
+    edited(package, "    scale = torch.rsqrt(", "    # by its root mean square\n    scale = torch.rsqrt(")
+    assert walked().startswith("found trained in"), "a comment computes nothing"
+    edited(package, "keepdim=True) + eps)", "keepdim=True) + 2 * eps)")
+    assert walked() == "the code of minillama has changed since an earlier tour: pretrain is trained anew"
+    edited(package, "2 * eps", "eps")
+    assert walked().startswith("found trained in"), "the first code is there again"
+    weights = [path.read_bytes() for path in tmp_path.glob("out/stages/*/consolidated.00.pth")]
+    assert len(weights) == 2 and weights[0] != weights[1]
+
+
+def _digest_of_a_library():
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_the_digest_of_the_code_knows_every_folder_and_what_is_no_python(Path(folder), "_ops.so")
+
+
+def _digest_without_comments():
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_the_digest_of_the_code_changes_with_what_is_computed_and_not_with_comments(
+            Path(folder), "keepdim=True) + eps)", "keepdim=True)\n                        + eps)", True)
+
+
+MUTANTS = [
+    Mutant("minillama.tour_config", 'in (".so", ".pyd", ".json", ".txt")', 'in (".pyd", ".json", ".txt")',
+           _digest_of_a_library),
+    Mutant("minillama.tour_config", "ast.dump(ast.parse(path.read_bytes())).encode()", "path.read_bytes()",
+           _digest_without_comments),
+]

@@ -105,7 +105,7 @@ def llama2_chat(messages):
 def llama3_chat(messages):
     """Llama 3 chat (meta-llama/llama-models, ChatFormat): a header of control tokens naming the role, two newlines, the
     content, <|eot_id|>. messages as in `vicuna`. The newlines are encoded apart from the content, as Meta does: a
-    content that begins with a newline would otherwise melt into them."""
+    content that begins with a newline would otherwise merge into them."""
     _exchanges(messages)
     segments = [Segment("<|begin_of_text|>", control=True)]
     for message in messages:
