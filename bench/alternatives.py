@@ -13,20 +13,10 @@ from statistics import fmean
 
 import torch
 
+from lessons.other_feedback import RuleReward, expert_round, hindsight, hindsight_sequences, n_answers
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.report import caption, section
-from minillama.rlhf.alternatives import (
-    DPOConfig,
-    RuleReward,
-    best_of_n_bound,
-    best_of_n_policy,
-    expert_round,
-    hindsight,
-    hindsight_sequences,
-    kl_divergence,
-    n_answers,
-    train_dpo,
-)
+from minillama.rlhf.alternatives import DPOConfig, best_of_n_bound, best_of_n_policy, kl_divergence, train_dpo
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.tour_rlhf import LEASHED, check_rows, fingerprint, fused, kept

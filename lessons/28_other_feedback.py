@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 28 · Other ways to learn from feedback
-# Covers: `minillama/rlhf/alternatives.py`, `tests/test_alternatives.py`
+# Covers: `minillama/rlhf/alternatives.py`, `lessons/other_feedback.py`, `tests/test_alternatives.py`
 # Needs: 25, 27
 # Time: 10 s
 # Teaches: best of n and its KL, rejection sampling, rule rewards, DPO, chain of hindsight

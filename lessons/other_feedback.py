@@ -1,0 +1,111 @@
+"""Other ways to learn from the same feedback: best of n, expert iteration, a written rule, DPO, chain of hindsight.
+
+| way | learns from | changes the weights | source |
+|---|---|---|---|
+| best of n (`best_of`) | a score | no: n answers are written, the best is shown | 2009.01325; 2112.09332 |
+| expert iteration (`expert_round`) | a score | tunes on its own best answers, again and again | 2307.09288, 3.2.3 |
+| rule (`RuleReward`) | a rule in a judge's place | PPO as ever | 2209.14375; GPT-4's RBRMs |
+| DPO (`train_dpo`) | pairs | raises the better, lowers the worse answer | 2305.18290 |
+| chain of hindsight (`hindsight_sequences`) | pairs | reads both, each under its name | 2302.02676 |
+
+All start from the same fine-tuned model, and `evaluation.examine` holds all to the same measures; bench/alternatives.py
+draws them in one picture. Best of n in closed form and `train_dpo` are minillama/rlhf/alternatives.py.
+"""
+
+import torch
+from torch import nn
+
+from minillama.rlhf.ppo import punish_missing_eos
+from minillama.rlhf.rollout import sample_answers
+from minillama.train.data import permutation
+from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
+from minillama.train.sft import fine_tune
+from minillama.train.templates import BOS, EOS, Segment
+
+SIDES = "Good:", "Bad:"  # what chain of hindsight calls the better and the worse
+
+
+def n_answers(policy, score, prompts, eos_id, n, max_new_tokens=40, seed=0, missing_eos_score=-1.0):
+    """n sampled answers to each of B prompts (lists of ids) -> (`Rollout` of B n rows, their scores (B, n)).
+
+    score(tokens_BT, mask_BT) -> (rows,): a reward model. An answer that was cut off has `missing_eos_score`.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}: the best of none is nothing")
+    asked = [prompt for prompt in prompts for _ in range(n)]
+    rollout = sample_answers(policy, asked, eos_id, max_new_tokens, seed=seed)
+    with torch.no_grad():
+        scores_N = punish_missing_eos(score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B, missing_eos_score)
+    return rollout, scores_N.view(-1, n)
+
+
+def best_of(rollout, scores_BN):
+    """Of each n answers the one with the highest score, the first of equals: a `Rollout` of B rows."""
+    B, n = scores_BN.shape
+    return rollout.rows(scores_BN.argmax(-1) + n * torch.arange(B, device=scores_BN.device))
+
+
+def answer_sequences(rollout):
+    """The rows of a rollout as `Sequence`s whose answers are learned, their prompts read."""
+    return [Sequence(tokens[mask].tolist(), [IGNORE] * int(mask[:rollout.prompt_places].sum())
+                     + tokens[rollout.prompt_places:][mask[rollout.prompt_places:]].tolist())
+            for tokens, mask in zip(rollout.tokens_BT, rollout.mask_BT, strict=True)]
+
+
+def expert_round(policy, score, prompts, eos_id, n, config, max_new_tokens=40):
+    """One round of expert iteration (rejection sampling, as Llama 2 calls it): `policy` answers each prompt n times,
+    and is tuned in place on the best answers that ended -> {"score", "best"}, the means of all and of the best.
+
+    config: `SftConfig`; its seed also draws the answers, so each round wants another. Again and again the policy
+    becomes about its own best of n, and drifts as far as rounds allow: nothing but their number holds it.
+    """
+    rollout, scores_BN = n_answers(policy, score, prompts, eos_id, n, max_new_tokens, config.seed)
+    best = best_of(rollout, scores_BN)
+    if not best.ended_B.any():
+        raise ValueError(f"none of the {len(best.ended_B)} best answers ended within {max_new_tokens} tokens: tune the "
+                         "policy on answers first, or allow more tokens")
+    sequences = answer_sequences(best.rows(best.ended_B))
+    fine_tune(policy.requires_grad_(), sequences, sequences[:1], config, progress=False)
+    return {"score": scores_BN.mean().item(), "best": scores_BN.amax(-1).mean().item()}
+
+
+class RuleReward(nn.Module):
+    """A rule in a reward model's place: rule(text) -> points, of prompt and answer together as the policy saw them.
+
+    body: what PPO's value model starts from, as it would from a reward model's; width D. Nothing here is learned, so
+    nothing is fooled by strange texts; but a rule pays for what is written in it and for nothing else.
+    """
+
+    def __init__(self, rule, tokenizer, body, dim):
+        super().__init__()
+        self.rule, self.tokenizer, self.body, self.head = rule, tokenizer, body, nn.Linear(dim, 1, bias=False)
+
+    def forward(self, tokens_BT, mask_BT):
+        """Points of each text, (B,) fp32."""
+        control = {self.tokenizer.bos_id, self.tokenizer.eos_id}
+        texts = [self.tokenizer.decode([i for i in tokens[mask].tolist() if i not in control])
+                 for tokens, mask in zip(tokens_BT, mask_BT, strict=True)]
+        return torch.tensor([float(self.rule(text)) for text in texts], device=tokens_BT.device)
+
+
+def hindsight(question, good=None, bad=None, good_first=True):
+    """Chain of hindsight's template: the question, and each answer under the name of what people thought of it; both
+    are learned. Without answers it ends where a good one is to be written: what the tuned model is asked with.
+
+    (The paper also hides a random part of what was read; short answers do without.)
+    """
+    segments = [BOS, Segment(f"Question: {question}\n\n")]
+    answered = list(zip(SIDES, (good, bad), strict=True))[::1 if good_first else -1]
+    if good is None:
+        return [*segments, Segment(SIDES[0])]
+    for name, answer in answered:
+        segments += [Segment(name), Segment(f" {answer}", learn=True), EOS]
+    return segments
+
+
+def hindsight_sequences(pairs, tokenizer, seed=0):
+    """Each pair as one `Sequence` to tune on, the better answer first in half of them: an answer that stands second may
+    learn from the one before it, one that stands first is written as it will be when the model is asked."""
+    coins = permutation(len(pairs), seed, 0) % 2 == 0
+    return [encode_segments(hindsight(*pair, good_first), tokenizer)
+            for pair, good_first in zip(pairs, coins.tolist(), strict=True)]
