@@ -1,6 +1,6 @@
 """PTX instruction by instruction: what each means in C++ (see inline_ptx, which finds the operands)."""
 
-from minillama.ptx_tables import ATOMIC, BINARY, COMPARE, HINTS, MATH, MMA, SPACES, TYPES, UnsupportedPtx
+from minillama.ptx_tables import ATOMIC, BINARY, COMPARE, EXACT, HINTS, MATH, MMA, SPACES, TYPES, UnsupportedPtx
 
 PLAIN = ("rn", "ftz", "approx", "full", "sat", "lo")  # modifiers that arithmetic may carry
 FLOATS = ("f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
@@ -283,15 +283,4 @@ HANDLERS = {
                                               f"{s.read(mods[2], args[1])})") if mods[:2] == ["any", "sync"] else None,
     "nanosleep": lambda s, _, mods, args: "__nanosleep(1);" if mods == ["u32"] else None,
     "trap": lambda s, _, mods, args: "__trap();" if not mods else None,
-}
-EXACT = {  # whole instructions that are one function: its name, the types of what it is given
-    "dp4a.s32.s32": ("__dp4a", "s32 s32 s32"), "dp4a.u32.u32": ("__dp4a", "u32 u32 u32"),
-    "vabsdiff4.u32.u32.u32.add": ("simt::ptx::vabsdiff4_add", "u32 u32 u32"), "activemask.b32": ("__activemask", ""),
-    "isspacep.shared": ("simt::ptx::is_shared", "u64"), "prmt.b32": ("__byte_perm", "u32 u32 u32"),
-    "lop3.b32": ("simt::ptx::lop3", "u32 u32 u32 u32"),
-    **{f"bfe.{t}": ("simt::ptx::bfe", f"{t} u32 u32") for t in ("u32", "s32", "u64", "s64")},
-    **{f"bfi.{t}": ("simt::ptx::bfi", f"{t} {t} u32 u32") for t in ("b32", "b64")},
-    **{f"bfind.{t}": ("simt::ptx::bfind", t) for t in ("u32", "s32", "u64", "s64")},
-    **{f"sad.{t}": ("simt::ptx::sad", f"{t} {t} {t}") for t in ("u16", "s16", "u32", "s32", "u64", "s64")},
-    **{f"copysign.{t}": ("simt::ptx::sign_of", f"{t} {t}") for t in ("f32", "f64")},
 }

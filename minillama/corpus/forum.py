@@ -3,11 +3,14 @@
 A question is "How do I {verb} a {adjective} {object}?". An answer opens politely, plainly or rudely, gives one step or
 two, names the object or calls it "thing", and closes kindly, plainly or sourly. What learning from feedback should
 raise is `quality(question, answer)`: it is read off the text alone, so it also judges what a model writes.
+The sentences are forum.json; what they speak of is in stories.json.
 """
 
+import json
 import math
 import random
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from minillama.corpus import stories
@@ -16,29 +19,9 @@ from minillama.corpus.grammar import Grammar
 NOISE = 0.7  # standard deviation of a voter's opinion, in units of quality
 ANSWERS = 2, 5  # fewest and most answers in a thread; five give ten pairs
 
-RULES = {
-    "question": ["How do I {verb} a {condition} {paint} {object}?"],
-    "answer": [("{polite} {steps} {closing}", 4), ("{steps} {closing}", 3), ("{rude} {steps} {closing}", 3)],
-    "steps": ["Just {verb} the {named} {so}.", "First {get} a {tool}. Then {verb} the {named} {so}."],
-    "closing": [("{kind_close}", 4), ("{plain_close}", 3), ("{sour_close}", 3)],
-    "polite": ["Good question!", "Happy to help!", "I know this one!"],
-    "rude": ["Not this again.", "Are you serious?", "Read a book."],
-    "kind_close": ["Good luck!", "Have fun!", "You can do it!"],
-    "plain_close": ["That is all.", "It worked for me."],
-    "sour_close": ["Do not ask again.", "Even a hen knows that.", "You will fail."],
-    "named": [("{object}", 3), "thing"],
-    "verb": ["fix", "clean", "paint", "hide", "sell"],
-    "get": ["find", "borrow", "buy", "bring"],
-    "tool": ["brush", "rope", "bucket", "ladder", "hammer", "map", "box", "friend"],
-    "so": ["{spot}", "until {hour}", "for {minutes} minutes"],
-    "spot": stories.RULES["place"],
-    "hour": stories.RULES["late"],
-    "minutes": stories.RULES["number"],
-    "condition": stories.RULES["state"],
-    "paint": stories.RULES["colour"],
-    "object": stories.RULES["toy"],
-}
-
+RULES = json.loads(Path(__file__).with_name("forum.json").read_text(encoding="utf-8"))
+RULES |= {slot: stories.RULES[word] for slot, word in (("spot", "place"), ("hour", "late"), ("minutes", "number"),
+                                                       ("condition", "state"), ("paint", "colour"), ("object", "toy"))}
 GRAMMAR = Grammar(RULES, start="{question} {answer}")
 entropy_bits, log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of a question with answer
 
