@@ -1,6 +1,8 @@
 """PTX instruction by instruction: what each means in C++ (see inline_ptx, which finds the operands)."""
 
-from minillama.ptx_tables import ATOMIC, BINARY, COMPARE, EXACT, HINTS, MATH, MMA, SPACES, TYPES, UnsupportedPtx
+import re
+
+from minillama.ptx_tables import ATOMIC, BINARY, COMPARE, FORMS, HINTS, MATH, MMA, SPACES, TYPES, UnsupportedPtx
 
 PLAIN = ("rn", "ftz", "approx", "full", "sat", "lo")  # modifiers that arithmetic may carry
 FLOATS = ("f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
@@ -11,11 +13,10 @@ def translate(s, opcode, args):
     name, *mods = opcode.split(".")
     handler = HANDLERS.get(name)
     args = [] if args == [""] else args
-    if opcode in EXACT and len(args) == 1 + len(EXACT[opcode][1].split()):
-        function, kinds = EXACT[opcode]
-        return s.write(args[0], f"{function}({', '.join(map(s.read, kinds.split(), args[1:]))})")
     try:
-        done = handler and handler(s, name, mods, args)
+        done = _whole(s, opcode, args)
+        if done is None and handler:
+            done = handler(s, name, mods, args)
     except (IndexError, KeyError, ValueError) as wrong:
         if isinstance(wrong, UnsupportedPtx):
             raise UnsupportedPtx(f"{opcode} {wrong}") from wrong
@@ -23,6 +24,20 @@ def translate(s, opcode, args):
     if done is None:
         raise UnsupportedPtx(opcode)
     return done
+
+
+def _whole(s, opcode, args):
+    """The statement of an instruction whose C++ stands in FORMS with as many operands; None of others."""
+    for form, meaning in FORMS.items():
+        if found := re.fullmatch(form.replace(".", "[.]"), opcode):
+            meaning = re.sub(r"\$(\d)", lambda group, found=found: found[int(group[1])], meaning)
+            target, operands = meaning.startswith("= "), [int(place) for place in re.findall(r"\{(\d)", meaning)]
+            if (target or operands) and len(args) != 1 + max(operands, default=0):
+                return None
+            cpp = re.sub(r"\{(\d):?(\w*)\}", lambda operand: s.read(operand[2], args[int(operand[1])]) if operand[2]
+                         else s.value(args[int(operand[1])]), meaning)
+            return s.write(args[0], cpp[2:]) if target else cpp
+    return None
 
 
 def _typed(mods, allowed=()):
@@ -85,18 +100,6 @@ def _unary(s, name, mods, args):
     return _let(s, kind, args, f"uint32_t({expression})" if name in ("popc", "clz") else f"{TYPES[kind]}({expression})")
 
 
-def _shift(s, name, mods, args):
-    return s.write(args[0], f"simt::ptx::{name}({s.read(_typed(mods), args[1])}, {s.read('u32', args[2])})")
-
-
-def _funnel(s, _, mods, args):
-    kind = _typed(mods, ("l", "r", "wrap", "clamp"))
-    if kind != "b32":
-        return None
-    call = f"__funnelshift_{'l' if 'l' in mods else 'r'}{'c' if 'clamp' in mods else ''}"
-    return s.write(args[0], f"{call}({', '.join(s.read('u32', a) for a in args[1:])})")
-
-
 def _mov(s, _, mods, args):
     kind = _typed(mods)
     if args[0].startswith("{"):
@@ -114,15 +117,9 @@ def _mov(s, _, mods, args):
 
 def _convert(s, _, mods, args):
     *how, to, of = mods
-    if to not in TYPES or of not in TYPES or any(m not in ("rn", "rz", "rna", "rni", "rzi", "rmi", "rpi", "ftz", "sat")
-                                                 for m in how):
+    known = ("rn", "rz", "rna", "rni", "rzi", "rmi", "rpi", "ftz", "sat")
+    if to not in TYPES or to == "tf32" or of not in TYPES or len(args) != 2 or any(m not in known for m in how):
         return None
-    if len(args) == 3:  # two floats in one register: the first is the upper half
-        if to not in ("f16x2", "bf16x2") or of != "f32" or how != ["rn"]:
-            return None
-        return s.write(args[0], f"{TYPES[to]}({s.read('f32', args[2])}, {s.read('f32', args[1])})")
-    if to == "tf32":
-        return s.write(args[0], f"simt::ptx::to_tf32({s.read('f32', args[1])})") if how == ["rna"] else None
     value, rounded = s.read(of, args[1]), [m for m in how if m in ("rni", "rzi", "rmi", "rpi")]
     if rounded:
         call = {"rni": "std::nearbyint", "rzi": "std::trunc", "rmi": "std::floor", "rpi": "std::ceil"}[rounded[0]]
@@ -146,11 +143,6 @@ def _compare(s, _, mods, args):
     let_ = f"const {TYPES[kind]} a = {s.read(kind, args[1])}, b = {s.read(kind, args[2])};"
     return (f"{{ {let_} const bool yes = {COMPARE[test]}; {s.write(yes, 'yes' + also)} "
             + (s.write(no[0], "!yes" + also) if no else "") + " }")
-
-
-def _select(s, _, mods, args):
-    kind = _typed(mods)
-    return s.write(args[0], f"{s.value(args[3])} ? {s.read(kind, args[1])} : {s.read(kind, args[2])}")
 
 
 def _memory(s, name, mods, args):
@@ -189,12 +181,6 @@ def _cvta(s, _, mods, args):
 
 
 def _cp_async(s, _, mods, args):
-    if mods == ["async", "commit_group"]:
-        return "cp_async_commit();"
-    if mods == ["async", "wait_all"]:
-        return "simt::commit_copies(); simt::finish_copies(0);"
-    if mods == ["async", "wait_group"]:
-        return f"simt::finish_copies(int({s.value(args[0])}));"
     if mods[0] != "async" or mods[1] not in ("ca", "cg") or any(
             m not in (*SPACES, "global", "L2::64B", "L2::128B", "L2::256B") for m in mods[2:]):
         return None
@@ -245,21 +231,7 @@ def _shuffle(s, _, mods, args):
             + s.write(target, "got") + (s.write(inside[0], "inside") if inside else "") + " }")
 
 
-def _vote(s, _, mods, args):
-    if mods[0] != "sync" or len(mods) != 3 or mods[1:] not in (["all", "pred"], ["any", "pred"], ["ballot", "b32"]):
-        return None
-    return s.write(args[0], f"__{mods[1]}_sync({s.read('u32', args[2])}, {s.value(args[1])})")
-
-
-def _redux(s, _, mods, args):
-    if len(mods) != 3 or mods[0] != "sync" or mods[1] not in ("add", "min", "max", "and", "or", "xor"):
-        return None
-    return s.write(args[0], f"__reduce_{mods[1]}_sync({s.read('u32', args[2])}, {s.read(mods[2], args[1])})")
-
-
 def _barrier(s, _, mods, args):
-    if mods == ["warp", "sync"]:
-        return f"__syncwarp({s.read('u32', args[0])});"
     if mods in (["sync"], ["sync", "aligned"], ["cta", "sync"], ["cta", "sync", "aligned"]) and args == ["0"]:
         return "__syncthreads();"
     return None
@@ -274,13 +246,8 @@ HANDLERS = {
     **dict.fromkeys(("add", "sub", "and", "or", "xor", "rem", "div", "min", "max"), _arithmetic),
     **dict.fromkeys(("mul", "mad", "fma"), _multiply),
     **dict.fromkeys(("neg", "not", "abs", "cnot", "popc", "clz", "brev", *MATH), _unary),
-    **dict.fromkeys(("shl", "shr"), _shift), "shf": _funnel, "mov": _mov, "cvt": _convert, "setp": _compare,
-    "selp": _select, **dict.fromkeys(("ld", "ldu", "st"), _memory), **dict.fromkeys(("atom", "red"), _atomic),
-    "cvta": _cvta, "cp": _cp_async, "ldmatrix": _ldmatrix, "mma": _mma, "shfl": _shuffle, "vote": _vote,
-    "redux": _redux, **dict.fromkeys(("bar", "barrier"), _barrier),
+    "mov": _mov, "cvt": _convert, "setp": _compare, **dict.fromkeys(("ld", "ldu", "st"), _memory),
+    **dict.fromkeys(("atom", "red"), _atomic), "cvta": _cvta, "cp": _cp_async, "ldmatrix": _ldmatrix, "mma": _mma,
+    "shfl": _shuffle, **dict.fromkeys(("bar", "barrier"), _barrier),
     **dict.fromkeys(("membar", "fence", "prefetch", "prefetchu"), _nothing),
-    "match": lambda s, _, mods, args: s.write(args[0], f"__match_any_sync({s.read('u32', args[2])}, "
-                                              f"{s.read(mods[2], args[1])})") if mods[:2] == ["any", "sync"] else None,
-    "nanosleep": lambda s, _, mods, args: "__nanosleep(1);" if mods == ["u32"] else None,
-    "trap": lambda s, _, mods, args: "__trap();" if not mods else None,
 }
