@@ -105,7 +105,7 @@ def test_a_modules_own_tests_come_first_then_those_that_import_it():
 
 def test_every_module_that_can_hold_a_fault_has_tests_also_where_only_another_module_imports_it():
     assert "tests/test_bpe.py" in mutate_workshop.tests_about(ROOT, "minillama/tokenizer/bpe_training.py")
-    assert mutate_workshop.tests_about(ROOT, "minillama/ptx_tables.py") == ["tests/test_inline_ptx.py"]
+    assert mutate_workshop.tests_about(ROOT, "minillama/ptx_tables.py") == ["tests/test_ptx_instructions.py"]
     paths = {fault.path for fault in mutate.draw_faults(ROOT, "python", "", 0)}
     untested = {path for path in paths if not mutate_workshop.tests_about(ROOT, path)}
     assert untested == {"minillama/__main__.py"}  # three lines that start cli
