@@ -17,6 +17,10 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta
 FEW = 3  # so many weights are named one by one, and no rule is looked for that would explain them
 SLACK = 1.13  # half steps: bf16(fp16(x)) is off by half a step of each, and fp16's is an eighth of bf16's
 NOISE = "noise"  # the grain of last resort
+ORDERS = (  # mistakes with a whole matrix
+    ("transposed", lambda x: x.T), ("transposed, then read in the old shape", lambda x: x.T.reshape(x.shape)),
+    ("read in the transposed shape, then transposed", lambda x: x.reshape(x.shape[::-1]).T),
+    ("rows in reverse order", lambda x: x.flip(0)), ("columns in reverse order", lambda x: x.flip(1)))
 LAST_BITS = 2.0 ** -21  # of a number in fp32: a product or a quotient, as two programs form it
 
 
@@ -99,27 +103,23 @@ def _block_grains(x, whole, size, blur):
 
 def orders(name, there, here, config):
     """(words, `there` in another order): as it is, and as the known mistakes with whole matrices leave it."""
-    same, shape = there.shape == here.shape, here.shape
+    same = there.shape == here.shape
     if same:
         yield "", there
         by = _short((here - there).nanmedian().item(), 1e-3)
         yield f"{by:+.5g} added to each number", there + by
-    if there.dim() > 1 and there.T.shape == shape:
-        yield "transposed", there.T
-    if not same or there.dim() < 2:
-        return
-    if shape[0] != shape[1]:
-        yield "transposed, then read in the old shape", there.T.reshape(shape)
-        yield "read in the transposed shape, then transposed", there.reshape(shape[::-1]).T
-    if name.endswith(("attention.wq.weight", "attention.wk.weight")):
+    if there.dim() == 2:
+        yield from ((words, moved) for words, move in ORDERS if (moved := move(there)).shape == here.shape)
+    if same and name.endswith(("attention.wq.weight", "attention.wk.weight")):
         yield from _rope_orders(name, there, config)
-    yield "rows in reverse order", there.flip(0)
-    yield "columns in reverse order", there.flip(1)
-    unit = config.head_dim if ".attention." in name else 0
-    order = row_order(there, here)
-    yield order_words(order.tolist(), "row", unit * ("wo" not in name)), there[order]
-    order = row_order(there.T, here.T)
-    yield order_words(order.tolist(), "column", unit * ("wo" in name)), there[:, order]
+    for dim, noun in enumerate(("row", "column") if same and there.dim() == 2 else ()):
+        order = row_order(there.movedim(dim, 0), here.movedim(dim, 0))
+        yield order_words(order.tolist(), noun, lines_in_a_head(name, noun, config)), there.index_select(dim, order)
+
+
+def lines_in_a_head(name, noun, config):
+    """How many rows or columns of a matrix are one head's; 0 where they are no heads'."""
+    return config.head_dim if ".attention." in name and ("wo" in name) == (noun == "column") else 0
 
 
 def _short(number, near, digits=3):
@@ -129,19 +129,13 @@ def _short(number, near, digits=3):
 
 
 def _rope_orders(name, there, config):
-    mine, other = config.n_heads, config.n_kv_heads
-    if "wk" in name:
-        mine, other = other, mine
-
-    def moved(move, rows, heads):
-        return move("attention.wq", rows, heads, heads)
-
-    for move, back, whose in ((rows_to_hf, rows_to_meta, "Hugging Face's"), (rows_to_meta, rows_to_hf, "Meta's")):
-        yield f"rows brought to {whose} RoPE order once too often", moved(move, there, mine)
+    mine, other = (config.n_heads, config.n_kv_heads)[::-1 if "wk" in name else 1]
+    for whose, move, back in (("Hugging Face's", rows_to_hf, rows_to_meta), ("Meta's", rows_to_meta, rows_to_hf)):
+        words = f"rows brought to {whose} RoPE order"
+        yield f"{words} once too often", move("attention.wq", there, mine, mine)
         if mine != other and len(there) % (2 * other) == 0:
-            words = f"rows brought to {whose} RoPE order as if of {other} heads, where there are {mine}"
-            yield words, moved(move, there, other)
-            yield words, moved(move, moved(back, there, mine), other)
+            right = back("attention.wq", there, mine, mine)
+            yield f"{words} as if of {other} heads, where there are {mine}", move("attention.wq", right, other, other)
 
 
 def row_order(there, here):
@@ -219,8 +213,7 @@ def line_factors(name, there, here, config, grid):
         for i in range(1, len(values)):
             if abs(values[i] - values[i - 1]) <= near * abs(values[i]):
                 values[i] = values[i - 1]
-        unit = config.head_dim if ".attention." in name and ("wo" in name) == (noun == "column") else 0
-        noun, unit, parts = runs(values, noun, unit)
+        noun, unit, parts = runs(values, noun, lines_in_a_head(name, noun, config))
         scaled, words = a.clone(), []
         for first, end in ((first, end) for first, end, value in parts if value != 1):
             factor = _short(_factor(a[first:end], b[first:end]), near / 3 if near > 1e-3 else 0.0)
