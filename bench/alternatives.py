@@ -13,10 +13,18 @@ from statistics import fmean
 
 import torch
 
-from lessons.other_feedback import RuleReward, expert_round, hindsight, hindsight_sequences, n_answers
+from lessons.other_feedback import (
+    DPOConfig,
+    RuleReward,
+    expert_round,
+    hindsight,
+    hindsight_sequences,
+    n_answers,
+    train_dpo,
+)
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.report import caption, section
-from minillama.rlhf.alternatives import DPOConfig, best_of_n_bound, best_of_n_policy, kl_divergence, train_dpo
+from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.tour_rlhf import LEASHED, check_rows, fingerprint, fused, kept

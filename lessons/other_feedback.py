@@ -9,18 +9,25 @@
 | chain of hindsight (`hindsight_sequences`) | pairs | reads both, each under its name | 2302.02676 |
 
 All start from the same fine-tuned model, and `evaluation.examine` holds all to the same measures; bench/alternatives.py
-draws them in one picture. Best of n in closed form and `train_dpo` are minillama/rlhf/alternatives.py.
+draws them in one picture. Best of n in closed form is minillama/rlhf/alternatives.py.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from minillama.bounds import MOST, check_config, number, seed
+from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
+from minillama.terminal import tqdm
 from minillama.train.data import permutation
-from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
+from minillama.train.optimizer import AdamW, learning_rate
+from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments, pad_right
 from minillama.train.sft import fine_tune
-from minillama.train.templates import BOS, EOS, Segment
+from minillama.train.templates import BOS, EOS, Segment, question_answer
+from minillama.train.training_run import train_step
 
 SIDES = "Good:", "Bad:"  # what chain of hindsight calls the better and the worse
 
@@ -86,6 +93,60 @@ class RuleReward(nn.Module):
         texts = [self.tokenizer.decode([i for i in tokens[mask].tolist() if i not in control])
                  for tokens, mask in zip(tokens_BT, mask_BT, strict=True)]
         return torch.tensor([float(self.rule(text)) for text in texts], device=tokens_BT.device)
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """How DPO trains; the rate suits models of less than a million parameters (the paper's: 1e-6)."""
+
+    epochs: int = number(1, 1, 1000)
+    batch_size: int = number(16, 1, MOST)  # pairs of one update
+    max_lr: float = number(5e-4, 1e-12, 10)
+    warmup_steps: int = number(10, 0, MOST)
+    beta: float = number(0.1, 1e-6, 1e6)  # how dear it is to leave the reference
+    label_smoothing: float = number(0.0, 0, below=0.5)  # share of pairs believed to be labelled the wrong way round
+    clip_norm: float = number(1.0, 1e-9, 1e9)
+    seed: int = seed()  # order of the pairs
+
+    def __post_init__(self):
+        check_config(self)
+
+
+def train_dpo(policy, pairs, tokenizer, config=DPOConfig(), template=question_answer, progress=True):
+    """Tune `policy` in place on `preferences.Pair`s by `dpo.dpo_loss` -> history, {"step", "loss", "accuracy"} of each
+    batch before it was learned; accuracy: share of pairs whose better answer has gained more than the worse.
+
+    The reference is the policy as it is given: its log-probabilities are computed once, so there is no second model.
+    """
+    rows = [[encode_segments(template(pair.prompt, answer), tokenizer) for answer in (pair.chosen, pair.rejected)]
+            for pair in pairs]
+    per_epoch = len(rows) // config.batch_size
+    if not per_epoch:
+        raise ValueError(f"{len(rows)} pairs do not fill one batch of {config.batch_size}: give more, or a smaller "
+                         "batch_size")
+    policy.eval().requires_grad_()  # eval: no dropout, as for the reference
+    with torch.no_grad():
+        reference = torch.cat([pair_log_probs(policy, rows[i:i + 64]) for i in range(0, len(rows), 64)])
+    steps, history = config.epochs * per_epoch, []
+    optimizer = AdamW(policy.parameters(), eps=1e-8, weight_decay=0.0)
+    for step in tqdm(range(steps), desc="dpo", unit="step", disable=not progress):
+        order = permutation(len(rows), config.seed, step // per_epoch)
+        batch = order[step % per_epoch * config.batch_size:][:config.batch_size].tolist()
+        optimizer.lr = learning_rate(step, steps, config.max_lr, min(config.warmup_steps, steps - 1))
+        ours_P2, theirs_P2 = pair_log_probs(policy, [rows[i] for i in batch]), reference[batch]
+        loss = dpo_loss(*ours_P2.T, *theirs_P2.T, config.beta, config.label_smoothing)
+        train_step(optimizer, [loss], config.clip_norm)
+        gained_P2 = ours_P2.detach() - theirs_P2
+        history.append({"step": step, "loss": loss.item(),
+                        "accuracy": (gained_P2[:, 0] > gained_P2[:, 1]).double().mean().item()})
+    return history
+
+
+def pair_log_probs(policy, rows):
+    """log pi(answer | prompt) of both answers of each row [better, worse] of `Sequence`s, (P, 2)."""
+    tokens_BT, labels_BT = (x.to(policy.tok_embeddings.weight.device)
+                            for x in pad_right([sequence for row in rows for sequence in row], 0))
+    return sequence_log_probs(policy(tokens_BT), labels_BT).view(-1, 2)
 
 
 def hindsight(question, good=None, bad=None, good_first=True):

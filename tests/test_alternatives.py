@@ -12,6 +12,7 @@ from mutants import Mutant
 from test_train_ppo import a_model
 
 from lessons.other_feedback import (
+    DPOConfig,
     RuleReward,
     answer_sequences,
     best_of,
@@ -19,15 +20,10 @@ from lessons.other_feedback import (
     hindsight,
     hindsight_sequences,
     n_answers,
-)
-from minillama.rlhf.alternatives import (
-    DPOConfig,
-    best_of_n_bound,
-    best_of_n_policy,
-    kl_divergence,
     pair_log_probs,
     train_dpo,
 )
+from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 from minillama.rlhf.preferences import Pair
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import PPOConfig, train_ppo
@@ -234,9 +230,9 @@ MUTANTS = [
           "[mask[:rollout.prompt_places]].tolist()",
           test_a_sampled_answer_becomes_a_sequence_that_learns_the_answer_alone),
     plant_beside("if i not in control", "", test_a_rule_reads_the_text_that_the_policy_saw_without_its_control_tokens),
-    plant("*ours_P2.T, *theirs_P2.T", "*ours_P2.T.flip(0), *theirs_P2.T.flip(0)",
+    plant_beside("*ours_P2.T, *theirs_P2.T", "*ours_P2.T.flip(0), *theirs_P2.T.flip(0)",
           test_dpos_first_gradient_is_the_papers),
-    plant("*theirs_P2.T, config.beta", "*ours_P2.T, config.beta",
+    plant_beside("*theirs_P2.T, config.beta", "*ours_P2.T, config.beta",
           test_dpo_raises_the_better_answer_above_the_worse_and_leaves_the_reference_where_it_was),
     plant_beside("Segment(name), Segment", "Segment(name, learn=True), Segment",
           test_hindsight_learns_both_answers_and_their_ends_and_nothing_else),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 import pytest
 from mutants import Mutant
 
+from lessons.other_feedback import DPOConfig
 from minillama import bounds
 from minillama.bounds import MOST, SEEDS, Range, check, check_config, choice, number
 from minillama.chat import ChatSampling
 from minillama.config import ModelConfig, RopeScaling
 from minillama.peft.lora import LoRAConfig
-from minillama.rlhf.alternatives import DPOConfig
 from minillama.rlhf.train_ppo import PPOConfig
 from minillama.rlhf.train_reward import RewardConfig
 from minillama.sampling import Sampling
