@@ -29,9 +29,9 @@ def own_stages(road, model, tokenizer, sft=None, preferences=None):
     road.skip("LoRA, QLoRA", "they are compared bit by bit where the entropy of the answers is known, on the forum")
     if not pairs:
         road.skip("reward model, PPO", "what is good has to be said by your pairs: --preferences FILE.jsonl")
-        return model
+        return
     tokenizer.save(road.out / "tokenizer.model")
-    return feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model.config.max_seq_len))[1].policy
+    feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model.config.max_seq_len))
 
 
 def own_files(sft, preferences):

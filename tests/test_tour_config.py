@@ -10,25 +10,57 @@ from pathlib import Path
 import pytest
 from mutants import Mutant
 
+from minillama import tour_config
 from minillama.tour import Road, tour
 from minillama.tour_config import TourConfig, check_inputs, code_digest
+from minillama.transformer import Transformer
 
 PACKAGE = Path(__file__).parents[1] / "minillama"
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"steps": 30}, "steps is 30: it must be a whole number from 31"),
-    ({"text_steps": 20}, "text_steps is 20"), ({"text_dim": 33}, "text_dim is 33: it must be a multiple of 32"),
-    ({"seed": -1}, "seed is -1"), ({"text_max_lr": 1e40}, "text_max_lr is 1e.40"), ({"documents": 5}, "documents is 5"),
+    ({"text_steps": 30}, "text_steps is 30"), ({"text_dim": 33}, "text_dim is 33: it must be a multiple of 32"),
+    ({"seed": -1}, "seed is -1"), ({"text_max_lr": 1e40}, "text_max_lr is 1e.40"),
+    ({"documents": 99}, "documents is 99"),
     ({"kernels": "cudda"}, "kernels 'cudda' are not known")])
 def test_a_setting_that_cannot_be_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         TourConfig(**wrong)
+    TourConfig(steps=31, text_steps=31, documents=100, text_dim=32, text_max_lr=1e-12)
+
+
+@pytest.mark.parametrize("dim", [32, 96, 160])
+def test_the_model_of_real_text_has_heads_of_32_and_the_parameters_of_eight_thirds_of_its_width(dim):
+    """4 layers: attention 4 D^2, feed-forward 3 D F with F = 8 D / 3 to the next multiple of 8, two norms D each; one
+    table V D, used twice, and the last norm."""
+    shape = TourConfig(text_dim=dim).text_shape(101)
+    hidden = min(range(0, 999, 8), key=lambda width: abs(3 * width - 8 * dim))
+    assert (shape.head_dim, shape.n_kv_heads, shape.max_seq_len) == (32, dim // 32, 256)
+    assert shape.n_parameters() == 4 * (4 * dim**2 + 3 * dim * hidden + 2 * dim) + 101 * dim + dim
+
+
+@pytest.mark.parametrize(("steps", "every"), [(31, 2), (40, 3), (600, 50), (1205, 100)])
+def test_a_training_is_looked_at_a_dozen_times(steps, every):
+    training = TourConfig(seed=7).pretraining(steps, 3e-3)
+    assert (training.steps, training.max_lr, training.seed, training.eval_every) == (steps, 3e-3, 7, every)
+
 
 
 def test_what_needs_more_memory_than_there_is_is_refused_with_the_estimate():
     with pytest.raises(ValueError, match="a corpus of 1000000000 documents needs 3814.70 GiB"):
         check_inputs(TourConfig(documents=10**9))
+
+
+def test_each_estimate_is_held_against_the_memory_that_is_free(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(b"a line of text\n" * 300)
+    asked = []
+    monkeypatch.setattr(tour_config, "require_memory", lambda needed, what: asked.append((needed, what)))
+    config = TourConfig(text_dim=96, documents=1000)
+    check_inputs(config, [tmp_path / "text.txt"])
+    weights = sum(p.numel() for p in Transformer(config.text_shape(1024)).parameters())
+    assert asked == [(1000 * 4096, "a corpus of 1000 documents"), (16 * weights, "a model of text_dim 96"),
+                     (4 * 300 * 15, "the text")]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [

@@ -1,6 +1,7 @@
 """Laws of the tour on somebody else's files: their pairs say what is good, and what needs a truth is left out aloud."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,14 @@ from minillama import tour_own, tour_rlhf, tour_sft
 from minillama.cli import build_parser
 from minillama.config import ModelConfig
 from minillama.corpus import forum
+from minillama.rlhf.evaluation import prompts_of
 from minillama.rlhf.preferences import Pair, thread_pairs
 from minillama.tokenizer import train_bpe
-from minillama.tour import TourConfig, tour
-from minillama.tour_own import own_feedback
+from minillama.tour import Road, TourConfig, tour
+from minillama.tour_own import LONGEST_ANSWER, own_feedback
+from minillama.train.data import is_held_out
+from minillama.train.records import Record, encode_records
+from minillama.train.sft import answer_loss
 from minillama.transformer import Transformer
 
 FEW = TourConfig(text_steps=40, text_dim=32, progress=False)
@@ -71,7 +76,7 @@ def test_without_pairs_there_is_no_feedback_and_without_answers_the_preferred_on
     road = type("Road", (), {"say": told.append, "skip": lambda *why: None, "out": tmp_path})()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_own, "own_sft_stage", lambda road, model, tokenizer, records: told.append(records) or model)
-        patch.setattr(tour_own, "feedback_stages", lambda *given: (None, type("P", (), {"policy": given[-1]})()))
+        patch.setattr(tour_own, "feedback_stages", lambda *given: None)
         tour_own.own_stages(road, model, tokenizer, None, files / "pairs.jsonl")
     assert {record.messages[1]["content"] for record in told[-1]} == {"No."} and len(told[-1]) == 60
 
@@ -93,6 +98,77 @@ def test_prompts_of_the_exam_are_in_no_pair_that_is_learned_and_answers_have_roo
     assert task.truth is None and task.watched == {} and 2 <= task.max_new_tokens <= 128
     with pytest.raises(ValueError, match="the longest prompt leaves"):
         own_feedback(pairs, a_tokenizer(), 16)
+
+
+def own_records(count):
+    return [Record(({"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": f"At {n}."}))
+            for n in range(count)]
+
+
+@pytest.mark.parametrize(("after", "passed"), [(-0.25, True), (0.0, False), (0.5, False)])
+def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest(after, passed, monkeypatch, tmp_path):
+    """The tuning is a stand-in that ends so many nats above its start."""
+    model, tokenizer, records, seen = a_model(), a_tokenizer(), own_records(70), []
+    held_out = [record for record in records if is_held_out(repr(record), 0.1)]
+    kept = [record for record in records if record not in held_out]
+    assert len(held_out) >= 4 and len(kept) > 4 * len(held_out)
+    expected = [encode_records(part, "question_answer", tokenizer, 128).sequences for part in (kept, held_out)]
+    before = answer_loss(model, expected[1])
+
+    def trained(road, name, start, tokenizer, lessons, config):
+        seen.append((name, start, lessons.train, lessons.held_out))
+        return tour_sft.Tuned("tuned", [{"held_out_loss": 9.0}, {"held_out_loss": before + after}])
+
+    monkeypatch.setattr(tour_own, "tuned", trained)
+    def answers(model, tokenizer, questions):
+        assert len(questions) == 4, "more are not shown"
+        return [(f"{'new' if model == 'tuned' else 'old'} {question}", True) for question in questions]
+
+    monkeypatch.setattr(tour_own, "answers", answers)
+    road = Road(tmp_path, FEW)
+    assert tour_own.own_sft_stage(road, model, tokenizer, records) == "tuned"
+    assert seen == [("sft", model, *expected)]
+    (row,), (page,) = road.rows, road.pages
+    assert row["pass"] is passed and row["got"] == f"{before:.3f} to {before + after:.3f} nats a token"
+    assert f"{len(held_out)} unseen answers" in row["expected"]
+    shown = [page.find(f"> {kind} Where is {record.messages[0]['content'].split()[-1]}") for record in held_out[:4]
+             for kind in ("old", "new")]
+    assert -1 not in shown and shown == sorted(shown) and page.count("<blockquote>") == 8
+
+
+def test_one_side_of_the_answers_left_empty_is_refused():
+    with pytest.raises(ValueError, match="3 answers leave one side of the split empty"):
+        tour_own.own_answers(own_records(3), a_tokenizer(), 128)
+
+
+def test_a_batch_of_pairs_is_enough_and_one_fewer_is_not(tmp_path):
+    """Of prompts in their order, the first that leave 15 and then 16 pairs to learn from."""
+    pairs = [Pair(f"Where is {n}?", "Here.", "No.") for n in range(60)]
+    learned = [not is_held_out(pair.prompt, 0.1) for pair in pairs]
+    for wanted in (15, 16):
+        count = next(n for n in range(60) if sum(learned[:n]) == wanted and not all(learned[:n]))
+        write_pairs(tmp_path / "pairs.jsonl", pairs[:count])
+        records = tmp_path / "sft.jsonl"
+        records.write_text("".join(json.dumps({"instruction": f"Where is {n}?", "output": "Here."}) + "\n"
+                                   for n in range(70)))
+        with (pytest.raises(ValueError, match="15 are to be learned, do not fill a batch of 16") if wanted == 15
+              else nullcontext()):
+            tour_own.check_lengths(a_tokenizer(), 128, records, tmp_path / "pairs.jsonl")
+
+
+def test_an_answer_may_be_as_long_as_the_longest_of_the_pairs_and_two_tokens_or_as_the_room_left(monkeypatch):
+    monkeypatch.setattr(tour_own, "LONGEST_ANSWER", LONGEST_ANSWER)
+    tokenizer = a_tokenizer()
+    pairs = [Pair(f"Where is {n}?", "Here.", "No" + " indeed" * (n % 7) + ".") for n in range(60)]
+    longest = max(len(tokenizer.encode(text)) for pair in pairs for text in pair[1:])
+    asked = max(len(tokens) for tokens in prompts_of([pair.prompt for pair in pairs], tokenizer))
+    for context, most in ((128, longest + 2), (asked + longest + 2, longest + 2), (asked + longest + 1, longest + 1),
+                          (asked + 2, 2)):
+        assert own_feedback(pairs, tokenizer, context).max_new_tokens == most
+    with pytest.raises(ValueError, match=f"leaves 1 of {asked + 1} tokens"):
+        own_feedback(pairs, tokenizer, asked + 1)
+    endless = [*pairs, Pair("Where is it?", "Here.", "No" * 999)]
+    assert own_feedback(endless, tokenizer, 500).max_new_tokens == 128
 
 
 def test_the_flags_of_the_command_line():
