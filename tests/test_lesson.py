@@ -172,6 +172,64 @@ def test_a_traceback_shows_the_lessons_own_lines_and_no_others(place):
     code, text = stepped(path)
     assert code == 1 and "return 1 / 0  # here" in text and "line 16" in text and "ZeroDivisionError" in text
     assert "minillama/lesson.py" not in text and "half" not in text.split("ZeroDivisionError")[1]
+    assert "RMSNorm" not in text, "in a pipe nothing comes after a cell that failed"
+    code, text = stepped(path, "\n\nq\n")
+    assert code == 0 and "RMSNorm" in text and "(Enter runs the next cell all the same, b goes back)" in text
+    code, text = stepped(path, "\nskip\nSkip\n")
+    assert code == 0, "at a terminal the reader has seen it"
+
+
+def test_a_key_may_be_spelled_out_and_another_one_asks_again(place):
+    path = written(place)
+    _, text = stepped(path, "skip\n x\n back\n\nQUIT\n")
+    assert text.count("half: 3.0") == 1 and text.count("[Enter] run") == 5 and "figure:" not in text
+    _, text = stepped(path, "b\n\nq\n")
+    assert text.count("half: 3.0") == 1 and text.count("05 · Halves") == 1, "before the first there is none"
+
+
+def test_lines_and_the_title_fill_the_screen_up_to_88_columns(place, monkeypatch):
+    for columns, width in ((60, 60), (88, 88), (200, 88), (12, 0)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = stepped(written(place))[1].splitlines()
+        facts = "needs 00 · about 3 s"
+        assert lines[0] == "05 · Halves" + facts.rjust(max(width - 11, len(facts) + 2))
+        assert lines[1:4] == ["Teaches: halves", lines[2],
+                              "Paper: A and B 2019 <https://arxiv.org/abs/1910.07467>, equation 4"]
+        rules = [line for line in lines if line.startswith("──")]
+        assert rules == [rule for number, name in ((2, "naive"), (4, "agree"), (5, "you_should_see"))
+                         for rule in (f"── {name} · cell {number} of 5 ".ljust(88, "─"), "─" * 88)]
+
+
+CODE = '''if x and "a # b":  # a 'note'
+    y = 12 + len("""one
+
+two""")
+'''
+SHADES = {"if": stepper.CODE, "and": stepper.CODE, '"a # b"': "\033[32m", "# a 'note'": stepper.SOFT, "12": "\033[33m",
+          '"""one': "\033[32m", 'two"""': "\033[32m"}
+
+
+def test_keywords_texts_numbers_and_comments_have_their_colours_and_each_line_ends_its_own():
+    wanted = CODE.rstrip("\n")
+    for part, shade in SHADES.items():
+        assert wanted.count(part) == 1
+        wanted = wanted.replace(part, f"{shade}{part}{stepper.END}")
+    assert stepper.highlighted(CODE.rstrip("\n")) == wanted
+
+
+def test_the_end_names_the_exercise_unless_a_cell_failed_and_the_next_lesson(place):
+    first = written(place)
+    assert stepped(first)[1].splitlines()[-1] == ""
+    last = written(place, LESSON.replace("05 · Halves", "07 · Thirds"), "07_rope.py")
+    assert stepped(first)[1].splitlines()[-2:] == ["", "next: python3 run.py lesson 7"]
+    (place / "exercises").mkdir()
+    for path in (first, last):
+        (place / "exercises" / f"ex{path.name}").write_text("")
+    exercise = "exercise: lessons/exercises/ex{}, then python3 run.py check {}"
+    assert stepped(first)[1].splitlines()[-2:] == [exercise.format(first.name, 5), "next: python3 run.py lesson 7"]
+    assert stepped(last)[1].splitlines()[-2:] == ["", exercise.format(last.name, 7)]
+    code, text = stepped(first, "s\n\n\n")
+    assert "NameError" in text and "exercise:" not in text and text.splitlines()[-1] == "next: python3 run.py lesson 7"
 
 
 def test_prose_is_on_the_screen_before_torch_is_imported(place):
