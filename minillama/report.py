@@ -1,12 +1,14 @@
 """The tour's report: one HTML file, no network, light and dark, readable without the pictures."""
 
 import html
+import json
 from pathlib import Path
 from string import Template
 
 from minillama.files import atomic_write
 from minillama.terminal import visible
 
+PAGES = json.loads(Path(__file__).with_name("report_pages.json").read_text(encoding="utf-8"))
 PAGE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 
 
@@ -27,6 +29,11 @@ def table(rows):
 
 def _places(row):
     return "<br>".join(f"<code>{_escape(row[key])}</code>" for key in ("module", "lesson") if row[key])
+
+
+def told(page, **numbers):
+    """{"title", "text", "alt", "caption"} of a page of the tour as report_pages.json words them, with these numbers."""
+    return {part: words.format(**numbers) for part, words in PAGES[page].items()}
 
 
 def section(title, sentence, *parts):

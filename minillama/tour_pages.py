@@ -9,7 +9,7 @@ from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
 from minillama.corpus.forum import quality
 from minillama.generate import generate_text
 from minillama.plots import CONTEXT, CONTRAST, OURS, bars, heat_maps, learning_curve, svg
-from minillama.report import caption, coloured_tokens, quote, section
+from minillama.report import caption, coloured_tokens, quote, section, told
 from minillama.sampling import Sampling
 
 
@@ -17,13 +17,9 @@ def corpus_page(documents, entropy, shared, n_held_out):
     """Two documents of the corpus, with the number of bits that each really holds."""
     story = next(d for d in documents if not d.text.startswith("How do I"))
     post = next(d for d in documents if d.text.startswith("How do I"))
-    return section(
-        "The corpus knows its own entropy",
-        f"Every document is written by a grammar of dice throws, so its information is known exactly: {entropy:.1f} "
-        "bits on average. No model, however large, can predict it with fewer.",
-        *(part for d in (story, post) for part in (quote("", d.text), caption(f"{d.bits:.1f} bits"))),
-        caption(f"{len(documents)} documents to train on; {shared} of the {n_held_out} held-out ones also occur there, "
-                "by chance."))
+    said = told("corpus", entropy=entropy, documents=len(documents), shared=shared, held_out=n_held_out)
+    parts = (part for d in (story, post) for part in (quote("", d.text), caption(f"{d.bits:.1f} bits")))
+    return section(said["title"], said["text"], *parts, caption(said["caption"]))
 
 
 def tokenizer_page(tokenizer, text):
@@ -50,14 +46,9 @@ def pretrain_page(history, tokens, documents, entropy):
     level = entropy * len(documents) / tokens.characters
     picture = learning_curve("Pretraining falls towards the entropy of the corpus",
                              {"held-out": (steps, values, OURS)}, level, "entropy: no model can be below", log=True)
-    rate = sum(row["seconds"] for row in history if "seconds" in row)
-    return section(
-        "Pretraining: predict the next token",
-        f"From {values[0]:.2f} bits per character, the cost of knowing nothing, down to {values[-1]:.3f}; the corpus "
-        f"itself holds {level:.3f}.",
-        svg(picture, f"Held-out loss from {values[0]:.2f} to {values[-1]:.3f} bits per character; entropy {level:.3f}"),
-        caption(f"{steps[-1]} steps in {rate:.0f} seconds. The curve is a sample of windows that begin anywhere; the "
-                "figure in the table counts every token once, each with what stands before it."))
+    said = told("pretrain", values=values, last=values[-1], level=level, steps=steps[-1],
+                seconds=sum(row["seconds"] for row in history if "seconds" in row))
+    return section(said["title"], said["text"], svg(picture, said["alt"]), caption(said["caption"]))
 
 
 def attention_maps(model, ids):
@@ -106,13 +97,9 @@ def attention_page(model, tokenizer, text, shown=26):
 def talk_page(answers):
     """Questions and what the model said."""
     mean = sum(quality(question, answer) for question, answer in answers) / len(answers)
-    return section(
-        "It talks",
-        "Questions that the model is asked for the first time, and its answers, sampled at temperature 0.7. It has "
-        "learned how people on this forum talk, rude ones included; nobody has told it yet which answers are good.",
-        *(quote(question, answer) for question, answer in answers[:5]),
-        caption("Good means polite, in two steps, and about the thing that was asked for: the hidden quality counts "
-                f"just that, from -3 to +4. The mean of {len(answers)} answers is {mean:+.2f}; no training sees it."))
+    said = told("talk", n=len(answers), mean=mean)
+    return section(said["title"], said["text"], *(quote(question, answer) for question, answer in answers[:5]),
+                   caption(said["caption"]))
 
 
 def text_levels(split):

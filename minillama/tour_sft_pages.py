@@ -4,7 +4,7 @@ import torch
 
 from minillama.plots import CONTEXT, CONTRAST, OURS, figure, label_end, svg
 from minillama.quant.nf4 import BLOCK, NF4_LEVELS, dequantize_nf4, quantize_nf4
-from minillama.report import caption, quote, section
+from minillama.report import caption, quote, section, told
 
 
 def tuning_page(histories, lessons, quantized_before):
@@ -16,13 +16,9 @@ def tuning_page(histories, lessons, quantized_before):
     ends = {name: values[-1] for name, (_, values, _) in curves.items()}
     starts = {name: values[0] for name, (_, values, _) in curves.items()}
     words = ", ".join(f"{name} {bits:.2f}" for name, bits in ends.items())
-    return section(
-        "Fine-tuning: to answer, and to stop",
-        f"Asked in a template it never saw, the pretrained model needs {starts['full']:.1f} bits for an answer; tuned, "
-        f"{words}. The answers themselves hold {lessons.bits:.2f}: on average no model needs fewer.",
-        svg(tuning_picture(curves, lessons.bits), f"Bits per held-out answer after each step; at the end {words}"),
-        caption(f"LoRA and QLoRA train thin matrices beside frozen weights. QLoRA's are stored in 4.1 bits each, which "
-                f"moves the start from {starts['full']:.1f} to {quantized_before:.1f} bits."))
+    said = told("tuning", starts=starts, ends=words, bits=lessons.bits, quantized=quantized_before)
+    return section(said["title"], said["text"], svg(tuning_picture(curves, lessons.bits), said["alt"]),
+                   caption(said["caption"]))
 
 
 def tuning_picture(curves, entropy):
