@@ -1,21 +1,12 @@
 """Markdown and inline LaTeX of a lesson as text for a terminal: enough for what lessons use, and nothing more."""
 
+import json
 import re
 import unicodedata
+from pathlib import Path
 
 BOLD, ITALIC, CODE, SOFT, END = "\033[1m", "\033[3m", "\033[36m", "\033[90m", "\033[0m"
-SYMBOLS = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "eta": "η",
-    "theta": "θ", "lambda": "λ", "mu": "μ", "nu": "ν", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ",
-    "varphi": "φ", "psi": "ψ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ", "Omega": "Ω", "Phi": "Φ", "sum": "Σ",
-    "prod": "Π", "infty": "∞", "cdot": "·", "times": "×", "odot": "⊙", "circ": "∘", "oplus": "⊕", "le": "≤",
-    "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈", "sim": "~", "propto": "∝", "in": "∈",
-    "to": "→", "rightarrow": "→", "leftarrow": "←", "mapsto": "↦", "mid": "|", "ldots": "...", "dots": "...",
-    "cdots": "...", "pm": "±", "partial": "∂", "nabla": "∇", "top": "ᵀ", "ell": "l", "lfloor": "⌊", "rfloor": "⌋",
-    "lceil": "⌈", "rceil": "⌉", "langle": "⟨", "rangle": "⟩", "log": "log", "ln": "ln", "exp": "exp", "max": "max",
-    "min": "min", "cos": "cos", "sin": "sin", "tanh": "tanh", "quad": "  ", "qquad": "    ", "colon": ":",
-    "lVert": "‖", "rVert": "‖", "Vert": "‖", "cup": "∪", "cap": "∩", "emptyset": "∅", "forall": "∀",
-}
+SYMBOLS = json.loads(Path(__file__).with_name("latex.json").read_text(encoding="utf-8"))  # \alpha -> its letter
 RAISED = dict(zip("0123456789+-()niTt", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱᵀᵗ", strict=True))
 LOWERED = dict(zip("0123456789+-()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
 BRACES = r"\{((?:[^{}]|\{[^{}]*\})*)\}"

@@ -25,12 +25,9 @@ def corpus_page(documents, entropy, shared, n_held_out):
 def tokenizer_page(tokenizer, text):
     """A sentence, cut where the tokenizer cuts it."""
     ids = tokenizer.encode(text)
-    return section(
-        "Text becomes tokens",
-        f"Byte-pair encoding joins the letters that meet most often, {tokenizer.vocab_size} pieces in all; digits stay "
-        "single, so that a number always has as many tokens as digits.",
-        coloured_tokens([tokenizer.id_to_piece(i).replace("\u2581", " ") for i in ids]),
-        caption(f"{len(text)} characters, {len(ids)} tokens. The text is from the held-out part."))
+    said = told("tokenizer", vocab_size=tokenizer.vocab_size, characters=len(text), tokens=len(ids))
+    pieces = [tokenizer.id_to_piece(i).replace("\u2581", " ") for i in ids]
+    return section(said["title"], said["text"], coloured_tokens(pieces), caption(said["caption"]))
 
 
 def curve(history, tokens):

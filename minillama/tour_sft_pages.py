@@ -64,11 +64,8 @@ def nf4_page(model):
     axes.annotate("16 levels", (NF4_LEVELS[-1], -0.045 * top), xytext=(6, 0), textcoords="offset points",
                   color=CONTRAST, va="center")
     axes.set_ylim(bottom=-0.1 * top)
-    return section(
-        "QLoRA: sixteen levels for a weight",
-        f"Each block of {BLOCK} weights keeps its largest magnitude; each weight the number of the nearest of 16 "
-        f"levels, which lie as normally distributed weights do. What is lost: {error:.1%} of their size.",
-        svg(picture, f"Density of {len(scaled)} weights with the 16 NF4 levels; relative error {error:.3f}"))
+    said = told("nf4", block=BLOCK, error=error, n=len(scaled))
+    return section(said["title"], said["text"], svg(picture, said["alt"]))
 
 
 def before_after_page(rows):
@@ -80,7 +77,5 @@ def before_after_page(rows):
     parts = []
     for question, before, after in rows[:4]:
         parts += [quote(f"before: {question}", said(before)), quote(f"after: {question}", said(after))]
-    return section(
-        "Before and after",
-        "The same questions in the same template. Before, the template means nothing to the model; after, it answers "
-        "and ends by itself (three dots would say that it was still going after 64 tokens).", *parts)
+    said = told("tuned")
+    return section(said["title"], said["text"], *parts)
