@@ -97,6 +97,7 @@ def test_close_names_what_is_wrong(got, wanted, words):
     (torch.tensor([1.0, 2.05]), torch.tensor([1.0, 2.0])), (torch.tensor([math.nan]), torch.tensor([math.nan])),
     (torch.tensor([-math.inf, 1]), torch.tensor([-math.inf, 1])), (torch.empty(0, 3), torch.empty(0, 3)),
     (torch.nn.Parameter(torch.ones(2)), torch.ones(2)), (torch.tensor(1.0), torch.tensor(1.09)), (1.05, 1), ([], []),
+    (0.1, 0), (0.0, 0.1),
     (["a", (1, 2.0)], ["a", (1, 2.05)]), (None, None), (True, True),
 ], ids=str)
 def test_close_accepts_what_is_within_the_tolerance(got, wanted):
@@ -153,6 +154,16 @@ def test_a_flood_of_text_is_cut_and_a_little_is_shown(tmp_path):
     assert result.results[0].verdict == "ok" and len(printed) == KEPT
     _, lines = said(tmp_path, RIGHT.replace("    return x / 2", "    print('x is', x)\n    return x / 2"))
     assert any("x is 1.0" in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_what_an_answer_has_started_is_ended_with_it(tmp_path):
+    started = tmp_path / "started"
+    graded(tmp_path, "import subprocess\n" + RIGHT.replace(
+        "    return x / 2", "    left = subprocess.Popen(['sleep', '300'])\n"
+        f"    open({str(started)!r}, 'w').write(str(left.pid))\n    return x / 2"))
+    state = Path("/proc", started.read_text(), "stat")
+    assert not state.exists() or state.read_text().rsplit(")")[-1].split()[0] in "ZX"
 
 
 @pytest.mark.parametrize(("answer", "words"), [

@@ -165,6 +165,9 @@ def test_a_figure_is_opened_at_o(place, monkeypatch):
     monkeypatch.setattr("webbrowser.open", opened.append)
     _, text = stepped(written(place), "o\n\n\no\nq\n")
     assert "no figure yet" in text and len(opened) == 1 and opened[0].endswith("05_rms_norm-1.png")
+    path = written(place, LESSON.replace("show(picture,", "show(picture, 'twice')\nshow(picture,"))
+    stepped(path, "\n\nOpen\nq\n")
+    assert opened[1:] == [Path("out/lessons/05_rms_norm-2.png").resolve().as_uri()], "the last one"
 
 
 def test_a_traceback_shows_the_lessons_own_lines_and_no_others(place):

@@ -156,6 +156,13 @@ def test_a_batch_of_pairs_is_enough_and_one_fewer_is_not(tmp_path):
             tour_own.check_lengths(a_tokenizer(), 128, records, tmp_path / "pairs.jsonl")
 
 
+def test_a_pair_that_does_not_fit_the_context_is_refused_before_anything_is_trained(tmp_path):
+    pairs = [Pair(f"Where is {n}?", "Here.", "No" * (200 if n == 33 else 1)) for n in range(60)]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    with pytest.raises(ValueError, match="128"):
+        tour_own.check_lengths(a_tokenizer(), 128, None, tmp_path / "pairs.jsonl")
+
+
 def test_an_answer_may_be_as_long_as_the_longest_of_the_pairs_and_two_tokens_or_as_the_room_left(monkeypatch):
     monkeypatch.setattr(tour_own, "LONGEST_ANSWER", LONGEST_ANSWER)
     tokenizer = a_tokenizer()
