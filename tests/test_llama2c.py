@@ -55,6 +55,47 @@ def test_a_file_laid_out_by_hand_is_read_number_by_number(tmp_path):
             assert_same_weights(model, copy)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_one_piece_is_a_vocabulary_and_groups_may_be_of_one(tmp_path, tied, version):
+    model = model_of(ModelConfig(2, 1, 1, 1, hidden_dim=5, max_seq_len=1, tie_embeddings=tied))
+    write_llama2c(tmp_path / "x.bin", from_model(model), version)
+    assert looks_like_llama2c(tmp_path / "x.bin")
+    copy = build_model(read_llama2c(tmp_path / "x.bin"))
+    assert copy.config == model.config
+    if version < 2:
+        assert_same_weights(model, copy)
+    else:  # a group of one is its own scale: 127 steps of a 127th
+        for name, weight in model.state_dict().items():
+            assert torch.allclose(copy.state_dict()[name], weight, rtol=1e-6), name
+
+
+@pytest.mark.parametrize(("place", "value", "said"), [
+    (4, 0, "llama2.c version 0, "), (4, 3, "llama2.c version 3, "), (4, -1, "version -1"),
+    (37, 0, "group size 0 does not divide dim 12"), (37, -4, "group size -4"), (37, 8, "group size 8 does not"),
+    (8, 0, "not a llama2.c file, or damaged"), (32, -7, "damaged|asks for")])
+def test_a_damaged_header_is_named(tmp_path, place, value, said):
+    path = tmp_path / "x.bin"
+    write_llama2c(path, from_model(model_of(SMALL)), version=2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + struct.pack("<i", value) + whole[place + 4:])
+    with pytest.raises(ValueError, match=f"x.bin: .*({said})"):
+        read_llama2c(path)
+    for length in (4, 7, 8, 27, 28, 255):
+        path.write_bytes(whole[:length])
+        assert not looks_like_llama2c(path)
+        with pytest.raises(ValueError, match=f"{length} bytes"):
+            read_llama2c(path)
+
+
+def test_int8_takes_the_largest_groups_up_to_64_that_divide_every_row(tmp_path):
+    for dim, hidden, group in ((128, 64, 64), (64, 96, 32), (256, 128, 64), (6, 10, 2), (6, 9, 1)):
+        config = replace(SMALL, dim=dim, n_heads=1, hidden_dim=hidden, head_dim=dim)
+        write_llama2c(tmp_path / "x.bin", from_model(model_of(config)), version=2)
+        head = (tmp_path / "x.bin").read_bytes()[:256]
+        assert struct.unpack("<i", head[37:41]) == (group,) and head[41:] == bytes(215)
+
+
 def test_what_is_written_is_what_the_original_writes(tmp_path):
     for config in (SMALL, replace(SMALL, tie_embeddings=True)):
         model, path = model_of(config), tmp_path / "model.bin"

@@ -11,9 +11,9 @@ from mutants import Mutant
 
 from minillama.checkpoint import load_model, save_model
 from minillama.checkpoint.huggingface import write_huggingface
-from minillama.checkpoint.meta import _scaling, params_of
+from minillama.checkpoint.meta import _for_saving, _room_for, _scaling, params_of, read_meta, write_meta
 from minillama.checkpoint.safetensors import write_safetensors
-from minillama.checkpoint.weights import from_model
+from minillama.checkpoint.weights import Stored, from_model, stored
 from minillama.config import PRESETS, ModelConfig, RopeScaling, hidden_dim_rule, preset
 from minillama.transformer import Transformer
 
@@ -97,7 +97,7 @@ def write_shards(folder, shards, params):
 def test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3(tmp_path):
     model = model_of(SHARDED)
     for axis in (0, 1):
-        for n in (1, 2, 4, 8):
+        for n in (1, 2, 4, 8, 16):
             folder = tmp_path / f"{axis}-{n}"
             folder.mkdir()
             write_shards(folder, split(model, n, axis, copies=max(n // SHARDED.n_kv_heads, 1)),
@@ -105,6 +105,20 @@ def test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3(tmp_path):
             copy, _ = load_model(folder)
             assert copy.config == SHARDED
             assert_same_weights(model, copy)
+
+
+def test_17_shards_are_too_many_and_tensors_that_every_model_has_are_there(tmp_path):
+    for place in range(17):
+        torch.save({"norm.weight": torch.ones(64)}, tmp_path / f"consolidated.{place:02}.pth")
+    (tmp_path / "params.json").write_text(json.dumps(params_of(SHARDED)))
+    with pytest.raises(ValueError, match="17 files consolidated.NN.pth: expected 1 to 16"):
+        read_meta(tmp_path)
+    (tmp_path / "consolidated.16.pth").unlink()
+    with pytest.raises(ValueError, match="consolidated.00.pth: tok_embeddings.weight is missing"):
+        read_meta(tmp_path)
+    write_shards(tmp_path, [{"tok_embeddings.weight": torch.ones(3, 64)}] * 16, params_of(SHARDED))
+    with pytest.raises(ValueError, match="consolidated.00.pth: norm.weight is missing"):
+        read_meta(tmp_path)
 
 
 def test_shards_that_do_not_belong_together_are_refused(tmp_path):
@@ -130,7 +144,8 @@ def test_what_meta_leaves_out_is_read_off_the_tensors_or_taken_as_published(tmp_
     assert copy.config.vocab_size == 37 and copy.config.max_seq_len == 131072
     assert copy.config.rope_scaling == RopeScaling(8.0)
     assert copy.config.tie_embeddings  # Llama 3.2's small models store one table twice
-    for words, length in (({"norm_eps": 1e-6}, 2048), ({"norm_eps": 1e-5}, 4096), ({"rope_theta": 5e5}, 8192)):
+    for words, length in (({"norm_eps": 1e-6}, 2048), ({"norm_eps": 1e-5}, 4096), ({"rope_theta": 5e5}, 8192),
+                          ({"rope_theta": 1e6}, 16384)):
         words = {"norm_eps": 1e-5, "rope_theta": 1e4, **words}
         (tmp_path / "params.json").write_text(json.dumps({**params, "use_scaled_rope": False, **words}))
         assert load_model(tmp_path)[0].config.max_seq_len == length
@@ -178,6 +193,59 @@ def test_llama_3_2_gets_its_published_scaling_and_a_note():
         params.pop(key)
     assert _scaling(params, "params.json").factor == 32.0
     assert _scaling({**params, "n_layers": 32, "dim": 4096}, "params.json").factor == 8.0
+    for layers, dim, factor in ((28, 3072, 32.0), (16, 3072, 8.0), (28, 2048, 8.0)):
+        assert _scaling({**params, "n_layers": layers, "dim": dim}, "params.json").factor == factor
+
+
+def test_a_factor_that_params_json_does_not_say_is_noted(tmp_path, monkeypatch):
+    """A small shape stands in for those of Llama 3.2."""
+    monkeypatch.setattr("minillama.checkpoint.meta.LLAMA_3_2", {(24, 2)})
+    model = model_of(ODD)
+    params = {name: value for name, value in params_of(ODD).items() if name != "rope_scaling"}
+    torch.save(model.state_dict(), tmp_path / "consolidated.00.pth")
+    for change, notes in (({}, 1), ({"rope_scaling": {"factor": 32.0, "low_freq_factor": 1, "high_freq_factor": 4,
+                                                      "original_max_seq_len": 8192}}, 0),
+                          ({"use_scaled_rope": False}, 0)):
+        (tmp_path / "params.json").write_text(json.dumps({**params, **change}))
+        found = read_meta(tmp_path).notes
+        assert len(found) == notes and all("RoPE scaling factor 32" in note for note in found), change
+
+
+def test_tensors_that_are_made_while_they_are_saved_have_aligned_places_of_their_own(tmp_path):
+    shapes = {"a": (3,), "b": (5, 7), "c": (32,), "d": (1,), "e": (16,)}
+    dtypes = {"a": torch.float32, "b": torch.bfloat16, "c": torch.bfloat16, "d": torch.float32, "e": torch.float32}
+    made = {name: Stored(shape, dtypes[name], None, made=name != "e") for name, shape in shapes.items()}
+    rooms = _room_for(made, tmp_path)
+    assert list(rooms) == ["a", "b", "c", "d"] and all(rooms[name].shape == shapes[name] for name in rooms)
+    assert all(rooms[name].dtype == dtypes[name] for name in rooms)
+    begins = [room.data_ptr() for room in rooms.values()]
+    assert [begin - begins[0] for begin in begins] == [0, 64, 192, 256] and begins[0] % 64 == 0
+    assert _room_for({"e": made["e"]}, tmp_path) == {} and list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_a_larger_tensor_is_saved_without_the_rest():
+    whole = torch.arange(1000.0).view(10, 100)
+    part = _for_saving(stored(whole[3:5]), None)
+    assert torch.equal(part, whole[3:5]) and part.untyped_storage().nbytes() == 800
+    across = _for_saving(stored(whole[:, 7]), None)
+    assert torch.equal(across, whole[:, 7]) and across.untyped_storage().nbytes() == 40
+
+
+def test_the_tokenizer_is_copied_and_a_tied_head_is_the_embedding_under_a_second_name(tmp_path):
+    (tmp_path / "t").write_bytes(b"pieces")
+    write_meta(tmp_path / "a" / "b", from_model(model_of(replace(ODD, tie_embeddings=True))), tmp_path / "t")
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["consolidated.00.pth", "params.json",
+                                                                             "tokenizer.model"]
+    assert (tmp_path / "a" / "b" / "tokenizer.model").read_bytes() == b"pieces"
+    state = torch.load(tmp_path / "a" / "b" / "consolidated.00.pth")
+    assert state["output.weight"].data_ptr() == state["tok_embeddings.weight"].data_ptr()
+    before = (tmp_path / "a" / "b" / "consolidated.00.pth").read_bytes()
+    broken = from_model(model_of(ODD))
+    broken.tensors["norm.weight"] = Stored((24,), torch.float32, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_meta(tmp_path / "a" / "b", broken)
+    assert not (tmp_path / "a" / "b" / "params.json").exists(), "half a model is none"
+    assert (tmp_path / "a" / "b" / "consolidated.00.pth").read_bytes() == before
 
 
 META = "minillama.checkpoint.meta"
