@@ -1,5 +1,6 @@
 """Parity: right programs pass, and each classic mistake, planted in the weights or the settings, is called by name."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,67 @@ def test_a_model_agrees_with_itself_on_every_rung():
     assert "100% of 64 positions" in str(result) and "FAILS" not in str(result)
 
 
+def test_the_tokens_are_the_same_ones_for_ever():
+    """Recordings hold a ladder of them: the i-th is (7919 i + 1) mod V, and 32 more are to fit behind them."""
+    assert parity_tokens(211, 128).tolist() == [[(7919 * i + 1) % 211 for i in range(64)]]
+    lengths = {context: parity_tokens(5, context).shape for context in (1, 32, 33, 34, 95, 96, 97)}
+    assert lengths == {1: (1, 1), 32: (1, 1), 33: (1, 1), 34: (1, 2), 95: (1, 63), 96: (1, 64), 97: (1, 64)}
+
+
+@pytest.mark.parametrize(("largest", "error", "passed"), [(0.5, 9.9e-5, True), (0.5, 1.01e-4, False),
+                                                          (8.0, 7.9e-4, True), (8.0, 8.1e-4, False)])
+def test_a_rung_may_be_off_by_a_ten_thousandth_of_its_largest_value_or_of_1(largest, error, passed):
+    theirs = torch.full((1, 3, 5), -largest, dtype=torch.float64)
+    ours = theirs.clone()
+    ours[0, 1, 2] += error
+    rung, = compare({"logits": ours}, {"logits": theirs}, CONFIG).rungs
+    assert rung.passed is passed and rung.error == pytest.approx(error, rel=1e-2)
+    assert rung.detail == "same best token at 67% of 3 positions", "of equal ones the first is the best"
+
+
+def test_greedy_tokens_are_counted_one_by_one():
+    ours, theirs = ({"greedy tokens": torch.tensor(ids)} for ids in ([4, 5, 6, 7, 8], [4, 5, 9, 7, 1]))
+    rung, = compare(ours, theirs, CONFIG).rungs
+    assert (rung.error, rung.allowed, rung.passed, rung.detail) == (2.0, 0.0, False, "3 of 5 equal")
+    assert compare(ours, ours, CONFIG).passed
+
+
+def test_the_first_rung_that_fails_gives_the_cause_and_the_table_tells_all():
+    zeros = {name: torch.zeros(1, 2, 3) for name in ("last block", "logits", "first norm")}
+    result = compare({**zeros, "logits": zeros["logits"] + 1, "last block": zeros["last block"] + 1}, zeros, CONFIG)
+    assert [rung.name for rung in result.rungs] == ["first norm", "last block", "logits"]
+    assert str(result).splitlines() == [
+        "rung              largest error    allowed", "first norm             0.00e+00    1.0e-04  ok",
+        "last block             1.00e+00    1.0e-04  FAILS",
+        "logits                 1.00e+00    1.0e-04  FAILS  same best token at 100% of 2 positions",
+        f"usual cause: {CAUSES['last block']}"]
+
+
+@pytest.mark.parametrize(("harmless", "found", "fails", "passed", "words"), [
+    (True, ["a"], True, True, "rounding"), (True, ["a"], False, True, "ok"), (True, [], True, False, "FAILS"),
+    (False, ["a"], False, False, "ok"), (False, ["a"], True, False, "FAILS"), (True, [], False, True, "ok")])
+def test_where_one_side_is_rounded_the_rungs_decide_nothing(harmless, found, fails, passed, words):
+    difference = Namespace(harmless=harmless, found=found)
+    result = Parity([Rung("logits", 2.0 * fails, 1.0)], "a cause" if fails else "", difference)
+    assert result.passed is passed and str(result).splitlines()[2].split()[3] == words
+    assert ("usual cause: a cause" in str(result)) is (fails and words != "rounding")
+    assert str(result).splitlines()[0] == str(difference)
+
+
+@pytest.mark.parametrize(("share", "cause"), [(0.099, "rounding"), (0.101, "the embedding's rows")])
+def test_embeddings_that_are_a_tenth_off_are_not_rounded(share, cause):
+    theirs = torch.ones(1, 4, 8)
+    result = compare({"embeddings": theirs * (1 + share)}, {"embeddings": theirs}, CONFIG)
+    assert result.cause.startswith(cause)
+
+
+def test_the_last_block_is_the_last_of_three():
+    config = replace(CONFIG, n_layers=3)
+    right, wrong = right_model(config), right_model(config)
+    wrong.layers[2].attention.wv.weight.data.mul_(2)
+    assert cause_of(wrong, right)[0] == "last block"
+
+
 def test_rows_that_were_not_permuted_are_named():
     rung, cause = cause_of(with_rows(unpermuted))
     assert rung == "q after RoPE" and "rows of wq are in the other order" in cause
@@ -144,6 +206,20 @@ def test_a_swapped_feed_forward_and_a_wrong_head_are_found_at_their_rungs():
     assert cause_of(with_rows(swapped)) == ("first block", CAUSES["first block"])
     assert cause_of(with_rows(lambda s: s.update({"output.weight": s["tok_embeddings.weight"]})))[0] == "logits"
     assert cause_of(with_rows(lambda s: s["layers.1.attention.wv.weight"].mul_(2)))[0] == "last block"
+
+
+@pytest.mark.parametrize("length", [2, 3, 63])
+def test_a_rope_table_may_end_anywhere(length):
+    cause = cause_of(short_table(right_model(), length))[1]
+    assert f"right up to position {length - 1}, wrong from {length} on" in cause
+
+
+def test_a_norm_that_is_not_scaled_as_a_whole_is_not_the_fault_of_eps():
+    right = torch.linspace(0.5, 2, 24).view(1, 3, 8)
+    whole, uneven = torch.tensor([1.1, 1.2, 0.9])[:, None], torch.linspace(1, 1.01, 8)
+    for factors, cause in ((whole, "norm_eps"), (uneven, "norm_eps,")):
+        said = compare({"first norm": right * factors}, {"first norm": right}, CONFIG).cause
+        assert said.startswith(cause) and ("scaled as a whole" in said) is (cause == "norm_eps")
 
 
 def test_other_weights_are_told_from_other_orders():

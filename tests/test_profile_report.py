@@ -196,7 +196,7 @@ def test_sectors_are_counted_from_the_first_and_far_ones_stand_in_their_order(tm
         assert found == points
         assert axes.get_xlim() == pytest.approx((-0.8, max(max(x for x, _ in points), 7) + 0.8))
         assert tuple(axes.get_ylim()) == (32, -1) and list(axes.get_yticks()) == [0, 8, 16, 24, 31]
-        assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("near", "sector of 32 bytes", "lane")
+        assert (axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()) == ("near", "sector of 32 bytes", "lane")
 
 
 def test_banks_are_counted_from_where_shared_memory_begins_and_other_words_in_a_bank_are_in_contrast():
