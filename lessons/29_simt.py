@@ -22,6 +22,7 @@
 # %% emulator
 import torch
 
+from lessons import profile_pictures
 from minillama import kernels
 from minillama.plots import show
 
@@ -152,7 +153,7 @@ with kernels.profile(split) as p:
 assert torch.equal(y[:32], x[:32].cumsum(0))
 awake = p.global_load
 print(f"{awake.requests} requests, {awake.active_lanes} lanes awake on average")
-show(p.lanes_picture("The warp runs as long as its longest lane"),
+show(profile_pictures.lanes(p, "The warp runs as long as its longest lane"),
      f"Active lanes fall from 32 to 1 over {awake.requests} loads: "
      f"{awake.active_lanes} on average")
 # %% [markdown] exercise

@@ -19,6 +19,7 @@
 # %% naive
 import torch
 
+from lessons import profile_pictures
 from minillama import kernels
 from minillama.plots import show
 
@@ -88,7 +89,8 @@ load, store = plain.global_load, plain.global_store
 assert load.requests == store.requests == 64 * 64 // 32  # 128 warps, one request each
 assert load.sectors_per_request == sectors(row)  # the profiler agrees with our set
 assert store.sectors_per_request == sectors(column)
-show(plain.sectors_picture("A column: every lane in a sector of its own", op="store"),
+show(profile_pictures.sectors(plain, "A column: every lane in a sector of its own",
+                              op="store"),
      f"A store of the plain transpose touches {store.sectors_per_request:.0f} sectors")
 # %% [markdown] tile
 # The way out is a detour. A block copies a **tile** of 32 by 32 into its **shared
@@ -111,7 +113,8 @@ assert tiled.global_store.sectors_per_request == sectors(row)
 assert padded.global_store.sectors_per_request == sectors(row)
 down_the_tile = [4 * 32 * lane for lane in range(32)]
 assert tiled.shared_load.conflicts == 128 * conflicts(down_the_tile) == 3968
-show(tiled.banks_picture("A column of a 32-wide tile lies in one bank", op="load"),
+show(profile_pictures.banks(tiled, "A column of a 32-wide tile lies in one bank",
+                            op="load"),
      f"Unpadded, all lanes want one bank: {conflicts(down_the_tile)} conflicts each")
 # %% [markdown] padding
 # The cure costs one unused word a row: a tile 33 words wide. Row $r$ of a column then
@@ -124,7 +127,8 @@ free = [width for width in range(32, 41)
         if conflicts([4 * width * lane for lane in range(32)]) == 0]
 print("widths without conflict:", free)
 assert free == [33, 35, 37, 39]
-show(padded.banks_picture("One word of padding: a bank for every lane", op="load"),
+show(profile_pictures.banks(padded, "One word of padding: a bank for every lane",
+                            op="load"),
      "Padded to 33 words, the 32 lanes of a column lie in 32 banks: no conflict")
 # %% [markdown] counted_not_timed
 # These are counts, not times: the program that counts knows no cache and no clock. But

@@ -154,6 +154,8 @@ class Run:
         self.lesson = lesson
         self.module = types.ModuleType("__main__")
         self.module.__file__ = str(lesson.path)
+        if str(FOLDER.parent) not in sys.path:
+            sys.path.append(str(FOLDER.parent))  # a lesson may import what lies beside it, wherever it is started
 
     def cell(self, cell, listener=lambda part: None):
         """Run a code cell; each text and figure goes to the listener as it comes. Errors come out as they are, with

@@ -5,6 +5,7 @@ import json
 import pytest
 from mutants import Mutant
 
+from lessons import profile_pictures
 from minillama.profile_report import Counts, Profile
 
 SOURCE = "__global__ void k(float* x) {\n  x[8 * threadIdx.x] = tile[2 * threadIdx.x];\n  __syncthreads();\n}\n"
@@ -229,15 +230,15 @@ def test_lanes_are_drawn_request_by_request_and_the_last_to_its_end(two_kernels)
 
 
 def test_pictures_show_the_first_request(by_hand):
-    points = {"sectors": by_hand.sectors_picture("one sector a lane").axes[0].collections,
-              "banks": by_hand.banks_picture("two words a bank").axes[0].collections}
+    points = {"sectors": profile_pictures.sectors(by_hand, "one sector a lane").axes[0].collections,
+              "banks": profile_pictures.banks(by_hand, "two words a bank").axes[0].collections}
     columns = [tuple(xy) for group in points["sectors"] for xy in group.get_offsets()]
     assert sorted(columns) == [(i, i) for i in range(32)]
     crowded = points["banks"][0].get_offsets()
     assert sorted(map(tuple, crowded)) == sorted((2 * i % 32, i) for i in range(32))
-    assert by_hand.lanes_picture("half the warp leaves").axes[0].get_ylabel() == "active lanes"
+    assert profile_pictures.lanes(by_hand, "half the warp leaves").axes[0].get_ylabel() == "active lanes"
     with pytest.raises(ValueError, match="no access fits line=9"):
-        by_hand.sectors_picture("", line=9)
+        profile_pictures.sectors(by_hand, "", line=9)
 
 
 MUTANTS = [
