@@ -16,15 +16,17 @@ import torch
 from lessons.other_feedback import (
     DPOConfig,
     RuleReward,
+    best_of_n_bound,
+    best_of_n_policy,
     expert_round,
     hindsight,
     hindsight_sequences,
+    kl_divergence,
     n_answers,
     train_dpo,
 )
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.report import caption, section
-from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.tour_rlhf import LEASHED, check_rows, fingerprint, fused, kept
@@ -49,7 +51,7 @@ def kind_and_in_steps(text):
 def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
     """Every way trained and examined -> {name: [(kl, score, measured, distinct), ...]}, last the one it ends with."""
     road.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
-             "(minillama/rlhf/alternatives.py)")
+             "(lessons/other_feedback.py)")
     task, ways = (fused(model), reward_model, tokenizer, feedback, road.config.seed), {"PPO": [row_of(leashed.after)]}
     settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(LEASHED)}
     settings |= {"judge": fingerprint(reward_model), "policy": fingerprint(model), **feedback.key}
@@ -70,7 +72,7 @@ def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
     road.expect("other ways", f"all {len(ends)} end with a higher score than the model that they began as",
                 f"{len(better)}: " + ", ".join(f"{name} {row[1]:+.2f} at {row[0]:.1f} nats"
                                                for name, row in ends.items()),
-                len(better) == len(ends), "minillama/rlhf/alternatives.py", "lessons/28_other_feedback.py")
+                len(better) == len(ends), "lessons/other_feedback.py", "lessons/28_other_feedback.py")
     road.pages.append(alternatives_page(ways, start, leashed.history))
     return ways
 

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 28 · Other ways to learn from feedback
-# Covers: `minillama/rlhf/alternatives.py`, `lessons/other_feedback.py`, `tests/test_alternatives.py`
+# Covers: `lessons/other_feedback.py`, `tests/test_alternatives.py`
 # Needs: 25, 27
 # Time: 10 s
 # Teaches: best of n and its KL, rejection sampling, rule rewards, DPO, chain of hindsight
@@ -74,7 +74,7 @@ for name, rows in (("one text", drawn[:, 0]), ("best of 4", best)):
 # best of n differs less from the rest. 16 texts cost at most 1.84 nats.
 
 # %% module
-from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
+from lessons.other_feedback import best_of_n_bound, best_of_n_policy, kl_divergence
 
 q = best_of_n_policy(reference, score, 4)
 upto = [reference[score <= s].sum().item() for s in range(T + 1)]

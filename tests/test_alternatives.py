@@ -16,14 +16,16 @@ from lessons.other_feedback import (
     RuleReward,
     answer_sequences,
     best_of,
+    best_of_n_bound,
+    best_of_n_policy,
     expert_round,
     hindsight,
     hindsight_sequences,
+    kl_divergence,
     n_answers,
     pair_log_probs,
     train_dpo,
 )
-from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 from minillama.rlhf.preferences import Pair
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import PPOConfig, train_ppo
@@ -207,7 +209,7 @@ def test_hindsight_learns_both_answers_and_their_ends_and_nothing_else():
     assert firsts.count(True) == 20, "half of them in either order"
 
 
-plant, plant_beside = (partial(Mutant, name) for name in ("minillama.rlhf.alternatives", "lessons.other_feedback"))
+plant = partial(Mutant, "lessons.other_feedback")
 ALL_DRAWS, BOUND = (test_the_best_of_n_policy_is_that_of_all_draws_enumerated,
                     test_the_formula_for_the_kl_of_best_of_n_is_a_bound_and_the_limit_of_many_unlike_texts)
 # fmt: off
@@ -222,23 +224,23 @@ MUTANTS = [
     plant("return math.log(n) - (n - 1) / n", "return math.log(n) - (n - 1) / (n + 1)", BOUND),
     plant("xlogy(p_K, p_K / q_K", "xlogy(q_K, p_K / q_K",
           test_kl_is_zero_at_home_and_a_text_never_written_adds_nothing),
-    plant_beside("scores_BN.argmax(-1) + n", "scores_BN.argmin(-1) + n",
+    plant("scores_BN.argmax(-1) + n", "scores_BN.argmin(-1) + n",
           test_of_n_answers_the_best_is_kept_and_one_cut_off_has_its_own_score),
-    plant_beside("n * torch.arange(B", "torch.arange(B",
+    plant("n * torch.arange(B", "torch.arange(B",
                  test_of_n_answers_the_best_is_kept_and_one_cut_off_has_its_own_score),
-    plant_beside("[IGNORE] * int(mask[:rollout.prompt_places].sum())", "tokens[:rollout.prompt_places]"
+    plant("[IGNORE] * int(mask[:rollout.prompt_places].sum())", "tokens[:rollout.prompt_places]"
           "[mask[:rollout.prompt_places]].tolist()",
           test_a_sampled_answer_becomes_a_sequence_that_learns_the_answer_alone),
-    plant_beside("if i not in control", "", test_a_rule_reads_the_text_that_the_policy_saw_without_its_control_tokens),
-    plant_beside("*ours_P2.T, *theirs_P2.T", "*ours_P2.T.flip(0), *theirs_P2.T.flip(0)",
+    plant("if i not in control", "", test_a_rule_reads_the_text_that_the_policy_saw_without_its_control_tokens),
+    plant("*ours_P2.T, *theirs_P2.T", "*ours_P2.T.flip(0), *theirs_P2.T.flip(0)",
           test_dpos_first_gradient_is_the_papers),
-    plant_beside("*theirs_P2.T, config.beta", "*ours_P2.T, config.beta",
+    plant("*theirs_P2.T, config.beta", "*ours_P2.T, config.beta",
           test_dpo_raises_the_better_answer_above_the_worse_and_leaves_the_reference_where_it_was),
-    plant_beside("Segment(name), Segment", "Segment(name, learn=True), Segment",
+    plant("Segment(name), Segment", "Segment(name, learn=True), Segment",
           test_hindsight_learns_both_answers_and_their_ends_and_nothing_else),
-    plant_beside('learn=True), EOS]', 'learn=True)]',
+    plant('learn=True), EOS]', 'learn=True)]',
           test_hindsight_shows_both_answers_under_their_names_and_asks_for_a_good_one),
-    plant_beside("::1 if good_first else -1", "::1",
+    plant("::1 if good_first else -1", "::1",
                  test_hindsight_learns_both_answers_and_their_ends_and_nothing_else),
 ]
 # fmt: on

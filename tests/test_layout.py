@@ -39,7 +39,7 @@ LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # wh
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds "
-                    "doctests mutate lesson_rules tiled_attention").split()
+                    "doctests mutate lesson_rules tiled_attention alternatives").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
                     "cli_simt": "by test_cuda_program", "cli_tokenizer": "by test_cli and test_cli_texts",

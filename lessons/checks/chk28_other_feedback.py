@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from lessons.other_feedback import best_of_n_bound, best_of_n_policy, kl_divergence
 from minillama.exercise import Wrong, close
-from minillama.rlhf.alternatives import best_of_n_bound, best_of_n_policy, kl_divergence
 
 HINTS = {
     "best_of_n": ("All n draws have at most s points with probability F(s) to the power n.",
