@@ -18,8 +18,11 @@ from tokenizer_texts import (
     tiny_model,
 )
 
+from minillama.tokenizer import default_backend
 from minillama.tokenizer.bpe_encoder import rank_of
-from minillama.tokenizer.sentencepiece import Piece, SentencePieceTokenizer
+from minillama.tokenizer.compiled import BACKENDS
+from minillama.tokenizer.protobuf import write_fields
+from minillama.tokenizer.sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 
 
 def check_like_sentencepiece(model, count, seed):
@@ -141,6 +144,25 @@ def test_without_byte_fallback_a_run_of_strangers_is_one_unknown():
     assert tokenizer.encode("x" * 200 + "y") == [3, 0]
     assert tokenizer.decode([3, 4, 0]) == "a \u2047 "
     assert plain(hand_made([Piece("a")], byte_fallback=False)).encode("x y") == [0]  # across words
+
+
+@pytest.mark.parametrize("texts", [
+    ("é", "aé", "éa", "é"),  # kept where it came first, then behind a piece, where it is an id of its own
+    ("éü!", "ü!", "éü!", "aü!"),  # met behind an unknown, whose id its own first one joins, then alone
+    ("ü!", "éü!", "aéü!", "ü!ü!")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_kept_of_a_run_does_not_depend_on_what_stood_before_it(texts, backend):
+    """ü is known as a part of a user-defined piece alone: it touches what follows it, and has no id. What is expected
+    comes from a tokenizer that has seen no other text."""
+    if backend == "cpp" and default_backend() != "cpp":
+        pytest.skip("the compiled core is not built")
+    letters = [Piece(letter, -1.0) for letter in "ab!▁"]
+    special = [Piece("<s>", 0.0, 3), Piece("</s>", 0.0, 3), Piece("<unk>", 0.0, 2)]  # its id is not 0
+    model = model_bytes([*letters, *special, Piece("ü!?", 0.0, 4)], byte_fallback=False)
+    model += write_fields([(3, 2, write_fields([(3, 0, 0)]))])  # no space before
+    tokenizer = SentencePieceTokenizer(model, backend=backend)
+    assert [tokenizer.encode(text) for text in texts] == processor(model).encode(list(texts)) == [
+        SentencePieceTokenizer(model, backend=backend).encode(text) for text in texts]
 
 
 def test_only_the_first_token_loses_its_leading_space():

@@ -81,6 +81,7 @@ def test_int8_takes_a_byte_for_a_weight_and_four_for_a_row():
     rest = 2 * 11 * 32 + (2 * 3 + 1) * 32
     assert weights_bytes(config, "int8") == rows * 32 + 4 * rows + 2 * rest
     assert weights_bytes(config, "int8", rest=4) == rows * 32 + 4 * rows + 4 * rest
+    assert weights_bytes(config, "nf4", rest=4) == int(rows * 32 * 4.126953125 / 8) + 4 * rest, "its scales are in it"
 
 
 def test_a_step_keeps_what_its_formula_counts_and_no_less():
