@@ -8,6 +8,7 @@ what is not declared there does not compile.
 """
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -26,17 +27,8 @@ from minillama.profile_build import FAST, GUARD, PROFILED, PROFILER, RUNTIME, bu
 PROGRAM = ("compat/program.cpp", "compat/textures.cpp", "compat/libcu.cpp")  # the runtime behind cuda_runtime.h
 MEMORY = 4 << 30  # bytes of address space a program may take
 OUTPUT = 16 << 20  # bytes it may print
-FAMILIES = (  # what an undeclared name belongs to, so that the message says more than the name
-    (r"tex[123]D\w*|texCube\w*|cudaTexture\w*|surf[123]D\w*|surfCube\w*|cuda\w*Mipmap\w*|cudaSurface\w*|surface"
-     r"|textureReference|cudaBindSurface\w*", "this part of textures and surfaces"),
-    (r"cudaGraph\w*|cudaStream\w*Capture\w*", "CUDA graphs"), (r"cublas\w*|CUBLAS\w*", "cuBLAS"),
-    (r"thrust\w*", "Thrust"), (r"cub", "CUB"), (r"cufft\w*", "cuFFT"), (r"curand\w*", "cuRAND"),
-    (r"cusparse\w*", "cuSPARSE"), (r"cudnn\w*", "cuDNN"), (r"nccl\w*", "NCCL"), (r"nvrtc\w*", "run-time compilation"),
-    (r"(this_)?multi_grid(_group)?|experimental|this_cluster|cluster_group|invoke_one\w*|\w+_scan_update"
-     r"|cooperative_groups\w*", "this part of cooperative groups"),
-    (r"(cuda|nvcuda|cu[A-Z])\w*|CU(DA|ART|device|context|module|function|stream|event|result|array|tex|_)\w*|__[a-z]\w+"
-     r"|make_u?(char|short|int|long|float|double|cuda)\w*|atomic[A-Z]\w*|wmma|mma", "this CUDA function or type"),
-)
+# what an undeclared name belongs to, so that the message says more than the name: {its words: patterns of names}
+FAMILIES = json.loads(Path(__file__).with_name("cuda_families.json").read_text(encoding="utf-8"))
 
 
 def build(source, folders=(), defines=(), profiled=False, others=()):
@@ -99,8 +91,8 @@ def _explained(stderr):
     meant = re.search(r"did you mean [‘'`](\w+)", first)
     if meant and meant[1] != top and SequenceMatcher(None, top, meant[1]).ratio() > 0.9:
         top = ""  # a slip of the pen, not a part of CUDA
-    for family, label in FAMILIES:
-        if top and re.fullmatch(family, top):
+    for label, names in FAMILIES.items():
+        if top and re.fullmatch("|".join(names), top):
             place = re.match(r"(.+?:\d+):", first)
             return Unsupported(f"{place[1] if place else '?'}: unsupported: {label} ({named[1]})")
     return ValueError(first)

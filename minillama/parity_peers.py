@@ -1,6 +1,7 @@
 """Whom to compare with: transformers with the same weights, published numbers, another checkpoint, or a recording."""
 
 import importlib
+import json
 from pathlib import Path
 
 import torch
@@ -14,16 +15,11 @@ from minillama.checkpoint_diff import compare_checkpoints
 from minillama.generate import generate_tokens
 from minillama.parity import NEW_TOKENS, Parity, Rung, compare, ladder, parity_tokens
 
-# Mean over the vocabulary of the logits at each of eight tokens, and the first logits of the first token, as
-# transformers' own tests print them (tests/models/llama/test_modeling_llama.py; Llama 2 on GPUs, in half precision).
-PROMPT = (1, 306, 4658, 278, 6593, 310, 2834, 338)
-LLAMA2_7B = {"mean of logits": (-6.6544, -4.1259, -4.9840, -3.2456, 0.8261, -3.0124, 1.2971, -3.3641),
-             "first logits": (-12.8281, -7.4609, -0.4668, -8.0703, -7.2539, -8.0078, -6.4961, -7.7734)}
-LLAMA2_13B = {"mean of logits": (-2.0622, -1.2794, -1.1638, -0.9788, -1.4603, -1.0238, -1.7893, -1.4411)}
+# What others print of published weights. Llama 2: the mean over the vocabulary of the logits at each token of "prompt",
+# and the first logits of the first one (transformers, tests/models/llama/test_modeling_llama.py; on GPUs, in half
+# precision). stories260K: the first greedy ids after BOS and the first logits after it, by its publisher's own program.
+PUBLISHED = json.loads(Path(__file__).with_name("published_logits.json").read_text(encoding="utf-8"))
 BAND = 0.05  # of the value (above 1): the printed numbers of different GPUs and half precisions differ by up to 0.03
-# stories260K, from its publisher's own program: the first greedy ids after BOS, and the first logits after it
-STORY_IDS = (403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401, 396, 267, 337)
-STORY_LOGITS = (-6.2229, 8.4043, -6.2237, -6.2225)
 
 
 def parity(path, against="transformers"):
@@ -133,11 +129,11 @@ def _published(path):
     config, shape = weights.config, (weights.config.dim, weights.config.n_layers, weights.config.vocab_size)
     if shape == (64, 5, 512):
         return _story_parity(build_model(weights, dtype=torch.float32))
-    known = {(4096, 32, 32000): LLAMA2_7B, (5120, 40, 32000): LLAMA2_13B}
+    known = {(4096, 32, 32000): PUBLISHED["Llama 2 7B"], (5120, 40, 32000): PUBLISHED["Llama 2 13B"]}
     if shape not in known or config.norm_eps != 1e-5 or config.n_kv_heads != config.n_heads:
         raise ValueError(f"{path}: no published logits are known here for dim {config.dim}, {config.n_layers} layers, "
                          f"vocabulary {config.vocab_size}; known: Llama 2 7B and 13B (base), stories260K")
-    logits = build_model(weights)(torch.tensor([PROMPT]))[0]
+    logits = build_model(weights)(torch.tensor([PUBLISHED["prompt"]]))[0]
     found = {"mean of logits": logits.mean(-1), "first logits": logits[0]}
     result = Parity()
     for name, numbers in known[shape].items():
@@ -150,8 +146,9 @@ def _published(path):
 
 
 def _story_parity(model):
-    ids = torch.tensor([row[0] for row in generate_tokens(model, [[1]], len(STORY_IDS))])
+    wanted_ids, wanted = (torch.tensor(PUBLISHED["stories260K"][name]) for name in ("greedy tokens", "first logits"))
+    ids = torch.tensor([row[0] for row in generate_tokens(model, [[1]], len(wanted_ids))])
     logits = model(torch.tensor([[1]]))[0, 0, :4]
-    differ = (ids != torch.tensor(STORY_IDS)).sum().item()
-    error = (logits - torch.tensor(STORY_LOGITS)).abs().max().item()
+    differ = (ids != wanted_ids).sum().item()
+    error = (logits - wanted).abs().max().item()
     return Parity([Rung("first logits", error, 1e-4), Rung("greedy tokens", float(differ), 0.0)])

@@ -83,12 +83,9 @@ def attention_page(model, tokenizer, text, shown=26):
     chosen = [order[0], order[len(order) // 2], order[-1]]
     maps = {f"layer {i // H}, head {i % H}: {reach[i]:.1f} back": maps_LHTT[i // H, i % H].numpy() for i in chosen}
     labels = [tokenizer.id_to_piece(i).replace("\u2581", "_") for i in ids]
-    return section(
-        "Where the heads look",
-        f"Each row is a token, each column a token it reads; the chosen heads look {reach[order[0]]:.1f} to "
-        f"{reach[order[-1]]:.1f} tokens back on average. Nothing lies above the diagonal: the future is hidden.",
-        svg(heat_maps("Near-sighted and far-sighted heads", maps, labels),
-            f"Attention maps of three heads that look {', '.join(f'{reach[i]:.1f}' for i in chosen)} tokens back"))
+    said = told("attention", back=reach[chosen].tolist())
+    return section(said["title"], said["text"],
+                   svg(heat_maps("Near-sighted and far-sighted heads", maps, labels), said["alt"]))
 
 
 def talk_page(answers):
@@ -126,13 +123,11 @@ def text_page(name, history, tokens, levels, ours, samples):
     rows = [("minillama", ours, OURS)] + [(level, value, CONTRAST if "context" in level else CONTEXT)
                                           for level, value in levels.items()]
     best = min(levels, key=levels.get)
-    claim = f"{ours:.2f} bits per character on {name}, against {levels[best]:.2f} by the best of the others ({best})"
     curves = {"minillama": (steps, values, OURS)}
+    said = told("text", name=name, ours=ours, best=best, level=levels[best], values=values, last=values[-1],
+                steps=steps[-1])
     return section(
-        f"The same on real text: {name}",
-        f"{claim}. Fewer bits mean better guesses of the next character.",
-        svg(bars("The fewer, the better guessed", rows, f"bits per character of unseen text, {name}"), claim),
-        svg(learning_curve(f"It learns {name}", curves, min(levels.values()), f"{best}: {min(levels.values()):.2f}"),
-            f"Held-out loss from {values[0]:.2f} to {values[-1]:.2f} bits per character in {steps[-1]} steps"),
-        *(quote(given, made) for given, made in samples),
-        caption("Grey: what it was given. So small a model learns how the text sounds, not what it says."))
+        said["title"], said["text"],
+        svg(bars("The fewer, the better guessed", rows, f"bits per character of unseen text, {name}"), said["claim"]),
+        svg(learning_curve(f"It learns {name}", curves, levels[best], f"{best}: {levels[best]:.2f}"), said["alt"]),
+        *(quote(given, made) for given, made in samples), caption(said["caption"]))

@@ -53,10 +53,8 @@ def answers_page(questions, exams, shown=3):
         blocks += [caption(question), *(quote(f"{name}: ", exam.answers[i]) for name, exam in exams.items())]
     known = [f"{exam.measured['quality']:+.2f} ({name})" for name, exam in exams.items() if "quality" in exam.measured]
     scores = ", ".join(f"{exam.score:+.2f} ({name})" for name, exam in exams.items())
-    return section(
-        "Before and after PPO",
-        "Questions that were never practised. " + (f"Hidden quality, mean of {len(questions)}: {', '.join(known)}."
-                                                   if known else f"Reward model's score: {scores}."), *blocks)
+    said = told("answers", n=len(questions), known=", ".join(known), scores=scores)
+    return section(said["title"], said["text"] + said["quality" if known else "score"], *blocks)
 
 
 def stacked(title, ylabels):
