@@ -4,8 +4,10 @@ Letters used throughout: B batch, T time (S for keys), D model width, H heads, K
 F feed-forward width, V vocabulary.
 """
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from minillama.bounds import check_config, number
 
@@ -86,37 +88,14 @@ def _fill(config, name, value):
         object.__setattr__(config, name, value)  # the one moment a frozen config is written
 
 
-def _llama1(dim, layers, heads, eps=1e-6):
-    return ModelConfig(dim, layers, heads, 32000, max_seq_len=2048, norm_eps=eps)
+def _config_of(row):
+    scaling = RopeScaling(**row.pop("rope_scaling")) if "rope_scaling" in row else None
+    return ModelConfig(**row, rope_scaling=scaling)
 
 
-def _llama3(dim, layers, heads, hidden, max_seq_len=131072, factor=8.0, tied=False):
-    scaling = RopeScaling(factor=factor) if max_seq_len > 8192 else None
-    return ModelConfig(dim, layers, heads, 128256, 8, hidden_dim=hidden, max_seq_len=max_seq_len,
-                       rope_theta=500000.0, rope_scaling=scaling, tie_embeddings=tied)
-
-
-PRESETS = {
-    # LLaMA: arXiv 2302.13971, table 2; norm_eps from the published params.json files
-    "llama_7b": _llama1(4096, 32, 32),
-    "llama_13b": _llama1(5120, 40, 40),
-    "llama_33b": _llama1(6656, 60, 52),
-    "llama_65b": _llama1(8192, 80, 64, eps=1e-5),
-    # Llama 2: arXiv 2307.09288, table 1, and params.json; of the three only the largest groups its key/value heads
-    "llama2_7b": replace(_llama1(4096, 32, 32, eps=1e-5), max_seq_len=4096),
-    "llama2_13b": replace(_llama1(5120, 40, 40, eps=1e-5), max_seq_len=4096),
-    "llama2_70b": ModelConfig(8192, 80, 64, 32000, 8, hidden_dim=hidden_dim_rule(8192, 4096, 1.3), max_seq_len=4096),
-    # Llama 3: arXiv 2407.21783, table 3, and the published params.json files of 3.1 and 3.2
-    "llama3_8b": _llama3(4096, 32, 32, 14336, max_seq_len=8192),
-    "llama3_1_8b": _llama3(4096, 32, 32, 14336),
-    "llama3_2_1b": _llama3(2048, 16, 32, 8192, factor=32.0, tied=True),
-    "llama3_2_3b": _llama3(3072, 28, 24, 8192, factor=32.0, tied=True),
-    # Small ones: karpathy/tinyllamas, and shapes that train or test in seconds on a laptop
-    "stories260k": ModelConfig(64, 5, 8, 512, 4, hidden_dim=172, max_seq_len=512, tie_embeddings=True),
-    "stories110m": ModelConfig(768, 12, 12, 32000, hidden_dim=2048, max_seq_len=1024),
-    "tiny": ModelConfig(96, 3, 4, 512, hidden_dim=256, max_seq_len=256, tie_embeddings=True),
-    "nano": ModelConfig(256, 6, 8, 4096, hidden_dim=688, max_seq_len=256),
-}
+# {name: the shape}. presets.json says where the numbers were published; what it leaves out is the usual choice.
+_FAMILIES = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
+PRESETS = {name: _config_of(row) for rows in _FAMILIES.values() for name, row in rows.items()}
 
 
 def preset(name, **changes):

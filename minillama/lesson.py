@@ -10,6 +10,7 @@ Terminal (stepper.py), notebook (notebook.py) and book (book.py) are three views
 
 import contextlib
 import io
+import json
 import re
 import sys
 import time
@@ -20,15 +21,9 @@ from pathlib import Path
 from minillama import plots
 
 FOLDER = Path(__file__).resolve().parents[1] / "lessons"
-COURSE = """00_tour 01_bpe 02_byte_bpe 03_wordpiece_unigram 04_vocab_extension 05_rms_norm 06_swiglu 07_rope
-08_attention 09_masks 10_transformer 11_checkpoint 12_kv_cache 13_generate 14_data 15_pretrain 16_scaling 17_evaluate
-18_memory 19_sft 20_lora 21_peft 22_int8 23_nf4 24_qlora 25_reward_model 26_gae 27_ppo 28_other_feedback 29_simt
-30_gpu_memory 31_reduction 32_fused_rope 33_dequant_matmul 34_flash_attention 35_cpu_kernels
-36_roofline""".split()  # written or planned
-PARTS = {  # {part: numbers of its lessons}
-    "A. The map": range(0, 1), "B. Text becomes numbers": range(1, 5), "C. The model": range(5, 14),
-    "D. Training": range(14, 19), "E. Following instructions": range(19, 25), "F. Feedback": range(25, 29),
-    "G. How a GPU runs it": range(29, 37)}
+_PARTS = json.loads(Path(__file__).with_name("course.json").read_text(encoding="utf-8"))
+COURSE = [name for names in _PARTS.values() for name in names]  # written or planned
+PARTS = {part: [int(name[:2]) for name in names] for part, names in _PARTS.items()}  # numbers of a part's lessons
 HEADER = ("Covers", "Needs", "Time", "Teaches", "Paper")  # lines of the first cell, in this order
 
 
