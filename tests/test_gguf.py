@@ -1,6 +1,7 @@
 """The GGUF container: what llama.cpp's own Python package writes we read, and a damaged file is refused."""
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -66,6 +67,68 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
     path.write_bytes(good)
     with pytest.raises(ValueError, match="m is no tensor of a LLaMA"):
         read_gguf_llama(path)
+
+
+def a_file(settings=b"", n_settings=1, tensors=b"", n_tensors=0, data=b""):
+    """GGUF of version 3 byte by byte, its data aligned to 32."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_settings) + settings + tensors
+    return head.ljust(-(-len(head) // 32) * 32, b"\0") + data
+
+
+def text(raw):
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def an_entry(shape, kind=0, offset=0):
+    return text(b"t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    (text(b"\xff") + struct.pack("<IB", 0, 1), "a setting's name is not UTF-8"),
+    (text(b"k") + struct.pack("<I", 8) + text(b"\xc3"), "k is not UTF-8"),
+    (text(b"k") + struct.pack("<IB", 7, 2), "k holds a truth value that is neither 0 nor 1"),
+    (text(b"k") + struct.pack("<IQ", 13, 0), "k has values of kind 13: known are 0 to 12"),
+    (text(b"k") + struct.pack("<IIQ", 9, 9, 0), "k is an array of 0 values of kind 9"),
+    (text(b"k") + struct.pack("<IIQ", 9, 8, 10**6), "k is an array of 1000000 values"),
+    (text(b"k") + struct.pack("<IIQ", 9, 4, 10**18), "k takes 4000000000000000000 bytes"),
+    *((text(b"general.alignment") + struct.pack("<II", 4, value), f"general.alignment is {value}")
+      for value in (0, 4, 7, 24, 65537, 131072)),
+    (text(b"general.alignment") + struct.pack("<If", 6, 32), "general.alignment is 32.0")],
+                         ids=lambda value: value if isinstance(value, str) else "")
+def test_a_setting_that_cannot_be_is_named(tmp_path, settings, said):
+    (tmp_path / "x.gguf").write_bytes(a_file(settings, data=bytes(64)))
+    with pytest.raises(ValueError, match=f"x.gguf: {said}"):
+        read_gguf(tmp_path / "x.gguf")
+
+
+def test_arrays_of_nothing_and_of_the_shortest_texts_are_read(tmp_path):
+    arrays = text(b"a") + struct.pack("<IIQ", 9, 8, 0) + text(b"b") + struct.pack("<IIQ", 9, 7, 3) + b"\1\0\1"
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + arrays + text(b"c") + struct.pack("<IIQ", 9, 8, 2)
+                     + text(b"") * 2)  # nothing behind it
+    assert read_gguf(path) == ({"a": [], "b": [True, False, True], "c": ["", ""]}, {})
+
+
+@pytest.mark.parametrize(("entry", "said"), [
+    (an_entry(()), "shape ..: F32"), (an_entry((0,)), "shape .0."), (an_entry((4, 0)), "shape .0, 4."),
+    (an_entry((1, 1, 1, 1, 1)), "5 axes: at most 4"), (an_entry((2**24, 2**24)), "has shape .16777216, 16777216."),
+    (an_entry((2**24, 2**24 - 1)), "cut short"), (an_entry((4,), offset=4), "lies at 4 to 20"),
+    (an_entry((17,)), "lies at 0 to 68 of 64 bytes")], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_tensor_that_cannot_be_is_named(tmp_path, entry, said):
+    (tmp_path / "x.gguf").write_bytes(a_file(n_settings=0, tensors=entry, n_tensors=1, data=bytes(64)))
+    with pytest.raises(ValueError, match=f"x.gguf: t .*{said}"):
+        read_gguf(tmp_path / "x.gguf")
+
+
+def test_a_tensor_may_have_four_axes_and_fill_the_file_to_its_end(tmp_path):
+    values = torch.arange(16.0)
+    for alignment in (8, 64, 65536):
+        settings = text(b"general.alignment") + struct.pack("<II", 4, alignment)
+        head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + settings + an_entry((2, 1, 4, 2))
+        head = head.ljust(-(-len(head) // alignment) * alignment, b"\0")
+        (tmp_path / "x.gguf").write_bytes(head + values.numpy().tobytes())
+        found = read_gguf(tmp_path / "x.gguf")[1]["t"]
+        assert torch.equal(found.read(), values.view(2, 4, 1, 2)) and not found.made
 
 
 def test_version_2_is_read_like_version_3(tmp_path):

@@ -1,6 +1,7 @@
 """Laws of the reader of the user's own text: nothing bad gets in, nothing good is lost, the order is fixed."""
 
 import os
+import random
 import tempfile
 from pathlib import Path
 
@@ -75,6 +76,43 @@ def test_a_line_without_end_is_read_in_pieces_and_loses_nothing(tmp_path, text):
     parts = list(read_documents(write(tmp_path, {"x.txt": "\ufeff" + text}) / "x.txt", skipped=[]))
     assert max(map(len, parts)) <= text_files.LONGEST_LINE + text_files.DOCUMENT_BYTES
     assert "".join(text_files._documents_of(tmp_path / "x.txt", 1 << 30)) == text.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_document_ends_at_the_first_line_end_after_its_size_and_a_long_line_at_a_space(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(text_files, "DOCUMENT_BYTES", 16)
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 40)
+    rng = random.Random(seed)
+    text = "".join(rng.choices("ab \n", [8, 8, 1 + seed % 3, seed % 4], k=rng.randrange(1, 400))) + "."
+    parts = list(text_files._documents_of(write(tmp_path, {"x.txt": text}) / "x.txt", len(text)))
+    assert "".join(parts) == text
+    for part in parts[:-1]:
+        if part.endswith("\n") and len(part) <= 40 or "\n" in part[15:]:
+            assert len(part) >= 16 and part.find("\n", 15) == len(part) - 1
+        else:
+            assert part.endswith(" ") or " " not in part and len(part) > 40
+    assert "\n" not in parts[-1][15:-1] and len(parts[-1]) <= 40
+
+
+def test_the_bounds_are_those_that_are_told(tmp_path):
+    assert (text_files.LONGEST_LINE, text_files.DOCUMENT_BYTES, text_files.LARGEST_FILE) == (2**20, 2**18, 2**40)
+    path = write(tmp_path, {"x.txt": "123456789"}) / "x.txt"
+    assert list(read_documents(path, largest_file=9)) == ["123456789"]
+    with pytest.raises(ValueError, match="9 bytes, more than the 8 allowed"):
+        list(read_documents(path, largest_file=8))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_text_is_cut_at_the_last_line_end_or_space_before_its_end_part(seed):
+    """Found by looking at every place of the stretch as long as the part, before it."""
+    rng = random.Random(seed)
+    text = "x" + "".join(rng.choices("xy \n", [9, 9, 1, seed % 2], k=rng.randrange(1, 60))) + "z" + " \n"[:seed % 3]
+    length, asked = len(text.rstrip()), rng.randrange(70)
+    part = max(1, min(asked, length // 2))
+    stretch = range(max(0, length - 2 * part), length - part)
+    places = [[i + 1 for i in stretch if text[i] == mark] for mark in "\n "]
+    place = next((max(found) for found in places if found), length - part)
+    assert text_files._cut(text, asked) == (text[:place], text[place:])
 
 
 def test_a_bad_byte_behind_the_first_piece_of_a_line_is_named_with_its_offset(tmp_path):

@@ -120,7 +120,7 @@ def test_the_digest_of_the_code_knows_every_folder_and_what_is_no_python(tmp_pat
     for content in (b"1", b"2"):
         (tmp_path / name).write_bytes(content)
         digests.append(digest_of(tmp_path))
-    assert len(set(digests)) == 3
+    assert len(set(digests)) == 3 and {len(digest) for digest in digests} == {8}
     (tmp_path / "left.pyc").write_bytes(b"3")
     assert digest_of(tmp_path) == digests[-1]
 
