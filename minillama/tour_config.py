@@ -55,7 +55,7 @@ class TourConfig:
 
     def pretraining(self, steps, max_lr):
         """Of the forum or of real text."""
-        return PretrainConfig(steps=steps, seq_len=128, max_lr=max_lr, seed=self.seed, eval_every=max(1, steps // 12))
+        return PretrainConfig(steps=steps, seq_len=128, max_lr=max_lr, seed=self.seed, eval_every=steps // 12)
 
     def text_shape(self, vocab_size):
         """The model of real text."""

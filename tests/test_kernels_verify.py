@@ -37,6 +37,26 @@ def test_a_wrong_result_is_called_wrong():
     row = kernels_verify.Row("rope", "simt", torch.float32, "", "out", 2e-6, 1e-6)
     assert not row.ok
     assert not kernels_verify.Row("rope", "simt", torch.float32, "", "out", float("nan"), 1e-6).ok
+    assert kernels_verify.Row("rope", "simt", torch.float32, "", "out", 0.0, 0.0).ok
+
+
+def test_a_gpu_that_is_not_there_is_passed_over_unless_it_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "built_backends", lambda: ("reference", "simt", "cuda"))
+    monkeypatch.setattr(kernels, "require", lambda backend: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(kernels_verify, "rows_of", lambda operator, backend, dtype: [
+        kernels_verify.Row(operator, backend, dtype, "", "out", float(backend == "simt"), 0.5)])
+    found = [(row.operator, row.backend, row.dtype) for row in kernels_verify.verify()]
+    assert found == [(operator, backend, dtype) for operator in kernels_verify.CASES
+                     for backend in ("reference", "simt") for dtype in kernels_verify.DTYPES]
+    with pytest.raises(RuntimeError, match="'cuda' is built here, but there is no GPU"):
+        list(kernels_verify.verify(["cuda"]))
+    assert kernels_verify.print_table() is False and kernels_verify.print_table(["reference"]) is True
+    lines = capsys.readouterr().out.splitlines()
+    ends = [line.split(" in ")[0] for line in lines if " within their bounds" in line]
+    assert ends == ["9 of 18 within their bounds", "9 of 9 within their bounds"]
+    assert all(line.endswith("no GPU here to run cuda on") for line in lines if " within their bounds" in line)
+    assert sum(line.endswith("  WRONG") for line in lines) == 9 and sum(line.endswith("  ok") for line in lines) == 18
 
 
 def test_the_command_prints_the_table_and_its_verdict(capsys, monkeypatch):
