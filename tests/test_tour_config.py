@@ -68,7 +68,8 @@ def test_each_estimate_is_held_against_the_memory_that_is_free(tmp_path, monkeyp
     ("text", b" \n" * 9000, "no text in there"), ("sft", b'{"instruction": "a"}\n', "sft:1: field 'output' is missing"),
     ("preferences", b'{"prompt": "a"}', 'preferences:1: "chosen" is missing'),
     ("preferences", json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}).encode(), "1 pairs leave the")])
-def test_files_are_read_before_anything_is_trained_or_written(tmp_path, name, content, message):
+def test_files_are_read_before_anything_is_trained_or_written(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr("minillama.tour.Road", None)  # nobody sets out
     (tmp_path / name).write_bytes(content)
     given = {"text": [tmp_path / name]} if name == "text" else {name: tmp_path / name}
     with pytest.raises(ValueError, match=message):
