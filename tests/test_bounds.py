@@ -2,7 +2,8 @@
 
 import math
 import typing
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 
 import pytest
 from mutants import Mutant
@@ -68,6 +69,21 @@ def test_what_is_allowed_is_taken_as_it_is(settings):
 def test_what_is_not_is_named_with_its_value_and_what_is(settings, error, message):
     with pytest.raises(error, match=message):
         Settings(**settings)
+
+
+def lines_of(config):
+    """A line for each field: its default, and what it may be."""
+    for field in fields(config):
+        allowed = field.metadata.get("allowed")
+        default = "required" if field.default is MISSING else repr(field.default)
+        zero = "0 or " if getattr(allowed, "or_zero", False) else ""
+        yield f"{config.__name__}.{field.name} = {default}" + (f", {zero}{allowed}" if allowed else "")
+
+
+def test_defaults_and_bounds_are_those_that_are_written_down():
+    """A default is a promise: commands, lessons and saved runs rest on it. One that is changed is changed there too."""
+    written = (Path(__file__).parent / "settings.txt").read_text(encoding="utf-8").splitlines()
+    assert written == [line for config in CONFIGS if config is not DPOConfig for line in lines_of(config)]
 
 
 def test_every_number_of_every_config_has_bounds_and_a_default_within():

@@ -8,11 +8,14 @@ from letters import Letters, bare
 from mutants import Mutant
 
 from minillama.config import ModelConfig
+from minillama.rlhf import train_reward as train_reward_module
 from minillama.rlhf.preferences import Pair
+from minillama.rlhf.reward_model import RewardModel, pair_accuracy
 from minillama.rlhf.train_reward import (
     RewardConfig,
     encode_pairs,
     held_out_accuracy,
+    held_out_scores,
     padded,
     score_pairs,
     train_reward,
@@ -91,7 +94,51 @@ def test_every_pair_is_read_once_an_epoch():
     assert len(history) == 2 * (50 // 8)
 
 
+@pytest.mark.parametrize(("warmup", "rates"), [(None, [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1]), (0, [None]), (1, [1]),
+                                               (5, [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])])
+def test_pairs_are_read_in_the_order_of_the_seed_at_a_rate_that_rises_and_falls_to_a_tenth(monkeypatch, warmup, rates):
+    """20 pairs, 3 at once: 6 updates. The order is drawn behind the model, from the same seed."""
+    read, seen = [], []
+
+    def scores(model, batch):
+        read.append(batch)
+        return score_pairs(model, batch)
+
+    monkeypatch.setattr(train_reward_module, "score_pairs", scores)
+    given = [Pair("what?", "a" * (i % 7 + 1), "b" * (i + 1) if i < 13 else "c" * (i - 12)) for i in range(20)]
+    config = RewardConfig(batch_size=3, warmup_steps=warmup, seed=3)
+    _, history = train_reward(a_body(), given, Letters(), config, bare, progress=False)
+    encoded = encode_pairs(given, Letters(), bare)
+    asked = [encoded.index(pair) for batch in read for pair in batch]
+    assert [len(batch) for batch in read] == [3] * 6 and len(set(asked)) == 18
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        RewardModel(a_like(), 16)
+        assert asked == torch.randperm(20).tolist()[:18]
+    seen = [row["lr"] / 1e-3 for row in history]
+    assert seen[:len(rates)] == pytest.approx([rate or seen[0] for rate in rates]) and seen[-1] == pytest.approx(0.1)
+
+
+def a_like():
+    """A body whose making draws nothing."""
+    with torch.random.fork_rng():
+        return a_body()
+
+
+def test_held_out_pairs_are_scored_in_batches_as_at_once():
+    model, encoded = trained(8)[0], encode_pairs(pairs(7), Letters(), bare)
+    whole = held_out_scores(model, encoded)
+    for size in (1, 3, 7):
+        for one, other in zip(held_out_scores(model, encoded, size), whole, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert held_out_accuracy(model, encoded, 3) == pair_accuracy(*whole)
+
+
 def test_what_cannot_be_trained_on_is_named():
+    with pytest.raises(ValueError, match="warmup_steps 6 leave nothing of 20 pairs' 6 steps: use fewer"):
+        trained(20, RewardConfig(batch_size=3, warmup_steps=6))
+    assert len(trained(3, RewardConfig(batch_size=3))[1]) == 1, "one update has no warm-up"
+    assert encode_pairs([Pair("x", "a" * 21, "b")], Letters(), bare, 24)
     with pytest.raises(ValueError, match="batch_size 8 is not filled once by 7 pairs"):
         trained(7)
     with pytest.raises(ValueError, match="30 tokens and the model reads 24.*begins 'x'"):
