@@ -33,6 +33,45 @@ def test_what_the_leader_makes_the_others_take_once_all_have_met(monkeypatch):
         assert done == wanted
 
 
+@pytest.mark.parametrize(("device", "backend", "gpu"), [("cpu", "gloo", []), ("cuda", "nccl", [3])])
+def test_torchruns_processes_are_one_group_that_ends_with_the_block(monkeypatch, device, backend, gpu):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    done, devices = [], []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(data_parallel.dist, "init_process_group", done.append)
+    monkeypatch.setattr(data_parallel.dist, "destroy_process_group", lambda: done.append("ended"))
+    with pytest.raises(KeyError), process_group(device):
+        assert done == [backend] and devices == gpu
+        raise KeyError
+    assert done == [backend, "ended"]
+
+
+@pytest.mark.parametrize(("available", "begun", "wanted"), [(True, True, (1, 3)), (True, False, (0, 1)),
+                                                            (False, True, (0, 1))])
+def test_rank_and_size_are_the_groups_where_there_is_one(monkeypatch, available, begun, wanted):
+    for name, value in (("is_available", available), ("is_initialized", begun), ("get_rank", 1), ("get_world_size", 3)):
+        monkeypatch.setattr(data_parallel.dist, name, lambda value=value: value)
+    assert rank_and_size() == wanted and leads() is (wanted[0] == 0)
+
+
+def test_a_mean_is_the_sum_over_all_by_their_number_and_leaves_what_was_given(monkeypatch):
+    given = torch.tensor([3.0, 5.0])
+    monkeypatch.setattr(data_parallel, "rank_and_size", lambda: (1, 4))
+    monkeypatch.setattr(data_parallel.dist, "all_reduce", lambda value: value.add_(torch.tensor([9.0, 7.0])))
+    assert mean(given).tolist() == [3.0, 3.0] and given.tolist() == [3.0, 5.0]
+
+
+def test_only_a_group_waits_and_wraps_its_learner(monkeypatch):
+    met, model = [], torch.nn.Linear(1, 1)
+    monkeypatch.setattr(data_parallel.dist, "barrier", lambda: met.append(1))
+    monkeypatch.setattr(data_parallel, "DistributedDataParallel", lambda model: [model])
+    for size, wrapped in ((1, model), (2, [model])):
+        monkeypatch.setattr(data_parallel, "rank_and_size", lambda size=size: (0, size))
+        data_parallel.wait_for_all()
+        assert len(met) == size - 1 and learner_of(model) == wrapped
+
+
 class Learner:
     def __init__(self):
         self.said = []
