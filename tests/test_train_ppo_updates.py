@@ -64,14 +64,15 @@ def test_the_first_ratio_may_be_a_hundredth_off(monkeypatch, ratio, fine):
             run.advance(prompts(run, 0), Letters.eos_id)
 
 
-def test_an_update_measures_by_its_formulas_before_it_steps():
+@pytest.mark.parametrize("noise", [torch.randn, torch.rand])
+def test_an_update_measures_by_its_formulas_before_it_steps(noise):
     """Over the real tokens of the answers, in double precision and by hand; and the added loss is learned too."""
     run = a_run(a_model(), clip=0.05)
     rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, 0)
     old = run.judge(rollout)
     mask = rollout.answer_mask_BA
     torch.manual_seed(4)
-    experience = replace(old, log_prob_BA=old.log_prob_BA + 0.1 * torch.randn(mask.shape) * mask)
+    experience = replace(old, log_prob_BA=old.log_prob_BA + 0.1 * noise(mask.shape) * mask)  # or below 1 alone
     extra = (run.policy.tok_embeddings.weight**2).sum()
     with torch.no_grad():
         logits = answer_logits(run.policy, rollout, run.config.temperature)
@@ -104,5 +105,5 @@ def test_checkpoints_are_kept_at_their_iterations_and_at_the_end(tmp_path, monke
 
 MUTANTS = [
     Mutant("minillama.rlhf.train_ppo", "(log_prob_BA - old_BA)[mask_BA]", "(old_BA - log_prob_BA)[mask_BA]",
-           test_an_update_measures_by_its_formulas_before_it_steps),
+           lambda: test_an_update_measures_by_its_formulas_before_it_steps(torch.randn)),
 ]

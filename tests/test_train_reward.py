@@ -90,8 +90,9 @@ def test_both_sides_end_in_eos_and_padding_is_not_real():
 
 
 def test_every_pair_is_read_once_an_epoch():
-    _, history = trained(50, RewardConfig(batch_size=8, epochs=2))
-    assert len(history) == 2 * (50 // 8)
+    for size, pairs_given in ((8, 50), (3, 20)):
+        _, history = trained(pairs_given, RewardConfig(batch_size=size, epochs=2))
+        assert len(history) == 2 * (pairs_given // size)
 
 
 @pytest.mark.parametrize(("warmup", "rates"), [(None, [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1]), (0, [None]), (1, [1]),
