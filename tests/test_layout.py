@@ -41,12 +41,12 @@ EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one modul
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds "
                     "doctests mutate lesson_rules tiled_attention alternatives").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
-                    "protobuf": "by test_sentencepiece", "profile_build": "by test_simt_profile",
+                    "protobuf": "by test_sentencepiece",
                     "cli_simt": "by test_cuda_program", "cli_tokenizer": "by test_cli and test_cli_texts",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
-                    **dict.fromkeys(("check", "grader", "cli_lessons"), "by test_exercise"),
+                    **dict.fromkeys(("grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
-                    **dict.fromkeys(("recording", "notebook"), "by test_book"),
+                    "notebook": "by test_book",
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
                     "training_run": "by test_pretrain, test_resume and test_sft"}
 
