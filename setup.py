@@ -77,6 +77,7 @@ def usable(path):
 setup(
     packages=[*find_packages(include=["minillama", "minillama.*"]), "minillama.csrc"],
     package_dir={"minillama.csrc": "csrc"},  # the kernels' sources travel as data, to be compiled anywhere
-    package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.txt"], "minillama.csrc": ["**/*"]},
+    package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.txt", "**/*.jinja"],
+                  "minillama.csrc": ["**/*"]},
     **compiled(),
 )

@@ -6,12 +6,10 @@ from minillama.bounds import number
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
 from minillama.terminal import one_line
-from minillama.train.sequence_loss import control_id, encode_segments
-from minillama.train.templates import TEMPLATES
+from minillama.train.chat_template import end_of_answer, template_for, template_function
+from minillama.train.sequence_loss import encode_segments
 
-# What ends an answer besides the tokenizer's eos and bos: control tokens, and texts with which a model that was
-# tuned on little begins the other side's turn itself.
-STOP_TOKENS = {"llama3": ("<|eot_id|>", "<|end_of_text|>"), "chatml": ("<|im_end|>",)}
+# Texts with which a model that was tuned on little begins the other side's turn itself: they end an answer too.
 STOP_TEXTS = {"question_answer": ("\nQuestion:",), "alpaca": ("\n### Instruction:",), "vicuna": ("USER:",),
               "llama2": ("[INST]",)}
 # Templates of one question and one answer: a model tuned on them has never seen a second exchange, so each question
@@ -27,14 +25,6 @@ class ChatSampling(Sampling):
     temperature: float = number(0.7, 1e-6, 1e6, or_zero=True)
 
 
-def template_for(tokenizer):
-    """The template that a tokenizer gives away by its control tokens, None where it gives none away."""
-    known = getattr(tokenizer, "special_tokens", {})
-    if "<|eot_id|>" in known:
-        return "llama3"
-    return "chatml" if "<|im_start|>" in known else None
-
-
 @dataclass
 class Conversation:
     """What was said so far, and the tokens that make a model say the next thing.
@@ -45,13 +35,13 @@ class Conversation:
     """
 
     tokenizer: object
-    template: str
+    template: str | None = None  # a name as `chat_template.template_function` takes it; None: the model's own
     messages: list = field(default_factory=list)  # {"role", "content"}: maybe system, then user and assistant in turn
     forgotten: int = 0  # exchanges that no longer fitted into the model's context
 
     def __post_init__(self):
-        if self.template not in TEMPLATES:
-            raise ValueError(f"template {self.template!r} is not known: choose one of {', '.join(TEMPLATES)}")
+        self.template = self.template or template_for(self.tokenizer) or "question_answer"
+        self.segments = template_function(self.template, self.tokenizer)
 
     def reset(self):
         """Forget all but the system text."""
@@ -60,13 +50,13 @@ class Conversation:
     def set_system(self, text):
         """Begin anew under another system text, none if it is blank; ValueError where the template has no place."""
         messages = [{"role": "system", "content": text}] if text.strip() else []
-        TEMPLATES[self.template]([*messages, {"role": "user", "content": "?"}])
+        self.segments([*messages, {"role": "user", "content": "?"}])
         self.messages = messages
 
     def ask(self, text):
         """Add the user's words; ValueError, and nothing added, where the template refuses them."""
         messages = [*self.messages, {"role": "user", "content": text}]
-        encode_segments(TEMPLATES[self.template](messages), self.tokenizer)
+        encode_segments(self.segments(messages), self.tokenizer)
         self.messages = messages
 
     def answered(self, text):
@@ -83,7 +73,7 @@ class Conversation:
         counted. ValueError if the last question alone is too long."""
         while True:
             messages = self.messages[-1:] if self.template in SINGLE else self.messages
-            ids = encode_segments(TEMPLATES[self.template](messages), self.tokenizer).tokens
+            ids = encode_segments(self.segments(messages), self.tokenizer).tokens
             if len(ids) <= longest:
                 return ids
             first = int(self.messages[0]["role"] == "system")
@@ -95,10 +85,7 @@ class Conversation:
 
     def stop_ids(self):
         """Ids that end an answer."""
-        names = STOP_TOKENS.get(self.template, ())
-        known = getattr(self.tokenizer, "special_tokens", {})
-        ends = {self.tokenizer.eos_id, self.tokenizer.bos_id} - {None}
-        return ends | {control_id(name, self.tokenizer) for name in names if name in known}
+        return self.tokenizer.end_ids | {end_of_answer(self.template, self.tokenizer)} - {None}
 
     def stop_texts(self):
         """Texts that end an answer and are not shown."""

@@ -210,13 +210,19 @@ def run_generate(arguments):
     sampling = flags.from_flags(Sampling, arguments)
     model, tokenizer = loaded(arguments)
     use_kernels(model, arguments.kernels)
-    pieces = generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
-                           seed=arguments.seed)
+    pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                                         seed=arguments.seed), model.config.max_seq_len)
     first = next(pieces, "")  # a prompt that is too long is refused before it is printed
     for piece in chain([arguments.prompt, first], pieces):
         print(piece, end="", flush=True)
     if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
         print()
+
+
+def with_end_told(pieces, max_seq_len):
+    """The pieces; where the context's end cut the text short, a line on stderr says so."""
+    if (yield from pieces) == "context":
+        tell(f"the text ends here because the model's context of {max_seq_len} tokens is full")
 
 
 def run_kernels_verify(arguments):

@@ -57,8 +57,10 @@ def run_convert(arguments):
     """From one form to another, with a progress bar (`checkpoint.convert.convert`)."""
     from minillama.checkpoint.convert import convert
 
-    convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
+    has_tokenizer = convert(arguments.source, arguments.target, arguments.to, arguments.dtype, progress=True)
     step = typed("parity", arguments.target, "--against", arguments.source)
+    if not has_tokenizer:
+        print(f"{arguments.source} brings no tokenizer, so {arguments.target} has none", file=sys.stderr)
     print(f"{arguments.target}: written; try {step}", file=sys.stderr)
 
 

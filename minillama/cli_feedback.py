@@ -12,7 +12,7 @@ import torch
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range, range_of
 from minillama.claim import claims
-from minillama.cli_model import loaded, opened
+from minillama.cli_model import add_template, loaded, opened, take_template
 from minillama.cli_tuning import save
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags, typed
@@ -24,14 +24,9 @@ from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import PPOConfig, check_mixing, train_ppo
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
+from minillama.train.chat_template import OWN, end_of_answer, pair_function, template_for
 from minillama.train.data import write_tokens
 from minillama.train.resume import own_random_state
-from minillama.train.templates import alpaca, question_answer
-
-
-def templates():
-    """{name: f(prompt, answer=None) -> segments}: the one that the model was tuned with has to be used."""
-    return {"question_answer": question_answer, "alpaca": lambda prompt, answer=None: alpaca(prompt, output=answer)}
 
 
 def add_reward(commands):
@@ -40,7 +35,7 @@ def add_reward(commands):
     reward.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
     reward.add_argument("--out", required=True, metavar="DIR", help="for the reward model")
-    reward.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
+    add_template(reward, "question_answer")
     add_number(reward, "--max-new-tokens", Range(1, MOST), 40, help="of the model's own answers, over which scores get "
                "mean 0 and deviation 1; as in `ppo`")
     add_number(reward, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts")
@@ -56,7 +51,7 @@ def add_ppo(commands):
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
     ppo.add_argument("--prompts", required=True, metavar="FILE", help="JSONL with prompt; a file of pairs will do")
     ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
-    ppo.add_argument("--template", choices=templates(), default="question_answer", help="default: %(default)s")
+    add_template(ppo, "question_answer")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
     add_number(ppo, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
@@ -69,10 +64,11 @@ def add_ppo(commands):
 @claims("reward", "model", "pairs", run=True)
 def run_reward(arguments):
     """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
-    config, template = from_flags(RewardConfig, arguments), templates()[arguments.template]
+    config = from_flags(RewardConfig, arguments)
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     steps_of(config, len(train))
     found = weights, tokenizer, *_ = opened(arguments, whole=True)
+    template, end = asked_in(arguments, tokenizer)
     pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
     require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
@@ -82,7 +78,7 @@ def run_reward(arguments):
                                    folder=arguments.out, resume=arguments.resume, facts=given)
     accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
     prompts = prompts_of([pair.prompt for pair in train][:256], tokenizer, template)
-    rollout = sample_answers(model.eval(), prompts, tokenizer.eos_id, arguments.max_new_tokens, seed=config.seed)
+    rollout = sample_answers(model.eval(), prompts, end, arguments.max_new_tokens, seed=config.seed)
     with torch.no_grad():
         reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
     save_reward(arguments.out, reward_model, tokenizer)
@@ -102,7 +98,8 @@ def run_ppo(arguments):
     if arguments.pretraining_text:
         check_texts(arguments.pretraining_text)
     found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method == "full")
-    longest = max(map(len, prompts_of(prompts, tokenizer, templates()[arguments.template])))
+    template, end = asked_in(arguments, tokenizer)
+    longest = max(map(len, prompts_of(prompts, tokenizer, template)))
     if longest >= weights.config.max_seq_len:
         raise ValueError(f"a prompt of {longest} tokens leaves no room for an answer in a context of "
                          f"{weights.config.max_seq_len}: leave it out, or shorten it")
@@ -113,6 +110,10 @@ def run_ppo(arguments):
     if reads is None or reads.vocab_size != tokenizer.vocab_size:
         raise ValueError(f"{arguments.reward} reads with another tokenizer than {arguments.model}: make one with "
                          "`reward` and this model")
+    judged = template_for(reads)
+    if judged not in (None, arguments.template) or judged == OWN and reads.chat_template != tokenizer.chat_template:
+        print(f"{arguments.reward} judges answers in {judged}, and the policy is asked in {arguments.template}: its "
+              f"scores mean little; give --template {judged} to both", file=sys.stderr)
     if arguments.method == "lora":
         hang_adapter(model, arguments)
     use_kernels(model, "torch")
@@ -120,13 +121,23 @@ def run_ppo(arguments):
     out.mkdir(parents=True, exist_ok=True)
     text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
                                                        read_documents(arguments.pretraining_text), tokenizer)
-    history = train_ppo(model, reward_model, tokenizer, prompts, config, templates()[arguments.template], folder=out,
-                        resume=arguments.resume, pretraining_text=text,
+    history = train_ppo(model, reward_model, tokenizer, prompts, config, template, folder=out,
+                        resume=arguments.resume, pretraining_text=text, end_id=end,
                         facts=facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora")))
     save(model, tokenizer, arguments)
     first, last = history[0], history[-1]
     print(f"{out}: score {first['score']:+.2f} -> {last['score']:+.2f}, {last['kl']:.1f} nats from the start",
           file=sys.stderr)
+
+
+def asked_in(arguments, tokenizer):
+    """(f(prompt, answer=None) -> segments, the id that ends an answer) of the template to use (`take_template`)."""
+    name = take_template(arguments, tokenizer, "question_answer")
+    end = end_of_answer(name, tokenizer)
+    if end is None:
+        raise ValueError(f"template {name} ends an answer with no token of its own, where a score could be read: "
+                         "choose another --template")
+    return pair_function(name, tokenizer), end
 
 
 def hang_adapter(model, arguments):

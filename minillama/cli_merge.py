@@ -14,6 +14,7 @@ from minillama.peft.lora import merge_lora, remove_lora
 from minillama.peft.lora_file import learned_over, load_lora
 from minillama.quant.quantize_linears import dequantize_linears, quantization_of
 from minillama.sampling import Sampling
+from minillama.tokenizer.token_settings import read_chat_template
 
 
 def add_merge(commands):
@@ -41,6 +42,7 @@ def run_merge(arguments):
                          "leave --into out")
     dequantize_linears(model, model.tok_embeddings.weight.dtype)
     load_lora(arguments.adapter, model)
+    tokenizer.chat_template = read_chat_template(arguments.adapter) or tokenizer.chat_template
     merge_lora(model, keep_base=False)
     remove_lora(model)
     if measured:

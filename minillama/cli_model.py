@@ -49,6 +49,27 @@ def opened(arguments, whole=False):
     return weights, tokenizer, None if held else kind, settings, told
 
 
+def add_template(command, otherwise):
+    """--template NAME"""
+    from minillama.train.templates import TEMPLATES
+
+    command.add_argument("--template", choices=[*TEMPLATES, "own"], help="own: the chat_template in the model's files "
+                         f"(default: the one that the model was tuned in, where its files name it, else {otherwise})")
+
+
+def take_template(arguments, tokenizer, otherwise):
+    """The name of the template to use, told on stderr and noted in `arguments`: --template's, or the adapter's, or the
+    model's, or `otherwise`."""
+    from minillama.tokenizer.token_settings import read_chat_template
+    from minillama.train.chat_template import chosen_template
+
+    given = getattr(arguments, "adapter", None)
+    tokenizer.chat_template = given and read_chat_template(given) or tokenizer.chat_template
+    arguments.template, told = chosen_template(arguments.template, tokenizer, otherwise, given or arguments.model)
+    print(told, file=sys.stderr)
+    return arguments.template
+
+
 def shape_of(weights):
     """A model of that shape without numbers, to try on it what the real one is to get."""
     with torch.device("meta"):

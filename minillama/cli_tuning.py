@@ -8,10 +8,10 @@ from pathlib import Path
 from minillama import flags
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, SEEDS, Range, range_of
-from minillama.chat import HELP, ChatSampling, Conversation, chat, template_for
-from minillama.checkpoint.convert import save_with_tokenizer
+from minillama.chat import HELP, ChatSampling, Conversation, chat
+from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.claim import claims
-from minillama.cli_model import loaded, opened, shape_of
+from minillama.cli_model import add_template, loaded, opened, shape_of, take_template
 from minillama.memory import require_step_memory
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import TABLES, load_lora, save_lora
@@ -20,7 +20,6 @@ from minillama.train.data_parallel import leads, process_group
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
 from minillama.train.sft import SftConfig, fine_tune, stage_ends
-from minillama.train.templates import TEMPLATES
 from minillama.train.vocabulary import train_vocabulary
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
@@ -37,7 +36,7 @@ def add_sft(commands):
                      help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit "
                           "(default: %(default)s)")
     flags.add_bits(sft)
-    sft.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else alpaca")
+    add_template(sft, "alpaca")
     flags.add_number(sft, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
     flags.add_number(sft, "--alpha", range_of(LoRAConfig, "alpha"), 16.0, float, "the product's weight is alpha / R")
     flags.add_number(sft, "--dropout", range_of(LoRAConfig, "dropout"), 0.0, float, "of the adapter's input")
@@ -61,7 +60,7 @@ def add_chat(commands):
     chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
     chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
-    chat.add_argument("--template", choices=TEMPLATES, help="default: the tokenizer's own, else question_answer")
+    add_template(chat, "question_answer")
     chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
     flags.add_bits(chat)
     flags.add_number(chat, "--max-new-tokens", Range(0, MOST), 256, help="of an answer")
@@ -83,7 +82,7 @@ def run_sft(arguments):
     if arguments.method == "qlora":
         arguments.load_4bit = True
     found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method in WHOLE)
-    template = arguments.template or template_for(tokenizer) or "alpaca"
+    template = take_template(arguments, tokenizer, "alpaca")
     *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
                         for part in (*stages, rest))
     sizes = [len(stage) for stage in train]
@@ -160,6 +159,7 @@ def prepare(model, arguments):
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
     if arguments.method not in WHOLE:
+        write_chat_template(arguments.out, tokenizer.chat_template)
         save_lora(arguments.out, model, base_model=str(arguments.model))
         return
     save_with_tokenizer(arguments.out, model, tokenizer)
@@ -172,9 +172,9 @@ def run_chat(arguments):
     use_kernels(model, arguments.kernels)
     if arguments.adapter:
         load_lora(arguments.adapter, model)
-    conversation = Conversation(tokenizer, arguments.template or template_for(tokenizer) or "question_answer")
+    conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
     conversation.set_system(arguments.system)
-    print(f"template {conversation.template}. {HELP}", file=sys.stderr)
+    print(HELP, file=sys.stderr)
     chat(model.eval(), conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
          sampling, arguments.seed)
 

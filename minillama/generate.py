@@ -69,27 +69,36 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
     """Yield the continuation of `prompt`, a text or a list of ids, in pieces of text, as it is made; never half a
     character.
 
-    Stops at the tokenizer's eos or bos (`stop_ids` overrides), at the first of the strings in `stop` (which is not
-    yielded), after max_new_tokens, or when the model's context is full.
+    Stops at the tokenizer's `end_ids` (`stop_ids` overrides), at the first of the strings in `stop` (which is not
+    yielded), after max_new_tokens, or when the model's context is full. Returns which of these it was: "end", "stop",
+    "length" or "context".
     """
     if isinstance(stop, str) or not all(stop):
         raise ValueError(f"stop is {stop!r}: give a tuple of strings, none of them empty")
-    ids = tokenizer.encode(prompt, bos=tokenizer.bos_id is not None) if isinstance(prompt, str) else list(prompt)
-    if stop_ids is None:
-        stop_ids = {i for i in (tokenizer.eos_id, tokenizer.bos_id) if i is not None}
+    ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
+    stop_ids = tokenizer.end_ids if stop_ids is None else stop_ids
     decoder, held = tokenizer.decoder(), ""
     for token in ids:
         decoder.push(token)  # so that the first new piece is spelled as a continuation
+    made, token = 0, None
     for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed):
+        made += 1
         held += "" if token in stop_ids else decoder.push(token)
         shown, held, stopped = _until_stop(held, stop)
         if shown:
             yield shown
         if stopped:
-            return
+            return "stop"
     shown, held, stopped = _until_stop(held + decoder.flush(), stop)
     if shown + ("" if stopped else held):
         yield shown + ("" if stopped else held)
+    return "stop" if stopped else "end" if token in stop_ids else "length" if made == max_new_tokens else "context"
+
+
+def prompt_ids(tokenizer, text):
+    """A text as the model reads it: behind bos where its files say so, and where nothing else would be read."""
+    bos = tokenizer.begins or not text and tokenizer.bos_id is not None
+    return tokenizer.encode(text, bos=bos)
 
 
 def _until_stop(text, stop):

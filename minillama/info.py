@@ -7,10 +7,16 @@ import torch
 
 import minillama
 from minillama.checkpoint import find_tokenizer, open_weights
+from minillama.checkpoint.llama2c import check_llama2c
+from minillama.checkpoint.settings import verdicts_collected
 from minillama.config import PRESETS
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
+from minillama.terminal import one_line
 from minillama.tokenizer import default_backend
+from minillama.tokenizer.gguf_vocab import gguf_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab
+from minillama.train.chat_template import OWN, template_for
 
 
 def describe():
@@ -33,8 +39,10 @@ def describe():
 
 
 def describe_checkpoint(path):
-    """What is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, tokenizer."""
-    weights = open_weights(path)
+    """What is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, settings, tokens,
+    template, and which commands take it. ValueError where nothing can be read of it."""
+    with verdicts_collected() as verdicts:
+        weights = open_weights(path)
     config, few = weights.config, weights.quantization
     kept = [tensor for tensor in weights.tensors.values() if not tensor.layer]
     layers = [tensor.layer() for tensor in weights.tensors.values() if tensor.layer]
@@ -51,10 +59,55 @@ def describe_checkpoint(path):
         settings = "".join(f", {name} {value}" for name, value in few.items() if name != "kind")
         bits = f"{8 * few_bytes / count:.3f} bits a weight"
         lines += [f"quantized: {few['kind']}{settings}: {len(layers)} linear layers, {bits}"]
+    lines += [f"all together {8 * size:.2f} bits a weight, {(kept_bytes + few_bytes) / 2**20:,.1f} MiB"]
+    for kind in ("obeyed", "ignored"):
+        names = sorted(one_line(name) for name, verdict in verdicts if verdict == kind)
+        lines += [f"settings {kind}: {', '.join(names)}"] if names else []
+    against = [f"{one_line(name)[:80]} {verdict}" for name, verdict in verdicts if verdict not in ("obeyed", "ignored")]
+    lines += [f"refused: {what}" for what in against] + weights.notes
     tokenizer = find_tokenizer(weights)
-    lines += [f"all together {8 * size:.2f} bits a weight, {(kept_bytes + few_bytes) / 2**20:,.1f} MiB",
-              f"tokenizer: {f'{tokenizer.vocab_size} pieces' if tokenizer else 'none'}"]
-    return "\n".join(lines)
+    return "\n".join(lines + describe_tokens(tokenizer) + describe_uses(weights, tokenizer, bool(against)))
+
+
+def describe_tokens(tokenizer):
+    """What the files say of the tokens, and which template they bring, in lines."""
+    if tokenizer is None:
+        return ["tokenizer: none"]
+
+    def named(ids):
+        known = [i for i in sorted(ids) if i < tokenizer.vocab_size]
+        return ", ".join(f"{tokenizer.id_to_piece(i)!r} ({i})" for i in known) or "none"
+
+    words = [token for token in tokenizer.added.values() if not token.special]
+    begin = named([tokenizer.bos_id]) if tokenizer.begins else "no token in front"
+    template = {OWN: "the model's own chat_template", None: "none: `chat` asks in question_answer"}
+    name = template_for(tokenizer)
+    return [f"tokenizer: {tokenizer.vocab_size} pieces",
+            f"a text begins with: {begin}; it ends at: {named(tokenizer.end_ids)}",
+            f"special tokens: {len(tokenizer.added) - len(words)}, added words of the text: {len(words)}, "
+            f"rows without a token: {max(tokenizer.n_rows - tokenizer.vocab_size, 0)}",
+            f"template: {template.get(name, name)}"]
+
+
+def describe_uses(weights, tokenizer, refused):
+    """Which commands take these weights, and why not the others, in lines."""
+    if refused:
+        return ["taken by no command: of the settings above, those that are refused change what the model computes"]
+    no_tokenizer = "" if tokenizer else "no tokenizer: put its tokenizer.model or tokenizer.json beside it"
+    few = weights.quantization and f"quantized already, in {weights.quantization['kind']}"
+    config = weights.config
+    llama2c = tokenizer and _why_not(llama2c_vocab, tokenizer) or _why_not(check_llama2c, config)
+    reasons = {"generate, chat, sft": no_tokenizer, "pretrain, reward": few or no_tokenizer, "quantize": few,
+               "convert --to meta, hf": None, "convert --to gguf": _why_not(gguf_vocab, tokenizer, config.vocab_size),
+               "convert --to llama2c": llama2c}
+    return [f"{names}: {f'no, {one_line(reason)}' if reason else 'yes'}" for names, reason in reasons.items()]
+
+
+def _why_not(action, *arguments):
+    try:
+        return action(*arguments) and None
+    except ValueError as error:
+        return str(error)
 
 
 def devices():

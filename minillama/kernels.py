@@ -230,7 +230,7 @@ def _rope_backward(operators, ctx, d_q, d_k):
 
 # ---- NF4
 
-def nf4_matmul(x, stored, backend="simt"):
+def nf4_matmul(x, stored, backend="cpu"):
     """x W^T for x (..., in) in fp32, bf16 or fp16 and an NF4Tensor of shape (out, in): (..., out) in x's dtype.
 
     As `NF4Tensor.product`, but W is never formed: levels, scales and sums stay fp32, and only the result is rounded.
@@ -243,7 +243,7 @@ def nf4_matmul(x, stored, backend="simt"):
     return _operator("nf4_matmul", backend, x)(x, *stored.parts(), stored.shape[0], stored.block_size)
 
 
-def nf4_matmul_backward(dy, stored, backend="simt"):
+def nf4_matmul_backward(dy, stored, backend="cpu"):
     """dy W (..., in) for dy (..., out): the gradient that `nf4_matmul` gives x, for those who keep their own graph."""
     operator = _operator("nf4_matmul", backend, dy, "nf4_matmul_backward")
     return operator(dy, *stored.parts(), stored.shape[1], stored.block_size)

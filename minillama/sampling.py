@@ -13,11 +13,13 @@ from minillama.bounds import MOST, check_config, number
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The filters act in this order: penalty, temperature, top-k, top-p."""
+    """How the next token is chosen. The filters act in this order: penalty, temperature, top-k,
+    top-p, min-p."""
 
     temperature: float = number(1.0, 1e-6, 1e6, or_zero=True)  # 0: the likeliest token; 1: the model's own distribution
     top_k: int = number(0, 0, MOST)  # keep the k likeliest; 0 keeps all
     top_p: float = number(1.0, 1e-6, 1)  # keep the smallest set of tokens whose probabilities reach p; 1 keeps all
+    min_p: float = number(0.0, 0, 1)  # drop tokens below this share of the likeliest one's probability; 0 drops none
     repetition_penalty: float = number(1.0, 1e-3, 1e3)  # above 1 makes tokens already in the text less likely
 
     def __post_init__(self):
@@ -46,6 +48,11 @@ def keep_top_p(logits_BV, p):
     return logits_BV.masked_fill(dropped_BV.scatter(-1, order_BV, dropped_BV), -math.inf)
 
 
+def keep_min_p(logits_BV, share):
+    """Keep the tokens whose probability is at least `share` of the likeliest one's (arXiv 2407.01082, section 3)."""
+    return logits_BV.masked_fill(logits_BV < logits_BV.amax(-1, keepdim=True) + math.log(share), -math.inf)
+
+
 def next_token_distribution(logits_BV, sampling, seen_BV=None):
     """The probabilities that `sample` draws from, (B, V) fp32; temperature 0 puts all on the first of the best."""
     logits_BV = logits_BV.float()
@@ -60,6 +67,8 @@ def next_token_distribution(logits_BV, sampling, seen_BV=None):
         logits_BV = keep_top_k(logits_BV, sampling.top_k)
     if sampling.top_p < 1:
         logits_BV = keep_top_p(logits_BV, sampling.top_p)
+    if sampling.min_p:
+        logits_BV = keep_min_p(logits_BV, sampling.min_p)
     return logits_BV.softmax(-1)
 
 

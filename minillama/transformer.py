@@ -79,6 +79,7 @@ class Transformer(nn.Module):
         self._check(tokens_BT, cache, left_pad_B)
         start, left_pad_B = (0, left_pad_B) if cache is None else (cache.length, cache.left_pad_B)
         positions, mask_BTS = positions_and_mask(tokens_BT, start, left_pad_B, document_ids_BT)
+        self.frequencies = self.frequencies.to(tokens_BT.device)  # no copy where they are there
         rotations = rope_rotations(positions, self.frequencies)
         x_BTD = self.tok_embeddings(tokens_BT)
         for layer, block in enumerate(self.layers):

@@ -1,9 +1,10 @@
 """A tokenizer of letters and a template of nothing but question and answer, for the tests of `rlhf`."""
 
+from minillama.tokenizer.added_tokens import Tokenizer
 from minillama.train.templates import BOS, EOS, Segment
 
 
-class Letters:
+class Letters(Tokenizer):
     """A tokenizer of 30 letters; 0 to 2 are unknown, begin and end."""
 
     alphabet = "...abcdefghijklmnopqrstuvwxyz ?"

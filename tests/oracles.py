@@ -212,13 +212,14 @@ def smallest_nucleus(probabilities, p):
     return min(len(subset) for subset in subsets if math.fsum(subset) >= p)
 
 
-def next_token_probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, seen=(), penalty=1.0):
-    """Penalty, temperature, top-k, top-p, in this order; no ties in `logits`."""
+def next_token_probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seen=(), penalty=1.0):
+    """Penalty, temperature, top-k, top-p, min-p, in this order; no ties in `logits`."""
     logits = [x / temperature for x in penalised(logits, seen, penalty)]
     order = sorted(range(len(logits)), key=lambda i: -logits[i])
     kept = order[:top_k] if top_k else order
     shares = dict(zip(kept, softmax([logits[i] for i in kept]), strict=True))
     if top_p < 1:
         kept = kept[:smallest_nucleus([shares[i] for i in kept], top_p)]
+    kept = [i for i in kept if shares[i] >= min_p * shares[order[0]]]
     total = math.fsum(shares[i] for i in kept)
     return [shares[i] / total if i in kept else 0.0 for i in range(len(logits))]

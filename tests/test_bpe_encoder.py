@@ -167,15 +167,15 @@ def test_what_is_kept_of_a_run_does_not_depend_on_what_stood_before_it(texts, ba
 
 def test_only_the_first_token_loses_its_leading_space():
     tokenizer = plain(tiny_model())
-    low = tokenizer.piece_to_id("▁low")
+    low = tokenizer.id_named("▁low")
     assert tokenizer.decode([low, low]) == "low low" and tokenizer.decode([1, low]) == "low"
-    newline = tokenizer.piece_to_id("<0x0A>")
+    newline = tokenizer.id_named("<0x0A>")
     assert tokenizer.decode([newline, low]) == "\n low"
 
 
 def test_each_byte_that_forms_no_character_is_shown_as_one_mark():
     tokenizer = plain(tiny_model())
-    ids = [tokenizer.piece_to_id(piece) for piece in ("<0xE2>", "<0x96>", "a", "<0xE2>", "<s>", "<0x96>", "<0x81>")]
+    ids = [tokenizer.id_named(piece) for piece in ("<0xE2>", "<0x96>", "a", "<0xE2>", "<s>", "<0x96>", "<0x81>")]
     assert tokenizer.decode(ids) == "\ufffd\ufffda\ufffd\ufffd\ufffd"
 
 

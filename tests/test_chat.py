@@ -204,10 +204,10 @@ def test_smollm2_knows_paris_and_what_italy_was_asked_for():
 
 plant = partial(Mutant, "minillama.chat")
 MUTANTS = [
-    plant("        encode_segments(TEMPLATES[self.template](messages), self.tokenizer)\n        self.messages",
+    plant("        encode_segments(self.segments(messages), self.tokenizer)\n        self.messages",
           "        self.messages", test_a_question_that_the_template_or_the_tokenizer_refuses_is_not_asked),
-    plant("        encode_segments(TEMPLATES[self.template](messages), self.tokenizer)\n        self.messages",
-          "        TEMPLATES[self.template](messages)\n        self.messages",
+    plant("        encode_segments(self.segments(messages), self.tokenizer)\n        self.messages",
+          "        self.segments(messages)\n        self.messages",
           test_a_question_that_the_template_or_the_tokenizer_refuses_is_not_asked),
     plant("self.messages[-1:] if self.template in SINGLE else self.messages", "self.messages[-1:]",
           lambda: test_a_prompt_is_the_beginning_of_the_training_example_of_the_same_messages("vicuna")),
@@ -215,8 +215,10 @@ MUTANTS = [
           test_a_full_context_forgets_the_oldest_exchanges_and_says_so),
     plant('if message["role"] == "system"]', "if False]",
           test_reset_forgets_all_but_the_system_text_and_system_begins_anew),
-    plant("return ends |", "return ends and set() or", lambda: test_an_answer_stops_where_its_template_says(
-        "vicuna", [*b" Yes.", EOS, *b"no"], "Yes.")),
+    plant("{end_of_answer(self.template, self.tokenizer)}", "set()",
+          lambda: test_an_answer_stops_where_its_template_says("chatml", [*b"Yes.", 262, *b"no"], "Yes.")),
+    plant("return self.tokenizer.end_ids |", "return set() |",
+          lambda: test_an_answer_stops_where_its_template_says("llama3", [*b"Yes.", 256, *b"no"], "Yes.")),
     plant("conversation.stop_texts(), seed", "(), seed", lambda: test_an_answer_stops_where_its_template_says(
         "question_answer", b" Yes.\n\nQuestion: more", "Yes.")),
     plant("if told.strip() else conversation.take_back()", "",

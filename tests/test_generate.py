@@ -11,13 +11,14 @@ from minillama.config import ModelConfig
 from minillama.generate import generate_text, generate_tokens, left_padded, prefill
 from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling
+from minillama.tokenizer.added_tokens import Tokenizer
 from minillama.transformer import Transformer
 
 CONFIG = ModelConfig(24, 2, 4, 259, n_kv_heads=2, hidden_dim=32, max_seq_len=40)
 BOS, EOS = 256, 257
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """Ids are UTF-8 bytes; 256 begins and 257 ends a text."""
 
     vocab_size, bos_id, eos_id = 259, BOS, EOS

@@ -32,7 +32,8 @@ def test_the_package_reads_what_we_write(tmp_path):
     fields = {name: field.contents() for name, field in reader.fields.items()}
     assert fields["general.architecture"] == "llama" and fields["llama.attention.head_count_kv"] == 2
     assert fields["llama.rope.freq_base"] == 5e5 and fields["tokenizer.ggml.model"] == "llama"
-    assert fields["tokenizer.ggml.tokens"] == [piece.text for piece in tokenizer.pieces]
+    tokens = fields["tokenizer.ggml.tokens"]
+    assert tokens == [piece.text for piece in tokenizer.pieces] + [f"[PAD{i}]" for i in range(280, CONFIG.vocab_size)]
     found = {tensor.name: tensor for tensor in reader.tensors}
     assert len(found) == len(model.state_dict())
     assert np.array_equal(found["blk.1.attn_q.weight"].data, model.layers[1].attention.wq.weight.detach().numpy())

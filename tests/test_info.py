@@ -1,17 +1,21 @@
 """Laws of `info`: what it says about this machine is what the libraries themselves say."""
 
+import json
 import re
 
+import pytest
 import torch
 from mutants import Mutant
 
 from minillama import info
-from minillama.checkpoint import save_model
+from minillama.checkpoint import open_weights, save_model
+from minillama.checkpoint.huggingface import write_huggingface
+from minillama.checkpoint.weights import from_model
 from minillama.config import PRESETS, ModelConfig
 from minillama.info import describe, devices
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
-from minillama.tokenizer import default_backend
+from minillama.tokenizer import default_backend, train_bpe
 from minillama.transformer import Transformer
 
 
@@ -66,7 +70,41 @@ def test_a_checkpoint_is_described_by_what_it_stores(tmp_path):
     assert info.describe_checkpoint(tmp_path / "a").splitlines() == [
         f"{tmp_path / 'a'}: {count:,} parameters in float32",
         "dim 32, n_layers 2, n_heads 4, n_kv_heads 4, hidden_dim 40, vocab_size 96, max_seq_len 64",
-        f"all together 32.00 bits a weight, {4 * count / 2**20:,.1f} MiB", "tokenizer: none"]
+        f"all together 32.00 bits a weight, {4 * count / 2**20:,.1f} MiB",
+        "settings obeyed: dim, ffn_dim_multiplier, max_seq_len, multiple_of, n_heads, n_kv_heads, n_layers, norm_eps, "
+        "rope_theta, tie_embeddings, use_scaled_rope, vocab_size", "tokenizer: none",
+        *(f"{names}: no, no tokenizer: put its tokenizer.model or tokenizer.json beside it"
+          for names in ("generate, chat, sft", "pretrain, reward")),
+        "quantize: yes", "convert --to meta, hf: yes", "convert --to gguf: yes", "convert --to llama2c: yes"]
+
+
+def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
+    """A Hugging Face folder with a setting of each kind, added tokens, rows without a token and a template."""
+    model = Transformer(ModelConfig(32, 2, 4, 300, hidden_dim=40, max_seq_len=64, norm_eps=1e-6))
+    write_huggingface(tmp_path, from_model(model))
+    train_bpe(["the cat and the hat"] * 20, 280).save(tmp_path / "tokenizer.model")
+    told = {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|end|>", "add_bos_token": False,
+            "chat_template": "{{ 1 }}",
+            "added_tokens_decoder": {"280": {"content": "<|end|>", "special": True},
+                                     "281": {"content": "<tool>", "special": False}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    lines = info.describe_checkpoint(tmp_path).splitlines()
+    assert [line for line in lines if line.startswith("settings ignored: ")][0].count("hidden_act") == 1
+    for line in ("tokenizer: 282 pieces", "a text begins with: no token in front; it ends at: '<|end|>' (280)",
+                 "special tokens: 3, added words of the text: 1, rows without a token: 18",
+                 "template: the model's own chat_template", "generate, chat, sft: yes", "pretrain, reward: yes",
+                 "convert --to gguf: yes",
+                 "convert --to llama2c: no, unknown, begin and end have the ids 0, 1 and 280: llama2.c has them fixed "
+                 "at 0, 1 and 2"):
+        assert line in lines, line
+    config = json.loads((tmp_path / "config.json").read_text()) | {"sliding_window": 8, "soft_cap\n": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lines = info.describe_checkpoint(tmp_path).splitlines()
+    assert "refused: sliding_window is 8: LLaMA's is None" in lines and not any(": yes" in line for line in lines)
+    assert any(line.startswith("refused: soft_cap") and "is not known here" in line for line in lines)
+    assert lines[-1].startswith("taken by no command")
+    with pytest.raises(ValueError, match="sliding_window is 8"):
+        open_weights(tmp_path)
 
 
 MUTANTS = [

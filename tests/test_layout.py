@@ -35,7 +35,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_model cli_simt cli_tokenizer cli_tuning "
      "__main__").split(),
 ]
-LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "minillama"}  # what the package may import
+LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "jinja2", "minillama"}  # what the package may import
 EXTRAS = {"book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises parity simt rounds "

@@ -140,17 +140,18 @@ def test_a_record_is_worded_as_its_template_says():
         segments_of(ADDED, "gpt")
 
 
-def test_chatml_is_the_text_that_smollm2s_own_chat_template_makes():
-    """Its template: <|im_start|>role, newline, content, <|im_end|>, newline, for each message."""
-    turns = FOUR_TURNS[:2]
-    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    asked = "<|im_start|>user\nHi<|im_end|>\n"
-    answered = "<|im_start|>assistant\nHello. You?<|im_end|>\n"
-    assert text_of(TEMPLATES["chatml"](turns)) == system + asked + answered
-    assert text_of(TEMPLATES["chatml"](turns[:1])) == system + asked + "<|im_start|>assistant\n"
-    assert "".join(s.text for s in TEMPLATES["chatml"](turns) if s.learn) == "Hello. You?<|im_end|>"
-    own = [{"role": "system", "content": "Be brief."}, *turns]
-    assert text_of(TEMPLATES["chatml"](own)).startswith("<|im_start|>system\nBe brief.<|im_end|>\n" + asked)
+def test_an_answer_of_weight_0_is_read_and_not_learned(tmp_path):
+    turns = [{**turn, "weight": 0} if place == 1 else turn for place, turn in enumerate(FOUR_TURNS)]
+    for name in ("vicuna", "llama3", "chatml", "question_answer"):
+        [record] = read_records(written(tmp_path, json.dumps({"messages": turns}))).records
+        found, whole = segments_of(record, name), TEMPLATES[name](FOUR_TURNS)
+        assert text_of(found) == text_of(whole)
+        learned = [segment.text.strip() for segment in found if segment.learn]
+        assert learned == [segment.text.strip() for segment in whole if segment.learn][2:]
+    for weights, message in (([0] * 4, "every answer the weight 0"), ([0.5, 1, 1, 1], "weight' is 0.5: 0")):
+        turns = [{**turn, "weight": weights[place // 2]} for place, turn in enumerate(FOUR_TURNS)]
+        with pytest.raises(ValueError, match=message):
+            read_records(written(tmp_path, json.dumps({"messages": turns})))
 
 
 def test_four_turns_read_from_a_file_are_masked_right_token_by_token(tmp_path):

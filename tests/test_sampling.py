@@ -24,7 +24,8 @@ SETTINGS = [
     {}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 1}, {"top_k": 3}, {"top_k": 99}, {"top_p": 0.05},
     {"top_p": 0.5}, {"top_p": 0.9}, {"top_p": 0.999}, {"repetition_penalty": 1.7}, {"repetition_penalty": 0.6},
     {"temperature": 0.7, "top_k": 6, "top_p": 0.8, "repetition_penalty": 1.3},
-    {"temperature": 1.5, "top_k": 4, "top_p": 0.6}]
+    {"temperature": 1.5, "top_k": 4, "top_p": 0.6}, {"min_p": 0.03}, {"min_p": 0.5}, {"min_p": 1.0},
+    {"temperature": 0.6, "top_p": 0.95, "min_p": 0.1}]
 EACH = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
 
@@ -74,6 +75,8 @@ def test_the_filters_equal_those_of_transformers(settings):
         scores = theirs.TopKLogitsWarper(sampling.top_k)(ids, scores)
     if sampling.top_p < 1:
         scores = theirs.TopPLogitsWarper(sampling.top_p)(ids, scores)
+    if sampling.min_p:
+        scores = theirs.MinPLogitsWarper(sampling.min_p)(ids, scores)
     assert torch.equal(next_token_distribution(logits, sampling, seen), scores.softmax(-1))
 
 
@@ -188,6 +191,8 @@ def _defined(**settings):
 
 
 MUTANTS = [
+    Mutant("minillama.sampling", "logits_BV.amax(-1, keepdim=True) + math.log(share)",
+           "logits_BV.amax(-1, keepdim=True) - share", _defined(min_p=0.5)),
     Mutant("minillama.sampling", "logits_BV = logits_BV / sampling.temperature", "logits_BV *= sampling.temperature",
            _defined(temperature=0.5)),
     Mutant("minillama.sampling", "dropped_BV = before_BV >= p", "dropped_BV = before_BV + probabilities_BV >= p",

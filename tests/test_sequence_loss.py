@@ -9,6 +9,7 @@ import pytest
 import torch
 from mutants import Mutant
 
+from minillama.tokenizer.added_tokens import Tokenizer
 from minillama.train.sequence_loss import (
     IGNORE,
     Sequence,
@@ -26,7 +27,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class Letters:
+class Letters(Tokenizer):
     """A stand-in tokenizer: a token for each byte of UTF-8, and for each string in `melted`."""
 
     bos_id, eos_id, unk_id, pad_id = 256, 257, None, None

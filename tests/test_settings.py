@@ -73,7 +73,7 @@ def within_a_patch(law):
 
 
 MUTANTS = [
-    Mutant("minillama.checkpoint.settings", "if not all(any(", "if not any(any(",
+    Mutant("minillama.checkpoint.settings", "if all(any(", "if any(any(",
            lambda: within_a_patch(test_a_setting_is_known_or_harmless_or_refused_by_its_name)),
     Mutant("minillama.checkpoint.settings", "0 < value < 1e18", "value < 1e18",
            test_numbers_are_positive_and_of_their_kind),

@@ -36,7 +36,7 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
             for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96)):  # element by element, and in vectors
                 weight = quantize_nf4(torch.randn(N, K), double_quantization=double)
                 x = torch.randn(M, K, dtype=dtype, requires_grad=True)
-                kernels.nf4_matmul(x, weight).float().sum().backward()
+                kernels.nf4_matmul(x, weight, "simt").float().sum().backward()
         for interleaved in (False, True):
             turned = kernels.fused_rope(q.transpose(1, 2).contiguous(), rotations, interleaved, backend="simt")
             turned.float().sum().backward()

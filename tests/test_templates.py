@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from mutants import Mutant
 
+from minillama.tokenizer.added_tokens import AddedToken, Tokenizer
 from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.templates import EOS, alpaca, chatml, llama2_chat, llama3_chat, question_answer, text_of, vicuna
 
@@ -77,11 +78,10 @@ def test_llama3_chat_is_metas_text():
     assert learned_text(llama3_chat(said("Hi", "Hello", "Bye", "Ciao"))) == "Hello<|eot_id|>Ciao<|eot_id|>"
 
 
-def test_chatml_is_smollm2s_text_and_the_newline_behind_an_answer_is_not_learned():
-    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+def test_chatml_puts_no_system_text_of_its_own_and_the_newline_behind_an_answer_is_not_learned():
     turns = ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
              "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n")
-    assert text_of(chatml(said("Hi", "Hello", "Bye"))) == system + turns
+    assert text_of(chatml(said("Hi", "Hello", "Bye"))) == turns
     assert text_of(chatml(said("Hi", "Hello", "Bye", system="S."))) == "<|im_start|>system\nS.<|im_end|>\n" + turns
     assert learned_text(chatml(said("Hi", "Hello", "Bye", "Ciao"))) == "Hello<|im_end|>Ciao<|im_end|>"
     for segment in chatml(said("Hi", "Hello", system="S.")):
@@ -148,11 +148,12 @@ class SentencePiece:
         return Decoder()
 
 
-class Llama3:
+class Llama3(Tokenizer):
     """llama-models' tokenizer behind the interface of our tokenizers."""
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.special_tokens = tokenizer, tokenizer.special_tokens
+        self.tokenizer = tokenizer
+        self._begin(AddedToken(*item) for item in tokenizer.special_tokens.items())
         self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
 
     def encode(self, text):
@@ -249,7 +250,7 @@ PROMPT, TURNS = (
     test_without_an_answer_a_template_is_the_prompt_of_its_example,
     test_conversations_out_of_turn_are_refused,
 )
-CHATML = test_chatml_is_smollm2s_text_and_the_newline_behind_an_answer_is_not_learned
+CHATML = test_chatml_puts_no_system_text_of_its_own_and_the_newline_behind_an_answer_is_not_learned
 REFUSES = test_llama2_refuses_messages_that_hold_its_marks
 # fmt: off
 MUTANTS = [

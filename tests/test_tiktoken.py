@@ -130,8 +130,9 @@ JOINING = test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joinin
 MUTANTS = [
     Mutant(BYTE_BPE, "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", JOINING),
     Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", JOINING),
-    Mutant(BYTE_BPE, "if not special_names:", "if False:", test_special_tokens_come_only_on_request),
-    Mutant(BYTE_BPE, "return self.flush() if token is None else", "return '' if token is None else",
+    Mutant("minillama.tokenizer.added_tokens", "wanted = self._words\n", "wanted = list(self.added.values())\n",
+           test_special_tokens_come_only_on_request),
+    Mutant(BYTE_BPE, "return self.flush() + (added.text", "return '' + (added.text",
            test_a_character_is_shown_when_it_is_whole),
     Mutant("minillama.tokenizer.tiktoken", "len(ids) + n for n", "n for n", test_special_tokens_come_only_on_request),
 ]

@@ -73,15 +73,20 @@ def save_model(folder, model, tokenizer_path=None):
 
 
 def find_tokenizer(weights):
-    """The tokenizer inside the file, or in the folder, or beside a single file if its vocabulary has the model's
-    size; None if there is none."""
-    if weights.tokenizer is not None:
-        return weights.tokenizer
-    is_folder, vocab_size = weights.source.is_dir(), weights.config.vocab_size
-    folder = weights.source if is_folder else weights.source.parent
+    """The tokenizer inside the file, or in the folder, or, if its vocabulary has the model's size, beside a single
+    file or one folder up, where Meta's download puts it; None if there is none. It knows the model's rows."""
+    tokenizer = weights.tokenizer or _tokenizer_beside(weights.source, weights.config.vocab_size)
+    if tokenizer is not None:
+        tokenizer.n_rows = weights.config.vocab_size
+    return tokenizer
+
+
+def _tokenizer_beside(source, vocab_size):
     names = ["tokenizer.model", "tokenizer.json", "tokenizer.bin", f"tok{vocab_size}.bin"]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    for tokenizer in map(load_tokenizer, found):
-        if is_folder or tokenizer.vocab_size == vocab_size:
+    inside = [source / name for name in names if source.is_dir() and (source / name).is_file()]
+    if inside:
+        return load_tokenizer(inside[0])
+    for path in (source.parent / name for name in names):
+        if path.is_file() and (tokenizer := load_tokenizer(path)).vocab_size == vocab_size:
             return tokenizer
     return None

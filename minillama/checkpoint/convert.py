@@ -16,7 +16,8 @@ from minillama.files import atomic_folder, atomic_write, follow_link, require_ab
 from minillama.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.llama2c_vocab import llama2c_vocab
-from minillama.tokenizer.tokenizer_json import tokenizer_json
+from minillama.tokenizer.token_settings import added_tokens_json
+from minillama.tokenizer.tokenizer_json import sentencepiece_json, tokenizer_json
 
 FORMS = ("meta", "hf", "llama2c", "gguf")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
@@ -28,8 +29,8 @@ def convert(source, target, to, dtype=None, progress=False):
     to: "meta" or "hf" (a folder), "llama2c" (a .bin, with its tok<V>.bin beside it) or "gguf" (a file, the tokenizer
     inside). dtype: "float32", "float16", "bfloat16"; for gguf also "q8_0", for llama2c "int8"; None keeps each tensor
     as it is stored (llama2c has fp32 only), so that a conversion and its reverse give the same bits. The target appears
-    whole, by one step at the end. FileExistsError if it is there, ValueError if its form cannot say what the model
-    needs.
+    whole, by one step at the end. Returns whether there was a tokenizer. FileExistsError if the target is there,
+    ValueError if its form cannot say what the model needs.
     """
     target = Path(target)
     if to not in FORMS:
@@ -49,9 +50,13 @@ def convert(source, target, to, dtype=None, progress=False):
     elif to == "gguf":
         write_gguf_llama(target, weights, tokenizer, "Q8_0" if dtype == quantized else None)
     else:
+        if tokenizer is not None and tokenizer.vocab_size != weights.config.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
+                             f"{weights.config.vocab_size} rows for them: llama2.c reads one for each row")
         if tokenizer is not None:
             _write_vocab(follow_link(target).with_name(f"tok{tokenizer.vocab_size}.bin"), tokenizer)
         write_llama2c(target, weights, 2 if dtype == quantized else 0)  # last: with it the work is done
+    return tokenizer is not None
 
 
 def _write_vocab(path, tokenizer):
@@ -106,17 +111,38 @@ def save_with_tokenizer(folder, model, tokenizer):
 
 
 def write_tokenizer(folder, tokenizer, as_json):
-    """tokenizer.model, or tokenizer.json for a byte-level vocabulary that has no .model or is to be one."""
+    """tokenizer.model, and tokenizer.json where there is no .model or Hugging Face's form is wanted; beside it what is
+    to be known of its tokens, as `token_settings` reads it and transformers does."""
     if tokenizer is None:
         return
     is_sentencepiece = isinstance(tokenizer, SentencePieceTokenizer)
-    if is_sentencepiece or (tokenizer.ids_are_ranks and not as_json):
+    has_model = is_sentencepiece or tokenizer.ids_are_ranks and not as_json
+    if has_model:
         tokenizer.save(folder / "tokenizer.model")
-    else:
-        with atomic_write(folder / "tokenizer.json") as file:
-            file.write(tokenizer_json(tokenizer))
-    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id}
+    if as_json or not has_model:
+        content = sentencepiece_json(tokenizer) if is_sentencepiece else tokenizer_json(tokenizer)
+        if content is not None:
+            with atomic_write(folder / "tokenizer.json") as file:
+                file.write(content)
+    write_settings(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
+    ends = sorted(tokenizer.further_ends | {tokenizer.eos_id} - {None})
+    if as_json or tokenizer.further_ends:
+        write_settings(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends})
+
+
+def tokenizer_config(tokenizer):
+    """The content of tokenizer_config.json."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
+           "pad_token": tokenizer.pad_id}
     settings = {name: tokenizer.id_to_piece(index) for name, index in ids.items() if index is not None}
-    settings["tokenizer_class"] = "LlamaTokenizer" if is_sentencepiece else "PreTrainedTokenizerFast"
-    if as_json or not (folder / "tokenizer.model").exists():  # a tokenizer.json does not name its ends
-        write_settings(folder / "tokenizer_config.json", settings)
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": tokenizer.begins,
+                 "add_eos_token": tokenizer.add_eos, "clean_up_tokenization_spaces": False}
+    settings["added_tokens_decoder"] = {str(entry.pop("id")): entry for entry in added_tokens_json(tokenizer)}
+    return settings | ({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})
+
+
+def write_chat_template(folder, program):
+    """Keep the template that an adapter is tuned in beside it, as peft's users do."""
+    if program:
+        with atomic_write(Path(folder) / "chat_template.jinja", "w") as file:
+            file.write(program)

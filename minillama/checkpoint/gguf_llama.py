@@ -36,7 +36,8 @@ def read_gguf_llama(path):
     if "tok_embeddings.weight" not in tensors:
         raise ValueError(f"{path}: token_embd.weight is missing: not a whole model")
     config = _config(settings, tensors, factors, path)
-    return Weights(config, _norms_as_stored(tensors), Path(path), read_gguf_vocab(settings, path))
+    tokenizer = read_gguf_vocab(settings, path)
+    return Weights(config, _norms_as_stored(tensors), Path(path), tokenizer, list(tokenizer.notes) if tokenizer else [])
 
 
 def _config(settings, tensors, factors, path):
@@ -132,7 +133,7 @@ def write_gguf_llama(path, weights, tokenizer=None, kind=None):
         table = _factors(config.head_dim, config.rope_theta, config.rope_scaling)
         entries.append((FREQUENCIES, tuple(table.shape), F32, lambda: table))
     file_kind = kind or BLOCKS[PLAIN.get(weights.tensors["tok_embeddings.weight"].dtype, F32)].name
-    write_gguf(path, {**_settings(config, file_kind), **gguf_vocab(tokenizer)}, entries)
+    write_gguf(path, {**_settings(config, file_kind), **gguf_vocab(tokenizer, config.vocab_size)}, entries)
 
 
 def _settings(config, file_kind):

@@ -52,16 +52,21 @@ def read_llama2c(path):
     return Weights(config, tensors, Path(path))
 
 
-def write_llama2c(path, weights, version=0):
-    """Write a `.bin` of version 0 or 1 (fp32), or 2 (int8). ValueError where the form cannot say the config."""
-    config = weights.config
-    if version not in (0, 1, 2):
-        raise ValueError(f"llama2.c version {version!r} does not exist: use 0, 1 or 2")
+def check_llama2c(config):
+    """ValueError where the form cannot say this config."""
     for name, fixed in (("rope_theta", 10000.0), ("norm_eps", 1e-5), ("rope_scaling", None),
                         ("head_dim", config.dim // config.n_heads)):
         if getattr(config, name) != fixed:
             raise ValueError(f"{name} is {getattr(config, name)} and llama2.c's form has it fixed at "
                              f"{fixed}: choose another form")
+
+
+def write_llama2c(path, weights, version=0):
+    """Write a `.bin` of version 0 or 1 (fp32), or 2 (int8). ValueError where the form cannot say the config."""
+    config = weights.config
+    if version not in (0, 1, 2):
+        raise ValueError(f"llama2.c version {version!r} does not exist: use 0, 1 or 2")
+    check_llama2c(config)
     group = math.gcd(GROUP, config.dim, config.hidden_dim)
     with atomic_write(path) as file:
         file.write(_header(config, version, group))

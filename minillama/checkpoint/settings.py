@@ -4,29 +4,17 @@ known_settings.json lists, for each form, the settings that are read or change n
 those of which some values are LLaMA's. Any other word may change what is computed: it is refused, not ignored.
 """
 
+import contextlib
+import contextvars
 import json
 import math
 from pathlib import Path
 
 from minillama.files import atomic_write
-from minillama.snapshot import opened
+from minillama.snapshot import read_settings  # noqa: F401  (those who read settings look for it here)
 from minillama.terminal import one_line
 
-MAX_SETTINGS_BYTES = 1_000_000
 KNOWN = json.loads(Path(__file__).with_name("known_settings.json").read_text())
-
-
-def read_settings(path, limit=MAX_SETTINGS_BYTES):
-    """The JSON object in the file. ValueError if it is not one, or longer than `limit` bytes."""
-    with opened(path) as (file, _):
-        text = file.read(limit + 1)
-    try:
-        settings = json.loads(text) if len(text) <= limit else None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a JSON object of at most {limit} bytes")
-    return settings
 
 
 def write_settings(path, settings):
@@ -61,21 +49,44 @@ def _fitting(settings, name, path, default, wanted, fits):
     return value
 
 
+VERDICTS = contextvars.ContextVar("verdicts", default=None)
+
+
+@contextlib.contextmanager
+def verdicts_collected():
+    """A list that `check_known` fills, inside this block, with (setting, "obeyed", "ignored" or what is against it),
+    and then refuses nothing."""
+    token = VERDICTS.set([])
+    try:
+        yield VERDICTS.get()
+    finally:
+        VERDICTS.reset(token)
+
+
 def check_known(settings, path, form, **fixed):
     """ValueError with the name of the first setting that may change what is computed, by this form's table and by
     `fixed`, {name: harmless values} that depend on the model. A list of these, one for each layer, is harmless too."""
-    table = KNOWN[form]
-    ignored = (*table.get("obeyed", ()), *table.get("inert", ()))
+    found = [(name, _verdict(name, value, KNOWN[form], fixed)) for name, value in settings.items()]
+    if VERDICTS.get() is not None:
+        VERDICTS.get().extend(found)
+        return
+    for name, verdict in found:
+        if verdict not in ("obeyed", "ignored"):
+            raise ValueError(f"{path}: {one_line(name)[:80]} {verdict}")
+
+
+def _verdict(name, value, table, fixed):
     fixed = dict.fromkeys(table.get("off", ()), [False, 0, {}, []]) | table.get("fixed", {}) | fixed
-    for name, value in settings.items():
-        told = f"{path}: {one_line(name)[:80]} is"
-        if name in fixed:
-            allowed, by_layer = (None, *fixed[name]), isinstance(value, list) and name not in table.get("off", ())
-            if not all(any(_same(one, other) for other in allowed) for one in (value if by_layer else [value])):
-                raise ValueError(f"{told} {one_line(repr(value)[:80])}: LLaMA's is {' or '.join(map(repr, allowed))}")
-        elif name not in ignored and not name.startswith(tuple(word for word in ignored if word.endswith("."))):
-            raise ValueError(f"{told} not known here and may change what the model computes: remove it from the file "
-                             "if it does not")
+    if name in fixed:
+        allowed, by_layer = (None, *fixed[name]), isinstance(value, list) and name not in table.get("off", ())
+        if all(any(_same(one, other) for other in allowed) for one in (value if by_layer else [value])):
+            return "ignored"
+        return f"is {one_line(repr(value)[:80])}: LLaMA's is {' or '.join(map(repr, allowed))}"
+    for list_name, verdict in (("obeyed", "obeyed"), ("inert", "ignored")):
+        listed = table.get(list_name, ())
+        if name in listed or name.startswith(tuple(word for word in listed if word.endswith("."))):
+            return verdict
+    return "is not known here and may change what the model computes: remove it from the file if it does not"
 
 
 def _same(one, other):

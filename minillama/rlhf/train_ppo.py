@@ -181,12 +181,13 @@ def _step(optimizer, loss, clip_norm):
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
-              folder=None, resume=False, progress=True, pretraining_text=None, facts=None):
+              folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
-    template(question) gives the segments of the prompt. watch: {name: f(question, answer)}, numbers whose mean
-    over every batch is reported under their name, never learned from. Metrics: those of `experience.describe`,
-    `PPO.learn`, "distinct" (share of the batch's answers that are unlike all before them), "seconds".
+    template(question) gives the segments of the prompt; end_id (None: the tokenizer's eos) ends an answer. watch:
+    {name: f(question, answer)}, numbers whose mean over every batch is reported under their name, never learned from.
+    Metrics: those of `experience.describe`, `PPO.learn`, "distinct" (share of the batch's answers that are unlike all
+    before them), "seconds".
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
     `config.pretraining_weight`. folder: where the run is kept (`ppo_run`); resume=True goes on from it, bit for
     bit, given the same policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`:
@@ -204,7 +205,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
             initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
-            rollout, metrics = run.advance([prompts[i] for i in chosen], tokenizer.eos_id, other_loss)
+            rollout, metrics = run.advance([prompts[i] for i in chosen], end_id or tokenizer.eos_id, other_loss)
             texts = [text.strip() for text in rollout.texts(tokenizer)]
             metrics |= means(watch, [questions[i] for i in chosen], texts)
             kept.add(metrics | {"distinct": len(set(texts)) / len(texts),

@@ -1,6 +1,5 @@
 """Tokenizers: text to ids and back. `load_tokenizer` recognises a file by its content."""
 
-import json
 from pathlib import Path
 
 from minillama.files import require_regular
@@ -11,6 +10,7 @@ from .compiled import default_backend
 from .llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab
 from .sentencepiece import SentencePieceTokenizer
 from .tiktoken import looks_like_tiktoken, read_tiktoken
+from .token_settings import read_token_settings
 from .tokenizer_json import read_tokenizer_json
 
 __all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "load_tokenizer", "train_bpe"]
@@ -28,21 +28,12 @@ def load_tokenizer(path):
         if looks_like_llama2c_vocab(data):
             return read_llama2c_vocab(data)
         if data[:1] == b"\x0a":  # protobuf, field 1 (a piece), wire type 2
-            return SentencePieceTokenizer(data)
+            return SentencePieceTokenizer(data).obey(read_token_settings(path.parent))
         if looks_like_tiktoken(data):
-            return read_tiktoken(data)
+            return read_tiktoken(data).obey(read_token_settings(path.parent))
         if data.lstrip()[:1] == b"{":
-            return read_tokenizer_json(data, _settings_beside(path))
+            return read_tokenizer_json(data, path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     raise ValueError(f"{path} is no tokenizer we know (it begins with {data[:16]!r}): SentencePiece .model, Llama 3's "
                      "tokenizer.model, tokenizer.json and llama2.c's tokenizer.bin are read")
-
-
-def _settings_beside(path):
-    """tokenizer_config.json, which names the begin and end tokens of a tokenizer.json; {} without a readable one."""
-    try:
-        settings = json.loads(require_regular(path.parent / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return settings if isinstance(settings, dict) else {}

@@ -11,6 +11,7 @@ import heapq
 import regex  # `re` knows no \p{L}
 
 from ..files import atomic_write
+from .added_tokens import AddedToken, Tokenizer
 
 LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -70,7 +71,7 @@ def join_pairs(parts, rank_of):
     return [part for part in parts if part]
 
 
-class ByteBpeTokenizer:
+class ByteBpeTokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     ids: {bytes: id}. specials: {name: id}, never found in a text unless asked for. words: the patterns that cut a
@@ -82,53 +83,22 @@ class ByteBpeTokenizer:
 
     def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
                  prefix_space=False):
-        self.ids, self.special_tokens = ids, dict(specials)
+        self._begin(AddedToken(name, index) for name, index in specials.items())
+        self.ids = ids
         self._merges, self._file = merges, file
         self.whole_words, self.prefix_space = whole_words, prefix_space
         self.words, self._patterns = list(words), [regex.compile(pattern) for pattern in words]
         self._bytes = {index: token for token, index in ids.items()}
-        self._names = {index: name for name, index in self.special_tokens.items()}
-        if len({*self._bytes, *self._names}) < len(ids) + len(self.special_tokens):
+        if len({*self._bytes, *self._by_id}) < len(ids) + len(specials):
             raise ValueError("two entries of the vocabulary share an id: the file is damaged")
-        self.vocab_size = max([*self._bytes, *self._names], default=-1) + 1
-        self.bos_id, self.eos_id, self.pad_id = (self.special_tokens.get(name) for name in (bos, eos, pad))
-        self.unk_id = None  # every byte has an id, so nothing is unknown
+        self.vocab_size = max([*self._bytes, *self._by_id], default=-1) + 1
+        self.bos_id, self.eos_id, self.pad_id = (specials.get(name) for name in (bos, eos, pad))
         self._cache = {}
 
-    def encode(self, text, bos=False, eos=False, allowed_special=()):
-        """Text to ids. The names of special tokens in the text are text, but for those in `allowed_special`
-        (names, or "all"): pass them for text that you wrote, never for what a user typed."""
-        if not isinstance(text, str):
-            raise TypeError(f"encode takes a str, not {type(text).__name__}; decode bytes first")
-        front = [self._special(self.bos_id, "begin")] if bos else []
-        back = [self._special(self.eos_id, "end")] if eos else []
-        return front + self._encode(text, self._allowed(allowed_special)) + back
+    def _vocabulary_id(self, name):
+        return self.ids.get(spelled(name) or name.encode())
 
-    @staticmethod
-    def _special(index, what):
-        if index is None:
-            raise ValueError(f"this vocabulary has no {what} token: leave bos and eos False")
-        return index
-
-    def _allowed(self, names):
-        names = list(self.special_tokens) if names == "all" else list(names)
-        unknown = [name for name in names if name not in self.special_tokens]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no special token of this vocabulary; "
-                             f"the first of them are {list(self.special_tokens)[:5]}")
-        return names
-
-    def _encode(self, text, special_names):
-        if not special_names:
-            return self._encode_ordinary(text)
-        longest_first = sorted(special_names, key=lambda name: (-len(name), name))
-        ids, place = [], 0
-        for match in regex.finditer("|".join(map(regex.escape, longest_first)), text):
-            ids += [*self._encode_ordinary(text[place:match.start()]), self.special_tokens[match[0]]]
-            place = match.end()
-        return ids + self._encode_ordinary(text[place:])
-
-    def _encode_ordinary(self, text):
+    def _encode_text(self, text, continues):
         try:
             text.encode()
         except UnicodeEncodeError:  # halves of surrogate pairs: join those that fit, the rest become U+FFFD
@@ -187,27 +157,23 @@ class ByteBpeTokenizer:
             pairs += [tuple(parts)] if len(parts) == 2 else []
         return pairs
 
-    def decode(self, ids):
-        """Ids to text. Special tokens vanish; bytes that form no character become U+FFFD."""
-        decoder = self.decoder()
-        return "".join([decoder.push(index) for index in ids]) + decoder.flush()
-
-    def decoder(self):
+    def decoder(self, show_special=False):
         """An incremental decoder: `push(id)` returns the text that is certain so far, `flush()` the rest."""
-        return ByteDecoder(self)
+        return ByteDecoder(self, show_special)
 
     def id_to_piece(self, index):
-        """The name of a special token, or the bytes of another as text, e.g. " the" or "\\xe2\\x96"."""
+        """The name of an added token, or the bytes of another as text, e.g. " the" or "\\xe2\\x96"."""
         token = self.token_bytes(index)
-        return self._names[index] if token is None else token.decode("utf-8", "backslashreplace")
+        return self._by_id[index].text if token is None else token.decode("utf-8", "backslashreplace")
 
     def token_bytes(self, index):
-        """The bytes of an id, None for a special token; ValueError for an id that is not in the vocabulary."""
-        if index in self._names:
+        """The bytes of an id: None for an added token, none for a row of the model without a token; ValueError for an
+        id that is out of range."""
+        if index in self._by_id:
             return None
-        if index not in self._bytes:
-            raise ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
-        return self._bytes[index]
+        if not 0 <= index < max(self.vocab_size, self.n_rows):
+            raise self._out_of_range(index)
+        return self._bytes.get(index, b"")
 
     def save(self, path):
         """Write the tokenizer file, byte for byte as it was read if it came from a file of its own."""
@@ -221,14 +187,17 @@ class ByteBpeTokenizer:
 class ByteDecoder:
     """Decoding one id at a time; bytes wait until their character is whole or certainly broken."""
 
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer, show_special=False):
+        self._tokenizer, self._show_special = tokenizer, show_special
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, index):
         """The text that this id completes, maybe empty."""
         token = self._tokenizer.token_bytes(index)
-        return self.flush() if token is None else self._utf8.decode(token)
+        if token is not None:
+            return self._utf8.decode(token)
+        added = self._tokenizer._by_id[index]
+        return self.flush() + (added.text if self._show_special or not added.special else "")
 
     def flush(self):
         """What was held back."""

@@ -4,13 +4,17 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; the ways of c
 are in llama.cpp's src/llama-vocab.cpp.
 """
 
-from .bpe_encoder import BYTE, CONTROL, NORMAL, USER_DEFINED
+from .added_tokens import AddedToken, TokenSettings
+from .bpe_encoder import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
 from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, spelled
 from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 from .tokenizer_json import tokenizer_json
 
-WORDS = {"llama-bpe": [LLAMA3_WORDS], "smollm": [SINGLE_DIGITS, GPT2_WORDS], "gpt-2": [GPT2_WORDS]}
-SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+WORDS = {"llama-bpe": [LLAMA3_WORDS], "smollm": [SINGLE_DIGITS, GPT2_WORDS], "gpt-2": [GPT2_WORDS],
+         # llama.cpp's own rule for a file that names none: no model was trained on it
+         "default": [r"[\p{P}$+<=>^~|]+", GPT2_WORDS, r"\p{N}+", "[0-9][0-9][0-9]"]}
+SAME = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>")  # as llama.cpp
 
 
 def read_gguf_vocab(settings, path="the file"):
@@ -20,14 +24,38 @@ def read_gguf_vocab(settings, path="the file"):
         return None
     tokens = _list(settings, "tokens", str, path)
     kinds = _list(settings, "token_type", int, path, len(tokens), [NORMAL] * len(tokens))
+    read = {"llama": _sentencepiece, "gpt2": _byte_bpe}.get(model)
+    if read is None:
+        raise ValueError(f"{path}: tokenizer.ggml.model is {model!r}: known are 'llama' and 'gpt2'")
     try:
-        if model == "llama":
-            return _sentencepiece(settings, tokens, kinds, path)
-        if model == "gpt2":
-            return _byte_bpe(settings, tokens, kinds, path)
+        return read(settings, tokens, kinds, path).obey(_settings(settings, tokens, kinds, model))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    raise ValueError(f"{path}: tokenizer.ggml.model is {model!r}: known are 'llama' and 'gpt2'")
+
+
+def _settings(settings, tokens, kinds, model):
+    """What the header says of the tokens; where it is silent, what llama.cpp takes."""
+    def of(name, kind):
+        value = settings.get(f"tokenizer.ggml.{name}")
+        if value is not None and type(value) is not kind:
+            raise ValueError(f"tokenizer.ggml.{name} is {value!r}: expected {kind.__name__}")
+        return value
+
+    ids = {"bos": 1, "eos": 2} if model == "llama" else {}
+    for which in ("bos", "eos", "eot", "eom", "padding"):
+        if (index := of(f"{which}_token_id", int)) is not None:
+            ids[which] = index
+    names = {which: tokens[index] for which, index in ids.items() if 0 <= index < len(tokens)}
+    added = tuple(AddedToken(tokens[index], index, kind == CONTROL) for index, kind in enumerate(kinds)
+                  if kind in (CONTROL, USER_DEFINED))
+    begins = model == "llama" or SAME.get(settings.get("tokenizer.ggml.pre")) == "llama-bpe"
+    ends = {ids.get("eot"), ids.get("eom"), *(token.id for token in added if token.text in ENDS)} - {None}
+    add_bos = of("add_bos_token", bool)
+    if not isinstance(settings.get("tokenizer.chat_template", ""), str):
+        raise ValueError("tokenizer.chat_template is no text: the file is damaged")
+    return TokenSettings(added, names.get("bos"), names.get("eos"), names.get("padding"),
+                         begins if add_bos is None else add_bos, of("add_eos_token", bool), frozenset(ends),
+                         settings.get("tokenizer.chat_template"))
 
 
 def _list(settings, name, kind, path, length=None, default=None):
@@ -39,12 +67,10 @@ def _list(settings, name, kind, path, length=None, default=None):
 
 
 def _sentencepiece(settings, tokens, kinds, path):
-    if settings.get("tokenizer.ggml.add_space_prefix", True) is not True:
-        raise ValueError("tokenizer.ggml.add_space_prefix is false: a SentencePiece vocabulary without the space in "
-                         "front is not read here")
     scores = _list(settings, "scores", float, path, len(tokens))
     pieces = [Piece(*row) for row in zip(tokens, scores, kinds, strict=True)]
-    return SentencePieceTokenizer(model_bytes(pieces, byte_fallback=BYTE in kinds))
+    prefix = settings.get("tokenizer.ggml.add_space_prefix", True) is not False
+    return SentencePieceTokenizer(model_bytes(pieces, byte_fallback=BYTE in kinds, prefix=prefix))
 
 
 def _byte_bpe(settings, tokens, kinds, path):
@@ -52,9 +78,9 @@ def _byte_bpe(settings, tokens, kinds, path):
     pre = SAME.get(pre, pre) if isinstance(pre, str) else pre
     if pre not in WORDS:
         raise ValueError(f"tokenizer.ggml.pre is {pre!r}: known are {', '.join([*WORDS, *SAME])}")
-    special = {index for index, kind in enumerate(kinds) if kind in (CONTROL, USER_DEFINED)}
-    specials = {tokens[index]: index for index in sorted(special)}
-    ids = {spelled(token): index for index, token in enumerate(tokens) if index not in special}
+    added = {tokens[i]: i for i, kind in enumerate(kinds) if kind in (CONTROL, USER_DEFINED)}
+    ids = {spelled(token): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+           if kind not in (CONTROL, USER_DEFINED, UNUSED)}
     merges = {}
     for rank, merge in enumerate(_list(settings, "merges", str, path)):
         left, _, right = merge.partition(" ")
@@ -62,39 +88,54 @@ def _byte_bpe(settings, tokens, kinds, path):
     lost = next((pair for pair in merges if None in pair or pair[0] + pair[1] not in ids), None)
     if None in ids or lost is not None:
         raise ValueError("a token or merge is not in GPT-2's byte characters, or joins to no token: damaged")
-    begin, end, pad = (_name(settings, name, tokens) for name in ("bos", "eos", "padding"))
     whole_words = pre == "llama-bpe"
-    return ByteBpeTokenizer(ids, specials, WORDS[pre], merges, whole_words, begin, end, pad, file=tokenizer_json)
+    tokenizer = ByteBpeTokenizer(ids, added, WORDS[pre], merges, whole_words, file=tokenizer_json)
+    tokenizer.n_rows = len(tokens)
+    if pre == "default":
+        tokenizer.notes = (f"{path} does not say how its model's text is cut into words (tokenizer.ggml.pre): it is "
+                           "cut by llama.cpp's own rule, and the model may read it worse: get a newer file",)
+    return tokenizer
 
 
-def _name(settings, which, tokens):
-    index = settings.get(f"tokenizer.ggml.{which}_token_id")
-    return tokens[index] if type(index) is int and 0 <= index < len(tokens) else None
-
-
-def gguf_vocab(tokenizer):
-    """The settings that carry this tokenizer; the inverse of `read_gguf_vocab`."""
+def gguf_vocab(tokenizer, n_rows=0):
+    """The settings that carry this tokenizer, padded to the model's rows; the inverse of `read_gguf_vocab`."""
     if tokenizer is None:
         return {"tokenizer.ggml.model": "no_vocab"}
-    settings = {f"tokenizer.ggml.{name}_token_id": index for name, index in (
-        ("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("unknown", tokenizer.unk_id),
-        ("padding", tokenizer.pad_id)) if index is not None}
+    if tokenizer.vocab_size > n_rows > 0:
+        raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {n_rows} rows for them: "
+                         "llama.cpp refuses such a file")
+    others = sorted(tokenizer.further_ends - {tokenizer.eos_id})
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id,
+           **dict(zip(("eot", "eom"), others, strict=False))}  # of more ends llama.cpp finds those with the usual names
+    settings = {f"tokenizer.ggml.{name}_token_id": index for name, index in ids.items() if index is not None}
+    settings |= {"tokenizer.ggml.add_bos_token": tokenizer.begins, "tokenizer.ggml.add_eos_token": tokenizer.add_eos}
+    if tokenizer.chat_template:
+        settings["tokenizer.chat_template"] = tokenizer.chat_template
+    rows = [*map(_row(tokenizer), range(tokenizer.vocab_size))]
+    rows += [Piece("", 0.0, UNUSED)] * (n_rows - len(rows))
+    rows = [row if row.text else Piece(f"[PAD{index}]", row.score, UNUSED) for index, row in enumerate(rows)]
+    texts, scores, kinds = (list(column) for column in zip(*rows, strict=True))
+    settings |= {"tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": kinds}
     if isinstance(tokenizer, SentencePieceTokenizer):
-        texts, scores, kinds = (list(column) for column in zip(*tokenizer.pieces, strict=True))
-        return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": texts,
-                "tokenizer.ggml.scores": scores, "tokenizer.ggml.token_type": kinds,
-                "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_space_prefix": True, **settings}
+        return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
+                "tokenizer.ggml.add_space_prefix": tokenizer.prefix != "never", **settings}
     pre = next((name for name, words in WORDS.items() if words == tokenizer.words), None)
     if pre is None:
         raise ValueError("llama.cpp has no name for the way this tokenizer cuts words: leave the tokenizer out")
-    tokens, kinds = [], []
-    for index in range(tokenizer.vocab_size):
-        token = tokenizer.token_bytes(index)
-        tokens.append(tokenizer.id_to_piece(index) if token is None else _text(token))
-        kinds.append(CONTROL if token is None else NORMAL)
-    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": tokens,
-            "tokenizer.ggml.token_type": kinds, **settings,
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **settings,
             "tokenizer.ggml.merges": [f"{_text(a)} {_text(b)}" for a, b in tokenizer.merges()]}
+
+
+def _row(tokenizer):
+    """The function from an id to its `Piece` in a GGUF file."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizer.piece
+
+    def row(index):
+        token, added = tokenizer.token_bytes(index), tokenizer.added_token(index)
+        return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED) if added else Piece(_text(token))
+
+    return row
 
 
 def _text(token):

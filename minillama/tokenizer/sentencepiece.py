@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..files import atomic_write
+from .added_tokens import AddedToken, Tokenizer
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from .compiled import choose_backend, make_encoder
 from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
@@ -111,7 +112,7 @@ def _check_pieces(pieces, byte_fallback):
     return unknown[0] if unknown else None
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(Tokenizer):
     """A BPE tokenizer with LLaMA's behaviour, made from the bytes of a .model file.
 
     encode("Hello") gives the ids SentencePiece gives; `bos` and `eos` add their tokens. Ids are int; errors are
@@ -131,7 +132,7 @@ class SentencePieceTokenizer:
         self.rules = _read_rules(trainer, normalizer)
         self.pieces = [_read_piece(row, index, self.rules.byte_fallback) for index, row in enumerate(rows)]
         self.unk_id = _check_pieces(self.pieces, self.rules.byte_fallback)
-        self.vocab_size = len(self.pieces)
+        self._vocabulary, self.vocab_size = tuple(self.pieces), len(self.pieces)
         self._ids = {piece.text: index for index, piece in enumerate(self.pieces)}
         self.bos_id, self.eos_id, self.pad_id = (
             self._control_id(_text(trainer, number, default))
@@ -139,8 +140,25 @@ class SentencePieceTokenizer:
         has_surface = any(field[:2] == (44, BYTES) for field in trainer)
         self.unk_surface = _text(trainer, 44, "") if has_surface else " \u2047 "
         self._bytes = {i: bytes([int(p.text[3:5], 16)]) for i, p in enumerate(self.pieces) if p.kind == BYTE}
-        unk_id = -1 if self.unk_id is None else self.unk_id
-        self._encoder = make_encoder(self.backend, self.pieces, unk_id, self.rules)
+        self._begin(AddedToken(piece.text, i) for i, piece in enumerate(self.pieces) if piece.kind == CONTROL)
+        self.prefix = "sentencepiece" if self.rules.add_dummy_prefix else "never"
+        self._encoders = {}
+
+    def puts_space(self, text, continues=False):
+        """Whether a space is put in front of a text, or of one behind an added token (`TokenSettings.prefix`)."""
+        wanted = self.prefix == "always" or self.prefix == "first" and not continues
+        return self.prefix == "sentencepiece" or wanted and not text.startswith((" ", SPACE))
+
+    @property
+    def _encoder(self):
+        return self._encoder_of(self.prefix != "never")
+
+    def _encoder_of(self, prefix):
+        """The encoder of ordinary text, with or without a space put in front."""
+        if prefix not in self._encoders:
+            rules, unk_id = self.rules._replace(add_dummy_prefix=prefix), -1 if self.unk_id is None else self.unk_id
+            self._encoders[prefix] = make_encoder(self.backend, self._vocabulary, unk_id, rules)
+        return self._encoders[prefix]
 
     @classmethod
     def load(cls, path, backend=None):
@@ -156,50 +174,40 @@ class SentencePieceTokenizer:
         index = self._ids.get(text)
         return index if index is not None and self.pieces[index].kind == CONTROL else None
 
-    def encode(self, text, bos=False, eos=False):
-        """Text to ids, with the begin or end token if asked; special tokens written in the text stay text."""
-        if not isinstance(text, str):
-            raise TypeError(f"encode takes a str, not {type(text).__name__}; decode bytes first")
-        front = [self._special(self.bos_id, "begin")] if bos else []
-        back = [self._special(self.eos_id, "end")] if eos else []
-        return front + self._encoder.encode(text) + back
+    def _encode_text(self, text, continues):
+        return self._encoder_of(self.puts_space(text, continues)).encode(text)
 
-    @staticmethod
-    def _special(index, what):
-        if index is None:
-            raise ValueError(f"this vocabulary has no {what} token: leave bos and eos False")
-        return index
+    def _vocabulary_id(self, name):
+        return self._ids.get(name)
 
-    def decode(self, ids):
-        """Ids to text. Control tokens vanish, bytes that form no character become one U+FFFD each."""
-        decoder = self.decoder()
-        return "".join([decoder.push(index) for index in ids]) + decoder.flush()
+    def _add(self, token):
+        super()._add(token)
+        self.pieces += [Piece("", 0.0, UNUSED)] * (self.vocab_size - len(self.pieces))  # rows without a token
+        known = self.pieces[token.id]
+        if known.kind not in (BYTE, UNKNOWN):
+            self.pieces[token.id] = Piece(token.text, known.score, CONTROL if token.special else USER_DEFINED)
 
-    def decoder(self):
-        """An incremental decoder: `push(id)` returns the text that is certain so far, `flush()` the rest."""
-        return SentencePieceDecoder(self)
+    def decoder(self, show_special=False, space_in_front=None):
+        """An incremental decoder: `push(id)` returns the text that is certain so far, `flush()` the rest.
+        space_in_front: whether `encode` put one there; None: as it does in a text of its own."""
+        return SentencePieceDecoder(self, show_special, space_in_front)
 
     def id_to_piece(self, index):
-        """The vocabulary's string of an id, e.g. "▁the" or "<0x0A>"."""
-        return self.pieces[self.check_id(index)].text
+        """The vocabulary's string of an id, e.g. "▁the" or "<0x0A>"; "" for a row of the model without a token."""
+        return self.piece(index).text
 
-    def piece_to_id(self, piece):
-        """The id of a vocabulary string; ValueError if there is none."""
-        if piece not in self._ids:
-            raise ValueError(f"{piece!r} is not in the vocabulary")
-        return self._ids[piece]
-
-    def check_id(self, index):
-        """Return the id, or say what is allowed."""
-        if not 0 <= index < self.vocab_size:
-            raise ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
-        return index
+    def piece(self, index):
+        """The `Piece` of an id; ValueError for one that is out of range."""
+        if not 0 <= index < max(self.vocab_size, self.n_rows):
+            raise self._out_of_range(index)
+        return self.pieces[index] if index < self.vocab_size else Piece("", 0.0, UNUSED)
 
     def __repr__(self):
         return f"SentencePieceTokenizer({self.vocab_size} pieces)"
 
     def __reduce__(self):
-        return SentencePieceTokenizer, (self.model, self.training_report, self._asked)
+        own = {**self.__dict__, "_encoders": {}}
+        return SentencePieceTokenizer, (self.model, self.training_report, self._asked), own
 
 
 class SentencePieceDecoder:
@@ -209,21 +217,22 @@ class SentencePieceDecoder:
     the dummy prefix), byte tokens wait until their character is whole or certainly broken.
     """
 
-    def __init__(self, tokenizer):
-        self._tokenizer, rules = tokenizer, tokenizer.rules
+    def __init__(self, tokenizer, show_special=False, space_in_front=None):
+        self._tokenizer, self._show_special, rules = tokenizer, show_special, tokenizer.rules
         self._waiting = b""  # bytes of a character that is not whole yet
-        self._at_start = rules.add_dummy_prefix or rules.remove_extra_whitespaces
+        spaced = tokenizer.prefix != "never" if space_in_front is None else space_in_front
+        self._at_start = spaced or rules.remove_extra_whitespaces
 
     def push(self, index):
         """The text that this id completes, maybe empty."""
         tokenizer = self._tokenizer
-        text, _, kind = tokenizer.pieces[tokenizer.check_id(index)]
+        text, _, kind = tokenizer.piece(index)
         if kind == BYTE:
             shown, self._waiting = decode_utf8(self._waiting + tokenizer._bytes[index], final=False)
             self._at_start = self._at_start and not shown
             return shown
         shown = self.flush()
-        if kind == CONTROL:
+        if kind == CONTROL and not self._show_special:
             return shown
         eaten = self._at_start and text.startswith(SPACE)
         if kind == UNKNOWN:
@@ -246,13 +255,13 @@ def _piece_field(piece):
     return 1, BYTES, write_fields(fields if piece.kind != NORMAL else fields[:2])
 
 
-def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True):
+def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True):
     """A .model file with these pieces and LLaMA's trainer and normalizer options."""
     trainer = [(3, VARINT, 2), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
                (25, VARINT, int(split_digits)), (26, VARINT, 1)]
     trainer += [(31, BYTES, piece.text.encode()) for piece in pieces if piece.kind == USER_DEFINED]
     trainer += [(35, VARINT, int(byte_fallback))]
-    normalizer = [(1, BYTES, b"identity"), (2, BYTES, b""), (3, VARINT, 1), (4, VARINT, 0), (5, VARINT, 1)]
+    normalizer = [(1, BYTES, b"identity"), (2, BYTES, b""), (3, VARINT, int(prefix)), (4, VARINT, 0), (5, VARINT, 1)]
     return write_fields([*map(_piece_field, pieces), (2, BYTES, write_fields(trainer)),
                          (3, BYTES, write_fields(normalizer))])
 

@@ -12,14 +12,15 @@ are counted.
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minillama.corpus import forum
 from minillama.files import require_regular
 from minillama.terminal import one_line
+from minillama.train.chat_template import template_function
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
-from minillama.train.templates import TEMPLATES, alpaca
+from minillama.train.templates import alpaca
 
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST_RECORD = 1 << 20  # bytes of JSON
@@ -31,10 +32,12 @@ WANTED = "instruction and output (Alpaca), messages (role, content), or conversa
 @dataclass(frozen=True)
 class Record:
     """One example. messages: as the templates take them, maybe a system text, then user and assistant in turn, the
-    last from the assistant. input: Alpaca's text to work on, kept apart from the instruction."""
+    last from the assistant. input: Alpaca's text to work on, kept apart from the instruction. ignored: which of the
+    assistant's messages are not learned, by their numbers: those whose weight is 0."""
 
     messages: tuple
     input: str = ""
+    ignored: frozenset = frozenset()
 
     @property
     def question(self):
@@ -171,9 +174,21 @@ def _record(value):
     if not isinstance(value[name], list) or not value[name]:
         raise ValueError(f"field {name!r} must be a list of messages, and not an empty one")
     turns = [_turn(turn, f"{name}[{i}]") for i, turn in enumerate(value[name])]
-    inner = {f"{name}[].{key}" for turn in value[name] for key in turn.keys() - {"role", "content", "from", "value"}}
+    used = {"role", "content", "from", "value", "weight"}
+    inner = {f"{name}[].{key}" for turn in value[name] for key in turn.keys() - used}
     _check_order([role for role, _ in turns], name)
-    return Record(_messages(turns)), (value.keys() - {name}) | inner
+    weights = [_weight(turn, f"{name}[{i}]") for i, turn in enumerate(value[name]) if turns[i][0] == "assistant"]
+    if not any(weights):
+        raise ValueError(f"field {name!r} gives every answer the weight 0: nothing would be learned from it")
+    ignored = frozenset(number for number, weight in enumerate(weights) if weight == 0)
+    return Record(_messages(turns), ignored=ignored), (value.keys() - {name}) | inner
+
+
+def _weight(turn, place):
+    weight = turn.get("weight", 1)
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise ValueError(f"field '{place}.weight' is {weight!r}: 0 (not learned) and 1 are known")
+    return weight
 
 
 def _turn(turn, place):
@@ -212,17 +227,26 @@ def _messages(turns):
     return tuple({"role": role, "content": content} for role, content in turns)
 
 
-def segments_of(record, template):
-    """The record in the wording of `TEMPLATES[template]`, as segments. An Alpaca input stands in its own place in
+def segments_of(record, template, tokenizer=None):
+    """The record in the wording of the template of that name, as segments. An Alpaca input stands in its own place in
     Alpaca's template, behind the instruction and an empty line in all others."""
-    if template not in TEMPLATES:
-        raise ValueError(f"template {template!r} is not known: choose one of {', '.join(TEMPLATES)}")
+    segments = template_function(template, tokenizer)
     first, rest = record.messages[0], record.messages[1:]
     if record.input and template == "alpaca":
         return alpaca(first["content"], record.input, rest[0]["content"])
     if record.input:
         first = first | {"content": f"{first['content']}\n\n{record.input}"}
-    return TEMPLATES[template]([first, *rest])
+    return _without(record.ignored, segments([first, *rest]))
+
+
+def _without(ignored, segments):
+    """The segments, with those answers not learned; an answer is a run of learned segments."""
+    number, before, kept = -1, False, []
+    for segment in segments:
+        number += segment.learn and not before
+        before = segment.learn
+        kept.append(replace(segment, learn=segment.learn and number not in ignored))
+    return kept
 
 
 @dataclass(frozen=True)
@@ -242,7 +266,7 @@ def encode_records(records, template, tokenizer, max_length):
     """
     sequences, cut, left_out = [], 0, 0
     for record in records:
-        whole = encode_segments(segments_of(record, template), tokenizer)
+        whole = encode_segments(segments_of(record, template, tokenizer), tokenizer)
         sequence = Sequence(whole.tokens[:max_length], whole.labels[:max_length])
         if all(label == IGNORE for label in sequence.labels):
             left_out += 1

@@ -43,8 +43,9 @@ def encode_segments(segments, tokenizer):
         else:
             text = "".join(segment.text for segment in stretch)
             flags = [segment.learn for segment in stretch for _ in segment.text]
-            ids = tokenizer.encode(text)
-            learned = [any(flags[start:end]) for start, end in token_spans(ids, text, tokenizer)]
+            behind = {"continues": True} if tokens and hasattr(tokenizer, "puts_space") else {}
+            ids = tokenizer.encode(text, **behind)
+            learned = [any(flags[start:end]) for start, end in token_spans(ids, text, tokenizer, bool(tokens))]
         tokens += ids
         labels += [token if learn else IGNORE for token, learn in zip(ids, learned, strict=True)]
     return Sequence(tokens, labels)
@@ -82,12 +83,13 @@ def control_id(name, tokenizer):
     return known[name]
 
 
-def token_spans(ids, text, tokenizer):
+def token_spans(ids, text, tokenizer, continues=False):
     """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token after token.
 
     A token that holds only some bytes of a character spans that character. Spans tile the text but for these.
     """
-    decoder, spans, start = tokenizer.decoder(), [], 0
+    space = {"space_in_front": tokenizer.puts_space(text, continues)} if hasattr(tokenizer, "puts_space") else {}
+    decoder, spans, start = tokenizer.decoder(**space), [], 0
     pieces = [decoder.push(token) for token in ids]
     pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
     # SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text.

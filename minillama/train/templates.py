@@ -42,7 +42,6 @@ ALPACA_WITHOUT_INPUT = (
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions.")
-SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 LLAMA2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
@@ -116,12 +115,10 @@ def llama3_chat(messages):
 
 
 def chatml(messages):
-    """ChatML as SmolLM2 was tuned on it (its tokenizer's chat_template): `<|im_start|>role`, newline, the content,
-    `<|im_end|>`, newline; no <s>. Without a system message the published one is put first. messages as in `vicuna`.
+    """ChatML (openai/openai-python, chatml.md): `<|im_start|>role`, newline, the content, `<|im_end|>`, newline; no
+    <s>. messages as in `vicuna`.
     """
     _exchanges(messages)
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": SMOLLM2_SYSTEM}, *messages]
     segments = []
     for message in messages:
         learn = message["role"] == "assistant"

@@ -1,0 +1,181 @@
+"""Tokens beside a vocabulary, found in a text as a whole, and the base of all tokenizers, which handles them.
+
+A special one (`<s>`, `<|im_end|>`) steers the model: it comes only on request, is not shown, and the same letters typed
+by a user stay text. Another (`<think>`) is a word of the text: always found, and shown.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import regex
+
+
+class AddedToken(NamedTuple):
+    """lstrip, rstrip: it takes the white space before and behind it; single_word: no letter may touch it."""
+
+    text: str
+    id: int
+    special: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    @property
+    def pattern(self):
+        """The regular expression of what becomes this token."""
+        word = regex.escape(self.text)
+        word = rf"(?<!\w){word}(?!\w)" if self.single_word else word
+        return (r"\s*" if self.lstrip else "") + word + (r"\s*" if self.rstrip else "")
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """What files say of a tokenizer's tokens. Names for bos, eos, unk and pad; None where they say nothing.
+
+    add_bos, add_eos: whether a text gets that token. ends: further ids at which generation stops. prefix: where
+    SentencePiece's space comes in front: "never"; "sentencepiece": always; as the tokenizers library's Metaspace does
+    it, unless there is one: "first" (where the text begins) or "always" (behind added tokens too).
+    """
+
+    added: tuple = ()
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    add_bos: bool | None = None
+    add_eos: bool | None = None
+    ends: frozenset = frozenset()
+    chat_template: str | None = None
+    prefix: str | None = None
+
+
+def _longest_first(token):
+    return -len(token.text), token.text
+
+
+class Tokenizer:
+    """What all tokenizers share. A subclass encodes ordinary text (`_encode_text`) and knows its vocabulary's strings
+    (`_vocabulary_id`).
+
+    add_bos, add_eos: what the model reads a text with. end_ids: where generation stops. n_rows: rows of the model's
+    embedding, maybe more than tokens; the ids between stand for no text. chat_template: the model's own, in Jinja.
+    """
+
+    bos_id = eos_id = unk_id = pad_id = chat_template = None
+    add_bos, add_eos, n_rows, prefix, notes = None, False, 0, None, ()
+    added, further_ends = {}, frozenset()
+
+    def _begin(self, added=()):
+        self.added = {token.text: token for token in added}
+
+    @property
+    def special_tokens(self):
+        """{name: id} of the special ones among the added tokens."""
+        return {token.text: token.id for token in self.added.values() if token.special}
+
+    @cached_property
+    def _by_id(self):
+        return {token.id: token for token in self.added.values()}
+
+    @cached_property
+    def _words(self):
+        return sorted((token for token in self.added.values() if not token.special), key=_longest_first)
+
+    def added_token(self, index):
+        """The `AddedToken` of an id, None for any other id."""
+        return self._by_id.get(index)
+
+    @property
+    def begins(self):
+        """Whether a text for the model begins with bos: as its files say, else where there is a bos."""
+        return self.bos_id is not None and self.add_bos is not False
+
+    @property
+    def end_ids(self):
+        """The ids at which generation stops; bos too where each text begins with it."""
+        return self.further_ends | {self.eos_id, self.bos_id if self.begins else None} - {None}
+
+    def obey(self, settings):
+        """Take over what files say (`TokenSettings`); ValueError for a token that the vocabulary contradicts."""
+        for token in settings.added:
+            self._add(token)
+        self.__dict__.pop("_words", None)
+        for which in ("bos", "eos", "pad"):
+            name = getattr(settings, which)
+            if name is not None:
+                setattr(self, f"{which}_id", self.id_named(name, f"the {which} token"))
+        for which in ("add_bos", "add_eos", "chat_template", "prefix"):
+            if getattr(settings, which) is not None:
+                setattr(self, which, getattr(settings, which))
+        self.further_ends |= settings.ends
+        return self
+
+    def _add(self, token):
+        known = self._vocabulary_id(token.text)
+        if known not in (None, token.id):
+            raise ValueError(f"the added token {token.text!r} has the id {token.id}, and {known} in the vocabulary: "
+                             "one of the two files belongs to another tokenizer")
+        holder = self.added.get(token.text) or self._by_id.get(token.id)
+        if holder and (holder.text, holder.id) != (token.text, token.id):
+            raise ValueError(f"the added tokens {holder.text!r} ({holder.id}) and {token.text!r} ({token.id}) "
+                             "contradict each other: the files belong to different tokenizers")
+        self.added[token.text] = self._by_id[token.id] = token
+        self.vocab_size = max(self.vocab_size, token.id + 1)
+
+    def id_named(self, name, what="the token"):
+        """The id of an added token or of a string of the vocabulary; ValueError if there is none."""
+        found = self.added[name].id if name in self.added else self._vocabulary_id(name)
+        if found is None:
+            raise ValueError(f"{what} is {name!r}, which is not in the vocabulary: name one that is, or add it to "
+                             "added_tokens.json with its id")
+        return found
+
+    def encode(self, text, bos=False, eos=False, allowed_special=(), continues=False):
+        """Text to ids, with the begin or end token if asked.
+
+        The names of special tokens in the text are text, but for those in `allowed_special` (names, or "all"): pass
+        them for text that you wrote, never for what a user typed. continues: the text stands behind a special token.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes a str, not {type(text).__name__}; decode bytes first")
+        front = [self._special(self.bos_id, "begin")] if bos else []
+        back = [self._special(self.eos_id, "end")] if eos else []
+        parts = self.split_added(text, allowed_special)
+        for place, part in enumerate(parts):
+            front += [part.id] if isinstance(part, AddedToken) else self._encode_text(part, continues or place > 0)
+        return front + back
+
+    def split_added(self, text, allowed_special=()):
+        """The text as a list of str and `AddedToken`: cut at the added words and the special tokens allowed."""
+        wanted = self._words
+        if allowed_special:
+            wanted = sorted([*wanted, *map(self.added.get, self._allowed(allowed_special))], key=_longest_first)
+        if not wanted:
+            return [text]
+        parts, place = [], 0
+        for match in regex.finditer("|".join(f"({token.pattern})" for token in wanted), text):
+            parts += [text[place:match.start()], wanted[match.lastindex - 1]]
+            place = match.end()
+        return [part for part in [*parts, text[place:]] if part] or [""]
+
+    def _allowed(self, names):
+        known = self.special_tokens
+        unknown = [name for name in names if name not in known] if names != "all" else []
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no special token of this vocabulary; "
+                             f"the first of them are {list(known)[:5]}")
+        return known if names == "all" else names
+
+    @staticmethod
+    def _special(index, what):
+        if index is None:
+            raise ValueError(f"this vocabulary has no {what} token: leave bos and eos False")
+        return index
+
+    def decode(self, ids, show_special=False):
+        """Ids to text. Special tokens vanish unless they are to be shown; bytes of no character become U+FFFD."""
+        decoder = self.decoder(show_special)
+        return "".join([decoder.push(index) for index in ids]) + decoder.flush()
+
+    def _out_of_range(self, index):
+        return ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
