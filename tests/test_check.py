@@ -1,6 +1,7 @@
 """Laws of `check N`: what is said of a graded answer, and what is kept of it. The grader is a stand-in."""
 
 import json
+import os
 
 import pytest
 from mutants import Mutant
@@ -98,6 +99,60 @@ def test_what_has_passed_is_kept_in_order_until_it_fails_again(course):
         assert (kept["passed"], kept["last"]) == (passed, number)
     assert Progress(path).resume([5, 7]) == 5 and Progress(path).resume([7, 9]) == 7
     assert Progress(path).bar([5, 7, 9]) == "progress: 0/3  ..."
+
+
+def test_watch_grades_a_file_anew_once_it_has_another_time(course, monkeypatch):
+    folder, found = course
+    stub, lines, times = folder / "exercises" / "ex05_halves.py", [], iter([1, 1, 2, None, 2, 3])
+    found["05_halves"] = graded("ok")
+
+    def pause(seconds):
+        assert seconds == 0.5
+        now = next(times, 0)
+        if now == 0:
+            raise KeyboardInterrupt
+        stub.unlink(missing_ok=True)  # as an editor does for a moment
+        if now:
+            stub.write_text("x")
+            os.utime(stub, (now, now))
+
+    monkeypatch.setattr(check.time, "sleep", pause)
+    with pytest.raises(KeyboardInterrupt):
+        check.watch(5, Progress(folder / "state.json"), folder, lines.append)
+    assert sum(line.startswith("watching exercises/ex05_halves.py: save") for line in lines) == 4, "first, 1, 2, 3"
+
+
+def test_an_exercise_is_sound_where_stub_solution_and_each_wrong_answer_are_graded_so(course, monkeypatch):
+    folder, files_seen = course[0], []
+    (folder / "checks" / "chk05_halves.py").write_text(
+        'WRONG = [("sol05", "one", "half", 1), ("halves", "two", "double", 0)]\n')
+    hints = {**HINTS, "double": ["twice"]}
+    todo, solved = graded("todo", "todo"), graded("ok", "ok", "ok")
+    first, second = (Graded([], hints, results) for results in (
+        [Result("half", "fail", "", 1, 0.0)], [Result("half", "ok", "", 0, 0.0), Result("double", "fail", "", 0, 0.0)]))
+
+    def grade(checks, files):
+        files_seen[:] = [file.read_text() for file in files]
+        return answer, ""
+
+    monkeypatch.setattr(check, "grade", grade)
+    answer = [todo, solved, first, second]
+    assert check.prove(5, folder) == []
+    assert files_seen == ["# ex05_halves\n\n", "# sol05_halves\n\n", "# one_halves\n\n", "# sol05_two\n\n"]
+    for place, other, words in ((0, solved, "not everything is to do"), (1, todo, "sol05_halves.py does not pass"),
+                                (2, second, "'sol05' -> 'one' must fail in half with hint 1"),
+                                (2, solved, "'one' must fail in half"),
+                                (3, first, "'two' must fail in double with hint 0"),
+                                (3, Graded([], {"double": []}, second.results), "double has no hint 0")):
+        answer = [todo, solved, first, second]
+        answer[place] = other
+        said = check.prove(5, folder)
+        assert len(said) == 1 and words in said[0], said
+    (folder / "checks" / "chk05_halves.py").write_text('WRONG = [("s", "one", "half", 1), ("z", "two", "half", 0)]\n')
+    assert check.prove(5, folder) == [f"chk05_halves.py: {old!r} occurs {times} times in the solution, not once"
+                                      for old, times in (("s", 2), ("z", 0))]
+    (folder / "checks" / "chk05_halves.py").write_text("WRONG = []\n")
+    assert check.prove(5, folder) == ["chk05_halves.py: WRONG is empty: no wrong answer is shown to fail"]
 
 
 def test_all_exercises_are_a_line_each_and_one_failure_is_the_verdict(course, monkeypatch):
