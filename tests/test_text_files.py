@@ -1,5 +1,6 @@
 """Laws of the reader of the user's own text: nothing bad gets in, nothing good is lost, the order is fixed."""
 
+import hashlib
 import os
 import random
 import tempfile
@@ -93,6 +94,24 @@ def test_a_document_ends_at_the_first_line_end_after_its_size_and_a_long_line_at
         else:
             assert part.endswith(" ") or " " not in part and len(part) > 40
     assert "\n" not in parts[-1][15:-1] and len(parts[-1]) <= 40
+
+
+def test_a_line_end_may_fall_between_two_pieces_and_lines_are_counted_over_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "DOCUMENT_BYTES", 4)
+    for text in ("abc\r\ndef\r\n", "ab\r\rc\r\n", "abc\rdefg\r\r\n"):
+        path = write(tmp_path, {"x.txt": text.encode()}) / "x.txt"
+        assert "".join(text_files._documents_of(path, 99)) == text.replace("\r\n", "\n")
+    for content, line, offset in ((b"a\nb\nc\nd\ne\xff", 5, 9), (b"\0a", 1, 0), (b"a\n\n\nb\0", 4, 5)):
+        with pytest.raises(ValueError, match=f"x.txt:{line}: .* at offset {offset}"):
+            list(read_documents(write(tmp_path, {"x.txt": content}) / "x.txt"))
+
+
+def test_a_text_stays_on_its_side_for_ever():
+    """Held out: the first 8 bytes of the SHA-256 of its normalised form, as a number, are a multiple of `one_in`."""
+    texts = [f"Text  {i}" for i in range(300)]
+    numbers = {text: int(hashlib.sha256(f"text {i}".encode()).hexdigest()[:16], 16) for i, text in enumerate(texts)}
+    for one_in in (2, 20):
+        assert split(texts, one_in)[1] == [text for text in texts if numbers[text] % one_in == 0]
 
 
 def test_the_bounds_are_those_that_are_told(tmp_path):
