@@ -135,8 +135,11 @@ def tokenizer_config(tokenizer):
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
            "pad_token": tokenizer.pad_id}
     settings = {name: tokenizer.id_to_piece(index) for name, index in ids.items() if index is not None}
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": tokenizer.begins,
-                 "add_eos_token": tokenizer.add_eos, "clean_up_tokenization_spaces": False}
+    prefix = {"first": {"legacy": False}, "always": {"legacy": True}, "never": {"add_prefix_space": False}}
+    own = prefix.get(tokenizer.prefix)
+    settings |= {"tokenizer_class": "LlamaTokenizer", **own} if own else {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings |= {"add_bos_token": tokenizer.begins, "add_eos_token": tokenizer.add_eos,
+                 "clean_up_tokenization_spaces": False}
     settings["added_tokens_decoder"] = {str(entry.pop("id")): entry for entry in added_tokens_json(tokenizer)}
     return settings | ({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})
 
