@@ -1,8 +1,11 @@
 """Shared by all tests: real weights where they are present, and how tests that run side by side share the cores."""
 
 import os
+import signal
 from pathlib import Path
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `nohup run.py test &`: what tests start would be deaf too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one of several test processes: each has a core
