@@ -170,13 +170,13 @@ def test_findings_are_one_where_kernel_kind_and_places_are(other, times):
 
 
 def test_the_access_with_the_most_requests_is_drawn(two_kernels):
-    p = two_kernels
-    assert p.access().counts.requests == 9 and p.access(line=7).offsets == RIGHT and p.access(line=7).site == 0
-    assert p.access(space="shared").counts.requests == 4 and p.access(op="atomic").space == "shared"
-    assert p.access(kernel="reduce").counts.requests == 5 and p.access(kernel="rows", op="atomic").line == 7
+    p, most = two_kernels, profile_pictures.most_requested
+    assert most(p).counts.requests == 9 and most(p, line=7).offsets == RIGHT and most(p, line=7).site == 0
+    assert most(p, space="shared").counts.requests == 4 and most(p, op="atomic").space == "shared"
+    assert most(p, kernel="reduce").counts.requests == 5 and most(p, kernel="rows", op="atomic").line == 7
     for which in ({"line": 4}, {"kernel": "none"}, {"op": "store", "space": "global"}):
         with pytest.raises(ValueError, match="no access fits"):
-            p.access(**which)
+            most(p, **which)
 
 
 def drawn(axes):
@@ -189,7 +189,7 @@ def test_sectors_are_counted_from_the_first_and_far_ones_stand_in_their_order(tm
     for far, columns in ((64, [0, 2]), (199 * 32, [0, 199]), (200 * 32, [0, 1])):
         offsets = [96, None, 96 + far + 28, *[None] * 29]
         p = profile_of(kernel("k", "f", [dict(row(1, "load", "global", offsets, requests=1), width=8)]))
-        axes = p.sectors_picture("near").axes[0]
+        axes = profile_pictures.sectors(p, "near").axes[0]
         points = {(0, 0), (columns[1], 2), (columns[1] + 1, 2)}  # 8 bytes from byte 28 lie in two sectors
         if far == 199 * 32:
             points = {(0, 0), (1, 2), (2, 2)}  # the second of them is 200 away
@@ -209,17 +209,17 @@ def test_banks_are_counted_from_where_shared_memory_begins_and_other_words_in_a_
     accesses = [row(1, "load", "shared", offsets, requests=2), row(2, "store", "shared", [1000] + [None] * 31),
                 row(2, "store", "global", [4] + [None] * 31)]
     other = kernel("other", "f", [row(1, "load", "shared", [8] + [None] * 31)])
-    axes = profile_of(kernel("k", "f", accesses), other).banks_picture("").axes[0]
+    axes = profile_pictures.banks(profile_of(kernel("k", "f", accesses), other), "").axes[0]
     assert drawn(axes) == {to_rgb(OURS): {(1, 3)}, to_rgb(CONTRAST): {(0, 0), (0, 1), (0, 2)}}
     assert axes.get_xlim() == pytest.approx((-0.8, 31.8))
-    wide = profile_of(kernel("k", "f", [dict(row(1, "load", "shared", [256, 256 + 8] + [None] * 30, requests=1),
-                                             width=8)])).banks_picture("").axes[0]
+    wide = dict(row(1, "load", "shared", [256, 256 + 8] + [None] * 30, requests=1), width=8)
+    wide = profile_pictures.banks(profile_of(kernel("k", "f", [wide])), "").axes[0]
     assert drawn(wide) == {to_rgb(OURS): {(0, 0), (1, 0), (2, 1), (3, 1)}}
 
 
 def test_lanes_are_drawn_request_by_request_and_the_last_to_its_end(two_kernels):
     for name, lanes in ((None, [32, 7, 1]), ("scale", [16])):
-        axes = two_kernels.lanes_picture("", name).axes[0]
+        axes = profile_pictures.lanes(two_kernels, "", name).axes[0]
         (area,) = axes.collections
         corners = {tuple(xy) for xy in area.get_paths()[0].vertices}
         for i, count in enumerate(lanes, 1):

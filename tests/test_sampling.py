@@ -192,7 +192,7 @@ def _defined(**settings):
 
 MUTANTS = [
     Mutant("minillama.sampling", "logits_BV.amax(-1, keepdim=True) + math.log(share)",
-           "logits_BV.amax(-1, keepdim=True) - share", _defined(min_p=0.5)),
+           "logits_BV.amax(-1, keepdim=True) - math.log(share)", _defined(min_p=0.5)),
     Mutant("minillama.sampling", "logits_BV = logits_BV / sampling.temperature", "logits_BV *= sampling.temperature",
            _defined(temperature=0.5)),
     Mutant("minillama.sampling", "dropped_BV = before_BV >= p", "dropped_BV = before_BV + probabilities_BV >= p",
