@@ -195,6 +195,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
     """
     prompts = [encode_segments(template(question), tokenizer).tokens for question in questions]
+    end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
     facts = {**(facts or {}), "prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(prompts),
              "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
     made_with = ppo_run.made_with(policy, reward_model, config, facts)
@@ -205,7 +206,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
             initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
         while run.iteration < config.iterations:
             start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
-            rollout, metrics = run.advance([prompts[i] for i in chosen], end_id or tokenizer.eos_id, other_loss)
+            rollout, metrics = run.advance([prompts[i] for i in chosen], end_id, other_loss)
             texts = [text.strip() for text in rollout.texts(tokenizer)]
             metrics |= means(watch, [questions[i] for i in chosen], texts)
             kept.add(metrics | {"distinct": len(set(texts)) / len(texts),
