@@ -66,6 +66,12 @@ def test_of_several_files_the_one_that_transformers_believes_counts(folder):
     assert read_token_settings(folder).chat_template == "listed"
 
 
+def test_a_tokenizer_json_as_large_as_llama_32s_is_read(folder):
+    content = json.dumps({"added_tokens": [{"id": 280, "content": "<e>", "special": True}]})
+    (folder / "tokenizer.json").write_text(content + " " * (18_000_000 - len(content)))
+    assert load_tokenizer(folder / "tokenizer.model").special_tokens["<e>"] == 280
+
+
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("tokenizer_config", "{", "not valid JSON"), ("tokenizer_config", "[]", "expected a JSON object"),
     ("tokenizer_config", '{"add_bos_token": 1}', "add_bos_token is 1: expected true or false"),

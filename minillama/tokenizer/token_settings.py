@@ -11,19 +11,21 @@ from ..files import require_regular
 from ..snapshot import read_settings
 from .added_tokens import AddedToken, TokenSettings
 
-MAX_BYTES = 1 << 24  # of a file beside the vocabulary
+MAX_BYTES = 1 << 27  # of a file beside the vocabulary: Llama 3.2's tokenizer.json has 17 MB
 LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
 FLAGS = ("lstrip", "rstrip", "single_word")
 
 
-def read_token_settings(folder, inside=()):
-    """The `TokenSettings` of a folder; `inside`: added tokens that the vocabulary's own file names. ValueError for a
-    damaged file, and for one whose statements no tokenizer could obey."""
+def read_token_settings(folder, inside=None):
+    """The `TokenSettings` of a folder; `inside`: the added tokens of its tokenizer.json, where that has been read.
+    ValueError for a damaged file, and for one whose statements no tokenizer could obey."""
     folder = Path(folder)
-    config, names, added, whole, generation, model = (
+    config, names, added, generation, model = (
         read_settings(path, MAX_BYTES) if (path := folder / f"{name}.json").exists() else {} for name in (
-            "tokenizer_config", "special_tokens_map", "added_tokens", "tokenizer", "generation_config", "config"))
-    tokens = [*inside, *added_tokens(whole.get("added_tokens") or [], folder / "tokenizer.json")]
+            "tokenizer_config", "special_tokens_map", "added_tokens", "generation_config", "config"))
+    tokens, whole = list(inside or ()), folder / "tokenizer.json"
+    if inside is None and whole.exists():
+        tokens += added_tokens(read_settings(whole, MAX_BYTES).get("added_tokens") or [], whole)
     tokens += [AddedToken(name, _id(index, folder / "added_tokens.json"), _is_special(name, {**names, **config}))
                for name, index in added.items()]
     decoder = config.get("added_tokens_decoder") or {}
