@@ -125,7 +125,7 @@ def _convert(s, _, mods, args):
         call = {"rni": "std::nearbyint", "rzi": "std::trunc", "rmi": "std::floor", "rpi": "std::ceil"}[rounded[0]]
         value = f"{call}({value})"
         if to not in FLOATS:
-            return s.write(args[0], f"simt_to_integer<{TYPES[to]}>({value})")
+            return s.write(args[0], f"::simt::to_integer<{TYPES[to]}>({value})")
     elif of in FLOATS and to not in FLOATS or ("sat" in how and to not in FLOATS):
         return None
     elif "rz" in how and not (of == "f32" and to == "f64"):

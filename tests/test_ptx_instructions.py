@@ -61,7 +61,7 @@ def meaning(instruction):
     ("mov.u32 d, x", "d = u32(x);"),
     ("cvt.rn.bf16x2.f32 d, x, y", "d = __nv_bfloat162(f32(y), f32(x));"),
     ("cvt.rz.f64.f32 d, x", "d = double(f32(x));"), ("cvt.rn.f32.s64 d, x", "d = float(s64(x));"),
-    ("cvt.rpi.u32.f32 d, x", "d = simt_to_integer<uint32_t>(std::ceil(f32(x)));"),
+    ("cvt.rpi.u32.f32 d, x", "d = ::simt::to_integer<uint32_t>(std::ceil(f32(x)));"),
     ("cvt.sat.f32.f16 d, x", "d = __saturatef(float(float(f16(x))));"),
     ("setp.hs.b32 p, x, y", "{ const uint32_t a = b32(x), b = b32(y); const bool yes = a >= b; p = yes;  }"),
     ("setp.ne.or.f32 p|q, x, y, r", "{ const float a = f32(x), b = f32(y); const bool yes = a != b; p = yes | r; "

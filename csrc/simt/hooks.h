@@ -41,6 +41,9 @@ inline void on_copy(const AsyncCopy&, Where) {}
 inline void on_copy_arrives(const AsyncCopy&) {}
 #endif
 
+extern bool casting;   // a thread is run one instruction at a time, see casts.cpp; set it to false and that stops
+void go_on_casting();  // ... and begins again
+
 struct Listening {  // for as long as a launch lasts, however it ends
   Listening(const LaunchConfig& config, const unsigned char* shared) { on_launch(config, shared); }
   ~Listening() { on_launch_end(); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "narrow_types.h"
 
@@ -29,8 +30,18 @@ inline float __int_as_float(int x) { return simt::float_of(uint32_t(x)); }
 inline float __uint_as_float(unsigned x) { return simt::float_of(x); }
 inline int __float_as_int(float x) { return int(simt::bits_of(x)); }
 inline unsigned __float_as_uint(float x) { return simt::bits_of(x); }
-inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
-inline int __float2int_rz(float x) { return int(x); }
+namespace simt {
+// A rounded number as an integer; what does not fit saturates, NaN is 0.
+template <class T, class F>
+constexpr T to_integer(F rounded) {
+  if (rounded != rounded) return 0;
+  if (rounded <= F(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
+  if (rounded >= F(std::numeric_limits<T>::max())) return std::numeric_limits<T>::max();
+  return T(rounded);
+}
+}  // namespace simt
+inline int __float2int_rn(float x) { return simt::to_integer<int>(std::nearbyint(x)); }
+inline int __float2int_rz(float x) { return simt::to_integer<int>(x); }
 inline int __mulhi(int a, int b) { return int(int64_t{a} * b >> 32); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t{a} * b >> 32); }
 

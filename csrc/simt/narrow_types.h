@@ -1,6 +1,8 @@
-// __half and __nv_bfloat16: stored in 16 bits, computed as float and rounded to nearest even after each operation.
+// __half and __nv_bfloat16: stored in 16 bits, computed as double and rounded once, to nearest even, by each operation.
 // Default constructors do nothing, so that arrays of them may lie in shared memory.
 #pragma once
+
+#include <type_traits>
 
 #include "runtime.h"
 
@@ -44,6 +46,37 @@ inline float from_half(uint16_t half) {
   return float_of(sign | ((rest << 13) + 0x38000000));
 }
 
+// ---- one rounding: an intermediate result that is inexact gets an odd last bit. Whatever it is then rounded to that is two
+// bits narrower or more is what rounding the exact result at once gives (Boldo and Melquiond, IEEE TC 57(4), 2008).
+
+inline float odd_float(double value) {
+  const float near = float(value);
+  if (double(near) == value || value != value) return near;
+  uint32_t bits = bits_of(near);
+  if (std::fabs(near) > std::fabs(value)) --bits;  // towards zero, also from infinity to the largest number
+  return float_of(bits | 1);
+}
+
+inline double odd_sum(double a, double b) {
+  const double sum = a + b, t = sum - a, lacks = (a - (sum - t)) + (b - t);  // Knuth's two-sum: a + b is sum + lacks
+  if (!(lacks < 0 || lacks > 0) || std::isinf(sum)) return sum;
+  uint64_t bits;
+  std::memcpy(&bits, &sum, 8);
+  if ((lacks < 0) != (sum < 0)) --bits;
+  bits |= 1;
+  double odd;
+  std::memcpy(&odd, &bits, 8);
+  return odd;
+}
+
+template <class I>
+double odd_double(I value) {  // of an integer, which may have more bits than a double
+  const bool negative = value < 0;
+  uint64_t size = negative ? 0 - uint64_t(value) : uint64_t(value);
+  if (size >> 53) size = (size & ~uint64_t{0x7ff}) | (size & 0x7ff ? 0x800 : 0);
+  return negative ? -double(size) : double(size);
+}
+
 }  // namespace simt
 
 #define SIMT_NARROW(Type, Pair, encode, decode)                                                                \
@@ -51,19 +84,20 @@ inline float from_half(uint16_t half) {
     uint16_t bits;                                                                                             \
     Type() = default;                                                                                          \
     Type(float value) : bits(simt::encode(value)) {}                                                           \
-    Type(double value) : Type(float(value)) {}                                                                 \
-    Type(int value) : Type(float(value)) {}                                                                    \
+    Type(double value) : Type(simt::odd_float(value)) {}                                                       \
+    template <class I, class = std::enable_if_t<std::is_integral<I>::value>>                                   \
+    Type(I value) : Type(simt::odd_double(value)) {}                                                           \
     operator float() const { return simt::decode(bits); }                                                      \
-    Type& operator+=(Type b) { return *this = Type(float(*this) + float(b)); }                                 \
-    Type& operator-=(Type b) { return *this = Type(float(*this) - float(b)); }                                 \
-    Type& operator*=(Type b) { return *this = Type(float(*this) * float(b)); }                                 \
-    Type& operator/=(Type b) { return *this = Type(float(*this) / float(b)); }                                 \
+    Type& operator+=(Type b) { return *this = Type(double(float(*this)) + double(float(b))); }                 \
+    Type& operator-=(Type b) { return *this = Type(double(float(*this)) - double(float(b))); }                 \
+    Type& operator*=(Type b) { return *this = Type(double(float(*this)) * double(float(b))); }                 \
+    Type& operator/=(Type b) { return *this = Type(double(float(*this)) / double(float(b))); }                 \
   };                                                                                                           \
   inline Type operator+(Type a, Type b) { return a += b; }                                                     \
   inline Type operator-(Type a, Type b) { return a -= b; }                                                     \
   inline Type operator*(Type a, Type b) { return a *= b; }                                                     \
   inline Type operator/(Type a, Type b) { return a /= b; }                                                     \
-  inline Type operator-(Type a) { return Type(-float(a)); }                                                    \
+  inline Type operator-(Type a) { return a.bits ^= 0x8000, a; }                                                \
   inline bool operator==(Type a, Type b) { return float(a) == float(b); }                                      \
   inline bool operator!=(Type a, Type b) { return float(a) != float(b); }                                      \
   inline bool operator<(Type a, Type b) { return float(a) < float(b); }                                        \
@@ -73,9 +107,15 @@ inline float from_half(uint16_t half) {
   inline Type __hadd(Type a, Type b) { return a + b; }                                                         \
   inline Type __hsub(Type a, Type b) { return a - b; }                                                         \
   inline Type __hmul(Type a, Type b) { return a * b; }                                                         \
-  inline Type __hfma(Type a, Type b, Type c) { return Type(std::fma(float(a), float(b), float(c))); }          \
-  inline Type __hmax(Type a, Type b) { return Type(std::fmax(float(a), float(b))); }                           \
-  inline Type __hmin(Type a, Type b) { return Type(std::fmin(float(a), float(b))); }                           \
+  inline Type __hfma(Type a, Type b, Type c) { /* the product is exact */                                      \
+    return Type(simt::odd_sum(double(float(a)) * double(float(b)), double(float(c))));                         \
+  }                                                                                                            \
+  inline Type __hmax(Type a, Type b) { /* +0 is more than -0 */                                                \
+    return a == b ? (a.bits &= b.bits, a) : Type(std::fmax(float(a), float(b)));                               \
+  }                                                                                                            \
+  inline Type __hmin(Type a, Type b) {                                                                         \
+    return a == b ? (a.bits |= b.bits, a) : Type(std::fmin(float(a), float(b)));                               \
+  }                                                                                                            \
   struct alignas(4) Pair {                                                                                     \
     Type x, y;                                                                                                 \
     Pair() = default;                                                                                          \

@@ -105,25 +105,18 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 }
 
 // Conversions with their rounding; what does not fit saturates, NaN is 0.
-template <class T, class F>
-T simt_to_integer(F rounded) {
-  if (rounded != rounded) return 0;
-  if (rounded <= F(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
-  if (rounded >= F(std::numeric_limits<T>::max())) return std::numeric_limits<T>::max();
-  return T(rounded);
-}
 #define SIMT_CONVERT(from, F, to, T)                                                             \
-  inline T __##from##2##to##_rd(F x) { return simt_to_integer<T>(std::floor(x)); }               \
-  inline T __##from##2##to##_ru(F x) { return simt_to_integer<T>(std::ceil(x)); }
+  inline T __##from##2##to##_rd(F x) { return simt::to_integer<T>(std::floor(x)); }               \
+  inline T __##from##2##to##_ru(F x) { return simt::to_integer<T>(std::ceil(x)); }
 SIMT_CONVERT(float, float, int, int)
 SIMT_CONVERT(double, double, int, int)
 SIMT_CONVERT(float, float, uint, unsigned)
 SIMT_CONVERT(double, double, uint, unsigned)
 #undef SIMT_CONVERT
-inline unsigned __float2uint_rn(float x) { return simt_to_integer<unsigned>(std::nearbyint(x)); }
-inline unsigned __float2uint_rz(float x) { return simt_to_integer<unsigned>(std::trunc(x)); }
-inline int __double2int_rn(double x) { return simt_to_integer<int>(std::nearbyint(x)); }
-inline int __double2int_rz(double x) { return simt_to_integer<int>(std::trunc(x)); }
+inline unsigned __float2uint_rn(float x) { return simt::to_integer<unsigned>(std::nearbyint(x)); }
+inline unsigned __float2uint_rz(float x) { return simt::to_integer<unsigned>(std::trunc(x)); }
+inline int __double2int_rn(double x) { return simt::to_integer<int>(std::nearbyint(x)); }
+inline int __double2int_rz(double x) { return simt::to_integer<int>(std::trunc(x)); }
 inline float __int2float_rn(int x) { return float(x); }
 inline float __uint2float_rn(unsigned x) { return float(x); }
 inline double __int2double_rn(int x) { return x; }
@@ -200,8 +193,8 @@ inline __nv_bfloat162 __float2bfloat162_rn(float x) { return {__nv_bfloat16(x), 
 inline __half2 __float22half2_rn(float2 x) { return {__half(x.x), __half(x.y)}; }
 inline __nv_bfloat162 __float22bfloat162_rn(float2 x) { return {__nv_bfloat16(x.x), __nv_bfloat16(x.y)}; }
 inline __half __int2half_rn(int x) { return __half(float(x)); }
-inline int __half2int_rn(__half x) { return int(std::nearbyint(float(x))); }
-inline int __half2int_rz(__half x) { return int(float(x)); }
+inline int __half2int_rn(__half x) { return __float2int_rn(float(x)); }
+inline int __half2int_rz(__half x) { return __float2int_rz(float(x)); }
 inline __half __hneg(__half x) { return -x; }
 inline __half __hdiv(__half a, __half b) { return a / b; }
 inline __half __habs(__half x) { return __half(std::fabs(float(x))); }

@@ -55,17 +55,17 @@ inline double __drcp_rn(double a) { return 1 / a; }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 
 #define SIMT_CONVERT(from, F, to, T)                                                                      \
-  inline T __##from##2##to##_rn(F x) { return simt_to_integer<T>(std::nearbyint(x)); }                    \
-  inline T __##from##2##to##_rz(F x) { return simt_to_integer<T>(std::trunc(x)); }                        \
-  inline T __##from##2##to##_rd(F x) { return simt_to_integer<T>(std::floor(x)); }                        \
-  inline T __##from##2##to##_ru(F x) { return simt_to_integer<T>(std::ceil(x)); }
+  inline T __##from##2##to##_rn(F x) { return simt::to_integer<T>(std::nearbyint(x)); }                    \
+  inline T __##from##2##to##_rz(F x) { return simt::to_integer<T>(std::trunc(x)); }                        \
+  inline T __##from##2##to##_rd(F x) { return simt::to_integer<T>(std::floor(x)); }                        \
+  inline T __##from##2##to##_ru(F x) { return simt::to_integer<T>(std::ceil(x)); }
 SIMT_CONVERT(float, float, ll, long long)
 SIMT_CONVERT(float, float, ull, unsigned long long)
 SIMT_CONVERT(double, double, ll, long long)
 SIMT_CONVERT(double, double, ull, unsigned long long)
 #undef SIMT_CONVERT
-inline unsigned __double2uint_rn(double x) { return simt_to_integer<unsigned>(std::nearbyint(x)); }
-inline unsigned __double2uint_rz(double x) { return simt_to_integer<unsigned>(std::trunc(x)); }
+inline unsigned __double2uint_rn(double x) { return simt::to_integer<unsigned>(std::nearbyint(x)); }
+inline unsigned __double2uint_rz(double x) { return simt::to_integer<unsigned>(std::trunc(x)); }
 inline float __int2float_rz(int x) { return float(x); }
 inline double __uint2double_rn(unsigned x) { return x; }
 inline float __ll2float_rn(long long x) { return float(x); }

@@ -2,6 +2,7 @@
 // like before each, and this file stands in for the sanitizer's own library. Kernels need no change.
 
 #include <algorithm>
+#include <utility>
 
 #include "profiler.h"
 
@@ -26,6 +27,8 @@ inline void Profiler::note(const void* pointer, int bytes, bool aligned, const v
   if (aligned && (address & uintptr_t(bytes - 1)))
     stop("misaligned", pc, std::string(op == Op::load ? "reads " : "writes ") + std::to_string(bytes) +
          " bytes at an address that is no multiple of that (" + distance(address) + ")");
+  const uintptr_t now = op == Op::load ? address ^ uintptr_t(bytes) << 56 : 0, before = std::exchange(last_load, now);
+  if (now && before == now) return;  // a checked conversion reads its operand twice, see casts.cpp
   const size_t offset = shared_offset(address, bytes);
   if (offset != kNotShared) note_shared(address, offset, bytes, op, pc);
   else note_global(address, bytes, op, pc);
@@ -117,6 +120,7 @@ void on_turn(int thread, const char* stack) {
   if (my.doubt.address) my.settle();
   my.thread = thread, my.warp = thread / kWarp, my.lane = thread % kWarp;
   my.stack = reinterpret_cast<uintptr_t>(stack);
+  my.last_load = 0;
   my.patience = 0;
 }
 
@@ -127,6 +131,7 @@ void on_gone(int thread) {
 void on_barrier(Where where, int threads) {
   Profiler& my = profiler;
   if (!my.active) return;
+  my.last_load = 0;
   my.settle();
   for (int w = 0; w * kWarp < int(my.config->block.x * my.config->block.y * my.config->block.z); ++w) my.flush(w);
   ++my.epoch;
@@ -138,6 +143,7 @@ void on_barrier(Where where, int threads) {
 void on_meeting(int warp, uint32_t lanes, const char* what, Where where) {
   Profiler& my = profiler;
   if (!my.active) return;
+  my.last_load = 0;
   my.settle();
   if (!options().strict || std::strcmp(what, "__syncwarp()") == 0) my.meet(warp, lanes);
   if (lanes == ~my.gone[warp]) my.flush(warp);
@@ -171,12 +177,19 @@ void on_copy_arrives(const AsyncCopy& copy) { profiler.fly(copy, false); }
 
 // ---- the compiler's calls
 
-#define SIMT_NOTE(op, bytes, aligned) simt::profiler.note<simt::Op::op>(p, bytes, aligned, __builtin_return_address(0))
+#define SIMT_NOTE(op, bytes, aligned)                                                              \
+  const bool casting = std::exchange(simt::casting, false);                                          \
+  simt::profiler.note<simt::Op::op>(p, bytes, aligned, __builtin_return_address(0));                 \
+  if (casting) simt::go_on_casting();
+#define SIMT_VOLATILE(op, bytes)   \
+  simt::profiler.last_load = 0;    \
+  SIMT_NOTE(op, bytes, true)       \
+  simt::profiler.last_load = 0;
 #define SIMT_SIZE(n)                                                                 \
   void __tsan_read##n(void* p) { SIMT_NOTE(load, n, true); }                         \
   void __tsan_write##n(void* p) { SIMT_NOTE(store, n, true); }                       \
-  void __tsan_volatile_read##n(void* p) { SIMT_NOTE(load, n, true); }                \
-  void __tsan_volatile_write##n(void* p) { SIMT_NOTE(store, n, true); }              \
+  void __tsan_volatile_read##n(void* p) { SIMT_VOLATILE(load, n); }                  \
+  void __tsan_volatile_write##n(void* p) { SIMT_VOLATILE(store, n); }                \
   void __tsan_unaligned_read##n(void* p) { SIMT_NOTE(load, n, false); }              \
   void __tsan_unaligned_write##n(void* p) { SIMT_NOTE(store, n, false); }
 extern "C" {

@@ -155,6 +155,7 @@ class Profiler {
 
   bool wanted = false, active = false;                   // between start and stop; and inside a kernel
   int thread = 0, warp = 0, lane = 0;                    // who runs
+  uintptr_t last_load = 0;                               // address and bytes, with nothing after it
   uintptr_t stack = 0, host_stack = 0, host_stack_bytes = 0;
   uintptr_t locals = 0, locals_bytes = 0;                // the module's thread-local memory
   const unsigned char* room = nullptr;                   // of its bytes, see ThreadLocals
