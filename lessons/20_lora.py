@@ -60,10 +60,8 @@ from minillama.peft.lora import LoRAConfig, LoRALinear, add_lora, merge_lora
 
 linear = nn.Linear(n_in, n_out, bias=False)
 linear.weight = nn.Parameter(W0)
-layer = LoRALinear(linear)
-layer.add("default", LoRAConfig(rank=R, alpha=alpha))
-layer.active = "default"
-layer.A["default"].data, layer.B["default"].data = A, B
+layer = LoRALinear(linear, LoRAConfig(rank=R, alpha=alpha))
+layer.A.data, layer.B.data = A, B
 assert torch.allclose(layer(x), h, atol=1e-5)
 
 big = preset("llama_7b")  # rank 8 on the query and value projections of all 32 layers

@@ -41,7 +41,7 @@ def test_so_it_is_over_nf4_with_an_adapter():
     quantize_linears(model, kind="nf4", block_size=8)
     add_lora(model, LoRAConfig(rank=2, targets=("attention.*", "feed_forward.*")))
     for layer in lora_layers(model).values():
-        torch.nn.init.normal_(layer.B["default"], std=0.1)
+        torch.nn.init.normal_(layer.B, std=0.1)
     alone = [column(generate_tokens(model, [prompt], 35, Sampling())) for prompt in NEAR_THE_END]
     steps = list(generate_tokens(model, NEAR_THE_END, 35, Sampling()))
     assert [column(steps, row) for row in range(len(alone))] == alone

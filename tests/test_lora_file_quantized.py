@@ -118,16 +118,16 @@ def test_we_load_pefts_adapter_of_a_bitsandbytes_base_to_the_same_logits_and_gra
     (logits * weights).sum().backward()
     parameters = dict(adapted.named_parameters())
     for path, module in lora_layers(ours).items():
-        B = rows_to_hf(path, module.B["default"].grad, CONFIG.n_heads, CONFIG.n_kv_heads)
+        B = rows_to_hf(path, module.B.grad, CONFIG.n_heads, CONFIG.n_kv_heads)
         name = "base_model.model." + to_hf(path)
-        assert close(module.A["default"].grad, parameters[f"{name}.lora_A.default.weight"].grad, kind)
+        assert close(module.A.grad, parameters[f"{name}.lora_A.default.weight"].grad, kind)
         assert close(B, parameters[f"{name}.lora_B.default.weight"].grad, kind)
 
 
 FILE = "minillama.peft.lora_file"
 MUTANTS = [
-    Mutant(FILE, "B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)",
-           "B = layer.B[name].detach()",
+    Mutant(FILE, "B = rows_to_hf(path, layer.B.detach(), model.config.n_heads, model.config.n_kv_heads)",
+           "B = layer.B.detach()",
            lambda: test_peft_loads_the_adapter_of_our_quantized_model_to_the_same_logits("int8")),
     Mutant("minillama.peft.lora", "base.stored().product_backward(dy)", "base.stored().product_backward(0 * dy)",
            lambda: test_we_load_pefts_adapter_of_a_bitsandbytes_base_to_the_same_logits_and_gradients("nf4")),

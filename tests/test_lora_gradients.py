@@ -8,7 +8,7 @@ from mutants import Mutant
 from test_lora import layer, normal
 from torch import nn
 
-from minillama.peft.lora import LoRALinear
+from minillama.peft.lora import LoRAConfig, LoRALinear
 from minillama.quant.nf4 import NF4Tensor
 
 SHAPES = [(1, 1), (3, 5), (24, 40), (40, 24), (7, 129)]  # out, in
@@ -16,7 +16,7 @@ SHAPES = [(1, 1), (3, 5), (24, 40), (40, 24), (7, 129)]  # out, in
 
 def written(module, x):
     """h = W x + s B A x, left to autograd operation by operation."""
-    A, B, config = module.A["default"], module.B["default"], module.configs["default"]
+    A, B, config = module.A, module.B, module.config
     dropped = nn.functional.dropout(x.to(A.dtype), config.dropout, module.training)
     y = module.base(x)
     return y + (nn.functional.linear(nn.functional.linear(dropped, A), B) * config.scaling).to(y.dtype)
@@ -28,7 +28,7 @@ def gradients_of(forward, module, x, dy):
     torch.manual_seed(4)  # of the dropout
     y = forward(x)
     y.backward(dy)
-    return {"y": y.detach(), "x": x.grad, "A": module.A["default"].grad, "B": module.B["default"].grad}
+    return {"y": y.detach(), "x": x.grad, "A": module.A.grad, "B": module.B.grad}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -71,14 +71,14 @@ def test_an_input_without_a_gradient_costs_no_product_with_the_base():
     module, product = layer(24, 40, "nf4"), NF4Tensor.product_backward
     with mock.patch.object(NF4Tensor, "product_backward", autospec=True, side_effect=product) as asked:
         module(normal(4, 40, seed=2)).sum().backward()
-        assert not asked.called and module.A["default"].grad is not None
+        assert not asked.called and module.A.grad is not None
         module(normal(4, 40, seed=2).requires_grad_()).sum().backward()
         assert asked.call_count == 1
 
 
 def test_a_base_that_asks_for_a_gradient_is_refused_and_not_forgotten():
     module = layer(24, 40)
-    assert not LoRALinear(nn.Linear(40, 24)).base.weight.requires_grad  # a fresh one is frozen
+    assert not LoRALinear(nn.Linear(40, 24), LoRAConfig()).base.weight.requires_grad  # a fresh one is frozen
     module.base.weight.requires_grad_()
     with pytest.raises(ValueError, match="requires_grad_"):
         module(normal(4, 40))
@@ -104,7 +104,7 @@ MUTANTS = [
     Mutant(LORA, "base.stored().product_backward(dy)", "base.stored().product_backward(-dy)", formula("nf4")),
     Mutant(LORA, "if ctx.needs_input_grad[0] else None", "if True else None",
            test_an_input_without_a_gradient_costs_no_product_with_the_base),
-    Mutant(LORA, "self.base = base.requires_grad_(False)", "self.base = base",
+    Mutant(LORA, "base.requires_grad_(False), config", "base, config",
            test_a_base_that_asks_for_a_gradient_is_refused_and_not_forgotten),
     Mutant(LORA, "torch.is_grad_enabled() and any(", "False and any(",
            test_a_base_that_asks_for_a_gradient_is_refused_and_not_forgotten),

@@ -39,7 +39,7 @@ def a_policy(adapter=True, trained=False, learns=(), frozen=(), tied=False, kind
     if adapter:
         add_lora(model, LoRAConfig(rank=2, alpha=8.0, targets=("attention.*", "feed_forward.*")))
     for layer in lora_layers(model).values() if trained else ():
-        torch.nn.init.normal_(layer.B["default"])
+        torch.nn.init.normal_(layer.B)
     for name in learns:
         model.get_parameter(name).requires_grad_()
     for name in frozen:

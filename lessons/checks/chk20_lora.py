@@ -26,10 +26,8 @@ def parts(n_out, n_in, rank, dtype=torch.float64):
 def layer_of(W0, A, B, alpha):
     linear = nn.Linear(*reversed(W0.shape), bias=False)
     linear.weight = nn.Parameter(W0)
-    layer = LoRALinear(linear)
-    layer.add("default", LoRAConfig(rank=len(A), alpha=alpha))
-    layer.active = "default"
-    layer.A["default"].data, layer.B["default"].data = A, B
+    layer = LoRALinear(linear, LoRAConfig(rank=len(A), alpha=alpha))
+    layer.A.data, layer.B.data = A, B
     return layer.requires_grad_(False)
 
 
@@ -51,7 +49,7 @@ def check_merge(learner):
         got = learner.merge(W0, A, B, 3.0)
         if not torch.equal(W0, before):
             raise Wrong("merge changed the W0 it was given", 1)
-        close(f"merged weight {shape[:2]} of rank {shape[2]}", got, W0 + layer_of(W0, A, B, 3.0).product("default"),
+        close(f"merged weight {shape[:2]} of rank {shape[2]}", got, W0 + layer_of(W0, A, B, 3.0).product(),
               1e-11, 0)
     W0, A, B = parts(24, 40, 7, torch.float32)
     wanted = (W0.half().float() + 3.0 / 7 * (B @ A)).half()

@@ -28,27 +28,27 @@ PREFIX = "base_model.model."
 TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
 
 
-def save_lora(folder, model, name="default", base_model=None):
-    """Write the adapter `name` of a Transformer; base_model: a name of the base for the config file. An embedding table
-    or head that requires a gradient is written whole, as modules_to_save.
+def save_lora(folder, model, base_model=None):
+    """Write the adapter of a Transformer; base_model: a name of the base for the config file. An embedding table or
+    head that requires a gradient is written whole, as modules_to_save.
 
     ValueError if the adapter does not exist, or was never trained: its B are all zero, so it would change nothing.
     """
-    layers = {path: layer for path, layer in lora_layers(model).items() if name in layer.configs}
+    layers = lora_layers(model)
     if not layers:
-        raise ValueError(f"the model has no adapter {name!r}: add_lora first")
-    if not any(bool(layer.B[name].any()) for layer in layers.values()):
-        raise ValueError(f"adapter {name!r} is empty: B is zero in all {len(layers)} layers, so it changes nothing; "
+        raise ValueError("the model has no adapter: add_lora first")
+    if not any(bool(layer.B.any()) for layer in layers.values()):
+        raise ValueError(f"the adapter is empty: B is zero in all {len(layers)} layers, so it changes nothing; "
                          "train it before saving it")
     tensors = {}
     for path, layer in layers.items():
-        B = rows_to_hf(path, layer.B[name].detach(), model.config.n_heads, model.config.n_kv_heads)
-        tensors[f"{PREFIX}{to_hf(path)}.lora_A.weight"] = layer.A[name].detach()
+        B = rows_to_hf(path, layer.B.detach(), model.config.n_heads, model.config.n_kv_heads)
+        tensors[f"{PREFIX}{to_hf(path)}.lora_A.weight"] = layer.A.detach()
         tensors[f"{PREFIX}{to_hf(path)}.lora_B.weight"] = B
     tables = [word for word, path in TABLES.items() if _learns(model.get_submodule(path))]
     for word in tables:
         tensors[f"{PREFIX}{to_hf(TABLES[word])}.weight"] = model.get_submodule(TABLES[word]).weight.detach()
-    config = next(iter(layers.values())).configs[name]
+    config = next(iter(layers.values())).config
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "bias": "none",
               "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
               "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers),
@@ -72,9 +72,9 @@ def learned_over(folder):
     return given.get("model") or "its base", base and {**settings_from_json(base, path), "crc32": base.get("crc32")}
 
 
-def load_lora(folder, model, name="default"):
-    """Add the adapter in `folder` to a Transformer under `name`, active; return the names of its layers. Tables that
-    the file brings take the place of the model's own, and learn on like the adapter.
+def load_lora(folder, model):
+    """Add the adapter in `folder` to a Transformer; return the names of its layers. Tables that the file brings take
+    the place of the model's own, and learn on like the adapter.
 
     ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain LoRA.
     """
@@ -92,12 +92,12 @@ def load_lora(folder, model, name="default"):
             raise ValueError(f"{path}: A and B of {layer} have shapes {shapes}, this model wants rank {config['r']} "
                              f"between {in_features} and {out_features} features: it was made for another base")
     config = LoRAConfig(config["r"], config["lora_alpha"], config["lora_dropout"], tuple(pairs))
-    names = add_lora(model, config, name)
+    names = add_lora(model, config)
     with torch.no_grad():
         for layer, pair in pairs.items():
             B = rows_to_meta(layer, pair["B"], model.config.n_heads, model.config.n_kv_heads)
-            model.get_submodule(layer).A[name].copy_(pair["A"])
-            model.get_submodule(layer).B[name].copy_(B)
+            model.get_submodule(layer).A.copy_(pair["A"])
+            model.get_submodule(layer).B.copy_(B)
         for table, tensor in tables.items():
             model.get_submodule(table).weight.requires_grad_().copy_(tensor)
     return names

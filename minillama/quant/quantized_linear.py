@@ -7,7 +7,7 @@ from torch import nn
 
 
 class QuantizedLinear(nn.Module):
-    """y = x W^T for a frozen W stored in few bits; the gradient goes to x alone, dx = dy W.
+    """y = x W^T for a frozen, quantized W; the gradient goes to x alone, dx = dy W.
 
     A subclass keeps its numbers in buffers, gathers them in `stored()` (an object with
     `dequantize(dtype)`, `product(x)` and `product_backward(dy)`), and is built from a matrix by `from_weight(weight,
@@ -27,10 +27,6 @@ class QuantizedLinear(nn.Module):
             raise ValueError(f"{linear} has a bias, which {cls.__name__} does not keep: "
                              "quantize layers without one")
         return cls.from_weight(linear.weight.detach(), **settings)
-
-    def with_weight(self, weight):
-        """A new layer of the same settings that holds `weight` (out, in), quantized anew."""
-        return type(self).from_weight(weight, **self.settings())
 
     def dequantize(self, dtype=torch.float32):
         """W (out, in), computed in fp32 and rounded once to `dtype`."""
