@@ -14,14 +14,12 @@ def add_lesson(commands):
 
 
 def add_check(commands):
-    """check [N] [--solution] [--watch], or check --all --solutions"""
+    """check [N] [--solution] [--watch], or check --all"""
     parser = command(commands, "check", run_check, "grade your answer to a lesson's exercise")
     parser.add_argument("number", nargs="?", metavar="N", help="the lesson's number; without it, the one begun last")
     parser.add_argument("--solution", action="store_true", help="print a solution and where it lies")
     parser.add_argument("--watch", action="store_true", help="grade again at every save, until Ctrl-C")
     parser.add_argument("--all", action="store_true", help="one line for every exercise")
-    parser.add_argument("--solutions", action="store_true",
-                        help="with --all: prove that stubs are to do, solutions pass and wrong answers are caught")
 
 
 def run_lesson(arguments):
@@ -59,8 +57,8 @@ def run_book(arguments):
 
 def run_check(arguments):
     """Grade (`check.check`); exit code 1 where a check failed."""
-    if arguments.all or arguments.solutions:
-        return check.prove_all() if arguments.solutions else check.check_all()
+    if arguments.all:
+        return check.check_all()
     there = check.exercises()
     if not there:
         raise ValueError(f"no exercises in {lesson.FOLDER}: they live in minillama's checkout, start it from there")

@@ -3,6 +3,7 @@
 import json
 import os
 
+import prove_exercises
 import pytest
 from mutants import Mutant
 
@@ -135,9 +136,9 @@ def test_an_exercise_is_sound_where_stub_solution_and_each_wrong_answer_are_grad
         files_seen[:] = [file.read_text() for file in files]
         return answer, ""
 
-    monkeypatch.setattr(check, "grade", grade)
+    monkeypatch.setattr(prove_exercises, "grade", grade)
     answer = [todo, solved, first, second]
-    assert check.prove(5, folder) == []
+    assert prove_exercises.prove(5, folder) == []
     assert files_seen == ["# ex05_halves\n\n", "# sol05_halves\n\n", "# one_halves\n\n", "# sol05_two\n\n"]
     for place, other, words in ((0, solved, "not everything is to do"), (1, todo, "sol05_halves.py does not pass"),
                                 (2, second, "'sol05' -> 'one' must fail in half with hint 1"),
@@ -146,13 +147,14 @@ def test_an_exercise_is_sound_where_stub_solution_and_each_wrong_answer_are_grad
                                 (3, Graded([], {"double": []}, second.results), "double has no hint 0")):
         answer = [todo, solved, first, second]
         answer[place] = other
-        said = check.prove(5, folder)
+        said = prove_exercises.prove(5, folder)
         assert len(said) == 1 and words in said[0], said
     (folder / "checks" / "chk05_halves.py").write_text('WRONG = [("s", "one", "half", 1), ("z", "two", "half", 0)]\n')
-    assert check.prove(5, folder) == [f"chk05_halves.py: {old!r} occurs {times} times in the solution, not once"
-                                      for old, times in (("s", 2), ("z", 0))]
+    assert prove_exercises.prove(5, folder) == [
+        f"chk05_halves.py: {old!r} occurs {times} times in the solution, not once"
+        for old, times in (("s", 2), ("z", 0))]
     (folder / "checks" / "chk05_halves.py").write_text("WRONG = []\n")
-    assert check.prove(5, folder) == ["chk05_halves.py: WRONG is empty: no wrong answer is shown to fail"]
+    assert prove_exercises.prove(5, folder) == ["chk05_halves.py: WRONG is empty: no wrong answer is shown to fail"]
 
 
 def test_all_exercises_are_a_line_each_and_one_failure_is_the_verdict(course, monkeypatch):
@@ -163,11 +165,16 @@ def test_all_exercises_are_a_line_each_and_one_failure_is_the_verdict(course, mo
         found.update({"05_halves": graded("ok"), "07_two_words": graded(*verdicts)})
         assert check.check_all(folder, lines.append) == code
     assert lines == ["  [to do] 05  1/3  exercises/ex05_halves.py", "  [fail]  07  1/3  exercises/ex07_two_words.py"]
-    monkeypatch.setattr(check, "prove", lambda number, folder: ["a gap", "another"] * (number == 7))
+    monkeypatch.setattr(prove_exercises, "prove", lambda number, folder: ["a gap", "another"] * (number == 7))
     lines.clear()
-    assert check.prove_all(folder, lines.append) == 1 and lines == ["a gap", "another", "2 exercises: 2 gaps"]
-    monkeypatch.setattr(check, "prove", lambda number, folder: [])
-    assert check.prove_all(folder, lines.append) == 0 and lines[-1] == "2 exercises: no gaps"
+    assert prove_exercises.prove_all(folder, lines.append) == 1 and lines == ["a gap", "another", "2 exercises: 2 gaps"]
+    monkeypatch.setattr(prove_exercises, "prove", lambda number, folder: [])
+    assert prove_exercises.prove_all(folder, lines.append) == 0 and lines[-1] == "2 exercises: no gaps"
+
+
+def test_a_course_without_exercises_is_no_success(tmp_path):
+    assert prove_exercises.prove_all(tmp_path, out=lambda line: None) == 1
+    assert check.check_all(tmp_path, out=lambda line: None) == 1
 
 
 def test_a_solution_is_shown_in_all_its_parts(course, monkeypatch):
@@ -189,5 +196,15 @@ def kept_by_another():
         test_what_has_passed_is_kept_in_order_until_it_fails_again((Path(folder), {}))
 
 
-MUTANTS = [Mutant("minillama.check", "set(self.data[\"passed\"]) - {number}", "set(self.data[\"passed\"])",
-                  kept_by_another)]
+def empty_course():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_a_course_without_exercises_is_no_success(Path(folder))
+
+
+MUTANTS = [
+    Mutant("minillama.check", "set(self.data[\"passed\"]) - {number}", "set(self.data[\"passed\"])", kept_by_another),
+    Mutant("prove_exercises", "return 1 if gaps or not numbers else 0", "return 1 if gaps else 0", empty_course),
+]

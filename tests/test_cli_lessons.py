@@ -15,7 +15,7 @@ def called(monkeypatch):
     """What was called, with what; each call returns its place in the list, plus 40."""
     calls = []
     for module, names in ((cli_lessons, ("step", "list_lessons", "write_notebook", "build")),
-                          (check, ("check", "watch", "show_solution", "check_all", "prove_all"))):
+                          (check, ("check", "watch", "show_solution", "check_all"))):
         for name in names:
             monkeypatch.setattr(module, name, lambda *given, _name=name, **named: calls.append(
                 (_name, *given, *named.items())) or 39 + len(calls))
@@ -26,7 +26,6 @@ def called(monkeypatch):
     (["lesson"], ("list_lessons",)), (["lesson", "5"], ("step", lesson.find(5))),
     (["check", str(NUMBER)], ("check", NUMBER)), (["check", str(NUMBER), "--watch"], ("watch", NUMBER)),
     (["check", str(NUMBER), "--solution"], ("show_solution", NUMBER)), (["check", "--all"], ("check_all",)),
-    (["check", "--all", "--solutions"], ("prove_all",)), (["check", "--solutions"], ("prove_all",)),
     (["check", "--watch", "--solution", str(NUMBER)], ("show_solution", NUMBER))])
 def test_each_command_calls_what_it_names_and_ends_with_its_code(called, words, call):
     assert main(words) == 40 and called == [call]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mutants import Mutant
+from prove_exercises import prove
 
 from minillama import check
 from minillama.cli import main
@@ -105,7 +106,7 @@ def test_close_accepts_what_is_within_the_tolerance(got, wanted):
 
 
 def test_an_untouched_stub_is_to_do_and_the_solution_passes_and_listed_mistakes_are_caught(tmp_path):
-    assert check.prove(5, course(tmp_path)) == []
+    assert prove(5, course(tmp_path)) == []
 
 
 @pytest.mark.parametrize(("parts", "words"), [
@@ -119,12 +120,8 @@ def test_an_untouched_stub_is_to_do_and_the_solution_passes_and_listed_mistakes_
     ({"checks": CHECKS.replace('("which operator?", "the other one", "divide by two")', "()")}, "half has no hint 0"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_an_unsound_exercise_is_named(tmp_path, parts, words):
-    problems = check.prove(5, course(tmp_path, **parts))
+    problems = prove(5, course(tmp_path, **parts))
     assert any(words in problem for problem in problems), problems
-
-
-def test_a_course_without_exercises_is_no_success(tmp_path):
-    assert check.prove_all(tmp_path, out=lambda line: None) == 1 == check.check_all(tmp_path, out=lambda line: None)
 
 
 @pytest.mark.parametrize(("line", "words"), [
@@ -281,9 +278,9 @@ def test_a_cuda_answer_beside_the_python_one_is_run_and_its_race_told_in_a_sente
 MUTANTS = [
     Mutant("minillama.grader", "block[:max(0, KEPT - len(kept))]", "block",
            lambda: _in_folder(test_a_flood_of_text_is_cut_and_a_little_is_shown)),
-    Mutant("minillama.check", '!= {"todo"}:', '== {"no"}:',
+    Mutant("prove_exercises", '!= {"todo"}:', '== {"no"}:',
            lambda: _in_folder(test_an_unsound_exercise_is_named, {"answer": RIGHT}, "not everything is to do")),
-    Mutant("minillama.check", "first.verdict, first.hint) != (name, \"fail\", hint)",
+    Mutant("prove_exercises", "first.verdict, first.hint) != (name, \"fail\", hint)",
            'first.verdict) != (name, "fail")',
            lambda: _in_folder(test_an_unsound_exercise_is_named, {"checks": CHECKS.replace('"half", 1)', '"half", 2)')},
                               "with hint 2")),
@@ -294,7 +291,5 @@ MUTANTS = [
            lambda: test_close_names_what_is_wrong(torch.ones(2), torch.ones(2, dtype=torch.float64), "dtype")),
     Mutant("minillama.check", "fails[name][1] + 1 if again", "fails[name][1] if again",
            lambda: _in_folder(test_each_failing_run_shows_the_next_hint_and_a_new_mistake_begins_with_its_own)),
-    Mutant("minillama.check", "return 1 if gaps or not numbers else 0", "return 1 if gaps else 0",
-           lambda: _in_folder(test_a_course_without_exercises_is_no_success)),
     Mutant("minillama.grader", 'if "fail" in verdicts:', "if False:", lambda: _flaw("fail")),
 ]
