@@ -25,11 +25,13 @@ from lessons.other_feedback import (
     n_answers,
     train_dpo,
 )
+from minillama.checkpoint.pth import read_plain
+from minillama.files import atomic_write
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.report import caption, section
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
-from minillama.tour_rlhf import LEASHED, check_rows, fingerprint, fused, kept
+from minillama.tour_rlhf import PENALIZED, fingerprint, fused
 from minillama.train.sft import SftConfig, fine_tune
 
 DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
@@ -48,12 +50,13 @@ def kind_and_in_steps(text):
     return float("First " in answer) + (" Then " in answer) + opening.endswith("!") + answer.endswith("!")
 
 
-def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
+def alternatives_stage(report, model, tokenizer, feedback, reward_model, penalized):
     """Every way trained and examined -> {name: [(kl, score, measured, distinct), ...]}, last the one it ends with."""
-    road.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
-             "(lessons/other_feedback.py)")
-    task, ways = (fused(model), reward_model, tokenizer, feedback, road.config.seed), {"PPO": [row_of(leashed.after)]}
-    settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(LEASHED)}
+    report.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
+               "(lessons/other_feedback.py)")
+    task = fused(model), reward_model, tokenizer, feedback, report.config.seed
+    ways = {"PPO": [row_of(penalized.after)]}
+    settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(PENALIZED)}
     settings |= {"judge": fingerprint(reward_model), "policy": fingerprint(model), **feedback.key}
 
     def check(found):
@@ -61,20 +64,46 @@ def alternatives_stage(road, model, tokenizer, feedback, reward_model, leashed):
                    (0, 1, 2, *feedback.watched))
 
     for name, learn in WAYS.items():
-        ways[name] = [tuple(row) for row in kept(road, name.replace(" ", "-"), lambda folder, learn=learn: {
+        ways[name] = [tuple(row) for row in kept(report, name.replace(" ", "-"), lambda folder, learn=learn: {
             "rows": list(learn(*task))}, check, **settings)["rows"]]
     for name, rows in ways.items():
         kl, score, measured, distinct = rows[-1]
-        road.say(f"    {name:19}KL {kl:5.2f}, score {score:+.2f}, "
-                 + "".join(f"{what} {value:+.2f}, " for what, value in measured.items()) + f"{distinct} distinct")
-    ends, start = {name: rows[-1] for name, rows in ways.items()}, row_of(leashed.before)
+        report.say(f"    {name:19}KL {kl:5.2f}, score {score:+.2f}, "
+                   + "".join(f"{what} {value:+.2f}, " for what, value in measured.items()) + f"{distinct} distinct")
+    ends, start = {name: rows[-1] for name, rows in ways.items()}, row_of(penalized.before)
     better = [name for name, row in ends.items() if row[1] > start[1]]
-    road.expect("other ways", f"all {len(ends)} end with a higher score than the model that they began as",
-                f"{len(better)}: " + ", ".join(f"{name} {row[1]:+.2f} at {row[0]:.1f} nats"
+    report.check("other ways", f"all {len(ends)} end with a higher score than the model that they began as",
+                 f"{len(better)}: " + ", ".join(f"{name} {row[1]:+.2f} at {row[0]:.1f} nats"
                                                for name, row in ends.items()),
-                len(better) == len(ends), "lessons/other_feedback.py", "lessons/28_other_feedback.py")
-    road.pages.append(alternatives_page(ways, start, leashed.history))
+                 len(better) == len(ends), "lessons/other_feedback.py", "lessons/28_other_feedback.py")
+    report.pages.append(alternatives_page(ways, start, penalized.history))
     return ways
+
+
+def kept(report, name, make, check, **settings):
+    """What `make(folder)` returns, a dict of numbers and tensors, made once for the same settings. A file that is
+    damaged, or that `check(found)` does not like, is told and made anew."""
+    folder = report.folder(name, **settings)
+    path = folder / "result.pt"
+    if path.exists():
+        try:
+            check(found := dict(read_plain(path)))
+        except (ValueError, TypeError, LookupError):
+            report.say(f"  {path} is damaged: it is made anew")
+        else:
+            report.say(f"  found trained in {folder}")
+            return found
+    result = make(folder)
+    with atomic_write(path) as file:
+        torch.save(result, file)
+    return result
+
+
+def check_rows(rows, names):
+    """TypeError or LookupError unless `rows` are dicts with a number for each of the names, one at least."""
+    if not (isinstance(rows, list) and rows and all(isinstance(row[name], (int, float)) for row in rows
+                                                    for name in names)):
+        raise TypeError("not rows of numbers")
 
 
 def row_of(exam):
@@ -140,10 +169,10 @@ def chain_of_hindsight(model, reward_model, tokenizer, feedback, seed):
 
 
 def ppo_on_a_rule(model, reward_model, tokenizer, feedback, seed):
-    """PPO with the written rule in the reward model's place, on the same leash."""
+    """PPO with the written rule in the reward model's place, with the same KL penalty."""
     policy = copy.deepcopy(model).requires_grad_(True)
     rule = RuleReward(kind_and_in_steps, tokenizer, copy.deepcopy(model), model.config.dim)
-    config = replace(LEASHED, seed=seed, max_new_tokens=feedback.max_new_tokens)
+    config = replace(PENALIZED, seed=seed, max_new_tokens=feedback.max_new_tokens)
     train_ppo(policy, rule, tokenizer, feedback.practice, config, progress=False)
     yield examined(policy, model, reward_model, tokenizer, feedback)
 
@@ -194,15 +223,15 @@ def alternatives_page(ways, start, history):
 def main(argv=None):
     import _rounds
 
-    from minillama.tour import Road, forum_chain, write_results
+    from minillama.tour import TourReport, forum_chain, write_results
     from minillama.tour_config import TourConfig
 
     chosen = _rounds.options(__doc__, argv, lambda parser: (
         parser.add_argument("--seed", type=int, default=0, help="default: %(default)s"),
         parser.add_argument("--out", default="out/alternatives", help="for the report (default: %(default)s)")))
-    road, began = Road(chosen.out, TourConfig(seed=chosen.seed)), time.perf_counter()
-    alternatives_stage(road, *forum_chain(road))
-    write_results(road, time.perf_counter() - began)
+    report, began = TourReport(chosen.out, TourConfig(seed=chosen.seed)), time.perf_counter()
+    alternatives_stage(report, *forum_chain(report))
+    write_results(report, time.perf_counter() - began)
 
 
 if __name__ == "__main__":

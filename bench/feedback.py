@@ -1,14 +1,14 @@
-"""Learning from feedback over several seeds: how far PPO raises the hidden quality, and what it costs without a leash.
+"""Learning from feedback over several seeds: how far PPO raises the hidden quality, and what no KL penalty costs.
 
 The tour's own stages in the tour's own settings, those that feedback needs: corpus, tokenizer, pretraining, tuning,
-reward model, PPO on the leash and off it. About four minutes of one core for each seed. What was trained is kept in
---out, so that a run that was stopped goes on, and the table can be had again.
+reward model, PPO with the KL penalty and without it. About four minutes of one core for each seed. What was trained is
+kept in --out, so that a run that was stopped goes on, and the table can be had again.
 """
 
 import _rounds
 
 COLUMNS = ("seed", "reward model: labels", "ceiling", "in truth", "quality before", "PPO", "rise", "KL", "distinct",
-           "score", "no leash: score", "quality", "KL", "distinct")
+           "score", "no KL penalty: score", "quality", "KL", "distinct")
 
 
 def results(seed, out):
@@ -19,22 +19,22 @@ def results(seed, out):
     from minillama.rlhf.preferences import label_ceiling, order_in_truth
     from minillama.rlhf.reward_model import pair_accuracy
     from minillama.rlhf.train_reward import encode_pairs, held_out_scores
-    from minillama.tour import Road, TourConfig, corpus_stage, pretrain_stage, tokenizer_stage
+    from minillama.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
 
-    road = Road(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
-    train, held_out = corpus_stage(road)
-    tokenizer = tokenizer_stage(road, train, held_out)
-    model = pretrain_stage(road, tokenizer, train, held_out)
-    tuned = tour_sft.sft_stage(road, model, tokenizer, tour_sft.lessons_of(seed, tokenizer)).model
-    feedback, leash = tour_rlhf.forum_feedback(seed), tour_rlhf.LEASHED
-    judge = tour_rlhf.reward_stage(road, tuned, tokenizer, feedback)
+    report = TourReport(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
+    train, held_out = corpus_stage(report)
+    tokenizer = tokenizer_stage(report, train, held_out)
+    model = pretrain_stage(report, tokenizer, train, held_out)
+    tuned = tour_sft.sft_stage(report, model, tokenizer, tour_sft.lessons_of(seed, tokenizer)).model
+    feedback, penalty = tour_rlhf.forum_feedback(seed), tour_rlhf.PENALIZED
+    judge = tour_rlhf.reward_stage(report, tuned, tokenizer, feedback)
     scores = held_out_scores(judge, encode_pairs(feedback.held_out, tokenizer))
-    leashed, free = (tour_rlhf.practised(road, name, tuned, judge, tokenizer, feedback, config) for name, config in
-                     (("ppo", leash), ("ppo-free", replace(leash, kl_coefficient=0.0))))
-    before, after, gamed = (exam.measured["quality"] for exam in (leashed.before, leashed.after, free.after))
+    penalized, free = (tour_rlhf.practised(report, name, tuned, judge, tokenizer, feedback, config) for name, config in
+                     (("ppo", penalty), ("ppo-free", replace(penalty, kl_coefficient=0.0))))
+    before, after, gamed = (exam.measured["quality"] for exam in (penalized.before, penalized.after, free.after))
     return (seed, pair_accuracy(*scores), label_ceiling(feedback.held_out, feedback.truth),
             order_in_truth(*scores, feedback.held_out, feedback.truth), before, after, after - before,
-            leashed.after.kl, leashed.after.distinct, leashed.after.score, free.after.score, gamed, free.after.kl,
+            penalized.after.kl, penalized.after.distinct, penalized.after.score, free.after.score, gamed, free.after.kl,
             free.after.distinct)
 
 

@@ -29,19 +29,19 @@ adapters, rank {rank} and alpha {alpha} on all linear layers but the head, at {l
 def results(seed, out):
     """All numbers of one seed, in the order of COLUMNS."""
     from minillama import tour_sft
-    from minillama.tour import Road, TourConfig, corpus_stage, pretrain_stage, tokenizer_stage
+    from minillama.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
 
-    road = Road(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
-    train, held_out = corpus_stage(road)
-    tokenizer = tokenizer_stage(road, train, held_out)
-    model = pretrain_stage(road, tokenizer, train, held_out)
+    report = TourReport(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
+    train, held_out = corpus_stage(report)
+    tokenizer = tokenizer_stage(report, train, held_out)
+    model = pretrain_stage(report, tokenizer, train, held_out)
     lessons = tour_sft.lessons_of(seed, tokenizer)
-    full = tour_sft.sft_stage(road, model, tokenizer, lessons)
-    lora = tour_sft.lora_stage(road, model, tokenizer, lessons, full)
-    qlora = tour_sft.qlora_stage(road, model, tokenizer, lessons, full, lora)
+    full = tour_sft.sft_stage(report, model, tokenizer, lessons)
+    lora = tour_sft.lora_stage(report, model, tokenizer, lessons, full)
+    qlora = tour_sft.qlora_stage(report, model, tokenizer, lessons, full, lora)
     entropy, before = lessons.bits / lessons.bits_of(1.0), full.history[0]["held_out_loss"]
     return (seed, entropy, before, full.loss, lora.loss, qlora.loss, lora.loss - full.loss, qlora.loss - lora.loss,
-            sum(not row["pass"] for row in road.rows))
+            sum(not row["pass"] for row in report.rows))
 
 
 def page(table, seeds):

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from minillama.files import atomic_write
+from minillama.plots import svg
 from minillama.terminal import visible
 
 PAGES = json.loads(Path(__file__).with_name("report_pages.json").read_text(encoding="utf-8"))
@@ -20,8 +21,8 @@ def table(rows):
     """The rows of report.json as a table: expected, got, pass."""
     cells = "".join(
         f"<tr><td>{_escape(row['stage'])}</td><td>{_escape(row['expected'])}</td>"
-        f"<td>{_escape(row['got'])}</td><td class=\"{'pass' if row['pass'] else 'miss'}\">"
-        f"{'pass' if row['pass'] else 'MISS'}</td><td>{row['seconds']:.1f}</td><td>{_places(row)}</td></tr>"
+        f"<td>{_escape(row['got'])}</td><td class=\"{'pass' if row['pass'] else 'fail'}\">"
+        f"{'pass' if row['pass'] else 'FAIL'}</td><td>{row['seconds']:.1f}</td><td>{_places(row)}</td></tr>"
         for row in rows)
     head = "".join(f"<th>{name}</th>" for name in ("stage", "expected", "got", "", "seconds", "where it is written"))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
@@ -31,9 +32,20 @@ def _places(row):
     return "<br>".join(f"<code>{_escape(row[key])}</code>" for key in ("module", "lesson") if row[key])
 
 
-def told(page, **numbers):
-    """{"title", "text", "alt", "caption"} of a page of the tour as report_pages.json words them, with these numbers."""
-    return {part: words.format(**numbers) for part, words in PAGES[page].items()}
+def page(name, /, *blocks, more="", **numbers):
+    """A page of the tour in the words of report_pages.json, with these numbers: heading, sentence, blocks, caption.
+
+    A block is a text made by the functions below, a figure, whose words for those who do not see it are the page's
+    "alt", or (figure, which words). more: the name of a further sentence.
+    """
+    said = {part: words.format(**numbers) for part, words in PAGES[name].items()}
+    shown = []
+    for block in blocks:
+        picture, words = block if isinstance(block, tuple) else (block, "alt")
+        shown.append(picture if isinstance(picture, str) else svg(picture, said[words]))
+    if "caption" in said:
+        shown.append(caption(said["caption"]))
+    return section(said["title"], said["text"] + said.get(more, ""), *shown)
 
 
 def section(title, sentence, *parts):

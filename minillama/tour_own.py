@@ -10,9 +10,9 @@ import zlib
 from minillama.report import caption
 from minillama.rlhf.preferences import read_pairs, split_by_prompt
 from minillama.rlhf.train_reward import encode_pairs
+from minillama.tour_pages import before_after_page
 from minillama.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of
 from minillama.tour_sft import FULL, TEMPLATE, Lessons, answers, tuned
-from minillama.tour_sft_pages import before_after_page
 from minillama.train.data import is_held_out
 from minillama.train.records import Record, encode_records, read_records
 from minillama.train.sft import answer_loss
@@ -20,18 +20,18 @@ from minillama.train.sft import answer_loss
 LONGEST_ANSWER = 128  # tokens that PPO lets an answer have, even where the pairs hold longer ones
 
 
-def own_stages(road, model, tokenizer, sft=None, preferences=None):
+def own_stages(report, model, tokenizer, sft=None, preferences=None):
     """Fine-tuning on the answers of a file, reward model and PPO on the pairs of another; all that can be said of them
     without a ground truth."""
     records, pairs = own_files(sft, preferences)
-    road.say(f"  your answers: {len(records)} of {sft or f'the preferred answers of {preferences}'}")
-    model = own_sft_stage(road, model, tokenizer, records)
-    road.skip("LoRA, QLoRA", "they are compared bit by bit where the entropy of the answers is known, on the forum")
+    report.say(f"  your answers: {len(records)} of {sft or f'the preferred answers of {preferences}'}")
+    model = own_sft_stage(report, model, tokenizer, records)
+    report.skip("LoRA, QLoRA", "they are compared bit by bit where the entropy of the answers is known, on the forum")
     if not pairs:
-        road.skip("reward model, PPO", "what is good has to be said by your pairs: --preferences FILE.jsonl")
+        report.skip("reward model, PPO", "what is good has to be said by your pairs: --preferences FILE.jsonl")
         return
-    tokenizer.save(road.out / "tokenizer.model")
-    feedback_stages(road, model, tokenizer, own_feedback(pairs, tokenizer, model.config.max_seq_len))
+    tokenizer.save(report.out / "tokenizer.model")
+    feedback_stages(report, model, tokenizer, own_feedback(pairs, tokenizer, model.config.max_seq_len))
 
 
 def own_files(sft, preferences):
@@ -65,17 +65,17 @@ def own_answers(records, tokenizer, context):
     return parts, [encode_records(part, TEMPLATE, tokenizer, context).sequences for part in parts]
 
 
-def own_sft_stage(road, model, tokenizer, records):
+def own_sft_stage(report, model, tokenizer, records):
     """Full tuning on the user's records, held to its own start -> the tuned model."""
     parts, (train, held_out) = own_answers(records, tokenizer, model.config.max_seq_len)
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
-    full = tuned(road, "sft", model, tokenizer, lessons, FULL)
-    road.expect("fine-tuning", f"a lower loss on {len(held_out)} unseen answers than before",
-                f"{before:.3f} to {full.loss:.3f} nats a token", full.loss < before, "minillama/train/sft.py",
-                "lessons/19_sft.py")
+    full = tuned(report, "sft", model, tokenizer, lessons, FULL)
+    report.check("fine-tuning", f"a lower loss on {len(held_out)} unseen answers than before",
+                 f"{before:.3f} to {full.loss:.3f} nats a token", full.loss < before, "minillama/train/sft.py",
+                 "lessons/19_sft.py")
     questions = [record.question for record in parts[1]][:4]
-    road.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
+    report.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
                                                  answers(full.model, tokenizer, questions), strict=True))))
     return full.model
 

@@ -20,7 +20,7 @@ from minillama.peft.lora_file import CONFIG_FILE, load_lora, save_lora
 from minillama.quant.quantize_linears import quantize_linears
 from minillama.rlhf.evaluation import prompts_of
 from minillama.rlhf.rollout import sample_answers
-from minillama.tour_sft_pages import before_after_page, nf4_page, tuning_page
+from minillama.tour_pages import before_after_page, nf4_page, tuning_page
 from minillama.train.records import encode_records, forum_records
 from minillama.train.resume import own_random_state, read_metrics
 from minillama.train.sequence_loss import IGNORE
@@ -67,12 +67,12 @@ class Tuned:
         return [row["held_out_loss"] for row in self.history if "held_out_loss" in row][-1]
 
 
-def fine_tuning_stages(road, model, tokenizer):
+def fine_tuning_stages(report, model, tokenizer):
     """All three from the same pretrained model, which stays as it was -> the fully tuned model."""
-    lessons = lessons_of(road.config.seed, tokenizer)
-    full = sft_stage(road, model, tokenizer, lessons)
-    lora = lora_stage(road, model, tokenizer, lessons, full)
-    qlora_stage(road, model, tokenizer, lessons, full, lora)
+    lessons = lessons_of(report.config.seed, tokenizer)
+    full = sft_stage(report, model, tokenizer, lessons)
+    lora = lora_stage(report, model, tokenizer, lessons, full)
+    qlora_stage(report, model, tokenizer, lessons, full, lora)
     return full.model
 
 
@@ -90,72 +90,70 @@ def answer_bits(question, answer):
     return GRAMMAR.parse(answer, "{answer}", GRAMMAR.parse(question, "{question}").chosen).bits
 
 
-def sft_stage(road, model, tokenizer, lessons):
+def sft_stage(report, model, tokenizer, lessons):
     """Full tuning: every weight learns to answer in the template, and to stop."""
     before = lessons.bits_of(answer_loss(model, lessons.held_out))
-    road.say(f"  fine-tuning: {len(lessons.train)} questions and answers in one template, loss on the answers alone "
-             f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
-    full = tuned(road, "sft", model, tokenizer, lessons, FULL)
+    report.say(f"  fine-tuning: {len(lessons.train)} questions and answers in one template, loss on the answers alone "
+               f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
+    full = tuned(report, "sft", model, tokenizer, lessons, FULL)
     bits = lessons.bits_of(full.loss)
-    road.expect("fine-tuning",
-                f"at most {FULL_EXCESS:.1%} above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
-                f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}; before {before:.1f}",
-                bits <= (1 + FULL_EXCESS) * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
+    report.check("fine-tuning",
+                 f"at most {FULL_EXCESS:.1%} above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
+                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}; before {before:.1f}",
+                 bits <= (1 + FULL_EXCESS) * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
     questions = [question for question, _ in lessons.asked[:ASKED]]
     told = answers(full.model, tokenizer, questions)
     good = sum(ended and fits(question, text) for question, (text, ended) in zip(questions, told, strict=True))
-    road.expect("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
-                "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
+    report.check("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
+                 "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
     untuned = answers(model, tokenizer, questions[:4])
-    road.pages.append(before_after_page(list(zip(questions, untuned, told, strict=False))))
+    report.pages.append(before_after_page(list(zip(questions, untuned, told, strict=False))))
     return full
 
 
-def lora_stage(road, model, tokenizer, lessons, full):
+def lora_stage(report, model, tokenizer, lessons, full):
     """LoRA: thin matrices beside every linear layer learn, the weights themselves stay."""
-    lora = tuned(road, "lora", model, tokenizer, lessons, ADAPTER)
+    lora = tuned(report, "lora", model, tokenizer, lessons, ADAPTER)
     plain = answer_loss(lora.model, lessons.held_out)
     merge_lora(lora.model)
     moved = abs(answer_loss(lora.model, lessons.held_out) - plain)
     unmerge_lora(lora.model)
     share = sum(p.numel() for p in lora.model.parameters() if p.requires_grad) / model.config.n_parameters()
     bits, (low, high) = lessons.bits_of(lora.loss), LORA_ABOVE_FULL
-    road.expect("LoRA", f"at most {LORA_EXCESS:.1%} above the entropy, {low} to +{high} nats a token from full tuning; "
-                "merged, the loss moves by less than 1e-5",
-                f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
-                f"{share:.0%} of the parameters; moved by {moved:.0e}",
-                bits <= (1 + LORA_EXCESS) * lessons.bits and low <= lora.loss - full.loss <= high and moved < 1e-5,
-                "minillama/peft/lora.py", "lessons/20_lora.py")
+    report.check("LoRA", f"at most {LORA_EXCESS:.1%} above the entropy, {low} to +{high} nats a token from full "
+                 "tuning; merged, the loss moves by less than 1e-5",
+                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
+                 f"{share:.0%} of the parameters; moved by {moved:.0e}",
+                 bits <= (1 + LORA_EXCESS) * lessons.bits and low <= lora.loss - full.loss <= high and moved < 1e-5,
+                 "minillama/peft/lora.py", "lessons/20_lora.py")
     return lora
 
 
-def qlora_stage(road, model, tokenizer, lessons, full, lora):
+def qlora_stage(report, model, tokenizer, lessons, full, lora):
     """QLoRA: the same adapters on a base of 4 bits a weight."""
     base = quantized(model)
     before = lessons.bits_of(answer_loss(base, lessons.held_out))
-    qlora = tuned(road, "qlora", model, tokenizer, lessons, ADAPTER)
+    qlora = tuned(report, "qlora", model, tokenizer, lessons, ADAPTER)
     frozen = [p for p in qlora.model.parameters() if not p.requires_grad]
     same = frozen_fingerprint(qlora.model) == frozen_fingerprint(base.requires_grad_(False))
     distance = qlora.loss - lora.loss
-    road.expect("QLoRA", f"within {QLORA_FROM_LORA} nats a token of LoRA, on a base of 4.1 bits a weight that keeps "
-                "every byte and gets no gradient", f"{distance:+.4f} nats; base {'unchanged' if same else 'CHANGED'}",
-                abs(distance) <= QLORA_FROM_LORA and same and all(p.grad is None for p in frozen),
-                "minillama/quant/nf4.py", "lessons/24_qlora.py")
+    report.check("QLoRA", f"within {QLORA_FROM_LORA} nats a token of LoRA, on a base of 4.1 bits a weight that keeps "
+                 "every byte and gets no gradient", f"{distance:+.4f} nats; base {'unchanged' if same else 'CHANGED'}",
+                 abs(distance) <= QLORA_FROM_LORA and same and all(p.grad is None for p in frozen),
+                 "minillama/quant/nf4.py", "lessons/24_qlora.py")
     curves = {"full": full.history, "LoRA": lora.history, "QLoRA": qlora.history}
-    road.pages += [tuning_page(curves, lessons, before), nf4_page(model)]
+    report.pages += [tuning_page(curves, lessons, before), nf4_page(model)]
     return qlora
 
 
-def tuned(road, name, model, tokenizer, lessons, config):
+def tuned(report, name, model, tokenizer, lessons, config):
     """`model` fine-tuned in one of the three ways, trained now or found in the stage's folder -> Tuned."""
-    config = replace(config, seed=road.config.seed)
+    config = replace(config, seed=report.config.seed)
     learner = {"sft": fused_copy, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
     base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
     data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
-    folder = road.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
-    done = folder / ("params.json" if name == "sft" else CONFIG_FILE)
-    if done.exists():
-        road.say(f"  found trained in {folder}")
+    folder = report.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
+    if report.is_done(folder, "params.json" if name == "sft" else CONFIG_FILE):
         history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
         if name == "sft":
             return Tuned(load_model(folder)[0].eval(), history)
@@ -163,7 +161,7 @@ def tuned(road, name, model, tokenizer, lessons, config):
         load_lora(folder, learner)
         return Tuned(learner.eval(), history)
     history = fine_tune(learner, lessons.train, lessons.held_out, config, folder, (folder / STATE_FILE).exists(),
-                        road.config.progress)
+                        report.config.progress)
     if name == "sft":
         save_with_tokenizer(folder, learner, tokenizer)
     else:

@@ -12,7 +12,7 @@ from bench.alternatives import WAYS, alternatives_stage, best_of_n, drawn_answer
 from minillama import tour_rlhf
 from minillama.corpus import forum
 from minillama.rlhf.reward_model import RewardModel
-from minillama.tour import Road, TourConfig
+from minillama.tour import TourConfig, TourReport
 from minillama.tour_rlhf import Feedback, feedback_stages, fingerprint, fused, pairs_of, questions_of
 
 FIXTURES = (tokenizer,)  # of test_tour_rlhf, used here by name
@@ -38,12 +38,12 @@ def small():
 def walk(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("tour")
     tokenizer.save(folder / "tokenizer.model")
-    few = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, epochs=2)
-    road, said, model = Road(folder, TourConfig(progress=False)), [], one_that_ends(tokenizer)
+    few = replace(tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
+    road, said, model = TourReport(folder, TourConfig(progress=False)), [], one_that_ends(tokenizer)
     road.say, before = said.append, fingerprint(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tour_rlhf, "LEASHED", few)
-        for name, value in {"LEASHED": few, "DRAWS": 4, "BEST_OF": (2, 4), "ROUNDS": 2, "EXPERTS": 2}.items():
+        patch.setattr(tour_rlhf, "PENALIZED", few)
+        for name, value in {"PENALIZED": few, "DRAWS": 4, "BEST_OF": (2, 4), "ROUNDS": 2, "EXPERTS": 2}.items():
             patch.setattr(alternatives, name, value)
         for name in ("EXPERT", "HINDSIGHT"):
             patch.setattr(alternatives, name, replace(getattr(alternatives, name), steps=2, warmup_steps=1))

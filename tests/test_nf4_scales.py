@@ -37,7 +37,7 @@ def test_every_choice_is_the_best_of_those_that_can_be_stored(double):
     plain, fit = quantize_nf4(weight, 64, double), quantize_nf4(weight, 64, double, True)
     least = errors(plain, weight)
     for factor in (1, *SCALE_FACTORS):
-        _, scales = nf4.scale_times(plain, factor)
+        _, scales = nf4.scaled_absmax(plain, factor)
         levels = torch.tensor(nf4.NF4_LEVELS).double() * scales.double()[:, None]
         blocks = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64).double()
         least = torch.minimum(least, (blocks[:, :, None] - levels[:, None]).abs().amin(2).square().sum(1))
@@ -68,13 +68,13 @@ def test_blocks_of_zeros_are_stored_as_with_absmax(double):
 
 @pytest.mark.parametrize("n", [1, 129, 389, 1000])
 def test_the_size_of_the_chunks_worked_on_does_not_show(n):
-    weight, whole = normal(n), nf4.CHUNK
+    weight, whole = normal(n), nf4.DECODE_CHUNK
     once = quantize_nf4(weight, 6, fit_scales=True)
     try:
-        nf4.CHUNK = 128
+        nf4.DECODE_CHUNK = 128
         again = quantize_nf4(weight, 6, fit_scales=True)
     finally:
-        nf4.CHUNK = whole
+        nf4.DECODE_CHUNK = whole
     assert all(torch.equal(getattr(once, name), getattr(again, name)) for name in FIELDS)
 
 
@@ -127,7 +127,7 @@ def many_blocks(double):
 
 NF4 = "minillama.quant.nf4"
 MUTANTS = [
-    Mutant(NF4, "for factor in (1, *SCALE_FACTORS))", "for factor in SCALE_FACTORS)",
+    Mutant(NF4, "for factor in (1, *SCALE_FACTORS)]", "for factor in SCALE_FACTORS]",
            many_blocks(False)),
     Mutant(NF4, "absmax=stored.gather(0, best[None])[0])", "absmax=stored[0])",
            many_blocks(True)),
@@ -140,7 +140,7 @@ MUTANTS = [
            test_groups_and_offset_stay_those_of_absmax_and_no_scale_is_below_it),
     Mutant(NF4, "scales.split(blocks, 1)", "[scales[:, :n] for n in blocks]",
            lambda: test_the_size_of_the_chunks_worked_on_does_not_show(389)),
-    Mutant(NF4, "return fitted(plain, flat.split(size)) if fit_scales else plain", "return plain",
+    Mutant(NF4, "return fit_block_scales(plain, flat.split(size)) if fit_scales else plain", "return plain",
            test_on_normal_weights_the_relative_error_falls_from_0_092_to_0_088),
     Mutant(NF4, "double_quantization, fit_scales))", "double_quantization))",
            test_a_layer_takes_it_and_its_settings_stay_those_of_the_format),

@@ -99,13 +99,13 @@ def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
 @pytest.mark.long
 def test_a_tour_today_says_what_the_readme_says(tmp_path):
     """Times apart. Numbers may differ in the last digits on another machine, so they are held to 3 %; not those that no
-    training holds: an untuned model's bits in a template it never saw, and how far PPO strays without its leash."""
+    training holds: an untuned model's bits in a template it never saw, and how far PPO goes without a KL penalty."""
     fresh_tour(tmp_path)
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     today = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     for then, now in zip(recorded["rows"], today["rows"], strict=True):
         assert then["stage"] == now["stage"]
-        if then["stage"] not in ("real text", "without the leash"):  # real text differs between versions of Python
+        if then["stage"] not in ("real text", "without the KL penalty"):  # real text differs between versions of Python
             said = [row["expected"] + row["got"].split("; before")[0] for row in (then, now)]
             numbers = [[float(n) for n in re.findall(r"\d+\.\d+", words)] for words in said]
             assert numbers[0] == pytest.approx(numbers[1], rel=0.03, abs=1.0)

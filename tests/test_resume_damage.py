@@ -186,10 +186,10 @@ def test_damage_is_told_with_a_path_a_reason_and_a_next_step(tmp_path):
 
 
 def test_a_tours_cached_result_that_is_damaged_is_told_and_made_anew(tmp_path):
-    from minillama.tour import Road, TourConfig
-    from minillama.tour_rlhf import check_rows, kept
+    from bench.alternatives import check_rows, kept
+    from minillama.tour import TourConfig, TourReport
 
-    road, said, made = Road(tmp_path, TourConfig()), [], []
+    road, said, made = TourReport(tmp_path, TourConfig()), [], []
     road.say = said.append
 
     def found():
@@ -214,9 +214,9 @@ def test_a_finished_stage_of_the_tour_whose_metrics_are_damaged_is_refused_in_on
     from letters import Letters
     from tiny_run import CONFIG, SHAPE
 
-    from minillama.tour import Road, TourConfig, trained
+    from minillama.tour import TourConfig, TourReport, trained
 
-    road = Road(tmp_path, TourConfig(progress=False))
+    road = TourReport(tmp_path, TourConfig(progress=False))
     road.say = lambda text: None
     texts = ["abcdefgh" * 9] * 4, ["hgfedcba" * 9]
     stage = (road, "stage", replace(SHAPE, vocab_size=Letters.vocab_size), Letters(), None, texts, CONFIG)

@@ -21,7 +21,7 @@ from minillama.cli import build_parser
 from minillama.corpus import stdlib_docs
 from minillama.corpus.forum import threads
 from minillama.flags import from_flags
-from minillama.tour import Road, TourConfig, is_answer, text_stage, tour
+from minillama.tour import TourConfig, TourReport, is_answer, text_stage, tour
 from minillama.tour_pages import context, text_levels
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +34,8 @@ def few_steps():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FULL", "ADAPTER"):
             patch.setattr(tour_sft, name, replace(getattr(tour_sft, name), steps=4, warmup_steps=1))
-        few = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
-        smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few}
+        few = replace(tour_rlhf.PENALIZED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
+        smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "PENALIZED": few}
         for name, value in smaller.items():
             patch.setattr(tour_rlhf, name, value)
         yield
@@ -59,7 +59,7 @@ def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(shor
     rows = json.loads((out / "report.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == ["corpus", "tokenizer", "pretrain", "talk",
                                              "fine-tuning", "answers", "LoRA", "QLoRA", "reward model", "PPO",
-                                             "PPO's ratio", "without the leash", "real text", "memory"]
+                                             "PPO's ratio", "without the KL penalty", "real text", "memory"]
     for row in rows:
         assert set(row) == {"stage", "expected", "got", "pass", "seconds", "module", "lesson"}
         assert row["expected"] and row["got"] and row["seconds"] >= 0 and isinstance(row["pass"], bool)
@@ -77,7 +77,7 @@ def test_the_report_is_one_file_with_pictures_and_needs_no_network(short_tour):
     page = (short_tour[0] / "report.html").read_text(encoding="utf-8")
     assert page.count('<svg role="img" aria-label="') == 9
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page), "it points outside itself"
-    assert page.count("MISS") >= 1
+    assert page.count("FAIL") >= 1
 
 
 def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys):
@@ -86,7 +86,7 @@ def test_a_second_tour_trains_nothing_again_and_says_the_same(short_tour, capsys
     before = [path.stat().st_mtime_ns for path in weights]
     first = json.loads((out / "report.json").read_text())["rows"]
     tour(out, [texts], FEW)
-    assert capsys.readouterr().out.count("found trained in") == len(weights) + 3 == 8
+    assert capsys.readouterr().out.count("found trained in") == len(weights) + 2 == 8  # and two adapters
     assert [path.stat().st_mtime_ns for path in weights] == before
     second = json.loads((out / "report.json").read_text())["rows"]
     assert [row["stage"] for row in second] == [row["stage"] for row in first]
@@ -125,7 +125,7 @@ def test_a_tour_killed_in_every_stage_ends_with_the_numbers_of_one_that_was_not(
     (1.5e9 - 1, 0, True), (1.5e9, 0, False), (1.5e9, 1.5e9, True), (2e9, 1.9e9, False), (None, None, None)])
 def test_the_peak_of_memory_must_stay_below_its_band_unless_it_was_there_before(tmp_path, monkeypatch, capsys, peak,
                                                                                before, passed):
-    road = Road(tmp_path, FEW)
+    road = TourReport(tmp_path, FEW)
     road.peak_before = before
     road.rows.append({"stage": "a", "expected": "1", "got": "1", "pass": True, "seconds": 1.0, "module": "m",
                       "lesson": ""})
@@ -142,7 +142,7 @@ def test_the_peak_of_memory_must_stay_below_its_band_unless_it_was_there_before(
 
 def test_other_settings_are_another_stage(short_tour):
     out, _, _ = short_tour
-    road = Road(out, FEW)
+    road = TourReport(out, FEW)
     names = {road.folder("a", steps=1), road.folder("a", steps=2), road.folder("b", steps=1)}
     assert len(names) == 3 and road.folder("a", steps=1) in names
 
@@ -172,7 +172,7 @@ def test_the_longer_run_of_the_readme_needs_fewer_bits_than_a_model_of_5_charact
     """The command, its result and the level that it beats stand in one paragraph of the README."""
     shown = re.search(r"`python3 run.py (tour --text-steps[^`]*)`.*?(\d\.\d+) bits.*?(\d\.\d+)", README, flags=re.S)
     arguments = build_parser("tour").parse_args([*shown[1].split(), "--no-progress"])
-    road = Road(tmp_path, from_flags(TourConfig, arguments))
+    road = TourReport(tmp_path, from_flags(TourConfig, arguments))
     text_stage(road, None)
     level = text_levels(stdlib_docs.train_and_held_out())[context(5)]
     ours = float(re.match(r"\d\.\d+", road.rows[-1]["got"])[0])

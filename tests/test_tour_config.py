@@ -11,7 +11,7 @@ import pytest
 from mutants import Mutant
 
 from minillama import tour_config
-from minillama.tour import Road, tour
+from minillama.tour import TourReport, tour
 from minillama.tour_config import TourConfig, check_inputs, code_digest
 from minillama.transformer import Transformer
 
@@ -66,10 +66,10 @@ def test_each_estimate_is_held_against_the_memory_that_is_free(tmp_path, monkeyp
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("text", b"caf\xe9\n" * 2000, "text:1: byte 0xe9"), ("text", b"short\n", "text: 6 bytes of text: give 4000"),
     ("text", b" \n" * 9000, "no text in there"), ("sft", b'{"instruction": "a"}\n', "sft:1: field 'output' is missing"),
-    ("preferences", b'{"prompt": "a"}', 'preferences:1: "chosen" is missing'),
+    ("preferences", b'{"prompt": "a"}', "preferences:1: field 'chosen' is missing"),
     ("preferences", json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}).encode(), "1 pairs leave the")])
 def test_files_are_read_before_anything_is_trained_or_written(tmp_path, monkeypatch, name, content, message):
-    monkeypatch.setattr("minillama.tour.Road", None)  # nobody sets out
+    monkeypatch.setattr("minillama.tour.TourReport", None)  # nobody sets out
     (tmp_path / name).write_bytes(content)
     given = {"text": [tmp_path / name]} if name == "text" else {name: tmp_path / name}
     with pytest.raises(ValueError, match=message):
@@ -128,18 +128,18 @@ def test_the_digest_of_the_code_knows_every_folder_and_what_is_no_python(tmp_pat
 
 STAGE = """from minillama.config import ModelConfig
 from minillama.tokenizer import train_bpe
-from minillama.tour import Road, TourConfig, trained
+from minillama.tour import TourReport, TourConfig, trained
 text = "the old goat and the old hen, " * 40
 tokenizer = train_bpe([text], 280, hard_vocab_limit=False)
 tokenizer.save("tokenizer.model")
 config = TourConfig(progress=False)
-trained(Road("out", config), "pretrain", ModelConfig(32, 1, 2, tokenizer.vocab_size, hidden_dim=32), tokenizer,
+trained(TourReport("out", config), "pretrain", ModelConfig(32, 1, 2, tokenizer.vocab_size, hidden_dim=32), tokenizer,
         "tokenizer.model", ([text] * 9, [text]), config.pretraining(31, 1e-3))
 """
 
 
 def test_other_code_is_another_folder_and_is_told_where_there_was_one(tmp_path, monkeypatch, capsys):
-    road = Road(tmp_path, TourConfig())
+    road = TourReport(tmp_path, TourConfig())
     first = road.folder("a", steps=1)
     first.mkdir(parents=True)
     assert road.folder("a", steps=1) == first and capsys.readouterr().out == ""

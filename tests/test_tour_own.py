@@ -18,7 +18,7 @@ from minillama.corpus import forum
 from minillama.rlhf.evaluation import prompts_of
 from minillama.rlhf.preferences import Pair, thread_pairs
 from minillama.tokenizer import train_bpe
-from minillama.tour import Road, TourConfig, tour
+from minillama.tour import TourConfig, TourReport, tour
 from minillama.tour_own import LONGEST_ANSWER, own_feedback
 from minillama.train.data import is_held_out
 from minillama.train.records import Record, encode_records
@@ -31,12 +31,12 @@ FEW = TourConfig(text_steps=40, text_dim=32, progress=False)
 @pytest.fixture(scope="module")
 def few_steps():
     """So few that no band is reached."""
-    leashed = replace(tour_rlhf.LEASHED, iterations=2, batch_size=4, epochs=2)
+    penalized = replace(tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_sft, "FULL", replace(tour_sft.FULL, steps=4, warmup_steps=1))
         patch.setattr(tour_own, "FULL", tour_sft.FULL)
         patch.setattr(tour_own, "LONGEST_ANSWER", 12)
-        patch.setattr(tour_rlhf, "LEASHED", leashed)
+        patch.setattr(tour_rlhf, "PENALIZED", penalized)
         yield
 
 
@@ -59,7 +59,7 @@ def test_the_chain_walks_the_users_files_and_says_what_it_left_out(files, few_st
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["stage"] for row in report["rows"]] == ["real text", "fine-tuning", "reward model", "PPO",
                                                         "PPO's ratio", "memory"]
-    assert [stage for stage, _ in report["skipped"]] == ["LoRA, QLoRA", "hidden quality", "without the leash"]
+    assert [stage for stage, _ in report["skipped"]] == ["LoRA, QLoRA", "hidden quality", "without the KL penalty"]
     page = (tmp_path / "report.html").read_text()
     assert all(f"Left out: {stage}: {why}" in page.replace("&#x27;", "'") for stage, why in report["skipped"])
     assert "uality" not in page.replace("Left out: hidden quality", "") and "Before and after PPO" in page
@@ -73,7 +73,7 @@ def test_without_pairs_there_is_no_feedback_and_without_answers_the_preferred_on
     assert report["skipped"][-1][0] == "reward model, PPO" and "--preferences" in report["skipped"][-1][1]
     model, tokenizer = a_model(), a_tokenizer()
     told = []
-    road = type("Road", (), {"say": told.append, "skip": lambda *why: None, "out": tmp_path})()
+    road = type("TourReport", (), {"say": told.append, "skip": lambda *why: None, "out": tmp_path})()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_own, "own_sft_stage", lambda road, model, tokenizer, records: told.append(records) or model)
         patch.setattr(tour_own, "feedback_stages", lambda *given: None)
@@ -125,7 +125,7 @@ def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest
         return [(f"{'new' if model == 'tuned' else 'old'} {question}", True) for question in questions]
 
     monkeypatch.setattr(tour_own, "answers", answers)
-    road = Road(tmp_path, FEW)
+    road = TourReport(tmp_path, FEW)
     assert tour_own.own_sft_stage(road, model, tokenizer, records) == "tuned"
     assert seen == [("sft", model, *expected)]
     (row,), (page,) = road.rows, road.pages

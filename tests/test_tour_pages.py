@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from mutants import Mutant
 from pictures import panels, parts, taken
 
-from minillama import tour_pages
+from minillama import report, tour_pages
 from minillama.config import ModelConfig
 from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
 from minillama.corpus.forum import quality, threads
@@ -94,7 +94,7 @@ def test_the_tokenizer_page_cuts_a_text_as_the_tokenizer_does():
 
 
 def test_the_page_of_pretraining_shows_the_fall_to_the_entropy(monkeypatch):
-    pictures = taken(monkeypatch, tour_pages)
+    pictures = taken(monkeypatch, report)
     heading, sentence, figure, last = parts(tour_pages.pretrain_page(HISTORY, flat_tokens(30, 60), [1, 2, 3], 5.0))
     assert heading == "Pretraining: predict the next token" and last.startswith("6 steps in 4 seconds.")
     assert sentence.startswith("From 2.00 bits") and "down to 0.500" in sentence and "holds 0.250" in sentence
@@ -109,7 +109,7 @@ def test_the_page_of_pretraining_shows_the_fall_to_the_entropy(monkeypatch):
 
 def test_heads_are_shown_from_the_nearest_sighted_to_the_farthest_with_how_far_they_look(monkeypatch):
     """Four heads that look exactly 0, 1, 2 and 3 tokens back, the first tokens at the first."""
-    pictures, asked = taken(monkeypatch, tour_pages), []
+    pictures, asked = taken(monkeypatch, report), []
     T = 5
     maps_LHTT = torch.stack([torch.eye(T)[(torch.arange(T) - back).clamp(min=0)] for back in (3, 0, 2, 1)])
     monkeypatch.setattr(tour_pages, "attention_maps", lambda *given: asked.append(given) or
@@ -173,7 +173,7 @@ def test_three_openings_of_six_words_are_continued_each_with_a_seed_of_its_own(m
 
 
 def test_the_page_of_real_text_sets_the_model_beside_the_others_and_names_the_best(monkeypatch):
-    pictures = taken(monkeypatch, tour_pages)
+    pictures = taken(monkeypatch, report)
     levels = {"2 characters of context": 3.5, "xz -9 alone": 2.25, "xz -9": 4.0}
     page = tour_pages.text_page("your text", HISTORY, flat_tokens(30, 60), levels, 1.75, [("It was", " a <day>")])
     claim = "1.75 bits per character on your text, against 2.25 by the best of the others (xz -9 alone)"

@@ -12,7 +12,7 @@ from minillama.corpus import forum
 from minillama.rlhf.evaluation import Exam
 from minillama.rlhf.preferences import Pair
 from minillama.tokenizer import train_bpe
-from minillama.tour import Road, TourConfig
+from minillama.tour import TourConfig, TourReport
 from minillama.tour_rlhf import (
     ASKED,
     Feedback,
@@ -43,18 +43,18 @@ def two_walks(tmp_path_factory, tokenizer):
     """The stages twice in one folder, in so few steps that they reach no band: [(road, policy, what was said)]."""
     folder = tmp_path_factory.mktemp("tour")
     tokenizer.save(folder / "tokenizer.model")
-    few = replace(minillama.tour_rlhf.LEASHED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
-    smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "LEASHED": few}
+    few = replace(minillama.tour_rlhf.PENALIZED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
+    smaller = {"PAIRS": 64, "HELD_OUT_PAIRS": 40, "ASKED": 16, "PENALIZED": few}
     walks = []
     with pytest.MonkeyPatch.context() as patch:
         for name, value in smaller.items():
             patch.setattr(minillama.tour_rlhf, name, value)
         for _ in range(2):
-            road, said = Road(folder, TourConfig(progress=False)), []
+            road, said = TourReport(folder, TourConfig(progress=False)), []
             road.say, model = said.append, a_model(tokenizer)
             before = fingerprint(model)
-            _, leashed = feedback_stages(road, model, tokenizer, forum_feedback(0))
-            walks.append((road, leashed.policy, "\n".join(said)))
+            _, penalized = feedback_stages(road, model, tokenizer, forum_feedback(0))
+            walks.append((road, penalized.policy, "\n".join(said)))
             assert fingerprint(model) == before
     return walks
 
@@ -68,7 +68,7 @@ def test_a_second_walk_trains_nothing_again_and_says_the_same(two_walks):
 
 def test_the_stages_say_what_they_found_and_give_back_another_policy(two_walks, tokenizer):
     road, policy, _ = two_walks[0]
-    assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio", "without the leash"]
+    assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio", "without the KL penalty"]
     assert [row["pass"] for row in road.rows] == [False, False, True, False], "two rounds reach no band but the ratio's"
     assert fingerprint(a_model(tokenizer)) != fingerprint(policy)
     assert sum(page.count("<svg") for page in road.pages) == 3
@@ -90,14 +90,14 @@ def test_without_a_truth_the_stages_say_what_can_be_said_and_what_was_left_out(t
     known = two_walks[0][0]
     assert known.skipped == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minillama.tour_rlhf, "LEASHED", replace(minillama.tour_rlhf.LEASHED, iterations=2, batch_size=4,
-                                                              epochs=2))
-        road, given = Road(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
+        few = replace(minillama.tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
+        patch.setattr(minillama.tour_rlhf, "PENALIZED", few)
+        road, given = TourReport(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
         road.say = lambda text: None
         mine = Feedback(given[:40], given[40:], ["how?", "why?"], ["who?", "what?", "when?"], {"pairs": 7}, None, 5)
         feedback_stages(road, a_model(tokenizer), tokenizer, mine)
     assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio"]
-    assert [stage for stage, _ in road.skipped] == ["hidden quality", "without the leash"]
+    assert [stage for stage, _ in road.skipped] == ["hidden quality", "without the KL penalty"]
     assert "score " in road.rows[1]["got"] and "quality" not in str(road.rows) + "".join(road.pages)
     assert "3 distinct answers" in road.rows[1]["got"] or "distinct" in road.rows[1]["got"]
 
@@ -131,7 +131,7 @@ def exam(score, kl, distinct, quality=None, sound=0.5):
 
 @pytest.fixture
 def road(tmp_path):
-    road, said = Road(tmp_path, TourConfig(progress=False)), []
+    road, said = TourReport(tmp_path, TourConfig(progress=False)), []
     road.say, road.said = said.append, said
     return road
 
@@ -173,20 +173,20 @@ def test_the_first_ratio_of_every_batch_must_be_exactly_one(monkeypatch, road, r
 
 @pytest.mark.parametrize(("score", "quality", "distinct", "passed"), [
     (1.5, 2.0, 3, True), (1.0, 2.0, 3, False), (1.5, 2.25, 3, False), (1.5, 2.0, 4, False), (0.5, -1.0, 1, False)])
-def test_off_the_leash_the_score_must_be_higher_the_truth_lower_by_one_and_the_answers_fewer(
+def test_without_the_kl_penalty_the_score_must_be_higher_the_truth_lower_by_one_and_the_answers_fewer(
         monkeypatch, road, score, quality, distinct, passed):
     row = {"iteration": 0, "score": 0.0, "quality": 0.0, "sound": 0.5}
-    leashed = minillama.tour_rlhf.Practice(None, exam(0, 0, 9, 1.0), exam(1.0, 2.0, 4, 3.0, 0.75), [row])
+    penalized = minillama.tour_rlhf.Practice(None, exam(0, 0, 9, 1.0), exam(1.0, 2.0, 4, 3.0, 0.75), [row])
     free, given = minillama.tour_rlhf.Practice(None, None, exam(score, 30.0, distinct, quality, 0.25), [row]), []
     monkeypatch.setattr(minillama.tour_rlhf, "practised", lambda *words: given.append(words) or free)
     feedback = Feedback([], [], [], ["who?", "what?"], {}, forum.quality)
-    made = minillama.tour_rlhf.free_stage(road, "model", "judge", "tokenizer", feedback, leashed)
+    made = minillama.tour_rlhf.free_stage(road, "model", "judge", "tokenizer", feedback, penalized)
     assert made is free and road.rows[0]["pass"] is passed and len(road.pages) == 2
-    assert road.rows[0]["got"] == (f"score {score:+.2f} (+1.00 on the leash), hidden quality {quality:+.2f} (+3.00), "
-                                   f"25% sound (75%), {distinct} distinct (4), KL 30")
+    assert road.rows[0]["got"] == (f"score {score:+.2f} (+1.00 with the KL penalty), hidden quality {quality:+.2f} "
+                                   f"(+3.00), 25% sound (75%), {distinct} distinct (4), KL 30")
     (_, name, *_, config), = given
     assert (name, config.kl_coefficient) == ("ppo-free", 0) and replace(
-        config, kl_coefficient=minillama.tour_rlhf.LEASHED.kl_coefficient) == minillama.tour_rlhf.LEASHED
+        config, kl_coefficient=minillama.tour_rlhf.PENALIZED.kl_coefficient) == minillama.tour_rlhf.PENALIZED
     assert "\n".join(road.said).count("    before:   ") == 2
 
 

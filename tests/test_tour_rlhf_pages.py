@@ -4,10 +4,10 @@ import pytest
 from matplotlib.colors import to_hex
 from pictures import panels, parts, taken
 
-from minillama import tour_rlhf_pages
+from minillama import report
 from minillama.plots import CONTEXT, CONTRAST, OURS
 from minillama.rlhf.evaluation import Exam
-from minillama.tour_rlhf_pages import answers_page, hacking_page, ppo_page, reward_page
+from minillama.tour_pages import answers_page, hacking_page, ppo_page, reward_page
 
 
 def history(last_score, last_quality, n=5):
@@ -32,9 +32,9 @@ def test_the_ppo_page_has_score_over_kl():
 
 def test_the_hacking_page_tells_the_score_beside_the_truth():
     page = hacking_page(history(2.0, 3.2), history(2.6, 0.4), AFTER, GAMED)
-    for number in ("+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "Only 5% of the", "leash 95%"):
+    for number in ("+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "Only 5% of the", "penalty 95%"):
         assert number in page
-    assert page.count("with leash") >= 2 and page.count(">without<") == 3
+    assert page.count("with KL penalty") >= 2 and page.count(">without<") == 3
 
 
 def test_without_a_truth_no_page_speaks_of_one():
@@ -46,8 +46,8 @@ def test_without_a_truth_no_page_speaks_of_one():
 
 
 def test_answers_are_text_not_markup():
-    page = answers_page(["q1?", "q2?"], {"before": AFTER, "PPO": AFTER, "no leash": GAMED})
-    assert "&lt;b&gt;" in page and "<b>" not in page and page.count("no leash: </span>") == 2 and "+0.44" in page
+    page = answers_page(["q1?", "q2?"], {"before": AFTER, "PPO": AFTER, "no KL penalty": GAMED})
+    assert "&lt;b&gt;" in page and "<b>" not in page and page.count("no KL penalty: </span>") == 2 and "+0.44" in page
 
 
 # ---- what the pictures show
@@ -66,7 +66,7 @@ def curves(shown):
 
 
 def test_scores_of_both_sides_are_counted_in_the_same_forty_bins_from_the_lowest_to_the_highest(monkeypatch):
-    pictures = taken(monkeypatch, tour_rlhf_pages)
+    pictures = taken(monkeypatch, report)
     chosen, rejected = [4.0, 2.0, 2.01], [-4.0, 1.0, 1.25]
     heading, sentence, figure, last = parts(reward_page(chosen, rejected, 0.75, 0.9, 0.8))
     assert heading == "A reward model learns what the votes prefer" and "75.0% of 3 unseen pairs" in sentence
@@ -90,7 +90,7 @@ def test_scores_of_both_sides_are_counted_in_the_same_forty_bins_from_the_lowest
 
 
 def test_the_page_of_ppo_draws_score_and_kl_over_the_iterations_and_says_their_ends(monkeypatch):
-    pictures = taken(monkeypatch, tour_rlhf_pages)
+    pictures = taken(monkeypatch, report)
     heading, sentence, figure, last = parts(ppo_page(RUN))
     assert heading == "PPO: practise what was preferred" and "In 3 rounds the score" in sentence
     assert "from +0.50 to +2.25" in sentence and "ended 2.0 nats away" in sentence
@@ -111,19 +111,19 @@ def test_the_page_of_ppo_draws_score_and_kl_over_the_iterations_and_says_their_e
 
 
 def test_the_page_of_hacking_draws_both_runs_in_each_of_three_panels(monkeypatch):
-    pictures, free = taken(monkeypatch, tour_rlhf_pages), [{**row, "score": row["score"] + 1} for row in RUN[:2]]
+    pictures, free = taken(monkeypatch, report), [{**row, "score": row["score"] + 1} for row in RUN[:2]]
     heading, _, figure, _ = parts(hacking_page(RUN, free, AFTER, GAMED))
     assert heading == "Reward hacking, against a known truth"
-    assert figure == ("[With leash: score +2.03, hidden quality +3.21, 95% sound. Without: +2.57, +0.44, 5%]")
+    assert figure == ("[With KL penalty: score +2.03, hidden quality +3.21, 95% sound. Without: +2.57, +0.44, 5%]")
     shown = panels(pictures[0][0])
     assert [panel["y"] for panel in shown] == ["reward model's score", "hidden quality", "share of sound answers"]
     assert [panel["x"] for panel in shown] == ["", "", "iteration"]
     for panel, measure in zip(shown, ("score", "quality", "sound"), strict=True):
         assert curves(panel) == [([0, 1, 2], [row[measure] for row in RUN], OURS),
                                  ([0, 1], [row[measure] for row in free], CONTRAST)]
-        assert [(words, colour) for words, _, _, colour in panel["texts"]] == [("with leash", OURS),
+        assert [(words, colour) for words, _, _, colour in panel["texts"]] == [("with KL penalty", OURS),
                                                                              ("without", CONTRAST)]
-    assert shown[0]["title"] == "Without the leash the score rises and the text decays"
+    assert shown[0]["title"] == "Without the KL penalty the score rises and the text decays"
 
 
 def test_three_questions_are_shown_each_with_the_answer_of_every_model():

@@ -19,7 +19,7 @@ from minillama.corpus.forum import GRAMMAR
 from minillama.peft.lora import lora_layers
 from minillama.quant.nf4 import NF4Linear
 from minillama.tokenizer import train_bpe
-from minillama.tour import Road, TourConfig
+from minillama.tour import TourConfig, TourReport
 from minillama.train.records import forum_records
 from minillama.train.sequence_loss import IGNORE
 from minillama.transformer import Transformer
@@ -41,7 +41,7 @@ def short(tmp_path_factory):
                         ("FULL", replace(tour_sft.FULL, steps=2, warmup_steps=1)),
                         ("ADAPTER", replace(tour_sft.ADAPTER, steps=2, warmup_steps=1))):
         patch.setattr(tour_sft, name, value)
-    roads = [Road(folder, TourConfig(progress=False)) for _ in range(2)]
+    roads = [TourReport(folder, TourConfig(progress=False)) for _ in range(2)]
     tuned = [tour_sft.fine_tuning_stages(road, model, tokenizer) for road in roads]
     patch.undo()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -104,10 +104,10 @@ def test_the_three_learners_train_what_they_say():
     assert all(p.requires_grad for p in full.parameters())
     for learner in (lora, qlora):
         names = {name for name, p in learner.named_parameters() if p.requires_grad}
-        assert names == {f"{layer}.{part}.default" for layer in lora_layers(learner) for part in "AB"}
+        assert names == {f"{layer}.{part}" for layer in lora_layers(learner) for part in "AB"}
         assert len(lora_layers(learner)) == 7 * 3
     assert all(isinstance(layer.base, NF4Linear) for layer in lora_layers(qlora).values())
-    assert all(torch.equal(a.A["default"], b.A["default"]) for a, b in zip(
+    assert all(torch.equal(a.A, b.A) for a, b in zip(
         lora_layers(lora).values(), lora_layers(qlora).values(), strict=True)), "the same adapters to begin with"
 
 
@@ -183,7 +183,7 @@ class Weights(torch.nn.Module):
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Runs one of the three stages on a learner that ended with a loss: stage(name, loss, ...) -> its rows."""
-    road, losses = Road(tmp_path, TourConfig(progress=False)), []
+    road, losses = TourReport(tmp_path, TourConfig(progress=False)), []
     road.say = lambda text: None
 
     def run(name, loss, *others, model=None, measured=(4.0, 4.0), seen=None):

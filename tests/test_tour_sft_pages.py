@@ -6,11 +6,11 @@ from matplotlib.colors import to_hex
 from mutants import Mutant
 from pictures import panels, parts, taken
 
-from minillama import tour_sft_pages
+from minillama import report, tour_pages
 from minillama.config import preset
 from minillama.plots import CONTEXT, CONTRAST, OURS
 from minillama.quant.nf4 import NF4_LEVELS
-from minillama.tour_sft_pages import before_after_page, nf4_page, scaled_weights, tuning_page, tuning_picture
+from minillama.tour_pages import before_after_page, nf4_page, scaled_weights, tuning_page, tuning_picture
 from minillama.transformer import Transformer
 
 
@@ -52,7 +52,7 @@ def test_answers_stand_before_and_after_and_are_escaped():
 
 def test_the_curves_show_what_each_way_needs_beyond_the_entropy_on_a_log_axis(monkeypatch):
     """Ends of 0.5, 0.25 and 0 bits above 10: the names stand 14 points apart, in the order of the ends."""
-    pictures = taken(monkeypatch, tour_sft_pages)
+    pictures = taken(monkeypatch, report)
     ends = {"full": 5.25, "LoRA": 5.125, "QLoRA": 5.0}
     histories = {name: [{"step": 0, "held_out_loss": 9.0}, {"step": 1, "loss": 1.0},
                         {"step": 40, "held_out_loss": end}] for name, end in ends.items()}
@@ -80,10 +80,10 @@ def test_ticks_are_those_round_numbers_that_lie_inside_the_picture():
 
 
 def test_the_density_of_the_weights_stands_over_the_sixteen_levels(monkeypatch):
-    pictures = taken(monkeypatch, tour_sft_pages)
+    pictures = taken(monkeypatch, report)
     scaled = torch.tensor([-1.0, -0.5, 0.5, 1.0])
     stored = scaled + torch.tensor([0.0, 0.03, 0.04, 0.0])
-    monkeypatch.setattr(tour_sft_pages, "scaled_weights", lambda model: (scaled, stored) if model == "it" else None)
+    monkeypatch.setattr(tour_pages, "scaled_weights", lambda model: (scaled, stored) if model == "it" else None)
     heading, sentence, figure = parts(nf4_page("it"))
     assert heading == "QLoRA: sixteen levels for a weight" and "3.2% of their size" in sentence  # 0.05 / sqrt(2.5)
     assert "Each block of 64 weights" in sentence
@@ -124,8 +124,8 @@ def test_what_fills_no_block_of_64_is_left_out_and_a_block_of_zeros_stays_zero()
 
 
 MUTANTS = [
-    Mutant("minillama.tour_sft_pages", "scaled.append(flat / absmax)", "scaled.append(flat)",
+    Mutant("minillama.tour_pages", "scaled.append(flat / absmax)", "scaled.append(flat)",
            test_weights_are_scaled_by_their_block_and_stored_at_the_nearest_level),
-    Mutant("minillama.tour_sft_pages", 'lessons.bits_of(row["held_out_loss"])', 'row["held_out_loss"]',
+    Mutant("minillama.tour_pages", 'lessons.bits_of(row["held_out_loss"])', 'row["held_out_loss"]',
            test_the_curves_are_in_bits_an_answer_and_the_words_say_their_ends),
 ]

@@ -10,7 +10,7 @@ from test_tour import FEW
 from minillama import tour as tour_module
 from minillama.corpus.forum import threads
 from minillama.corpus.grammar import Document
-from minillama.tour import Road, text_stage, tour
+from minillama.tour import TourReport, text_stage, tour
 from minillama.tour_pages import context
 
 
@@ -19,7 +19,7 @@ def road(tmp_path, monkeypatch, capsys):
     """Its stages draw nothing."""
     for name in ("corpus_page", "tokenizer_page", "pretrain_page", "attention_page", "talk_page", "text_page"):
         monkeypatch.setattr(tour_module.pages, name, lambda *shown, name=name: (name, *shown))
-    return Road(tmp_path, FEW)
+    return TourReport(tmp_path, FEW)
 
 
 @pytest.mark.parametrize(("beside", "passed"), [(0.0, True), (1.41, True), (-1.41, True), (1.42, False),
@@ -127,7 +127,7 @@ def test_the_users_files_take_the_place_of_the_forums_and_one_miss_is_a_miss(mon
     def stand_in(name):
         def stage(road, *given):
             walked.append(name)
-            road.expect(name, "1", "1", True, "m")
+            road.check(name, "1", "1", True, "m")
             return "model", "tokenizer"
 
         monkeypatch.setattr(tour_module, name, stage)
@@ -137,25 +137,25 @@ def test_the_users_files_take_the_place_of_the_forums_and_one_miss_is_a_miss(mon
     monkeypatch.setattr(tour_module, "check_inputs", lambda *given: walked.append(given[1:]))
     for last in (True, False):
         walked.clear()
-        monkeypatch.setattr(tour_module, "write_results", lambda road, seconds, last=last: road.expect(
+        monkeypatch.setattr(tour_module, "write_results", lambda road, seconds, last=last: road.check(
             "last", "1", "1", last, "m"))
         assert tour(tmp_path, files[0], FEW, *files[1:]) is last
         assert walked == [files, *stages]
 
 
 def test_a_lesson_is_named_once_it_is_there_to_be_read(tmp_path):
-    road = Road(tmp_path, FEW)
+    road = TourReport(tmp_path, FEW)
     for lesson in ("lessons/01_bpe.py", "lessons/99_none.py", ""):
-        road.expect("a", "1", "1", 1, "m", lesson)
+        road.check("a", "1", "1", 1, "m", lesson)
     assert [row["lesson"] for row in road.rows] == ["lessons/01_bpe.py", "", ""] and road.rows[0]["pass"] is True
 
 
 def test_each_row_has_its_own_seconds(tmp_path, monkeypatch):
     clock = iter([100.0, 101.25, 104.5])
     monkeypatch.setattr(tour_module.time, "perf_counter", lambda: next(clock))
-    road = Road(tmp_path, FEW)
+    road = TourReport(tmp_path, FEW)
     for _ in range(2):
-        road.expect("a", "1", "1", True, "m")
+        road.check("a", "1", "1", True, "m")
     assert [row["seconds"] for row in road.rows] == [1.25, 3.25]
 
 

@@ -22,7 +22,7 @@ INKS = {"light": "#1f2328", "dark": "#e6edf3"}  # of text on GitHub's two ground
 def tour_block(report):
     """The closing table of a tour as it stands in the README."""
     width = max(len(row["stage"]) for row in report["rows"])
-    lines = [f"{'pass' if row['pass'] else 'MISS'}  {row['stage']:{width}}  expected {row['expected']};\n"
+    lines = [f"{'pass' if row['pass'] else 'FAIL'}  {row['stage']:{width}}  expected {row['expected']};\n"
              f"      {'':{width}}  got {row['got']}  ({row['seconds']:.1f} s)" for row in report["rows"]]
     passed = sum(row["pass"] for row in report["rows"])
     lines.append(f"\n{passed} of {len(lines)} numbers in their bands, {report['seconds']:.0f} seconds, no download.")

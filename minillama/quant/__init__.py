@@ -1,1 +1,1 @@
-"""Weights in few bits: `nf4` (4-bit normal floats, QLoRA) and `int8` (LLM.int8)."""
+"""Quantized weights: `nf4` (4-bit normal floats, QLoRA) and `int8` (LLM.int8)."""

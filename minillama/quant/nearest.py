@@ -1,4 +1,4 @@
-"""What stands for a number in few bits: the nearest of a few levels, and the scale for a block that fits it best."""
+"""What stands for a quantized number: the nearest of a few levels, and the scale for a block that fits it best."""
 
 import math
 

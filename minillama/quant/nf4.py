@@ -19,8 +19,8 @@ from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
 GROUP = 256  # absmax values that share a scale in double quantization
-CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
-PIECE = 8  # chunks that a matrix product takes at once: it is slow on a few rows
+DECODE_CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
+CHUNKS_PER_MATMUL = 8  # chunks that a matrix product takes at once: it is slow on a few rows
 SCALE_FACTORS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3)  # times absmax, tried by fit_scales
 
 
@@ -94,7 +94,12 @@ class NF4Tensor:
         return 8 * self.stored_bytes() / math.prod(self.shape)
 
     def dequantize(self, dtype=torch.float32):
-        return dequantize_nf4(self, dtype)
+        """The tensor that it stands for: fp32 products, rounded once to `dtype`."""
+        n, block = math.prod(self.shape), self.block_size
+        values = torch.empty(n, dtype=dtype, device=self.codes.device)
+        for begin, part in dequantized_parts(self, block * max(1, DECODE_CHUNK // block)):
+            values[begin:begin + len(part)] = part
+        return values.view(self.shape)
 
     def product(self, x):
         """x W^T: W rounded once to the dtype of x, some rows at a time, then ordinary matrix products."""
@@ -121,9 +126,10 @@ class NF4Tensor:
 def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=False):
     """NF4Tensor of `weight` (fp32, bf16 or fp16, any shape, read in row-major order), computed in fp32.
 
-    fit_scales: store for each block the scale from its absmax on that leaves the least squared error (`fitted`);
-    without it the bytes are bitsandbytes', but for the mean absmax: theirs is off by the rounding of its sum. No byte
-    depends on the processor or on threads: sums are exact or in a fixed order, all else is number by number.
+    fit_scales: store for each block the scale from its absmax on that leaves the least squared error
+    (`fit_block_scales`); without it the bytes are bitsandbytes', but for the mean absmax: theirs is off by the rounding
+    of its sum. No byte depends on the CPU or on threads: sums are exact or in a fixed order, all else is number by
+    number.
 
     Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last element is
     paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity: either would spoil its block.
@@ -136,7 +142,7 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
         raise ValueError(f"a weight of shape {tuple(weight.shape)} that is empty or holds NaN or infinity "
                          "cannot be quantized: find where the training or the file went wrong")
     flat = weight.detach().flatten()
-    size = flat.numel() if flat.device.type != "cpu" else block_size * max(1, CHUNK // block_size)
+    size = flat.numel() if flat.device.type != "cpu" else block_size * max(1, DECODE_CHUNK // block_size)
     chunks = [quantize_blocks(chunk.float(), NF4_LEVELS, block_size) for chunk in flat.split(size)]
     codes, absmax = map(torch.cat, zip(*chunks, strict=True))
     shape = tuple(weight.shape)
@@ -145,10 +151,10 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
         offset = absmax.new_tensor(math.fsum(absmax.tolist()) / len(absmax))  # centred, they use all of the map
         second = *quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP), offset
     plain = NF4Tensor(pack(codes), *second, shape, block_size)
-    return fitted(plain, flat.split(size)) if fit_scales else plain
+    return fit_block_scales(plain, flat.split(size)) if fit_scales else plain
 
 
-def fitted(plain, chunks):
+def fit_block_scales(plain, chunks):
     """The NF4Tensor with the scale that leaves the least squared error in each block, out of its own and SCALE_FACTORS
     times it, each as it would be stored, and with the codes that are nearest then: no block's error grows.
 
@@ -156,7 +162,8 @@ def fitted(plain, chunks):
     that they cut, and a model's predictions move further for it than with plain absmax (tests/test_nf4_weights.py).
     chunks: the flat weight, in pieces that end where a block does.
     """
-    stored, scales = map(torch.stack, zip(*(scale_times(plain, factor) for factor in (1, *SCALE_FACTORS)), strict=True))
+    candidates = [scaled_absmax(plain, factor) for factor in (1, *SCALE_FACTORS)]
+    stored, scales = (torch.stack(parts) for parts in zip(*candidates, strict=True))
     blocks = [-(-chunk.numel() // plain.block_size) for chunk in chunks]
     found = [best_scales(chunk.float(), part, NF4_LEVELS, plain.block_size)
              for chunk, part in zip(chunks, scales.split(blocks, 1), strict=True)]
@@ -164,7 +171,7 @@ def fitted(plain, chunks):
     return replace(plain, codes=pack(codes), absmax=stored.gather(0, best[None])[0])
 
 
-def scale_times(plain, factor):
+def scaled_absmax(plain, factor):
     """(`absmax` as stored, the fp32 scales that it stands for) of an NF4Tensor whose scales are multiplied; with double
     quantization to the nearest that the same groups can say."""
     if plain.absmax_scale is None:
@@ -202,15 +209,6 @@ def dequantize_blocks(codes, absmax, levels, block_size):
     return levels.index_select(0, codes.int()) * absmax.repeat_interleave(block_size)[:codes.numel()]
 
 
-def dequantize_nf4(quantized, dtype=torch.float32):
-    """The tensor that an NF4Tensor stands for: fp32 products, rounded once to `dtype`."""
-    n, block = math.prod(quantized.shape), quantized.block_size
-    values = torch.empty(n, dtype=dtype, device=quantized.codes.device)
-    for begin, part in dequantized_parts(quantized, block * max(1, CHUNK // block)):
-        values[begin:begin + len(part)] = part
-    return values.view(quantized.shape)
-
-
 def dequantized_parts(quantized, size):
     """(begin, fp32 values from there on, `size` of them) over the flat tensor; size: a multiple of the block size.
 
@@ -233,11 +231,10 @@ def dequantized_parts(quantized, size):
 
 
 def dequantized_rows(quantized, dtype):
-    """(first row, some rows in `dtype`) of a matrix: so few that they are four megabytes at most, and so many that they
-    end where a block does."""
+    """(first row, some rows in `dtype`) of a matrix: at most 4 MB, and a multiple of the block."""
     columns, block = quantized.shape[1], quantized.block_size
     step = block // math.gcd(columns, block)
-    size = step * columns * max(1, PIECE * CHUNK // (step * columns))
+    size = step * columns * max(1, CHUNKS_PER_MATMUL * DECODE_CHUNK // (step * columns))
     for begin, part in dequantized_parts(quantized, size):
         yield begin // columns, part.view(-1, columns).to(dtype)
 
