@@ -65,9 +65,10 @@ print(*train_set[:3], sep="\n")
 # %% naive
 import torch
 
+from minillama.collate import collate
 from minillama.tokenizer import train_bpe
 from minillama.train import sequence_loss as sl
-from minillama.train.sequence_loss import IGNORE, encode_segments, pad_right
+from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.templates import question_answer, text_of, vicuna
 
 tokenizer = train_bpe([text_of(question_answer(q, a)) for q, a in examples], 420)
@@ -105,7 +106,7 @@ from minillama.transformer import Transformer
 
 STEPS, EVERY = 175, 25
 tests = [encode_segments(question_answer(q, a), tokenizer) for q, a in test_set]
-test_tokens, test_labels = pad_right(tests, 0)
+test_tokens, test_labels = collate(tests)
 
 
 @torch.no_grad()
@@ -124,7 +125,7 @@ def tune(on_answers, seed):
     for step in range(STEPS):
         optimizer.lr = learning_rate(step, STEPS, 4e-3, warmup_steps=20)
         rows = torch.randint(0, len(sequences), (32,)).tolist()
-        tokens, labels = pad_right([sequences[i] for i in rows], 0)
+        tokens, labels = collate([sequences[i] for i in rows])
         if not on_answers:
             labels = torch.where(tokens > 0, tokens, IGNORE)
         loss = sl.sequence_loss(model(tokens), labels)

@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from minillama.bounds import MOST, check_config, number, seed
+from minillama.collate import collate
 from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import permutation
 from minillama.train.optimizer import AdamW, learning_rate
-from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments, pad_right
+from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.sft import fine_tune
 from minillama.train.templates import BOS, EOS, Segment, question_answer
 from minillama.train.training_run import train_step
@@ -177,7 +178,7 @@ def train_dpo(policy, pairs, tokenizer, config=DPOConfig(), template=question_an
 def pair_log_probs(policy, rows):
     """log pi(answer | prompt) of both answers of each row [better, worse] of `Sequence`s, (P, 2)."""
     tokens_BT, labels_BT = (x.to(policy.tok_embeddings.weight.device)
-                            for x in pad_right([sequence for row in rows for sequence in row], 0))
+                            for x in collate([sequence for row in rows for sequence in row]))
     return sequence_log_probs(policy(tokens_BT), labels_BT).view(-1, 2)
 
 

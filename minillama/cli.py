@@ -106,7 +106,7 @@ def add_tour(commands):
     """tour [--text PATH ...] [--sft FILE] [--preferences FILE] [--out DIR] and the fields of TourConfig."""
     from minillama.tour import TourConfig
 
-    tour = flags.command(commands, "tour", run_tour, "the whole road, from text to a talking model, with a report")
+    tour = flags.command(commands, "tour", run_tour, "from text to a talking model, with a report")
     tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
     tour.add_argument("--sft", metavar="FILE", help="your own answers to tune on, JSON or JSONL as for `sft`")
     tour.add_argument("--preferences", metavar="FILE", help="your own pairs, JSONL with prompt, chosen and rejected")
@@ -147,7 +147,7 @@ def add_generate(commands):
 
 @claims("tour", "text", "sft", "preferences", run=True)
 def run_tour(arguments):
-    """The whole road (`tour.tour`); exit code 1 where a number missed its band."""
+    """The whole tour (`tour.tour`); exit code 1 where a number missed its band."""
     from minillama.tour import TourConfig, tour
 
     return 0 if tour(arguments.out, arguments.text, flags.from_flags(TourConfig, arguments), arguments.sft,
@@ -167,7 +167,7 @@ def run_pretrain(arguments):
     from minillama.memory import require_memory, require_step_memory
     from minillama.tokenizer import load_tokenizer
     from minillama.train.data import open_train_and_held_out, write_train_and_held_out
-    from minillama.train.data_parallel import leads, led, process_group
+    from minillama.train.data_parallel import is_main_process, on_main_first, process_group
     from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
     from minillama.transformer import Transformer
 
@@ -188,14 +188,14 @@ def run_pretrain(arguments):
                         size=4 if settings.dtype == "float32" else 2)
     model, tokenizer = loaded(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
-        train, held_out = led(
+        train, held_out = on_main_first(
             lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
             lambda: open_train_and_held_out(arguments.out, tokenizer))
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
                  tokenizer=tokenizer if given else None)
-        if not leads():
+        if not is_main_process():
             return
     print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 

@@ -46,7 +46,7 @@ def add_reward(commands):
 
 def add_ppo(commands):
     """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] and the fields of PPOConfig."""
-    ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, on a leash")
+    ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
     ppo.add_argument("--prompts", required=True, metavar="FILE", help="JSONL with prompt; a file of pairs will do")
@@ -115,7 +115,7 @@ def run_ppo(arguments):
         print(f"{arguments.reward} judges answers in {judged}, and the policy is asked in {arguments.template}: its "
               f"scores mean little; give --template {judged} to both", file=sys.stderr)
     if arguments.method == "lora":
-        hang_adapter(model, arguments)
+        attach_adapter(model, arguments)
     use_kernels(model, "torch")
     use_kernels(reward_model.body, "torch")
     out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def asked_in(arguments, tokenizer):
     return pair_function(name, tokenizer), end
 
 
-def hang_adapter(model, arguments):
+def attach_adapter(model, arguments):
     """LoRA on all linear layers but the head; the base stays, and is the reference."""
     with own_random_state(arguments.seed, arguments.device):
         add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))

@@ -18,7 +18,7 @@ def opened(arguments, whole=False):
     """(weights, still to be read, of --model; tokenizer; kind and settings of the quantization to come: of --load-4bit
     or --load-8bit, or as --adapter was learned over; what `learned_over` says of that).
 
-    whole: the command changes or writes all weights; ValueError where they are in few bits. Also where it brings no
+    whole: the command changes or writes all weights; ValueError where they are quantized. Also where it brings no
     tokenizer, does not fit into memory, or --device, --kernels or --adapter name what is not there.
     """
     functions(getattr(arguments, "kernels", "torch"))
@@ -34,8 +34,8 @@ def opened(arguments, whole=False):
     if held and held != kind:
         raise ValueError(f"{path} is quantized already, in {held}: leave the flag out, or give its original")
     if kind and whole:
-        raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: hang an adapter "
-                         "on it (--method lora), or give its original (or `convert` it back to meta, and give that)")
+        raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: attach an "
+                         "adapter to it (--method lora), or give its original, or `convert` it back to meta first")
     if getattr(arguments, "adapter", None):
         load_lora(arguments.adapter, shape_of(weights))
     given = getattr(arguments, "tokenizer", None)

@@ -16,7 +16,7 @@ from minillama.memory import require_step_memory
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import TABLES, load_lora, save_lora
 from minillama.train.data import is_held_out
-from minillama.train.data_parallel import leads, process_group
+from minillama.train.data_parallel import is_main_process, process_group
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
 from minillama.train.sft import SftConfig, fine_tune, stage_ends
@@ -72,7 +72,7 @@ def add_chat(commands):
 
 @claims("sft", "model", "data", run=True)
 def run_sft(arguments):
-    """Read the records, load, hang on the adapter, tune (`train.sft.fine_tune`), save."""
+    """Read the records, load, attach the adapter, tune (`train.sft.fine_tune`), save."""
     settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
     if arguments.modules_to_save and arguments.method in WHOLE:
         raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
@@ -101,7 +101,7 @@ def run_sft(arguments):
             given |= flags.facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
                             facts={"template": template, **given})
-        if not leads():
+        if not is_main_process():
             return
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
@@ -141,7 +141,7 @@ def encoded(records, template, tokenizer, max_length):
 
 
 def prepare(model, arguments):
-    """Hang adapters on the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
+    """Attach adapters to the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
     if arguments.method == "embeddings":
         train_vocabulary(model)
     if arguments.method in WHOLE:

@@ -82,7 +82,7 @@ def add_kernels_flag(parser, default="torch"):
 
 
 def add_bits(parser):
-    """--load-8bit and --load-4bit, for commands that can run a model in few bits."""
+    """--load-8bit and --load-4bit, for commands that can run a quantized model."""
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument("--load-8bit", action="store_true", help="linear layers in int8 (LLM.int8)")
     bits.add_argument("--load-4bit", action="store_true", help="linear layers in NF4 with double quantization")

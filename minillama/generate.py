@@ -2,6 +2,7 @@
 
 import torch
 
+from minillama.collate import pad_rows, real_tokens
 from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling, row_chances, sample
 
@@ -20,16 +21,6 @@ def prefill(model, tokens_BT, cache, chunk=512):
     return model.logits(hidden_BTD[:, -1:])[:, -1]
 
 
-def left_padded(prompts, device="cpu"):
-    """Unequal lists of ids as one tensor, padded on the left so that all end together: (B, T), pads (B,) or None."""
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("a prompt holds no token: give at least one, for instance the tokenizer's bos_id")
-    longest = max(map(len, prompts))
-    tokens_BT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    pad_B = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-    return tokens_BT, pad_B if pad_B.any() else None
-
-
 @torch.inference_mode()
 def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=(), seed=0, chunk=512):
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
@@ -42,11 +33,13 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
     weight, config = model.tok_embeddings.weight, model.config
-    tokens_BT, pad_B = left_padded(prompts, weight.device)
+    tokens_BT = pad_rows(prompts, left=True, device=weight.device)
+    pad_B = (~real_tokens(prompts, left=True, device=weight.device)).sum(-1)
     _check_prompt(config, tokens_BT)
     # The scores at the last place of the context give one token more.
     budgets = [min(max_new_tokens, config.max_seq_len - len(prompt) + 1) for prompt in prompts]
-    cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), weight.dtype, weight.device, pad_B)
+    cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), weight.dtype, weight.device,
+                    pad_B if pad_B.any() else None)
     u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
     seen_BV, rows = _seen(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
     for step in range(max(budgets)):

@@ -63,12 +63,12 @@ class Transformer(nn.Module):
         if self.config.tie_embeddings:
             self.output.weight = self.tok_embeddings.weight
 
-    def forward(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None, read_BT=None):
-        """Logits of the next token at every place, (B, T, V) fp32; or, (N, V), at the N places that read_BT (bool)
+    def forward(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None, logits_at_BT=None):
+        """Logits of the next token at every place, (B, T, V) fp32; or, (N, V), at the N places that logits_at_BT (bool)
         marks, row after row: the head, a quarter of a small model's work, is spared the others. The other arguments
         are those of `hidden_states`."""
         hidden_BTD = self.hidden_states(tokens_BT, cache, left_pad_B, document_ids_BT)
-        return self.logits(hidden_BTD if read_BT is None else hidden_BTD[read_BT])
+        return self.logits(hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT])
 
     def hidden_states(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None):
         """The residual stream after the final norm, (B, T, D).

@@ -103,9 +103,9 @@ def test_ppo_mixes_the_users_text_in(model_folder, reward_folder, pairs_file, tm
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "no prompt in it"), ('{"prompt": 3}\n', ':1: "prompt" is 3: it must be a text'),
-    ("\n[1]\n", ":2: a JSON list, not an object"),
-    ('{"prompt": "a"}\n{"pro\n', ":2: not JSON"), ("[" * 100_000, ":1: not JSON"),
+    ("", "no prompt in it"), ('{"prompt": 3}\n', ":1: field 'prompt' is int, not a string"),
+    ("\n[1]\n", ":2: a JSON int, not an object"),
+    ('{"prompt": "a"}\n{"pro\n', ":2: not JSON"), ("[" * 100_000, ":1: the array is broken"),
 ])
 def test_a_bad_file_of_prompts_is_named_with_its_line(text, message, tmp_path):
     path = tmp_path / "prompts.jsonl"

@@ -35,7 +35,7 @@ def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, c
     else:
         base = load_model(model_folder)[0]
         load_lora(out, base)
-        assert any(layer.B["default"].any() for layer in lora_layers(base).values())
+        assert any(layer.B.any() for layer in lora_layers(base).values())
         words = ("--model", model_folder, "--adapter", out, *(["--load-4bit"] if method == "qlora" else []))
     words = ("chat", *words, "--temperature", "2", "--max-new-tokens", "5")  # else it may end at once, and say nothing
     code, said, err = run(capsys, *words, stdin="Count to 3.\n/history\n/exit\nno\n")
@@ -121,7 +121,7 @@ def test_a_quantized_folder_speaks_as_the_model_quantized_on_loading(kind, flag,
                           (("quantize", model_folder, tmp_path / "x", "--int8", "--block-size", "32"),
                            "belongs to --nf4"),
                           (("sft", "--model", few, "--data", data, "--out", tmp_path / "x", "--method", "full"),
-                           "hang an adapter on it"),
+                           "attach an adapter to it"),
                           (("merge", "--model", few, "--adapter", "none", "--out", tmp_path / "x"), "cannot change")):
         code, _, err = run(capsys, *wrong)
         assert code == 2 and reason in err.splitlines()[-1]

@@ -12,7 +12,15 @@ from mutants import Mutant
 
 from minillama.checkpoint import load_model
 from minillama.train import data_parallel
-from minillama.train.data_parallel import leads, learner_of, led, mean, process_group, rank_and_size, share
+from minillama.train.data_parallel import (
+    is_main_process,
+    learner_of,
+    mean,
+    on_main_first,
+    process_group,
+    rank_and_size,
+    shard,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 def test_alone_there_is_no_group_and_nothing_changes():
     model = torch.nn.Linear(2, 2)
     with process_group():
-        assert rank_and_size() == (0, 1) and leads() and learner_of(model) is model
-        assert list(share([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
+        assert rank_and_size() == (0, 1) and is_main_process() and learner_of(model) is model
+        assert list(shard([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
 
 
 def test_what_the_leader_makes_the_others_take_once_all_have_met(monkeypatch):
@@ -29,7 +37,7 @@ def test_what_the_leader_makes_the_others_take_once_all_have_met(monkeypatch):
         done = []
         monkeypatch.setattr(data_parallel, "rank_and_size", lambda rank=rank: (rank, 2))
         monkeypatch.setattr(data_parallel, "wait_for_all", lambda done=done: done.append("met"))
-        led(lambda done=done: done.append("make"), lambda done=done: done.append("take"))
+        on_main_first(lambda done=done: done.append("make"), lambda done=done: done.append("take"))
         assert done == wanted
 
 
@@ -52,7 +60,7 @@ def test_torchruns_processes_are_one_group_that_ends_with_the_block(monkeypatch,
 def test_rank_and_size_are_the_groups_where_there_is_one(monkeypatch, available, begun, wanted):
     for name, value in (("is_available", available), ("is_initialized", begun), ("get_rank", 1), ("get_world_size", 3)):
         monkeypatch.setattr(data_parallel.dist, name, lambda value=value: value)
-    assert rank_and_size() == wanted and leads() is (wanted[0] == 0)
+    assert rank_and_size() == wanted and is_main_process() is (wanted[0] == 0)
 
 
 def test_a_mean_is_the_sum_over_all_by_their_number_and_leaves_what_was_given(monkeypatch):
@@ -92,7 +100,7 @@ def test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(monkey
     for rank in range(3):
         monkeypatch.setattr(data_parallel, "rank_and_size", lambda rank=rank: (rank, 3))
         learner = Learner()
-        shares.append(list(share(list(range(9)), learner)))
+        shares.append(list(shard(list(range(9)), learner)))
         assert learner.said == ["apart", "done"] * 2
     assert sorted(sum(shares, [])) == list(range(9)) and {len(part) for part in shares} == {3}
 
@@ -100,7 +108,7 @@ def test_each_process_gets_as_many_batches_and_gradients_meet_at_its_last(monkey
 def test_a_step_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     monkeypatch.setattr(data_parallel, "rank_and_size", lambda: (0, 2))
     with pytest.raises(ValueError, match="3 batches cannot be shared by 2 processes: make grad_accum"):
-        list(share([1, 2, 3], Learner()))
+        list(shard([1, 2, 3], Learner()))
 
 
 BREAK_OFF = """if True:

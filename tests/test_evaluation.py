@@ -6,7 +6,7 @@ from mutants import Mutant
 from test_train_ppo import a_model
 
 from minillama.rlhf.evaluation import examine, prompts_of
-from minillama.rlhf.rollout import reprompted, sample_answers
+from minillama.rlhf.rollout import sample_answers, with_prompts
 
 QUESTIONS = ["a?", "what is b?", "c", "a?"]
 
@@ -57,7 +57,7 @@ def test_asked_otherwise_the_kl_is_between_the_answers_under_each_ones_own_promp
 
 def test_the_same_answers_stand_behind_other_prompts():
     rollout = sample_answers(a_model(), [[1, 3], [1, 4, 5]], 2, 6)
-    other = reprompted(rollout, [[1, 9, 9, 9], [1]])
+    other = with_prompts(rollout, [[1, 9, 9, 9], [1]])
     assert torch.equal(other.answers_BA, rollout.answers_BA) and torch.equal(other.ended_B, rollout.ended_B)
     assert torch.equal(other.answer_mask_BA, rollout.answer_mask_BA)
     P = other.prompt_places
@@ -66,7 +66,7 @@ def test_the_same_answers_stand_behind_other_prompts():
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.evaluation", "rollout if given == asked else reprompted(rollout, given)", "rollout",
+    Mutant("minillama.rlhf.evaluation", "rollout if given == asked else with_prompts(rollout, given)", "rollout",
            test_asked_otherwise_the_kl_is_between_the_answers_under_each_ones_own_prompt),
     Mutant("minillama.rlhf.evaluation", "kl_estimate(log_prob_BA, start_BA)", "kl_estimate(start_BA, log_prob_BA)",
            test_asked_otherwise_the_kl_is_between_the_answers_under_each_ones_own_prompt),

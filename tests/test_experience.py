@@ -8,7 +8,7 @@ import torch
 from mutants import Mutant
 
 from minillama.config import ModelConfig
-from minillama.rlhf.experience import ValueModel, describe, experience_of, value_model_of
+from minillama.rlhf.experience import ValueModel, describe, make_experience, value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import Rollout, sample_answers
 from minillama.rlhf.train_ppo import PPO, PPOConfig
@@ -36,7 +36,7 @@ def numbers(poison=0.0):
 
 
 def an_experience(poison=0.0):
-    return experience_of(a_rollout(), *numbers(poison), BETA, GAMMA, LAM)
+    return make_experience(a_rollout(), *numbers(poison), BETA, GAMMA, LAM)
 
 
 def test_rewards_advantages_and_returns_are_those_of_the_papers_loops():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from mutants import Mutant
 
+from minillama.collate import pad_rows, real_tokens
 from minillama.config import ModelConfig
-from minillama.generate import generate_text, generate_tokens, left_padded, prefill
+from minillama.generate import generate_text, generate_tokens, prefill
 from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling
 from minillama.tokenizer.added_tokens import Tokenizer
@@ -212,9 +213,9 @@ def test_prefill_gives_the_scores_after_the_last_token():
 
 
 def test_left_padding_ends_all_prompts_together():
-    tokens, pads = left_padded([[1, 2, 3], [4], [5, 6]])
-    assert tokens.tolist() == [[1, 2, 3], [0, 0, 4], [0, 5, 6]] and pads.tolist() == [0, 2, 1]
-    assert left_padded([[1, 2], [3, 4]])[1] is None
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    assert pad_rows(prompts, left=True).tolist() == [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
+    assert (~real_tokens(prompts, left=True)).sum(-1).tolist() == [0, 2, 1]
 
 
 def test_no_gradient_is_recorded_and_the_caller_keeps_its_own_mode():
@@ -228,8 +229,8 @@ def test_no_gradient_is_recorded_and_the_caller_keeps_its_own_mode():
 @pytest.mark.parametrize(("prompts", "settings", "message"), [
     ([[1, 259]], {}, "the prompt holds the id 259 and this model knows 0 to 258"),
     ([[1, 2], [-1]], {}, "the prompt holds the id -1"),
-    ([[]], {}, "a prompt holds no token"),
-    ([], {}, "a prompt holds no token"),
+    ([[]], {}, "holds no token"),
+    ([], {}, "holds no token"),
     ([[1] * 41], {}, "the prompt has 41 tokens and this model attends over 40: shorten it"),
     ([[1]], {"max_new_tokens": -1}, "max_new_tokens is -1"),
     ([[1]], {"chunk": 0}, "chunk is 0"),
@@ -261,9 +262,8 @@ MUTANTS = [
     Mutant("minillama.generate", "return model.logits(hidden_BTD[:, -1:])[:, -1]",
            "return model.logits(hidden_BTD[:, :1])[:, -1]", _recomputed),
     Mutant("minillama.generate", "tokens_BT = next_B[:, None]", "tokens_BT = tokens_BT[:, -1:]", _recomputed),
-    Mutant("minillama.generate", "[[0] * (longest - len(prompt)) + list(prompt) for",
-           "[list(prompt) + [0] * (longest - len(prompt)) for", _batched),
-    Mutant("minillama.generate", "weight.device, pad_B)", "weight.device)", _batched),
+    Mutant("minillama.collate", "(T - len(row), 0) if left", "(0, T - len(row)) if left", _batched),
+    Mutant("minillama.generate", "pad_B if pad_B.any() else None", "None", _batched),
     Mutant("minillama.generate", "said[row] not in stop_ids and", "",
            test_a_stop_id_ends_its_row_and_is_the_last_thing_it_yields),
     Mutant("minillama.generate", "config.max_seq_len - len(prompt) + 1)", "config.max_seq_len - len(prompt))",

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("terminal compiler bounds files claim snapshot interrupts flags config memory kernels profile_build "
+    ("terminal compiler bounds collate files claim snapshot interrupts flags config memory kernels profile_build "
      "profile_report ptx_tables ptx_instructions inline_ptx "
      "cuda_translate cuda_program plots report corpus rms_norm rope "
      "swiglu sampling rounding").split(),
@@ -27,7 +27,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "peft".split(),
     "train".split(),
     "rlhf".split(),
-    ("tour tour_config tour_pages tour_sft tour_sft_pages tour_rlhf tour_rlhf_pages tour_own "
+    ("tour tour_config tour_pages tour_sft tour_rlhf tour_own "
      "chat").split(),
     "prose braille exercise grader lesson".split(),
     "info kernels_verify tensor_diff checkpoint_diff parity parity_peers real_weights".split(),
@@ -48,7 +48,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     "notebook": "by test_book",
                     **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
-                    "training_run": "by test_pretrain, test_resume and test_sft"}
+                    **dict.fromkeys(("training_run", "resumable"), "by test_pretrain, test_resume and test_sft")}
 
 
 def files(*patterns):
@@ -148,7 +148,7 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    assert sum(map(lines_in, modules())) <= 19000  # a third reads other programs' files, 2,000 lead through lessons
+    assert sum(map(lines_in, modules())) <= 18950  # a third reads other programs' files, 2,000 lead through lessons
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():

@@ -91,8 +91,9 @@ GOOD = json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}).encode()
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    (b"{", "not JSON"), (b"[" * 5000, "not JSON"), (b"[1]", "a JSON list"), (b'{"prompt": "p"}', '"chosen" is missing'),
-    (GOOD.replace(b'"c"', b"7"), '"chosen" is 7'), (GOOD.replace(b'"r"', b'" "'), '"rejected" is " "'),
+    (b"{", "not JSON"), (b"[" * 5000, "not JSON"), (b"[1]", "a JSON list"),
+    (b'{"prompt": "p"}', "field 'chosen' is missing"),
+    (GOOD.replace(b'"c"', b"7"), "field 'chosen' is int"), (GOOD.replace(b'"r"', b'" "'), "field 'rejected' is blank"),
     (GOOD.replace(b'"c"', b'"r"'), "the same text"), (GOOD[:-3] + b"\xff\"}", "not UTF-8"),
     (GOOD.replace(b'"p"', b'"' + b"p" * (1 << 20) + b'"'), "more than"),
 ])

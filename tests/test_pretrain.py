@@ -172,6 +172,6 @@ MUTANTS = [
     mutant_of_run("self.batches(step))", "self.batches(0))", test_a_run_is_the_bare_loop_bit_for_bit),
     mutant_of_run("self.held_out_tokens = held_out_tokens", "self.held_out_tokens = train_tokens",
                   test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text),
-    mutant_of_run("self.step == self.config.steps or every", "every",
-                  test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text, "training_run"),
+    mutant_of_run("self.step == self.end or every", "every",
+                  test_history_and_metrics_file_agree_and_evaluations_are_of_the_held_out_text, "resumable"),
 ]

@@ -241,7 +241,7 @@ MUTANTS = [
     mutant_of_run("self.optimizer.load_state_dict(state[\"optimizer\"])", "pass", resumed, "training_run"),
     mutant_of_run("weight.copy_(state[\"model\"][name])", "pass", resumed, "training_run"),
     mutant_of_run("set_random_state(state[\"random\"], self.device)", "pass", resumed, "training_run"),
-    mutant_of_run("self.step = done\n", "self.step = done - 1\n", resumed, "training_run"),
+    mutant_of_run("self.step = done\n", "self.step = done - 1\n", resumed, "resumable"),
     mutant_of_run("count < done:", "count < done + 1:", resumed, "resume"),
     mutant_of_run("if not (math.isfinite(loss) and math.isfinite(norm)):", "if False:",
                   test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint, "training_run"),
@@ -249,7 +249,7 @@ MUTANTS = [
                   test_a_changed_setting_is_refused_by_name, "resume"),
     mutant_of_run("self._due(self.config.checkpoint_every) or stop:",
                   "self._due(self.config.checkpoint_every):", test_the_first_ctrl_c_finishes_the_step_and_saves,
-                  "training_run"),
+                  "resumable"),
     mutant_of_run("with torch.random.fork_rng(devices=[device] if device.type == \"cuda\" else []):",
                   "if True:", test_the_callers_random_numbers_are_left_alone, "resume"),
 ]

@@ -167,7 +167,7 @@ MUTANTS = [
            test_an_answer_ends_with_its_first_eos_or_is_cut_off),
     Mutant("minillama.rlhf.rollout", "    model.eval()\n", "",
            test_sampling_drops_nothing_out_and_leaves_the_model_in_its_mode),
-    Mutant("minillama.rlhf.rollout", " >= first_B[:, None]", " >= 0 * first_B[:, None]",
+    Mutant("minillama.rlhf.rollout", "real_tokens(prompts, left=True,", "real_tokens(prompts, left=False,",
            test_a_row_is_padding_prompt_answer_padding),
     Mutant("minillama.rlhf.rollout", "- self.ended_B.int()", "", test_texts_are_the_answers_without_eos),
 ]

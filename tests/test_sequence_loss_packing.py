@@ -6,6 +6,7 @@ import pytest
 import torch
 from mutants import Mutant
 
+from minillama.collate import collate
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.train import sequence_loss as sequence_loss_module
@@ -16,7 +17,6 @@ from minillama.train.sequence_loss import (
     model_loss,
     next_targets,
     pack,
-    pad_right,
     sequence_loss,
 )
 from minillama.transformer import Transformer
@@ -123,7 +123,7 @@ def test_a_head_that_is_trained_or_adapted_gets_its_gradient_however_large():
         assert gradient.any()
         add_lora(model, LoRAConfig(2, 4.0, 0.0, ("output",)))
         model_loss(model, tokens, tokens).backward()
-        assert model.output.B["default"].grad.any()
+        assert model.output.B.grad.any()
 
 
 def test_a_batch_that_teaches_nothing_adds_nothing_and_has_no_mean():
@@ -142,11 +142,9 @@ def test_the_first_token_of_a_document_is_not_predicted_from_the_last_document()
 
 
 def test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is():
-    tokens, labels = pad_right([Sequence([5, 9], [IGNORE, 9]), Sequence([1, 2, 3, 9], [IGNORE, 2, 3, 9])], pad_id=9)
-    assert tokens.tolist() == [[5, 9, 9, 9], [1, 2, 3, 9]]
+    tokens, labels = collate([Sequence([5, 9], [IGNORE, 9]), Sequence([1, 2, 3, 9], [IGNORE, 2, 3, 9])])
+    assert tokens.tolist() == [[5, 9, 0, 0], [1, 2, 3, 9]]
     assert labels.tolist() == [[IGNORE, 9, IGNORE, IGNORE], [IGNORE, 2, 3, 9]]
-    with pytest.raises(ValueError, match="no sequences"):
-        pad_right([], 0)
 
 
 plant = partial(Mutant, "minillama.train.sequence_loss")
@@ -167,18 +165,19 @@ def whole(reduction="tokens", packed=True):
 MUTANTS = [
     plant("F.pad(learned_BT, (0, 1))", "F.pad(learned_BT, (1, 0))", whole()),
     plant("logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT,", "logits_NV = model(tokens_BT,", whole()),
-    plant("targets_N, read_BT = targets_BT[learned_BT]", "targets_N, read_BT = labels_BT[:, :-1][learned_BT]",
+    plant("targets_N, logits_at_BT = targets_BT[learned_BT]", "targets_N, logits_at_BT = labels_BT[:, :-1][learned_BT]",
           whole(packed=False)),
     plant("targets.shape, -1.0)", "targets.shape, -0.99)", HEAD),
     plant("-scores.gather(1, targets)", "-scores.gather(1, targets.flip(0))", HEAD),
     plant("d_losses_N[:, None] * gradient_ND", "gradient_ND", HEAD),
     plant("not head.weight.requires_grad and", "", TRAINED),
-    Mutant("minillama.transformer", "hidden_BTD if read_BT is None else hidden_BTD[read_BT]", "hidden_BTD", whole()),
+    Mutant("minillama.transformer", "hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT]", "hidden_BTD",
+           whole()),
     plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
     plant("range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),
     plant("range(0, len(tokens), length)", "range(0, len(tokens), length - 1)", PACKING),
     plant("labels += sequence.labels + end", "labels += sequence.labels + [IGNORE] * len(end)", PACKING),
     plant("[number] * (len(sequence.tokens) + len(end))", "[0] * (len(sequence.tokens) + len(end))", PACKING),
-    plant("sequence.labels + [IGNORE] * (T", "sequence.labels + [pad_id] * (T", RIGHT),
+    Mutant("minillama.collate", '"labels": IGNORE', '"labels": 0', RIGHT),
 ]
 # fmt: on

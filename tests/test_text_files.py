@@ -46,24 +46,16 @@ def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path, con
     assert "\n" not in str(error.value)
 
 
-def test_binary_files_and_sizes_over_the_bounds_are_refused(tmp_path):
+def test_binary_files_and_sizes_over_the_bounds_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "LARGEST_FILE", 99)
     write(tmp_path, {"zero.txt": b"abc\nd\0e", "big.txt": b"y\n" * 50, "utf16.txt": "text".encode("utf-16")})
     for name, message in (("zero.txt", "zero.txt:2: a zero byte at offset 5"),
                           ("utf16.txt", "utf16.txt:1: UTF-16 text"),
                           ("big.txt", "100 bytes, more than the 99 allowed: split it up")):
         with pytest.raises(ValueError, match=message):
-            list(read_documents(tmp_path / name, largest_file=99 if name == "big.txt" else 1 << 30))
+            list(read_documents(tmp_path / name))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         list(read_documents(tmp_path / "absent"))
-
-
-def test_a_list_of_skipped_files_lets_the_others_through(tmp_path):
-    write(tmp_path, {"a.txt": "good", "b.txt": b"bad \xff", "c.txt": "fine"})
-    skipped = []
-    assert list(read_documents(tmp_path, skipped=skipped)) == ["good", "fine"]
-    assert len(skipped) == 1 and "b.txt:1" in skipped[0]
-    with pytest.raises(ValueError, match="b.txt:1"):
-        list(read_documents(tmp_path))
 
 
 def test_a_long_file_becomes_documents_of_bounded_size_and_loses_nothing(tmp_path):
@@ -75,9 +67,9 @@ def test_a_long_file_becomes_documents_of_bounded_size_and_loses_nothing(tmp_pat
 
 @pytest.mark.parametrize("text", ["x" * (3 << 20), "天地玄黄" * (1 << 18), "ab cde " * (1 << 18) + "\r\nend"])
 def test_a_line_without_end_is_read_in_pieces_and_loses_nothing(tmp_path, text):
-    parts = list(read_documents(write(tmp_path, {"x.txt": "\ufeff" + text}) / "x.txt", skipped=[]))
+    parts = list(read_documents(write(tmp_path, {"x.txt": "\ufeff" + text}) / "x.txt"))
     assert max(map(len, parts)) <= text_files.LONGEST_LINE + text_files.DOCUMENT_BYTES
-    assert "".join(text_files._documents_of(tmp_path / "x.txt", 1 << 30)) == text.replace("\r\n", "\n")
+    assert "".join(text_files._documents_of(tmp_path / "x.txt")) == text.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -86,7 +78,7 @@ def test_a_document_ends_at_the_first_line_end_after_its_size_and_a_long_line_at
     monkeypatch.setattr(text_files, "LONGEST_LINE", 40)
     rng = random.Random(seed)
     text = "".join(rng.choices("ab \n", [8, 8, 1 + seed % 3, seed % 4], k=rng.randrange(1, 400))) + "."
-    parts = list(text_files._documents_of(write(tmp_path, {"x.txt": text}) / "x.txt", len(text)))
+    parts = list(text_files._documents_of(write(tmp_path, {"x.txt": text}) / "x.txt"))
     assert "".join(parts) == text
     for part in parts[:-1]:
         if part.endswith("\n") and len(part) <= 40 or "\n" in part[15:]:
@@ -100,7 +92,7 @@ def test_a_line_end_may_fall_between_two_pieces_and_lines_are_counted_over_all(t
     monkeypatch.setattr(text_files, "DOCUMENT_BYTES", 4)
     for text in ("abc\r\ndef\r\n", "ab\r\rc\r\n", "abc\rdefg\r\r\n"):
         path = write(tmp_path, {"x.txt": text.encode()}) / "x.txt"
-        assert "".join(text_files._documents_of(path, 99)) == text.replace("\r\n", "\n")
+        assert "".join(text_files._documents_of(path)) == text.replace("\r\n", "\n")
     for content, line, offset in ((b"a\nb\nc\nd\ne\xff", 5, 9), (b"\0a", 1, 0), (b"a\n\n\nb\0", 4, 5)):
         with pytest.raises(ValueError, match=f"x.txt:{line}: .* at offset {offset}"):
             list(read_documents(write(tmp_path, {"x.txt": content}) / "x.txt"))
@@ -114,12 +106,14 @@ def test_a_text_stays_on_its_side_for_ever():
         assert split(texts, one_in)[1] == [text for text in texts if numbers[text] % one_in == 0]
 
 
-def test_the_bounds_are_those_that_are_told(tmp_path):
+def test_the_bounds_are_those_that_are_told(tmp_path, monkeypatch):
     assert (text_files.LONGEST_LINE, text_files.DOCUMENT_BYTES, text_files.LARGEST_FILE) == (2**20, 2**18, 2**40)
     path = write(tmp_path, {"x.txt": "123456789"}) / "x.txt"
-    assert list(read_documents(path, largest_file=9)) == ["123456789"]
+    monkeypatch.setattr(text_files, "LARGEST_FILE", 9)
+    assert list(read_documents(path)) == ["123456789"]
+    monkeypatch.setattr(text_files, "LARGEST_FILE", 8)
     with pytest.raises(ValueError, match="9 bytes, more than the 8 allowed"):
-        list(read_documents(path, largest_file=8))
+        list(read_documents(path))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -220,7 +214,7 @@ MUTANTS = [
                test_a_bad_byte_behind_the_first_piece_of_a_line_is_named_with_its_offset)),
     Mutant(MODULE, "subfolders[:] = sorted(", "sorted(",
            lambda: _in_a_temporary_folder(test_folders_are_read_in_the_order_of_names_and_by_suffix)),
-    Mutant(MODULE, "if digest not in seen:\n                    seen", "if True:\n                    seen",
+    Mutant(MODULE, "if digest not in seen:\n                seen", "if True:\n                seen",
            lambda: _in_a_temporary_folder(test_line_ends_marks_and_repeats_are_evened_out)),
     Mutant(MODULE, "_digest(normalised(text))", "_digest(text)",
            test_the_split_depends_on_a_text_alone_and_shares_none),

@@ -9,7 +9,7 @@ from mutants import Mutant
 from torch.nn import functional as F
 
 from minillama.config import ModelConfig
-from minillama.peft.lora import LoRAConfig, add_lora, set_adapter
+from minillama.peft.lora import LoRAConfig, add_lora, remove_lora
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
@@ -106,7 +106,7 @@ def test_with_lora_the_base_never_moves_and_there_is_no_second_copy():
     assert len(base) == 12 and len(run.reference.kept) == 2 * 7, "A and B of 7 layers"
     assert all(torch.equal(policy.get_parameter(name), p) for name, p in base.items())
     ids = torch.tensor([[1, 3, 4]])
-    set_adapter(policy, None)
+    remove_lora(policy)
     with torch.no_grad():
         assert torch.equal(policy(ids), a_model()(ids)), "without its adapters it is the model it began as"
 
@@ -148,12 +148,12 @@ def test_it_learns_what_the_score_pays_for(lora):
     assert history[-1]["ended"] > history[0]["ended"], "an answer that is cut off has the score -1"
 
 
-def test_a_dear_leash_keeps_the_policy_at_home():
+def test_a_dear_kl_penalty_keeps_the_policy_at_home():
     far, near = (practise(beta)[-1]["kl"] for beta in (0.0, 2.0))
     assert far > 2.0 > 1.0 > near
 
 
-def test_the_leash_adapts_to_the_target_by_the_published_rule():
+def test_the_kl_penalty_adapts_to_the_target_by_the_published_rule():
     for target, factor in ((1e-6, 1 + 0.2 * 6 / 60), (1e6, 1 - 0.2 * 6 / 60)):  # 6 answers, horizon 60
         seen = [row["kl_coefficient"] for row in walk(a_run(a_model(), kl_target=target, lr=1e-2))]
         assert seen[:2] == pytest.approx([0.05, 0.05 * (1 - 0.2 * 6 / 60)]), "the first KL is 0, below any target"
@@ -254,9 +254,9 @@ MUTANTS = [
            "log_prob_BA, old_BA, -advantages_BA, mask_BA, config.clip)\n        _step",
            test_the_first_gradient_is_that_of_the_policy_gradient_theorem),
     Mutant("minillama.rlhf.train_ppo", "metrics[\"kl\"], config.kl_target", "config.kl_target, config.kl_target",
-           test_the_leash_adapts_to_the_target_by_the_published_rule),
+           test_the_kl_penalty_adapts_to_the_target_by_the_published_rule),
     Mutant("minillama.rlhf.train_ppo", "len(prompts), config.kl_horizon", "1, config.kl_horizon",
-           test_the_leash_adapts_to_the_target_by_the_published_rule),
+           test_the_kl_penalty_adapts_to_the_target_by_the_published_rule),
     Mutant("minillama.rlhf.train_ppo", "rollout.ended_B,", "rollout.ended_B | True,",
            test_an_answer_without_end_gets_the_fixed_score),
     Mutant("minillama.rlhf.train_ppo", "place % n_questions", "0 * place", lambda:

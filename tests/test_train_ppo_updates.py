@@ -8,9 +8,8 @@ from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_run, prompts, trained
 
-from minillama.rlhf import ppo_run
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPOConfig, batch_of
+from minillama.rlhf.train_ppo import PPOConfig, PPORun, batch_of
 
 
 def test_the_defaults_are_those_of_the_published_program():
@@ -94,8 +93,8 @@ def test_an_update_measures_by_its_formulas_before_it_steps(noise):
 
 def test_checkpoints_are_kept_at_their_iterations_and_at_the_end(tmp_path, monkeypatch):
     saved = []
-    real = ppo_run.RunFolder.save
-    monkeypatch.setattr(ppo_run.RunFolder, "save", lambda self: saved.append(self.ppo.iteration) or real(self))
+    real = PPORun.save
+    monkeypatch.setattr(PPORun, "save", lambda self: saved.append(self.ppo.iteration) or real(self))
     for every, wanted in ((2, [2, 4, 5]), (5, [5]), (0, [5]), (1, [1, 2, 3, 4, 5])):
         saved.clear()
         config = replace(CONFIG, iterations=5, epochs=1, checkpoint_every=every)

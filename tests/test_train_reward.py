@@ -7,6 +7,7 @@ import torch
 from letters import Letters, bare
 from mutants import Mutant
 
+from minillama.collate import pad_rows, real_tokens
 from minillama.config import ModelConfig
 from minillama.rlhf import train_reward as train_reward_module
 from minillama.rlhf.preferences import Pair
@@ -16,7 +17,6 @@ from minillama.rlhf.train_reward import (
     encode_pairs,
     held_out_accuracy,
     held_out_scores,
-    padded,
     score_pairs,
     train_reward,
 )
@@ -78,14 +78,14 @@ def test_a_pairs_score_does_not_depend_on_its_company():
     model, encoded = trained(8)[0], encode_pairs(pairs(5), Letters(), bare)
     together = torch.stack(score_pairs(model, encoded))
     for i, pair in enumerate(encoded):
-        alone = [model(*padded([side])) for side in pair]
+        alone = [model(pad_rows([side]), real_tokens([side])) for side in pair]
         torch.testing.assert_close(together[:, i], torch.cat(alone), rtol=0, atol=1e-5)  # fp32, sums of size 1
 
 
 def test_both_sides_end_in_eos_and_padding_is_not_real():
     (chosen, rejected), = encode_pairs([Pair("x", "aa", "b")], Letters(), bare)
     assert chosen == [1, 26, 3, 3, 2] and rejected == [1, 26, 4, 2]
-    tokens_BT, mask_BT = padded([chosen, rejected])
+    tokens_BT, mask_BT = pad_rows([chosen, rejected]), real_tokens([chosen, rejected])
     assert tokens_BT.tolist()[1][:4] == rejected and mask_BT.tolist() == [[True] * 5, [True] * 4 + [False]]
 
 
@@ -155,6 +155,6 @@ MUTANTS = [
            test_the_body_that_was_given_is_left_as_it_was),
     Mutant("minillama.rlhf.train_reward", "zip(*encoded, strict=True) for side", "encoded for side",
            test_a_pairs_score_does_not_depend_on_its_company),
-    Mutant("minillama.rlhf.train_reward", "torch.arange(T) < torch", "torch.arange(T) <= torch",
+    Mutant("minillama.collate", "for row in rows], 0, left", "for row in rows], 1, left",
            test_both_sides_end_in_eos_and_padding_is_not_real),
 ]

@@ -54,7 +54,7 @@ def _reader(path):
 def load_model(path, device="cpu", dtype=None, quantize=None, **settings):
     """(Transformer, tokenizer or None) from `path`: weights as stored unless `dtype` is given.
 
-    quantize: "nf4" or "int8" puts its linear layers into few bits, one after another, with the settings of
+    quantize: "nf4" or "int8" quantizes its linear layers, one after another, with the settings of
     `quantized.quantize_weights`; ValueError where they are already. On the CPU they stay memory-mapped. The tokenizer
     is the one inside the file or beside it. Oddities that were accepted come as warnings. Errors as `open_weights`.
     """

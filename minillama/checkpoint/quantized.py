@@ -5,7 +5,7 @@
 The container is safetensors, whose reader and checks are there already and which every tool can list; no form of
 others keeps NF4 with its second level as plain arrays with their layout beside them. The file is the state dict of
 the quantized model: `layers.0.attention.wq.codes`, `.absmax`, ... , and `.layout`, which says how the bytes are to be
-read. All linear layers but the output head are in few bits; the embedding, the head and the norms stay as they are.
+read. All linear layers but the output head are quantized; the embedding, the head and the norms stay as they are.
 """
 
 import math

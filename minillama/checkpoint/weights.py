@@ -26,7 +26,7 @@ class Stored:
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
     made: bool = True  # read() makes a new tensor (joined, reordered, decoded), not a view of the file
-    layer: Callable[[], QuantizedLinear] | None = None  # the layer whose weight this is, where it is in few bits;
+    layer: Callable[[], QuantizedLinear] | None = None  # the layer whose weight this is, where it is quantized;
     # read() then dequantizes
     block: Any = None  # the type of a GGUF file (`gguf_blocks.Block`) that read() decodes
 

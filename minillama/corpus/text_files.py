@@ -16,26 +16,21 @@ DOCUMENT_BYTES = 1 << 18  # a document ends at the first line end after so many 
 LARGEST_FILE = 1 << 40  # bytes; a file of holes may claim far more than there is
 
 
-def read_documents(paths, suffixes=SUFFIXES, largest_file=LARGEST_FILE, skipped=None):
+def read_documents(paths, suffixes=SUFFIXES):
     """Yield documents (non-empty strings, line ends as "\\n") from files and folders, exact repeats left out.
 
     Folders are read with all their subfolders in the order of names, taking files with one of `suffixes` and passing
     over hidden ones and symbolic links; a file named directly is read whatever its suffix. ValueError in one line,
     `file:line: what`, for bytes that are not UTF-8, for binary files, for what is no regular file and for sizes over
-    the bound; given a list `skipped`, the rest of such a file is passed over and the line appended to the list instead.
+    the bound.
     """
     seen = set()
     for path in files_below(paths, suffixes):
-        try:
-            for text in _documents_of(path, largest_file):
-                digest = _digest(text)
-                if digest not in seen:
-                    seen.add(digest)
-                    yield text
-        except ValueError as error:
-            if skipped is None:
-                raise
-            skipped.append(str(error))
+        for text in _documents_of(path):
+            digest = _digest(text)
+            if digest not in seen:
+                seen.add(digest)
+                yield text
 
 
 def files_below(paths, suffixes=SUFFIXES):
@@ -61,9 +56,9 @@ def check_texts(paths):
                          f"that end in {' '.join(SUFFIXES)}")
 
 
-def _documents_of(path, largest_file):
+def _documents_of(path):
     text = ""
-    for block in _blocks(path, largest_file):
+    for block in _blocks(path):
         text += block
         while end := text.find("\n", DOCUMENT_BYTES - 1) + 1:
             yield text[:end]
@@ -76,12 +71,12 @@ def _documents_of(path, largest_file):
         yield text
 
 
-def _blocks(path, largest_file=LARGEST_FILE):
+def _blocks(path):
     """The decoded text of a file in pieces; errors name the line and the byte, counted from 1 and from 0."""
     if not path.is_file():
         raise ValueError(f"{path}: not a regular file")
-    if (size := path.stat().st_size) > largest_file:
-        raise ValueError(f"{path}: {size} bytes, more than the {largest_file} allowed: split it up")
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"{path}: {size} bytes, more than the {LARGEST_FILE} allowed: split it up")
     line, offset, rest, more = 1, 0, b"", True
     with open(path, "rb") as file:
         while more:

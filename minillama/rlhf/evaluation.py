@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from minillama.rlhf.ppo import kl_estimate, punish_missing_eos
-from minillama.rlhf.rollout import answer_logits, log_probs_of, reprompted, sample_answers
+from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers, with_prompts
 from minillama.train.sequence_loss import encode_segments
 from minillama.train.templates import question_answer
 
@@ -33,7 +33,7 @@ def examine(policy, start, score, tokenizer, questions, measures=None, max_new_t
     given, asked = (prompts_of(questions, tokenizer, form) for form in (template, asked_with or template))
     rollout = sample_answers(policy, asked, tokenizer.eos_id, max_new_tokens, seed=seed)
     log_prob_BA = log_probs_of(answer_logits(policy, rollout), rollout)
-    rollout = rollout if given == asked else reprompted(rollout, given)
+    rollout = rollout if given == asked else with_prompts(rollout, given)
     start_BA = log_probs_of(answer_logits(start, rollout), rollout)
     kl_BA = kl_estimate(log_prob_BA, start_BA).masked_fill(~rollout.answer_mask_BA, 0.0)
     score_B = punish_missing_eos(score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B)

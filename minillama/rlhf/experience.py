@@ -56,7 +56,7 @@ class Experience:
 
 
 @torch.no_grad()
-def experience_of(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, kl_coefficient, gamma=1.0, lam=0.95):
+def make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, kl_coefficient, gamma=1.0, lam=0.95):
     """Rewards of the tokens (the KL penalty on each, the score at EOS), their advantages by GAE, whitened."""
     mask_BA = rollout.answer_mask_BA
     rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, kl_coefficient)

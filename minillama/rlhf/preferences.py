@@ -1,6 +1,5 @@
 """From votes to pairs: what people preferred, in the form a reward model learns from."""
 
-import json
 import math
 import random
 from itertools import combinations
@@ -8,10 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from minillama.files import require_regular
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.train.data import is_held_out
-from minillama.train.records import LONGEST_RECORD
+from minillama.train.records import json_values, text_field
 
 
 class Pair(NamedTuple):
@@ -87,11 +85,11 @@ def _qualities(pairs, quality):
 
 
 def read_pairs(path):
-    """A list of `Pair` from a JSONL file: one object a line, {"prompt": ..., "chosen": ..., "rejected": ...}.
+    """A list of `Pair` from a JSON or JSONL file of objects {"prompt": ..., "chosen": ..., "rejected": ...}.
 
     Empty lines are passed over, further keys are ignored. ValueError in one line, `file:line: what`, for anything else.
     """
-    pairs = list(_records(path, _pair))
+    pairs = list(_values(path, _pair))
     if not pairs:
         raise ValueError(f"{path}: no pair in it: write one JSON object a line, with the texts "
                          '"prompt", "chosen" and "rejected"')
@@ -99,49 +97,29 @@ def read_pairs(path):
 
 
 def read_prompts(path):
-    """The different prompts of a JSONL file of objects with a "prompt", such as a file of pairs, in order. Errors as in
-    `read_pairs`."""
-    prompts = list(dict.fromkeys(_records(path, lambda line: _text(_object(line), "prompt"))))
+    """The different prompts of a JSON or JSONL file of objects with a "prompt", such as a file of pairs, in order.
+    Errors as in `read_pairs`."""
+    prompts = list(dict.fromkeys(_values(path, lambda value: text_field(value, "prompt"))))
     if not prompts:
         raise ValueError(f'{path}: no prompt in it: write one {{"prompt": "..."}} a line')
     return prompts
 
 
-def _records(path, read):
-    """Yield read(line) for every line that is not empty; its ValueError gets the place in front."""
-    with open(require_regular(path), "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_RECORD + 1), b""), start=1):
-            if line.strip():
-                try:
-                    yield read(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number}: {error}") from None
+def _values(path, read):
+    """Yield read(object) for each of a file's JSON objects; its ValueError gets the place in front."""
+    for line, value in json_values(path):
+        try:
+            if isinstance(value, ValueError):
+                raise value
+            if not isinstance(value, dict):
+                raise ValueError(f"a JSON {type(value).__name__}, not an object with prompt, chosen and rejected")
+            yield read(value)
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: {error}") from None
 
 
-def _object(line):
-    if len(line) > LONGEST_RECORD:
-        raise ValueError(f"a line of more than {LONGEST_RECORD} bytes: write one JSON object a line")
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} of the line is not UTF-8: convert the file first") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}): write one object a line") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON {type(record).__name__}, not an object with prompt, chosen and rejected")
-    return record
-
-
-def _text(record, name):
-    if not isinstance(record.get(name), str) or not record[name].strip():
-        given = f"is {json.dumps(record[name])[:40]}" if name in record else "is missing"
-        raise ValueError(f'"{name}" {given}: it must be a text that is not empty')
-    return record[name]
-
-
-def _pair(line):
-    record = _object(line)
-    pair = Pair(*(_text(record, name) for name in Pair._fields))
+def _pair(value):
+    pair = Pair(*(text_field(value, name) for name in Pair._fields))
     if pair.chosen == pair.rejected:
-        raise ValueError('"chosen" and "rejected" are the same text: such a pair says nothing, leave it out')
+        raise ValueError("fields 'chosen' and 'rejected' are the same text: such a pair says nothing, leave it out")
     return pair

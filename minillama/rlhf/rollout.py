@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.generate import generate_tokens, left_padded
+from minillama.collate import pad_rows, real_tokens
+from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
 from minillama.train.sequence_loss import at_least_fp32, moved_left
 
@@ -75,13 +76,12 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
 
 def _rollout(prompts, answers_BA, real_BA, ended_B):
     """Prompts, padded on the left, and behind them their answers."""
-    prompt_BP, pad_B = left_padded(prompts, answers_BA.device)
-    first_B = torch.zeros_like(prompt_BP[:, 0]) if pad_B is None else pad_B
-    real_BP = torch.arange(prompt_BP.shape[1], device=prompt_BP.device) >= first_B[:, None]
+    prompt_BP = pad_rows(prompts, left=True, device=answers_BA.device)
+    real_BP = real_tokens(prompts, left=True, device=answers_BA.device)
     return Rollout(torch.cat([prompt_BP, answers_BA], 1), torch.cat([real_BP, real_BA], 1), prompt_BP.shape[1], ended_B)
 
 
-def reprompted(rollout, prompts):
+def with_prompts(rollout, prompts):
     """The same answers behind other prompts (lists of ids): how another model, asked otherwise, would have weighed
     them."""
     if len(prompts) != len(rollout.tokens_BT):

@@ -7,32 +7,32 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
     rewards      -beta (log pi - log pi_ref) at each token, the score at EOS       ppo.token_rewards
     advantages   GAE of rewards and values, whitened                               gae.gae, ppo.whiten
     learning     a few epochs of the clipped policy and value losses               ppo.policy_loss, value_loss
-    leash        beta grows while the KL is above its target, and shrinks below    ppo.next_kl_coefficient
+    KL penalty   beta grows while the KL is above its target, and shrinks below    ppo.next_kl_coefficient
 """
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from minillama.bounds import MOST, check_config, number, seed
-from minillama.interrupts import stop_requested
-from minillama.rlhf import ppo, ppo_run
+from minillama.rlhf import ppo
 from minillama.rlhf.evaluation import means
-from minillama.rlhf.experience import describe, experience_of, value_model_of
+from minillama.rlhf.experience import describe, make_experience, value_model_of
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.terminal import tqdm
 from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW
-from minillama.train.resume import crc_of_texts
+from minillama.train.resumable import ResumableRun
+from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
 from minillama.train.sequence_loss import at_least_fp32, encode_segments
 from minillama.train.templates import question_answer
 from minillama.train.training_run import train_step
 
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
-STATE_FILE = ppo_run.STATE_FILE
+STATE_FILE = "ppo_state.pt"
 PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update, where some is mixed in
 
 
@@ -55,7 +55,7 @@ class PPOConfig:
     value_clip: float = number(0.2, 1e-6, 1e6)  # of a value's change, in units of the score
     gamma: float = number(1.0, 0, 1)
     lam: float = number(0.95, 0, 1)
-    kl_coefficient: float = number(0.05, 0, 1e6)  # beta at the start; 0: no leash
+    kl_coefficient: float = number(0.05, 0, 1e6)  # beta at the start; 0: no KL penalty
     kl_target: float = number(6.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays
     kl_horizon: float = number(2000.0, 1, 1e12)  # answers in which beta may change by a fifth
     missing_eos_score: float = number(-1.0, -1e6, 1e6)  # instead of the reward model's
@@ -111,8 +111,9 @@ class PPO:
         """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
         score_B = ppo.punish_missing_eos(self.score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B,
                                          self.config.missing_eos_score)
-        return experience_of(rollout, score_B, self.log_probs(self.policy, rollout), self.reference_log_probs(rollout),
-                             self.value(rollout), self.kl_coefficient, self.config.gamma, self.config.lam)
+        return make_experience(rollout, score_B, self.log_probs(self.policy, rollout),
+                               self.reference_log_probs(rollout), self.value(rollout), self.kl_coefficient,
+                               self.config.gamma, self.config.lam)
 
     def log_probs(self, model, rollout):
         return log_probs_of(answer_logits(model, rollout, self.config.temperature), rollout)
@@ -167,7 +168,7 @@ class PPO:
                 "value_optimizer": self.value_optimizer.state_dict()}
 
     def load_state_dict(self, state):
-        """Take up a saved run."""
+        """Go on from a saved run."""
         for name in ("policy", "value", "policy_optimizer", "value_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
@@ -189,7 +190,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     Metrics: those of `experience.describe`, `PPO.learn`, "distinct" (share of the batch's answers that are unlike all
     before them), "seconds".
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. folder: where the run is kept (`ppo_run`); resume=True goes on from it, bit for
+    `config.pretraining_weight`. folder: where the run is kept; resume=True goes on from it, bit for
     bit, given the same policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`:
     from where the run stands, the rates follow the line of the new number. facts: {name: plain value} of more that
     must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
@@ -198,27 +199,52 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
     facts = {**(facts or {}), "prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(prompts),
              "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-    made_with = ppo_run.made_with(policy, reward_model, config, facts)
-    run = PPO(policy, reward_model, value_model_of(reward_model), config)
-    other_loss = pretraining_loss(policy, pretraining_text, config)
-    kept = ppo_run.RunFolder(folder, run, made_with)
-    with stop_requested() as request, kept.opened(resume, progress), tqdm(
-            initial=run.iteration, total=config.iterations, desc="ppo", disable=not progress) as bar:
-        while run.iteration < config.iterations:
-            start, chosen = time.perf_counter(), batch_of(len(prompts), run.iteration, config)
-            rollout, metrics = run.advance([prompts[i] for i in chosen], end_id, other_loss)
-            texts = [text.strip() for text in rollout.texts(tokenizer)]
-            metrics |= means(watch, [questions[i] for i in chosen], texts)
-            kept.add(metrics | {"distinct": len(set(texts)) / len(texts),
-                                "seconds": round(time.perf_counter() - start, 3)})
-            bar.set_postfix_str(f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}", False)
-            bar.update()
-            every, ended = config.checkpoint_every, run.iteration == config.iterations
-            if ended or request or every and run.iteration % every == 0:
-                kept.save()
-            if request:
-                raise request.stop(f"stopped after iteration {run.iteration} of {config.iterations}", folder)
-    return kept.history
+    signature = resume_signature(policy, reward_model, config, facts)
+    ppo_of_run = PPO(policy, reward_model, value_model_of(reward_model), config)
+    run = PPORun(ppo_of_run, signature, folder and Path(folder), tokenizer)
+    run.questions, run.prompts, run.end_id, run.watch = questions, prompts, end_id, watch
+    run.other_loss = pretraining_loss(policy, pretraining_text, config)
+    return run.train(resume, progress)
+
+
+def resume_signature(policy, reward_model, config, facts):
+    """{name: plain value} of all that a run depends on, before its first iteration."""
+    judge = model_facts(reward_model, "cpu")
+    policy_facts = model_facts(policy, policy.tok_embeddings.weight.device)
+    return {**(facts or {}), **settings_of(config), **policy_facts, "reward_kernels": judge["kernels"],
+            "reward_model": crc_of(reward_model.state_dict().values())}
+
+
+class PPORun(ResumableRun):
+    """A run of `ppo` in its folder: `ppo_state.pt`, and a line of metrics for each iteration."""
+
+    name, total, unit, state_file, needs = "ppo", "iterations", "iteration", STATE_FILE, ("score", "kl")
+
+    def __init__(self, ppo, signature, folder, tokenizer):
+        super().__init__(ppo.config, folder, signature, ppo.config.iterations)
+        self.ppo, self.tokenizer = ppo, tokenizer
+
+    def advance(self):
+        """One iteration -> score and KL in words."""
+        start, chosen = time.perf_counter(), batch_of(len(self.prompts), self.step, self.config)
+        rollout, metrics = self.ppo.advance([self.prompts[i] for i in chosen], self.end_id, self.other_loss)
+        self.step = self.ppo.iteration
+        texts = [text.strip() for text in rollout.texts(self.tokenizer)]
+        metrics |= means(self.watch, [self.questions[i] for i in chosen], texts)
+        self.record(metrics | {"distinct": len(set(texts)) / len(texts),
+                               "seconds": round(time.perf_counter() - start, 3)})
+        return f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}"
+
+    def state_dict(self):
+        return self.ppo.state_dict()
+
+    def load_state_dict(self, state):
+        self.ppo.load_state_dict(state)
+
+    def rate_words(self, before):
+        """What a new number of iterations makes of the learning rates."""
+        last, now = max(0, 1 - (self.step - 1) / before), 1 - self.step / self.end
+        return f"the learning rates go from {last:.0%} to {now:.0%} of --lr and --value-lr"
 
 
 def check_mixing(config, text):

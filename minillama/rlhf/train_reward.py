@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from minillama.bounds import MOST, check_config, number, seed
+from minillama.collate import pad_rows, real_tokens
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
 from minillama.train.resume import crc_of_texts, own_random_state, settings_of
 from minillama.train.sequence_loss import encode_segments
@@ -64,7 +65,7 @@ class RewardRun(TrainingRun):
         steps = len(order) // config.batch_size
         warmup = min(10, steps - 1) if config.warmup_steps is None else config.warmup_steps
         rest = {"warmup_steps": warmup, "steps": steps, "min_lr_ratio": 0.1,
-                "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "eval_every": 0}
+                "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
         schedule = SimpleNamespace(**asdict(config) | rest)
         super().__init__(model, schedule, folder, {**facts, **settings_of(config)}, model.head.weight.device)
         self.encoded, self.order = encoded, order
@@ -105,15 +106,8 @@ def encode_pairs(pairs, tokenizer, template=question_answer, max_seq_len=None):
 def score_pairs(model, encoded):
     """Scores of the chosen and of the rejected texts, (B,) each, in one forward pass."""
     rows = [side for sides in zip(*encoded, strict=True) for side in sides]
-    chosen_and_rejected = model(*(x.to(model.head.weight.device) for x in padded(rows)))
-    return chosen_and_rejected.chunk(2)
-
-
-def padded(rows):
-    """Lists of ids as one tensor, padded on the right, and which of it is real: int64 and bool, (B, T)."""
-    T = max(map(len, rows))
-    tokens_BT = torch.tensor([[*row, *[0] * (T - len(row))] for row in rows])
-    return tokens_BT, torch.arange(T) < torch.tensor([len(row) for row in rows])[:, None]
+    device = model.head.weight.device
+    return model(pad_rows(rows, device=device), real_tokens(rows, device=device)).chunk(2)
 
 
 @torch.no_grad()

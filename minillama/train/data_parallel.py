@@ -3,7 +3,7 @@
 Every process draws the step's batches, a pure function of seed and step, and learns its share of them; while
 gradients are computed, DistributedDataParallel (arXiv 2006.15704) averages them over the processes. The settings
 describe the whole step, so a run means the same on any number of processes, up to the order of sums, and a checkpoint
-may be taken up by another number. Every process holds the whole model and optimizer: this saves time, not memory.
+may be resumed on another number. Every process holds the whole model and optimizer: this saves time, not memory.
 
 FSDP2 (`torch.distributed.fsdp.fully_shard`), which shares out the memory too, takes this package's Transformer, AdamW
 and gradient clipping as they are, with gloo on a CPU as well: a test holds five steps of it to one process's. The
@@ -39,7 +39,7 @@ def rank_and_size():
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def leads():
+def is_main_process():
     """Whether this process writes files and shows progress: one of each group does."""
     return rank_and_size()[0] == 0
 
@@ -49,7 +49,7 @@ def learner_of(model):
     return DistributedDataParallel(model) if rank_and_size()[1] > 1 else model
 
 
-def share(batches, learner):
+def shard(batches, learner):
     """Yield this process's batches of a step: as many for each process. Gradients meet at the last of them."""
     rank, size = rank_and_size()
     if len(batches) % size:
@@ -72,11 +72,11 @@ def mean(value):
     return value
 
 
-def led(make, take):
+def on_main_first(make, take):
     """make() in the process that leads, and take() in the others once that is done: files are written once."""
-    made = make() if leads() else None
+    made = make() if is_main_process() else None
     wait_for_all()
-    return made if leads() else take()
+    return made if is_main_process() else take()
 
 
 def wait_for_all():

@@ -81,7 +81,7 @@ class AdamW:
 
     @torch.no_grad()
     def load_state_dict(self, state):
-        """Take up a saved state. ValueError, and nothing changed, where it belongs to other parameters."""
+        """Go on from a saved state. ValueError, and nothing changed, where it belongs to other parameters."""
         for key in ("m", "v"):
             theirs, ours = ([tuple(t.shape) for t in tensors] for tensors in (state[key], getattr(self, key)))
             if theirs != ours:

@@ -1,4 +1,4 @@
-"""Pretraining: predict the next token, step after step, in a run that may be killed at any moment and taken up again.
+"""Pretraining: predict the next token, step after step, in a run that may be killed at any moment and resumed.
 
 A run's folder holds `metrics.jsonl` (one JSON object per step or evaluation), `training_state.pt`
 (weights, optimizer, step, random state) and, at the end, the model in Meta's form. A run that was
@@ -72,7 +72,7 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])
     history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir), facts).train(resume, progress)
-    if data_parallel.leads():
+    if data_parallel.is_main_process():
         if tokenizer is None:
             save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
         else:
@@ -84,7 +84,7 @@ def batch_losses(model, batches_of_step, processes=1):
     """Yield the losses of (tokens_BT, targets_BT) of equal size, each divided by their number: their sum is the mean
     cross-entropy, in fp32, over all of them, so that k batches of B sequences are one batch of k B. One of several
     processes yields its share of them, times the number of processes: of what each adds, the mean is taken."""
-    for tokens_BT, targets_BT in data_parallel.share(batches_of_step, model):
+    for tokens_BT, targets_BT in data_parallel.shard(batches_of_step, model):
         logits_BTV = model(tokens_BT)
         yield F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / (len(batches_of_step) / processes)
 
@@ -96,8 +96,8 @@ class PretrainRun(TrainingRun):
 
     def __init__(self, model, train_tokens, held_out_tokens, config, out_dir, facts=None):
         data = {"train_tokens": train_tokens.fingerprint(), "held_out_tokens": held_out_tokens.fingerprint()}
-        made_with = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
-        super().__init__(model, config, out_dir, made_with, config.device)
+        signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        super().__init__(model, config, out_dir, signature, config.device)
         self.held_out_tokens = held_out_tokens
         self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len, config.seed)
         self.step_tokens = config.batch_size * config.grad_accumulation * config.seq_len

@@ -69,7 +69,7 @@ def read_records(path, skip_bad=False):
     is too large, no UTF-8, or holds no good record is an error in any case.
     """
     path, records, unused, skipped, objects = Path(path), [], Counter(), [], []
-    for line, made in _objects(_text(path), path):
+    for line, made in json_values(path):
         try:
             if isinstance(made, ValueError):
                 raise made
@@ -100,9 +100,10 @@ def _text(path):
         raise ValueError(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8: convert the file") from None
 
 
-def _objects(text, path):
-    """(line, parsed value, or the ValueError in its place) of every element. Only a slip between two elements of an
-    array, behind which nothing can be found again, is raised."""
+def json_values(path):
+    """(line, parsed value, or the ValueError in its place) of every element of a JSON array or line of JSONL. Only a
+    slip between two elements of an array, behind which nothing can be found again, is raised."""
+    text = _text(Path(path))
     if not text.lstrip().startswith("["):
         for line, part in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
             if part.strip():
@@ -165,8 +166,8 @@ def _record(value):
     if not isinstance(value, dict):
         raise ValueError(f"a record is an object, not {type(value).__name__}: give {WANTED}")
     if "instruction" in value:
-        messages = [("user", _words(value, "instruction")), ("assistant", _words(value, "output"))]
-        text, used = _words(value, "input", optional=True), {"instruction", "input", "output"}
+        messages = [("user", text_field(value, "instruction")), ("assistant", text_field(value, "output"))]
+        text, used = text_field(value, "input", optional=True), {"instruction", "input", "output"}
         return Record(_messages(messages), text), value.keys() - used
     name = next((name for name in ("messages", "conversations") if name in value), None)
     if name is None:
@@ -197,7 +198,7 @@ def _turn(turn, place):
     who, what = ("from", "value") if "from" in turn else ("role", "content")
     if not isinstance(turn.get(who), str) or turn[who] not in ROLES:
         raise ValueError(f"field '{place}.{who}' is {turn.get(who)!r}: expected one of {', '.join(ROLES)}")
-    return ROLES[turn[who]], _words(turn, what, place=place + ".")
+    return ROLES[turn[who]], text_field(turn, what, place=place + ".")
 
 
 def _check_order(roles, name):
@@ -207,7 +208,7 @@ def _check_order(roles, name):
                          "turn, ending with assistant")
 
 
-def _words(fields, name, optional=False, place=""):
+def text_field(fields, name, optional=False, place=""):
     """The text of a field; blank is an error unless it is optional, then absent is allowed as well."""
     if name not in fields and not optional:
         raise ValueError(f"field '{place}{name}' is missing")

@@ -1,6 +1,6 @@
-"""What lets a run be broken off and taken up: its saved state, its metrics file, random numbers.
+"""What lets a run be killed and resumed: its saved state, its metrics file, random numbers.
 
-A state is a dict with `kind` (what kind of run), `made_with` ({name: plain value}: all that the run depends on), the
+A state is a dict with `kind` (what kind of run), `signature` ({name: plain value}: all that the run depends on), the
 count of what is done, and tensors. It is read against the state that the resumed run would save at once: other things
 it was made with are named, and anything of another form is damage.
 """
@@ -80,19 +80,19 @@ def damaged(path, why):
 
 def read_state(path, like, total):
     """The state at `path`, held against `like`, what this run would save now: of the same kind, made with the same, and
-    of the same form. `total` names the length of the run in `made_with`, which may be another."""
+    of the same form. `total` names the length of the run in `signature`, which may be another."""
     state = load_training_state(path)
     if not isinstance(state.get("kind"), str):
         raise damaged(path, "'kind' is missing")
     if state["kind"] != like["kind"]:
         raise ValueError(f"{path} belongs to a run of {state['kind']!r:.40}, not of {like['kind']!r}: choose another "
                          "--out")
-    theirs, ours = state.get("made_with"), like["made_with"]
+    theirs, ours = state.get("signature"), like["signature"]
     if not isinstance(theirs, dict) or not _is_plain(theirs) or type(theirs.get(total)) is not int or any(
             _differences(1, theirs[total])):
-        raise damaged(path, f"'made_with' is no table of settings with {total}")
+        raise damaged(path, f"'signature' is no table of settings with {total}")
     check_same(ours, theirs, Path(path).parent, total)
-    check_form(path, {**like, "made_with": None}, {**state, "made_with": None})
+    check_form(path, {**like, "signature": None}, {**state, "signature": None})
     return state
 
 
@@ -188,7 +188,7 @@ def truncate_metrics(path, done, **form):
 def check_total(total, ours, state, done, end, folder):
     """What is to be said where a run is made longer or shorter, "" where it is not; ValueError where more is `done`
     than it would have at its new `end`."""
-    theirs = state["made_with"][total]
+    theirs = state["signature"][total]
     if done > end:
         raise ValueError(f"cannot resume: {total} is {ours}, but the run in {folder} has gone beyond that: use "
                          f"--{total} {theirs}, or begin anew in another --out")

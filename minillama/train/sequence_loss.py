@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-IGNORE = -100  # the label of a token that is not to be learned, as everywhere in PyTorch
+from minillama.collate import IGNORE
+
 HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed
 
 
@@ -123,12 +124,12 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     (document_ids_BT) do not see one another."""
     targets_BT = next_targets(labels_BT, document_ids_BT)
     learned_BT = targets_BT != IGNORE
-    targets_N, read_BT = targets_BT[learned_BT], F.pad(learned_BT, (0, 1))
+    targets_N, logits_at_BT = targets_BT[learned_BT], F.pad(learned_BT, (0, 1))
     if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
-        hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[read_BT]
+        hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
         losses_N = FrozenHeadLoss.apply(hidden_ND, model.output.weight, targets_N)
     else:
-        logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, read_BT=read_BT)
+        logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, logits_at_BT=logits_at_BT)
         losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
     return _reduced(losses_N, learned_BT, reduction)
 
@@ -227,17 +228,3 @@ def pack(sequences, length, eos_id=None):
         documents += [number] * (len(sequence.tokens) + len(end))
     cuts = range(0, len(tokens), length)
     return [Chunk(*(torch.tensor(x[i:i + length]) for x in (tokens, labels, documents))) for i in cuts]
-
-
-def pad_right(sequences, pad_id):
-    """(tokens_BT, labels_BT) int64, shorter sequences filled up on the right with pad_id and label -100.
-
-    Any id will do for LLaMA, which has no pad token: causal attention keeps the right from the left, and the label
-    keeps it from the loss. EOS inside a sequence stays learned, even when pad_id is EOS: labels are not found by id.
-    """
-    if not sequences:
-        raise ValueError("no sequences given: a batch needs at least one")
-    T = max(len(sequence.tokens) for sequence in sequences)
-    tokens = [sequence.tokens + [pad_id] * (T - len(sequence.tokens)) for sequence in sequences]
-    labels = [sequence.labels + [IGNORE] * (T - len(sequence.labels)) for sequence in sequences]
-    return torch.tensor(tokens), torch.tensor(labels)

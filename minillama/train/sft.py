@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the model learns to answer, and only the answers are learned.
 
 The same function serves full tuning, LoRA and QLoRA: what requires a gradient is trained, all else stays as it is.
-Runs can be killed and taken up as in pretraining (`training_run`).
+Runs can be killed and resumed as in pretraining (`training_run`).
 """
 
 from bisect import bisect_right
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from minillama.bounds import MOST, number, seed
+from minillama.collate import collate
 from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.resume import crc_of_texts, settings_of
@@ -83,8 +84,8 @@ class FineTuning(TrainingRun):
     def __init__(self, model, sequences, held_out, config, folder, stages=(), facts=None):
         data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out),
                 "stages": f"{list(stages)} over {config.steps} steps" if len(stages) > 1 else None}
-        made_with = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
-        super().__init__(model, config, folder, made_with, model.tok_embeddings.weight.device)
+        signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        super().__init__(model, config, folder, signature, model.tok_embeddings.weight.device)
         self.held_out = held_out[:config.eval_sequences or None]
         rows, self.ends = iter(sequences), stage_ends(stages or [len(sequences)], config.steps)
         self.stages = [SequenceBatches(list(islice(rows, n)), config.batch_size * config.grad_accumulation, config.seed,
@@ -99,13 +100,13 @@ class FineTuning(TrainingRun):
         """The step's loss in parts: the sum over each batch's learned tokens, divided by the number in all batches.
         A mean of means would weigh tokens by the company they came in."""
         chunks, size = self.batches(step), self.config.batch_size
-        batches = [stacked(chunks[i:i + size], self.device) for i in range(0, len(chunks), size)]
+        batches = [collate(chunks[i:i + size], self.device) for i in range(0, len(chunks), size)]
         separate = self.config.pack_length > 0 and self.config.separate_documents
         count = sum(learned_tokens(labels, documents if separate else None) for _, labels, documents in batches)
         self.step_tokens = sum(tokens.numel() for tokens, _, _ in batches)
         if count == 0:
             raise ValueError(f"step {step + 1} holds no learned token: use a larger batch_size or pack_length")
-        for tokens_BT, labels_BT, documents_BT in data_parallel.share(batches, self.learner):
+        for tokens_BT, labels_BT, documents_BT in data_parallel.shard(batches, self.learner):
             documents_BT = documents_BT if separate else None
             yield model_loss(self.learner, tokens_BT, labels_BT, "sum", documents_BT) / (count / self.processes)
 
@@ -155,15 +156,6 @@ def stage_ends(counts, steps):
     return ends
 
 
-def stacked(chunks, device="cpu"):
-    """(tokens_BT, labels_BT, documents_BT) int64; shorter rows are filled up on the right with token 0, label -100,
-    document -1. Causal attention keeps the right from the left."""
-    T = max(len(chunk.tokens) for chunk in chunks)
-    filled = [[torch.nn.functional.pad(x, (0, T - len(x)), value=value) for x, value in
-               ((chunk.tokens, 0), (chunk.labels, IGNORE), (chunk.document_ids, -1))] for chunk in chunks]
-    return [torch.stack(rows).to(device) for rows in zip(*filled, strict=True)]
-
-
 @torch.no_grad()
 def answer_loss(model, sequences, batch_size=16):
     """Mean nats per learned token over all sequences, each token counted once; the model is in eval mode meanwhile."""
@@ -173,7 +165,7 @@ def answer_loss(model, sequences, batch_size=16):
     try:
         total = count = 0
         for first in range(0, len(rows), batch_size):
-            tokens_BT, labels_BT, _ = stacked(rows[first:first + batch_size], device)
+            tokens_BT, labels_BT, _ = collate(rows[first:first + batch_size], device)
             total += model_loss(model, tokens_BT, labels_BT, "sum").double().item()
             count += learned_tokens(labels_BT)
     finally:

@@ -37,7 +37,7 @@ def grow_vocabulary(model, vocab_size):
 
 def train_vocabulary(model, alone=True):
     """Let the embedding table and the head learn. alone: nothing else (stage 1); otherwise beside what learns already,
-    such as the adapters that `add_lora` has just hung on (stage 2)."""
+    such as the adapters that `add_lora` has just attached (stage 2)."""
     if alone:
         model.requires_grad_(False)
     for table in (model.tok_embeddings, model.output):
