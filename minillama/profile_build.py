@@ -20,7 +20,8 @@ import torch
 from minillama.compiler import gcc, is_own, private_folder, require_compiler
 
 FAST = ("-std=c++17", "-O2", "-fPIC", "-w", "-fno-gnu-unique", "-pthread",  # no variable of two libraries is one
-        "-fno-strict-aliasing", "-fwrapv")  # halves are copied as float4, and integers wrap
+        "-fno-strict-aliasing", "-fwrapv",  # halves are copied as float4, and integers wrap
+        "-fstack-clash-protection")  # a large local array meets the page below its stack
 if sys.platform == "linux" and platform.machine() == "x86_64":  # see csrc/simt/casts.cpp
     FAST += ("-fsanitize=float-cast-overflow", *(f"-fno-{step}" for step in (  # they move conversions about
         "tree-pre", "code-hoisting", "tree-loop-im", "move-loop-invariants", "tree-sink", "tree-ter", "gcse")))
@@ -28,7 +29,7 @@ PROFILED = (  # without the -fno-tree- options g++ splits or merges what the sou
     "-DSIMT_PROFILE", "-g", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-fno-tree-vectorize",
     "-fno-tree-slp-vectorize", "-fno-tree-sra", "-fno-ipa-sra", "-fno-threadsafe-statics",
 )
-RUNTIME = "scheduler.cpp grid.cpp device.cpp calls.cpp casts.cpp profile/library.cpp".split()
+RUNTIME = "scheduler.cpp grid.cpp device.cpp calls.cpp casts.cpp faults.cpp places.cpp profile/library.cpp".split()
 PROFILER = "profile/shadow.cpp profile/requests.cpp profile/spaces.cpp profile/accesses.cpp profile/report.cpp".split()
 GUARD = "profile/guard.cpp"  # linked before the kernels and behind them
 SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t,

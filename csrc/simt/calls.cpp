@@ -5,17 +5,28 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <map>
+#include <mutex>
+#include <new>
 #include <utility>
 
 namespace simt {
 
 static thread_local std::string failed;  // where errors are kept instead of thrown
 
-void run(const LaunchConfig& config, void (*body)(void*), void* argument) {
-  if (!options().keep_errors) return scheduler().run_grid(config, body, argument);
-  if (!failed.empty()) return;  // as on a GPU: after an error nothing is launched until somebody has asked for it
+static void run_now(const LaunchConfig& config, void (*body)(void*), void* argument) {
   try {
     scheduler().run_grid(config, body, argument);
+  } catch (const std::bad_alloc&) {
+    throw Error(std::string("launch of ") + config.kernel + " at " + text(config.where) + ": out of memory");
+  }
+}
+
+void run(const LaunchConfig& config, void (*body)(void*), void* argument) {
+  if (!options().keep_errors) return run_now(config, body, argument);
+  if (!failed.empty()) return;  // as on a GPU: after an error nothing is launched until somebody has asked for it
+  try {
+    run_now(config, body, argument);
   } catch (const Error& error) {
     failed = error.what();
   }
@@ -29,8 +40,24 @@ std::string take_error() { return std::exchange(failed, {}); }
 
 #ifndef SIMT_PROFILE
 void look_away(bool) {}
-void watch(const void*, size_t, const char*) {}
-void forget(const void*) {}
+
+static std::mutex watching;
+static std::map<const void*, size_t> watched;
+
+void watch(const void* address, size_t bytes, const char*) {
+  const std::lock_guard<std::mutex> alone(watching);
+  watched[address] = bytes;
+}
+
+void forget(const void* address) {
+  const std::lock_guard<std::mutex> alone(watching);
+  watched.erase(address);
+}
+
+uint64_t hash_of_watched(uint64_t hash) {  // in a signal: a kernel runs, and nobody is watching more
+  for (const auto& [address, bytes] : watched) hash = hash_of(hash, address, bytes);
+  return watched.empty() ? 0 : hash | 1;
+}
 #endif
 
 int barrier(int value, const char* what, Where where) { return scheduler().barrier(value, what, where); }

@@ -1,19 +1,9 @@
 // What a launch is held to, what an error says, and the functions that kernels call.
 
-#include <dlfcn.h>
-#include <signal.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <map>
 
 #include "scheduler.h"
-
-#ifdef __linux__
-#include <sys/syscall.h>
-#include <ucontext.h>
-#endif
 
 namespace simt {
 
@@ -153,77 +143,5 @@ void Scheduler::fail_deadlocked() {
   current_ = first;
   fail(message, thread_[first].seen);
 }
-
-std::string Scheduler::endless_text() {
-  char number[32];
-  Dl_info info{};
-  const char* module = "?";
-  if (dladdr(endless_at, &info) && info.dli_fname) module = info.dli_fname;
-  std::snprintf(number, sizeof number, "0x%zx", static_cast<char*>(endless_at) - static_cast<char*>(info.dli_fbase));
-  return title() + "endless: no progress in " + std::to_string(options().seconds) +
-         " s of CPU time since that line; it was running " + module + "+" + number + " (addr2line names the line)";
-}
-
-// ---- the watchdog
-
-#ifdef __linux__
-
-static void look(int, siginfo_t*, void* context) {
-  static thread_local uint64_t seen;
-  static thread_local int ticks;
-  Scheduler& self = scheduler();
-  if (!self.running || self.progress != seen) {
-    seen = self.progress;
-    ticks = 0;
-    return;
-  }
-  if (++ticks < 4) return;
-  const auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
-#if defined(__x86_64__)
-  self.endless_at = reinterpret_cast<void*>(machine.gregs[REG_RIP]);
-#elif defined(__aarch64__)
-  self.endless_at = reinterpret_cast<void*>(machine.pc);
-#else
-  self.endless_at = const_cast<void*>(static_cast<const void*>(&machine));
-#endif
-  sigset_t mine;  // this handler is left by a switch of stacks, so the signal is freed by hand
-  sigemptyset(&mine);
-  sigaddset(&mine, SIGRTMAX - 3);
-  pthread_sigmask(SIG_UNBLOCK, &mine, nullptr);
-  ticks = 0;
-  self.leave();
-}
-
-Watchdog::Watchdog() {
-  static const bool installed = [] {
-    struct sigaction action {};
-    action.sa_sigaction = look;
-    action.sa_flags = SA_SIGINFO | SA_RESTART;
-    return sigaction(SIGRTMAX - 3, &action, nullptr) == 0;
-  }();
-  sigevent event{};
-  event.sigev_notify = SIGEV_THREAD_ID;
-  event.sigev_signo = SIGRTMAX - 3;
-  event._sigev_un._tid = pid_t(syscall(SYS_gettid));
-  armed = installed && timer_create(CLOCK_THREAD_CPUTIME_ID, &event, reinterpret_cast<timer_t*>(&timer)) == 0;
-  if (!armed) return;
-  const double tick = options().seconds / 4;
-  itimerspec each{};
-  each.it_interval.tv_sec = time_t(tick);
-  each.it_interval.tv_nsec = long((tick - double(time_t(tick))) * 1e9);
-  each.it_value = each.it_interval;
-  timer_settime(timer, 0, &each, nullptr);
-}
-
-Watchdog::~Watchdog() {
-  if (armed) timer_delete(timer);
-}
-
-#else  // no timer that counts one thread's CPU time: an endless kernel hangs
-
-Watchdog::Watchdog() {}
-Watchdog::~Watchdog() {}
-
-#endif
 
 }  // namespace simt

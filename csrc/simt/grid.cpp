@@ -17,7 +17,7 @@ const char* const kGridBarrier = "grid_group::sync()";
 
 uint32_t Scheduler::converged(const char* what, Where where) {
   Thread& mine = me();
-  mine.seen = where;
+  seen_at(where);
   mine.waits_at = what;
   mine.mask = 0;
   warp_[current_ / kWarp].gathering |= 1u << current_ % kWarp;
@@ -52,7 +52,7 @@ void Scheduler::gather(int w, bool at_once) {
 const unsigned char* Scheduler::exchange_wide(int first, int threads, const void* value, size_t bytes,
                                               const char* what, Where where) {
   Thread& mine = me();
-  mine.seen = where;
+  seen_at(where);
   mine.waits_at = what;
   mine.mask = 0;
   Wide* wide = nullptr;
@@ -97,8 +97,7 @@ void Scheduler::set_index(uint64_t number) {
   random_ = options().seed * 0x2545f4914f6cdd1du + number;
   new_order(0);
   for (uint64_t& word : ready_) word = 0;
-  barrier_arrived_ = barrier_sum_ = 0;
-  wide_.clear();
+  barrier_arrived_ = barrier_sum_ = 0, wide_.clear();
   for (Warp& warp : warp_) warp.in_use = 0, warp.gathering = 0;
 }
 
@@ -139,7 +138,11 @@ void Scheduler::after_block() {
   if (endless_at) {
     error_ = endless_text();
     on_failure("endless: no progress since that line", me().seen);
+  } else if (fault.signal) {
+    error_ = fault_text();
+    on_failure(error_.c_str() + error_.rfind(": ") + 2, me().seen);
   }
+  ++ended_blocks;
   if (!error_.empty())
     for (int t = 0; t < threads_; ++t) thread_[t].copies.clear();
 }
@@ -270,13 +273,14 @@ void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* 
     blockDim = config.block;
     threads_ = int(config.block.x * config.block.y * config.block.z);
     shared_.resize(config.shared_bytes + kSharedAlign + 2 * kGuard);
-    endless_at = nullptr;
+    endless_at = nullptr, waits_for_nothing = false;
+    fault = {}, ended_blocks = 0;
     const Listening listening(config, shared());
     Watchdog watchdog;
     if (config.together) run_together();
     else run_blocks();
   }
-  const std::vector<Later*> launches = std::exchange(later, {});
+  const auto launches = std::exchange(later, {});
   std::string first_error = std::exchange(error_, {});
   for (Later* launch : launches) {
     const std::unique_ptr<Later> own(launch);

@@ -74,15 +74,24 @@ void Scheduler::go_on(int from) {
 }
 
 void Scheduler::pass_turn(Where where) {
-  me().seen = where;
+  seen_at(where);
   gather(current_ / kWarp, true);
   give_way();
 }
 
 void Scheduler::fiber_main() {
   Scheduler& self = scheduler();
-  do self.body_(self.argument_);
-  while (self.finish());
+  do {
+    try {
+      self.body_(self.argument_);
+    } catch (const std::bad_alloc&) {
+      self.fail("out of memory", self.me().seen);
+    } catch (const std::exception& error) {
+      self.fail(error.what(), self.me().seen);
+    } catch (...) {
+      self.fail("throws an exception, which kernels cannot", self.me().seen);
+    }
+  } while (self.finish());
   __builtin_unreachable();
 }
 
@@ -137,7 +146,7 @@ void Scheduler::fail(const std::string& message, Where where) {
 
 int Scheduler::barrier(int value, const char* what, Where where) {
   Thread& mine = me();
-  mine.seen = where;
+  seen_at(where);
   mine.waits_at = what;
   mine.mask = 0;
   if (barrier_arrived_ == 0) barrier_where_ = where, barrier_what_ = what;
@@ -185,7 +194,7 @@ Rendezvous& Scheduler::meeting(Warp& warp, uint32_t mask, const char* what, Wher
 
 const Slot& Scheduler::exchange(uint32_t mask, const void* value, size_t bytes, const char* what, Where where) {
   Thread& mine = me();
-  mine.seen = where;
+  seen_at(where);
   const int lane = current_ % kWarp;
   if (!(mask >> lane & 1)) fail(std::string(what) + " by a lane that its own mask leaves out", where);
   Rendezvous& together = meeting(warp_[current_ / kWarp], mask, what, where);

@@ -1,6 +1,7 @@
 // The state of one running block. Shared by scheduler.cpp (who runs, who waits) and device.cpp (limits, words).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -61,6 +62,17 @@ struct Block {  // what a block of a cooperative launch leaves behind while othe
   bool begun = false, ended = false;
 };
 
+struct Fault {  // a signal that a kernel gave rise to
+  int signal = 0;
+  const void *address = nullptr, *pc = nullptr;
+  bool stack_full = false;
+};
+
+struct Watch {  // what the watchdog saw when it last looked
+  uint64_t progress, ended_blocks, memory;
+  int ticks, unchanged;
+};
+
 struct Stacks {  // a pool of stacks, each above a page that may not be touched
   std::vector<char*> free;
   std::vector<std::pair<char*, size_t>> mapped;
@@ -85,6 +97,11 @@ class Scheduler {
   uint64_t progress = 0;  // changes whenever a thread ends or a barrier or warp operation completes
   int atomics_in_a_row = 0;
   void* endless_at = nullptr;  // set by the watchdog: the instruction it found
+  bool waits_for_nothing = false;  // set by the watchdog: threads meet, and nothing changes
+  uint64_t ended_blocks = 0;  // of this launch
+  Fault fault;
+  Watch last_look = {};
+  uint64_t hash_of_memory();
   std::vector<Later*> later;  // launches by this kernel
   unsigned char* shared() {  // of the block that runs, one after another at the same place
     unsigned char* const begin = shared_.data() + kGuard;
@@ -117,6 +134,12 @@ class Scheduler {
   std::string title();  // which kernel, block, thread and line
   [[noreturn]] void fail_deadlocked();
   std::string endless_text();
+  std::string fault_text();
+  [[noreturn]] void fail_waiting(Where where);
+  void seen_at(Where where) {
+    me().seen = where;
+    if (__builtin_expect(waits_for_nothing, false)) fail_waiting(where);
+  }
 
   const LaunchConfig* config_;
   void (*body_)(void*);
@@ -147,6 +170,11 @@ std::pair<unsigned char*, size_t> static_shared();  // in this thread's thread-l
 uint64_t next_random(uint64_t& state);
 void check_limits(const LaunchConfig& config);
 std::string text(Where where);
+void find_places(const std::vector<const char*>& pcs, std::map<const char*, std::string>& known);
+Where where_is(const void* pc, Where otherwise);
+bool is_own_code(const void* pc);
+uint64_t hash_of(uint64_t hash, const void* memory, size_t bytes);
+uint64_t hash_of_watched(uint64_t hash);  // of all that watch() told of, and variables of the device; 0: of nothing
 
 struct Watchdog {  // while it lives, a kernel that makes no progress is ended
   Watchdog();

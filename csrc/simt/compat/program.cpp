@@ -37,7 +37,9 @@ static void take_in() {
     return;
   }
   report("error", words);
-  sticky = last = words.find("assertion failed: ") != std::string::npos ? cudaErrorAssert : cudaErrorLaunchFailure;
+  const auto says = [&](const char* what) { return words.find(what) != std::string::npos; };
+  sticky = last = says("assertion failed: ") ? cudaErrorAssert
+                : says("illegal address: ")  ? cudaErrorIllegalAddress : cudaErrorLaunchFailure;
 }
 
 cudaError_t checked() {

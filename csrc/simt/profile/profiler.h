@@ -195,6 +195,7 @@ class Profiler {
 };
 
 extern Profiler profiler;
+extern const char* const kDeviceVariables;  // the name of the buffer that holds them
 const ThreadLocals& thread_locals();
 
 const char* stand_in(Where where);  // for the instruction, where the place of a call is known instead

@@ -1,7 +1,5 @@
 // What was found, as sentences, and what was counted, as JSON; the library's interface for other languages.
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <set>
 
@@ -10,36 +8,6 @@
 namespace simt {
 
 // ---- places in the source
-
-// addr2line of the binutils, which g++ brings with it, once for all places. The innermost line outside the emulator.
-static void resolve(const std::vector<const char*>& pcs, std::map<const char*, std::string>& known) {
-  Dl_info info{};
-  if (!dladdr(reinterpret_cast<const void*>(&resolve), &info)) return;
-  std::string emulator = __FILE__, command = std::string("addr2line -i -a -e '") + info.dli_fname + "'";
-  emulator.resize(emulator.rfind("profile/"));
-  char number[32];
-  for (const char* pc : pcs) {
-    std::snprintf(number, sizeof number, "0x%zx", size_t(pc - 1 - static_cast<char*>(info.dli_fbase)));
-    known[pc] = std::string("library+") + number;
-    command += std::string(" ") + number;
-  }
-  FILE* pipe = popen((command + " 2>/dev/null").c_str(), "r");
-  if (!pipe) return;
-  size_t at = size_t(-1);
-  bool found = false;
-  for (char line[4096]; std::fgets(line, sizeof line, pipe);) {
-    std::string text = line;
-    text.resize(text.find_first_of(" \n"));
-    if (text.rfind("0x", 0) == 0) {
-      ++at;
-      found = false;
-    } else if (at < pcs.size() && !found && text.rfind("??", 0) != 0) {
-      known[pcs[at]] = text;
-      found = text.rfind(emulator, 0) != 0;
-    }
-  }
-  pclose(pipe);
-}
 
 static std::map<const char*, std::string> known;
 
@@ -58,7 +26,7 @@ std::vector<std::string> places_of(const std::vector<const char*>& pcs) {
   for (const char* pc : pcs)
     if (pc && !known.count(pc)) known[pc] = "", fresh.push_back(pc);
   for (size_t i = 0; i < fresh.size(); i += 1000)  // a command line has an end
-    resolve({fresh.begin() + long(i), fresh.begin() + long(std::min(fresh.size(), i + 1000))}, known);
+    find_places({fresh.begin() + long(i), fresh.begin() + long(std::min(fresh.size(), i + 1000))}, known);
   std::vector<std::string> places;
   for (const char* pc : pcs) places.push_back(pc ? known[pc] : "");
   return places;
@@ -208,6 +176,12 @@ void watch(const void* address, size_t bytes, const char* name) {
   if (!address || !bytes) return;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(address);
   profiler.buffers.push_back({begin, begin + bytes, name, {}});
+}
+
+uint64_t hash_of_watched(uint64_t hash) {
+  for (const Buffer& one : profiler.buffers)
+    hash = hash_of(hash, reinterpret_cast<const void*>(one.begin), one.name == kDeviceVariables ? 0 : one.end - one.begin);
+  return profiler.buffers.empty() ? 0 : hash | 1;
 }
 
 void forget(const void* address) {

@@ -17,7 +17,7 @@
 
 namespace simt {
 
-static const char* const kDeviceVariables = "__device__ variables";
+const char* const kDeviceVariables = "__device__ variables";
 
 struct Module {  // the library or program that this file is part of
   uintptr_t locals = 0, locals_bytes = 0, constants = 0, constants_end = 0, data = 0, data_end = 0;
