@@ -190,7 +190,7 @@ def _in_child(folder, work, limit):
             for stream in range(3):
                 os.dup2(quiet, stream)
             os.environ["PYTHONPATH"] = str(folder)
-            for name in [name for name in sys.modules if name.split(".")[0] == "minillama"]:
+            for name in [name for name, module in sys.modules.items() if _is_from_home(name, module)]:
                 del sys.modules[name]  # the copy's is to be imported
             sys.path[:] = [str(folder), *(path for path in sys.path if Path(path or ".").resolve() not in AT_HOME)]
             code = work()
@@ -200,6 +200,12 @@ def _in_child(folder, work, limit):
             pass
         os._exit(int(code or 0))
     return _wait(child, limit)
+
+
+def _is_from_home(name, module):
+    """Whether a module is the package's, or one of the tests that run this very run."""
+    file = getattr(module, "__file__", None)
+    return name.split(".")[0] == "minillama" or bool(file) and AT_HOME[1] / "tests" in Path(file).resolve().parents
 
 
 def _wait(child, limit):

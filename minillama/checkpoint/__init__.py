@@ -35,11 +35,11 @@ def open_weights(path):
 
 def _reader(path):
     if path.is_dir():
+        require_finished(path)
         for name, read in ((TENSOR_FILE, read_quantized), ("consolidated.*.pth", read_meta),
                            ("config.json", read_huggingface), ("params.json", read_meta)):  # Mistral has both
             if any(path.glob(name)):
                 return read
-        require_finished(path)
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
                          "give the folder that holds one, or a .bin or .gguf file")
     with open(require_regular(path), "rb") as file:
