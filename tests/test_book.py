@@ -229,13 +229,15 @@ def test_one_lesson_is_rendered_without_the_others_and_old_figures_go(tmp_path):
                                                      "07_rope-9.svg"}
 
 
-PRINTED = "Loss is 3.\n```text\nloss 2.50 in 8 steps, 3e-12\ntook 1.5 s\n```\n![It ends at 2.5](a.svg)\n"
+PRINTED = ("Loss is 3.\n```text\nloss 2.50 in 8 steps, 3e-12\ntook 1.5 s\n 2 runs, sampled: a cat\n```\n"
+           "![It ends at 2.5](a.svg)\n")
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [
     ("2.50", "2.51", True), ("2.50", "2.9", False), ("2.50 in", "2.50 at", False), ("3e-12", "7e-13", True),
     ("1.5 s", "9.5 s", True), ("took", "used", False), ("Loss is 3.", "Loss is 4.", False),
-    ("```\n!", "```\n\n!", False),
+    ("```\n!", "```\n\n!", False), ("a cat", "one dog 7", True), ("2 runs", "3 runs", False),
+    ("sampled: a cat", "a cat", False),
     ("at 2.5]", "at 2.6]", True), ("at 2.5]", "at 3.6]", False), ("8 steps", "9 steps", False),
 ])
 def test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance(old, new, same):
