@@ -86,13 +86,12 @@ def _explained(stderr):
         return Unsupported(f"{marked[1]}: {marked[2].strip(chr(34))}")
     named = re.search(r"error: ([\w./-]+): No such file", first) or re.search(
         r"error: .*?[‘'`]([\w:]+).*?(was not declared|does not name a|has not been declared|has no member"
-        r"|is not a member|is not a template|undeclared|is not a namespace)", first)
+        r"|is not a member|is not a template|undeclared|is not a namespace|that depend on a template)", first)
     top = re.sub(r"[/.].*|.*::", "", named[1]) if named else ""
     meant = re.search(r"did you mean [‘'`](\w+)", first)
-    if meant and meant[1] != top and SequenceMatcher(None, top, meant[1]).ratio() > 0.9:
-        top = ""  # a slip of the pen, not a part of CUDA
-    for label, names in FAMILIES.items():
-        if top and re.fullmatch("|".join(names), top):
+    slip = meant and meant[1] != top and SequenceMatcher(None, top, meant[1]).ratio() > 0.9  # of the pen, unless CUDA
+    for label, names in FAMILIES.items():                                                   # has this very name
+        if top in names or (top and not slip and re.fullmatch("|".join(names), top)):
             place = re.match(r"(.+?:\d+):", first)
             return Unsupported(f"{place[1] if place else '?'}: unsupported: {label} ({named[1]})")
     return ValueError(first)

@@ -52,7 +52,7 @@ def near(code, place):
 
 
 def kernel_start(code, place):
-    """Where the kernel before `<<<` at `place` begins: it may be a::b<int, (N > 1)>, (*pointer), table[i], s->k."""
+    """Where the kernel before `<<<` at `place` begins: it may be a::b<int, (N > 1)>, (*p), table[i], s->k, a##b."""
     while True:
         place = len(code[:place].rstrip())
         if code[place - 1: place] in (")", "]", ">"):
@@ -63,7 +63,7 @@ def kernel_start(code, place):
             continue
         name = re.search(r"\w*$", near(code, place))[0]
         place -= len(name)
-        joined = re.search(r"(::|\.|->)\s*$", near(code, place))
+        joined = re.search(r"(::|\.|->|##)\s*$", near(code, place))
         if not name or not joined:
             return place
         place -= len(joined[0])
@@ -127,9 +127,12 @@ def inline_ptx(code, text):
     return edits
 
 
-def aligned_shared(code):
-    """Edits of `__shared__ alignas(16)`, which nvcc takes and g++ does not: the attribute, which may stand there."""
-    return [(found.start(1), 7, "__align__") for found in re.finditer(r"\b__shared__\s+(alignas)\b", code)]
+def attributes(code):
+    """Edits of words that g++ does not take: `__shared__ alignas(16)`, and __noinline__, which no macro may be,
+    since the standard library writes it in attributes."""
+    words = re.finditer(r"\b__shared__\s+(alignas)\b|(?<![(:])\b(__noinline__)\b(?!\s*\))", code)
+    return [(found.start(found.lastindex), len(found[found.lastindex]),
+             "__align__" if found[1] else "__attribute__((noinline))") for found in words]
 
 
 def typed_launches(code):
@@ -196,7 +199,7 @@ def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
     code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
     for place, length, new in sorted(launches(code) + typed_launches(code) + dynamic_shared(code)
-                                     + aligned_shared(code) + shifts(code) + inline_ptx(code, text)):
+                                     + attributes(code) + shifts(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
         out += [text[at:place], new]

@@ -44,6 +44,13 @@ def test_groups_grids_and_textures_do_what_a_gpu_does(schedule):
 
 
 @compiles
+@pytest.mark.parametrize("name", ["launches", "halves", "cub"])
+def test_what_programs_write_builds_and_is_right(name):
+    result, out = outcome(f"{name}.cu")
+    assert result.code == 0 and not result.findings and out == "0 wrong\n", (out, result)
+
+
+@compiles
 def test_a_race_gives_wrong_results_under_one_schedule_of_two():
     assert {outcome("faults.cu", schedule=order)[0].code for order in ("forward", "reverse")} == {5, 0} or \
         outcome("faults.cu", schedule="reverse")[0].code == 5
@@ -108,8 +115,14 @@ def test_the_command_ends_with_3_for_what_is_not_supported(tmp_path, capfd):
     ("a.cu:7:1: error: 'cudaGraph_t' was not declared in this scope", "a.cu:7: unsupported: CUDA graphs (cudaGraph_t)"),
     ("a.cu:9:8: error: 'this_cluster' is not a member of 'cg'",
      "a.cu:9: unsupported: this part of cooperative groups (this_cluster)"),
-    ("a.cu:9:8: error: '__vadd4' was not declared in this scope; did you mean 'x'?",
-     "a.cu:9: unsupported: this CUDA function or type (__vadd4)"),
+    ("a.cu:9:8: error: '__pm0' was not declared in this scope; did you mean 'x'?",
+     "a.cu:9: unsupported: this CUDA function or type (__pm0)"),
+    ("a.cu:4:2: error: 'cudaMemcpy3DPeer' was not declared in this scope; did you mean 'cudaMemcpyPeer'?",
+     "a.cu:4: unsupported: this CUDA function or type (cudaMemcpy3DPeer)"),
+    ("a.cu:4:2: error: there are no arguments to '__pm0' that depend on a template parameter, so a declaration",
+     "a.cu:4: unsupported: this CUDA function or type (__pm0)"),
+    ("a.cu:6:2: error: 'cub::DeviceScan' has not been declared", "a.cu:6: unsupported: CUB (cub::DeviceScan)"),
+    ("a.cu:6:2: error: 'DeviceReduce' is not a member of 'cub'", "a.cu:6: unsupported: CUB (DeviceReduce)"),
 ])
 def test_an_undeclared_name_of_cuda_is_named_as_unsupported(error, says):
     explained = cuda_program._explained(f"In file included from x:\n{error}\n  more\n")

@@ -34,6 +34,8 @@ def body(text):
     ("k<p->n><<<1, 1>>>(x);", "k<p->n>", "1, 1", "(x);"), ("k<<<1, a[1] + (2)>>>(x);", "k", "1, a[1] + (2)", "(x);"),
     ("k<<<1, 1>>>(f(NULL), NULL_, NULL); g(NULL);", "k", "1, 1", "(f(nullptr), NULL_, nullptr); g(NULL);"),
     ("k<<<1, 1>>>", "k", "1, 1", ""),
+    ("#define GO(n) k_##n<<<1, 1>>>(x)", "k_##n", "1, 1", "(x)"),
+    ("a ## b ##c<<<1, 1>>>()", "a ## b ##c", "1, 1", "()"),
     ("k<<<1,\n  1,\n sizeof(int) * 2>>>(a,\n b);", "k", "1,\n  1,\n sizeof(int) * 2", "(a,\n b);"),
 ])
 def test_a_launch_becomes_two_calls(source, kernel, config, arguments):
@@ -131,6 +133,12 @@ def test_a_kernel_that_is_launched_through_a_function_keeps_its_type():
 def test_alignment_may_stand_behind_the_word_shared():
     assert body("__shared__ alignas(16) float x[4];") == "__shared__ __align__(16) float x[4];"
     assert body("alignas(16) __shared__ float x[4];") == "alignas(16) __shared__ float x[4];"
+
+
+def test_a_function_may_be_marked_noinline_by_nvccs_word():
+    assert body("__noinline__ int f();") == "__attribute__((noinline)) int f();"
+    for kept in ("__attribute__((__noinline__)) int f();", "[[gnu::__noinline__]] int f();"):
+        assert body(kept) == kept
 
 
 SHIFT = " ::simt::program::ptx_shift "

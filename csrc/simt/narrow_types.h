@@ -111,10 +111,10 @@ double odd_double(I value) {  // of an integer, which may have more bits than a 
     return Type(simt::odd_sum(double(float(a)) * double(float(b)), double(float(c))));                         \
   }                                                                                                            \
   inline Type __hmax(Type a, Type b) { /* +0 is more than -0 */                                                \
-    return a == b ? (a.bits &= b.bits, a) : Type(std::fmax(float(a), float(b)));                               \
+    return a == b ? (a.bits &= b.bits, a) : Type(float(b != b || a > b ? a : b));                              \
   }                                                                                                            \
   inline Type __hmin(Type a, Type b) {                                                                         \
-    return a == b ? (a.bits |= b.bits, a) : Type(std::fmin(float(a), float(b)));                               \
+    return a == b ? (a.bits |= b.bits, a) : Type(float(b != b || a < b ? a : b));                              \
   }                                                                                                            \
   struct alignas(4) Pair {                                                                                     \
     Type x, y;                                                                                                 \

@@ -44,6 +44,8 @@ SIMT_VECTOR(short, short, 4, 8)
 SIMT_VECTOR(unsigned short, ushort, 4, 8)
 SIMT_VECTOR(int, int, 8, 16)
 SIMT_VECTOR(unsigned int, uint, 8, 16)
+SIMT_VECTOR(long, long, 16, 16)
+SIMT_VECTOR(unsigned long, ulong, 16, 16)
 SIMT_VECTOR(long long, longlong, 16, 16)
 SIMT_VECTOR(unsigned long long, ulonglong, 16, 16)
 SIMT_VECTOR(float, float, 8, 16)
@@ -53,6 +55,8 @@ SIMT_VECTOR(double, double, 16, 16)
 struct dim3 {
   unsigned int x, y, z;
   constexpr dim3(unsigned int x = 1, unsigned int y = 1, unsigned int z = 1) : x(x), y(y), z(z) {}
+  constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
+  constexpr operator uint3() const { return {x, y, z}; }
 };
 
 inline thread_local uint3 threadIdx, blockIdx;  // set at each switch: a debugger may break on them

@@ -29,7 +29,10 @@
 #include "textures.h"
 #include "more_intrinsics.h"
 #include "more_math.h"
+#include "packed.h"
+#include "halves.h"
 #include "more_device.h"
+#include "more_runtime.h"
 #include "ptx.h"
 
 // What programs ask to learn who compiles them; last, because the headers above must not take this for nvcc.

@@ -86,11 +86,6 @@ inline void* __cvta_shared_to_generic(size_t address) { return simt::from_shared
 inline size_t __cvta_generic_to_global(const void* pointer) { return reinterpret_cast<size_t>(pointer); }
 inline bool __isShared(const void* pointer) { return simt::is_shared_memory(pointer); }
 inline bool __isGlobal(const void* pointer) { return !simt::is_shared_memory(pointer); }
-inline unsigned __vcmpeq4(unsigned a, unsigned b) {
-  unsigned result = 0;
-  for (int i = 0; i < 32; i += 8) result |= (a >> i & 0xff) == (b >> i & 0xff) ? 0xffu << i : 0;
-  return result;
-}
 inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
   for (int i = 0; i < 32; i += 8) c += (a >> i & 0xff) * (b >> i & 0xff);
   return c;
@@ -192,24 +187,3 @@ inline __half2 __float2half2_rn(float x) { return {__half(x), __half(x)}; }
 inline __nv_bfloat162 __float2bfloat162_rn(float x) { return {__nv_bfloat16(x), __nv_bfloat16(x)}; }
 inline __half2 __float22half2_rn(float2 x) { return {__half(x.x), __half(x.y)}; }
 inline __nv_bfloat162 __float22bfloat162_rn(float2 x) { return {__nv_bfloat16(x.x), __nv_bfloat16(x.y)}; }
-inline __half __int2half_rn(int x) { return __half(float(x)); }
-inline int __half2int_rn(__half x) { return __float2int_rn(float(x)); }
-inline int __half2int_rz(__half x) { return __float2int_rz(float(x)); }
-inline __half __hneg(__half x) { return -x; }
-inline __half __hdiv(__half a, __half b) { return a / b; }
-inline __half __habs(__half x) { return __half(std::fabs(float(x))); }
-inline __half hexp(__half x) { return __half(std::exp(float(x))); }
-inline __half hsqrt(__half x) { return __half(std::sqrt(float(x))); }
-inline __half2 __hsub2(__half2 a, __half2 b) { return a - b; }
-inline bool __hgt(__half a, __half b) { return a > b; }
-inline bool __hlt(__half a, __half b) { return a < b; }
-inline bool __heq(__half a, __half b) { return a == b; }
-inline __half2 __lowhigh2highlow(__half2 pair) { return {pair.y, pair.x}; }
-inline __half2 __lows2half2(__half2 a, __half2 b) { return {a.x, b.x}; }
-inline __half2 __highs2half2(__half2 a, __half2 b) { return {a.y, b.y}; }
-inline __half2 __low2half2(__half2 pair) { return {pair.x, pair.x}; }
-inline __half2 __high2half2(__half2 pair) { return {pair.y, pair.y}; }
-inline float __low2float(__half2 pair) { return float(pair.x); }
-inline float __high2float(__half2 pair) { return float(pair.y); }
-inline float __low2float(__nv_bfloat162 pair) { return float(pair.x); }
-inline float __high2float(__nv_bfloat162 pair) { return float(pair.y); }

@@ -1,4 +1,4 @@
-// Rounding that is asked for by name, conversions, special functions, and the rest of 16-bit arithmetic.
+// Rounding that is asked for by name, conversions, special functions.
 #pragma once
 
 #include "more_intrinsics.h"
@@ -66,7 +66,6 @@ SIMT_CONVERT(double, double, ull, unsigned long long)
 #undef SIMT_CONVERT
 inline unsigned __double2uint_rn(double x) { return simt::to_integer<unsigned>(std::nearbyint(x)); }
 inline unsigned __double2uint_rz(double x) { return simt::to_integer<unsigned>(std::trunc(x)); }
-inline float __int2float_rz(int x) { return float(x); }
 inline double __uint2double_rn(unsigned x) { return x; }
 inline float __ll2float_rn(long long x) { return float(x); }
 inline float __ull2float_rn(unsigned long long x) { return float(x); }
@@ -121,40 +120,3 @@ SIMT_UNMASKED(__shfl_xor)
 inline unsigned __ballot(int p, SIMT_HERE) { return __ballot_sync(simt::converged("__ballot()", where), p, where); }
 inline int __any(int p, SIMT_HERE) { return __any_sync(simt::converged("__any()", where), p, where); }
 inline int __all(int p, SIMT_HERE) { return __all_sync(simt::converged("__all()", where), p, where); }
-
-#define SIMT_MORE_NARROW(Type, Pair)                                                                  \
-  inline bool __hge(Type a, Type b) { return a >= b; }                                                \
-  inline bool __hle(Type a, Type b) { return a <= b; }                                                \
-  inline bool __hne(Type a, Type b) { return a != b; }                                                \
-  inline bool __hisnan(Type a) { return float(a) != float(a); }                                       \
-  inline int __hisinf(Type a) { return std::isinf(float(a)) ? (float(a) > 0 ? 1 : -1) : 0; }          \
-  inline Type hlog(Type x) { return Type(std::log(float(x))); }                                       \
-  inline Type hlog2(Type x) { return Type(std::log2(float(x))); }                                     \
-  inline Type hexp2(Type x) { return Type(std::exp2(float(x))); }                                     \
-  inline Type hsin(Type x) { return Type(std::sin(float(x))); }                                       \
-  inline Type hcos(Type x) { return Type(std::cos(float(x))); }                                       \
-  inline Type hrsqrt(Type x) { return Type(1 / std::sqrt(float(x))); }                                \
-  inline Type hrcp(Type x) { return Type(1 / float(x)); }                                             \
-  inline Type hfloor(Type x) { return Type(std::floor(float(x))); }                                   \
-  inline Type hceil(Type x) { return Type(std::ceil(float(x))); }                                     \
-  inline Type hrint(Type x) { return Type(std::nearbyint(float(x))); }                                \
-  inline Pair __hmax2(Pair a, Pair b) { return {__hmax(a.x, b.x), __hmax(a.y, b.y)}; }                \
-  inline Pair __hmin2(Pair a, Pair b) { return {__hmin(a.x, b.x), __hmin(a.y, b.y)}; }                \
-  inline Pair __hneg2(Pair a) { return {-a.x, -a.y}; }                                                \
-  inline Pair __h2div(Pair a, Pair b) { return {a.x / b.x, a.y / b.y}; }                              \
-  inline Pair h2exp(Pair a) { return {Type(std::exp(float(a.x))), Type(std::exp(float(a.y)))}; }      \
-  inline Pair h2sqrt(Pair a) { return {Type(std::sqrt(float(a.x))), Type(std::sqrt(float(a.y)))}; }   \
-  inline Pair operator/(Pair a, Pair b) { return __h2div(a, b); }                                     \
-  inline Pair& operator+=(Pair& a, Pair b) { return a = a + b; }                                      \
-  inline Pair& operator-=(Pair& a, Pair b) { return a = a - b; }                                      \
-  inline Pair& operator*=(Pair& a, Pair b) { return a = a * b; }                                      \
-  inline bool __hbeq2(Pair a, Pair b) { return a.x == b.x && a.y == b.y; }
-SIMT_MORE_NARROW(__half, __half2)
-SIMT_MORE_NARROW(__nv_bfloat16, __nv_bfloat162)
-#undef SIMT_MORE_NARROW
-inline __half2 atomicAdd(__half2* at, __half2 value, SIMT_HERE) {
-  return {atomicAdd(&at->x, value.x, where), atomicAdd(&at->y, value.y, where)};
-}
-inline __nv_bfloat162 atomicAdd(__nv_bfloat162* at, __nv_bfloat162 value, SIMT_HERE) {
-  return {atomicAdd(&at->x, value.x, where), atomicAdd(&at->y, value.y, where)};
-}

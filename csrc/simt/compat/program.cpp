@@ -168,7 +168,9 @@ cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_p
 constexpr size_t kMemory = size_t{4} << 30;
 
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return checked();
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)  // a wish: a number from -1 to 100
+    return value < -1 || value > 100 ? fail_with(cudaErrorInvalidValue) : checked();
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return fail_with(cudaErrorInvalidValue);
   if (value < 0 || size_t(value) > options().device.shared_opt_in_bytes) return fail_with(cudaErrorInvalidValue);
   allow_shared(kernel, size_t(value));
   return checked();
@@ -256,7 +258,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       {cudaDevAttrMaxSharedMemoryPerMultiprocessor, int(p.sharedMemPerMultiprocessor)},
       {cudaDevAttrMaxRegistersPerMultiprocessor, 65536}, {cudaDevAttrManagedMemory, 1},
       {cudaDevAttrConcurrentManagedAccess, 1}, {cudaDevAttrCooperativeLaunch, 1}, {cudaDevAttrMemoryPoolsSupported, 1},
-      {cudaDevAttrMaxSharedMemoryPerBlockOptin, int(p.sharedMemPerBlockOptin)}};
+      {cudaDevAttrMaxSharedMemoryPerBlockOptin, int(p.sharedMemPerBlockOptin)},
+      {cudaDevAttrReservedSharedMemoryPerBlock, int(p.reservedSharedMemPerBlock)},
+      {cudaDevAttrMaxTexture1DWidth, p.maxTexture1D}, {cudaDevAttrMaxTexture2DWidth, p.maxTexture2D[0]},
+      {cudaDevAttrMaxTexture2DHeight, p.maxTexture2D[1]}, {cudaDevAttrMaxTexture3DWidth, p.maxTexture3D[0]},
+      {cudaDevAttrMaxTexture3DHeight, p.maxTexture3D[1]}, {cudaDevAttrMaxTexture3DDepth, p.maxTexture3D[2]},
+      {cudaDevAttrTextureAlignment, int(p.textureAlignment)}};
   const auto found = known.find(attribute);
   *value = found == known.end() ? 0 : found->second;  // what is not known is not there
   return checked();

@@ -1,0 +1,3 @@
+// For #include <cub/cub.cuh>.
+#pragma once
+#include "../cub.h"

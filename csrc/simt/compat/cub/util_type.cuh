@@ -1,0 +1,3 @@
+// For #include <cub/util_type.cuh>.
+#pragma once
+#include "../cub.h"

@@ -1,0 +1,3 @@
+// For #include <cub/warp/warp_reduce.cuh>.
+#pragma once
+#include "../../cub.h"
