@@ -1,5 +1,6 @@
 """Attention: every token asks (q), every token answers to a name (k), and what is said (v) is mixed by the match."""
 
+import functools
 import math
 
 import torch
@@ -15,27 +16,38 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     query i sees key j where j <= i + S - T, as decoding behind a cache needs. mask_BTS (bool) marks what may be
     seen besides. A query that may see nothing returns zeros. Softmax in fp32; output in q's dtype, (B, H, T, d).
     """
+    weights_BHTS = attention_weights(q_BHTd, k_BKSd, causal, mask_BTS).to(v_BKSd.dtype)
+    B, H, T, S = weights_BHTS.shape
+    K = v_BKSd.shape[1]
+    weights_BKGS = weights_BHTS.view(B, K, H // K * T, S)  # G queries share k and v: T of each of H / K heads
+    mixed_BKGd = weights_BKGS @ v_BKSd
+    return mixed_BKGd.view(B, H, T, v_BKSd.shape[-1])
+
+
+def attention_weights(q_BHTd, k_BKSd, causal=True, mask_BTS=None):
+    """How much of each key's value a query takes: softmax(q k^T / sqrt(d)), (B, H, T, S) in fp32, each row's sum 1.
+
+    The arguments are those of `attention`; a query that may see nothing has a row of zeros.
+    """
     B, H, T, d = q_BHTd.shape
     K, S = k_BKSd.shape[1:3]
     if H % K:
         raise ValueError(f"{H} query heads cannot share {K} key/value heads evenly")
-    q_BKGTd = q_BHTd.reshape(B, K, H // K, T, d)  # G = H / K queries per key/value head: k and v are not repeated
-    scores = q_BKGTd.flatten(2, 3) @ k_BKSd.transpose(-1, -2) / math.sqrt(d)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, K, H // K, T, S)
+    q_BKGd = q_BHTd.reshape(B, K, H // K * T, d)  # neighbouring heads share k, which is not copied for each
+    scores_BKGS = q_BKGd @ k_BKSd.transpose(-1, -2) / math.sqrt(d)
+    scores_BHTS = scores_BKGS.view(B, H, T, S).to(torch.promote_types(q_BHTd.dtype, torch.float32))
     visible = visible_keys(T, S, causal, mask_BTS, q_BHTd.device)
     if visible is None:
-        weights = scores.softmax(-1)
-    else:
-        weights = scores.masked_fill(~visible, -math.inf).softmax(-1)
-        if mask_BTS is not None or T > S:  # else every query sees at least one key
-            weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0, not NaN
-    mixed = weights.to(v_BKSd.dtype).flatten(2, 3) @ v_BKSd
-    return mixed.view(B, H, T, v_BKSd.shape[-1])
+        return scores_BHTS.softmax(-1)
+    weights_BHTS = scores_BHTS.masked_fill(~visible, -math.inf).softmax(-1)
+    if mask_BTS is None and T <= S:  # every query sees at least one key
+        return weights_BHTS
+    return weights_BHTS.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0, not NaN
 
 
 def visible_keys(T, S, causal, mask_BTS, device):
-    """What each query may see, a bool tensor that broadcasts against (B, K, G, T, S); None where it is everything."""
-    mask = None if mask_BTS is None else mask_BTS[:, None, None]
+    """What each query may see, a bool tensor that broadcasts against (B, H, T, S); None where it is everything."""
+    mask = None if mask_BTS is None else mask_BTS[:, None]  # (B, 1, T, S): the same for every head
     if not causal or T == 1 <= S:
         return mask
     triangle = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
@@ -44,13 +56,15 @@ def visible_keys(T, S, causal, mask_BTS, device):
 
 def torch_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     """`attention` by PyTorch's fused scaled_dot_product_attention: the same meaning in less memory."""
-    T, (K, S) = q_BHTd.shape[2], k_BKSd.shape[1:3]
+    H, T = q_BHTd.shape[1:3]
+    K, S = k_BKSd.shape[1:3]
+    attend = functools.partial(nn.functional.scaled_dot_product_attention, q_BHTd, k_BKSd, v_BKSd, enable_gqa=K != H)
+    if causal and mask_BTS is None and T == S:  # only then does PyTorch's top-left is_causal mean ours
+        return attend(is_causal=T > 1)
     visible = visible_keys(T, S, causal, mask_BTS, q_BHTd.device)
-    square = causal and mask_BTS is None and T == S  # only then does PyTorch's top-left is_causal mean ours
-    visible = None if visible is None or square else visible.flatten(1, 2) if visible.dim() == 5 else visible
-    out = nn.functional.scaled_dot_product_attention(
-        q_BHTd, k_BKSd, v_BKSd, attn_mask=visible, is_causal=square and T > 1, enable_gqa=K != q_BHTd.shape[1])
-    return out if visible is None else out.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+    if visible is None:
+        return attend()
+    return attend(attn_mask=visible).masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
 class Attention(nn.Module):
@@ -65,10 +79,12 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
     def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
-        q_BTHd, k_BTKd, v_BTKd = (w(x_BTD).unflatten(-1, (-1, self.head_dim)) for w in (self.wq, self.wk, self.wv))
+        q_BTHd = self.wq(x_BTD).unflatten(-1, (-1, self.head_dim))  # (B, T, H d) -> (B, T, H, d)
+        k_BTKd = self.wk(x_BTD).unflatten(-1, (-1, self.head_dim))
+        v_BTKd = self.wv(x_BTD).unflatten(-1, (-1, self.head_dim))
         q_BTHd, k_BTKd = self.rotate(q_BTHd, k_BTKd, rotations)
-        q_BHTd, k_BKTd, v_BKTd = (x.transpose(1, 2) for x in (q_BTHd, k_BTKd, v_BTKd))
+        q_BHTd, k_BKTd, v_BKTd = q_BTHd.transpose(1, 2), k_BTKd.transpose(1, 2), v_BTKd.transpose(1, 2)
         if cache is not None:
-            k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)
+            k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)  # T becomes S: all that was read before, and this
         mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=True, mask_BTS=mask_BTS)
         return self.wo(mixed_BHTd.transpose(1, 2).flatten(-2))  # (B, T, H, d) -> (B, T, H d)

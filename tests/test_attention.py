@@ -7,7 +7,7 @@ import pytest
 import torch
 from mutants import Mutant
 
-from minillama.attention import Attention, attention, torch_attention, visible_keys
+from minillama.attention import Attention, attention, attention_weights, torch_attention, visible_keys
 from minillama.config import ModelConfig
 from minillama.kv_cache import KVCache
 from minillama.rope import rope_frequencies, rope_rotations
@@ -158,6 +158,19 @@ def test_huge_scores_do_not_overflow(attend):
     assert (out - wanted).abs().max() < 1e-6  # exp(1e8) is no number, exp(0) is: one key takes all
 
 
+@pytest.mark.parametrize(("T", "S", "causal", "masked"), [(3, 7, True, False), (7, 7, True, True), (7, 3, False, True)])
+def test_the_weights_are_what_each_query_takes_of_each_value(T, S, causal, masked):
+    q, k, _ = inputs(T, S)
+    mask = random_mask(T, S) if masked else None
+    weights = attention_weights(q, k, causal, mask)
+    assert weights.shape == (*q.shape[:3], S)
+    one_hot = torch.eye(S, dtype=q.dtype).expand(*k.shape[:2], S, S)  # value s is the unit vector of key s
+    wanted = by_loops(q, k, one_hot, causal, mask)
+    assert (weights - wanted).abs().max() < 1e-12
+    empty = wanted.sum(-1) == 0
+    assert (weights.sum(-1)[~empty] - 1).abs().max() < 1e-12 and (weights[empty] == 0).all()
+
+
 @BOTH
 def test_heads_that_cannot_be_shared_are_refused(attend):
     q, k, v = inputs(3, 3, H=4, K=3)
@@ -220,8 +233,8 @@ MUTANTS = [
            lambda: test_the_future_changes_nothing(attention)),
     Mutant("minillama.attention", "/ math.sqrt(d)", "/ d", _formula(attention, 3, 7, True, False)),
     Mutant("minillama.attention", "/ math.sqrt(d)", "/ math.sqrt(d * H)", _formula(attention, 3, 7, True, False)),
-    Mutant("minillama.attention", "q_BHTd.reshape(B, K, H // K, T, d)",
-           "q_BHTd.reshape(B, H // K, K, T, d).transpose(1, 2)",
+    Mutant("minillama.attention", "q_BHTd.reshape(B, K, H // K * T, d)",
+           "q_BHTd.reshape(B, H // K, K, T, d).transpose(1, 2).flatten(2, 3)",
            lambda: test_neighbouring_query_heads_share_a_key_value_head(attention, 6, 3, 5)),
     Mutant("minillama.attention", "triangle if mask is None else triangle & mask", "triangle",
            _formula(attention, 7, 7, True, True)),
@@ -229,21 +242,21 @@ MUTANTS = [
            _formula(attention, 7, 7, True, True)),
     Mutant("minillama.attention", "if not causal or T == 1 <= S:", "if not causal or T <= S:",
            _formula(attention, 3, 7, True, False)),
-    Mutant("minillama.attention", "        weights = weights.masked_fill(~visible.any(-1, keepdim=True), 0.0)",
-           "        pass", lambda: test_a_query_that_may_see_nothing_returns_zeros_and_finite_gradients(
+    Mutant("minillama.attention", "if mask_BTS is None and T <= S:", "if True:",
+           lambda: test_a_query_that_may_see_nothing_returns_zeros_and_finite_gradients(
                attention, torch.float32)),
     Mutant("minillama.attention", "masked_fill(~visible, -math.inf)", "masked_fill(~visible, 0.0)",
            _formula(attention, 7, 7, True, False)),
-    Mutant("minillama.attention", "is_causal=square and T > 1", "is_causal=causal and T > 1 and mask_BTS is None",
+    Mutant("minillama.attention", "if causal and mask_BTS is None and T == S:", "if causal and mask_BTS is None:",
            _formula(torch_attention, 3, 7, True, False)),
-    Mutant("minillama.attention", "mixed.view(B, H, T, v_BKSd.shape[-1])", "mixed.view(B, H, T, d)",
+    Mutant("minillama.attention", "mixed_BKGd.view(B, H, T, v_BKSd.shape[-1])", "mixed_BKGd.view(B, H, T, 3)",
            lambda: test_values_may_be_wider_than_keys(attention)),
-    Mutant("minillama.attention", "enable_gqa=K != q_BHTd.shape[1]", "enable_gqa=False",
+    Mutant("minillama.attention", "enable_gqa=K != H", "enable_gqa=False",
            lambda: test_neighbouring_query_heads_share_a_key_value_head(torch_attention, 6, 3, 5)),
     Mutant("minillama.attention", "q_BTHd, k_BTKd = self.rotate(q_BTHd, k_BTKd, rotations)", "pass",
            test_the_layer_projects_turns_attends_and_projects_back),
-    Mutant("minillama.attention", "for x in (q_BTHd, k_BTKd, v_BTKd))",
-           "for x in (q_BTHd, k_BTKd, apply_rope_qk(v_BTKd, v_BTKd, rotations)[0]))",
+    Mutant("minillama.attention", "v_BTKd.transpose(1, 2)\n",
+           "apply_rope_qk(v_BTKd, v_BTKd, rotations)[0].transpose(1, 2)\n",
            test_the_layer_projects_turns_attends_and_projects_back),
     Mutant("minillama.attention", "mixed_BHTd.transpose(1, 2).flatten(-2)",
            "mixed_BHTd.permute(0, 2, 3, 1).flatten(-2)",

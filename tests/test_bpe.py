@@ -265,18 +265,19 @@ def check_ties_and_overlaps(text=b"aaa aa aaaa ba ab abab " * 3):
     assert train_quietly(text, 275).pieces == pieces_of(train_oracle(text, 275))
 
 
-_BPE, _WORDS = "minillama.tokenizer.bpe", "minillama.tokenizer.word_counts"
+_BPE, _PIECES = "minillama.tokenizer.bpe", "minillama.tokenizer.piece_trainer"
+_WORDS = "minillama.tokenizer.word_counts"
 MUTANTS = [
-    Mutant(_BPE, "if self.digit[left] or self.digit[right]:", "if False:", test_a_digit_never_shares_a_piece),
-    Mutant(_BPE, "(-count, len(text), text, pair)", "(-count, text, text, pair)",
+    Mutant(_PIECES, "if self.digit[left] or self.digit[right]:", "if False:", test_a_digit_never_shares_a_piece),
+    Mutant(_PIECES, "(-count, len(text), text, pair)", "(-count, text, text, pair)",
            test_ties_go_to_the_shorter_then_to_the_lower_string),
-    Mutant(_BPE, "(-count, len(text), text, pair)", "(-count, len(text), pair, text)",
+    Mutant(_PIECES, "(-count, len(text), text, pair)", "(-count, len(text), pair, text)",
            test_ties_go_to_the_shorter_then_to_the_lower_string),
-    Mutant(_BPE, "self._lose(right, symbol[beyond], weight)", "pass", check_ties_and_overlaps),
-    Mutant(_BPE, "if count != -minus_count:", "if False:", check_ties_and_overlaps),
-    Mutant(_BPE, 'return "Han"', "return script", lambda: check_cruel("japanese")),
-    Mutant(_BPE, 'None if script == "Inherited" else script', "script", lambda: check_cruel("marks")),
-    Mutant(_BPE, "== SPACE and length[left] > 1:", "== SPACE and False:",
+    Mutant(_PIECES, "self._lose(right, symbol[beyond], weight)", "pass", check_ties_and_overlaps),
+    Mutant(_PIECES, "if count != -minus_count:", "if False:", check_ties_and_overlaps),
+    Mutant(_PIECES, 'return "Han"', "return script", lambda: check_cruel("japanese")),
+    Mutant(_PIECES, 'None if script == "Inherited" else script', "script", lambda: check_cruel("marks")),
+    Mutant(_PIECES, "== SPACE and length[left] > 1:", "== SPACE and False:",
            test_a_space_stands_only_in_front_of_a_piece_or_among_spaces),
     Mutant(_BPE, "heapq.heappush(heap, (key, left,", "heapq.heappush(heap, ((key, -left), left,", check_joining),
     Mutant(_BPE, "max(pairs, key=pairs.get)", "max(pairs, key=lambda p: (pairs[p], p))",

@@ -47,7 +47,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     **dict.fromkeys(("grader", "cli_lessons"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     "notebook": "by test_book",
-                    **dict.fromkeys(("bpe_training", "word_counts", "unicode_script"), "by test_bpe"),
+                    **dict.fromkeys(("bpe_training", "piece_trainer", "word_counts", "unicode_script"), "by test_bpe"),
                     **dict.fromkeys(("training_run", "resumable"), "by test_pretrain, test_resume and test_sft")}
 
 

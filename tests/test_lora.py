@@ -13,6 +13,7 @@ from minillama.peft.lora import (
     LoRAConfig,
     add_lora,
     lora_layers,
+    low_rank_sum,
     merge_lora,
     remove_lora,
     unmerge_lora,
@@ -73,17 +74,19 @@ def test_a_new_adapter_changes_nothing_bit_for_bit(shape, kind):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_is_equation_3(shape):
-    """Loops in float64; 1e-5: fp32 sums of at most 40 products of size ~5."""
+    """Loops in float64; 1e-5: fp32 sums of at most 40 products of size ~5. The formula and what is run."""
     module = layer(*shape)
     (out_features, in_features), x = shape, normal(2, shape[1], seed=2)
     W, A, B = (t.detach().double() for t in (module.base.weight, module.A, module.B))
     y = module(x).detach()
+    plain = low_rank_sum(x, module.base, module.A, module.B, 5.0 / 3).detach()
     for row in range(2):
         low = [sum(A[r, i] * x[row, i].double() for i in range(in_features)) for r in range(3)]
         for o in range(out_features):
             wanted = sum(W[o, i] * x[row, i].double() for i in range(in_features))
             wanted += 5.0 / 3 * sum(B[o, r] * low[r] for r in range(3))
             assert float(y[row, o]) == pytest.approx(float(wanted), abs=1e-5)
+            assert float(plain[row, o]) == pytest.approx(float(wanted), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "nf4"])
@@ -258,6 +261,7 @@ def merging():
 MUTANTS = [
     Mutant(LORA, "return self.alpha / self.rank", "return self.alpha", forward),
     Mutant(LORA, "return self.alpha / self.rank", "return self.rank / self.alpha", forward),
+    Mutant(LORA, "change = scaling * low", "change = low", forward),
     Mutant(LORA, "dropped, self.A, self.B, self.config", "dropped, self.B, self.A, self.config",
            lambda: test_forward_is_equation_3((3, 3))),
     Mutant(LORA, "nn.Parameter(torch.zeros(self.out_features, config.rank, **like))",

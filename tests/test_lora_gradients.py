@@ -8,7 +8,7 @@ from mutants import Mutant
 from test_lora import layer, normal
 from torch import nn
 
-from minillama.peft.lora import LoRAConfig, LoRALinear
+from minillama.peft.lora import LoRAConfig, LoRALinear, low_rank_sum
 from minillama.quant.nf4 import NF4Tensor
 
 SHAPES = [(1, 1), (3, 5), (24, 40), (40, 24), (7, 129)]  # out, in
@@ -17,9 +17,10 @@ SHAPES = [(1, 1), (3, 5), (24, 40), (40, 24), (7, 129)]  # out, in
 def written(module, x):
     """h = W x + s B A x, left to autograd operation by operation."""
     A, B, config = module.A, module.B, module.config
+    if not config.dropout:
+        return low_rank_sum(x, module.base, A, B, config.scaling)
     dropped = nn.functional.dropout(x.to(A.dtype), config.dropout, module.training)
-    y = module.base(x)
-    return y + (nn.functional.linear(nn.functional.linear(dropped, A), B) * config.scaling).to(y.dtype)
+    return low_rank_sum(dropped, lambda _: module.base(x), A, B, config.scaling)
 
 
 def gradients_of(forward, module, x, dy):

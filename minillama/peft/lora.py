@@ -16,6 +16,17 @@ from minillama.bounds import check_config, number
 from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, replace_module
 
 
+def low_rank_sum(x, base, A, B, scaling):
+    """h = W0 x + s B A x, with s = alpha / R: what `LoRALinear` computes, in the formula's own words.
+
+    x: (..., in); base: the frozen layer W0; A: (R, in); B: (out, R), both fp32. Returns (..., out) in base's dtype.
+    """
+    low = x.to(A.dtype) @ A.T  # (..., in) -> (..., R)
+    change = scaling * low @ B.T  # (..., R) -> (..., out)
+    h = base(x)
+    return h + change.to(h.dtype)
+
+
 @dataclass(frozen=True)
 class LoRAConfig:
     """The shape of an adapter. The defaults are the paper's choice for attention: q and v of every layer."""
@@ -90,7 +101,7 @@ class LoRALinear(nn.Module):
 
 
 class LowRankSum(torch.autograd.Function):
-    """x W^T + s (x' A^T) B^T for a frozen W, where x' is x, or what dropout left of it; gradients to x, x', A and B.
+    """`low_rank_sum`, where A may read what dropout left of x: gradients to x, to that, to A and to B.
 
     The product is added in place to the base's, as its gradient is to dy W: spelled out in single operations, autograd
     would make four more tensors of the size of y on the way there and back, which costs more than their arithmetic.

@@ -6,8 +6,8 @@ import warnings
 
 from minillama.terminal import tqdm
 
-from .bpe import PieceTrainer
 from .compiled import CompiledTrainer, choose_backend
+from .piece_trainer import PieceTrainer
 from .sentencepiece import BYTE, BYTE_PIECES, CONTROL, UNKNOWN, USER_DEFINED, Piece, SentencePieceTokenizer, model_bytes
 from .word_counts import TrainingReport, choose_alphabet, count_words
 

@@ -6,8 +6,8 @@ The encoder builds a piece step by step out of two neighbours that are pieces th
 built so is never used, and its text is cut in two or more: in Chinese-LLaMA's merge that is the lot of 345.
 """
 
-from .bpe import DIGITS
 from .bpe_encoder import NORMAL, USER_DEFINED
+from .piece_trainer import DIGITS
 from .sentencepiece import Piece, SentencePieceTokenizer, append_pieces
 
 
