@@ -77,7 +77,7 @@ def step(n_layers, T, recompute):
     torch.manual_seed(0)
     config = ModelConfig(64, n_layers, 4, 256, hidden_dim=172)
     model = Transformer(config, torch_attention)
-    model.recompute_blocks = recompute
+    model.gradient_checkpointing = recompute
     weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def note(tensor):

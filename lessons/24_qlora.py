@@ -184,7 +184,7 @@ from minillama.plots import CONTRAST, OURS, figure, show
 for model in (lora, qlora):
     torch.manual_seed(1)
     add_lora(model, LoRAConfig(8, targets=everywhere))
-twin, qlora.recompute_blocks = copy.deepcopy(qlora), True
+twin, qlora.gradient_checkpointing = copy.deepcopy(qlora), True
 codes = qlora.layers[0].attention.wq.base.codes.clone()
 curves = {"LoRA": train(lora, good, 70, 1e-2),
           "QLoRA": train(qlora, good, 70, 1e-2, PagedAdamW, resident_bytes=LEAST)}

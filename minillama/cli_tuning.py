@@ -91,7 +91,7 @@ def run_sft(arguments):
     prepare(shape_of(weights), arguments)  # --targets that match nothing are told before anything is loaded
     mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
     require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
-                        arguments.device, size=2, vocabulary=False, recompute=settings.recompute_blocks)
+                        arguments.device, size=2, vocabulary=False, recompute=settings.gradient_checkpointing)
     model, _ = loaded(arguments, found=found)
     use_kernels(model, arguments.kernels)
     prepare(model, arguments)

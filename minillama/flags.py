@@ -9,6 +9,8 @@ import typing
 
 from minillama.bounds import check
 
+FORMER_NAMES = {"gradient_checkpointing": "recompute_blocks"}  # of 0.1: still understood, no longer shown
+
 
 def command(commands, name, run, help):
     """A sub-command whose arguments `run` will be called with."""
@@ -25,10 +27,14 @@ def add_fields(parser, config):
         if isinstance(kind, types.UnionType):  # `int | None`
             kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+            options = {"action": argparse.BooleanOptionalAction}
         else:
-            parser.add_argument(flag, type=parser_of(flag, kind, field.metadata.get("allowed")), default=field.default,
-                                help=f"default: {field.default}")
+            options = {"type": parser_of(flag, kind, field.metadata.get("allowed"))}
+        shown = {} if kind is bool else {"help": f"default: {field.default}"}
+        parser.add_argument(flag, default=field.default, **options, **shown)
+        if field.name in FORMER_NAMES:
+            parser.add_argument(as_flag(FORMER_NAMES[field.name]), dest=field.name, default=argparse.SUPPRESS,
+                                help=argparse.SUPPRESS, **options)
 
 
 def add_number(parser, flag, allowed, default=None, kind=int, help="", **options):

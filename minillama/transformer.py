@@ -31,13 +31,14 @@ class Transformer(nn.Module):
     """LLaMA (arXiv 2302.13971, section 2.2), with Meta's parameter names.
 
     `attend` is the attention function of every layer: `attention.attention`, written out, unless another is asked
-    for. `recompute_blocks = True` forgets activations inside blocks and computes them again in the backward pass.
+    for. `gradient_checkpointing = True` forgets activations inside blocks and computes them again in the backward
+    pass (arXiv 1604.06174).
     """
 
     def __init__(self, config, attend=attention):
         super().__init__()
         self.config = config
-        self.recompute_blocks = False
+        self.gradient_checkpointing = False
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
         rotations = rope_rotations(positions, self.frequencies)
         x_BTD = self.tok_embeddings(tokens_BT)
         for layer, block in enumerate(self.layers):
-            if self.recompute_blocks and self.training and torch.is_grad_enabled() and cache is None:
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled() and cache is None:
                 x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS)

@@ -52,7 +52,7 @@ def saved_bytes(model, tokens_BT):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_estimate_of_a_step_is_below_what_autograd_keeps_and_not_far_below(shape, recompute):
     model = use_kernels(Transformer(shape), "torch")
-    model.recompute_blocks = recompute
+    model.gradient_checkpointing = recompute
     kept = saved_bytes(model, torch.randint(shape.vocab_size, (3, 29)))
     assert kept / 2 < activation_bytes(shape, 3, 29, recompute=recompute) <= kept
 

@@ -218,18 +218,18 @@ def test_an_adapter_learns_and_its_base_stays_the_same_to_the_byte(kind):
 
 def test_recomputing_blocks_changes_memory_and_not_a_bit_of_the_result():
     plain, recomputed = with_adapter("nf4"), with_adapter("nf4")
-    histories = [tuned(replace(CONFIG, recompute_blocks=flag), model)[1]
+    histories = [tuned(replace(CONFIG, gradient_checkpointing=flag), model)[1]
                  for flag, model in ((False, plain), (True, recomputed))]
     assert without_times(histories[0]) == without_times(histories[1])
-    assert same_weights(plain, recomputed) and recomputed.recompute_blocks is False
+    assert same_weights(plain, recomputed) and recomputed.gradient_checkpointing is False
 
 
 
 
 def test_recomputing_blocks_is_passed_on_to_the_model():
     model, seen = a_model(), []
-    model.register_forward_pre_hook(lambda part, _: seen.append((part.training, part.recompute_blocks)))
-    tuned(replace(CONFIG, recompute_blocks=True), model)
+    model.register_forward_pre_hook(lambda part, _: seen.append((part.training, part.gradient_checkpointing)))
+    tuned(replace(CONFIG, gradient_checkpointing=True), model)
     assert (True, True) in seen and (True, False) not in seen
 
 
@@ -251,8 +251,8 @@ MUTANTS = [
           test_the_held_out_loss_counts_every_answer_token_once),
     plant("held_out[:config.eval_sequences or None]", "sequences[:config.eval_sequences or None]",
           test_the_held_out_loss_counts_every_answer_token_once),
-    plant("model.recompute_blocks = model.recompute_blocks, config.recompute_blocks",
-          "model.recompute_blocks = model.recompute_blocks, False",
+    plant("model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing",
+          "model.gradient_checkpointing = model.gradient_checkpointing, False",
           test_recomputing_blocks_is_passed_on_to_the_model),
     Mutant("minillama.peft.lora", "    model.requires_grad_(False)\n", "",
            lambda: test_an_adapter_learns_and_its_base_stays_the_same_to_the_byte(None)),

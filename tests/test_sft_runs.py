@@ -73,7 +73,7 @@ def test_settings_are_checked():
     for wrong in ({"steps": 0}, {"batch_size": 0}, {"max_lr": math.nan}, {"pack_length": 1}, {"warmup_steps": 150}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SftConfig(**wrong)
-    for wrong in ({"separate_documents": 1}, {"recompute_blocks": None}, {"steps": True}, {"max_lr": "1"}):
+    for wrong in ({"separate_documents": 1}, {"gradient_checkpointing": None}, {"steps": True}, {"max_lr": "1"}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             SftConfig(**wrong)
 

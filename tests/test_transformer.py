@@ -134,7 +134,7 @@ def backward(model, tokens):
 def test_recomputed_blocks_give_the_same_gradients_to_the_bit():
     model, tokens = random_model(), random_tokens(2, 33)
     plain = backward(model, tokens)
-    model.recompute_blocks = True
+    model.gradient_checkpointing = True
     assert all(torch.equal(a, b) for a, b in zip(plain, backward(model, tokens), strict=True))
 
 
@@ -162,7 +162,7 @@ class Allocations(TorchDispatchMode):
 def test_recomputing_blocks_keeps_a_fraction_of_the_activations():
     model, tokens = random_model(ModelConfig(48, 8, 4, 61, max_seq_len=64)), random_tokens(2, 64)
     plain = Allocations().live_bytes(model, tokens)
-    model.recompute_blocks = True
+    model.gradient_checkpointing = True
     fewer = Allocations().live_bytes(model, tokens)
     block_inputs = 8 * tokens.numel() * 48 * 4  # fp32 inputs of eight blocks: what is left to start again from
     assert block_inputs < fewer < 3 * block_inputs and fewer < plain / 10, (block_inputs, fewer, plain)
@@ -170,7 +170,7 @@ def test_recomputing_blocks_keeps_a_fraction_of_the_activations():
 
 def test_recomputing_is_for_training_only():
     model, tokens = random_model(), random_tokens(1, 5)
-    model.recompute_blocks = True
+    model.gradient_checkpointing = True
     model(tokens, KVCache(CONFIG, 1, 5))  # a second pass over a block would store its keys twice
     assert worst(model.eval()(tokens), model.train()(tokens)) == 0
 
@@ -283,7 +283,7 @@ MUTANTS = [
     Mutant("minillama.transformer", "document_ids_BT[:, :, None] == document_ids_BT[:, None, :]",
            "document_ids_BT[:, :, None] >= document_ids_BT[:, None, :]",
            test_packed_documents_are_as_if_they_were_alone),
-    Mutant("minillama.transformer", "if self.recompute_blocks and self.training", "if False and self.training",
+    Mutant("minillama.transformer", "if self.gradient_checkpointing and self.training", "if False and self.training",
            test_recomputing_blocks_keeps_a_fraction_of_the_activations),
     Mutant("minillama.transformer", "            self.output.weight = self.tok_embeddings.weight",
            "            self.output.weight.data = self.tok_embeddings.weight.data.clone()",

@@ -40,7 +40,7 @@ class SftConfig:
     clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
     pack_length: int = number(0, 2, MOST, or_zero=True)  # tokens of a packed row; 0: one padded sequence a row
     separate_documents: bool = True  # packed sequences do not see one another (block-diagonal mask)
-    recompute_blocks: bool = False  # gradient checkpointing: less memory, a third more work
+    gradient_checkpointing: bool = False  # less memory, a third more work
     paged_optimizer: int = number(0, 0, MOST)  # MiB of AdamW's state in memory, the rest in a file; 0: all of it
     eval_every: int = number(50, 0, MOST)  # steps; 0: only before the first and after the last
     eval_sequences: int = number(0, 0, MOST)  # of the held-out ones, the first so many; 0: all
@@ -67,12 +67,12 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
     _check_fit(model, sequences, held_out, config)
     if stages and (min(stages) < 1 or sum(stages) != len(sequences)):
         raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
-    before, model.recompute_blocks = model.recompute_blocks, config.recompute_blocks
+    before, model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing
     try:
         run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder), stages, facts)
         return run.train(resume, progress)
     finally:
-        model.recompute_blocks = before
+        model.gradient_checkpointing = before
         model.eval()
 
 
