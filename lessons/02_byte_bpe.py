@@ -120,7 +120,8 @@ from torch.nn.functional import cross_entropy
 
 from minillama.attention import torch_attention
 from minillama.config import ModelConfig
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.transformer import Transformer
 
 STEPS = 600

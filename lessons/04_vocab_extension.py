@@ -135,8 +135,9 @@ import numpy as np
 from torch.nn.functional import cross_entropy
 
 from minillama.train.data import Batches, Tokens
-from minillama.train.held_out import model_nats
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW, clip_gradients
+from minillama.train.perplexity import model_nats
 from minillama.train.vocabulary import train_vocabulary
 
 

@@ -62,7 +62,8 @@ print("rate:", *(f"{rate(step, 200, 6e-3, 20):.4f}" for step in steps))
 # ones.
 
 # %% module
-from minillama.train.optimizer import AdamW, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW
 
 assert all(abs(rate(s, 200, 1.0, 20) - learning_rate(s, 200, 1.0, 20)) < 1e-12
            for s in range(200))
@@ -96,7 +97,7 @@ from minillama.corpus import mixture, mixture_entropy_bits
 from minillama.corpus.char_ngram import CharNgram
 from minillama.tokenizer import train_bpe
 from minillama.train.data import write_tokens
-from minillama.train.held_out import bits_per_character
+from minillama.train.perplexity import bits_per_character
 from minillama.train.pretrain import PretrainConfig, pretrain
 from minillama.transformer import Transformer
 

@@ -101,7 +101,8 @@ print("learned in a chat:", [s.text for s in vicuna(chat) if s.learn])
 # %% measure
 from minillama.attention import torch_attention
 from minillama.config import ModelConfig
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.transformer import Transformer
 
 STEPS, EVERY = 175, 25

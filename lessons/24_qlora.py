@@ -132,9 +132,10 @@ from minillama.corpus import forum, mixture
 from minillama.quant.quantize_linears import quantize_linears
 from minillama.tokenizer import train_bpe
 from minillama.train.data import Batches, Tokens
-from minillama.train.held_out import held_out_loss
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.paged_adamw import LEAST, PagedAdamW
+from minillama.train.perplexity import held_out_loss
 from minillama.transformer import Transformer
 
 general = [document.text for document in mixture(0, 900)]

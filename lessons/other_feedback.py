@@ -25,7 +25,8 @@ from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
 from minillama.terminal import tqdm
 from minillama.train.data import permutation
-from minillama.train.optimizer import AdamW, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.sft import fine_tune
 from minillama.train.templates import BOS, EOS, Segment, question_answer

@@ -1,4 +1,7 @@
-"""Attention: every token asks (q), every token answers to a name (k), and what is said (v) is mixed by the match."""
+"""Attention: every token asks (q), every token answers to a name (k), and what is said (v) is mixed by the match.
+
+Grouped-query attention (GQA): several query heads share a head of keys and values; with one each it is multi-head.
+"""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""RoPE: a token's position is an angle, and queries and keys are turned by it, pair by pair.
+"""RoPE, rotary position embedding: a token's position is an angle, and queries and keys are turned by it, pair by pair.
 
 Pair i of a head turns by position * theta^(-2i/d): the first pair like a second hand, the last like an hour hand.
 A query turned by m and a key turned by n meet at the angle m - n, so attention sees distances, not places.

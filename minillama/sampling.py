@@ -1,4 +1,4 @@
-"""Sampling: from scores over the vocabulary to one token, by chance or not."""
+"""Sampling: from scores over the vocabulary to one token. Temperature, top-k, top-p sampling (nucleus), min-p."""
 
 import hashlib
 import math

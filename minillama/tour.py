@@ -32,7 +32,7 @@ from minillama.tour_own import check_lengths, own_stages, skipped_part
 from minillama.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour_sft import fine_tuning_stages
 from minillama.train.data import write_tokens
-from minillama.train.held_out import bits_per_character, model_nats
+from minillama.train.perplexity import bits_per_character, model_nats
 from minillama.train.pretrain import pretrain
 from minillama.train.resume import read_metrics
 from minillama.train.training_run import METRICS_FILE, STATE_FILE

@@ -60,7 +60,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=1 / (math.sqrt(weight.shape[1]) * depth))
 
     def tie_weights(self):
-        """One table for both ends where the config says so; to be called again after weights were replaced."""
+        """Weight tying: one table for both ends where the config says so; call it again after weights were replaced."""
         if self.config.tie_embeddings:
             self.output.weight = self.tok_embeddings.weight
 

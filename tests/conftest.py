@@ -13,10 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 # Tests whose results come from the processor's vectors: bounds, bits that must be equal, files of quantized weights.
-NUMERIC = ("attention attention_kernel backends dpo experience gae gguf_blocks gguf_llama held_out int8 kernels_verify "
-           "kv_cache llama2c lora lora_gradients nearest nf4 nf4_chunks nf4_kernel nf4_scales nf4_tables optimizer ppo "
-           "quantize_linears quantized_linear rms_norm rollout rope rope_kernel rope_qk rounding sampling "
-           "sequence_loss sequence_loss_packing swiglu tiled_attention tiled_attention_gradients transformer "
+NUMERIC = ("attention attention_kernel backends dpo experience gae gguf_blocks gguf_llama int8 kernels_verify "
+           "kv_cache llama2c lora lora_gradients nearest nf4 nf4_chunks nf4_kernel nf4_scales nf4_tables "
+           "optimizer packing perplexity ppo quantize_linears quantized_linear rms_norm rollout rope rope_kernel "
+           "rope_qk rounding sampling sequence_loss swiglu tiled_attention tiled_attention_gradients transformer "
            "transformer_parity vocabulary").split()
 
 

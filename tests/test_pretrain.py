@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from minillama.checkpoint import load_model
 from minillama.train.data import Batches, Tokens
-from minillama.train.held_out import held_out_loss
 from minillama.train.optimizer import AdamW
+from minillama.train.perplexity import held_out_loss
 from minillama.train.pretrain import PretrainConfig, batch_losses, pretrain
 from minillama.train.training_run import train_step
 

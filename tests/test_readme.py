@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
-from readme import INKS, PICTURES, pictures, tour_block
+from readme import INKS, PICTURES, pictures, tour_block, words, words_block
 from test_tour import fresh_tour
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +57,38 @@ def test_every_file_it_points_at_exists():
 def test_the_map_names_every_module_of_the_forward_pass():
     for name in "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split():
         assert f"(minillama/{name}.py)" in README and f"(tests/test_{name}.py)" in README
+
+
+USUAL_WORDS = """
+rotary position embedding, top-p, gradient checkpointing, advantage, tokenizer's merges, double quantization, warmup,
+bank conflict, rejection sampling, instruction tuning, learning-rate schedule, gradient clipping, packing, KV cache,
+loss mask, chat template, flash attention, safetensors, grouped-query attention, byte fallback, LoRA rank, NF4,
+KL penalty, reward model, perplexity, temperature, occupancy, warp, roofline, weight tying"""
+
+
+def letters(text):
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def usual():
+    """{entry of the index that begins with a usual word: its file}"""
+    index = words()
+    return {entry: index[entry] for word in USUAL_WORDS.replace("\n", " ").strip().split(", ")
+            for entry in index if entry.startswith(word)}
+
+
+def test_a_usual_word_leads_to_a_file_that_uses_it():
+    assert words_block() in README and len(usual()) == 31  # of 30 words: "warp" begins two entries
+    for entry, file in words().items():
+        text = letters((ROOT / file).read_text(encoding="utf-8"))
+        assert letters(entry.split(" (")[0]) in text, f"{file} never says {entry!r}"
+
+
+def test_most_of_the_files_that_words_lead_to_say_so_by_their_names():
+    """A word of the entry, or its abbreviation, begins as a part of the path does."""
+    named = [entry for entry, file in usual().items()
+             if any(letters(part)[:4] in letters(file) for part in re.split(r"[ ()-]+", entry) if len(part) > 2)]
+    assert len(named) >= 20, sorted(set(usual()) - set(named))
 
 
 def test_the_shown_tour_is_the_recorded_one_word_for_word():

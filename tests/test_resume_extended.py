@@ -14,7 +14,7 @@ from tiny_run import CONFIG, Killed, a_model, kill_after, mutant_of_run, one_thr
 
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.rlhf.train_reward import train_reward
-from minillama.train.optimizer import learning_rate
+from minillama.train.learning_rate import learning_rate
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 LONGER = replace(CONFIG, steps=20)

@@ -51,6 +51,18 @@ def picture_block(page):
     return "<!-- pictures -->\n" + "\n".join(lines) + "\n<!-- /pictures -->"
 
 
+def words():
+    """{usual word: the file to open for it}: docs/words.txt, one `word -> file` a line."""
+    lines = (ROOT / "docs" / "words.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(" -> ") for line in lines)
+
+
+def words_block():
+    """The word index as it stands in the README."""
+    rows = [f"| {word} | [{file.removeprefix('minillama/')}]({file}) |" for word, file in words().items()]
+    return "\n".join(["<!-- words -->", "| the field's word | file |", "|---|---|", *rows, "<!-- /words -->"])
+
+
 def main(folder):
     """Record a tour's folder: docs/tour.json, docs/figures/, and the table and the pictures in both READMEs."""
     report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
@@ -62,7 +74,7 @@ def main(folder):
             file.write(text)
     for name in ("README.md", "README.zh.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        for block in (tour_block(report), picture_block(page)):
+        for block in (tour_block(report), picture_block(page), words_block()):
             first, last = (block.splitlines()[i] for i in (0, -1))
             text = re.sub(f"{first}.*?{last}", lambda _, block=block: block, text, flags=re.S)
         with atomic_write(ROOT / name, "w") as file:

@@ -4,8 +4,8 @@ import random
 import torch
 
 from minillama.exercise import Wrong, close
+from minillama.train.packing import pack as library_pack
 from minillama.train.sequence_loss import Sequence
-from minillama.train.sequence_loss import pack as library_pack
 from minillama.transformer import positions_and_mask
 
 HINTS = {

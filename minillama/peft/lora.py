@@ -1,6 +1,6 @@
 """LoRA: a frozen weight learns through a product of two thin matrices (arXiv 2106.09685).
 
-    h = W0 x + (alpha / R) B A x        (eq. 3; A is R x in, B is out x R, R much smaller than either)
+    h = W0 x + (alpha / R) B A x        (eq. 3; A is R x in, B is out x R; the LoRA rank R is small)
 
 B starts at zero, so training starts from the base model exactly. The base may be fp32 to fp16, or quantized: NF4 with
 LoRA is QLoRA (arXiv 2305.14314).

@@ -1,4 +1,4 @@
-"""Byte-pair encoding (BPE): learning which symbols to join, and joining them, in the fewest lines that say it.
+"""Byte-pair encoding (BPE): learning a tokenizer's merges (which symbols to join), and joining them.
 
 The original form (Sennrich, Haddow, Birch 2016, arXiv:1508.07909, algorithm 1) ends words with "</w>" and replays the
 merges in the order in which they were learnt. LLaMA's is SentencePiece's: words begin with U+2581, and a text is

@@ -18,7 +18,7 @@ from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.memory import require_device
 from minillama.train import data_parallel
 from minillama.train.data import Batches
-from minillama.train.held_out import held_out_loss
+from minillama.train.perplexity import held_out_loss
 from minillama.train.resume import settings_of
 from minillama.train.training_run import TrainingRun, check_training
 

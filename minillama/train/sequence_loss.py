@@ -1,4 +1,4 @@
-"""What a sequence teaches: which of its tokens are learned, how sequences are packed, and their loss."""
+"""What a sequence teaches: the loss mask (which of its tokens are learned), and the loss."""
 
 from dataclasses import dataclass
 
@@ -199,32 +199,3 @@ def learned_losses(logits_BTV, targets_BT):
 def learned_tokens(labels_BT, document_ids_BT=None):
     """How many tokens `sequence_loss` averages over."""
     return int((next_targets(labels_BT, document_ids_BT) != IGNORE).sum())
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One row of a packed batch: tokens, labels and the number of the document each token comes from, int64 (T,)."""
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    document_ids: torch.Tensor
-
-
-def pack(sequences, length, eos_id=None):
-    """Sequences joined end to end and cut every `length` tokens: a list of `Chunk`, in order, every token once, no
-    padding. Only the last chunk may be shorter: train on it alone, or put it before the next call's sequences.
-
-    eos_id: a (learned) EOS is set behind each sequence; None when they bring their own. A document cut in two goes on
-    in the next chunk without its beginning. `document_ids` serve the model and the loss when documents must not see one
-    another; without them a token may look back into its neighbour, as in pretraining.
-    """
-    if length < 2:
-        raise ValueError(f"length is {length}: a chunk needs two tokens, one to predict the other")
-    end = [] if eos_id is None else [eos_id]
-    tokens, labels, documents = [], [], []
-    for number, sequence in enumerate(sequences):
-        tokens += sequence.tokens + end
-        labels += sequence.labels + end
-        documents += [number] * (len(sequence.tokens) + len(end))
-    cuts = range(0, len(tokens), length)
-    return [Chunk(*(torch.tensor(x[i:i + length]) for x in (tokens, labels, documents))) for i in cuts]

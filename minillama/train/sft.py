@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the model learns to answer, and only the answers are learned.
+"""Supervised fine-tuning (SFT, instruction tuning): the model learns to answer, and only the answers are learned.
 
 The same function serves full tuning, LoRA and QLoRA: what requires a gradient is trained, all else stays as it is.
 Runs can be killed and resumed as in pretraining (`training_run`).
@@ -16,8 +16,9 @@ from minillama.bounds import MOST, number, seed
 from minillama.collate import collate
 from minillama.train import data_parallel
 from minillama.train.data import permutation
+from minillama.train.packing import Chunk, pack
 from minillama.train.resume import crc_of_texts, settings_of
-from minillama.train.sequence_loss import IGNORE, Chunk, learned_tokens, model_loss, pack
+from minillama.train.sequence_loss import IGNORE, learned_tokens, model_loss
 from minillama.train.training_run import TrainingRun, check_training
 
 

@@ -17,7 +17,8 @@ import torch
 
 from minillama.bounds import check_config
 from minillama.train import data_parallel
-from minillama.train.optimizer import AdamW, clip_gradients, learning_rate
+from minillama.train.learning_rate import learning_rate
+from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.paged_adamw import PagedAdamW
 from minillama.train.resumable import METRICS_FILE, ResumableRun
 from minillama.train.resume import crc_of, damaged, model_facts, own_random_state, random_state, set_random_state

@@ -1,5 +1,5 @@
 // From single accesses to what a warp does at once. The n-th execution of an instruction by each lane, counted from the
-// last point where the warp met, is taken as one request. Its addresses then tell sectors and bank conflicts.
+// last point where the warp met, is taken as one request. Its addresses then tell sectors and bank conflicts, its lanes the warp divergence.
 
 #include <algorithm>
 

@@ -10,13 +10,13 @@ from minillama.collate import collate
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.train import sequence_loss as sequence_loss_module
+from minillama.train.packing import pack
 from minillama.train.sequence_loss import (
     IGNORE,
     Sequence,
     learned_tokens,
     model_loss,
     next_targets,
-    pack,
     sequence_loss,
 )
 from minillama.transformer import Transformer
@@ -147,7 +147,7 @@ def test_padding_on_the_right_is_not_learned_but_a_sequences_own_eos_is():
     assert labels.tolist() == [[IGNORE, 9, IGNORE, IGNORE], [IGNORE, 2, 3, 9]]
 
 
-plant = partial(Mutant, "minillama.train.sequence_loss")
+plant, PACK = partial(Mutant, "minillama.train.sequence_loss"), "minillama.train.packing"
 PACKING = test_packing_uses_every_token_once_in_order_without_padding
 BLOCKS = test_packed_documents_behind_a_block_diagonal_mask_have_the_losses_they_have_alone
 HEAD = partial(test_the_loss_under_a_large_frozen_head_is_that_of_all_logits_and_never_has_them_at_once, 2,
@@ -174,10 +174,10 @@ MUTANTS = [
     Mutant("minillama.transformer", "hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT]", "hidden_BTD",
            whole()),
     plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
-    plant("range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),
-    plant("range(0, len(tokens), length)", "range(0, len(tokens), length - 1)", PACKING),
-    plant("labels += sequence.labels + end", "labels += sequence.labels + [IGNORE] * len(end)", PACKING),
-    plant("[number] * (len(sequence.tokens) + len(end))", "[0] * (len(sequence.tokens) + len(end))", PACKING),
+    Mutant(PACK, "range(0, len(tokens), length)", "range(0, len(tokens) - length + 1, length)", PACKING),
+    Mutant(PACK, "range(0, len(tokens), length)", "range(0, len(tokens), length - 1)", PACKING),
+    Mutant(PACK, "labels += sequence.labels + end", "labels += sequence.labels + [-100] * len(end)", PACKING),
+    Mutant(PACK, "[number] * (len(sequence.tokens) + len(end))", "[0] * (len(sequence.tokens) + len(end))", PACKING),
     Mutant("minillama.collate", '"labels": IGNORE', '"labels": 0', RIGHT),
 ]
 # fmt: on

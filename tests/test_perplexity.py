@@ -10,7 +10,7 @@ from mutants import Mutant
 
 from minillama.config import ModelConfig
 from minillama.train.data import Tokens
-from minillama.train.held_out import bits_per_character, held_out_loss, model_nats, sliding_windows
+from minillama.train.perplexity import bits_per_character, held_out_loss, model_nats, sliding_windows
 from minillama.transformer import Transformer
 
 V = 11
@@ -113,7 +113,7 @@ def test_impossible_requests_are_refused():
 
 
 def _mutant(old, new, law):
-    return Mutant("minillama.train.held_out", old, new, law)
+    return Mutant("minillama.train.perplexity", old, new, law)
 
 
 def once():

@@ -1,7 +1,7 @@
 """How well a model predicts text it was not trained on: nats per token, and bits per character.
 
 Nats per token depend on the tokenizer (longer pieces are harder to guess); bits per character do not,
-so they compare models with different vocabularies.
+so they compare models with different vocabularies. Perplexity is exp(nats per token).
 """
 
 import math
