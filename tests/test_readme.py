@@ -15,6 +15,8 @@ from test_tour import fresh_tour
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+READING = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+FORWARD_PASS = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()
 ELSEWHERE = {"python3 run.py tour", "python3 run.py test"}  # run by a test below, and by .ci/run
 
 
@@ -46,6 +48,10 @@ def test_every_command_runs(tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran += 1
     assert ran >= 5
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("tensor(") == 1, done.stderr
+    assert len([line for line in block.splitlines() if line]) <= 15
 
 
 def test_every_file_it_points_at_exists():
@@ -55,7 +61,7 @@ def test_every_file_it_points_at_exists():
 
 
 def test_the_map_names_every_module_of_the_forward_pass():
-    for name in "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split():
+    for name in FORWARD_PASS:
         assert f"(minillama/{name}.py)" in README and f"(tests/test_{name}.py)" in README
 
 
@@ -89,6 +95,14 @@ def test_most_of_the_files_that_words_lead_to_say_so_by_their_names():
     named = [entry for entry, file in usual().items()
              if any(letters(part)[:4] in letters(file) for part in re.split(r"[ ()-]+", entry) if len(part) > 2)]
     assert len(named) >= 20, sorted(set(usual()) - set(named))
+
+
+def test_the_evening_of_reading_counts_its_lines_and_names_the_forward_pass_in_order():
+    rows = re.findall(r"\[(\w+)\.py\]\(\.\./(minillama/\w+\.py)\) \| (\d+) \|", READING)
+    assert [name for name, _, _ in rows] == FORWARD_PASS
+    assert {file: int(lines) for _, file, lines in rows} == {
+        file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for _, file, _ in rows}
+    assert "(docs/reading.md)" in README
 
 
 def test_the_shown_tour_is_the_recorded_one_word_for_word():
