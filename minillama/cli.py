@@ -92,7 +92,7 @@ def add_kernels(commands):
     kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
         required=True, metavar="ACTION")
     verify = flags.command(kernels, "verify", run_kernels_verify, "compare every kernel that is built with float64")
-    verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu or simt")
+    verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu, simt or simt+fma")
     verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
 
 

@@ -22,6 +22,8 @@ def add_simt(commands):
     run.add_argument("--profile", action="store_true", help="count every access, find races and accesses out of bounds")
     run.add_argument("--schedule", default="forward", metavar="ORDER",
                      help="order of the threads: forward, reverse or shuffle:N (default: %(default)s)")
+    run.add_argument("--fmad", choices=("true", "false"), default="true",
+                     help="a * b + c in kernels is one operation, as nvcc makes it, or two (default: %(default)s)")
     add_number(run, "--limit-seconds", Range(1e-3, 1e7), 60, float)
 
 
@@ -37,12 +39,11 @@ def run_program(arguments):
             raise ValueError(f"{file} is no file: name a .cu or .cpp file")
     try:
         program = cuda_program.build(arguments.file, arguments.folders, arguments.defines, arguments.profile,
-                                     arguments.others)
+                                     arguments.others, arguments.fmad == "true")
     except cuda_program.Unsupported as refused:
         print(f"minillama: {refused}", file=sys.stderr)
         return 3
-    result = cuda_program.run(program, arguments.arguments, arguments.schedule, arguments.limit_seconds)
-    return _say(result)
+    return _say(cuda_program.run(program, arguments.arguments, arguments.schedule, arguments.limit_seconds))
 
 
 def _say(result):

@@ -7,6 +7,7 @@ not used, and of a file only one of this user's own.
 import atexit
 import functools
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -31,6 +32,14 @@ def require_compiler(command="g++", linux_only=True):
         ways = [way for tool, way in INSTALL.items() if shutil.which(tool)]
         way = "xcode-select --install" if sys.platform == "darwin" else (ways or list(INSTALL.values()))[0]
         raise NotBuilt(f"there is no {command} in PATH, and this is compiled on the spot: {way}")
+
+
+def contraction(contracted):
+    """g++'s flags: is a * b + c in device code one operation, as nvcc makes it? NotBuilt where a processor has none."""
+    x86 = contracted and platform.machine() == "x86_64"
+    if x86 and " fma " not in Path("/proc/cpuinfo").read_text():
+        raise NotBuilt("this processor cannot compute a * b + c in one operation, as device code does: --fmad=false")
+    return ["-DSIMT_CONTRACT"] * contracted + ["-mfma"] * x86
 
 
 def gcc(arguments, text, target):

@@ -7,7 +7,6 @@ What C++ has no words for is rewritten (cuda_translate). All else is declared by
 what is not declared there does not compile.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,36 +19,27 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from minillama.compiler import gcc, is_own, require_compiler
+from minillama.compiler import contraction, gcc, is_own, require_compiler
 from minillama.cuda_translate import Unsupported, translate_tree
-from minillama.profile_build import FAST, GUARD, PROFILED, PROFILER, RUNTIME, build_folder, source_folder
+from minillama.profile_build import FAST, GUARD, PROFILED, PROGRAM, build_folder, compile_runtime, source_folder
 
-PROGRAM = ("compat/program.cpp", "compat/textures.cpp", "compat/libcu.cpp")  # the runtime behind cuda_runtime.h
 MEMORY = 4 << 30  # bytes of address space a program may take
 OUTPUT = 16 << 20  # bytes it may print
 # what an undeclared name belongs to, so that the message says more than the name: {its words: patterns of names}
 FAMILIES = json.loads(Path(__file__).with_name("cuda_families.json").read_text(encoding="utf-8"))
 
 
-def build(source, folders=(), defines=(), profiled=False, others=()):
-    """The path of the program of `source` and `others`. Unsupported names what the emulator lacks, with its line;
-    ValueError is the first line of another error of the compiler; both in terms of the file that the user wrote."""
+def build(source, folders=(), defines=(), profiled=False, others=(), contracted=True):
+    """The path of the program of `source` and `others`; contracted: --fmad. Unsupported names what is lacking and its
+    line; ValueError is the first line of another error of the compiler; both in terms of the user's own file."""
     require_compiler()
-    here = source_folder() / "simt"
-    names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), *PROGRAM]]
-    flags = [*FAST, *(PROFILED if profiled else ["-g1"]), f"-I{here / 'compat'}", *(f"-I{f}" for f in folders),
-             *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
+    here, folder = source_folder() / "simt", build_folder() / "programs"
+    flags = [*FAST, *(PROFILED if profiled else ["-g1"]), *contraction(contracted), f"-I{here / 'compat'}",
+             *(f"-I{f}" for f in folders), *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
              "-fno-delete-null-pointer-checks",  # old programs ask a method `if (this)`
              "-gdwarf-4"]  # some addr2line reads the file names of DWARF 5 one off
-    runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else [])]
-    state = hashlib.sha256(repr((runtime_flags, flags)).encode())
-    for path in sorted([*here.rglob("*.h"), *here.rglob("*.cpp")]):
-        state.update(path.read_bytes())
-    folder = build_folder() / "programs"
-    folder.mkdir(parents=True, exist_ok=True)
-    runtime = folder / f"runtime-{state.hexdigest()[:16]}.o"
-    if not is_own(runtime):
-        _gcc([*runtime_flags, "-c", "-x", "c++", "-"], "".join(f'#include "{name}"\n' for name in names), runtime)
+    runtime, state = compile_runtime(folder, profiled, PROGRAM)
+    state.update(repr(flags).encode())
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         translated, temporary = {}, Path(temporary)
         for number, one in enumerate([source, *others]):
@@ -63,7 +53,7 @@ def build(source, folders=(), defines=(), profiled=False, others=()):
         program = folder / f"{Path(source).stem}-{state.hexdigest()[:16]}"
         if not is_own(program):
             for main, compiled in translated.items():
-                plain = ["-x", "c", "-O2", "-w", *flags[len(FAST):]]  # C stays C, and knows no CUDA
+                plain = ["-x", "c", "-O2", "-w", FAST[-1], *flags[len(FAST):]]  # C stays C, and knows no CUDA
                 plain = [f for f in plain if f not in ("-include", "cuda_runtime.h", "-fsanitize=thread")]
                 _gcc([*(plain if main.suffix == ".c" else [*flags, "-x", "c++"]), "-c", str(main)], "", compiled)
             guard = [str(here / GUARD)] * profiled

@@ -14,7 +14,6 @@ Nothing falls back in silence: a backend that is not built raises an error that 
 """
 
 import contextlib
-import ctypes
 import functools
 import importlib
 import re
@@ -26,8 +25,8 @@ from minillama.compiler import NotBuilt
 from minillama.profile_build import CudaSource, load_source, source_folder
 from minillama.profile_report import Profile
 
-__all__ = ["CudaSource", "built_backends", "flash_attention", "fused_rope", "fused_rope_qk", "load_source",
-           "nf4_matmul", "profile", "require", "schedule", "source_folder"]
+__all__ = ["CudaSource", "built_backends", "contracted", "flash_attention", "fused_rope", "fused_rope_qk",
+           "load_source", "nf4_matmul", "profile", "require", "schedule", "source_folder"]
 BUILD = "python setup.py build_ext --inplace"
 BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
@@ -140,21 +139,16 @@ def profile(*sources):
     `minillama.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
     """
     report = Profile()
-    libraries = [_profiled_kernels()] if not sources else []
+    libraries = [] if sources else [_kernels_compiled(profiled=True, contracted=False)]
     for source in sources:
         source.profiled = True
         libraries.append(source.library())
     for library in libraries:
         library.simt_start()
-    if not sources:
-        library.minillama_kernels.restype = ctypes.c_int64
-        torch.ops.minillama_simt.use_kernels(library.minillama_kernels())
-        _set_schedule(profile_build.order)
     try:
-        yield report
+        with contextlib.nullcontext() if sources else profile_build.kernels_of(libraries[0]):
+            yield report
     finally:
-        if not sources:
-            torch.ops.minillama_simt.use_kernels(0)
         for source in sources:
             source.profiled = False
         for library in libraries:
@@ -162,11 +156,16 @@ def profile(*sources):
             report.add(library.simt_json().decode())
 
 
+def contracted():
+    """Within it, backend "simt" fuses a * b + c where nvcc does: `with contracted(): ...`. Compiled once, by g++."""
+    return profile_build.kernels_of(_kernels_compiled(profiled=False, contracted=True))
+
+
 @functools.cache
-def _profiled_kernels():
-    """minillama's kernels with the profiler, compiled when they are first asked for."""
+def _kernels_compiled(profiled, contracted):
+    """minillama's kernels in one more form, compiled when it is first asked for."""
     require("simt")
-    return profile_build.load(profile_build.build(source_folder() / "simt_kernels.cpp", profiled=True))
+    return profile_build.load(profile_build.build(source_folder() / "simt_kernels.cpp", profiled, "", contracted))
 
 
 # ---- RoPE

@@ -5,6 +5,7 @@ on any processor: one rounding an operation, by the rules of `minillama.rounding
 Plain PyTorch ("reference") may round each intermediate result to the dtype of its inputs too, as its operations do.
 """
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import torch
 
 from minillama import kernels
 from minillama.attention import attention
+from minillama.compiler import NotBuilt, contraction, require_compiler
 from minillama.quant.nf4 import BLOCK, DYNAMIC_MAP, GROUP, NF4_LEVELS, quantize_nf4
 from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
 from minillama.rounding import FP32, Bounded, exact
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FUSED = "simt+fma"  # backend "simt", its products and sums in one operation as nvcc's are: `kernels.contracted`
 TILE = 16  # keys: at least so many are between two maxima of flash attention
 PLAIN_EXP = 40 * FP32  # PyTorch's softmax on a processor takes an exp that is right to 20 units in the last place
 
@@ -164,7 +167,7 @@ def results(run, backend, inputs):
 
 def compare(operator, backend, dtype, shape, inputs, run, truth):
     """The rows of one case."""
-    ours = results(run, backend, inputs)
+    ours = results(run, backend.replace(FUSED, "simt"), inputs)
     for name, wanted in truth(inputs, direction_like(ours["out"]), backend == "reference").items():
         wanted = wanted if dtype == wanted.dtype else wanted.stored(dtype)
         error = (ours[name].double() - wanted.value).abs()
@@ -177,13 +180,13 @@ def verify(backends=None, operators=None):
     for operator in operators or CASES:
         if operator not in CASES:
             raise ValueError(f"operator {operator!r} is not known: choose from {', '.join(CASES)}")
-        for backend in backends or kernels.built_backends():
-            kernels.require(backend)
+        for backend in backends or [*kernels.built_backends(), *[FUSED] * (not why_not_fused())]:
+            kernels.require(base := backend.replace(FUSED, "simt"))
             if backend == "cuda" and not torch.cuda.is_available():
                 if backends:
                     raise RuntimeError("backend 'cuda' is built here, but there is no GPU: choose another backend")
                 continue
-            if backend in ("reference", *kernels.KERNELS[operator]):
+            if base in ("reference", *kernels.KERNELS[operator]):
                 for dtype in DTYPES:
                     yield from rows_of(operator, backend, dtype)
 
@@ -191,8 +194,20 @@ def verify(backends=None, operators=None):
 def rows_of(operator, backend, dtype):
     """All rows at once: the default device must be the caller's own again before it sees the first."""
     torch.manual_seed(0)
-    with torch.device(kernels.DEVICES.get(backend, "cpu")):
+    with (kernels.contracted() if backend == FUSED else contextlib.nullcontext(),
+          torch.device(kernels.DEVICES.get(backend, "cpu"))):
         return [row for case in CASES[operator](dtype) for row in compare(operator, backend, dtype, *case)]
+
+
+def why_not_fused():
+    """Why there is no FUSED here; "" where there is."""
+    try:
+        kernels.require("simt")
+        require_compiler()
+        contraction(True)
+    except NotBuilt as error:
+        return str(error)
+    return ""
 
 
 def print_table(backends=None, operators=None):
@@ -205,6 +220,7 @@ def print_table(backends=None, operators=None):
         bad, count = bad + (not row.ok), count + 1
     absent = [name for name in kernels.LIBRARIES if name not in kernels.built_backends()]
     note = f"; not built here: {', '.join(absent)} ({kernels.BUILD})" if absent else ""
+    note += f"; no {FUSED}: {why}" if (why := why_not_fused()) and not absent else ""
     note += "; no GPU here to run cuda on" if "cuda" not in absent and not torch.cuda.is_available() else ""
     print(f"{count - bad} of {count} within their bounds in {time.perf_counter() - start:.1f} s{note}")
     return bad == 0

@@ -7,8 +7,10 @@ The profiled form is the same source with the compiler's thread-sanitizer calls 
 docs/simt.md for what is counted and what not. Needs g++; for line numbers also addr2line, which comes with it.
 """
 
+import contextlib
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import re
@@ -17,25 +19,17 @@ from pathlib import Path
 
 import torch
 
-from minillama.compiler import gcc, is_own, private_folder, require_compiler
+from minillama.compiler import contraction, gcc, is_own, private_folder, require_compiler
 
-FAST = ("-std=c++17", "-O2", "-fPIC", "-w", "-fno-gnu-unique", "-pthread",  # no variable of two libraries is one
-        "-fno-strict-aliasing", "-fwrapv",  # halves are copied as float4, and integers wrap
-        "-fstack-clash-protection")  # a large local array meets the page below its stack
-if sys.platform == "linux" and platform.machine() == "x86_64":  # see csrc/simt/casts.cpp
-    FAST += ("-fsanitize=float-cast-overflow", *(f"-fno-{step}" for step in (  # they move conversions about
-        "tree-pre", "code-hoisting", "tree-loop-im", "move-loop-invariants", "tree-sink", "tree-ter", "gcse")))
-PROFILED = (  # without the -fno-tree- options g++ splits or merges what the source says
-    "-DSIMT_PROFILE", "-g", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-fno-tree-vectorize",
-    "-fno-tree-slp-vectorize", "-fno-tree-sra", "-fno-ipa-sra", "-fno-threadsafe-statics",
-)
-RUNTIME = "scheduler.cpp grid.cpp device.cpp calls.cpp casts.cpp faults.cpp places.cpp profile/library.cpp".split()
-PROFILER = "profile/shadow.cpp profile/requests.cpp profile/spaces.cpp profile/accesses.cpp profile/report.cpp".split()
-GUARD = "profile/guard.cpp"  # linked before the kernels and behind them
-SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t,
-           "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
-DTYPES = {"float": torch.float32, "double": torch.float64, "int": torch.int32, "int64_t": torch.int64,
-          "__half": torch.float16, "__nv_bfloat16": torch.bfloat16, "uint8_t": torch.uint8}
+# g++'s flags, each with its reason, and the emulator's own sources
+HOW = json.loads(Path(__file__).with_name("emulator_build.json").read_text(encoding="utf-8"))
+FAST, CASTS, PROFILED = ([flag for flags in HOW[form].values() for flag in flags.split()]
+                         for form in ("fast", "checked conversions", "profiled"))
+FAST += CASTS * (sys.platform == "linux" and platform.machine() == "x86_64")  # see csrc/simt/casts.cpp
+RUNTIME, PROFILER, PROGRAM, [GUARD] = (HOW[part].split() for part in ("runtime", "profiler", "program", "guard"))
+SCALARS = {name: getattr(ctypes, kind) for name, kind in HOW["scalars"].items()}  # C types that CudaSource passes
+DTYPES = {name: getattr(torch, kind) for name, kind in HOW["dtypes"].items()}
+_in_use = [0]  # tables of the kernels that backend "simt" ran and runs; 0 is the compiled library's own
 order = os.environ.get("SIMT_SCHEDULE", "forward")  # of emulated threads, see minillama.kernels.schedule
 
 
@@ -56,22 +50,16 @@ def build_folder():
     return private_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minillama" / "simt")
 
 
-def build(source, profiled, before=""):
+def build(source, profiled, before="", contracted=False):
     """The path of a shared library of this C++ or CUDA source, with the text `before` in front of it; compiled unless
-    it is there. RuntimeError where that fails."""
+    it is there. contracted: see `compiler.contraction`. RuntimeError where that fails."""
     require_compiler()
     source = Path(source).resolve()
     folder, headers = source_folder(), sorted([*source_folder().rglob("*.h"), *source_folder().rglob("*.cuh")])
-    names, guard = RUNTIME + PROFILER * profiled, [str(folder / "simt" / GUARD)] * profiled
-    flags = [*FAST, *(PROFILED if profiled else ["-g1"]), "-include", str(folder / "simt" / "simt.h"), f"-I{folder}"]
-    runtime_flags = [*FAST, *(["-DSIMT_PROFILE"] if profiled else []), f"-I{folder}"]
-    state = hashlib.sha256(repr((runtime_flags, flags)).encode())
-    for path in [*(folder / "simt" / name for name in [*names, GUARD]), *(h for h in headers if "simt" in h.parts)]:
-        state.update(path.read_bytes())
-    runtime = build_folder() / f"runtime-{state.hexdigest()[:16]}.o"
-    together = "".join(f'#include "{folder / "simt" / name}"\n' for name in names)
-    _compile([*runtime_flags, "-c", "-x", "c++", "-"], together, runtime)
-    state.update(before.encode())
+    flags = [*FAST, *(PROFILED if profiled else ["-g1"]), *contraction(contracted), "-include",
+             str(folder / "simt" / "simt.h"), f"-I{folder}"]
+    runtime, state = compile_runtime(build_folder(), profiled)
+    state.update(repr(flags).encode() + before.encode())
     for path in [source, *headers, *source.parent.glob("*.h")]:
         state.update(str(path).encode() + path.read_bytes())
     library = build_folder() / f"{source.stem}-{state.hexdigest()[:16]}.so"
@@ -79,22 +67,31 @@ def build(source, profiled, before=""):
         header = library.with_suffix(".h")  # not in the source's own text: its line numbers are to stay
         header.write_text(before, encoding="utf-8")
         flags += ["-include", str(header)]
-    _compile([*flags, "-c", "-x", "c++", str(source)], "", library.with_suffix(".o"), unless=library)
-    _link(library.with_suffix(".o"), runtime, guard, library)
+        kernels, guard = library.with_suffix(".o"), [str(folder / "simt" / GUARD)] * profiled
+        _compile([*flags, "-c", "-x", "c++", str(source)], "", kernels)
+        # the runtime comes first, so that what both hold of the standard library is the copy that nobody listens to
+        _compile([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
+                  "-pthread"], "", library)
+        kernels.unlink()
     return library
 
 
-def _compile(arguments, text, target, unless=None):
-    if not is_own(unless or target) and (said := gcc(arguments, text, target)):
+def compile_runtime(target, profiled, more=()):
+    """(object file in the folder `target`, hash of what is in it) of the emulator's own sources and `more` of them."""
+    here = source_folder() / "simt"
+    names = [here / name for name in [*RUNTIME, *(PROFILER * profiled), *more]]
+    flags = [*FAST, *(["-DSIMT_PROFILE"] * profiled), f"-I{here.parent}"]
+    state = hashlib.sha256(repr(flags).encode())
+    for path in [*names, here / GUARD, *sorted(here.rglob("*.h"))]:
+        state.update(path.read_bytes())
+    runtime = target / f"runtime-{state.hexdigest()[:16]}.o"
+    _compile([*flags, "-c", "-x", "c++", "-"], "".join(f'#include "{name}"\n' for name in names), runtime)
+    return runtime, state
+
+
+def _compile(arguments, text, target):
+    if not is_own(target) and (said := gcc(arguments, text, target)):
         raise RuntimeError(f"g++ does not compile this:\n{said[-4000:]}")
-
-
-def _link(kernels, runtime, guard, target):
-    """The runtime comes first, so that what both hold of the standard library is the copy that nobody listens to."""
-    if not is_own(target):
-        _compile([str(runtime), *guard, str(kernels), *guard, "-fPIC", "-shared", "-Wl,-Bsymbolic", "-ldl", "-lrt",
-                  "-pthread"], "", target)
-        kernels.unlink(missing_ok=True)
 
 
 def load(path):
@@ -104,6 +101,20 @@ def load(path):
         if hasattr(library, name):
             getattr(library, name).restype = ctypes.c_char_p
     return library
+
+
+@contextlib.contextmanager
+def kernels_of(library):
+    """Within it, backend "simt" runs the kernels of this library; afterwards those that it ran before."""
+    library.minillama_kernels.restype = ctypes.c_int64
+    _in_use.append(library.minillama_kernels())
+    torch.ops.minillama_simt.use_kernels(_in_use[-1])
+    torch.ops.minillama_simt.set_schedule(order)
+    try:
+        yield
+    finally:
+        _in_use.pop()
+        torch.ops.minillama_simt.use_kernels(_in_use[-1])
 
 
 class CudaSource:
@@ -166,9 +177,7 @@ def _caught(function):
     """C++ text of a function that calls this one and keeps what it throws, which must not reach Python's C code."""
     name, parameters = function
     passed = ", ".join(re.findall(r"\w+", parameter)[-1] for parameter in parameters)
-    return (f'extern "C" void {name}({", ".join(parameters)});\n'
-            f'extern "C" void simt_caught_{name}({", ".join(parameters)}) {{\n  try {{\n    {name}({passed});\n'
-            '  } catch (const std::exception& error) {\n    simt::keep_error(error.what());\n  }\n}\n')
+    return f'SIMT_CAUGHT({name}, ({", ".join(parameters)}), ({passed}))\n'
 
 
 def _argument(parameter, value):

@@ -95,17 +95,7 @@ class Profile:
                 counts = Counts(*(row[field.name] for field in fields(Counts)))
                 self.accesses.append(Access(kernel["kernel"], file, line, row["op"], row["space"], row["width"],
                                             row["offsets"], counts, row["site"]))
-        findings = [Finding(*(row[name] for name in ("kind", "text", "place", "other", "times")))
-                    for row in data["findings"]]
-        merged = {}
-        for found in findings:  # one line may be several instructions
-            kernel = found.text.partition(", block")[0]
-            first = merged.setdefault((kernel, found.kind, found.place, found.other), found)
-            first.times += found.times if first is not found else 0
-        findings = list(merged.values())
-        racing = {place for found in findings if found.kind == "race" for place in (found.place, found.other)}
-        self.findings += [found for found in findings  # read too early: the race says it better
-                          if found.kind != "uninitialised" or found.place not in racing]
+        self.findings += [Finding(**row) for row in data["findings"]]
 
     # ---- numbers
 

@@ -66,6 +66,8 @@ def _arithmetic(s, name, mods, args):
         if name == "mul" and "lo" not in mods:
             return None
         kind = kind.replace("s", "u")  # the same bits, and no overflow that C++ leaves undefined
+    if "rn" in mods:  # a rounding that is named is kept: no other addition or product joins it
+        expression = "simt::unfused({})".format(re.sub(r"\b[ab]\b", r"simt::unfused(\g<0>)", expression))
     return _let(s, kind, args, saturated.format(f"{TYPES[kind]}({expression})"))
 
 

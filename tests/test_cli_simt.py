@@ -27,13 +27,13 @@ def program(tmp_path, monkeypatch):
 
 def test_without_flags_there_are_no_folders_macros_counts_or_further_sources(program):
     assert main(["simt", "run", "a.cu"]) == 0
-    assert program[1:] == [("a.cu", [], [], False, []), ("program", [], "forward", 60)]
+    assert program[1:] == [("a.cu", [], [], False, [], True), ("program", [], "forward", 60)]
 
 
 def test_flags_may_come_more_than_once_and_the_program_has_its_own_words(program):
     assert main(["simt", "run", "--with", "b.cpp", "-I", "x", "-I", "y", "-D", "N=3", "-D", "M", "--profile",
-                 "--schedule", "shuffle:12", "--limit-seconds", "0.5", "--", "a.cu", "3", "-n"]) == 0
-    assert program[1:] == [("a.cu", ["x", "y"], ["N=3", "M"], True, ["b.cpp"]),
+                 "--fmad", "false", "--schedule", "shuffle:12", "--limit-seconds", "0.5", "--", "a.cu", "3", "-n"]) == 0
+    assert program[1:] == [("a.cu", ["x", "y"], ["N=3", "M"], True, ["b.cpp"], False),
                            ("program", ["3", "-n"], "shuffle:12", 0.5)]
 
 

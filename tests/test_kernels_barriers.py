@@ -11,6 +11,8 @@ import subprocess
 import pytest
 from test_simt import PROGRAMS, ROOT, SCHEDULES, SIMT
 
+from minillama.profile_build import RUNTIME
+
 BARRIER_WORDS = ("__syncthreads();", "__syncwarp();")
 KERNELS = ROOT / "csrc" / "cuda"
 
@@ -20,7 +22,7 @@ def planted():
     """The program, built without optimisation (it is compiled faster than it would be optimised)."""
     if not shutil.which("g++"):
         pytest.skip("g++ is not installed here")
-    sources = [*(SIMT / f"{name}.cpp" for name in ("scheduler", "grid", "device", "calls")),
+    sources = [*(SIMT / name for name in RUNTIME if "/" not in name),
                PROGRAMS / "kernels" / "planted.cpp"]
     state = hashlib.sha256()
     for path in sorted([*sources, *SIMT.glob("*.h"), *KERNELS.iterdir(), *KERNELS.parent.glob("*.h")]):

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_attention_kernel import test_scores_far_from_zero_neither_overflow_nor_vanish as far_scores
 from test_simt import SIMT
 
 from minillama import kernels, kernels_verify
+from minillama.compiler import contraction
+from minillama.profile_build import RUNTIME
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
@@ -33,8 +36,8 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # scale of the softmax
     (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
     (FLASH, "c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
-    (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(Q", "kLog2E"),
-    (BACK, "c = @shape.scale * kLog2E@;\n  load_tile<D>(K", "kLog2E"),
+    (BACK, "my_lse, @shape.scale@", "1.0f"),
+    (BACK, "lse[rows + query], @shape.scale@", "1.0f"),
     # the last tile, or what is left for it
     (FLASH, "@start < keys_end(shape, first)@", "start + kTile < keys_end(shape, first)"),
     (FLASH, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
@@ -106,9 +109,14 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
 ]
 
 ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1
-    (FLASH, "p = ", "s[i] * c - base"), (FLASH, "alpha = ", "m * c - base"),
-    (BACK, "seen ? ", "dot<D>(Q[row], K[key]) * c - my_lse"),
-    (BACK, "seen ? ", "dot<D>(Q[i], K[row]) * c - lse[rows + query] * kLog2E"))]
+    (FLASH, "p = ", "(s[i] - base) * c"), (FLASH, "alpha = ", "(m - base) * c"),
+    (BACK, "return ", "(__fmul_rn(score, scale) - lse) * kLog2E"))]
+FUSABLE = [  # right where a product is rounded before it is subtracted, wrong where nvcc fuses the two
+    (FLASH, "p = @exp2f((s[i] - base) * c)@", "exp2f(s[i] * c - base * c)"),
+    (FLASH, "alpha = @exp2f((m - base) * c)@", "exp2f(m * c - base * c)"),
+    (BACK, "return @exp2f((__fmul_rn(score, scale) - lse) * kLog2E)@", "exp2f((score * scale - lse) * kLog2E)"),
+]
+FLAGS = ["-std=c++17", "-ffp-contract=off", *contraction(True), "-fexpensive-optimizations"]  # products and sums fused
 BEGIN = """
 #include <cstdint>
 #include <cstring>
@@ -126,7 +134,7 @@ static float two_units_off(float y) {
 
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
-    numbered = [*enumerate(FAULTS, 1), *((-1, one) for one in ALLOWED)]
+    numbered = [*enumerate(FAULTS, 1), *enumerate(FUSABLE, 1001), *((-1, one) for one in ALLOWED)]
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
     for path in folder.glob("cuda/*.cuh"):
         source, places = path.read_text(encoding="utf-8"), {}
@@ -147,9 +155,9 @@ def compiled():
         pytest.skip("g++ is not installed here")
     with tempfile.TemporaryDirectory() as folder:
         with_faults(Path(folder))
-        sources = [f"simt/{name}.cpp" for name in ("scheduler", "grid", "device", "calls")] + ["simt_kernels.cpp"]
+        sources = [f"simt/{name}" for name in RUNTIME if "/" not in name] + ["simt_kernels.cpp"]
         together = BEGIN + "".join(f'#include "{folder}/{name}"\n' for name in sources)
-        command = ["g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-gnu-unique", "-w",
+        command = ["g++", *FLAGS, "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-gnu-unique", "-w",
                    "-pthread", "-I", folder, "-x", "c++", "-", "-ldl", "-lrt", "-o", f"{folder}/planted.so"]
         done = subprocess.run(command, input=together, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
@@ -181,6 +189,15 @@ def test_without_a_fault_every_row_is_right(planted):
 def test_every_fault_makes_a_row_wrong(planted, number):
     planted(number)
     assert wrong_rows(FAULTS[number - 1][0])
+
+
+@pytest.mark.parametrize("number", range(1001, 1001 + len(FUSABLE)), ids=[wrong for *_, wrong in FUSABLE])
+def test_a_product_that_is_fused_with_its_subtraction_costs_attention_its_far_scores(planted, number):
+    planted(0)
+    far_scores(12)
+    planted(number)
+    with pytest.raises(AssertionError):
+        far_scores(12), far_scores(80)
 
 
 def test_exponentials_off_by_two_units_are_within_the_bounds_of_attention_and_need_a_twentieth(planted):

@@ -104,9 +104,7 @@ def test_a_pointer_takes_contiguous_tensors_of_its_type_alone(declared, dtype):
 
 
 def test_what_a_function_throws_is_caught_in_cpp():
-    assert _caught(("f", ["const float* x", "int n"])) == (
-        'extern "C" void f(const float* x, int n);\nextern "C" void simt_caught_f(const float* x, int n) {\n  try {\n'
-        "    f(x, n);\n  } catch (const std::exception& error) {\n    simt::keep_error(error.what());\n  }\n}\n")
+    assert _caught(("f", ["const float* x", "int n"])) == "SIMT_CAUGHT(f, (const float* x, int n), (x, n))\n"
 
 
 def test_each_form_is_compiled_once_and_keeps_its_errors(source, monkeypatch):
@@ -254,5 +252,5 @@ def test_a_quick_source_is_looked_for_here_and_then_in_csrc(tmp_path, monkeypatc
 
 
 MUTANTS = [
-    Mutant("minillama.profile_build", "{name}({passed});", "{name}();", test_what_a_function_throws_is_caught_in_cpp),
+    Mutant("minillama.profile_build", "({passed}))", "())", test_what_a_function_throws_is_caught_in_cpp),
 ]

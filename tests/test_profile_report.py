@@ -25,14 +25,13 @@ def by_hand(tmp_path):
                 sectors=48, ideal_sectors=6, compulsory=128)
     load = row(f"{path}:2", "load", "shared", [8 * i for i in range(32)], requests=1, lanes=32, bytes=128, wavefronts=2,
                conflicts=1)
-    race = {"kind": "race", "place": f"{path}:2", "other": "", "times": 3,
+    race = {"kind": "race", "place": f"{path}:2", "other": "", "times": 6,
             "text": "kernel k, block (0,0,0), thread (1,0,0), k.cu:2: reads what thread (0,0,0) wrote"}
-    early = {**race, "kind": "uninitialised"}
     kernel = {"kernel": "k", "launches": 1, "grid": "(1,1,1)", "block": "(32,1,1)", "shared_bytes": 0,
               "accesses": [store, load], "timeline": [[0, 32], [1, 16]],
               "events": [{"place": f"{path}:3", "what": "barrier", "times": 5, "lanes": 160}]}
     profile = Profile()
-    profile.add(json.dumps({"kernels": [kernel], "findings": [race, dict(race), early]}))
+    profile.add(json.dumps({"kernels": [kernel], "findings": [race]}))
     return profile
 
 
@@ -52,7 +51,7 @@ def test_totals_choose_by_space_operation_and_line(by_hand):
     assert by_hand.barriers == 5 and by_hand.mma == 0
 
 
-def test_findings_of_one_line_are_one_and_a_race_says_it_better_than_an_early_read(by_hand):
+def test_a_finding_reads_as_its_sentence(by_hand):
     assert [(finding.kind, finding.times) for finding in by_hand.findings] == [("race", 6)]
     assert str(by_hand.findings[0]).endswith("reads what thread (0,0,0) wrote")
 
@@ -156,17 +155,6 @@ def test_a_race_is_noted_at_both_its_places_and_a_file_of_events_alone_is_known(
                                                                                           "! race"]
     with pytest.raises(ValueError, match="in 'x.cu'; there is nothing"):
         found.annotate("x.cu")
-
-
-@pytest.mark.parametrize(("other", "times"), [
-    ({}, [5]), ({"text": "kernel k2, block (0,0,0)"}, [2, 3]), ({"kind": "misaligned"}, [2, 3]),
-    ({"place": "a:2"}, [2, 3]), ({"other": "a:1"}, [2, 3]), ({"text": "kernel k, block (7,0,0)"}, [5]),
-    ({"kind": "uninitialised"}, [2]), ({"kind": "uninitialised", "place": "a:9"}, [2]),
-    ({"kind": "uninitialised", "place": "a:8"}, [2, 3])])
-def test_findings_are_one_where_kernel_kind_and_places_are(other, times):
-    race = {"kind": "race", "place": "a:1", "other": "a:9", "times": 2, "text": "kernel k, block (0,0,0), thread 0"}
-    found = profile_of(findings=[race, {**race, "times": 3, **other}]).findings
-    assert [finding.times for finding in found] == times and found[0].text == race["text"]
 
 
 def test_the_access_with_the_most_requests_is_drawn(two_kernels):

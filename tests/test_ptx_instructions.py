@@ -45,7 +45,9 @@ def meaning(instruction):
     ("mul.f32 d, x, y", "{ const float a = f32(x); const float b = f32(y); d = float(a * b); }"),
     ("div.s32 d, x, y", "{ const int32_t a = s32(x); const int32_t b = s32(y); d = int32_t(a / b); }"),
     ("add.rn.sat.f32 d, x, y", "{ const float a = f32(x); const float b = f32(y); "
-                               "d = __saturatef(float(a + b)); }"),
+                               "d = __saturatef(float(simt::unfused(simt::unfused(a) + simt::unfused(b)))); }"),
+    ("mul.rn.f64 d, x, y", "{ const double a = f64(x); const double b = f64(y); "
+                           "d = double(simt::unfused(simt::unfused(a) * simt::unfused(b))); }"),
     ("fma.rn.ftz.sat.f32 d, x, y, z", "{ const float a = f32(x); const float b = f32(y); const float c = f32(z); "
                                       "d = __saturatef(simt::ptx::fused(a, b, c)); }"),
     ("mul.hi.u32 d, x, y", "{ const uint32_t a = u32(x); const uint32_t b = u32(y); d = simt::ptx::hi(a, b); }"),

@@ -205,6 +205,41 @@ extern "C" void run(float* y) { LAUNCH((by_shuffle), 1, 32, 0, nullptr)(y); }
     assert {finding.kind for finding in p.findings} == {"race"}
 
 
+LINES = """
+__global__ void lines(float* y, int both) {
+  __shared__ float tile[96];
+  tile[threadIdx.x] = 1;
+#define PART(i) y[threadIdx.x] += tile[63 - threadIdx.x + i];
+  PART(0) PART(0)
+  y[threadIdx.x] += tile[threadIdx.x];
+  if (both) y[threadIdx.x] += tile[threadIdx.x + 32];
+}
+__global__ void others(float* y, int both) {
+  __shared__ float tile[64];
+  if (both > 1) tile[threadIdx.x] = 1;
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+extern "C" void run(float* y, int both) {
+  LAUNCH((lines), 1, 64, 0, nullptr)(y, both);
+  LAUNCH((others), 1, 64, 0, nullptr)(y, both);
+}
+"""
+
+
+def test_findings_of_one_kernel_kind_and_line_are_one_and_a_race_says_it_better_than_an_early_read():
+    """Under forward the first warp reads on line 6 what the second has not written yet."""
+    source = kernels.CudaSource(LINES, name="lines.cu")
+    with kernels.profile(source) as p:
+        source.run(torch.zeros(64), 1)
+    found = [(finding.kind, *(place.rpartition(":")[2] for place in (finding.place, finding.other)),
+              finding.text.split(",")[0]) for finding in p.findings]
+    assert len(found) == len(set(found)), found
+    assert {("race", "4", "6", "kernel lines"), ("uninitialised", "13", "", "kernel others")} <= set(found), found
+    assert not any(kind == "uninitialised" and kernel == "kernel lines" for kind, *_, kernel in found), found
+    times = {one[1:3]: finding.times for one, finding in zip(found, p.findings, strict=True)}
+    assert times["6", "4"] == 2 * 32, "two instructions of 32 lanes"
+
+
 # ---- whose memory an address is
 
 BESIDE = """

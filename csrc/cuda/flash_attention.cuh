@@ -95,11 +95,13 @@ flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
       highest = fmaxf(highest, s[i]);
     }
     highest = team_max(highest);
-    const float base = highest == -INFINITY ? 0 : highest * c;  // -inf - -inf would be NaN
-    const float alpha = exp2f(m * c - base);                    // what earlier sums are worth under the new maximum
+    // The difference first, then the factor: exp2f(s c - highest c) would be other than 1 for the highest score, and for
+    // an old maximum that stays, wherever nvcc fuses one of the two products with the subtraction.
+    const float base = highest == -INFINITY ? 0 : highest;  // -inf - -inf would be NaN
+    const float alpha = exp2f((m - base) * c);              // what earlier sums are worth under the new maximum
     l *= alpha;
     for (int i = 0; i < kTile / kTeam; ++i) {
-      const float p = exp2f(s[i] * c - base);
+      const float p = exp2f((s[i] - base) * c);
       P[row][member + kTeam * i] = p;
       l += p;
     }

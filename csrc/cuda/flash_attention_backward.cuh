@@ -13,6 +13,12 @@
 
 namespace minillama::kernels {
 
+// P from a score before its scale. LSE holds the rounded product of the highest one, so that the product is rounded here
+// too: fused with the subtraction it would leave that rounding over, and where one key has all the weight P would not be 1.
+__device__ inline float share(float score, float lse, float scale) {
+  return exp2f((__fmul_rn(score, scale) - lse) * kLog2E);
+}
+
 template <class T>
 __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const float* __restrict__ d_lse,
                                float* __restrict__ delta, AttentionShape shape) {
@@ -38,8 +44,7 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restr
   const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
   const int64_t place = (batch * shape.heads + head) * shape.queries + query;
   const bool inside = query < shape.queries;
-  const float my_lse = inside ? lse[place] * kLog2E : INFINITY, my_delta = inside ? delta[place] : 0;
-  const float c = shape.scale * kLog2E;
+  const float my_lse = inside ? lse[place] : INFINITY, my_delta = inside ? delta[place] : 0;
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, first, shape.queries, d);
   float sum[D / kTeam] = {};
@@ -50,7 +55,7 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restr
     __syncthreads();
     for (int key = member; key < kTile; key += kTeam) {
       const bool seen = sees(shape, query, start + key);
-      const float p = seen ? exp2f(dot<D>(Q[row], K[key]) * c - my_lse) : 0.0f;
+      const float p = seen ? share(dot<D>(Q[row], K[key]), my_lse, shape.scale) : 0.0f;
       dS[row][key] = p * (dot<D>(dO[row], V[key]) - my_delta);
     }
     __syncwarp();
@@ -77,7 +82,6 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __rest
   const int64_t first = int64_t(blockIdx.x) * kTile, kv_head = blockIdx.y, batch = blockIdx.z, key = first + row;
   const int64_t group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
   const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries
-  const float c = shape.scale * kLog2E;
   load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
   load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, first, shape.keys, d);
   float sum_k[D / kTeam] = {}, sum_v[D / kTeam] = {};
@@ -91,7 +95,7 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __rest
       for (int i = member; i < kTile; i += kTeam) {
         const int64_t query = start + i;
         const bool seen = query < shape.queries && sees(shape, query, key);
-        const float p = seen ? exp2f(dot<D>(Q[i], K[row]) * c - lse[rows + query] * kLog2E) : 0.0f;
+        const float p = seen ? share(dot<D>(Q[i], K[row]), lse[rows + query], shape.scale) : 0.0f;
         P[row][i] = p;
         dS[row][i] = seen ? p * (dot<D>(dO[i], V[row]) - delta[rows + query]) : 0.0f;
       }

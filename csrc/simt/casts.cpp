@@ -53,7 +53,7 @@ static uint64_t as_a_gpu(double value, const CastType& to) {
   return to.is_signed() ? uint32_t(saturated<int32_t>(value)) : saturated<uint32_t>(value);
 }
 
-// ---- cvttss2si and cvttsd2si, the only instructions that g++ makes of a conversion
+// ---- cvttss2si and cvttsd2si (with -mfma their forms in VEX), the only instructions that g++ makes of a conversion
 
 struct Convert {
   bool is_one, is_double;
@@ -86,14 +86,21 @@ static uint64_t operand_address(const unsigned char* modrm, int rex, const greg_
   return address + uint64_t(int64_t(distance));
 }
 
+// F3 or F2 (of a double), perhaps a REX byte, 0F 2C; or the same in the two VEX forms, where the bits of REX are inverted.
 static Convert convert_at(const unsigned char* code, const mcontext_t& machine) {
-  if (*code != 0xf2 && *code != 0xf3) return {};
-  Convert found{false, *code++ == 0xf2, 0, 0};
-  const int rex = (*code & 0xf0) == 0x40 ? *code++ : 0;
-  if (code[0] != 0x0f || code[1] != 0x2c) return {};
-  const unsigned char* modrm = code + 2;
-  found.is_one = true;
-  found.target = (*modrm >> 3 & 7) | (rex & 4) << 1;
+  int rex = 0, prefix = 0;  // 2 for F3, 3 for F2, as VEX says it
+  if (*code == 0xc5) {
+    rex = code[1] & 0x80 ? 0 : 4, prefix = code[1] & 3, code += 2;
+  } else if (*code == 0xc4 && (code[1] & 0x1f) == 1) {
+    rex = ~code[1] >> 5 & 7, prefix = code[2] & 3, code += 3;
+  } else if (*code == 0xf2 || *code == 0xf3) {
+    prefix = *code++ == 0xf2 ? 3 : 2;
+    if ((*code & 0xf0) == 0x40) rex = *code++;
+    if (*code++ != 0x0f) return {};
+  }
+  if (prefix < 2 || *code != 0x2c) return {};
+  const unsigned char* modrm = code + 1;
+  Convert found{true, prefix == 3, (*modrm >> 3 & 7) | (rex & 4) << 1, 0};
   const void* operand = &machine.fpregs->_xmm[(*modrm & 7) | (rex & 1) << 3];
   if (*modrm >> 6 != 3) operand = reinterpret_cast<const void*>(operand_address(modrm, rex, machine.gregs));
   float single;

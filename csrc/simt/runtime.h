@@ -9,9 +9,17 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
-#define __global__
+// nvcc fuses a * b + c of device code into one operation unless it is told --fmad=false. With SIMT_CONTRACT the compiler
+// does so in these functions and in what it inlines into them; a kernel is not inlined into its launch, which is host code.
+#ifdef SIMT_CONTRACT
+#define __device__ __attribute__((optimize("fp-contract=fast")))
+#define __global__ __device__ __attribute__((noinline))
+#else
 #define __device__
+#define __global__
+#endif
 #define __host__
 #define __constant__
 #define __grid_constant__
@@ -65,6 +73,17 @@ constexpr int warpSize = 32;
 
 namespace simt {
 
+// x, which takes part in no fused operation: for __fmul_rn and its like.
+template <class T>
+SIMT_INLINE T unfused(T x) {
+#if defined(SIMT_CONTRACT) && defined(__x86_64__)
+  if constexpr (std::is_floating_point_v<T>) __asm__("" : "+x"(x));
+#elif defined(SIMT_CONTRACT) && defined(__aarch64__)
+  if constexpr (std::is_floating_point_v<T>) __asm__("" : "+w"(x));
+#endif
+  return x;
+}
+
 // Every failure of an emulated kernel: what happened, with kernel, block, thread and source line.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -115,6 +134,16 @@ struct LaunchConfig {
 void run(const LaunchConfig& config, void (*body)(void*), void* argument);
 void allow_shared(const void* function, size_t bytes);
 void keep_error(const char* message);
+// simt_caught_NAME(...), which calls NAME(...) and keeps what it throws: that must not reach a caller in C.
+#define SIMT_CAUGHT(name, parameters, passed)         \
+  extern "C" void name parameters;                    \
+  extern "C" void simt_caught_##name parameters {     \
+    try {                                             \
+      name passed;                                    \
+    } catch (const std::exception& error) {           \
+      simt::keep_error(error.what());                 \
+    }                                                 \
+  }
 std::string take_error();  // of the first launch that failed under keep_errors, or ""; then launches run again
 
 // Tell the profiler of a piece of global memory: accesses outside all such pieces are then errors.

@@ -127,11 +127,11 @@ inline long long __double_as_longlong(double x) {
   return value;
 }
 
-inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fsub_rn(float x, float y) { return simt::unfused(x) - simt::unfused(y); }
 inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float fdividef(float x, float y) { return x / y; }
-inline double __dadd_rn(double x, double y) { return x + y; }
-inline double __dmul_rn(double x, double y) { return x * y; }
+inline double __dadd_rn(double x, double y) { return simt::unfused(x) + simt::unfused(y); }
+inline double __dmul_rn(double x, double y) { return simt::unfused(x * y); }
 inline float __exp10f(float x) { return std::pow(10.0f, x); }
 inline float __log10f(float x) { return std::log10(x); }
 inline float __tanf(float x) { return std::tan(x); }

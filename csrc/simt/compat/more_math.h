@@ -14,6 +14,7 @@ T rounded(T r, T lacks) {
   return r;
 }
 template <char How, class T> T add(T a, T b) {
+  a = unfused(a), b = unfused(b);
   const T r = a + b, t = r - a;
   return rounded<How>(r, (a - (r - t)) + (b - t));  // Knuth's two-sum
 }
@@ -48,7 +49,7 @@ SIMT_ROUNDED(rd, 'd')
 SIMT_ROUNDED(ru, 'u')
 SIMT_ROUNDED(rz, 'z')
 #undef SIMT_ROUNDED
-inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dsub_rn(double a, double b) { return simt::unfused(a) - simt::unfused(b); }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 inline double __drcp_rn(double a) { return 1 / a; }

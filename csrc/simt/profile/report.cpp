@@ -130,6 +130,26 @@ static std::string json_of(const Finding& finding) {
          ", \"times\": " + std::to_string(finding.times) + ", \"text\": " + quoted(sentence) + "}";
 }
 
+// One line may be several instructions. And where a race is found, "uninitialised" only says that a thread read too early.
+static std::vector<Finding> merged(const std::vector<Finding>& findings) {
+  std::set<std::string> racing;
+  std::vector<Finding> kept;
+  std::map<std::vector<std::string>, size_t> place_of;
+  for (const Finding& finding : findings)
+    if (finding.kind == "race")
+      for (const std::string& place : places_of({finding.pc, finding.other_pc})) racing.insert(place);
+  for (const Finding& finding : findings) {
+    const bool known_place = finding.where.file;
+    const auto places = places_of({finding.pc, known_place ? nullptr : finding.other_pc});
+    const std::string place = known_place ? text(finding.where) : places[0];
+    if (finding.kind == "uninitialised" && racing.count(place)) continue;
+    const auto [known, fresh] = place_of.insert({{finding.kernel, finding.kind, place, places[1]}, kept.size()});
+    if (fresh) kept.push_back(finding);
+    else kept[known->second].times += finding.times;
+  }
+  return kept;
+}
+
 static std::string json_of(uint32_t number, const Site& site, const Counters& c, const Pattern& pattern) {
   std::string offsets;
   for (int i = 0; i < kWarp; ++i)
@@ -168,7 +188,7 @@ std::string Profiler::json() {
                          std::to_string(one.shared_bytes) + ",\n \"accesses\": " + joined(of_sites) +
                          ",\n \"events\": " + joined(of_events) + ",\n \"timeline\": " + joined(steps) + "}");
   }
-  for (const Finding& finding : findings) of_findings.push_back(json_of(finding));
+  for (const Finding& finding : merged(findings)) of_findings.push_back(json_of(finding));
   return "{\"kernels\": " + joined(of_kernels) + ",\n\"findings\": " + joined(of_findings) + "}";
 }
 
