@@ -145,7 +145,8 @@ def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
 @pytest.mark.long
 def test_a_tour_today_says_what_the_readme_says(tmp_path):
     """Times apart. Numbers may differ in the last digits on another machine, so they are held to 3 %; not those that no
-    training holds: an untuned model's bits in a template it never saw, and how far PPO goes without a KL penalty."""
+    training holds: an untuned model's bits in a template it never saw, and how far PPO goes without a KL penalty. A
+    percentage above the entropy says once more, a hundredfold enlarged, what the bits beside it say."""
     fresh_tour(tmp_path)
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
     today = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
@@ -153,7 +154,7 @@ def test_a_tour_today_says_what_the_readme_says(tmp_path):
         assert then["stage"] == now["stage"]
         if then["stage"] not in ("real text", "without the KL penalty"):  # real text differs between versions of Python
             said = [row["expected"] + row["got"].split("; before")[0] for row in (then, now)]
-            numbers = [[float(n) for n in re.findall(r"\d+\.\d+", words)] for words in said]
+            numbers = [[float(n) for n in re.findall(r"\d+\.\d+(?![\d%])", words)] for words in said]
             assert numbers[0] == pytest.approx(numbers[1], rel=0.03, abs=1.0)
 
 
