@@ -161,7 +161,7 @@ def run_pretrain(arguments):
 
     from minillama.backends import functions, use_kernels
     from minillama.checkpoint import open_weights
-    from minillama.cli_model import loaded
+    from minillama.cli_model import load_from_args
     from minillama.config import preset
     from minillama.corpus.text_files import check_texts, read_documents
     from minillama.memory import require_memory, require_step_memory
@@ -186,7 +186,7 @@ def run_pretrain(arguments):
     check_shape(shape, settings)
     require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
                         size=4 if settings.dtype == "float32" else 2)
-    model, tokenizer = loaded(arguments, whole=True) if given else (None, tokenizer)
+    model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = on_main_first(
             lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
@@ -203,12 +203,12 @@ def run_pretrain(arguments):
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     from minillama.backends import use_kernels
-    from minillama.cli_model import loaded
+    from minillama.cli_model import load_from_args
     from minillama.generate import generate_text
     from minillama.sampling import Sampling
 
     sampling = flags.from_flags(Sampling, arguments)
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = load_from_args(arguments)
     use_kernels(model, arguments.kernels)
     pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                          seed=arguments.seed), model.config.max_seq_len)

@@ -12,7 +12,7 @@ import torch
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range, range_of
 from minillama.claim import claims
-from minillama.cli_model import add_template, loaded, opened, take_template
+from minillama.cli_model import add_template, load_from_args, opened, take_template
 from minillama.cli_tuning import save
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags, typed
@@ -72,7 +72,7 @@ def run_reward(arguments):
     pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
     require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
-    model, _ = loaded(arguments, found=found)
+    model, _ = load_from_args(arguments, found=found)
     given = facts(arguments, "template", "held_out_fraction", "max_new_tokens")
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template,
                                    folder=arguments.out, resume=arguments.resume, facts=given)
@@ -105,7 +105,7 @@ def run_ppo(arguments):
                          f"{weights.config.max_seq_len}: leave it out, or shorten it")
     require_step_memory(weights.config, config.batch_size // config.minibatches, config.minibatches, longest + 1,
                         arguments.device, vocabulary=False)
-    model, _ = loaded(arguments, found=found)
+    model, _ = load_from_args(arguments, found=found)
     reward_model, reads = load_reward(arguments.reward, arguments.device)
     if reads is None or reads.vocab_size != tokenizer.vocab_size:
         raise ValueError(f"{arguments.reward} reads with another tokenizer than {arguments.model}: make one with "

@@ -6,7 +6,7 @@ import torch
 
 from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.claim import claims
-from minillama.cli_model import in_words, loaded
+from minillama.cli_model import in_words, load_from_args
 from minillama.files import atomic_folder
 from minillama.flags import add_device, command, typed
 from minillama.generate import generate_tokens
@@ -36,7 +36,7 @@ def run_merge(arguments):
     whole, measured = arguments.into != "dequantized" and (base is None or arguments.into == "original"), None
     if whole and base:
         measured = learned_predictions(arguments)
-    model, tokenizer = loaded(arguments, whole)
+    model, tokenizer = load_from_args(arguments, whole)
     if not whole and not quantization_of(model):
         raise ValueError(f"neither {arguments.model} nor what {arguments.adapter} says of its base is quantized: "
                          "leave --into out")
@@ -56,7 +56,7 @@ def run_merge(arguments):
 def learned_predictions(arguments):
     """(texts of the adapter on the base that it was learned over, its log-probabilities there): 8 texts that it writes
     itself, of up to 32 tokens."""
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = load_from_args(arguments)
     load_lora(arguments.adapter, model.eval())
     begin = [[tokenizer.bos_id or 0]] * 8
     steps = list(generate_tokens(model, begin, min(32, model.config.max_seq_len - 1), Sampling()))

@@ -76,7 +76,7 @@ def shape_of(weights):
         return Transformer(weights.config)
 
 
-def loaded(arguments, whole=False, found=None):
+def load_from_args(arguments, whole=False, found=None):
     """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
     _, tokenizer, kind, settings, told = found or opened(arguments, whole)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None

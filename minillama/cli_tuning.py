@@ -11,7 +11,7 @@ from minillama.bounds import MOST, SEEDS, Range, range_of
 from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.claim import claims
-from minillama.cli_model import add_template, loaded, opened, shape_of, take_template
+from minillama.cli_model import add_template, load_from_args, opened, shape_of, take_template
 from minillama.memory import require_step_memory
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import TABLES, load_lora, save_lora
@@ -83,7 +83,7 @@ def run_sft(arguments):
         arguments.load_4bit = True
     found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method in WHOLE)
     template = take_template(arguments, tokenizer, "alpaca")
-    *train, held_out = (encoded(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
+    *train, held_out = (encode_all(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
                         for part in (*stages, rest))
     sizes = [len(stage) for stage in train]
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
@@ -92,7 +92,7 @@ def run_sft(arguments):
     mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
     require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
                         arguments.device, size=2, vocabulary=False, recompute=settings.gradient_checkpointing)
-    model, _ = loaded(arguments, found=found)
+    model, _ = load_from_args(arguments, found=found)
     use_kernels(model, arguments.kernels)
     prepare(model, arguments)
     with process_group(arguments.device):  # of torchrun, if that started us
@@ -132,7 +132,7 @@ def read_and_split(arguments):
     return stages, held_out
 
 
-def encoded(records, template, tokenizer, max_length):
+def encode_all(records, template, tokenizer, max_length):
     """The records as sequences; what was cut or left out is told."""
     made = encode_records(records, template, tokenizer, max_length)
     print(f"{template}: {len(made.sequences)} sequences, {made.cut} cut at {max_length} tokens, {made.left_out} left "
@@ -168,7 +168,7 @@ def save(model, tokenizer, arguments):
 def run_chat(arguments):
     """Load, maybe quantize, and answer line after line (`chat.chat`)."""
     sampling = flags.from_flags(ChatSampling, arguments)
-    model, tokenizer = loaded(arguments)
+    model, tokenizer = load_from_args(arguments)
     use_kernels(model, arguments.kernels)
     if arguments.adapter:
         load_lora(arguments.adapter, model)

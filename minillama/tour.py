@@ -161,7 +161,7 @@ def tokenizer_stage(report, train, held_out):
     return tokenizer
 
 
-def trained(report, name, shape, tokenizer, tokenizer_path, split, pretrain_config):
+def train_or_load(report, name, shape, tokenizer, tokenizer_path, split, pretrain_config):
     """A model trained on split = (train documents, held-out documents), or the one that an earlier tour finished.
 
     Returns (model, held-out tokens, history of the training).
@@ -190,7 +190,7 @@ def pretrain_stage(report, tokenizer, train, held_out):
     split = [document.text for document in train], [document.text for document in held_out]
     settings = report.config.pretraining(report.config.steps, 8e-3)
     path = report.out / "tokenizer.model"
-    model, tokens, history = trained(report, "pretrain", shape, tokenizer, path, split, settings)
+    model, tokens, history = train_or_load(report, "pretrain", shape, tokenizer, path, split, settings)
     nats, _ = model_nats(model, tokens, seq_len=settings.seq_len, stride=settings.seq_len // 2)
     bits, entropy = nats / math.log(2) / len(held_out), sum(document.bits for document in held_out) / len(held_out)
     report.check("pretrain", f"at most 10 % above the entropy of the held-out documents ({entropy:.1f} bits each)",
@@ -235,7 +235,7 @@ def text_stage(report, paths):
     shape = report.config.text_shape(tokenizer.vocab_size)
     report.check_lengths(tokenizer, shape.max_seq_len)
     settings = report.config.pretraining(report.config.text_steps, report.config.text_max_lr)
-    model, tokens, history = trained(report, "text", shape, tokenizer, path, split, settings)
+    model, tokens, history = train_or_load(report, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), pages.text_levels(split)
     level = pages.context(3) if paths is None else pages.context(2)
     report.check("real text", f"fewer bits per character than a model of {level}: {levels[level]:.3f}",

@@ -214,16 +214,16 @@ def test_a_finished_stage_of_the_tour_whose_metrics_are_damaged_is_refused_in_on
     from letters import Letters
     from tiny_run import CONFIG, SHAPE
 
-    from minillama.tour import TourConfig, TourReport, trained
+    from minillama.tour import TourConfig, TourReport, train_or_load
 
     road = TourReport(tmp_path, TourConfig(progress=False))
     road.say = lambda text: None
     texts = ["abcdefgh" * 9] * 4, ["hgfedcba" * 9]
     stage = (road, "stage", replace(SHAPE, vocab_size=Letters.vocab_size), Letters(), None, texts, CONFIG)
-    history = trained(*stage)[2]
-    assert len(trained(*stage)[2]) == len(history)
+    history = train_or_load(*stage)[2]
+    assert len(train_or_load(*stage)[2]) == len(history)
     metrics, = tmp_path.rglob("metrics.jsonl")
     for damage in ("{}\n" * 20, "", "x"):
         metrics.write_text(damage)
         with pytest.raises(ValueError, match="metrics.jsonl is damaged: it does not hold the 11 steps"):
-            trained(*stage)
+            train_or_load(*stage)

@@ -128,13 +128,14 @@ def test_the_digest_of_the_code_knows_every_folder_and_what_is_no_python(tmp_pat
 
 STAGE = """from minillama.config import ModelConfig
 from minillama.tokenizer import train_bpe
-from minillama.tour import TourReport, TourConfig, trained
+from minillama.tour import TourConfig, TourReport, train_or_load
 text = "the old goat and the old hen, " * 40
 tokenizer = train_bpe([text], 280, hard_vocab_limit=False)
 tokenizer.save("tokenizer.model")
 config = TourConfig(progress=False)
-trained(TourReport("out", config), "pretrain", ModelConfig(32, 1, 2, tokenizer.vocab_size, hidden_dim=32), tokenizer,
-        "tokenizer.model", ([text] * 9, [text]), config.pretraining(31, 1e-3))
+shape = ModelConfig(32, 1, 2, tokenizer.vocab_size, hidden_dim=32)
+train_or_load(TourReport("out", config), "pretrain", shape, tokenizer, "tokenizer.model", ([text] * 9, [text]),
+              config.pretraining(31, 1e-3))
 """
 
 

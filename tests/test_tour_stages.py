@@ -59,7 +59,8 @@ def test_pretraining_ends_within_a_tenth_of_the_entropy(road, monkeypatch, above
     held_out = [Document("a", 20.0), Document("b", 40.0), Document("c", 30.0)]  # 90 bits in all
     seen, checked = [], []
     road.check_lengths = lambda *given: checked.append(given)
-    monkeypatch.setattr(tour_module, "trained", lambda *given: seen.append(given) or ("model", "tokens", "history"))
+    monkeypatch.setattr(tour_module, "train_or_load",
+                        lambda *given: seen.append(given) or ("model", "tokens", "history"))
     monkeypatch.setattr(tour_module, "model_nats", lambda *given, **sizes: seen.append((given, sizes)) or (
         (1 + above) * 90 * math.log(2), 17))
     tokenizer = type("Tokenizer", (), {"vocab_size": 301})
@@ -101,7 +102,7 @@ def test_real_text_is_held_against_a_model_of_2_characters_and_pythons_own_again
     monkeypatch.setattr(tour_module.text_files, "split", lambda given, say: split)
     monkeypatch.setattr(tour_module.stdlib_docs, "train_and_held_out", lambda: split)
     tokens, seen = type("Tokens", (), {"characters": 77}), []
-    monkeypatch.setattr(tour_module, "trained", lambda *given: seen.append(given) or ("model", tokens, "history"))
+    monkeypatch.setattr(tour_module, "train_or_load", lambda *given: seen.append(given) or ("model", tokens, "history"))
     monkeypatch.setattr(tour_module.pages, "text_levels", lambda split: levels)
     monkeypatch.setattr(tour_module.pages, "continuations", lambda *given: [("given", "made"), ("no", "more")])
     checked = []
