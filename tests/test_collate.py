@@ -5,7 +5,8 @@ import torch
 from mutants import Mutant
 
 from minillama.collate import IGNORE, collate, pad_rows, real_tokens
-from minillama.train.sequence_loss import Chunk, Sequence
+from minillama.train.packing import Chunk
+from minillama.train.sequence_loss import Sequence
 
 ROWS = [[4, 5, 6, 7, 8], [9], [1, 2, 3]]
 
