@@ -23,7 +23,7 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/cpu/nf4_matmul.cpp", "csrc/cpu/rope.cpp",
              "csrc/cpu/vectors.cpp", "csrc/bind_simt.cpp", "csrc/simt_kernels.cpp", "csrc/simt/scheduler.cpp",
              "csrc/simt/grid.cpp", "csrc/simt/device.cpp", "csrc/simt/calls.cpp", "csrc/simt/casts.cpp",
-             "csrc/simt/faults.cpp", "csrc/simt/places.cpp"],
+             "csrc/simt/faults.cpp", "csrc/simt/places.cpp", "csrc/simt/symbols.cpp"],
     # TORCH_LIBRARY(minillama) on GPUs. Its kernels, csrc/cuda/kernels.cu, are nvcc's and join when it is linked
     "_cuda": ["csrc/bind_cuda.cpp"],
 }

@@ -36,7 +36,7 @@ def build(source, folders=(), defines=(), profiled=False, others=(), contracted=
     here, folder = source_folder() / "simt", build_folder() / "programs"
     flags = [*FAST, *(PROFILED if profiled else ["-g1"]), *contraction(contracted), f"-I{here / 'compat'}",
              *(f"-I{f}" for f in folders), *(f"-D{d}" for d in defines), "-include", "cuda_runtime.h", "-fmax-errors=1",
-             "-fno-delete-null-pointer-checks",  # old programs ask a method `if (this)`
+             "-fno-builtin-printf", "-fno-delete-null-pointer-checks",  # old programs ask a method `if (this)`
              "-gdwarf-4"]  # some addr2line reads the file names of DWARF 5 one off
     runtime, state = compile_runtime(folder, profiled, PROGRAM)
     state.update(repr(flags).encode())

@@ -114,14 +114,15 @@ def _missing():
 
 @contextlib.contextmanager
 def schedule(order):
-    """Within it, emulated threads run in this order: "forward", "reverse" or "shuffle:SEED"; "forward" afterwards."""
+    """Within it, emulated threads run in this order: "forward", "reverse" or "shuffle:SEED"; afterwards as before."""
     if not re.fullmatch(r"forward|reverse|shuffle:\d+", order):
         raise ValueError(f"schedule {order!r} is not known: use 'forward', 'reverse' or 'shuffle:SEED'")
+    before = profile_build.order
     _set_schedule(order)
     try:
         yield
     finally:
-        _set_schedule("forward")
+        _set_schedule(before)
 
 
 def _set_schedule(order):
@@ -135,23 +136,23 @@ def profile(*sources):
     """Count and check every access of the emulated kernels that run in the block: `with profile() as p: ...`.
 
     Without arguments these are minillama's own, asked for with backend="simt"; otherwise those of the CudaSources
-    given. They are compiled for it once, with g++ (some 20 s of CPU time), and run about 50 times slower. `p` is a
-    `minillama.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
+    given. g++ takes some 20 s for them, once, and they run about 50 times slower. One within another counts for both.
+    `p` is a `minillama.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
     """
-    report = Profile()
-    libraries = [] if sources else [_kernels_compiled(profiled=True, contracted=False)]
-    for source in sources:
-        source.profiled = True
-        libraries.append(source.library())
-    for library in libraries:
-        library.simt_start()
+    report, before, started = Profile(), [source.profiled for source in sources], []
     try:
-        with contextlib.nullcontext() if sources else profile_build.kernels_of(libraries[0]):
+        for source in sources:
+            source.profiled = True
+        own = [] if sources else [_kernels_compiled(profiled=True, contracted=False)]
+        for library in own or [source.library() for source in sources]:
+            library.simt_start()
+            started.append(library)
+        with profile_build.kernels_of(own[0]) if own else contextlib.nullcontext():
             yield report
     finally:
-        for source in sources:
-            source.profiled = False
-        for library in libraries:
+        for source, profiled in zip(sources, before, strict=True):
+            source.profiled = profiled
+        for library in started:
             library.simt_stop()
             report.add(library.simt_json().decode())
 

@@ -115,6 +115,7 @@ def kernels_of(library):
     finally:
         _in_use.pop()
         torch.ops.minillama_simt.use_kernels(_in_use[-1])
+        torch.ops.minillama_simt.set_schedule(order)
 
 
 class CudaSource:

@@ -240,8 +240,9 @@ def _barrier(s, _, mods, args):
 
 
 def _nothing(s, name, mods, args):
-    """Fences and hints: memory is in order here, and there are no caches."""
-    return "" if set(mods) <= {"cta", "gl", "sys", "gpu", "sc", "acq_rel", "global", "L1", "L2", *SPACES} else None
+    """Fences and hints: memory is in order here, and there are no caches; the profiler hears of fences."""
+    known = set(mods) <= {"cta", "gl", "sys", "gpu", "sc", "acq_rel", "global", "L1", "L2", *SPACES}
+    return "::simt::fence();" * (name in ("membar", "fence")) if known else None
 
 
 HANDLERS = {

@@ -128,7 +128,7 @@ def test_operators_for_gpus_are_loaded_before_anything_is_registered_for_them(mo
 
 
 @pytest.mark.skipif("simt" not in kernels.built_backends(), reason="the emulated kernels are not built")
-def test_a_schedule_holds_within_its_block_and_is_forward_again_after_an_error(monkeypatch):
+def test_a_schedule_holds_within_its_block_and_the_one_before_it_afterwards(monkeypatch):
     orders = []
     monkeypatch.setattr(torch.ops.minillama_simt, "set_schedule", orders.append)
     monkeypatch.setattr(profile_build, "order", "forward")
@@ -136,6 +136,11 @@ def test_a_schedule_holds_within_its_block_and_is_forward_again_after_an_error(m
         assert orders == ["shuffle:12"] and profile_build.order == "shuffle:12"
         raise KeyError
     assert orders == ["shuffle:12", "forward"] and profile_build.order == "forward"
+    with kernels.schedule("reverse"):
+        with pytest.raises(KeyError), kernels.schedule("shuffle:3"):
+            raise KeyError
+        assert orders[2:] == ["reverse", "shuffle:3", "reverse"] and profile_build.order == "reverse"
+    assert orders[-1] == "forward" and profile_build.order == "forward"
     for wrong in ("sideways", "shuffle", "shuffle:x", "forward "):
         with pytest.raises(ValueError, match="is not known: use 'forward', 'reverse' or 'shuffle:SEED'"):
             kernels.schedule(wrong).__enter__()

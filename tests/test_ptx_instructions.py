@@ -100,7 +100,7 @@ def meaning(instruction):
     ("redux.sync.xor.b32 d, x, m", "d = __reduce_xor_sync(u32(m), b32(x));"),
     ("match.any.sync.b64 d, x, m", "d = __match_any_sync(u32(m), b64(x));"),
     ("bar.warp.sync m", "__syncwarp(u32(m));"), ("barrier.cta.sync.aligned 0", "__syncthreads();"),
-    ("nanosleep.u32 20", "__nanosleep(1);"), ("trap", "__trap();"), ("fence.acq_rel.gpu", ""),
+    ("nanosleep.u32 20", "__nanosleep(1);"), ("trap", "__trap();"), ("fence.acq_rel.gpu", "::simt::fence();"),
     ("bfe.s64 d, x, y, z", "d = simt::ptx::bfe(s64(x), u32(y), u32(z));"), ("activemask.b32 d", "d = __activemask();"),
 ])
 def test_an_instruction_is_the_cpp_that_the_manual_describes(instruction, cpp):

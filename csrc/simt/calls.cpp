@@ -1,6 +1,7 @@
 // The functions that emulated kernels call, asynchronous copies, and memory for stacks.
 
 #include "scheduler.h"
+#include "symbols.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -56,6 +57,7 @@ void forget(const void* address) {
 
 uint64_t hash_of_watched(uint64_t hash) {  // in a signal: a kernel runs, and nobody is watching more
   for (const auto& [address, bytes] : watched) hash = hash_of(hash, address, bytes);
+  for (const Variable& one : variables()) hash = hash_of(hash, one.address, one.bytes);
   return watched.empty() ? 0 : hash | 1;
 }
 #endif
@@ -133,6 +135,8 @@ void atomic_access(const void* address, int bytes, Where where) {
   on_access(address, bytes, Op::atomic, where);
   atomic_point(where);
 }
+
+void fence() { on_fence(); }
 
 void matrix_row(const void* row, const char* what, Where where) {
   if (reinterpret_cast<uintptr_t>(row) % 16) fail(std::string(what) + " of a row that is not 16-byte aligned", where);

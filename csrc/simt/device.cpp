@@ -1,9 +1,11 @@
 // What a launch is held to, what an error says, and the functions that kernels call.
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
 #include "scheduler.h"
+#include "symbols.h"
 
 namespace simt {
 
@@ -89,13 +91,26 @@ void check_limits(const LaunchConfig& config) {
     refuse("block " + text(b) + " is too large: at most (1024,1024,64) and 1024 threads in all");
   if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
     refuse("grid " + text(g) + " is too large: at most (2147483647,65535,65535)");
-  const auto found = opted_in().find(config.function);
-  const size_t opted = found == opted_in().end() ? 0 : found->second;
+  const size_t opted = allowed_shared(config.function);
+  const size_t fixed = static_shared_of(config.function), both = fixed + config.shared_bytes;
+  if (fixed > device.shared_bytes)
+    refuse(std::to_string(fixed) + " bytes of static shared memory: a kernel may have " +
+           std::to_string(device.shared_bytes) + ", and more only as dynamic shared memory");
+  if (fixed && both > std::max(device.shared_bytes, opted ? device.shared_opt_in_bytes : 0))
+    refuse(std::to_string(fixed) + " bytes of static and " + std::to_string(config.shared_bytes) +
+           " of dynamic shared memory: together a block has " +
+           std::to_string(opted ? device.shared_opt_in_bytes : device.shared_bytes) + " on " + device.name +
+           (opted ? "" : ", and more where cudaFuncSetAttribute allowed the kernel to"));
   if (config.shared_bytes > device.shared_bytes && config.shared_bytes > opted)
     refuse(std::to_string(config.shared_bytes) + " bytes of dynamic shared memory: over " +
            std::to_string(device.shared_bytes) + " a kernel must first be allowed to, up to " +
            std::to_string(device.shared_opt_in_bytes) + " on " + device.name +
            ", by cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)");
+}
+
+size_t allowed_shared(const void* function) {
+  const auto found = opted_in().find(function);
+  return found == opted_in().end() ? 0 : found->second;
 }
 
 // ---- what an error says

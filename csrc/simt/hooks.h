@@ -23,6 +23,7 @@ void on_gone(int thread);                                // it has returned
 void on_barrier(Where where, int threads);               // all have arrived
 void on_meeting(int warp, uint32_t lanes, const char* what, Where where);
 void on_failure(const char* what, Where where);
+void on_fence();
 void on_access(const void* address, int bytes, Op op, Where where);  // made by the emulator for a kernel
 void on_copy(const AsyncCopy& copy, Where where);        // cp.async is issued
 void on_copy_arrives(const AsyncCopy& copy);             // its wait is over
@@ -36,6 +37,7 @@ inline void on_gone(int) {}
 inline void on_barrier(Where, int) {}
 inline void on_meeting(int, uint32_t, const char*, Where) {}
 inline void on_failure(const char*, Where) {}
+inline void on_fence() {}
 inline void on_access(const void*, int, Op, Where) {}
 inline void on_copy(const AsyncCopy&, Where) {}
 inline void on_copy_arrives(const AsyncCopy&) {}

@@ -81,8 +81,8 @@ template <class T> SIMT_INLINE T __ldcs(const T* address) { return *address; }
 template <class T> SIMT_INLINE T __ldcg(const T* address) { return *address; }
 template <class T> SIMT_INLINE void __stcs(T* address, T value) { *address = value; }
 template <class T> SIMT_INLINE void __stcg(T* address, T value) { *address = value; }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+inline void __threadfence() { simt::fence(); }
+inline void __threadfence_block() { simt::fence(); }
 inline void __nanosleep(unsigned, simt::Where where = simt::Where::here()) { simt::atomic_point(where); }
 [[noreturn]] inline void __trap(simt::Where where = simt::Where::here()) { simt::fail("__trap()", where); }
 

@@ -133,6 +133,8 @@ struct LaunchConfig {
 // Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
 void run(const LaunchConfig& config, void (*body)(void*), void* argument);
 void allow_shared(const void* function, size_t bytes);
+size_t allowed_shared(const void* function);    // 0: nothing was asked for
+size_t static_shared_of(const void* function);  // see symbols.h
 void keep_error(const char* message);
 // simt_caught_NAME(...), which calls NAME(...) and keeps what it throws: that must not reach a caller in C.
 #define SIMT_CAUGHT(name, parameters, passed)         \
@@ -212,6 +214,7 @@ bool is_shared_memory(const void* pointer);
 int lane_id();
 void atomic_point(Where where);  // a thread that spins on an atomic lets the others go on
 void atomic_access(const void* address, int bytes, Where where);
+void fence();  // memory is in order here: only the profiler wants to know
 void matrix_row(const void* row, const char* what, Where where);  // a lane names a row for ldmatrix
 [[noreturn]] void fail(const std::string& message, Where where);
 [[noreturn]] void fail_absent(int lane, const char* what, Where where);  // a lane that does not take part is read

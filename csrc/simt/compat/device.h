@@ -108,8 +108,8 @@ enum { cudaDeviceScheduleAuto, cudaDeviceScheduleSpin, cudaDeviceScheduleYield, 
        cudaDeviceBlockingSync = 4, cudaDeviceMapHost = 8 };
 enum cudaLimit { cudaLimitStackSize, cudaLimitPrintfFifoSize, cudaLimitMallocHeapSize, cudaLimitDevRuntimeSyncDepth,
                  cudaLimitDevRuntimePendingLaunchCount, cudaLimitMaxL2FetchGranularity, cudaLimitPersistingL2CacheSize };
-SIMT_ANSWER(cudaDeviceSetLimit(cudaLimit, size_t), )
-SIMT_ANSWER(cudaDeviceGetLimit(size_t* value, cudaLimit), *value = 64 * 1024)
+cudaError_t cudaDeviceSetLimit(cudaLimit limit, size_t value);
+cudaError_t cudaDeviceGetLimit(size_t* value, cudaLimit limit);
 enum cudaFuncCache { cudaFuncCachePreferNone, cudaFuncCachePreferShared, cudaFuncCachePreferL1, cudaFuncCachePreferEqual };
 enum cudaSharedMemConfig { cudaSharedMemBankSizeDefault, cudaSharedMemBankSizeFourByte, cudaSharedMemBankSizeEightByte };
 SIMT_ANSWER(cudaDeviceSetCacheConfig(cudaFuncCache), )
@@ -128,7 +128,6 @@ SIMT_ANSWER(cudaDeviceGetStreamPriorityRange(int* least, int* greatest), *least 
 SIMT_ANSWER(cudaStreamDestroy(cudaStream_t), )
 SIMT_ANSWER(cudaStreamSynchronize(cudaStream_t), )
 SIMT_ANSWER(cudaStreamQuery(cudaStream_t), )
-SIMT_ANSWER(cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned = 0), )
 #define CUDART_CB
 using cudaStreamCallback_t = void (*)(cudaStream_t, cudaError_t, void*);
 inline cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call, void* data, unsigned) {
@@ -137,14 +136,14 @@ inline cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback
 }
 SIMT_ANSWER(cudaLaunchHostFunc(cudaStream_t, void (*call)(void*), void* data), call(data))
 
-struct SimtEvent { double seconds; };  // of the host's clock
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+inline cudaError_t cudaEventCreate(cudaEvent_t* event, unsigned flags = 0) { return cudaEventCreateWithFlags(event, flags); }
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);  // host time, no GPU's
-SIMT_ANSWER(cudaEventCreate(cudaEvent_t* event, unsigned = 0), *event = new SimtEvent{0})
-SIMT_ANSWER(cudaEventCreateWithFlags(cudaEvent_t* event, unsigned), *event = new SimtEvent{0})
-SIMT_ANSWER(cudaEventDestroy(cudaEvent_t event), delete event)
-SIMT_ANSWER(cudaEventSynchronize(cudaEvent_t), )
-SIMT_ANSWER(cudaEventQuery(cudaEvent_t), )
+cudaError_t cudaEventQuery(cudaEvent_t event);
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaEventQuery(event); }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned = 0) { return cudaEventQuery(event); }
 
 // ---- what a kernel may ask for, and how many blocks fit
 
@@ -159,6 +158,7 @@ struct cudaFuncAttributes {
 };
 namespace simt::program {
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+cudaError_t attributes_of(cudaFuncAttributes* all, const void* kernel);
 int blocks_that_fit(int threads, size_t shared);
 }
 template <class Kernel>
@@ -168,8 +168,9 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, in
 template <class Kernel>
 SIMT_ANSWER(cudaFuncSetCacheConfig(Kernel*, cudaFuncCache), )
 template <class Kernel>
-SIMT_ANSWER(cudaFuncGetAttributes(cudaFuncAttributes* all, Kernel*),
-            *all = {}, all->maxThreadsPerBlock = 1024, all->numRegs = 32)
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* all, Kernel* kernel) {
+  return simt::program::attributes_of(all, reinterpret_cast<const void*>(kernel));
+}
 template <class Kernel>
 SIMT_ANSWER(cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads, size_t shared),
             *blocks = simt::program::blocks_that_fit(threads, shared))

@@ -64,8 +64,13 @@ namespace simt::program {
 
 [[noreturn]] void unsupported(const char* what, Where where);  // ends the program with exit code 3
 cudaError_t checked();                   // of any runtime call: takes in what a launch left; sticky after a failed kernel
+cudaError_t launched();                  // the same for a launch, which does not show what kernels printed
 cudaError_t last_error(bool forget);
 cudaError_t fail_with(cudaError_t error);  // remembered for cudaGetLastError
+
+void show_printed();                     // by kernels, see printf.cpp
+void show_printed_at_the_end();
+void printed_at_most(size_t bytes);
 
 }  // namespace simt::program
 

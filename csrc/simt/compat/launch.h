@@ -27,12 +27,12 @@ struct Typed {  // arguments are converted as those of a function are: 0 is a nu
   Launch launch;
   void operator()(Arguments... arguments) {
     launch(arguments...);
-    checked();
+    launched();
   }
   template <class... Fewer>  // where the kernel has default arguments
   auto operator()(Fewer... arguments) -> std::enable_if_t<(sizeof...(Fewer) < sizeof...(Arguments))> {
     launch(arguments...);
-    checked();
+    launched();
   }
 };
 template <class Launch, class Result, class... Arguments>
@@ -43,7 +43,7 @@ template <class Launch>
 auto typed(Launch launch, std::nullptr_t) {
   return [launch](auto... arguments) mutable {
     launch(arguments...);
-    checked();
+    launched();
   };
 }
 
@@ -92,7 +92,7 @@ cudaError_t simt_launch(void (*kernel)(Arguments...), dim3 grid, dim3 block, voi
                                reinterpret_cast<const void*>(kernel), where, grid, block, shared, nullptr, kernel);
   launch.config.together = together;
   launch(*static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
-  return simt::program::checked();
+  return simt::program::launched();
 }
 template <class... Arguments>
 cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared = 0,

@@ -138,27 +138,44 @@ namespace std = ::std;
 enum memory_order { memory_order_relaxed, memory_order_consume, memory_order_acquire, memory_order_release,
                     memory_order_acq_rel, memory_order_seq_cst };
 
+// An operation with an order other than relaxed stands between two fences.
+struct simt_ordered {
+  memory_order order;
+  explicit simt_ordered(memory_order wanted) : order(wanted) { fence(); }
+  ~simt_ordered() { fence(); }
+  void fence() const { if (order != memory_order_relaxed) simt::fence(); }
+};
+
 template <class T, thread_scope Scope = thread_scope_system>
 class atomic_ref {
  public:
   explicit atomic_ref(T& there) : at_(&there) {}
-  T load(memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicAdd(at_, T(0), where); }
-  void store(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { atomicExch(at_, value, where); }
-  T exchange(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicExch(at_, value, where); }
-  T fetch_add(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicAdd(at_, value, where); }
-  T fetch_sub(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicSub(at_, value, where); }
-  T fetch_and(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicAnd(at_, value, where); }
-  T fetch_or(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicOr(at_, value, where); }
-  T fetch_max(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicMax(at_, value, where); }
-  T fetch_min(T value, memory_order = memory_order_seq_cst, SIMT_HERE) const { return atomicMin(at_, value, where); }
-  bool compare_exchange_strong(T& expected, T wanted, memory_order = memory_order_seq_cst,
+#define SIMT_ORDERED(name, operand, ...)                                                      \
+  T name(operand memory_order order = memory_order_seq_cst, SIMT_HERE) const {                \
+    const simt_ordered between(order);                                                        \
+    return __VA_ARGS__;                                                                       \
+  }
+#define SIMT_VALUE T value,
+  SIMT_ORDERED(load, , atomicAdd(at_, T(0), where))
+  SIMT_ORDERED(exchange, SIMT_VALUE, atomicExch(at_, value, where))
+  SIMT_ORDERED(fetch_add, SIMT_VALUE, atomicAdd(at_, value, where))
+  SIMT_ORDERED(fetch_sub, SIMT_VALUE, atomicSub(at_, value, where))
+  SIMT_ORDERED(fetch_and, SIMT_VALUE, atomicAnd(at_, value, where))
+  SIMT_ORDERED(fetch_or, SIMT_VALUE, atomicOr(at_, value, where))
+  SIMT_ORDERED(fetch_max, SIMT_VALUE, atomicMax(at_, value, where))
+  SIMT_ORDERED(fetch_min, SIMT_VALUE, atomicMin(at_, value, where))
+#undef SIMT_VALUE
+#undef SIMT_ORDERED
+  void store(T value, memory_order order = memory_order_seq_cst, SIMT_HERE) const { exchange(value, order, where); }
+  bool compare_exchange_strong(T& expected, T wanted, memory_order order = memory_order_seq_cst,
                                memory_order = memory_order_seq_cst, SIMT_HERE) const {
+    const simt_ordered between(order);
     const T old = atomicCAS(at_, expected, wanted, where);
     return old == expected || (expected = old, false);
   }
-  bool compare_exchange_weak(T& expected, T wanted, memory_order = memory_order_seq_cst,
+  bool compare_exchange_weak(T& expected, T wanted, memory_order order = memory_order_seq_cst,
                              memory_order = memory_order_seq_cst, SIMT_HERE) const {
-    return compare_exchange_strong(expected, wanted, memory_order_seq_cst, memory_order_seq_cst, where);
+    return compare_exchange_strong(expected, wanted, order, order, where);
   }
   operator T() const { return load(); }
   T operator++(int) const { return fetch_add(1); }
@@ -174,11 +191,11 @@ class atomic {
   atomic() = default;
   constexpr atomic(T value) : value_(value) {}
   atomic_ref<T, Scope> ref() { return atomic_ref<T, Scope>(value_); }
-  T load(memory_order = memory_order_seq_cst) { return ref().load(); }
-  void store(T value, memory_order = memory_order_seq_cst) { ref().store(value); }
-  T exchange(T value, memory_order = memory_order_seq_cst) { return ref().exchange(value); }
-  T fetch_add(T value, memory_order = memory_order_seq_cst) { return ref().fetch_add(value); }
-  T fetch_sub(T value, memory_order = memory_order_seq_cst) { return ref().fetch_sub(value); }
+  T load(memory_order order = memory_order_seq_cst, SIMT_HERE) { return ref().load(order, where); }
+  void store(T value, memory_order order = memory_order_seq_cst, SIMT_HERE) { ref().store(value, order, where); }
+  T exchange(T value, memory_order order = memory_order_seq_cst, SIMT_HERE) { return ref().exchange(value, order, where); }
+  T fetch_add(T value, memory_order order = memory_order_seq_cst, SIMT_HERE) { return ref().fetch_add(value, order, where); }
+  T fetch_sub(T value, memory_order order = memory_order_seq_cst, SIMT_HERE) { return ref().fetch_sub(value, order, where); }
   operator T() { return load(); }
   T operator=(T value) { return store(value), value; }
   T operator++(int) { return fetch_add(1); }
@@ -188,7 +205,7 @@ class atomic {
 };
 
 template <thread_scope Scope = thread_scope_system>
-void atomic_thread_fence(memory_order, thread_scope = Scope) {}
+void atomic_thread_fence(memory_order, thread_scope = Scope) { simt::fence(); }
 
 }  // namespace cuda
 

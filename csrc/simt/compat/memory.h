@@ -15,15 +15,22 @@ struct cudaExtent { size_t width, height, depth; };
 struct cudaPitchedPtr { void* ptr; size_t pitch, xsize, ysize; };
 
 namespace simt::program {
-cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name);
-cudaError_t release(void* pointer);
+enum class Kind { none, host, device, managed, registered, variable };
+cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name, Kind kind, unsigned flags = 0);
+cudaError_t release(void* pointer, bool host);
+cudaError_t register_host(void* pointer, size_t bytes, unsigned flags);
+cudaError_t unregister_host(void* pointer);
+cudaError_t device_pointer_of(void** device, void* host);
+size_t bytes_in_use();
+void note_variable(const void* variable, size_t bytes);  // that the program asked for the device's address of
 cudaError_t copy(void* to, const void* from, size_t bytes);
 cudaError_t set(void* to, int value, size_t bytes);
 cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height);
 template <class T>
-cudaError_t allocate_as(T** pointer, size_t bytes, int fill, const char* name) {
+cudaError_t allocate_as(T** pointer, size_t bytes, int fill, const char* name, Kind kind = Kind::device,
+                        unsigned flags = 0) {
   void* memory = nullptr;
-  const cudaError_t error = allocate(&memory, bytes, fill, name);
+  const cudaError_t error = allocate(pointer ? &memory : nullptr, bytes, fill, name, kind, flags);
   if (!error) *pointer = static_cast<T*>(memory);
   return error;
 }
@@ -39,34 +46,35 @@ cudaError_t cudaMallocAsync(T** pointer, size_t bytes, cudaStream_t) {
 }
 template <class T>
 cudaError_t cudaMallocManaged(T** pointer, size_t bytes, unsigned = cudaMemAttachGlobal) {
-  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocManaged");
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocManaged", simt::program::Kind::managed);
 }
 template <class T>
-cudaError_t cudaMallocHost(T** pointer, size_t bytes, unsigned = 0) {
-  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocHost");
+cudaError_t cudaMallocHost(T** pointer, size_t bytes, unsigned flags = 0) {
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocHost", simt::program::Kind::host, flags);
 }
 template <class T>
-cudaError_t cudaHostAlloc(T** pointer, size_t bytes, unsigned) {
-  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaHostAlloc");
+cudaError_t cudaHostAlloc(T** pointer, size_t bytes, unsigned flags) {
+  return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaHostAlloc", simt::program::Kind::host, flags);
 }
 template <class T>
 cudaError_t cudaHostGetDevicePointer(T** device, void* host, unsigned) {
-  *device = static_cast<T*>(host);
-  return simt::program::checked();
+  void* same = nullptr;
+  const cudaError_t error = simt::program::device_pointer_of(&same, host);
+  if (!error) *device = static_cast<T*>(same);
+  return error;
 }
 template <class T>
 cudaError_t cudaMallocPitch(T** pointer, size_t* pitch, size_t width, size_t height) {
   *pitch = (width + 511) / 512 * 512;
   return simt::program::allocate_as(pointer, *pitch * height, 0xff, "memory of cudaMallocPitch");
 }
-inline cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
-  simt::watch(pointer, bytes, "registered host memory");
-  return simt::program::checked();
+inline cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags) {
+  return simt::program::register_host(pointer, bytes, flags);
 }
-SIMT_ANSWER(cudaHostUnregister(void* pointer), simt::forget(pointer))
-inline cudaError_t cudaFree(void* pointer) { return simt::program::release(pointer); }
-inline cudaError_t cudaFreeHost(void* pointer) { return simt::program::release(pointer); }
-inline cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return simt::program::release(pointer); }
+inline cudaError_t cudaHostUnregister(void* pointer) { return simt::program::unregister_host(pointer); }
+inline cudaError_t cudaFree(void* pointer) { return simt::program::release(pointer, false); }
+inline cudaError_t cudaFreeHost(void* pointer) { return simt::program::release(pointer, true); }
+inline cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return simt::program::release(pointer, false); }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   return simt::program::copy(to, from, bytes);
 }
@@ -96,7 +104,7 @@ SIMT_ANSWER(cudaStreamAttachMemAsync(cudaStream_t, void*, size_t = 0, unsigned =
 
 // ---- variables of the device are variables of the program
 
-#define __managed__
+#define __managed__ __attribute__((section("simt_managed")))  // between two names that the linker knows
 namespace simt::program {
 template <class Symbol>
 char* within(const Symbol& symbol, size_t bytes, size_t offset) {
@@ -129,6 +137,7 @@ cudaError_t cudaMemcpyFromSymbolAsync(void* to, const Symbol& symbol, size_t byt
 template <class T, class Symbol>
 cudaError_t cudaGetSymbolAddress(T** pointer, const Symbol& symbol) {
   *pointer = (T*)(const_cast<Symbol*>(&symbol));
+  simt::program::note_variable(*pointer, sizeof(Symbol));
   return simt::program::checked();
 }
 template <class Symbol>

@@ -62,6 +62,5 @@ SIMT_ANSWER(cudaCtxResetPersistingL2Cache(), )
 
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
 struct cudaPointerAttributes { cudaMemoryType type; int device; void *devicePointer, *hostPointer; };
-SIMT_ANSWER(cudaPointerGetAttributes(cudaPointerAttributes* all, const void* pointer),
-            *all = {cudaMemoryTypeDevice, 0, const_cast<void*>(pointer), const_cast<void*>(pointer)})
-SIMT_ANSWER(cudaHostGetFlags(unsigned* flags, void*), *flags = cudaHostAllocMapped)
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* all, const void* pointer);
+cudaError_t cudaHostGetFlags(unsigned* flags, void* pointer);

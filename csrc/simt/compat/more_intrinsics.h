@@ -137,19 +137,37 @@ inline float __log10f(float x) { return std::log10(x); }
 inline float __tanf(float x) { return std::tan(x); }
 inline void __sincosf(float x, float* sine, float* cosine) { *sine = std::sin(x), *cosine = std::cos(x); }
 inline float __frsqrt_rn(float x) { return 1 / std::sqrt(x); }
-inline float sinpif(float x) { return float(std::sin(M_PI * std::fmod(double(x), 2))); }
-inline float cospif(float x) { return float(std::cos(M_PI * std::fmod(double(x), 2))); }
-inline double sinpi(double x) { return std::sin(M_PI * std::fmod(x, 2)); }
-inline double cospi(double x) { return std::cos(M_PI * std::fmod(x, 2)); }
-inline float normcdff(float x) { return float(0.5 * std::erfc(-double(x) * M_SQRT1_2)); }
-inline double normcdf(double x) { return 0.5 * std::erfc(-x * M_SQRT1_2); }
+namespace simt::program {
+// sin(pi x) for quarter = 0, cos(pi x) for quarter = 1: what is left of x beside half turns is exact, and at most 1/4.
+inline double of_half_turns(double x, int quarter) {
+  if (!std::isfinite(x)) return NAN;
+  const double turn = std::fmod(x, 2), near = std::nearbyint(2 * turn);
+  const double angle = M_PI * (turn - near / 2);
+  const int quadrant = (int(near) + quarter) & 3;
+  const double value = quadrant % 2 ? std::cos(angle) : std::sin(angle);
+  const double result = quadrant >= 2 ? -value : value;
+  return result == 0 ? (quarter ? 0.0 : std::copysign(0.0, x)) : result;
+}
+// 1/sqrt(2) as two numbers, so that the argument's own rounding, which erfc magnifies, can be made good.
+inline double upper_tail(double x) {
+  const double near = x * M_SQRT1_2, lacks = std::fma(x, M_SQRT1_2, -near) + x * -4.833646656726457e-17;
+  const double change = std::isfinite(x) ? M_2_SQRTPI * std::exp(-near * near) * lacks : 0;
+  return 0.5 * (std::erfc(near) - change);
+}
+}  // namespace simt::program
+inline double sinpi(double x) { return simt::program::of_half_turns(x, 0); }
+inline double cospi(double x) { return simt::program::of_half_turns(x, 1); }
+inline float sinpif(float x) { return float(sinpi(x)); }
+inline float cospif(float x) { return float(cospi(x)); }
+inline double normcdf(double x) { return simt::program::upper_tail(-x); }
+inline float normcdff(float x) { return float(normcdf(x)); }
 
 template <class T> SIMT_INLINE T __ldca(const T* address) { return *address; }
 template <class T> SIMT_INLINE T __ldlu(const T* address) { return *address; }
 template <class T> SIMT_INLINE T __ldcv(const T* address) { return *address; }
 template <class T> SIMT_INLINE void __stwb(T* address, T value) { *address = value; }
 template <class T> SIMT_INLINE void __stwt(T* address, T value) { *address = value; }
-inline void __threadfence_system() {}
+inline void __threadfence_system() { simt::fence(); }
 inline long long clock64() {  // nanoseconds of this computer, no GPU's cycles; it fits the clock rate of device.h
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

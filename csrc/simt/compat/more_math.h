@@ -80,31 +80,57 @@ inline int __rhadd(int a, int b) { return int((int64_t{a} + b + 1) >> 1); }
 inline unsigned __uhadd(unsigned a, unsigned b) { return unsigned((uint64_t{a} + b) >> 1); }
 inline unsigned __urhadd(unsigned a, unsigned b) { return unsigned((uint64_t{a} + b + 1) >> 1); }
 
-inline float rcbrtf(float x) { return 1 / std::cbrt(x); }
 inline double rcbrt(double x) { return 1 / std::cbrt(x); }
-inline float rhypotf(float x, float y) { return 1 / std::hypot(x, y); }
+inline float rcbrtf(float x) { return float(rcbrt(x)); }
 inline double rhypot(double x, double y) { return 1 / std::hypot(x, y); }
-inline float norm3df(float x, float y, float z) { return std::hypot(x, y, z); }
+inline float rhypotf(float x, float y) { return float(rhypot(x, y)); }
 inline double norm3d(double x, double y, double z) { return std::hypot(x, y, z); }
-inline float rnorm3df(float x, float y, float z) { return 1 / std::hypot(x, y, z); }
-inline float norm4df(float x, float y, float z, float w) { return std::hypot(std::hypot(x, y), std::hypot(z, w)); }
+inline float norm3df(float x, float y, float z) { return float(norm3d(x, y, z)); }
+inline float rnorm3df(float x, float y, float z) { return float(1 / norm3d(x, y, z)); }
+inline float norm4df(float x, float y, float z, float w) { return float(std::hypot(norm3d(x, y, z), double(w))); }
 inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif(x); }
 inline void sincospi(double x, double* s, double* c) { *s = sinpi(x), *c = cospi(x); }
-inline double erfcx(double x) { return x < 25 ? std::exp(x * x) * std::erfc(x) : 1 / (x * std::sqrt(M_PI)) * (1 - 1 / (2 * x * x)); }
+inline double erfcx(double x) {  // exp(x x) erfc(x); from 25 on by the asymptotic series, DLMF 7.12.1
+  if (x < 25) {
+    const double square = x * x, lacks = std::fma(x, x, -square), power = std::exp(square) * std::erfc(x);
+    return std::isfinite(power) ? power + power * lacks : power;
+  }
+  const double t = 1 / (2 * x * x);
+  double sum = 1;
+  for (int n = 7; n > 0; --n) sum = 1 - (2 * n - 1) * t * sum;
+  return sum / x * (M_2_SQRTPI / 2);
+}
 inline float erfcxf(float x) { return float(erfcx(x)); }
-inline double normcdfinv(double p) {  // Newton's method on the distribution, from a start that lies on the right side
-  if (!(p > 0 && p < 1)) return p == 0 ? -HUGE_VAL : p == 1 ? HUGE_VAL : NAN;
-  double x = p < 0.5 ? -std::sqrt(-2 * std::log(p)) : std::sqrt(-2 * std::log1p(-p));
+
+namespace simt::program {
+// The x > 0 whose function(x) is `wanted`, from a start nearby; `slope` is the sign of its derivative 2/sqrt(pi) exp(-x x).
+template <class Function>
+double solved(Function function, double x, double wanted, int slope) {
   for (int i = 0; i < 60; ++i) {
-    const double error = normcdf(x) - p, slope = std::exp(-x * x / 2) / std::sqrt(2 * M_PI), u = error / slope;
-    x -= u / (1 + x * u / 2);  // Halley
-    if (std::fabs(u) < 1e-15 * (1 + std::fabs(x))) break;
+    const double step = slope * (function(x) - wanted) / (M_2_SQRTPI * std::exp(-x * x));
+    x -= step / (1 + x * step);  // Halley's method: the second derivative is -2 x times the first
+    if (!(std::fabs(step) > 1e-16 * std::fabs(x))) break;
   }
   return x;
 }
+inline double from_tail(double tail) {  // the x whose erfc is this, at most 1/2
+  return solved([](double x) { return std::erfc(x); }, std::sqrt(-std::log(tail)), tail, -1);
+}
+}  // namespace simt::program
+inline double erfinv(double y) {
+  const double size = std::fabs(y);
+  if (!(size < 1)) return size == 1 ? std::copysign(HUGE_VAL, y) : NAN;
+  if (size > 0.5) return std::copysign(simt::program::from_tail(1 - size), y);
+  if (size < 1e-9) return y * (1 / M_2_SQRTPI);
+  return std::copysign(simt::program::solved([](double x) { return std::erf(x); }, size / M_2_SQRTPI, size, 1), y);
+}
+inline double erfcinv(double y) {  // 1 - y and 2 - y are exact where they are used
+  if (!(y > 0 && y < 2)) return y == 0 ? HUGE_VAL : y == 2 ? -HUGE_VAL : NAN;
+  if (y < 0.5) return simt::program::from_tail(y);
+  return y > 1.5 ? -simt::program::from_tail(2 - y) : erfinv(1 - y);
+}
+inline double normcdfinv(double p) { return -M_SQRT2 * erfcinv(2 * p); }
 inline float normcdfinvf(float p) { return float(normcdfinv(p)); }
-inline double erfinv(double y) { return normcdfinv((y + 1) / 2) * M_SQRT1_2; }
-inline double erfcinv(double y) { return -normcdfinv(y / 2) * M_SQRT1_2; }
 inline float erfinvf(float y) { return float(erfinv(y)); }
 inline float erfcinvf(float y) { return float(erfcinv(y)); }
 

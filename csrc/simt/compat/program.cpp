@@ -4,7 +4,6 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <map>
 #include <string>
 
@@ -42,9 +41,14 @@ static void take_in() {
                 : says("illegal address: ")  ? cudaErrorIllegalAddress : cudaErrorLaunchFailure;
 }
 
-cudaError_t checked() {
+cudaError_t launched() {
   take_in();
   return sticky;
+}
+
+cudaError_t checked() {
+  show_printed();
+  return launched();
 }
 
 cudaError_t last_error(bool forget) {
@@ -58,12 +62,14 @@ cudaError_t last_error(bool forget) {
 cudaError_t fail_with(cudaError_t error) { return last = error; }
 
 void unsupported(const char* what, Where where) {
+  show_printed();
   std::fflush(nullptr);
   report("unsupported", text(where) + ": unsupported: " + what);
   _exit(3);
 }
 
 static void at_the_end() {
+  show_printed_at_the_end();
   take_in();
   if (!refused.empty()) report("error", refused);
 #ifdef SIMT_PROFILE
@@ -100,69 +106,6 @@ extern "C" [[noreturn]] void __assert_fail(const char* what, const char* file, u
 
 namespace simt::program {
 
-// ---- memory
-
-static std::map<void*, size_t>& allocated() {
-  static auto* all = new std::map<void*, size_t>;  // outlives whatever frees memory at the end
-  return *all;
-}
-
-cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name) {
-  if (const cudaError_t error = checked()) return error;
-  *pointer = nullptr;
-  if (bytes == 0) return cudaSuccess;
-  if (bytes > SIZE_MAX - 256) return fail_with(cudaErrorMemoryAllocation);
-  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (!memory) return fail_with(cudaErrorMemoryAllocation);
-  std::memset(memory, fill, bytes);
-  watch(memory, bytes, name);
-  allocated()[memory] = bytes;
-  *pointer = memory;
-  return cudaSuccess;
-}
-
-cudaError_t release(void* pointer) {
-  if (!pointer) return checked();
-  if (!allocated().erase(pointer)) return fail_with(cudaErrorInvalidValue);
-  forget(pointer);
-  std::free(pointer);
-  return checked();
-}
-
-// Whether the device memory that an address lies in, if any, has room for so many bytes.
-static bool has_room(const void* address, size_t bytes) {
-  auto next = allocated().upper_bound(const_cast<void*>(address));
-  if (next == allocated().begin()) return true;
-  --next;
-  const size_t offset = size_t(static_cast<const char*>(address) - static_cast<char*>(next->first));
-  return offset >= next->second || bytes <= next->second - offset;
-}
-
-cudaError_t copy(void* to, const void* from, size_t bytes) {
-  if (const cudaError_t error = checked()) return error;
-  if (bytes == 0) return cudaSuccess;
-  if (!to || !from || !has_room(to, bytes) || !has_room(from, bytes)) return fail_with(cudaErrorInvalidValue);
-  std::memmove(to, from, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t set(void* to, int value, size_t bytes) {
-  if (const cudaError_t error = checked()) return error;
-  if (bytes == 0) return cudaSuccess;
-  if (!to || !has_room(to, bytes)) return fail_with(cudaErrorInvalidValue);
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height) {
-  if (width > to_pitch || width > from_pitch) return fail_with(cudaErrorInvalidPitchValue);
-  for (size_t row = 0; row < height; ++row)
-    if (const cudaError_t error = copy(static_cast<char*>(to) + row * to_pitch,
-                                       static_cast<const char*>(from) + row * from_pitch, width))
-      return error;
-  return checked();
-}
-
 // ---- the device
 
 constexpr size_t kMemory = size_t{4} << 30;
@@ -171,8 +114,19 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int v
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)  // a wish: a number from -1 to 100
     return value < -1 || value > 100 ? fail_with(cudaErrorInvalidValue) : checked();
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return fail_with(cudaErrorInvalidValue);
-  if (value < 0 || size_t(value) > options().device.shared_opt_in_bytes) return fail_with(cudaErrorInvalidValue);
+  if (value < 0 || size_t(value) + static_shared_of(kernel) > options().device.shared_opt_in_bytes)
+    return fail_with(cudaErrorInvalidValue);
   allow_shared(kernel, size_t(value));
+  return checked();
+}
+
+cudaError_t attributes_of(cudaFuncAttributes* all, const void* kernel) {
+  if (!all) return fail_with(cudaErrorInvalidValue);
+  const size_t fixed = static_shared_of(kernel), allowed = allowed_shared(kernel), most = options().device.shared_bytes;
+  *all = {};
+  all->sharedSizeBytes = fixed, all->maxThreadsPerBlock = 1024, all->numRegs = 32;
+  all->maxDynamicSharedSizeBytes = int(allowed ? allowed : most > fixed ? most - fixed : 0);
+  all->ptxVersion = all->binaryVersion = std::atoi(options().device.name + 3);
   return checked();
 }
 
@@ -209,8 +163,7 @@ const char* cudaGetErrorName(cudaError_t error) {
 cudaError_t cudaSetDevice(int device) { return device == 0 ? checked() : fail_with(cudaErrorInvalidDevice); }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  size_t used = 0;
-  for (const auto& [memory, bytes] : allocated()) used += bytes;
+  const size_t used = bytes_in_use();
   *total = kMemory;
   *free = used < kMemory ? kMemory - used : 0;
   return checked();
@@ -266,19 +219,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       {cudaDevAttrTextureAlignment, int(p.textureAlignment)}};
   const auto found = known.find(attribute);
   *value = found == known.end() ? 0 : found->second;  // what is not known is not there
-  return checked();
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  return checked();
-}
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
-  *milliseconds = float((to->seconds - from->seconds) * 1e3);
-  static bool said = false;
-  if (!said) std::fprintf(stderr, "[emulator: cudaEventElapsedTime gives this computer's time, not a GPU's]\n");
-  said = true;
   return checked();
 }
 

@@ -93,6 +93,7 @@ void on_block(int threads, const unsigned char* shared, bool resumed) {
   Profiler& my = profiler;
   if (!my.kernel) return;
   my.block_epoch = ++my.epoch;
+  my.fences.forget();
   if (resumed) my.block_epoch = 1;  // what it wrote before it waited for the grid is written, and ordered
   my.dynamic = reinterpret_cast<uintptr_t>(shared);
   my.patience = 0;
@@ -135,6 +136,7 @@ void on_barrier(Where where, int threads) {
   my.settle();
   for (int w = 0; w * kWarp < int(my.config->block.x * my.config->block.y * my.config->block.z); ++w) my.flush(w);
   ++my.epoch;
+  my.fences.forget();
   Event& event = my.kernel->events[{where.file, where.line}]["barrier"];
   ++event.times;
   event.lanes += uint64_t(threads);
@@ -157,8 +159,10 @@ void on_access(const void* address, int bytes, Op op, Where where) {
   const void* pc = stand_in(where);
   if (op == Op::load) profiler.note<Op::load>(address, bytes, true, pc);
   if (op == Op::store) profiler.note<Op::store>(address, bytes, true, pc);
-  if (op == Op::atomic) profiler.note<Op::atomic>(address, bytes, true, pc);
+  if (op == Op::atomic) profiler.note<Op::atomic>(address, bytes, true, pc), profiler.sync_by(address);
 }
+
+void on_fence() { profiler.fence(); }
 
 void on_copy(const AsyncCopy& copy, Where where) {
   const void* pc = stand_in(where);

@@ -61,12 +61,23 @@ struct Buffer {  // watched global memory, one bit per byte for what this launch
   uintptr_t begin, end;
   std::string name;
   std::vector<uint64_t> touched[2];
+  bool variable = false;                                 // of the program, nobody asked for it to be watched
 };
 
 struct Mark {  // who touched a word of shared memory, and when
   uint32_t epoch = 0, clock = 0;                         // barriers passed; meetings of its warp
   uint16_t thread = 0;
   uint32_t site = 0;
+};
+
+struct Fenced {  // of one thread; see order.cpp
+  std::vector<uint32_t> known, seen, released;           // of each thread: for sure, once this one fences, when it last did
+};
+struct Fences {
+  bool used = false;
+  Fenced thread[kMaxThreads];
+  std::map<const void*, std::vector<uint32_t>> word;     // what atomics on it pass on
+  void forget();
 };
 
 struct Cell {
@@ -145,6 +156,12 @@ class Profiler {
   void meet(int warp, uint32_t lanes);
   void fly(const AsyncCopy& copy, bool begins);
 
+  // order.cpp
+  void fence();
+  void sync_by(const void* address);
+  void share_known(int warp, uint32_t lanes);
+  bool knows_of(const Mark& mark) const;
+
   // report.cpp
   Finding& find(const char* kind, const void* pc, const void* other_pc, const std::string& text);
   [[noreturn]] void stop(const char* kind, const void* pc, const std::string& text);
@@ -174,6 +191,7 @@ class Profiler {
   uint32_t clock[kMaxWarps], all_met[kMaxWarps];
   uint32_t met[kMaxWarps][kWarp][kWarp];                 // met[w][a][b]: up to which meeting a knows of b
   bool met_in_part[kMaxWarps];
+  Fences fences;
   std::unique_ptr<Cell[], void (*)(void*)> cells{nullptr, std::free};  // one a word, then four a word
   size_t words = 0;
   struct {  // two threads stored to one word at one place: a race unless the values agree, seen once the store is done
@@ -195,7 +213,6 @@ class Profiler {
 };
 
 extern Profiler profiler;
-extern const char* const kDeviceVariables;  // the name of the buffer that holds them
 const ThreadLocals& thread_locals();
 
 const char* stand_in(Where where);  // for the instruction, where the place of a call is known instead

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <set>
+#include <utility>
 
 #include "profiler.h"
 
@@ -200,7 +201,7 @@ void watch(const void* address, size_t bytes, const char* name) {
 
 uint64_t hash_of_watched(uint64_t hash) {
   for (const Buffer& one : profiler.buffers)
-    hash = hash_of(hash, reinterpret_cast<const void*>(one.begin), one.name == kDeviceVariables ? 0 : one.end - one.begin);
+    hash = hash_of(hash, reinterpret_cast<const void*>(one.begin), one.end - one.begin);
   return profiler.buffers.empty() ? 0 : hash | 1;
 }
 

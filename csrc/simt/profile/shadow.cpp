@@ -35,7 +35,7 @@ void Profiler::shadow(size_t offset, int bytes, const Site& site, uintptr_t addr
 
 // Nothing makes what `mark` stands for happen before, or after, what the running thread does now.
 bool Profiler::unordered(const Mark& mark) const {
-  if (mark.epoch != epoch || mark.thread == thread) return false;
+  if (mark.epoch != epoch || mark.thread == thread || (fences.used && knows_of(mark))) return false;
   if (mark.thread / kWarp != warp) return true;
   const uint32_t in_part = met_in_part[warp] ? met[warp][lane][mark.thread % kWarp] : 0;
   return mark.clock >= std::max(all_met[warp], in_part);
@@ -100,6 +100,7 @@ void Profiler::settle() {
 
 // Lanes of a warp have met: each now knows of all that any of them knew of.
 void Profiler::meet(int w, uint32_t lanes) {
+  share_known(w, lanes);
   const uint32_t now = ++clock[w];
   if (lanes == ~gone[w]) {
     all_met[w] = now;

@@ -2,22 +2,17 @@
 // of; its symbols say where each __shared__ variable lies. Around these variables, and around dynamic shared memory, kGuard
 // bytes belong to nobody, so that an index which misses its array by less is not taken for another array's.
 
-#include <cxxabi.h>
 #include <dlfcn.h>
-#include <elf.h>
 #include <link.h>
 #include <pthread.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 
+#include "../symbols.h"
 #include "profiler.h"
 
 namespace simt {
-
-const char* const kDeviceVariables = "__device__ variables";
 
 struct Module {  // the library or program that this file is part of
   uintptr_t locals = 0, locals_bytes = 0, constants = 0, constants_end = 0, data = 0, data_end = 0;
@@ -56,19 +51,6 @@ static Module module_of_this_thread() {
 
 // ---- thread-local variables
 
-// The variable's own name: "k(float*)::tile" is `tile`.
-static std::string last_part(const char* symbol) {
-  char* const whole = abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr);
-  std::string name = whole ? whole : symbol;
-  std::free(whole);
-  return name.find("::") == std::string::npos ? name : name.substr(name.rfind("::") + 2);
-}
-
-// Nothing that a kernel has to do with: the guards and what else the emulator's namespace holds.
-static bool is_hidden(const std::string& symbol) {
-  return symbol.rfind("_ZN4simt", 0) == 0 || symbol.rfind("_ZZN4simt", 0) == 0;
-}
-
 // What kernels read without being asked about it: the index variables, and the compiler's notes on what it has constructed
 // (g++ makes one for an array of a class with constructors, however empty, and reads it each time).
 static bool is_emulators(const std::string& symbol) {
@@ -77,37 +59,15 @@ static bool is_emulators(const std::string& symbol) {
   return symbol.rfind("_ZGV", 0) == 0;
 }
 
-// call(name, offset, bytes) for each thread-local symbol in the file of this module.
-template <class Call>
-static void for_each_symbol(Call call) {
-  Dl_info info{};
-  if (!dladdr(reinterpret_cast<const void*>(&look_at), &info)) return;
-  std::ifstream file(info.dli_fname, std::ios::binary);
-  std::string bytes((std::istreambuf_iterator<char>(file)), {});
-  const auto lies_in = [&](uint64_t at, uint64_t count) { return at <= bytes.size() && count <= bytes.size() - at; };
-  if (!lies_in(0, sizeof(ElfW(Ehdr)))) return;
-  const auto& head = *reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
-  if (!lies_in(head.e_shoff, head.e_shnum * sizeof(ElfW(Shdr)))) return;
-  const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes.data() + head.e_shoff);
-  for (int i = 0; i < head.e_shnum; ++i) {
-    const auto& table = sections[i];
-    if (table.sh_type != SHT_SYMTAB || table.sh_link >= head.e_shnum || !lies_in(table.sh_offset, table.sh_size)) continue;
-    const auto& names = sections[table.sh_link];
-    const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(bytes.data() + table.sh_offset);
-    for (size_t s = 0; s < table.sh_size / sizeof *symbols; ++s)
-      if ((symbols[s].st_info & 15) == STT_TLS && symbols[s].st_shndx != SHN_UNDEF &&
-          lies_in(names.sh_offset + symbols[s].st_name, 1))
-        call(bytes.c_str() + names.sh_offset + symbols[s].st_name, symbols[s].st_value, symbols[s].st_size);
-  }
-}
-
 const ThreadLocals& thread_locals() {
   static const ThreadLocals all = [] {
     ThreadLocals found;
     found.room.assign(module_of_this_thread().locals_bytes, 0);
     found.begin = found.room.size();
-    for_each_symbol([&](const char* name, size_t offset, size_t bytes) {
-      if (is_hidden(name) || offset > found.room.size() || bytes > found.room.size() - offset) return;
+    each_symbol([&](const Symbol& one) {
+      if (one.kind != SymbolKind::thread_local_variable) return;
+      const auto [name, offset, bytes, kind] = one;
+      if (is_emulators_own(name) || offset > found.room.size() || bytes > found.room.size() - offset) return;
       found.known = true;
       std::fill_n(found.room.begin() + long(offset), bytes, is_emulators(name) ? kEmulators : 1);
       if (is_emulators(name)) return;
@@ -138,10 +98,14 @@ void Profiler::find_memory() {
   locals = module.locals, locals_bytes = module.locals_bytes, room = all.room.data();
   statics = (locals + all.begin) / 128 * 128, statics_bytes = locals + all.end - statics;  // in whole rows of banks
   constants = module.constants, constants_end = module.constants_end;
-  const auto is_own = [](const Buffer& buffer) { return buffer.name == kDeviceVariables; };
-  buffers.erase(std::remove_if(buffers.begin(), buffers.end(), is_own), buffers.end());
+  const auto is_variable = [](const Buffer& buffer) { return buffer.variable; };
+  buffers.erase(std::remove_if(buffers.begin(), buffers.end(), is_variable), buffers.end());
   bounded = !buffers.empty();
-  if (bounded) buffers.push_back({module.data, module.data_end, kDeviceVariables, {}});
+  if (bounded)  // then what else the launch may touch is variables of the program: of the device, if it is CUDA
+    for (const Variable& one : variables()) {
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(one.address);
+      if (begin >= module.data && begin < module.data_end) buffers.push_back({begin, begin + one.bytes, one.name, {}, true});
+    }
   pthread_attr_t attributes;
   void* low;
   size_t bytes;

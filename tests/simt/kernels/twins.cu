@@ -191,3 +191,60 @@ __global__ void a_lane_is_missing(const float* x, float* y, int sound) {
   y[threadIdx.x] = __shfl_down_sync(~0u, x[threadIdx.x], sound ? 1 : 16, 8 + 24 * !sound);  // stopped: absent_lane
 }
 extern "C" void absent_lane(const float* x, float* y, int sound) { RUN(a_lane_is_missing, 24, 0); }
+
+__global__ void one_lock(const float* x, float* y, int sound) {
+  __shared__ int lock;
+  __shared__ float count;
+  if (threadIdx.x == 0) lock = 0, count = 0;
+  __syncthreads();
+  for (bool mine = false; !mine;)
+    if (atomicCAS(&lock, 0, 1) == 0) {
+      if (sound) __threadfence_block();
+      count += 1;  // race: lock_without_fences
+      if (sound) __threadfence_block();
+      atomicExch(&lock, 0);
+      mine = true;
+    }
+  __syncthreads();
+  y[threadIdx.x] = count + x[0];
+}
+extern "C" void lock_without_fences(const float* x, float* y, int sound) { RUN(one_lock, 96, 0); }
+
+__global__ void two_locks(const float* x, float* y, int sound) {
+  __shared__ int locks[2];
+  __shared__ float count;
+  if (threadIdx.x == 0) locks[0] = locks[1] = 0, count = 0;
+  __syncthreads();
+  int* const lock = &locks[sound ? 0 : threadIdx.x % 2];
+  for (bool mine = false; !mine;)
+    if (atomicCAS(lock, 0, 1) == 0) {
+      __threadfence_block();
+      count += 1;  // race: another_lock
+      __threadfence_block();
+      atomicExch(lock, 0);
+      mine = true;
+    }
+  __syncthreads();
+  y[threadIdx.x] = count + x[0];
+}
+extern "C" void another_lock(const float* x, float* y, int sound) { RUN(two_locks, 96, 0); }
+
+__global__ void last_warp_adds(const float* x, float* y, int sound) {
+  __shared__ float part[96];
+  __shared__ int done;
+  if (threadIdx.x == 0) done = 0;
+  __syncthreads();
+  part[threadIdx.x] = x[threadIdx.x];  // race: not_handed_on
+  __syncwarp();
+  int ticket = 0;
+  if (threadIdx.x % 32 == 0) {
+    if (sound) __threadfence_block();
+    ticket = atomicAdd(&done, 1);
+    __threadfence_block();
+  }
+  ticket = __shfl_sync(~0u, ticket, 0);
+  if (ticket < 2) return;
+  const int i = threadIdx.x % 32;
+  y[i] = part[i] + part[i + 32] + part[i + 64];  // race: not_handed_on
+}
+extern "C" void not_handed_on(const float* x, float* y, int sound) { RUN(last_warp_adds, 96, 0); }

@@ -139,7 +139,121 @@ void conversions() {
   cudaDeviceSynchronize();
 }
 
+// ---- what a pointer is
+
+__managed__ int managed[4];
+__device__ int variable[4];
+
+int type_of(const void *p) {
+  cudaPointerAttributes all;
+  all.type = (cudaMemoryType)9;
+  return cudaPointerGetAttributes(&all, p) ? -1 : (int)all.type;
+}
+
+void pointers() {
+  int local, *device, *both, *pinned, *plain = (int *)malloc(64), *symbol, *same;
+  cudaMalloc(&device, 64), cudaMallocManaged(&both, 64), cudaMallocHost(&pinned, 64);
+  cudaGetSymbolAddress((void **)&symbol, variable);
+  check("type of cudaMalloc", type_of(device), 2);
+  check("type of its last byte", type_of((char *)device + 63), 2);
+  check("type of what lies behind", type_of((char *)device + 64), 0);
+  check("type of cudaMallocManaged", type_of(both), 3);
+  check("type of __managed__", type_of(&managed[3]), 3);
+  check("type of __device__", type_of(symbol + 3), 2);
+  check("type of cudaMallocHost", type_of(pinned), 1);
+  check("type of the stack", type_of(&local), 0);
+  check("type of malloc", type_of(plain), 0);
+  check("registered", cudaHostRegister(plain, 64, 0), cudaSuccess);
+  check("type of registered", type_of(plain), 1);
+  check("registered twice", cudaHostRegister(plain, 64, 0), cudaErrorHostMemoryAlreadyRegistered);
+  check("device's pointer of it", cudaHostGetDevicePointer(&same, plain, 0) || same != plain, 0);
+  check("unregistered", cudaHostUnregister(plain), cudaSuccess);
+  check("type of unregistered", type_of(plain), 0);
+  check("unregistered twice", cudaHostUnregister(plain), cudaErrorHostMemoryNotRegistered);
+  check("device's pointer of the stack", cudaHostGetDevicePointer(&same, &local, 0), cudaErrorInvalidValue);
+  cudaPointerAttributes all;
+  cudaPointerGetAttributes(&all, device);
+  check("device memory on the host", all.hostPointer == nullptr && all.devicePointer == device && all.device == 0, 1);
+  check("cudaFree of host memory", cudaFree(pinned), cudaErrorInvalidValue);
+  check("cudaFreeHost of device memory", cudaFreeHost(device), cudaErrorInvalidValue);
+  check("cudaFree", cudaFree(device), cudaSuccess);
+  check("cudaFree twice", cudaFree(device), cudaErrorInvalidValue);
+  check("type of freed", type_of(device), 0);
+  check("last error", cudaGetLastError(), cudaErrorInvalidValue);
+}
+
+// ---- events
+
+void events() {
+  cudaEvent_t a, b, untimed;
+  float ms = -1;
+  cudaEventCreate(&a), cudaEventCreate(&b), cudaEventCreateWithFlags(&untimed, cudaEventDisableTiming);
+  check("elapsed of none recorded", cudaEventElapsedTime(&ms, a, b), cudaErrorInvalidResourceHandle);
+  check("query of none recorded", cudaEventQuery(a), cudaSuccess);
+  cudaEventRecord(a);
+  check("elapsed of one recorded", cudaEventElapsedTime(&ms, a, b), cudaErrorInvalidResourceHandle);
+  cudaEventRecord(b), cudaEventRecord(untimed);
+  check("elapsed of two recorded", cudaEventElapsedTime(&ms, a, b) || !(ms >= 0), 0);
+  check("elapsed of an untimed one", cudaEventElapsedTime(&ms, a, untimed), cudaErrorInvalidResourceHandle);
+  check("shared between processes and timed", cudaEventCreateWithFlags(&b, cudaEventInterprocess), cudaErrorInvalidValue);
+  check("unknown flag", cudaEventCreateWithFlags(&b, 8), cudaErrorInvalidValue);
+  check("destroyed", cudaEventDestroy(a), cudaSuccess);
+  check("recorded once destroyed", cudaEventRecord(a), cudaErrorInvalidResourceHandle);
+  check("null", cudaEventSynchronize(nullptr), cudaErrorInvalidResourceHandle);
+  cudaGetLastError();
+}
+
+// ---- limits, of static shared memory too
+
+template <int N> __global__ void with_static(float *x) {
+  __shared__ float tile[N];
+  tile[threadIdx.x] = 1;
+  __syncthreads();
+  x[0] = tile[0];
+}
+extern "C" __global__ void by_c_name(float *x) {
+  __shared__ float tile[100];
+  tile[threadIdx.x] = 1;
+  __syncthreads();
+  x[0] = tile[0];
+}
+
+void limits() {
+  float *x;
+  cudaMalloc(&x, 4);
+  with_static<12288><<<1, 32>>>(x);
+  check("48 KiB of static shared memory", cudaGetLastError(), cudaSuccess);
+  with_static<12289><<<1, 32>>>(x);
+  check("4 bytes more", cudaGetLastError(), cudaErrorInvalidValue);
+  with_static<8000><<<1, 32, 17152>>>(x);
+  check("48 KiB of both kinds", cudaGetLastError(), cudaSuccess);
+  with_static<8000><<<1, 32, 17153>>>(x);
+  check("and a byte more", cudaGetLastError(), cudaErrorInvalidValue);
+  auto attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  check("more is allowed", cudaFuncSetAttribute(with_static<8000>, attribute, 69376), cudaSuccess);
+  check("but no more than there is", cudaFuncSetAttribute(with_static<8000>, attribute, 69377), cudaErrorInvalidValue);
+  cudaGetLastError();
+  with_static<8000><<<1, 32, 69376>>>(x);
+  check("all there is", cudaGetLastError(), cudaSuccess);
+  cudaFuncAttributes all;
+  cudaFuncGetAttributes(&all, with_static<8000>);
+  check("static bytes", all.sharedSizeBytes, 32000);
+  cudaFuncGetAttributes(&all, by_c_name);
+  check("static bytes of extern C", all.sharedSizeBytes, 400);
+  check("dynamic bytes left", all.maxDynamicSharedSizeBytes, 48 * 1024 - 400);
+  size_t value;
+  cudaDeviceGetLimit(&value, cudaLimitPrintfFifoSize);
+  check("printf's buffer", value, 1 << 20);
+  cudaDeviceSetLimit(cudaLimitMallocHeapSize, 1 << 25), cudaDeviceGetLimit(&value, cudaLimitMallocHeapSize);
+  check("a limit that was set", value, 1 << 25);
+  check("an unknown limit", cudaDeviceGetLimit(&value, (cudaLimit)77), cudaErrorUnsupportedLimit);
+  cudaGetLastError();
+}
+
 int main() {
   narrow_types();
   conversions();
+  pointers();
+  events();
+  limits();
 }
