@@ -1,6 +1,7 @@
 """What a command refuses before it loads a weight: devices, kernels, adapters, tokenizers, and sizes beyond memory."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -9,8 +10,13 @@ from test_cli import model_folder, run, tokenizer_file  # noqa: F401  (fixtures)
 from torch.nn import functional as F
 
 from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
+from minillama.cli_model import load_from_args
 from minillama.config import ModelConfig
 from minillama.memory import activation_bytes, require_device
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.peft.lora_file import save_lora
+from minillama.quant.quantize_linears import quantization_of
 from minillama.transformer import Transformer
 
 SHAPES = [ModelConfig(48, 3, 6, 97, 3, hidden_dim=80, max_seq_len=64), ModelConfig(32, 2, 4, 300, max_seq_len=64)]
@@ -99,6 +105,23 @@ def test_pretrain_refuses_before_it_tokenises(tokenizer_file, tmp_path, monkeypa
     code, out, err = run(capsys, "pretrain", "--text", tmp_path / "text.txt", "--tokenizer", tokenizer_file, "--out",
                          tmp_path / "o", *flags)
     assert code == 2 and said in err.splitlines()[-1] and not (tmp_path / "o").exists()
+
+
+def test_a_base_is_loaded_with_the_settings_that_its_adapter_was_learned_over(model_folder, tmp_path, capsys):  # noqa: F811
+    model = load_model(model_folder, quantize="nf4", block_size=32)[0]
+    for name in add_lora(model, LoRAConfig(2)):
+        torch.nn.init.ones_(model.get_submodule(name).B)
+    save_lora(tmp_path, model, base_model="the base")
+    given = Namespace(model=model_folder, adapter=tmp_path, dtype=None, device="cpu")
+    found, tokenizer = load_from_args(given)
+    assert quantization_of(found) == quantization_of(model) and tokenizer.vocab_size == found.config.vocab_size
+    err = capsys.readouterr().err
+    assert f"learned over the base in nf4: {model_folder} is loaded so" in err and "expect other" not in err
+    given.load_8bit = True
+    assert quantization_of(load_from_args(given)[0])["kind"] == "int8"
+    assert "expect other answers, or give --model the base" in capsys.readouterr().err
+    given.load_8bit = False
+    assert quantization_of(load_from_args(given, whole=True)[0]) is None, "a whole model is never quantized"
 
 
 def _estimate(recompute=False):

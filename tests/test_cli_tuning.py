@@ -44,6 +44,22 @@ def test_sft_leaves_what_chat_talks_with(method, model_folder, data, tmp_path, c
     assert code == 2 and "--resume" in err
 
 
+@pytest.mark.parametrize(("flags", "dtype"), [
+    ("--method full", torch.float32), ("--method embeddings", torch.float32), ("--method lora", torch.float16),
+    ("--method lora --modules-to-save embed_tokens", torch.float32),
+    ("--method full --dtype bfloat16", torch.bfloat16)])
+def test_weights_that_learn_are_float32_and_those_under_an_adapter_stay_as_stored(flags, dtype, model_folder, data,
+                                                                                  tmp_path, capsys, monkeypatch):
+    def stop(model, *_, **__):
+        raise ValueError(f"it holds {model.layers[0].attention_norm.weight.dtype}")
+
+    assert run(capsys, "convert", model_folder, tmp_path / "half", "--to", "meta", "--dtype", "float16")[0] == 0
+    monkeypatch.setattr("minillama.cli_tuning.fine_tune", stop)
+    code, _, err = run(capsys, "sft", "--model", tmp_path / "half", "--data", data, "--out", tmp_path / "out", *SHORT,
+                       *flags.split())
+    assert code == 2 and err.splitlines()[-1].endswith(f"it holds {dtype}")
+
+
 @pytest.mark.parametrize(("flags", "dtype", "kind"), [
     ([], None, None), (["--dtype", "bfloat16"], torch.bfloat16, None), (["--load-8bit"], None, "int8"),
     (["--load-4bit", "--dtype", "float16"], torch.float16, "nf4")])

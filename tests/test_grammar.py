@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -98,6 +99,18 @@ def test_text_outside_the_language_is_refused_with_the_place(text, place):
         Grammar(SMALL, START).log2_probability(text)
 
 
+def test_a_refusal_quotes_as_many_letters_of_the_language_as_of_the_text_and_those_at_its_place():
+    right = "It was the grey wolf of the cold northern mountains"
+    grammar = Grammar({"end": ["!", "."]}, right + "{end}")
+    for place in (0, 7, 20):
+        wrong = right[:place] + "?" + right[place + 1:] + "."
+        with pytest.raises(ValueError, match=f"at character {place}, got ") as refused:
+            grammar.parse(wrong)
+        expected, got = re.findall("'([^']*)'", str(refused.value))
+        assert right[place:].startswith(expected) and wrong[place:].startswith(got)
+        assert len(expected) == len(got) > 10
+
+
 @pytest.mark.parametrize("rules", [
     {"x": ["owl", "owlet"]}, {"x": ["a", "a"]}, {"x": ["", "a"]}, {"x": ["the {y}", "the cat"], "y": ["dog", "hen"]},
     {"x": ["{y} a", "hens"], "y": ["dog", "hen"]}, {"x": ["{y}", "{z}"], "y": ["b", "c"], "z": ["d", "cd"]}])
@@ -135,6 +148,8 @@ def test_held_out_documents_are_drawn_apart_from_the_training_ones():
 
 MODULE = "minillama.corpus.grammar"
 MUTANTS = [
+    Mutant(MODULE, "got {text[same:same + 20]!r}", "got {text[same:same + 12]!r}",
+           test_a_refusal_quotes_as_many_letters_of_the_language_as_of_the_text_and_those_at_its_place),
     Mutant(MODULE, "rng.random() * choice.cumulative[-1]", "rng.random() * len(choice.cumulative)",
            test_samples_occur_as_often_as_their_probability_says),
     Mutant(MODULE, "if choice.is_plain:", "if True:", test_entropy_equals_the_sum_over_all_documents),

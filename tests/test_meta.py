@@ -44,6 +44,23 @@ def test_any_feed_forward_width_survives_the_params_file():
             assert hidden_dim_rule(dim, params["multiple_of"], params.get("ffn_dim_multiplier")) == hidden
 
 
+def test_a_width_rounded_up_to_a_power_of_two_is_written_as_rounded_to_the_largest_that_gives_it():
+    powers, chosen = [2**n for n in range(2, 9)], set()
+    for dim in range(1, 96):  # narrower than the next multiple that a released model has, 1024
+        for hidden in {hidden_dim_rule(dim, power) for power in powers}:
+            params = params_of(ModelConfig(dim, 1, 1, 8, head_dim=2, hidden_dim=hidden))
+            assert params["multiple_of"] == max(power for power in powers if hidden_dim_rule(dim, power) == hidden)
+            assert "ffn_dim_multiplier" not in params
+            chosen.add(params["multiple_of"])
+    assert chosen == set(powers)
+
+
+def test_a_width_that_only_a_published_multiplier_gives_is_written_with_it():
+    for multiplier in (1.3, 1.5, 1.2):
+        params = params_of(ModelConfig(29, 1, 1, 8, head_dim=2, hidden_dim=hidden_dim_rule(29, 4, multiplier)))
+        assert (params["multiple_of"], params["ffn_dim_multiplier"]) == (4, multiplier)
+
+
 def test_published_shapes_are_written_as_published():
     published = {"llama_7b": (256, None), "llama2_70b": (4096, 1.3), "llama3_8b": (1024, 1.3),
                  "stories260k": (4, None)}
@@ -256,5 +273,7 @@ MUTANTS = [
            lambda: in_a_folder(test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3)),
     Mutant(META, "for shard in shards[::copies]", "for shard in shards[:len(shards) // copies]",
            lambda: in_a_folder(test_shards_are_joined_in_the_manner_of_llama_2_and_of_llama_3)),
+    Mutant(META, "64, 32, 16, 8, 4)", "64, 32, 17, 8, 4)",
+           test_a_width_rounded_up_to_a_power_of_two_is_written_as_rounded_to_the_largest_that_gives_it),
     Mutant(META, "hidden + 0.5", "hidden - 0.5", test_any_feed_forward_width_survives_the_params_file),
 ]

@@ -106,7 +106,7 @@ void PieceTrainer::add_segment(std::string_view text, uint64_t count, const std:
 }
 
 void PieceTrainer::find_first_pairs() {
-  PairMap known(1 << 12);
+  PairMap known;
   int32_t right = kBarrier;
   for (const Place& place : places_) {
     const int32_t left = std::exchange(right, place.slot);

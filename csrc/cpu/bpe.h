@@ -233,7 +233,7 @@ class BpeEncoder {
   std::vector<int32_t> symbol_of_;  // by code point: a symbol, or -1: in no piece
   std::vector<int32_t> piece_of_;   // by symbol: its id, or -1 for a character that is no piece
   std::vector<uint32_t> rank_of_;   // by id: 0 joins first
-  PairMap joins_{0}, neighbours_{0};    // pairs of symbols that join, and to what; characters side by side in a piece
+  PairMap joins_, neighbours_;          // pairs of symbols that join, and to what; characters side by side in a piece
   std::array<int32_t, 128> ascii_{};    // symbols, ' ' being U+2581
   std::array<std::array<bool, 128>, 128> ascii_neighbours_{};  // the same pairs again
   std::vector<uint64_t> maybe_neighbours_;  // bits by hash: a 0 spares looking

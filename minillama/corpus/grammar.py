@@ -18,6 +18,7 @@ import re
 from bisect import bisect_right
 from functools import cache
 from itertools import accumulate
+from os.path import commonprefix
 from typing import NamedTuple
 
 SLOT = re.compile(r"\{(\w+)\}")
@@ -143,8 +144,7 @@ class Grammar:
             raise outside(written, f"an option of {choice.name!r}")
 
         def outside(written, expected):
-            same = next((i for i, (a, b) in enumerate(zip(text, written, strict=False)) if a != b),
-                        min(len(text), len(written)))
+            same = len(commonprefix([text, written]))
             expected = repr(written[same:same + 20]) if same < len(written) else expected
             return ValueError(f"not in the language: expected {expected} at character {same}, "
                               f"got {text[same:same + 20]!r}")
