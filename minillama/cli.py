@@ -99,7 +99,8 @@ def add_kernels(commands):
 def add_info(commands):
     """info [PATH]"""
     info = flags.command(commands, "info", run_info, "versions, backends, threads, what fits here; or what a model is")
-    info.add_argument("model", nargs="?", metavar="PATH", help="a model folder or file")
+    info.add_argument("model", nargs="?", metavar="PATH", help="a model folder or file; exit code 1 where one of its "
+                      "settings is refused, 2 where it cannot be read, else 0")
 
 
 def add_tour(commands):
@@ -234,10 +235,13 @@ def run_kernels_verify(arguments):
 
 
 def run_info(arguments):
-    """What is here and what would fit (`info.describe`), or what a checkpoint holds (`info.describe_checkpoint`)."""
-    from minillama.info import describe, describe_checkpoint
+    """What is here and what would fit (`info.describe`), or what a checkpoint holds (`info.examine_checkpoint`): exit
+    code 1 where something that its files say is refused."""
+    from minillama.info import describe, examine_checkpoint
 
-    print(visible(describe_checkpoint(arguments.model)) if arguments.model else describe())
+    text, refused = examine_checkpoint(arguments.model) if arguments.model else (describe(), False)
+    print(visible(text) if arguments.model else text)
+    return int(refused)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import torch
 import minillama
 from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.checkpoint.llama2c import check_llama2c
-from minillama.checkpoint.settings import verdicts_collected
 from minillama.config import PRESETS
 from minillama.kernels import built_backends
 from minillama.memory import GIB, available_bytes, weights_bytes
+from minillama.settings import verdicts_collected
 from minillama.terminal import one_line
 from minillama.tokenizer import default_backend
 from minillama.tokenizer.gguf_vocab import gguf_vocab
@@ -41,8 +41,17 @@ def describe():
 def describe_checkpoint(path):
     """What is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, settings, tokens,
     template, and which commands take it. ValueError where nothing can be read of it."""
+    return examine_checkpoint(path)[0]
+
+
+def examine_checkpoint(path):
+    """(the text of `describe_checkpoint`, whether something that the files say is refused)."""
     with verdicts_collected() as verdicts:
-        weights = open_weights(path)
+        weights, tokenizer, refused = open_weights(path), None, []
+        try:
+            tokenizer = find_tokenizer(weights)
+        except ValueError as error:
+            refused = [one_line(str(error))]
     config, few = weights.config, weights.quantization
     kept = [tensor for tensor in weights.tensors.values() if not tensor.layer]
     layers = [tensor.layer() for tensor in weights.tensors.values() if tensor.layer]
@@ -62,11 +71,12 @@ def describe_checkpoint(path):
     lines += [f"all together {8 * size:.2f} bits a weight, {(kept_bytes + few_bytes) / 2**20:,.1f} MiB"]
     for kind in ("obeyed", "ignored"):
         names = sorted(one_line(name) for name, verdict in verdicts if verdict == kind)
-        lines += [f"settings {kind}: {', '.join(names)}"] if names else []
+        lines += [f"settings {kind}: {', '.join(dict.fromkeys(names))}"] if names else []
     against = [f"{one_line(name)[:80]} {verdict}" for name, verdict in verdicts if verdict not in ("obeyed", "ignored")]
-    lines += [f"refused: {what}" for what in against] + weights.notes
-    tokenizer = find_tokenizer(weights)
-    return "\n".join(lines + describe_tokens(tokenizer) + describe_uses(weights, tokenizer, bool(against)))
+    lines += [f"refused: {what}" for what in against + refused]
+    lines += dict.fromkeys([*weights.notes, *getattr(tokenizer, "notes", ())])
+    uses = describe_uses(weights, tokenizer, bool(against + refused))
+    return "\n".join(lines + describe_tokens(tokenizer) + uses), bool(against + refused)
 
 
 def describe_tokens(tokenizer):
@@ -92,7 +102,7 @@ def describe_tokens(tokenizer):
 def describe_uses(weights, tokenizer, refused):
     """Which commands take these weights, and why not the others, in lines."""
     if refused:
-        return ["taken by no command: of the settings above, those that are refused change what the model computes"]
+        return ["taken by no command: of the settings above, those refused change what the model reads or computes"]
     no_tokenizer = "" if tokenizer else "no tokenizer: put its tokenizer.model or tokenizer.json beside it"
     few = weights.quantization and f"quantized already, in {weights.quantization['kind']}"
     config = weights.config

@@ -109,6 +109,6 @@ MUTANTS = [
            test_a_special_token_comes_on_request_and_shows_on_request),
     Mutant(MODULE, "self.bos_id if self.begins else None", "self.bos_id",
            test_bos_is_put_in_front_and_ends_a_text_only_where_the_files_do_not_deny_it),
-    Mutant(MODULE, "if known not in (None, token.id):", "if False:",
+    Mutant(MODULE, "if known not in (None, token.id) or", "if",
            test_tokens_that_contradict_the_vocabulary_are_refused),
 ]

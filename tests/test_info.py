@@ -11,6 +11,7 @@ from minillama import info
 from minillama.checkpoint import open_weights, save_model
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.weights import from_model
+from minillama.cli import main
 from minillama.config import PRESETS, ModelConfig
 from minillama.info import describe, devices
 from minillama.kernels import built_backends
@@ -105,6 +106,25 @@ def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
     assert lines[-1].startswith("taken by no command")
     with pytest.raises(ValueError, match="sliding_window is 8"):
         open_weights(tmp_path)
+
+
+def test_the_exit_code_of_info_says_whether_something_is_refused(tmp_path, capsys):
+    write_huggingface(tmp_path, from_model(Transformer(ModelConfig(32, 2, 4, 300, hidden_dim=40, max_seq_len=64))))
+    train_bpe(["the cat and the hat"] * 20, 280).save(tmp_path / "tokenizer.model")
+
+    def code_of(**files):
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        code, said = main(["info", str(tmp_path)]), capsys.readouterr().out
+        assert (code == 1) == ("\nrefused: " in said) == ("\ntaken by no command" in said), said
+        return code
+
+    good = json.loads((tmp_path / "config.json").read_text())
+    assert code_of() == 0 and code_of(tokenizer_config={"clean_up_tokenization_spaces": True}) == 0
+    assert code_of(tokenizer_config={"boss": 1}) == 1 and code_of(tokenizer_config={"eos_token": "<none>"}) == 1
+    assert code_of(tokenizer_config={}, generation_config={"num_beams": 4}) == 1
+    assert code_of(generation_config={}) == 0 and code_of(config={**good, "logit_scale": 0.5}) == 1
+    assert code_of(config={**good, "hidden_size": "x"}) == 2 and main(["info"]) == 0
 
 
 MUTANTS = [

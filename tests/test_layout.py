@@ -17,8 +17,8 @@ PACKAGE = ROOT / "minillama"
 CORE = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()  # the reading order
 PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tensors, know no config
 FLOORS = [  # a module imports from its own floor or from one below
-    ("terminal compiler bounds collate files claim snapshot interrupts flags config memory kernels profile_build "
-     "profile_report ptx_tables ptx_instructions inline_ptx "
+    ("terminal compiler bounds collate files claim snapshot settings interrupts flags config memory kernels "
+     "profile_build profile_report ptx_tables ptx_instructions inline_ptx "
      "cuda_translate cuda_program plots report corpus rms_norm rope "
      "swiglu sampling rounding").split(),
     "attention kv_cache tokenizer".split(),

@@ -128,5 +128,6 @@ MUTANTS = [
            test_byte_level_vocabularies_give_the_ids_of_the_library),
     Mutant(JSON, "SINGLE_DIGITS\n        elif", "GPT2_WORDS\n        elif",
            test_byte_level_vocabularies_give_the_ids_of_the_library),
-    Mutant(JSON, 'bool(model.get("ignore_merges"))', "True", test_whole_words_need_no_joining_where_the_file_says_so),
+    Mutant(JSON, 'flag(model, "ignore_merges", "tokenizer.json")', "True",
+           test_whole_words_need_no_joining_where_the_file_says_so),
 ]

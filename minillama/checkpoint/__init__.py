@@ -59,11 +59,11 @@ def load_model(path, device="cpu", dtype=None, quantize=None, **settings):
     is the one inside the file or beside it. Oddities that were accepted come as warnings. Errors as `open_weights`.
     """
     weights = open_weights(path)
-    for note in weights.notes:
+    tokenizer = find_tokenizer(weights)
+    for note in dict.fromkeys([*weights.notes, *getattr(tokenizer, "notes", ())]):
         warnings.warn(note, stacklevel=2)
     if quantize:
         weights = quantize_weights(weights, quantize, **settings)
-    tokenizer = find_tokenizer(weights)
     return build_model(weights, device, dtype, spend=True), tokenizer
 
 

@@ -1,18 +1,12 @@
 """Checkpoints that other programs have quantized (GPTQ, AWQ, bitsandbytes, FP8 ...): told as such, not read."""
 
+import json
 import re
+from pathlib import Path
 
 from minillama.terminal import one_line
 
-ENTRIES = {"quantization": "MLX", "quantization_config": "an unnamed method", "quantization_args": "Meta",
-           "compression_config": "compressed-tensors"}  # key of the settings -> who writes it without a quant_method
-DETAILS = ("quant_algo", "format", "fmt", "scheme", "bits", "load_in_4bit", "load_in_8bit")
-NAMES = {  # who writes it -> what tensors' names end in; the first that fits
-    "GPTQ or AWQ": r"\.(qweight|qzeros|g_idx)", "HQQ": r"\.W_q", "MXFP4": r"_blocks", "MLX": r"\.biases",
-    "bitsandbytes": r"\.((nested_)?(absmax|quant_map)|quant_state\..+|SCB|weight_format)",
-    "compressed-tensors": r"\.weight_packed", "EETQ": r"\.weight_scales", "NVFP4": r"\.weight_scale_2",
-    "ExLlama": r"\.(q_weight|q_scale|trellis|suh|svh)", "AQLM or QuIP#": r"\.(codes|codebooks|Qidxs)",
-    "FP8 or INT8 with scales": r"(weight|input)_scale(_inv)?", "an unnamed method": r"\.(scales|qscales)"}
+_, ENTRIES, NAMES, DETAILS = json.loads(Path(__file__).with_suffix(".json").read_text()).values()
 
 
 def refuse_quantized(path, settings, tensors):

@@ -9,10 +9,10 @@ import torch
 from minillama.checkpoint.gguf import write_gguf
 from minillama.checkpoint.gguf_blocks import BLOCKS, F32, PLAIN, Q8_0
 from minillama.checkpoint.gguf_split import read_gguf_parts
-from minillama.checkpoint.settings import check_known, number, whole
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.config import ModelConfig, RopeScaling
 from minillama.rope import rope_frequencies
+from minillama.settings import check_known, number, whole
 from minillama.tokenizer.gguf_vocab import gguf_vocab, read_gguf_vocab
 
 TOP = {"token_embd": "tok_embeddings", "output_norm": "norm", "output": "output"}

@@ -35,7 +35,8 @@ class TokenSettings:
 
     add_bos, add_eos: whether a text gets that token. ends: further ids at which generation stops. prefix: where
     SentencePiece's space comes in front: "never"; "sentencepiece": always; as the tokenizers library's Metaspace does
-    it, unless there is one: "first" (where the text begins) or "always" (behind added tokens too).
+    it, unless there is one: "first" (where the text begins) or "always" (behind added tokens too). space: whether one
+    is demanded at all. specials: tokens that are special, by their texts. notes: what the user is to be told.
     """
 
     added: tuple = ()
@@ -47,6 +48,9 @@ class TokenSettings:
     ends: frozenset = frozenset()
     chat_template: str | None = None
     prefix: str | None = None
+    space: bool | None = None
+    specials: tuple = ()
+    notes: tuple = ()
 
 
 def _longest_first(token):
@@ -99,22 +103,30 @@ class Tokenizer:
         """Take over what files say (`TokenSettings`); ValueError for a token that the vocabulary contradicts."""
         for token in settings.added:
             self._add(token)
-        self.__dict__.pop("_words", None)
         for which in ("bos", "eos", "pad"):
             name = getattr(settings, which)
             if name is not None:
                 setattr(self, f"{which}_id", self.id_named(name, f"the {which} token"))
+        for special in settings.specials:
+            held = self.added.get(special.text) or special._replace(id=self.id_named(special.text, "a special token"))
+            self._add(held._replace(special=True))
+        self.__dict__.pop("_words", None)
         for which in ("add_bos", "add_eos", "chat_template", "prefix"):
             if getattr(settings, which) is not None:
                 setattr(self, which, getattr(settings, which))
-        self.further_ends |= settings.ends
+        puts_space = getattr(self, "prefix_space", self.prefix not in (None, "never"))
+        if settings.space not in (None, puts_space):
+            raise ValueError(f"add_prefix_space is {settings.space} in tokenizer_config.json, but the vocabulary's own "
+                             f"rule is {puts_space}: remove the one that is not the model's")
+        self.further_ends, self.notes = self.further_ends | settings.ends, (*self.notes, *settings.notes)
         return self
 
     def _add(self, token):
         known = self._vocabulary_id(token.text)
-        if known not in (None, token.id):
-            raise ValueError(f"the added token {token.text!r} has the id {token.id}, and {known} in the vocabulary: "
-                             "one of the two files belongs to another tokenizer")
+        if known not in (None, token.id) or known is None and (token.id in self._bytes or token.id == self.unk_id):
+            where = f"{known} in the vocabulary" if known is not None else "the vocabulary has another of that id"
+            raise ValueError(f"the added token {token.text!r} has the id {token.id}, and {where}: one of the two files "
+                             "belongs to another tokenizer")
         holder = self.added.get(token.text) or self._by_id.get(token.id)
         if holder and (holder.text, holder.id) != (token.text, token.id):
             raise ValueError(f"the added tokens {holder.text!r} ({holder.id}) and {token.text!r} ({token.id}) "

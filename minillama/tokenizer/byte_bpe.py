@@ -41,6 +41,11 @@ def spelled(text):
     return None if None in values else bytes(values)
 
 
+def characters(token):
+    """The inverse of `spelled`: bytes in GPT-2's spelling."""
+    return "".join(map(BYTE_TO_CHARACTER.get, token))
+
+
 def join_pairs(parts, rank_of):
     """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
 

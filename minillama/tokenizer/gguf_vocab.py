@@ -5,8 +5,8 @@ are in llama.cpp's src/llama-vocab.cpp.
 """
 
 from .added_tokens import AddedToken, TokenSettings
-from .bpe_encoder import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
-from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, spelled
+from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
 from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 from .tokenizer_json import tokenizer_json
 
@@ -19,14 +19,15 @@ ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<
 
 def read_gguf_vocab(settings, path="the file"):
     """The tokenizer in the settings of a GGUF file, None if it carries none. ValueError if damaged or not known."""
-    model = settings.get("tokenizer.ggml.model")
-    if model in (None, "no_vocab"):
+    model = settings.get("tokenizer.ggml.model", "no_vocab")
+    if model == "no_vocab" and "tokenizer.ggml.tokens" not in settings:
         return None
     tokens = _list(settings, "tokens", str, path)
     kinds = _list(settings, "token_type", int, path, len(tokens), [NORMAL] * len(tokens))
-    read = {"llama": _sentencepiece, "gpt2": _byte_bpe}.get(model)
-    if read is None:
-        raise ValueError(f"{path}: tokenizer.ggml.model is {model!r}: known are 'llama' and 'gpt2'")
+    read = {"llama": _sentencepiece, "gpt2": _byte_bpe}.get(str(model))
+    if read is None or not {*kinds} <= {*range(NORMAL, BYTE + 1)}:
+        raise ValueError(f"{path}: tokenizer.ggml.model is {model!r:.80}: known are 'llama' and 'gpt2', with "
+                         f"token_type {NORMAL} to {BYTE}")
     try:
         return read(settings, tokens, kinds, path).obey(_settings(settings, tokens, kinds, model))
     except ValueError as error:
@@ -38,21 +39,29 @@ def _settings(settings, tokens, kinds, model):
     def of(name, kind):
         value = settings.get(f"tokenizer.ggml.{name}")
         if value is not None and type(value) is not kind:
-            raise ValueError(f"tokenizer.ggml.{name} is {value!r}: expected {kind.__name__}")
+            raise ValueError(f"tokenizer.ggml.{name} is {value!r:.80}: expected {kind.__name__}")
         return value
 
     ids = {"bos": 1, "eos": 2} if model == "llama" else {}
-    for which in ("bos", "eos", "eot", "eom", "padding"):
+    for which in ("bos", "eos", "eot", "eom", "padding", "unknown"):
         if (index := of(f"{which}_token_id", int)) is not None:
             ids[which] = index
-    names = {which: tokens[index] for which, index in ids.items() if 0 <= index < len(tokens)}
+        if ids.get(which) in (-1, 2**32 - 1) and which not in ("bos", "eos"):  # llama.cpp's word for none
+            del ids[which]
+        elif which in ids and not 0 <= ids[which] < len(tokens):
+            raise ValueError(f"tokenizer.ggml.{which}_token_id is {ids[which]}, and there are {len(tokens)} tokens")
+    if model == "llama" and kinds[ids.get("unknown", 0)] != UNKNOWN:
+        raise ValueError(f"tokenizer.ggml.unknown_token_id is {ids.get('unknown', 0)}, whose token_type is another's")
+    names = {which: tokens[index] for which, index in ids.items()}
     added = tuple(AddedToken(tokens[index], index, kind == CONTROL) for index, kind in enumerate(kinds)
                   if kind in (CONTROL, USER_DEFINED))
     begins = model == "llama" or SAME.get(settings.get("tokenizer.ggml.pre")) == "llama-bpe"
     ends = {ids.get("eot"), ids.get("eom"), *(token.id for token in added if token.text in ENDS)} - {None}
-    add_bos = of("add_bos_token", bool)
-    if not isinstance(settings.get("tokenizer.chat_template", ""), str):
+    add_bos, template = of("add_bos_token", bool), settings.get("tokenizer.chat_template", "")
+    if not isinstance(template, str):
         raise ValueError("tokenizer.chat_template is no text: the file is damaged")
+    if of("add_space_prefix", bool) and model == "gpt2":
+        raise ValueError("tokenizer.ggml.add_space_prefix is True: a byte-level vocabulary's is False here")
     return TokenSettings(added, names.get("bos"), names.get("eos"), names.get("padding"),
                          begins if add_bos is None else add_bos, of("add_eos_token", bool), frozenset(ends),
                          settings.get("tokenizer.chat_template"))
@@ -69,14 +78,14 @@ def _list(settings, name, kind, path, length=None, default=None):
 def _sentencepiece(settings, tokens, kinds, path):
     scores = _list(settings, "scores", float, path, len(tokens))
     pieces = [Piece(*row) for row in zip(tokens, scores, kinds, strict=True)]
-    prefix = settings.get("tokenizer.ggml.add_space_prefix", True) is not False
+    prefix = settings.get("tokenizer.ggml.add_space_prefix") is not False
     return SentencePieceTokenizer(model_bytes(pieces, byte_fallback=BYTE in kinds, prefix=prefix))
 
 
 def _byte_bpe(settings, tokens, kinds, path):
     pre = settings.get("tokenizer.ggml.pre", "default")
-    pre = SAME.get(pre, pre) if isinstance(pre, str) else pre
-    if pre not in WORDS:
+    pre = SAME.get(str(pre), pre)
+    if str(pre) not in WORDS:
         raise ValueError(f"tokenizer.ggml.pre is {pre!r}: known are {', '.join([*WORDS, *SAME])}")
     added = {tokens[i]: i for i, kind in enumerate(kinds) if kind in (CONTROL, USER_DEFINED)}
     ids = {spelled(token): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
@@ -86,6 +95,8 @@ def _byte_bpe(settings, tokens, kinds, path):
         left, _, right = merge.partition(" ")
         merges[spelled(left), spelled(right)] = rank
     lost = next((pair for pair in merges if None in pair or pair[0] + pair[1] not in ids), None)
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("tokenizer.ggml.tokens holds a token twice: damaged")
     if None in ids or lost is not None:
         raise ValueError("a token or merge is not in GPT-2's byte characters, or joins to no token: damaged")
     whole_words = pre == "llama-bpe"
@@ -123,7 +134,7 @@ def gguf_vocab(tokenizer, n_rows=0):
     if pre is None:
         raise ValueError("llama.cpp has no name for the way this tokenizer cuts words: leave the tokenizer out")
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **settings,
-            "tokenizer.ggml.merges": [f"{_text(a)} {_text(b)}" for a, b in tokenizer.merges()]}
+            "tokenizer.ggml.merges": [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]}
 
 
 def _row(tokenizer):
@@ -133,10 +144,6 @@ def _row(tokenizer):
 
     def row(index):
         token, added = tokenizer.token_bytes(index), tokenizer.added_token(index)
-        return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED) if added else Piece(_text(token))
+        return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED) if added else Piece(characters(token))
 
     return row
-
-
-def _text(token):
-    return "".join(BYTE_TO_CHARACTER[byte] for byte in token)

@@ -7,16 +7,18 @@ Source: https://github.com/huggingface/tokenizers.
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+from ..settings import KNOWN, check_known, flag
 from .added_tokens import TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, spelled
+from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
 from .sentencepiece import BYTE_PIECES, Piece, Rules, SentencePieceTokenizer, model_bytes
 from .token_settings import added_tokens, added_tokens_json, read_token_settings
-from .word_counts import SPACE
 
 KNOWN_PATTERNS = (LLAMA3_WORDS, GPT2_WORDS, SINGLE_DIGITS)  # a foreign pattern could be made to run for ever
 BEGINS = ("<|begin_of_text|>", "<s>", "<|startoftext|>", "<|im_start|>")  # where no settings beside it name them
+PARTS = json.loads(Path(__file__).with_name("tokenizer_json_parts.json").read_text())
 ENDS = ("<|end_of_text|>", "</s>", "<|endoftext|>", "<|im_end|>")
 
 
@@ -26,22 +28,23 @@ def read_tokenizer_json(data, folder=None):
     try:
         content = json.loads(data)
         model, merges = content["model"], [_pair(merge) for merge in content["model"]["merges"]]
-        added = added_tokens(content.get("added_tokens") or [], "tokenizer.json")
+        added = added_tokens(content.get("added_tokens", []), "tokenizer.json")
         vocab, names = model["vocab"], {token.text for token in added}
         numbers = list(vocab.values())
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError, _NoPair) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"not a tokenizer.json of BPE type, or damaged ({type(error).__name__}: {error})") from None
     if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in numbers):
         raise ValueError("an id in tokenizer.json is not a whole number from 0 up: the file is damaged")
-    if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"tokenizer.json holds a model of type {model['type']!r}: only BPE is read here")
+    _check_settings(content, model, added)
     settings = read_token_settings(folder, added) if folder else TokenSettings(tuple(added))
-    if model.get("byte_fallback"):
+    if flag(model, "byte_fallback", "tokenizer.json"):
         tokenizer = _sentencepiece(content, vocab, merges, settings)
         return tokenizer.obey(_filled(settings, content, tokenizer))
     words, prefix_space = _words(content.get("pre_tokenizer"))
     if content.get("normalizer") is not None:
         raise ValueError(f"tokenizer.json has the normalizer {_kind(content['normalizer'])!r}: LLaMA's has none")
+    if [_kind(step) for step in _steps(content.get("decoder"), "decoders")] not in ([], ["ByteLevel"]):
+        raise _not_known(content["decoder"])
     ids = {spelled(token): index for token, index in vocab.items() if token not in names}
     pairs = {(spelled(left), spelled(right)): rank for rank, (left, right) in enumerate(merges)}
     if None in ids or any(None in pair for pair in pairs):
@@ -49,58 +52,70 @@ def read_tokenizer_json(data, folder=None):
     lost = next((pair for pair in pairs if pair[0] + pair[1] not in ids), None)
     if lost:
         raise ValueError(f"tokenizer.json joins {lost[0]!r} and {lost[1]!r} to no token of its vocabulary")
-    tokenizer = ByteBpeTokenizer(ids, {token.text: token.id for token in added}, words, pairs,
-                                 bool(model.get("ignore_merges")), file=data, prefix_space=prefix_space)
+    whole_words = flag(model, "ignore_merges", "tokenizer.json")
+    tokenizer = ByteBpeTokenizer(ids, {token.text: token.id for token in added}, words, pairs, whole_words, file=data,
+                                 prefix_space=prefix_space)
     return tokenizer.obey(_filled(replace(settings, prefix=None), content, tokenizer))
+
+
+def _check_settings(content, model, added):
+    """ValueError for a setting of the file that would be ignored, and for what its parts contradict each other in."""
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"tokenizer.json holds a model of type {model['type']!r:.80}: only BPE is read here")
+    check_known(content, "tokenizer.json", "tokenizer.json")
+    check_known(model, "tokenizer.json: model", "model of tokenizer.json")
+    if not isinstance(model.get("unk_token"), (str, type(None))):
+        raise ValueError(f"tokenizer.json: unk_token is {model['unk_token']!r:.80}: expected a token's text, or null")
+    for token in added:
+        if model["vocab"].get(token.text, token.id) != token.id:
+            raise ValueError(f"the added token {token.text!r} has the id {token.id}, and "
+                             f"{model['vocab'][token.text]} in the vocabulary: tokenizer.json contradicts itself")
 
 
 def _filled(settings, content, tokenizer):
     """Where the settings beside the file say nothing: begin and end as its post_processor puts them around a text,
     their names by custom."""
-    front, back = _around(content.get("post_processor"))
+    front, back = _around(content.get("post_processor"), tokenizer)
     known = {**dict.fromkeys(content["model"]["vocab"]), **tokenizer.added}
     bos = settings.bos or front or next((name for name in BEGINS if name in known), None)
     eos = settings.eos or back or next((name for name in ENDS if name in known), None)
     if settings.add_bos is None and settings.add_eos is None:  # the one flag alone means that the other is false
-        return replace(settings, bos=bos, eos=eos, add_bos=front is not None and front == bos,
-                       add_eos=back is not None and back == eos)
+        if front not in (None, bos) or back not in (None, eos):
+            raise ValueError(f"the post_processor of tokenizer.json puts {front!r} and {back!r} around a text, but "
+                             f"tokenizer_config.json names {bos!r} and {eos!r}: correct the wrong one")
+        return replace(settings, bos=bos, eos=eos, add_bos=front is not None, add_eos=back is not None)
     return replace(settings, bos=bos, eos=eos, add_bos=bool(settings.add_bos), add_eos=bool(settings.add_eos))
 
 
-def _around(part):
+def _around(part, tokenizer):
     """(special token in front of a text or None, the one behind it or None) of the "post_processor" part."""
-    steps = part.get("processors") if _kind(part) == "Sequence" else [part]
-    for step in steps if isinstance(steps, list) else []:
-        if _kind(step) == "TemplateProcessing":
-            names = [(item.get("SpecialToken") or {}).get("id") for item in step.get("single") or ()]
-            place = names.index(None) if None in names else 2
-            if place > 1 or len(names) - place > 2 or names.count(None) > 1:
-                raise ValueError(f"tokenizer.json puts {names} around a text: one token on either side is known here")
-            return (names[0] if place else None), (names[-1] if place < len(names) - 1 else None)
-        if _kind(step) not in (None, "ByteLevel"):
-            raise ValueError(f"tokenizer.json has the post_processor {_kind(step)!r}: not known here")
-    return None, None
+    found = [step for step in _steps(part, "processors") if _kind(step) != "ByteLevel"]
+    if not found:
+        return None, None
+    try:
+        names = [item["SpecialToken"]["id"] if item.keys() == {"SpecialToken"} else
+                 {"A": None}.get(item["Sequence"]["id"], "") for item in found[0]["single"]]
+        ids = {name: found[0]["special_tokens"][name]["ids"] for name in names if name is not None}
+        if len(found) == 1 and names.count(None) == 1 and all(
+                given == [tokenizer.id_named(name)] for name, given in ids.items()):
+            front, back = names[:names.index(None)], names[names.index(None) + 1:]
+            if len(front) < 2 and len(back) < 2:
+                return (front or [None])[0], (back or [None])[0]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        pass
+    raise _not_known(part, "puts more around a text than one known token on either side, or other ids")
 
 
 def tokenizer_json(tokenizer):
     """The bytes of a tokenizer.json for a `ByteBpeTokenizer`; the inverse of `read_tokenizer_json`."""
-    def text(token):
-        return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
-
-    by_id = sorted(tokenizer.ids.items(), key=lambda item: item[1])
+    vocab = {characters(token): index for token, index in sorted(tokenizer.ids.items(), key=lambda item: item[1])}
+    merges = [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]
     split = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
              for pattern in tokenizer.words]
     byte_level = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True,
                   "use_regex": False}
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-             "ignore_merges": tokenizer.whole_words,
-             "vocab": {text(token): index for token, index in by_id},
-             "merges": [f"{text(a)} {text(b)}" for a, b in tokenizer.merges()]}
-    content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added_tokens_json(tokenizer),
-               "normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*split, byte_level]},
-               "post_processor": _post_processor(tokenizer), "decoder": byte_level, "model": model}
-    return json.dumps(content, ensure_ascii=False).encode()
+    return _written(tokenizer, {"ignore_merges": tokenizer.whole_words, "vocab": vocab, "merges": merges},
+                    pre_tokenizer={"type": "Sequence", "pretokenizers": [*split, byte_level]}, decoder=byte_level)
 
 
 def sentencepiece_json(tokenizer):
@@ -115,20 +130,16 @@ def sentencepiece_json(tokenizer):
     cuts = [(text[:cut], text[cut:]) for text in joinable for cut in range(1, len(text))
             if text[:cut] in joinable and text[cut:] in joinable]
     cuts.sort(key=lambda pair: (joinable[pair[0] + pair[1]], len(pair[0]), len(pair[1])), reverse=True)
-    spaces = [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-    metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": tokenizer.prefix, "split": False}
-    cuts_spaces = tokenizer.prefix in ("first", "always")
-    decoders = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"},
-                {"type": "Fuse"}]
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if tokenizer.prefix != "never" else []
-    model = {"type": "BPE", "dropout": None, "unk_token": tokenizer.id_to_piece(tokenizer.unk_id),
-             "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,
-             "ignore_merges": False, "vocab": vocab, "merges": [f"{left} {right}" for left, right in cuts]}
-    normalizer = None if cuts_spaces else {"type": "Sequence", "normalizers": spaces[tokenizer.prefix == "never":]}
-    content = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added_tokens_json(tokenizer),
-               "normalizer": normalizer, "pre_tokenizer": metaspace if cuts_spaces else None,
-               "post_processor": _post_processor(tokenizer), "model": model,
-               "decoder": {"type": "Sequence", "decoders": decoders + strip}}
+    model = {"unk_token": tokenizer.id_to_piece(tokenizer.unk_id), "fuse_unk": True, "byte_fallback": True,
+             "vocab": vocab, "merges": [f"{left} {right}" for left, right in cuts]}
+    form = next(form for form in PARTS["spaces"] if form["prefix"] == tokenizer.prefix)
+    return _written(tokenizer, model, **{name: part for name, part in form.items() if name != "prefix"})
+
+
+def _written(tokenizer, model, **parts):
+    """The bytes of the file with this model; what is not named is as usual."""
+    content = {**PARTS["content"], **parts, "added_tokens": added_tokens_json(tokenizer),
+               "post_processor": _post_processor(tokenizer), "model": {**PARTS["model"], **model}}
     return json.dumps(content, ensure_ascii=False).encode()
 
 
@@ -147,14 +158,10 @@ def _post_processor(tokenizer):
             "special_tokens": special} if names else None
 
 
-class _NoPair(ValueError):
-    pass
-
-
 def _pair(merge):
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
-        raise _NoPair(f"{merge!r:.60} is no merge of two tokens")
+        raise TypeError(f"{merge!r:.60} is no merge of two tokens")
     return tuple(parts)
 
 
@@ -162,38 +169,58 @@ def _kind(part):
     return part.get("type") if isinstance(part, dict) else part
 
 
+def _not_known(part, what="has"):
+    return ValueError(f"tokenizer.json {what}: {json.dumps(part)[:120]}: not known here")
+
+
+def _steps(part, inside):
+    """The steps of a part of the file, of known settings and their types."""
+    steps = [] if part is None else part.get(inside) if _kind(part) == "Sequence" else [part]
+    for step in steps if isinstance(steps, list) else [steps]:
+        shape = KNOWN["steps of tokenizer.json"].get(str(_kind(step))) if isinstance(step, dict) else None
+        if shape is None or any(type(value).__name__ != shape.get(name) for name, value in step.items()):
+            raise _not_known(step, "cuts text by" if inside == "pretokenizers" else "has")
+    if _kind(part) == "Sequence" and part.keys() != {"type", inside}:
+        raise _not_known(part)
+    return steps
+
+
 def _words(part):
     """(patterns, whether a space is put in front) of the "pre_tokenizer" part."""
-    steps = part.get("pretokenizers") if _kind(part) == "Sequence" else [part]
-    words, prefix_space = [], False
-    for step in steps if isinstance(steps, list) else [steps]:
-        kind, pattern = _kind(step), None
+    steps, words = _steps(part, "pretokenizers"), []
+    for step in steps:
+        kind, pattern = step["type"], None
         if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-            pattern = (step.get("pattern") or {}).get("Regex")
+            pattern = step["pattern"].get("Regex") if step.get("pattern", {}).keys() == {"Regex"} else None
         elif kind == "Digits" and step.get("individual_digits"):
             pattern = SINGLE_DIGITS
         elif kind == "ByteLevel":
-            prefix_space |= bool(step.get("add_prefix_space"))
             pattern = GPT2_WORDS if step.get("use_regex", True) else ""
         if pattern not in ("", *KNOWN_PATTERNS):
-            raise ValueError(f"tokenizer.json cuts text by {json.dumps(step)[:120]}: not known here")
+            raise _not_known(step, "cuts text by")
         words += [pattern] if pattern else []
+    prefix_space = bool(steps) and steps[-1].get("add_prefix_space", False)
+    if [step["type"] for step in steps].count("ByteLevel") != 1 or steps[-1]["type"] != "ByteLevel" or (
+            prefix_space and len(steps) > 1):  # it would put a space before each word that an earlier step cut
+        raise _not_known(part, "cuts text by")
     return words, prefix_space
 
 
 def _prefix(content):
-    """Where SentencePiece's space comes in front, by the "normalizer" and "pre_tokenizer" parts (`TokenSettings`)."""
-    part, cut = content.get("normalizer"), content.get("pre_tokenizer")
-    steps = part.get("normalizers") if _kind(part) == "Sequence" else [part] if part is not None else []
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    prepends = {"type": "Prepend", "prepend": SPACE}
-    if cut is None and steps in ([prepends, spaces], [spaces]):
-        return "sentencepiece" if len(steps) == 2 else "never"
-    if not steps and _kind(cut) == "Metaspace" and cut.get("replacement") == SPACE and cut.get("split") is False:
-        if cut.get("prepend_scheme") in ("always", "first", "never"):
-            return cut["prepend_scheme"]
-    raise ValueError("tokenizer.json has byte_fallback, but its normalizer and pre_tokenizer, "
-                     f"{json.dumps([part, cut])[:120]}, are not in the form of Llama 2's: use its tokenizer.model")
+    """Where SentencePiece's space comes in front, by the parts of the file that say so (`TokenSettings`)."""
+    parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer")}
+    form = next((form for form in PARTS["spaces"] if form == {**form, **parts}), None)
+    if form is None:
+        raise ValueError("tokenizer.json has byte_fallback, but its normalizer and pre_tokenizer, "
+                         f"{json.dumps([*parts.values()])[:120]}, are not in the form of Llama 2's: use its "
+                         "tokenizer.model")
+    if content.get("decoder") not in (None, form["decoder"], form["pre_tokenizer"]):
+        raise _not_known(content["decoder"])
+    words = [entry for entry in content.get("added_tokens") or [] if not entry.get("special", True)]
+    if form["normalizer"] and any(entry.get("normalized") for entry in words):
+        raise ValueError("tokenizer.json has an added word that is normalized: a space would be put before it too, "
+                         "which is not done here: use its tokenizer.model")
+    return form["prefix"]
 
 
 def _sentencepiece(content, vocab, merges, settings):

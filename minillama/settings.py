@@ -1,4 +1,4 @@
-"""JSON settings beside the weights (`params.json`, `config.json`), read with suspicion.
+"""JSON settings beside weights and vocabularies (`params.json`, `config.json` ...), read with suspicion.
 
 known_settings.json lists, for each form, the settings that are read or change no number, those that LLaMA has off, and
 those of which some values are LLaMA's. Any other word may change what is computed: it is refused, not ignored.
@@ -6,6 +6,7 @@ those of which some values are LLaMA's. Any other word may change what is comput
 
 import contextlib
 import contextvars
+import fnmatch
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from minillama.snapshot import read_settings  # noqa: F401  (those who read sett
 from minillama.terminal import one_line
 
 KNOWN = json.loads(Path(__file__).with_name("known_settings.json").read_text())
+REQUIRED = object()  # the default of a setting that must be there
 
 
 def write_settings(path, settings):
@@ -23,13 +25,13 @@ def write_settings(path, settings):
         file.write(json.dumps(settings, indent=2) + "\n")
 
 
-def whole(settings, name, path, default=None):
+def whole(settings, name, path, default=REQUIRED):
     """A positive whole number among the settings; `default` where it is absent or null, if one is given."""
     return int(_fitting(settings, name, path, default, "a positive whole number",
                         lambda value: type(value) in (int, float) and 0 < value < 2**40 and value == int(value)))
 
 
-def number(settings, name, path, default=None):
+def number(settings, name, path, default=REQUIRED):
     """A positive finite number among the settings; `default` where it is absent or null, if one is given."""
     return float(_fitting(settings, name, path, default, "a positive number",
                           lambda value: type(value) in (int, float) and 0 < value < 1e18))
@@ -42,7 +44,7 @@ def flag(settings, name, path, default=False):
 
 def _fitting(settings, name, path, default, wanted, fits):
     value = settings.get(name)
-    if value is None and default is not None:
+    if value is None and default is not REQUIRED:
         return default
     if not fits(value):
         raise ValueError(f"{path}: {name} is {value!r}: expected {wanted}")
@@ -84,7 +86,7 @@ def _verdict(name, value, table, fixed):
         return f"is {one_line(repr(value)[:80])}: LLaMA's is {' or '.join(map(repr, allowed))}"
     for list_name, verdict in (("obeyed", "obeyed"), ("inert", "ignored")):
         listed = table.get(list_name, ())
-        if name in listed or name.startswith(tuple(word for word in listed if word.endswith("."))):
+        if any(fnmatch.fnmatchcase(name, word) for word in listed):
             return verdict
     return "is not known here and may change what the model computes: remove it from the file if it does not"
 
