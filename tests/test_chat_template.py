@@ -11,7 +11,6 @@ from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.tokenizer import train_bpe
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
 from minillama.tokenizer.tiktoken import read_tiktoken
-from minillama.train import chat_template
 from minillama.train.chat_template import (
     JINJA,
     chosen_template,
@@ -24,11 +23,6 @@ from minillama.train.sequence_loss import IGNORE, encode_segments
 from minillama.train.templates import TEMPLATES, text_of
 
 TURNS = {"system": "Be brief.", "user": " What <s> is\n", "assistant": "It </s> is <|im_end|> 7. "}
-
-
-@pytest.fixture(autouse=True)
-def anew():
-    chat_template._compiled.cache_clear()
 
 
 def said(roles):
@@ -153,24 +147,10 @@ def test_smollm2s_own_file_asks_as_transformers_does():
     assert tokenizer.encode(talk[0]["content"]) == [504, 3575, 282, 4649, 314]
 
 
-def rendered_anew(name):
-    chat_template._compiled.cache_clear()
-    test_a_models_own_template_is_the_text_that_transformers_renders(name)
-
-
-def refused_anew(program):
-    chat_template._compiled.cache_clear()
-    test_a_template_that_cannot_serve_is_refused_in_one_line(program, "refuses this conversation")
-
-
 MODULE, LEARNED = "minillama.train.chat_template", test_what_is_learned_are_the_answers_and_the_token_that_ends_them
 MUTANTS = [
     Mutant(MODULE, "content = content.replace(name, name[0] + APART + name[1:])", "pass",
            test_names_of_control_tokens_in_a_message_stay_text),
     Mutant(MODULE, "rest.index(end) + len(end)", "rest.index(end)", lambda: LEARNED("plain")),
     Mutant(MODULE, "place % 2 == 1", "place % 2 == 0", lambda: LEARNED("marked")),
-    Mutant(MODULE, "trim_blocks=True", "trim_blocks=False",
-           lambda: rendered_anew("plain")),
-    Mutant(MODULE, "ImmutableSandboxedEnvironment(trim", "jinja2.Environment(trim",
-           lambda: refused_anew("{{ ''.__class__.__mro__ }}")),
 ]

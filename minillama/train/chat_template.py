@@ -1,23 +1,20 @@
 """Which template a conversation is put in, and the model's own one: a Jinja program that its folder brings.
 
-It is rendered in jinja2's sandbox, as transformers does it (huggingface.co/docs/transformers/chat_templating). What it
-writes becomes control tokens where it names them; the same letters inside a message stay text. A template of ours is
+It is rendered in jinja2's sandbox (`jinja_sandbox`), as transformers does it (huggingface.co/docs/transformers). What
+it writes becomes control tokens where it names them; the same letters inside a message stay text. A template of ours is
 kept in a model's folder as a Jinja program too (`JINJA`): other programs then put questions to it the same way.
 """
 
-import datetime
 import functools
-import json
 from pathlib import Path
 
-from minillama.terminal import one_line
 from minillama.tokenizer.added_tokens import AddedToken
+from minillama.train.jinja_sandbox import BEGIN, END, render
 from minillama.train.sequence_loss import control_id
 from minillama.train.templates import TEMPLATES, Segment
 
 OWN = "own"  # the name of the model's own template, beside those of `TEMPLATES`
-# Unicode's letters for private use: the first stands inside a name that a message holds, the others around an answer
-APART, BEGIN, END = "\ue100", "\ue101", "\ue102"
+APART = "\ue100"  # a letter for private use, as BEGIN and END are: it stands inside a name that a message holds
 JINJA = {path.stem: path.read_text(encoding="utf-8").strip()
          for path in sorted(Path(__file__).with_name("chat_templates").glob("*.jinja"))}  # ours, as Jinja programs
 NAMES = {program: name for name, program in JINJA.items()}
@@ -121,52 +118,11 @@ def _answers(tokenizer, messages, text):
 
 
 def _rendered(tokenizer, messages, asks):
-    import jinja2
-
     names = {f"{which}_token": tokenizer.id_to_piece(index) for which, index in (
         ("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("unk", tokenizer.unk_id), ("pad", tokenizer.pad_id))
         if index is not None}
+    values = {"messages": messages, "add_generation_prompt": asks, "tools": None, "documents": None}
     try:
-        return _compiled(tokenizer.chat_template).render(
-            messages=messages, add_generation_prompt=asks, tools=None, documents=None,
-            **{"bos_token": "", "eos_token": "", **names})
-    except (jinja2.TemplateError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the model's own chat_template refuses this conversation ({one_line(str(error))[:200]}): "
-                         f"choose another with --template {', '.join(TEMPLATES)}") from None
-
-
-@functools.lru_cache(8)
-def _compiled(program):
-    import jinja2
-
-    try:
-        return _sandbox().from_string(program)
-    except jinja2.TemplateError as error:
-        raise ValueError(f"the model's own chat_template is no Jinja program ({one_line(str(error))[:200]}): choose "
-                         f"one of ours with --template {', '.join(TEMPLATES)}") from None
-
-
-def _sandbox():
-    """jinja2's sandbox with what transformers gives to a template in it."""
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(jinja2.ext.Extension):
-        tags = {"generation"}
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("marked"), [], [], body).set_lineno(line)
-
-        def marked(self, caller):
-            return BEGIN + caller() + END
-
-    def refuse(message):
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                extensions=["jinja2.ext.loopcontrols", Generation])
-    environment.filters["tojson"] = lambda value, indent=None, **_: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.datetime.now().strftime(form))
-    return environment
+        return render(tokenizer.chat_template, {"bos_token": "", "eos_token": "", **names, **values})
+    except ValueError as error:
+        raise ValueError(f"{error}: choose another with --template {', '.join(TEMPLATES)}") from None
