@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from minillama.checkpoint.names import LAYER_NAMES
-from minillama.tensor_diff import explain, fit, listed, span
+from minillama.tensor_diff import Fit, explain, factor_words, fit, leftovers, listed, span
 
 HEAD, TABLE = "output.weight", "tok_embeddings.weight"
 MATRICES = {f"{name}.weight" for name in LAYER_NAMES if "." in name}  # the norms of two layers may well be equal
+LEAST = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")  # types whose blocks store their least number beside a scale
 SAMPLES, SUSPECTS = 512, 4  # numbers by which a tensor is recognised elsewhere, and how many are then compared in full
 HARMLESS = ("max_seq_len", "tie_embeddings")  # the first changes no logits; where the second does, the head tells it
 
@@ -72,6 +73,13 @@ def _compare(name, ours, theirs, suspects, config, result, sources):
     if grain := rounded(there, here):
         result.add(name, f"differs by rounding to {grain} alone", True)
         return
+    blocks = [tensor.block for tensor in (ours, theirs) if tensor.block and tensor.block.numbers > 1]
+    if blocks and (found := quantized(there, here, blocks)):
+        wrong = [factor_words(found.factor, config)] if found.factor != 1 else []
+        wrong += [leftovers(found, there, here)] if found.left else []
+        said = f"differs by quantization to {found.grain}"
+        result.add(name, "; ".join([said, *wrong]) if wrong else f"{said} alone", not wrong)
+        return
     source, said, grain = explain(name, here, there, lambda: suspects.of(name, here), config)
     words = said + ([f"rounded to {grain}"] if grain else [])
     if source != name:
@@ -89,6 +97,28 @@ def rounded(there, here):
     ways = (("fp16", lambda x: x.half().float()), ("bf16", lambda x: x.bfloat16().float()),
             ("bf16", lambda x: x.half().bfloat16().float()), ("bf16 (bits cut off)", cut))
     return next((name for name, way in ways if torch.equal(way(there), here) or torch.equal(way(here), there)), "")
+
+
+def quantized(there, here, blocks):
+    """The `Fit` of a tensor of which the sides hold what GGUF's types `blocks` made of one matrix; None where they
+    differ by more. A type of b bits has 2^b - 1 steps for the range of a block's numbers. A number is off by half a
+    step, and by up to two where the scale is rounded, or chosen for the least error of all numbers of its part."""
+    step = torch.zeros_like(there)
+    for block in blocks:
+        if there.numel() % block.numbers:
+            return None
+        x = there.reshape(-1, block.numbers)
+        span = x.amax(1).clamp(min=0) - x.amin(1).clamp(max=0) if block.name in LEAST else 2 * x.abs().amax(1)
+        step += (span / (2 ** int(block.name[1]) - 1)).repeat_interleave(block.numbers).view_as(there)
+    factor = 1.0
+    for _ in range(2):  # as it is, then scaled; the least error shrinks numbers too, but by no more than its square
+        off = here - factor * there
+        mask = ~(off.abs() <= 2 * step)
+        off = off.where(~mask, 0)
+        error, further = off.norm() / there.norm(), ((off * there).sum() / there.square().sum()).item()
+        factor += further if abs(further) > 2 * error ** 2 + 1e-3 else 0
+    found = Fit(factor, " and ".join(block.name for block in blocks), mask)
+    return found if off.norm() <= 0.5 * step.norm() and found.left <= there.numel() // 200 else None
 
 
 def _same_rows(here, there):

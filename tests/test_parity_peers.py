@@ -16,8 +16,11 @@ from minillama.checkpoint import load_model, save_model
 from minillama.checkpoint.convert import convert
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.config import ModelConfig, preset
+from minillama.generate import generate_text, prompt_ids
 from minillama.parity import CAUSES, ladder
 from minillama.parity_peers import _recorded_tokens, parity, record
+from minillama.train.chat_template import own_template
+from minillama.train.sequence_loss import encode_segments
 
 
 def test_transformers_agrees_on_every_rung_from_every_form(tmp_path):
@@ -167,6 +170,27 @@ def test_smollm2_agrees_with_transformers_and_knows_paris():
     answer = ladder(model, ids)["greedy tokens"].tolist()
     answer = answer[:answer.index(tokenizer.eos_id)]
     assert tokenizer.decode(answer) == "The capital of France is Paris."
+
+
+@pytest.mark.long
+def test_smollm2s_greedy_text_is_that_of_transformers():
+    """From the same file: its tokenizer and its template read by both, then each one's own greedy loop."""
+    package, path = transformers(), smollm2()
+    pytest.importorskip("gguf", reason="transformers reads GGUF through it")
+    theirs = package.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    reads = package.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model, tokenizer = load_model(path)
+    talk = [{"role": "user", "content": "Name three primary colours, and say why they are called so."}]
+    asked = encode_segments(own_template(tokenizer, talk), tokenizer).tokens
+    assert asked == reads.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+    texts = ["The capital of France is", "def fibonacci(n):\n", "1 2 3 4 5 6 7 8 9",
+             "Na\u00efve caf\u00e9s in \u5317\u4eac"]
+    assert [prompt_ids(tokenizer, text) for text in texts] == [reads(text).input_ids for text in texts]
+    for ids in [asked, *(prompt_ids(tokenizer, text) for text in texts)]:
+        made = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False,
+                               max_new_tokens=48, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.eos_id)
+        wanted = reads.decode(made[0, len(ids):], skip_special_tokens=True)
+        assert len(wanted) > 20 and "".join(generate_text(model, tokenizer, ids, 48)) == wanted
 
 
 PEERS = "minillama.parity_peers"
