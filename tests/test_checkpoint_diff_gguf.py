@@ -92,7 +92,7 @@ def test_a_mistake_in_a_quantized_file_is_named(name, mistake):
 
 
 MUTANTS = [
-    Mutant("minillama.checkpoint_diff", "~(off.abs() <= 2 * step)", "off.abs() > 1e9",
+    Mutant("minillama.checkpoint_diff", 'f"{said} alone", not wrong', 'f"{said} alone", True',
            lambda: test_a_mistake_in_a_quantized_file_is_named("Q6_K", "one weight")),
     Mutant("minillama.checkpoint_diff", "if blocks and (found", "if not blocks and (found",
            lambda: test_a_quantized_file_is_told_by_its_type_and_harmless("Q4_K", False)),

@@ -122,7 +122,7 @@ def test_the_exit_code_of_info_says_whether_something_is_refused(tmp_path, capsy
     good = json.loads((tmp_path / "config.json").read_text())
     assert code_of() == 0 and code_of(tokenizer_config={"clean_up_tokenization_spaces": True}) == 0
     assert code_of(tokenizer_config={"boss": 1}) == 1 and code_of(tokenizer_config={"eos_token": "<none>"}) == 1
-    assert code_of(tokenizer_config={}, generation_config={"num_beams": 4}) == 1
+    assert code_of(tokenizer_config={}, generation_config={"suppress_tokens": [4]}) == 1
     assert code_of(generation_config={}) == 0 and code_of(config={**good, "logit_scale": 0.5}) == 1
     assert code_of(config={**good, "hidden_size": "x"}) == 2 and main(["info"]) == 0
 

@@ -33,8 +33,8 @@ SAMPLING = set("transformers_version _from_model_config bos_token_id pad_token_i
                "temperature top_k top_p min_p repetition_penalty max_length max_new_tokens max_time use_cache "
                "early_stopping length_penalty diversity_penalty num_return_sequences low_memory".split())
 OFF = set("min_length min_new_tokens no_repeat_ngram_size bad_words_ids forced_bos_token_id forced_eos_token_id "
-          "suppress_tokens begin_suppress_tokens sequence_bias stop_strings penalty_alpha num_beams guidance_scale "
-          "typical_p remove_invalid_values token_healing".split())
+          "suppress_tokens begin_suppress_tokens sequence_bias stop_strings penalty_alpha guidance_scale "
+          "remove_invalid_values token_healing".split())
 CONFIG = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False},
           "unk_token": "<unk>", "pad_token": None, "add_bos_token": True, "add_eos_token": False, "legacy": False,
           "clean_up_tokenization_spaces": False, "model_max_length": 2048, "add_prefix_space": True,
@@ -101,7 +101,7 @@ def is_said_already(name, value):
     return (name.endswith(("_token", "special_tokens")) and {*texts} <= {"<s>", "</s>", None} or
             name.startswith("num_") and {*tokens} == {1} or name == "eos_token_id" and {*tokens} <= {1, 2, -1} or
             value == "replace" and name == "errors" or
-            name in ("typical_p", "guidance_scale") and {*tokens} == {1})
+            name == "guidance_scale" and {*tokens} == {1})
 
 
 def llama_2s():
