@@ -37,6 +37,9 @@ def render(program, values):
             raise
         finally:
             timer.cancel()
+        if not answer:
+            process.kill()
+            process.wait()  # so that the next text finds it dead
     text, error = json.loads(answer) if answer else (
         None, f"does not end within {SECONDS} s and {MEMORY >> 30} GiB of memory")
     if error:
@@ -46,8 +49,11 @@ def render(program, values):
 
 def _start():
     paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen([sys.executable, "-m", "minillama.train.jinja_sandbox"], stdin=subprocess.PIPE, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths})
+    process = subprocess.Popen([sys.executable, "-m", "minillama.train.jinja_sandbox"], text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": paths})
+    process.stdout.readline()  # it has started: the time of a text does not count what a busy machine needs for that
+    return process
 
 
 def rendered(program, values):
@@ -108,6 +114,7 @@ def main():
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     except (ImportError, ValueError, OSError):  # Windows, and systems that do not limit it
         pass
+    print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(rendered(*json.loads(line))), flush=True)
 
