@@ -91,11 +91,11 @@ from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.perplexity import held_out_loss
 from minillama.transformer import Transformer
 
-general = [document.text for document in mixture(0, 900)]
-tokenizer = train_bpe(general, 512)
+mixed = [document.text for document in mixture(0, 900)]
+tokenizer = train_bpe(mixed, 512)
 
 
-def good_answers(seed, n):
+def good(seed, n):
     cut = [text.split("? ", 1) for text, _ in forum.documents(seed, n)]
     return [f"{q}? {a}" for q, a in cut if forum.quality(f"{q}?", a) >= 3]
 
@@ -105,8 +105,7 @@ def row(texts):
     return Tokens(np.array(ids), tokenizer.vocab_size)
 
 
-good, unseen = good_answers(5, 2000), good_answers(6, 600)
-data = {"general": row(general), "good": row(good), "unseen": row(unseen)}
+data = {"general": row(mixed), "good": row(good(5, 2000)), "unseen": row(good(6, 600))}
 
 # %% measure
 def train(model, tokens, steps, max_lr):

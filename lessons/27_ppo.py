@@ -141,7 +141,8 @@ for name, beta in (("leash", 0.5), ("no leash", 0.0)):
     runs[name], text = train(beta)
     ends[name] = [sum(column) / 20 for column in zip(*runs[name][-20:], strict=True)]
     score, true, kl = ends[name]
-    print(f"{name}: judge {score:.2f}, people {true:.2f}, KL {kl:.2f} nats\n   sampled: {text}")
+    print(f"{name}: judge {score:.2f}, people {true:.2f}, KL {kl:.2f} nats")
+    print(f"   sampled: {text}")
 
 # %% figure
 from minillama.plots import CONTRAST, OURS, figure, label_end, show
