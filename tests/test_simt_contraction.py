@@ -112,5 +112,9 @@ def test_the_fused_form_is_in_use_within_its_block_alone():
     assert torch.equal(kernels.fused_rope(x, rotations, backend="simt"), plain) and not torch.equal(plain, fused)
 
 
-MUTANTS = [Mutant("minillama.compiler", '" fma " not in', '" fma4 " not in',
-                  lambda: test_a_processor_without_the_operation_is_told_the_flag(pytest.MonkeyPatch()))]
+def _told_the_flag():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        test_a_processor_without_the_operation_is_told_the_flag(monkeypatch)
+
+
+MUTANTS = [Mutant("minillama.compiler", '" fma " not in', '" fma4 " not in', _told_the_flag)]
