@@ -208,11 +208,14 @@ def test_a_link_leads_to_what_is_written_and_stays(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_a_device_and_a_folder_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "device").symlink_to(os.devnull)
+    ends = os.openpty()  # a device of its own: a fault that replaced os.devnull would harm the whole computer
+    (tmp_path / "device").symlink_to(os.ttyname(ends[1]))
     for path in (tmp_path / "pipe", tmp_path / "device", tmp_path):
         with pytest.raises(ValueError, match="give the path of a file"), atomic_write(path):
             pass
-    assert names(tmp_path) == ["device", "pipe"] and not os.path.isfile(os.devnull)
+    assert names(tmp_path) == ["device", "pipe"] and not os.path.isfile(tmp_path / "device")
+    for end in ends:
+        os.close(end)
 
 
 @pytest.mark.skipif(fcntl is None, reason="this system has no flock")
