@@ -77,6 +77,7 @@ def test_a_device_that_is_not_there_is_named():
     ("sft --data {data} --out {tmp}/o --kernels x", "kernels"),
     ("sft --data {data} --out {tmp}/o --targets attention.wx", "'attention.wx' matches none of the"),
     ("sft --data {data} --out {tmp}/o --targets output", "tied to the embedding table"),
+    ("sft --data {data} --out {tmp}/o --method full --load-4bit", "in nf4 cannot change as a whole"),
     ("sft --data {data} --out {tmp}/o --batch-size 1000000000", "lower --batch-size"),
     ("sft --data {data} --out {tmp}/o --grad-accumulation 1000000000", "lower --batch-size or --grad-accumulation"),
     ("sft --data {data} --out {tmp}/o --template chatml", "im_start"),

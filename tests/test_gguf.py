@@ -46,6 +46,17 @@ def test_the_file_of_the_package_is_read_setting_by_setting(tmp_path):
     assert tensors["vector"].shape == (3,) and np.array_equal(tensors["vector"].read().numpy(), vector)
 
 
+def test_numbers_that_stand_alone_are_the_files_own_memory_and_those_of_blocks_are_made(tmp_path):
+    wanted = torch.arange(64.0).view(2, 32)
+    write_gguf(tmp_path / "m.gguf", {"general.architecture": "llama"},
+               [("plain", (2, 32), 0, lambda: wanted), ("halves", (2, 32), 1, lambda: wanted),
+                ("blocks", (2, 32), 8, lambda: wanted)])
+    for name, stored in read_gguf(tmp_path / "m.gguf")[1].items():
+        one, other = stored.read(), stored.read()
+        assert (one.data_ptr() == other.data_ptr()) == (name != "blocks")
+        torch.testing.assert_close(one.float(), wanted, rtol=0, atol=0 if name != "blocks" else 63 / 254)
+
+
 def test_a_damaged_file_gets_one_clear_line(tmp_path):
     path = tmp_path / "model.gguf"
     write_gguf(path, {"a": 1, "general.architecture": "llama"}, [("m", (2, 32), 8, lambda: torch.ones(2, 32))])
