@@ -191,8 +191,8 @@ def test_a_number_of_faults_below_one_is_refused():
 @pytest.mark.long
 @pytest.mark.parametrize("language", ["python", "cpp"])
 def test_few_random_faults_in_the_project_survive(language):
-    """Where 6 of 100 survive, more than 4 of 20 do so in less than one draw in a hundred. In a process of its own: PyTorch
-    takes a library of operators once, and this one has loaded the checkout's."""
+    """Where 6 of 100 survive, more than 4 of 20 do so in less than one draw in a hundred. In a process of its own:
+    PyTorch takes a library of operators once, and this one has loaded the checkout's."""
     chance = sum(math.comb(20, n) * 0.06**n * 0.94**(20 - n) for n in range(5, 21))
     command = [sys.executable, ROOT / "tools/mutate.py", "20", "2026", "--language", language]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout

@@ -149,6 +149,11 @@ def test_bad_settings_are_named(options, message):
         a_rollout(a_model(), **options)
 
 
+def _scored_as_drawn():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        test_scoring_gives_the_probabilities_that_sampling_drew_with(monkeypatch)
+
+
 ALONE = test_an_answer_has_the_log_probabilities_it_has_alone
 MUTANTS = [
     Mutant("minillama.rlhf.rollout", "(rollout.prompt_places - 1 - first_B)", "(rollout.prompt_places - first_B)",
@@ -161,8 +166,7 @@ MUTANTS = [
     Mutant("minillama.train.sequence_loss", "places_BT = first_B[:, None] + ", "places_BT = 0 * first_B[:, None] + ",
            lambda: ALONE(1.0)),
     Mutant("minillama.rlhf.rollout", " - logits_BAV.logsumexp(-1)", "", lambda: ALONE(1.0)),
-    Mutant("minillama.rlhf.rollout", "Sampling(temperature)", "Sampling()", lambda:
-           test_scoring_gives_the_probabilities_that_sampling_drew_with(pytest.MonkeyPatch())),
+    Mutant("minillama.rlhf.rollout", "Sampling(temperature)", "Sampling()", _scored_as_drawn),
     Mutant("minillama.rlhf.rollout", "{eos_id}, seed", "(), seed",
            test_an_answer_ends_with_its_first_eos_or_is_cut_off),
     Mutant("minillama.rlhf.rollout", "    model.eval()\n", "",
