@@ -25,6 +25,7 @@ def add_simt(commands):
     run.add_argument("--fmad", choices=("true", "false"), default="true",
                      help="a * b + c in kernels is one operation, as nvcc makes it, or two (default: %(default)s)")
     add_number(run, "--limit-seconds", Range(1e-3, 1e7), 60, float)
+    add_number(run, "--limit-gib", Range(0.25, 2**20), 8, float, "memory, half of it the device's")
 
 
 def run_program(arguments):
@@ -43,7 +44,9 @@ def run_program(arguments):
     except cuda_program.Unsupported as refused:
         print(f"minillama: {refused}", file=sys.stderr)
         return 3
-    return _say(cuda_program.run(program, arguments.arguments, arguments.schedule, arguments.limit_seconds))
+    result = cuda_program.run(program, arguments.arguments, arguments.schedule, arguments.limit_seconds,
+                              memory=arguments.limit_gib)
+    return _say(result)
 
 
 def _say(result):

@@ -23,7 +23,7 @@ from minillama.compiler import contraction, gcc, is_own, require_compiler
 from minillama.cuda_translate import Unsupported, translate_tree
 from minillama.profile_build import FAST, GUARD, PROFILED, PROGRAM, build_folder, compile_runtime, source_folder
 
-MEMORY = 4 << 30  # bytes of address space a program may take
+MEMORY = 8  # GiB of address space a program may take; half of it is the device's
 OUTPUT = 16 << 20  # bytes it may print
 # what an undeclared name belongs to, so that the message says more than the name: {its words: patterns of names}
 FAMILIES = json.loads(Path(__file__).with_name("cuda_families.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ class Result:
     profile: str = ""
 
 
-def run(program, arguments=(), schedule="forward", seconds=60, write=None):
+def run(program, arguments=(), schedule="forward", seconds=60, write=None, memory=MEMORY):
     """Run it as a child with limits on time, memory and output (no sandbox); `write` gets its output as bytes."""
     write = write or (lambda data: (sys.stdout.buffer.write(data), sys.stdout.flush()))
     with tempfile.TemporaryDirectory() as folder:
@@ -107,14 +107,15 @@ def run(program, arguments=(), schedule="forward", seconds=60, write=None):
         environment = {"SIMT_SECONDS": str(min(10, seconds / 4)), **os.environ, "SIMT_SCHEDULE": schedule,
                        "SIMT_REPORT": str(report)}
         child = subprocess.Popen(
-            ["sh", "-c", f'ulimit -v {MEMORY // 1024}; ulimit -c 0; exec "$0" "$@"', str(program), *arguments],
+            ["sh", "-c", f'ulimit -v {int(memory * 2**20)}; ulimit -c 0; exec "$0" "$@"', str(program), *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             env=environment)
         result = Result(0, _pump(child, seconds, write))
         result.code = child.wait()
         _read_report(report, result)
     if result.code < 0 and not result.stopped:
-        result.stopped = f"ended by {signal.Signals(-result.code).name}"
+        name = signal.Signals(-result.code).name
+        result.stopped = f"ended by {name} (it may have {memory:g} GiB of memory: give it more with --limit-gib)"
     return result
 
 

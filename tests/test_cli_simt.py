@@ -18,7 +18,7 @@ def program(tmp_path, monkeypatch):
     """A file that is there; what it was built and run with, and how the run ends, are in the list."""
     seen = [Result(0)]
     monkeypatch.setattr(cuda_program, "build", lambda *given: seen.append(given) or "program")
-    monkeypatch.setattr(cuda_program, "run", lambda *given: seen.append(given) or seen[0])
+    monkeypatch.setattr(cuda_program, "run", lambda *given, memory: seen.append((*given, memory)) or seen[0])
     monkeypatch.chdir(tmp_path)
     for name in ("a.cu", "b.cpp"):
         Path(name).write_text("")
@@ -27,14 +27,15 @@ def program(tmp_path, monkeypatch):
 
 def test_without_flags_there_are_no_folders_macros_counts_or_further_sources(program):
     assert main(["simt", "run", "a.cu"]) == 0
-    assert program[1:] == [("a.cu", [], [], False, [], True), ("program", [], "forward", 60)]
+    assert program[1:] == [("a.cu", [], [], False, [], True), ("program", [], "forward", 60, 8)]
 
 
 def test_flags_may_come_more_than_once_and_the_program_has_its_own_words(program):
     assert main(["simt", "run", "--with", "b.cpp", "-I", "x", "-I", "y", "-D", "N=3", "-D", "M", "--profile",
-                 "--fmad", "false", "--schedule", "shuffle:12", "--limit-seconds", "0.5", "--", "a.cu", "3", "-n"]) == 0
+                 "--fmad", "false", "--schedule", "shuffle:12", "--limit-seconds", "0.5",
+                 "--limit-gib", "1.5", "--", "a.cu", "3", "-n"]) == 0
     assert program[1:] == [("a.cu", ["x", "y"], ["N=3", "M"], True, ["b.cpp"], False),
-                           ("program", ["3", "-n"], "shuffle:12", 0.5)]
+                           ("program", ["3", "-n"], "shuffle:12", 0.5, 1.5)]
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -53,9 +54,16 @@ def test_seconds_out_of_their_range_are_a_wrong_use(program, capsys, seconds):
     assert "--limit-seconds" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["0.2", "0", "-1", "2000000", "nan", "much"])
+def test_memory_out_of_its_range_is_a_wrong_use(program, capsys, size):
+    with pytest.raises(SystemExit, match="2"):
+        main(["simt", "run", "a.cu", "--limit-gib", size])
+    assert "--limit-gib" in capsys.readouterr().err
+
+
 def test_the_ends_of_the_range_of_seconds_are_allowed(program):
     for seconds in (0.001, 1e7):
-        assert main(["simt", "run", "a.cu", "--limit-seconds", str(seconds)]) == 0 and program[-1][-1] == seconds
+        assert main(["simt", "run", "a.cu", "--limit-seconds", str(seconds)]) == 0 and program[-1][-2] == seconds
 
 
 @pytest.mark.parametrize(("result", "code", "lines"), [

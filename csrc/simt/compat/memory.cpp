@@ -4,6 +4,8 @@
 
 #include <map>
 
+#include "spaced.h"
+
 extern "C" char __start_simt_managed[] __attribute__((weak, visibility("hidden")));  // by the linker, around all that is
 extern "C" char __stop_simt_managed[] __attribute__((weak, visibility("hidden")));   // __managed__
 
@@ -33,8 +35,7 @@ cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name, K
   if (!pointer) return fail_with(cudaErrorInvalidValue);
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (bytes > SIZE_MAX - 256) return fail_with(cudaErrorMemoryAllocation);
-  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  void* memory = spaced_alloc(bytes);
   if (!memory) return fail_with(cudaErrorMemoryAllocation);
   std::memset(memory, fill, bytes);
   watch(memory, bytes, name);
@@ -46,10 +47,12 @@ cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name, K
 cudaError_t release(void* pointer, bool host) {
   if (!pointer) return checked();
   const auto found = pieces().find(static_cast<char*>(pointer));
-  if (found == pieces().end() || (found->second.kind == Kind::host) != host) return fail_with(cudaErrorInvalidValue);
+  if (found == pieces().end()) return fail_with(cudaErrorInvalidValue);
+  const Kind kind = found->second.kind;  // what was only registered, and variables, did not come from here
+  if (host ? kind != Kind::host : kind != Kind::device && kind != Kind::managed) return fail_with(cudaErrorInvalidValue);
   pieces().erase(found);
   forget(pointer);
-  std::free(pointer);
+  spaced_free(pointer);
   return checked();
 }
 

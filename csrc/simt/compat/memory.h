@@ -22,6 +22,7 @@ cudaError_t register_host(void* pointer, size_t bytes, unsigned flags);
 cudaError_t unregister_host(void* pointer);
 cudaError_t device_pointer_of(void** device, void* host);
 size_t bytes_in_use();
+size_t device_memory();  // bytes
 void note_variable(const void* variable, size_t bytes);  // that the program asked for the device's address of
 cudaError_t copy(void* to, const void* from, size_t bytes);
 cudaError_t set(void* to, int value, size_t bytes);

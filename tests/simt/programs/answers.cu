@@ -167,6 +167,8 @@ void pointers() {
   check("type of registered", type_of(plain), 1);
   check("registered twice", cudaHostRegister(plain, 64, 0), cudaErrorHostMemoryAlreadyRegistered);
   check("device's pointer of it", cudaHostGetDevicePointer(&same, plain, 0) || same != plain, 0);
+  check("cudaFree of registered", cudaFree(plain), cudaErrorInvalidValue);
+  check("cudaFree of __device__", cudaFree(symbol), cudaErrorInvalidValue);
   check("unregistered", cudaHostUnregister(plain), cudaSuccess);
   check("type of unregistered", type_of(plain), 0);
   check("unregistered twice", cudaHostUnregister(plain), cudaErrorHostMemoryNotRegistered);

@@ -90,6 +90,19 @@ static int carve_outs_wrong() {
   return count + !(block % 32 == 0 && block * 200 <= most && (block + 32) * 200 > most);
 }
 
+__global__ void runs_over(int* p, int n) { p[int(threadIdx.x) - n] = p[int(threadIdx.x) + n] = 7; }
+// A GPU says nothing of a kernel that leaves its array by a little, nor does that end the program.
+static int neighbours_wrong() {
+  int *a, *b, back[64];
+  cudaMalloc(&a, 400), cudaMalloc(&b, 400);
+  cudaMemset(b, 1, 400);
+  runs_over<<<1, 64>>>(a, 1000);
+  int count = cudaDeviceSynchronize() != cudaSuccess;
+  cudaMemcpy(back, b, sizeof back, cudaMemcpyDeviceToHost);
+  for (int x : back) count += x != 0x01010101;
+  return count + (cudaFree(a) != cudaSuccess) + (cudaFree(b) != cudaSuccess);
+}
+
 int main() {
   cudaMallocManaged(&data, 128);
   GO(k_one); expect(1, "GO");
@@ -122,7 +135,7 @@ int main() {
   cudaLaunchConfig_t config = {};
   config.gridDim = 1, config.blockDim = 32;
   cudaLaunchKernelEx(&config, k_two, data, 12); expect(24, "cudaLaunchKernelEx");
-  wrong += vector_types_wrong() + carve_outs_wrong();
+  wrong += vector_types_wrong() + carve_outs_wrong() + neighbours_wrong();
   printf("%d wrong\n", wrong);
   return wrong;
 }
