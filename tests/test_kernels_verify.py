@@ -44,6 +44,7 @@ def test_a_gpu_that_is_not_there_is_passed_over_unless_it_was_asked_for(monkeypa
     monkeypatch.setattr(kernels, "built_backends", lambda: ("reference", "simt", "cuda"))
     monkeypatch.setattr(kernels, "require", lambda backend: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(kernels_verify, "why_not_fused", lambda: "it is not looked for")
     monkeypatch.setattr(kernels_verify, "rows_of", lambda operator, backend, dtype: [
         kernels_verify.Row(operator, backend, dtype, "", "out", float(backend == "simt"), 0.5)])
     found = [(row.operator, row.backend, row.dtype) for row in kernels_verify.verify()]

@@ -96,6 +96,29 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
                    for finding in p.findings for place in (finding.place, finding.other))
 
 
+READ_AGAIN = """
+#include "simt/simt.h"
+__global__ void look_up(const int* codes, float* sums) {
+  __shared__ float table[16];
+  if (threadIdx.x < 16) table[threadIdx.x] = float(threadIdx.x);
+  __syncthreads();
+  const int2 two = reinterpret_cast<const int2*>(codes)[threadIdx.x];
+  sums[threadIdx.x] = table[two.x] + table[two.y];
+}
+extern "C" void run(const int* codes, float* sums) { LAUNCH((look_up), 1, 32, 0, nullptr)(codes, sums); }
+"""
+
+
+@pytest.mark.long
+def test_a_number_that_a_lane_reads_twice_in_a_row_counts_twice():
+    """As NF4's table is read where two codes in a row are the same."""
+    source = kernels.CudaSource(READ_AGAIN, name="read_again.cu")
+    for codes in (torch.zeros(64, dtype=torch.int32), torch.arange(64, dtype=torch.int32) % 16):
+        with kernels.profile(source) as p:
+            source.run(codes, torch.zeros(32))
+        assert p.shared_load.lanes == 64
+
+
 @pytest.mark.parametrize(("file", "old", "new", "twin"), [
     ("shadow.cpp", "mark.epoch != epoch || ", "", None),  # barriers order nothing
     ("shadow.cpp", "mark.thread / kWarp != warp) return true", "mark.thread / kWarp != warp) return false",
@@ -103,7 +126,7 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     ("shadow.cpp", "  if (same) return;\n", "  return;\n", "two_values_stored"),
     ("shadow.cpp", "    all_met[w] = now;\n", "", None),  # a meeting of a full warp orders nothing
     ("requests.cpp", "  all.sectors += uint64_t(sectors.count);", "  all.sectors += 4;", "transpose"),
-    ("spaces.cpp", 'return symbol.rfind("_ZN4simt", 0) == 0 || ', "return ", "beside"),  # the guards are an array too
+    ("accesses.cpp", " && converts_behind(pc)) return", ") return", "read_again"),  # a number read twice counts once
     ("spaces.cpp", "is_emulators(name) ? kEmulators : 1", "1", None),  # threadIdx is shared memory
     ("spaces.cpp", "found.room[i + 1] != kEmulators", "false", None),  # no array has room for more than a byte
 ])
@@ -125,6 +148,10 @@ def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, 
     if twin == "transpose":
         with pytest.raises(AssertionError):
             transpose_is_counted(kernels.CudaSource(FOLDER / "patterns.cu"))
+        return
+    if twin == "read_again":
+        with pytest.raises(AssertionError):
+            test_a_number_that_a_lane_reads_twice_in_a_row_counts_twice()
         return
     if twin == "beside":
         with pytest.raises((AssertionError, pytest.fail.Exception)):

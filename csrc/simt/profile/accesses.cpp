@@ -12,6 +12,20 @@ Profiler profiler;
 
 // ---- where an address lies
 
+// Whether a float becomes an integer just behind a load: F3 or F2, perhaps a REX byte, 0F 2C, or the same in a VEX form.
+static bool converts_behind([[maybe_unused]] const void* pc) {
+#ifdef __x86_64__
+  const auto* code = static_cast<const unsigned char*>(pc);
+  for (const auto* end = code + 48; code < end; ++code) {
+    const bool plain = code[0] == 0xf2 || code[0] == 0xf3, rex = (code[1] & 0xf0) == 0x40;
+    if (plain && code[1 + rex] == 0x0f && code[2 + rex] == 0x2c) return true;
+    if (code[0] == 0xc5 && (code[1] & 3) >= 2 && code[2] == 0x2c) return true;
+    if (code[0] == 0xc4 && (code[1] & 0x1f) == 1 && (code[2] & 3) >= 2 && code[3] == 0x2c) return true;
+  }
+#endif
+  return false;
+}
+
 template <Op op>
 inline void Profiler::note(const void* pointer, int bytes, bool aligned, const void* pc) {
   if (!active) return;
@@ -28,7 +42,7 @@ inline void Profiler::note(const void* pointer, int bytes, bool aligned, const v
     stop("misaligned", pc, std::string(op == Op::load ? "reads " : "writes ") + std::to_string(bytes) +
          " bytes at an address that is no multiple of that (" + distance(address) + ")");
   const uintptr_t now = op == Op::load ? address ^ uintptr_t(bytes) << 56 : 0, before = std::exchange(last_load, now);
-  if (now && before == now) return;  // a checked conversion reads its operand twice, see casts.cpp
+  if (now && before == now && converts_behind(pc)) return;  // a checked conversion reads its operand twice, see casts.cpp
   const size_t offset = shared_offset(address, bytes);
   if (offset != kNotShared) note_shared(address, offset, bytes, op, pc);
   else note_global(address, bytes, op, pc);
