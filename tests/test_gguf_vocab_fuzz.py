@@ -38,6 +38,8 @@ def without_influence(settings, kind, name, value):
     key = name.removeprefix("tokenizer.ggml.")
     said = USUAL[kind].get(key, settings.get(name))
     none = key.endswith("_token_id") and value in (-1, 2**32 - 1) and said is None
+    if key == "unknown_token_id":  # all bytes have tokens: nothing is unknown, any token may stand for it
+        return kind == "gpt2" or value in (said, -1, 2**32 - 1)
     none = none or kind == "llama" and key in ("eot_token_id", "eom_token_id") and value == 1  # bos ends a text anyway
     return name.startswith(INERT) or name in UNREAD[kind] or value == said or none or (
         not value and said is None)
