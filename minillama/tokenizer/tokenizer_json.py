@@ -237,7 +237,7 @@ def _sentencepiece(content, vocab, merges, settings):
     for index in range(len(by_id)):
         piece = by_id[index]
         own = CONTROL if piece in added and added[piece].special else USER_DEFINED if piece in added else NORMAL
-        kind = UNKNOWN if piece == unknown else BYTE if piece in bytes_ else own
+        kind = UNKNOWN if piece == unknown and own != USER_DEFINED else BYTE if piece in bytes_ else own
         pieces.append(Piece(piece, scores.get(piece, -float(len(merges))), kind))
     tokenizer = SentencePieceTokenizer(model_bytes(pieces, prefix=prefix != "never"))
     tokenizer.prefix = prefix
