@@ -144,10 +144,12 @@ def test_a_tensor_may_have_four_axes_and_fill_the_file_to_its_end(tmp_path):
 
 def test_version_2_is_read_like_version_3(tmp_path):
     path = tmp_path / "model.gguf"
-    write_gguf(path, {"a": 1}, [("m", (3, 32), 8, lambda: torch.ones(3, 32))])
+    numbers = (torch.arange(96).view(3, 32) * 37 % 255 - 127) / 128.0
+    numbers[:, 5] = 127 / 128  # each block's largest, so that its scale is 1/128 and Q8_0 holds all numbers exactly
+    write_gguf(path, {"a": 1}, [("m", (3, 32), 8, lambda: numbers)])
     path.write_bytes(b"GGUF\2" + path.read_bytes()[5:])
     settings, tensors = read_gguf(path)
-    assert settings == {"a": 1} and torch.allclose(tensors["m"].read(), torch.ones(3, 32), rtol=2**-10)  # fp16's step
+    assert settings == {"a": 1} and torch.equal(tensors["m"].read(), numbers)
 
 
 def test_the_packages_big_endian_file_is_told_as_such(tmp_path):
