@@ -279,7 +279,7 @@ MUTANTS = [
     Mutant(_PIECES, 'None if script == "Inherited" else script', "script", lambda: check_cruel("marks")),
     Mutant(_PIECES, "== SPACE and length[left] > 1:", "== SPACE and False:",
            test_a_space_stands_only_in_front_of_a_piece_or_among_spaces),
-    Mutant(_BPE, "heapq.heappush(heap, (key, left,", "heapq.heappush(heap, ((key, -left), left,", check_joining),
+    Mutant(_BPE, "heapq.heappush(heap, (rank, left,", "heapq.heappush(heap, ((rank, -left), left,", check_joining),
     Mutant(_BPE, "max(pairs, key=pairs.get)", "max(pairs, key=lambda p: (pairs[p], p))",
            test_the_papers_example_gives_the_papers_merges),
     Mutant(_WORDS, "error.start + 1\n", "error.end\n", test_each_bad_byte_becomes_one_mark),

@@ -6,12 +6,12 @@ import pytest
 from mutants import Mutant
 from test_tiktoken import tiny_file
 
+from minillama.tokenizer.bpe import join_pairs
 from minillama.tokenizer.byte_bpe import (
     BYTE_TO_CHARACTER,
     GPT2_WORDS,
     LLAMA3_WORDS,
     ByteBpeTokenizer,
-    join_pairs,
     spelled,
 )
 from minillama.tokenizer.tiktoken import read_tiktoken
@@ -79,8 +79,8 @@ def test_mistakes_are_named():
 
 
 MUTANTS = [
-    Mutant("minillama.tokenizer.byte_bpe", "len(parts[left]) + len(parts[right]) != length:", "False:",
+    Mutant("minillama.tokenizer.bpe", "len(parts[left]) + len(parts[right]) != length:", "False:",
            test_the_heap_joins_what_looking_everywhere_joins),
-    Mutant("minillama.tokenizer.byte_bpe", "consider(previous[left], left)", "pass",
+    Mutant("minillama.tokenizer.bpe", "consider(previous[left], left)", "pass",
            test_the_heap_joins_what_looking_everywhere_joins),
 ]

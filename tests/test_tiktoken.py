@@ -128,7 +128,7 @@ def test_the_file_is_saved_as_it_was_read(tmp_path):
 BYTE_BPE = "minillama.tokenizer.byte_bpe"
 JOINING = test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining
 MUTANTS = [
-    Mutant(BYTE_BPE, "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", JOINING),
+    Mutant("minillama.tokenizer.bpe", "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", JOINING),
     Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", JOINING),
     Mutant("minillama.tokenizer.added_tokens", "wanted = self._words\n", "wanted = list(self.added.values())\n",
            test_special_tokens_come_only_on_request),

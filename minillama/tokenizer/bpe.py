@@ -59,27 +59,35 @@ def sennrich_encode(word, merges):
 
 
 def join_by_rank(parts, rank, longest, frozen=(), halves=None):
-    """Join neighbours until no pair forms a known piece: lowest rank first, of equal ranks the leftmost.
+    """`join_pairs` for pieces: `rank` is {piece: sort key}, and no piece is longer than `longest` characters.
 
-    parts: list of str (characters); rank: {piece: sort key}; longest: length in characters of the longest piece;
-    frozen: places of parts that must stay alone. Returns the parts after joining. O(n log n): a heap of candidate
-    pairs, stale ones told by their joined length. `halves`, if given, learns for each string that was looked up and
-    known the two parts it was last seen as.
+    `halves`, if given, learns for each string that was looked up and known the two parts it was last seen as.
+    """
+    def rank_of(left, right):
+        if len(left) + len(right) > longest:
+            return None
+        key = rank.get(left + right)
+        if key is not None and halves is not None:
+            halves[left + right] = left, right
+        return key
+
+    return join_pairs(parts, rank_of, frozen)
+
+
+def join_pairs(parts, rank_of, frozen=()):
+    """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
+
+    parts: list of str or of bytes; rank_of(left, right): a sort key, or None where the two stay apart; frozen: places
+    of parts that stay alone. Cost O(n log n): a heap of candidate pairs, where a stale one shows by its length.
     """
     parts, size = list(parts), len(parts)
     following, previous, heap = list(range(1, size + 1)), list(range(-1, size - 1)), []
 
     def consider(left, right):
-        if left < 0 or right >= size or len(parts[left]) + len(parts[right]) > longest:
-            return
-        if left in frozen or right in frozen:
-            return
-        joined = parts[left] + parts[right]
-        key = rank.get(joined)
-        if key is not None:
-            heapq.heappush(heap, (key, left, right, len(joined)))
-            if halves is not None:
-                halves[joined] = parts[left], parts[right]
+        if left >= 0 and right < size and left not in frozen and right not in frozen:
+            rank = rank_of(parts[left], parts[right])
+            if rank is not None:
+                heapq.heappush(heap, (rank, left, right, len(parts[left]) + len(parts[right])))
 
     for left in range(size - 1):
         consider(left, left + 1)
@@ -87,7 +95,7 @@ def join_by_rank(parts, rank, longest, frozen=(), halves=None):
         _, left, right, length = heapq.heappop(heap)
         if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != length:
             continue
-        parts[left], parts[right] = parts[left] + parts[right], ""
+        parts[left], parts[right] = parts[left] + parts[right], parts[right][:0]
         beyond = following[left] = following[right]
         if beyond < size:
             previous[beyond] = left

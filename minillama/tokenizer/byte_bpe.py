@@ -6,12 +6,12 @@ The patterns speak of letters and numbers: what counts as one is as new as the U
 """
 
 import codecs
-import heapq
 
 import regex  # `re` knows no \p{L}
 
 from ..files import atomic_write
 from .added_tokens import AddedToken, Tokenizer
+from .bpe import join_pairs
 
 LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -44,36 +44,6 @@ def spelled(text):
 def characters(token):
     """The inverse of `spelled`: bytes in GPT-2's spelling."""
     return "".join(map(BYTE_TO_CHARACTER.get, token))
-
-
-def join_pairs(parts, rank_of):
-    """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
-
-    parts: list of bytes; rank_of(left, right): a number or None. Cost O(n log n): a heap of candidate pairs, where a
-    stale one shows by its length.
-    """
-    parts, size = list(parts), len(parts)
-    following, previous, heap = list(range(1, size + 1)), list(range(-1, size - 1)), []
-
-    def consider(left, right):
-        if left >= 0 and right < size:
-            rank = rank_of(parts[left], parts[right])
-            if rank is not None:
-                heapq.heappush(heap, (rank, left, right, len(parts[left]) + len(parts[right])))
-
-    for left in range(size - 1):
-        consider(left, left + 1)
-    while heap:
-        _, left, right, length = heapq.heappop(heap)
-        if not parts[left] or not parts[right] or len(parts[left]) + len(parts[right]) != length:
-            continue
-        parts[left], parts[right] = parts[left] + parts[right], b""
-        beyond = following[left] = following[right]
-        if beyond < size:
-            previous[beyond] = left
-        consider(previous[left], left)
-        consider(left, beyond)
-    return [part for part in parts if part]
 
 
 class ByteBpeTokenizer(Tokenizer):
