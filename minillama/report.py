@@ -18,14 +18,16 @@ def _escape(text):
 
 
 def table(rows):
-    """The rows of report.json as a table: expected, got, pass."""
+    """The rows of report.json as a table: expected, got, pass. Folded away, unless a row failed."""
     cells = "".join(
         f"<tr><td>{_escape(row['stage'])}</td><td>{_escape(row['expected'])}</td>"
         f"<td>{_escape(row['got'])}</td><td class=\"{'pass' if row['pass'] else 'fail'}\">"
         f"{'pass' if row['pass'] else 'FAIL'}</td><td>{row['seconds']:.1f}</td><td>{_places(row)}</td></tr>"
         for row in rows)
     head = "".join(f"<th>{name}</th>" for name in ("stage", "expected", "got", "", "seconds", "where it is written"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    fold = "<details>" if all(row["pass"] for row in rows) else "<details open>"
+    return (f"{fold}<summary>Every number, and the band that was set for it before</summary>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></details>")
 
 
 def _places(row):

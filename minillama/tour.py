@@ -260,7 +260,7 @@ def write_results(report, seconds):
         json.dump({"version": minillama.__version__, "config": asdict(report.config), "seconds": round(seconds, 1),
                    "rows": report.rows, "skipped": report.skipped}, file, indent=1)
     write_report(report.out / "report.html", "From text to a talking LLaMA", summary,
-                 [table(report.rows), *skipped_part(report.skipped), *report.pages])
+                 [*report.pages, table(report.rows), *skipped_part(report.skipped)])
     width = max(len(row["stage"]) for row in report.rows)
     report.say("")
     for row in report.rows:

@@ -53,7 +53,13 @@ def test_a_missed_row_says_so():
     assert table(ROWS).count("FAIL") == 1 and table(ROWS[:1]).count("FAIL") == 0
 
 
+def test_the_table_is_folded_away_unless_a_row_failed():
+    assert "<details open>" in table(ROWS) and "<details>" in table(ROWS[:1])
+
+
 MUTANTS = [
+    Mutant("minillama.report", 'if all(row["pass"]', 'if any(row["pass"]',
+           test_the_table_is_folded_away_unless_a_row_failed),
     Mutant("minillama.report", "{_escape(piece)}", "{piece}", lambda: _in_folder(
         test_the_page_is_well_formed_and_no_text_becomes_markup)),
     Mutant("minillama.report", "'pass' if row['pass'] else 'FAIL'", "'pass'", test_a_missed_row_says_so),
