@@ -1,7 +1,10 @@
 """A stranger's template: rendered as transformers renders it, and ended where it takes too much time or memory."""
 
+import io
+import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from mutants import Mutant
@@ -48,6 +51,14 @@ def test_what_cannot_be_rendered_is_one_line(program, message):
     with pytest.raises(ValueError, match=message) as caught:
         render(program, values())
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_half_an_answer_of_a_process_that_was_ended_is_none(monkeypatch):
+    ended = SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO('["half of'), poll=lambda: None, kill=lambda: None,
+                            wait=lambda: -9)
+    monkeypatch.setattr(jinja_sandbox, "PROCESS", [ended, os.getpid()])
+    with pytest.raises(ValueError, match="chat_template does not end within"):
+        render("{{ 1 }}", values())
 
 
 def test_a_program_that_does_not_end_is_ended_and_the_next_one_renders(monkeypatch):

@@ -37,7 +37,8 @@ def render(program, values):
             raise
         finally:
             timer.cancel()
-        if not answer:
+        if not answer.endswith("\n"):  # nothing, or half of an answer
+            answer = ""
             process.kill()
             process.wait()  # so that the next text finds it dead
     text, error = json.loads(answer) if answer else (
