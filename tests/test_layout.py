@@ -26,7 +26,7 @@ FLOORS = [  # a module imports from its own floor or from one below
      "swiglu sampling rounding").split(),
     "attention kv_cache tokenizer".split(),
     "transformer".split(),
-    "checkpoint generate quant backends".split(),
+    "checkpoint engine generate quant backends".split(),
     "peft".split(),
     "train".split(),
     "rlhf".split(),

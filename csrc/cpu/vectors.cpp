@@ -7,15 +7,10 @@
 #include <cstring>
 
 #include "../nf4_table.h"
+#include "lanes.h"
 
-#if defined(__GNUC__) && defined(__x86_64__)
-#define MINILLAMA_X86 1
+#if MINILLAMA_X86
 #include <immintrin.h>
-#endif
-#if defined(__GNUC__)
-#define INLINE inline __attribute__((always_inline))
-#else
-#define INLINE inline
 #endif
 
 namespace minillama {
@@ -27,16 +22,6 @@ static const float kLevels[16] = {MINILLAMA_NF4_LEVELS};
 constexpr int64_t kChain = 32;  // products that are summed one after another; then begin new sums, for small rounding errors
 
 #if defined(__GNUC__)
-template <int lanes>
-struct Lanes {
-  typedef float type __attribute__((vector_size(4 * lanes)));
-  typedef float anywhere __attribute__((vector_size(4 * lanes), aligned(4), may_alias));  // as it lies in memory
-};
-template <int lanes>
-static INLINE typename Lanes<lanes>::type load(const float* from) {
-  return *reinterpret_cast<const typename Lanes<lanes>::anywhere*>(from);
-}
-
 // All sums stay in registers: kRows * vectors of them, beside the vectors of one row of b and one number of a.
 template <int lanes, int vectors>
 static INLINE void accumulate_vectors(const float* a, int64_t a_stride, const float* b, int64_t depth, float* sums) {
@@ -57,7 +42,7 @@ static INLINE void accumulate_vectors(const float* a, int64_t a_stride, const fl
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       float* to = sums + r * kPanel + v * lanes;
-      *reinterpret_cast<typename Lanes<lanes>::anywhere*>(to) = load<lanes>(to) + sum[r][v];
+      store<lanes>(to, load<lanes>(to) + sum[r][v]);
     }
   }
 }
@@ -123,9 +108,6 @@ static void decode_plain(const uint8_t* codes, const float* absmax, float* out, 
 }
 
 #if MINILLAMA_X86
-#define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx2,fma")))
-#define AVX2 __attribute__((target("avx2,fma")))
-
 AVX512 static void decode_avx512(const uint8_t* codes, const float* absmax, float* out, int64_t pairs, int64_t count,
                                  const RunStrides& stride) {
   const __m512 levels = _mm512_loadu_ps(kLevels);
@@ -180,7 +162,7 @@ AVX2 static void decode_avx2(const uint8_t* codes, const float* absmax, float* o
   attributes static float dot_##kind(const float* a, const float* b, int64_t size) {                               \
     return dot_vectors<lanes>(a, b, size);                                                                         \
   }                                                                                                                \
-  static const Vectors kind{#kind, decode_##kind, accumulate_##kind, dot_##kind};
+  static const Vectors kind{Kind::kind, decode_##kind, accumulate_##kind, dot_##kind};
 
 KIND(plain, , 4, 2)
 #if MINILLAMA_X86

@@ -13,8 +13,10 @@ struct RunStrides {
   int64_t codes, absmax, out;
 };
 
+enum class Kind { plain, avx2, avx512 };
+
 struct Vectors {
-  const char* name;
+  Kind kind;
 
   // level * absmax for the levels of `count` runs of NF4 codes, `pairs` bytes and one absmax for each; in codes, absmax and
   // the result the runs lie `stride` apart.

@@ -1,0 +1,98 @@
+// Weights of a model as matrices: tensors to pointers, checked once.
+
+#include "bind_matrix.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "checks.h"
+
+namespace minillama {
+
+// Some 10 microseconds of reading, about what waking a thread costs.
+constexpr int64_t kWeightsPerTask = 65536;
+
+Form form_of(const at::Tensor& tensor, const char* name) {
+  check_floating(tensor, name);
+  const auto dtype = tensor.scalar_type();
+  return dtype == at::kFloat ? Form::f32 : dtype == at::kBFloat16 ? Form::bf16 : Form::f16;
+}
+
+static void describe_plain(const std::vector<at::Tensor>& parts, Matrix& w) {
+  TORCH_CHECK(parts.size() == 1, "a plain matrix has 1 part, given ", parts.size());
+  check_shape(parts[0], "weight", {w.rows, w.columns});
+  w.form = form_of(parts[0], "weight");
+  w.values = parts[0].const_data_ptr();
+}
+
+static void describe_nf4(const std::vector<at::Tensor>& parts, int64_t block_size, Matrix& w) {
+  const bool twice = parts.size() == 4;
+  TORCH_CHECK(twice || parts.size() == 2, "a matrix in NF4 has 2 parts, or 4 with double quantization, given ", parts.size());
+  const std::optional<at::Tensor> none, scale = twice ? std::optional(parts[2]) : none;
+  check_nf4(parts[0], parts[1], scale, twice ? std::optional(parts[3]) : none, w.rows, w.columns, block_size);
+  w.form = Form::nf4;
+  w.nf4 = {parts[0].const_data_ptr<uint8_t>(), nullptr, nullptr, nullptr, nullptr, w.rows, w.columns, block_size};
+  if (twice) {
+    w.nf4.absmax_codes = parts[1].const_data_ptr<uint8_t>();
+    w.nf4.absmax_scale = parts[2].const_data_ptr<float>();
+    w.nf4.absmax_offset = parts[3].const_data_ptr<float>();
+  } else {
+    w.nf4.absmax = parts[1].const_data_ptr<float>();
+  }
+}
+
+static void describe_int8(const std::vector<at::Tensor>& parts, double threshold, Matrix& w) {
+  constexpr int64_t most = INT32_MAX / (127 * 127);  // more products could run over a sum of 32 bits
+  TORCH_CHECK(parts.size() == 2, "a matrix in int8 has 2 parts, given ", parts.size());
+  TORCH_CHECK(w.columns <= most, "a matrix in int8 has at most ", most, " columns, given ", w.columns);
+  check_dtype(parts[0], "codes", at::kChar);
+  check_shape(parts[0], "codes", {w.rows, w.columns});
+  check_dtype(parts[1], "absmax", at::kFloat);
+  check_shape(parts[1], "absmax", {w.rows});
+  w.form = Form::int8;
+  w.values = parts[0].const_data_ptr();
+  w.absmax = parts[1].const_data_ptr<float>();
+  w.threshold = static_cast<float>(threshold);
+}
+
+WeightMatrix::WeightMatrix(const std::string& form, std::vector<at::Tensor> given, int64_t rows, int64_t columns,
+                           double setting)
+    : parts(std::move(given)) {
+  matrix.rows = rows;
+  matrix.columns = columns;
+  for (const at::Tensor& part : parts) {
+    check_device(part, "a part of the weight", at::kCPU);
+    TORCH_CHECK(part.is_contiguous(), "a part of the weight of shape ", part.sizes(), " is not contiguous");
+  }
+  TORCH_CHECK(form == "plain" || form == "nf4" || form == "int8", "form ", form, " is not known: use plain, nf4 or int8");
+  if (form == "plain") describe_plain(parts, matrix);
+  if (form == "nf4") describe_nf4(parts, static_cast<int64_t>(setting), matrix);
+  if (form == "int8") describe_int8(parts, setting, matrix);
+}
+
+at::Tensor WeightMatrix::product(const at::Tensor& x) const {
+  check_device(x, "x", at::kCPU);
+  check_dtype(x, "x", at::kFloat);
+  TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(0) <= kMostRows && x.size(1) == matrix.columns && x.is_contiguous(),
+              "x has shape ", x.sizes(), ", wanted 1 to ", kMostRows, " contiguous rows of ", matrix.columns);
+  const at::Tensor y = at::empty({x.size(0), matrix.rows}, x.options());
+  Activations activations;
+  prepare(matrix, x.const_data_ptr<float>(), x.size(0), activations);
+  at::parallel_for(0, matrix.rows, std::max<int64_t>(1, kWeightsPerTask / std::max<int64_t>(1, matrix.columns)),
+                   [&](int64_t first, int64_t end) {
+                     multiply_rows(matrix, activations, first, end, y.mutable_data_ptr<float>());
+                   });
+  return y;
+}
+
+}  // namespace minillama
+
+TORCH_LIBRARY_FRAGMENT(minillama, m) {
+  using minillama::WeightMatrix;
+  m.class_<WeightMatrix>("Matrix")
+      .def(torch::init<std::string, std::vector<at::Tensor>, int64_t, int64_t, double>())
+      .def("product", [](const c10::intrusive_ptr<WeightMatrix>& self, const at::Tensor& x) { return self->product(x); });
+}

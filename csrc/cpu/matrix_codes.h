@@ -1,0 +1,15 @@
+// Products with matrices whose numbers are codes; matrix.h is their door and says what they compute.
+#pragma once
+
+#include "matrix.h"
+
+namespace minillama {
+
+void multiply_nf4(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
+
+// LLM.int8 (arXiv 2208.07339) as minillama/quant/int8.py computes it: codes and absmax of the rows of x, and the columns
+// in which any row reaches the threshold, which are left out of all codes.
+void prepare_int8(const Matrix& w, Activations& to);
+void multiply_int8(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
+
+}  // namespace minillama
