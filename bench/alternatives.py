@@ -26,12 +26,12 @@ from lessons.other_feedback import (
     train_dpo,
 )
 from minillama.checkpoint.pth import read_plain
-from minillama.files import atomic_write
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
-from minillama.report import caption, section
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
-from minillama.tour_rlhf import PENALIZED, fingerprint, fused
+from minillama.system.files import atomic_write
+from minillama.tour.report import caption, section
+from minillama.tour.tour_rlhf import PENALIZED, fingerprint, fused
 from minillama.train.sft import SftConfig, fine_tune
 
 DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
@@ -223,8 +223,8 @@ def alternatives_page(ways, start, history):
 def main(argv=None):
     import _rounds
 
-    from minillama.tour import TourReport, forum_chain, write_results
-    from minillama.tour_config import TourConfig
+    from minillama.tour.tour import TourReport, forum_chain, write_results
+    from minillama.tour.tour_config import TourConfig
 
     chosen = _rounds.options(__doc__, argv, lambda parser: (
         parser.add_argument("--seed", type=int, default=0, help="default: %(default)s"),

@@ -15,11 +15,11 @@ def results(seed, out):
     """All numbers of one seed, in the order of COLUMNS."""
     from dataclasses import replace
 
-    from minillama import tour_rlhf, tour_sft
     from minillama.rlhf.preferences import label_ceiling, order_in_truth
     from minillama.rlhf.reward_model import pair_accuracy
     from minillama.rlhf.train_reward import encode_pairs, held_out_scores
-    from minillama.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
+    from minillama.tour import tour_rlhf, tour_sft
+    from minillama.tour.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
 
     report = TourReport(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
     train, held_out = corpus_stage(report)

@@ -76,7 +76,7 @@ def contend(whose, quantized, length, folder):
     """A child: a line in, a step and a line {"loss", "seconds", "peak": bytes} out."""
     import torch
 
-    from minillama.memory import peak_memory
+    from minillama.system.memory import peak_memory
 
     torch.set_num_threads(int(_rounds.os.environ["OMP_NUM_THREADS"]))
     vocabulary = json.loads(_rounds.Path(folder, "config.json").read_text())["vocab_size"]

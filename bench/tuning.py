@@ -2,7 +2,7 @@
 
 The tour's own stages in the tour's own settings: corpus, tokenizer, pretraining, and the three tunings. Two minutes of
 one core for each seed. What was trained is kept in --out, so that a run that was stopped goes on, and the table can be
-had again; --record writes it to docs/tuning.md, where the bands of `minillama.tour_sft` come from.
+had again; --record writes it to docs/tuning.md, where the bands of `minillama.tour.tour_sft` come from.
 """
 
 import _rounds
@@ -28,8 +28,8 @@ adapters, rank {rank} and alpha {alpha} on all linear layers but the head, at {l
 
 def results(seed, out):
     """All numbers of one seed, in the order of COLUMNS."""
-    from minillama import tour_sft
-    from minillama.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
+    from minillama.tour import tour_sft
+    from minillama.tour.tour import TourConfig, TourReport, corpus_stage, pretrain_stage, tokenizer_stage
 
     report = TourReport(f"{out}/{seed}", TourConfig(seed=seed, progress=False))
     train, held_out = corpus_stage(report)
@@ -50,7 +50,7 @@ def page(table, seeds):
 
     import torch
 
-    from minillama import tour_sft
+    from minillama.tour import tour_sft
     from minillama.train.templates import TEMPLATES, text_of
 
     template = text_of(TEMPLATES[tour_sft.TEMPLATE]([{"role": "user", "content": "{question}"},

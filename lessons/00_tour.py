@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 00 · The tour
-# Covers: `minillama/tour.py`, `tests/test_tour.py`
+# Covers: `minillama/tour/tour.py`, `tests/tour/test_tour.py`
 # Needs: -
 # Time: 40 s
 # Teaches: the whole road in small: pretraining, fine-tuning, reward model, PPO

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 01 · Byte-pair encoding
-# Covers: `minillama/tokenizer/bpe.py`, `tests/test_bpe.py`
+# Covers: `minillama/tokenizer/bpe.py`, `tests/tokenizer/test_bpe.py`
 # Needs: -
 # Time: 6 s
 # Teaches: words, letters, subwords; BPE; `</w>` and `▁`; ties; vocabulary size

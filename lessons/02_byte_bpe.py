@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 02 · Bytes and digits
-# Covers: `minillama/tokenizer/byte_bpe.py`, `tests/test_byte_bpe.py`
+# Covers: `minillama/tokenizer/byte_bpe.py`, `tests/tokenizer/test_byte_bpe.py`
 # Needs: 01
 # Time: 30 s
 # Teaches: UTF-8, byte fallback, byte-level BPE, the split pattern, single digits, round trip

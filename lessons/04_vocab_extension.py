@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 04 · A second language
-# Covers: `minillama/tokenizer/extend.py`, `minillama/train/vocabulary.py`, `tests/test_extend.py`
+# Covers: `minillama/tokenizer/extend.py`, `minillama/train/vocabulary.py`, `tests/tokenizer/test_extend.py`
 # Needs: 01, 02
 # Time: 40 s
 # Teaches: vocabulary extension, merging tokenizers, new rows at both ends, mean start, staged training

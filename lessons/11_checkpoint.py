@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 11 · Checkpoints
-# Covers: `minillama/checkpoint/safetensors.py`, `minillama/checkpoint/names.py`, `tests/test_safetensors.py`
+# Covers: `minillama/checkpoint/safetensors.py`, `minillama/checkpoint/names.py`, `tests/checkpoint/test_safetensors.py`
 # Needs: 07, 08, 10
 # Time: 12 s
 # Teaches: model files, safetensors, parameter names, the q/k permutation, hostile files

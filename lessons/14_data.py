@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 14 · Data
-# Covers: `minillama/train/data.py`, `tests/test_data.py`
+# Covers: `minillama/train/data.py`, `tests/train/test_data.py`
 # Needs: 01, 02
 # Time: 6 s
 # Teaches: duplicates, shingles, MinHash, heuristic and n-gram filters, mixture, packing

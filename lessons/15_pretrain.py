@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 15 · Pretraining
-# Covers: `minillama/train/pretrain.py`, `minillama/train/optimizer.py`, `tests/test_pretrain.py`
+# Covers: `minillama/train/pretrain.py`, `minillama/train/optimizer.py`, `tests/train/test_pretrain.py`
 # Needs: 10, 14
 # Time: 25 s
 # Teaches: next-token loss, AdamW, warm-up and cosine, clipping, held-out loss, resuming

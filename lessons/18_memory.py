@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 18 · Memory
-# Covers: `minillama/memory.py`, `tests/test_memory.py`
+# Covers: `minillama/system/memory.py`, `tests/system/test_memory.py`
 # Needs: 10, 12
 # Time: 6 s
 # Teaches: bytes per parameter, Adam's moments, activations, checkpointing, data parallelism
@@ -52,7 +52,7 @@ print(f"{'together':28} {sum(BYTES.values())} bytes: {total:.1f} GB")
 # work, the same gradients.
 
 # %% module
-from minillama.memory import cache_bytes, weights_bytes
+from minillama.system.memory import cache_bytes, weights_bytes
 
 kinds = "fp32", "fp16", "int8", "nf4"
 sizes = {kind: weights_bytes(big, kind) / 1e9 for kind in kinds}

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 19 · Supervised fine-tuning
-# Covers: `minillama/train/sft.py`, `minillama/train/sequence_loss.py`, `tests/test_sft.py`
+# Covers: `minillama/train/sft.py`, `minillama/train/sequence_loss.py`, `tests/train/test_sft.py`
 # Needs: 10, 15
 # Time: 25 s
 # Teaches: self-instruct and Alpaca, templates, loss on answers, multi-turn masks, stages

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 20 · LoRA
-# Covers: `minillama/peft/lora.py`, `tests/test_lora.py`
+# Covers: `minillama/peft/lora.py`, `tests/peft/test_lora.py`
 # Needs: 10
 # Time: 30 s
 # Teaches: low rank, adapters, A and B, the zero start, alpha / r, targets, merging

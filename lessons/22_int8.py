@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 22 · Eight bits
-# Covers: `minillama/quant/int8.py`, `tests/test_int8.py`
+# Covers: `minillama/quant/int8.py`, `tests/quant/test_int8.py`
 # Needs: 10
 # Time: 5 s
 # Teaches: bytes per weight, row-wise absmax, int8 products, outlier columns, LLM.int8()
@@ -108,7 +108,7 @@ show(picture, f"Error with a column of 100: {errors['plain int8'][-1]:.2f} plain
 
 # %% memory
 from minillama.config import preset
-from minillama.memory import weights_bytes
+from minillama.system.memory import weights_bytes
 
 big = preset("llama_7b")
 gigabytes = {kind: weights_bytes(big, kind) / 1e9 for kind in ("fp32", "fp16", "int8")}

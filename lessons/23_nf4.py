@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 23 · NF4
-# Covers: `minillama/quant/nf4.py`, `tests/test_nf4.py`
+# Covers: `minillama/quant/nf4.py`, `tests/quant/test_nf4.py`
 # Needs: -
 # Time: 4 s
 # Teaches: 4-bit levels, absmax, blocks, quantiles, NormalFloat, double quantization

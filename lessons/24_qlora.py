@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 24 · QLoRA
-# Covers: `minillama/quant/quantized_linear.py`, `minillama/train/paged_adamw.py`, `tests/test_paged_adamw.py`
+# Covers: `minillama/quant/quantized_linear.py`, `minillama/train/paged_adamw.py`, `tests/train/test_paged_adamw.py`
 # Needs: 18, 20, 23
 # Time: 30 s
 # Teaches: training through a frozen 4-bit base, storage and compute type, checkpointing, paged AdamW
@@ -92,7 +92,7 @@ assert not list(layer.parameters())  # codes and scales are buffers: nothing to 
 
 # %% budget
 from minillama.config import preset
-from minillama.memory import weights_bytes
+from minillama.system.memory import weights_bytes
 
 big = preset("llama_65b")
 N, D, F, layers = big.n_parameters(), big.dim, big.hidden_dim, big.n_layers

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 25 · The reward model
-# Covers: `minillama/rlhf/reward_model.py`, `tests/test_reward_model.py`
+# Covers: `minillama/rlhf/reward_model.py`, `tests/rlhf/test_reward_model.py`
 # Needs: 10
 # Time: 20 s
 # Teaches: votes to scores to pairs, Bradley-Terry loss, margin, label noise, 67 % accuracy

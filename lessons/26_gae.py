@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 26 · Generalised advantage estimation
-# Covers: `minillama/rlhf/gae.py`, `tests/test_gae.py`
+# Covers: `minillama/rlhf/gae.py`, `tests/rlhf/test_gae.py`
 # Needs: 25
 # Time: 4 s
 # Teaches: values, advantages, TD error, GAE's lambda, bias and variance, padding

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 27 · PPO
-# Covers: `minillama/rlhf/ppo.py`, `tests/test_ppo.py`
+# Covers: `minillama/rlhf/ppo.py`, `tests/rlhf/test_ppo.py`
 # Needs: 25, 26
 # Time: 15 s
 # Teaches: policy gradient, the ratio and its clip, KL to a reference, reward hacking

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 29 · Threads
-# Covers: `minillama/kernels.py`, `docs/simt.md`, `tests/test_simt.py`
+# Covers: `minillama/kernels.py`, `docs/simt.md`, `tests/simt/test_simt.py`
 # Needs: 00
 # Time: 12 s
 # Teaches: grid, block, thread, warp, lane, barrier, shared memory, guard, divergence, schedule

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 30 · GPU memory
-# Covers: `minillama/profile_report.py`, `docs/simt.md`, `tests/test_simt_profile.py`
+# Covers: `minillama/simt/profile_report.py`, `docs/simt.md`, `tests/simt/test_simt_profile.py`
 # Needs: 29
 # Time: 12 s
 # Teaches: sectors, coalescing, shared memory, banks, bank conflicts, padding

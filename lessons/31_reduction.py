@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 31 · Reduction
-# Covers: `minillama/rms_norm.py`, `minillama/kernels.py`, `tests/test_simt_profile.py`
+# Covers: `minillama/rms_norm.py`, `minillama/kernels.py`, `tests/simt/test_simt_profile.py`
 # Needs: 05, 29, 30
 # Time: 16 s
 # Teaches: tree reduction, warp shuffle, barriers, races, race detector, RMSNorm kernel, online maximum and sum

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 32 · Fused RoPE
-# Covers: `csrc/cuda/rope.cuh`, `csrc/cuda/rope_vectors.cuh`, `tests/test_simt_profile_rope.py`
+# Covers: `csrc/cuda/rope.cuh`, `csrc/cuda/rope_vectors.cuh`, `tests/simt/test_simt_profile_rope.py`
 # Needs: 07, 29, 30
 # Time: 15 s
 # Teaches: memory-bound kernels, compulsory bytes, vector loads, register reuse, shuffles, fusion, in-place operators

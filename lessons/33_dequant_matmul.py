@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 33 · A product with 4-bit weights
-# Covers: `csrc/cuda/nf4_matmul.cuh`, `csrc/cuda/nf4_vectors.cuh`, `tests/test_nf4_kernel.py`
+# Covers: `csrc/cuda/nf4_matmul.cuh`, `csrc/cuda/nf4_vectors.cuh`, `tests/quant/test_nf4_kernel.py`
 # Needs: 23, 30, 31, 32
 # Time: 30 s
 # Teaches: dequantization inside a kernel, fusion, compulsory bytes, table in shared memory, one scale per block

@@ -23,7 +23,7 @@ from minillama.collate import collate
 from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
-from minillama.terminal import tqdm
+from minillama.system.terminal import tqdm
 from minillama.train.data import permutation
 from minillama.train.learning_rate import learning_rate
 from minillama.train.optimizer import AdamW

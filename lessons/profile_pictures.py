@@ -1,4 +1,4 @@
-"""Pictures of a profile of emulated kernels (`minillama.profile_report.Profile`): where the lanes of a warp reach.
+"""Pictures of a profile of emulated kernels (`minillama.simt.profile_report.Profile`): where the lanes of a warp reach.
 
 `sectors(p, title)` and `banks(p, title)` draw the first request of the access that has the most requests; op="load" or
 "store", line=12 and kernel="part of a name" choose among accesses. `lanes(p, title)` draws a whole warp's time.

@@ -2,6 +2,6 @@
 
 import sys
 
-from minillama.cli import main
+from minillama.cli.command_line import main
 
 sys.exit(main())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from minillama.bounds import number
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
-from minillama.terminal import one_line
+from minillama.system.terminal import one_line
 from minillama.train.chat_template import end_of_answer, template_for, template_function
 from minillama.train.sequence_loss import encode_segments
 

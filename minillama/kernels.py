@@ -20,10 +20,10 @@ import re
 
 import torch
 
-from minillama import profile_build
-from minillama.compiler import NotBuilt
-from minillama.profile_build import CudaSource, load_source, source_folder
-from minillama.profile_report import Profile
+from minillama.simt import profile_build
+from minillama.simt.compiler import NotBuilt
+from minillama.simt.profile_build import CudaSource, load_source, source_folder
+from minillama.simt.profile_report import Profile
 
 __all__ = ["CudaSource", "built_backends", "contracted", "flash_attention", "fused_rope", "fused_rope_qk",
            "load_source", "nf4_matmul", "profile", "require", "schedule", "source_folder"]
@@ -137,7 +137,7 @@ def profile(*sources):
 
     Without arguments these are minillama's own, asked for with backend="simt"; otherwise those of the CudaSources
     given. g++ takes some 20 s for them, once, and they run about 50 times slower. One within another counts for both.
-    `p` is a `minillama.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
+    `p` is a `minillama.simt.profile_report.Profile`; what a kernel is stopped for is raised, and is in p.findings too.
     """
     report, before, started = Profile(), [source.profiled for source in sources], []
     try:

@@ -130,7 +130,7 @@ def command(request, said, writer):
         for stream in (1, 2):
             os.dup2(output, stream)
         sys.stdin = open(os.devnull)
-        from minillama.cli import main
+        from minillama.cli.command_line import main
 
         faults = ctypes.CDLL(None)
         faults.arm_faults(request["place"].encode(), ctypes.c_long(request["at"]), request["fault"])

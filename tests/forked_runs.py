@@ -55,7 +55,7 @@ def serve():
     """Answer requests until stdin ends."""
     import torch
 
-    from minillama.cli import build_parser
+    from minillama.cli.command_line import build_parser
 
     torch.set_num_threads(1)  # a pool of threads does not outlive a fork
     build_parser()  # imports what the flags of all commands come from
@@ -93,7 +93,7 @@ def command(request, output):
         for stream in (1, 2):
             os.dup2(output, stream)
         sys.stdin = open(os.devnull)
-        from minillama import cli
+        from minillama.cli import command_line as cli
 
         cli.require_room_for_torch = lambda: None  # under a limit it would load PyTorch anew
         code = cli.main(request["words"])

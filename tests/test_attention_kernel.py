@@ -9,7 +9,7 @@ from mutants import Mutant
 
 from minillama import kernels
 from minillama.attention import attention
-from minillama.kernels_verify import attended
+from minillama.parity.kernels_verify import attended
 
 pytestmark = pytest.mark.skipif(
     "simt" not in kernels.built_backends(), reason=f"the kernels are not built: {kernels.BUILD}"
@@ -100,7 +100,7 @@ def test_a_value_that_is_not_seen_may_be_anything():
 @pytest.mark.parametrize("d", [1, 12, 16, 80])
 def test_scores_far_from_zero_neither_overflow_nor_vanish(d):
     """One key has all the weight: 1, whichever of the products nvcc fuses with a sum, and whether or not 1 / sqrt(d) is
-    a power of two (tests/test_simt_contraction.py runs it fused)."""
+    a power of two (tests/simt/test_simt_contraction.py runs it fused)."""
     q, k, v = (x.detach() for x in random_inputs(1, 1, 1, 7, 19, d, torch.float32))
     for factor in (1e4, -1e4):
         inputs = [(q * factor).requires_grad_(), k.clone().requires_grad_(), v.clone().requires_grad_()]

@@ -17,7 +17,7 @@ from minillama.peft.lora import LoRAConfig
 from minillama.rlhf.train_ppo import PPOConfig
 from minillama.rlhf.train_reward import RewardConfig
 from minillama.sampling import Sampling
-from minillama.tour import TourConfig
+from minillama.tour.tour import TourConfig
 from minillama.train.pretrain import PretrainConfig
 from minillama.train.self_instruct import FilterRules
 from minillama.train.sft import SftConfig

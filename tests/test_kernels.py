@@ -8,8 +8,9 @@ import pytest
 import torch
 from mutants import Mutant
 
-from minillama import kernels, profile_build
+from minillama import kernels
 from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
+from minillama.simt import profile_build
 
 needs_cpu = pytest.mark.skipif(
     "cpu" not in kernels.built_backends(), reason=f"the CPU kernels are not built: {kernels.BUILD}"

@@ -15,9 +15,10 @@ import torch
 from test_attention_kernel import test_scores_far_from_zero_neither_overflow_nor_vanish as far_scores
 from test_simt import SIMT
 
-from minillama import kernels, kernels_verify
-from minillama.compiler import contraction
-from minillama.profile_build import RUNTIME
+from minillama import kernels
+from minillama.parity import kernels_verify
+from minillama.simt.compiler import contraction
+from minillama.simt.profile_build import RUNTIME
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]

@@ -35,7 +35,7 @@ FLOORS = [  # a module imports from its own floor or from one below
     "prose braille exercise grader lesson".split(),
     "info kernels_verify tensor_diff checkpoint_diff parity parity_peers real_weights".split(),
     "stepper check recording notebook book".split(),
-    ("cli cli_checkpoints cli_data cli_feedback cli_lessons cli_merge cli_model cli_simt cli_tokenizer cli_tuning "
+    ("cli checkpoint_commands data_commands feedback_commands lesson_commands merge_command model_arguments simt_commands tokenizer_commands tuning_commands "
      "__main__").split(),
 ]
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "jinja2", "minillama"}  # what the package may import
@@ -45,9 +45,9 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
                     "doctests mutate lesson_rules tiled_attention alternatives").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_cli",
                     "protobuf": "by test_sentencepiece",
-                    "cli_simt": "by test_cuda_program", "cli_tokenizer": "by test_cli and test_cli_texts",
+                    "simt_commands": "by test_cuda_program", "tokenizer_commands": "by test_cli and test_cli_texts",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
-                    **dict.fromkeys(("grader", "cli_lessons"), "by test_exercise"),
+                    **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_cli_feedback",
                     "notebook": "by test_book",
                     **dict.fromkeys(("bpe_training", "piece_trainer", "word_counts", "unicode_script"), "by test_bpe"),

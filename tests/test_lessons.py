@@ -8,7 +8,7 @@ import pytest
 from lesson_rules import breaches
 from prove_exercises import prove
 
-from minillama import check, lesson
+from minillama.course import check, lesson
 
 QUICK = 2  # so many lessons, the fastest by their own word, run in the quick suite; all of them in the long one
 OFFLINE = """import runpy, socket, sys

@@ -32,14 +32,14 @@ def test_a_planted_mistake_turns_its_law_red(file, mutant):
 
 def test_a_mutant_whose_text_is_gone_is_reported():
     with pytest.raises(ValueError, match="0 times"):
-        with planted(Mutant("minillama.files", "no such text", "", lambda: None)):
+        with planted(Mutant("minillama.system.files", "no such text", "", lambda: None)):
             pass
 
 
 def test_a_planted_mistake_is_taken_out_again():
-    from minillama.files import atomic_write
+    from minillama.system.files import atomic_write
 
-    mutant = Mutant("minillama.files", 'not in ("wb", "w")', 'in ("wb", "w")', lambda: None)
+    mutant = Mutant("minillama.system.files", 'not in ("wb", "w")', 'in ("wb", "w")', lambda: None)
     before = atomic_write.__wrapped__.__code__
     with planted(mutant):
         assert atomic_write.__wrapped__.__code__ is not before

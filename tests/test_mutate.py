@@ -98,16 +98,16 @@ def test_a_modules_own_tests_come_first_then_those_that_import_it():
     about = mutate_workshop.tests_about(ROOT, "minillama/rope.py")
     assert about[:3] == ["tests/test_rope.py", "tests/test_rope_kernel.py", "tests/test_rope_qk.py"]
     assert "tests/test_attention.py" in about[3:] and "tests/test_mutants.py" not in about
-    assert "tests/test_forum.py" not in about
+    assert "tests/corpus/test_forum.py" not in about
     through_a_helper = mutate_workshop.tests_about(ROOT, "minillama/config.py")
-    assert "tests/test_huggingface.py" in through_a_helper
+    assert "tests/checkpoint/test_huggingface.py" in through_a_helper
     for path in (ROOT / "csrc/cpu").iterdir():
         assert mutate_workshop.tests_about(ROOT, f"csrc/cpu/{path.name}")
 
 
 def test_every_module_that_can_hold_a_fault_has_tests_also_where_only_another_module_imports_it():
-    assert "tests/test_bpe.py" in mutate_workshop.tests_about(ROOT, "minillama/tokenizer/bpe_training.py")
-    assert mutate_workshop.tests_about(ROOT, "minillama/ptx_tables.py") == ["tests/test_ptx_instructions.py"]
+    assert "tests/tokenizer/test_bpe.py" in mutate_workshop.tests_about(ROOT, "minillama/tokenizer/bpe_training.py")
+    assert mutate_workshop.tests_about(ROOT, "minillama/simt/ptx_tables.py") == ["tests/simt/test_ptx_instructions.py"]
     paths = {fault.path for fault in mutate.draw_faults(ROOT, "python", "", 0)}
     untested = {path for path in paths if not mutate_workshop.tests_about(ROOT, path)}
     assert untested == {"minillama/__main__.py"}  # three lines that start cli

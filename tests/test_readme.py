@@ -132,7 +132,7 @@ def test_a_figure_is_found_under_its_heading():
 
 def test_the_shown_parity_is_what_comes_out_today(weights, capsys):
     """Line by line: the same rungs, the same verdicts; errors of fp32 rounding differ between machines."""
-    from minillama.cli import main
+    from minillama.cli.command_line import main
 
     pytest.importorskip("transformers", reason="parity compares with transformers: python3 run.py test installs it")
     shown = re.search(r"<!-- parity -->\n```text\n(.*?)```", README, flags=re.S)[1].splitlines()

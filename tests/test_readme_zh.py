@@ -11,7 +11,7 @@ import pytest
 from mutants import Mutant
 from readme import tour_block, words_block
 
-from minillama import lesson
+from minillama.course import lesson
 
 ROOT = Path(__file__).parents[1]
 CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")

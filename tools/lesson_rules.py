@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from minillama.lesson import COURSE, FOLDER, HEADER, read
+from minillama.course.lesson import COURSE, FOLDER, HEADER, read
 
 CELLS, CODE_LINES, WORDS, CELL_LINES, COLUMNS, SECONDS = 12, 150, 900, 30, 88, 60
 LONG = re.compile(r"# (\$\$|ascii:|Covers:|Teaches:|Paper:)")  # formulas and the header may use 120 columns

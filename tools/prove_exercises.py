@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from minillama import check, lesson
-from minillama.exercise import load
-from minillama.grader import grade
+from minillama.course import check, lesson
+from minillama.course.exercise import load
+from minillama.course.grader import grade
 
 
 def prove(number, folder=lesson.FOLDER):

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from minillama.files import atomic_write
+from minillama.system.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
 PICTURES = {  # name in docs/figures: the heading of the report under which it stands

@@ -14,7 +14,7 @@
 //
 // Version 1, interleaved, touches every sector of x and y twice, once for either element of a pair. Versions 1 to 3 read
 // the row again for every head (version 3, half-split, for every four: a warp has four heads in one request). All of
-// it is asserted by tests/test_simt_profile_rope.py. Here are versions 1 to 3, for one contiguous tensor; version 4,
+// it is asserted by tests/simt/test_simt_profile_rope.py. Here are versions 1 to 3, for one contiguous tensor; version 4,
 // which the operators launch, is in rope_vectors.cuh.
 #pragma once
 

@@ -1,5 +1,5 @@
 """Checks of exercise 01: one merge, and merge lists of three small corpora."""
-from minillama.exercise import Wrong
+from minillama.course.exercise import Wrong
 from minillama.tokenizer.bpe import sennrich_merges
 
 HINTS = {

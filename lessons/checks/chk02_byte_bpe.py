@@ -1,7 +1,7 @@
 """Checks of exercise 02: small cases by hand, then random strings there and back."""
 import random
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "split_digits": ("Each digit is a part of its own; everything between two digits is one part.",

@@ -5,7 +5,7 @@ import torch
 
 from minillama.config import ModelConfig
 from minillama.corpus import chinese_stories, stories
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 from minillama.tokenizer import train_bpe
 from minillama.tokenizer.bpe_encoder import NORMAL
 from minillama.tokenizer.extend import extend_tokenizer

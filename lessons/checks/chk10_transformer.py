@@ -3,7 +3,7 @@
 import torch
 
 from minillama.config import ModelConfig, preset
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "count": (

@@ -3,7 +3,7 @@ import random
 
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 from minillama.train.packing import pack as library_pack
 from minillama.train.sequence_loss import Sequence
 from minillama.transformer import positions_and_mask

@@ -1,7 +1,7 @@
 """Checks of exercise 15: clipping by hand, AdamW against PyTorch's own, step by step."""
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "clip": ("One factor for all tensors: the norm is that of all numbers together, not of each tensor.",

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "bytes": ("bf16 takes 2 bytes, fp32 takes 4.",

@@ -1,7 +1,7 @@
 """Checks of exercise 19: labels by hand for a chat of three turns, the loss against the library's."""
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 from minillama.train.sequence_loss import sequence_loss
 
 HINTS = {

@@ -1,7 +1,7 @@
 """Checks of exercise 22: codes by hand, columns, and the split product with every number re-computed in float64."""
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "quantize_rows": ("The largest magnitude of a row becomes 127 or -127.",

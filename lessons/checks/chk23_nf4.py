@@ -1,7 +1,7 @@
 """Checks of exercise 23: the table against the library's, packing against its files' order."""
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 from minillama.quant.nf4 import NF4_LEVELS, quantize_nf4
 
 HINTS = {

@@ -1,7 +1,7 @@
 """Checks of exercise 24: both ways against autograd through the unpacked weight and against the library's layer."""
 import torch
 
-from minillama.exercise import close
+from minillama.course.exercise import close
 from minillama.quant.nf4 import NF4Linear, quantize_nf4
 
 HINTS = {

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "shapes": ("Both results have the shape and dtype of the rewards; the returns come second.",),

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 from minillama.rlhf import ppo
 
 HINTS = {

@@ -5,7 +5,7 @@ import math
 import torch
 
 from lessons.other_feedback import best_of_n_bound, best_of_n_policy, kl_divergence
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "best_of_n": ("All n draws have at most s points with probability F(s) to the power n.",

@@ -2,7 +2,7 @@
 
 import random
 
-from minillama.exercise import Wrong
+from minillama.course.exercise import Wrong
 
 HINTS = {
     "sum": (

@@ -1,6 +1,6 @@
 """Checks of exercise 30: rows keep their elements, columns spread over all banks, fours stay together."""
 
-from minillama.exercise import Wrong
+from minillama.course.exercise import Wrong
 
 HINTS = {
     "rows": (

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from minillama.exercise import Wrong, close, on_gpu
+from minillama.course.exercise import Wrong, close, on_gpu
 from minillama.rms_norm import rms_norm
 
 HINTS = {

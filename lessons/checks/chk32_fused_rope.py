@@ -3,7 +3,7 @@ that turns q and k in one launch and moves little more than the least."""
 
 import torch
 
-from minillama.exercise import Wrong, close, on_gpu
+from minillama.course.exercise import Wrong, close, on_gpu
 from minillama.rope import apply_rope_half_split
 
 HINTS = {

@@ -3,7 +3,7 @@ codes and scales once."""
 
 import torch
 
-from minillama.exercise import Wrong, close, on_gpu
+from minillama.course.exercise import Wrong, close, on_gpu
 from minillama.quant.nf4 import NF4_LEVELS, quantize_nf4
 
 HINTS = {

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from minillama.exercise import Wrong, close, on_gpu
+from minillama.course.exercise import Wrong, close, on_gpu
 
 HINTS = {
     "combine": (

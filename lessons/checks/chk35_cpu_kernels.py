@@ -2,7 +2,7 @@
 
 import torch
 
-from minillama.exercise import Wrong, close
+from minillama.course.exercise import Wrong, close
 
 HINTS = {
     "panels": (

@@ -1,7 +1,7 @@
 """Checks of exercise 36: intensity and roof by their formulas, the first batch found again by trying every one, and the
 speed of a server from its two times."""
 
-from minillama.exercise import close
+from minillama.course.exercise import close
 
 HINTS = {
     "intensity": (

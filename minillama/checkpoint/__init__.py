@@ -14,8 +14,8 @@ from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.quantized import TENSOR_FILE, quantize_weights, read_quantized
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
-from minillama.claim import require_finished
-from minillama.files import require_regular
+from minillama.system.claim import require_finished
+from minillama.system.files import require_regular
 from minillama.tokenizer import load_tokenizer
 
 __all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]

@@ -11,9 +11,9 @@ from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.llama2c import write_llama2c
 from minillama.checkpoint.meta import write_meta
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
-from minillama.files import atomic_folder, atomic_write, follow_link, require_absent, require_regular
-from minillama.settings import write_settings
-from minillama.terminal import tqdm
+from minillama.system.files import atomic_folder, atomic_write, follow_link, require_absent, require_regular
+from minillama.system.settings import write_settings
+from minillama.system.terminal import tqdm
 from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.llama2c_vocab import llama2c_vocab
 from minillama.tokenizer.token_settings import added_tokens_json

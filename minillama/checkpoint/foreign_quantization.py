@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from minillama.terminal import one_line
+from minillama.system.terminal import one_line
 
 _, ENTRIES, NAMES, DETAILS = json.loads(Path(__file__).with_suffix(".json").read_text()).values()
 

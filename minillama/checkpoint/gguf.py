@@ -19,8 +19,8 @@ import torch
 
 from minillama.checkpoint.gguf_blocks import BLOCKS, UNREAD
 from minillama.checkpoint.weights import Stored
-from minillama.files import atomic_write
-from minillama.snapshot import opened
+from minillama.system.files import atomic_write
+from minillama.system.snapshot import opened
 
 MAGIC, VERSION, VERSIONS, ALIGNMENT = b"GGUF", 3, (2, 3), 32
 STRING, ARRAY, BOOL = 8, 9, 7

@@ -12,7 +12,7 @@ from minillama.checkpoint.gguf_split import read_gguf_parts
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.config import ModelConfig, RopeScaling
 from minillama.rope import rope_frequencies
-from minillama.settings import check_known, number, whole
+from minillama.system.settings import check_known, number, whole
 from minillama.tokenizer.gguf_vocab import gguf_vocab, read_gguf_vocab
 
 TOP = {"token_embd": "tok_embeddings", "output_norm": "norm", "output": "output"}

@@ -15,7 +15,7 @@ from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.checkpoint.weights import Weights, expected_shapes, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling
-from minillama.settings import check_known, flag, number, read_settings, whole, write_settings
+from minillama.system.settings import check_known, flag, number, read_settings, whole, write_settings
 
 MODEL_TYPES = ("llama", "mistral")  # Mistral 7B is the same network where its sliding window is off
 SINGLES = (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pth))

@@ -19,8 +19,8 @@ import torch
 
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
 from minillama.config import ModelConfig
-from minillama.files import atomic_write
-from minillama.snapshot import opened
+from minillama.system.files import atomic_write
+from minillama.system.snapshot import opened
 
 MAGIC = 0x616B3432  # "ak42"
 HEADER_BYTES = 256  # of versions 1 and 2

@@ -22,8 +22,8 @@ from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors
 from minillama.checkpoint.weights import Stored, Weights, keep_head, stored
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
-from minillama.files import atomic_write, name_errors, reserve
-from minillama.settings import check_known, flag, number, read_settings, whole, write_settings
+from minillama.system.files import atomic_write, name_errors, reserve
+from minillama.system.settings import check_known, flag, number, read_settings, whole, write_settings
 
 MAX_SHARDS = 16
 ROWS, COLUMNS = ("wq", "wk", "wv", "w1", "w3", "output"), ("wo", "w2")  # axis 0, axis 1

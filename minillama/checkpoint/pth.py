@@ -10,7 +10,7 @@ import zipfile
 
 import torch
 
-from minillama.snapshot import opened
+from minillama.system.snapshot import opened
 
 MAX_PICKLE_BYTES = 100_000_000  # names and shapes only; the largest published model needs under 1 MB
 

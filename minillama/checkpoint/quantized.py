@@ -18,7 +18,7 @@ from minillama.checkpoint.meta import config_from_params, params_of
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors_stream
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
 from minillama.quant.quantize_linears import KINDS
-from minillama.settings import flag, number, read_settings, whole, write_settings
+from minillama.system.settings import flag, number, read_settings, whole, write_settings
 
 TENSOR_FILE = "quantized.safetensors"
 

@@ -16,8 +16,8 @@ import os
 
 import torch
 
-from minillama.files import atomic_write
-from minillama.snapshot import opened
+from minillama.system.files import atomic_write
+from minillama.system.snapshot import opened
 
 MAX_HEADER_BYTES = 100_000_000
 OWN_MAP = 2**20  # bytes from which a tensor is mapped alone: a system allows some ten thousand maps, not millions

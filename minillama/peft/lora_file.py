@@ -17,10 +17,10 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.claim import require_finished
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantization_of
-from minillama.settings import check_known, number, read_settings, whole, write_settings
+from minillama.system.claim import require_finished
+from minillama.system.settings import check_known, number, read_settings, whole, write_settings
 
 CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 OLD_TENSOR_FILE = "adapter_model.bin"

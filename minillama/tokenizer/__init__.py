@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from minillama.files import require_regular
+from minillama.system.files import require_regular
 
 from .bpe_training import train_bpe
 from .byte_bpe import ByteBpeTokenizer

@@ -4,7 +4,7 @@ import itertools
 import time
 import warnings
 
-from minillama.terminal import tqdm
+from minillama.system.terminal import tqdm
 
 from .compiled import CompiledTrainer, choose_backend
 from .piece_trainer import PieceTrainer

@@ -9,7 +9,8 @@ import codecs
 
 import regex  # `re` knows no \p{L}
 
-from ..files import atomic_write
+from minillama.system.files import atomic_write
+
 from .added_tokens import AddedToken, Tokenizer
 from .bpe import join_pairs
 

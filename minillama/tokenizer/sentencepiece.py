@@ -8,7 +8,8 @@ read; the others are refused by name. Ordinary text never becomes a control toke
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import atomic_write
+from minillama.system.files import atomic_write
+
 from .added_tokens import AddedToken, Tokenizer
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from .compiled import choose_backend, make_encoder

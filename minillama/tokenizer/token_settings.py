@@ -7,9 +7,10 @@ Source: https://github.com/huggingface/transformers, tokenization_utils_base.py.
 
 from pathlib import Path
 
-from ..files import require_regular
-from ..settings import check_known, flag
-from ..snapshot import read_settings
+from minillama.system.files import require_regular
+from minillama.system.settings import check_known, flag
+from minillama.system.snapshot import read_settings
+
 from .added_tokens import AddedToken, TokenSettings
 
 MAX_BYTES = 1 << 27  # of a file beside the vocabulary: Llama 3.2's tokenizer.json has 17 MB

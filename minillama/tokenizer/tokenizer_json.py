@@ -9,7 +9,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ..settings import KNOWN, check_known, flag
+from minillama.system.settings import KNOWN, check_known, flag
+
 from .added_tokens import TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled

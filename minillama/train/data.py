@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from minillama.corpus.text_files import sides
-from minillama.files import atomic_write
-from minillama.snapshot import opened
-from minillama.terminal import tqdm
+from minillama.system.files import atomic_write
+from minillama.system.snapshot import opened
+from minillama.system.terminal import tqdm
 
 MAGIC, VERSION = b"MLTOKENS", 1
 # Little-endian: magic, version, bytes per id (2 or 4), vocabulary size, ids, documents, their characters.

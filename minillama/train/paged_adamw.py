@@ -16,7 +16,7 @@ import tempfile
 
 import torch
 
-from minillama.files import reserve
+from minillama.system.files import reserve
 from minillama.train.optimizer import AdamW
 
 PAGE = mmap.ALLOCATIONGRANULARITY

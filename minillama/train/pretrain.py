@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
 from minillama.checkpoint.convert import save_with_tokenizer
-from minillama.memory import require_device
+from minillama.system.memory import require_device
 from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.perplexity import held_out_loss

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minillama.corpus import forum
-from minillama.files import require_regular
-from minillama.terminal import one_line
+from minillama.system.files import require_regular
+from minillama.system.terminal import one_line
 from minillama.train.chat_template import template_function
 from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.templates import alpaca

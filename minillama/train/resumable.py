@@ -10,9 +10,9 @@ import sys
 
 import torch
 
-from minillama.files import atomic_write, open_to_append
-from minillama.interrupts import stop_requested
-from minillama.terminal import tqdm
+from minillama.system.files import atomic_write, open_to_append
+from minillama.system.interrupts import stop_requested
+from minillama.system.terminal import tqdm
 from minillama.train import data_parallel
 from minillama.train.resume import check_total, read_state, truncate_metrics
 

@@ -16,8 +16,8 @@ import torch
 from minillama.backends import backend_of
 from minillama.checkpoint.pth import read_plain
 from minillama.config import ModelConfig
-from minillama.files import atomic_write
-from minillama.snapshot import opened
+from minillama.system.files import atomic_write
+from minillama.system.snapshot import opened
 
 # How often a state is saved, and where the optimizer's part of it lies, change no bit of what a run computes.
 MAY_CHANGE = ("checkpoint_every", "paged_optimizer")

@@ -1,6 +1,6 @@
 // CUDA's runtime for whole programs that were written for nvcc: kernels from simt/*.h, the host's functions from here.
 //
-// minillama/cuda_program.py includes this first and rewrites kernel<<<...>>>(...) to SIMT_KERNEL(kernel)(...)(...). Device
+// minillama/simt/cuda_program.py includes this first and rewrites kernel<<<...>>>(...) to SIMT_KERNEL(kernel)(...)(...). Device
 // memory is host memory and every call has happened when it returns. What is not declared here is not supported.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What inline PTX becomes: registers are variables of their width, and these functions read and write them as the type that
-// an instruction names. minillama/inline_ptx.py writes the calls.
+// an instruction names. minillama/simt/inline_ptx.py writes the calls.
 #pragma once
 
 #include "more_intrinsics.h"

@@ -1,0 +1,248 @@
+"""The command line: `python -m minillama COMMAND`. Each command is one function below, and says what it calls.
+
+Bad input ends in one line on stderr that names the next step, and exit code 2; Ctrl-C ends in 130, SIGTERM in 143 and
+SIGHUP in 129, with what was done saved where a run can go on.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import signal
+import sys
+from itertools import chain
+from pathlib import Path
+
+from minillama.bounds import MOST, SEEDS, Range
+from minillama.cli import flags
+from minillama.system.claim import claims
+from minillama.system.interrupts import Terminated, signals_raised
+from minillama.system.memory import explain_shortage, require_room_for_torch
+from minillama.system.terminal import explain, guarded_streams, one_line, tell, visible
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
+COMMANDS = {  # name -> the module that holds its add_NAME; "": this one
+    "tour": "", "tokenizer": "tokenizer_commands", "pretrain": "", "generate": "", "convert": "checkpoint_commands",
+    "quantize": "checkpoint_commands", "parity": "checkpoint_commands", "weights": "checkpoint_commands", "kernels": "",
+    "simt": "simt_commands", "filter": "data_commands", "sft": "tuning_commands", "merge": "merge_command", "reward": "feedback_commands",
+    "ppo": "feedback_commands", "chat": "tuning_commands", "lesson": "lesson_commands", "check": "lesson_commands",
+    "notebook": "lesson_commands", "book": "lesson_commands", "info": ""}
+STATES = "*_state.pt"  # what runs save in --out to go on from
+
+
+def main(argv=None):
+    """Parse, run, and turn every expected failure into one line and an exit code."""
+    with guarded_streams():
+        arguments = argparse.Namespace(run=None)
+        try:
+            with signals_raised():
+                words = sys.argv[1:] if argv is None else argv
+                require_room_for_torch()
+                arguments = build_parser(words[0] if words else None).parse_args(words)
+                code = arguments.run(arguments) or 0
+                sys.stdout.flush()  # what cannot be written is told here
+                return code
+        except (KeyboardInterrupt, Terminated) as stopped:
+            tell(": ".join(["interrupted", *what_is_kept(stopped, arguments)]))
+            return 128 + getattr(stopped, "signal", signal.SIGINT)
+        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+            return 0
+        except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
+            if os.environ.get("MINILLAMA_TRACEBACK"):
+                raise
+            tell(f"error: {explain_shortage(error, arguments) or flags.spelled_as_flags(explain(error), arguments)}")
+            return 2
+
+
+def what_is_kept(stopped, arguments):
+    """What an interrupted command has saved and how it goes on, as parts of a line; [] for one that saves nothing."""
+    done, out = getattr(stopped, "done", ""), getattr(arguments, "out", None)
+    if arguments.run is run_tour:
+        return [*[done][:bool(done)], f"what is finished is kept in {out}", "the same command goes on"]
+    if not hasattr(arguments, "resume"):
+        return [done] if done else ["nothing saved"] if out else []
+    if done and stopped.folder:
+        return [f"{done}, saved in {out}", "--resume goes on"]
+    saved = any(Path(out).glob(STATES))
+    return [f"the last checkpoint in {out} stays", "--resume goes on"] if saved else ["nothing saved"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        ours = re.fullmatch(r"argument (\S+): (\1 .*)", message, re.DOTALL)  # as `flags.parser_of` says it
+        self.exit(2, f"minillama: error: {one_line(ours[2] if ours else f'{message}: see `{self.prog} --help`')}\n")
+
+
+def build_parser(first=None):
+    """All commands with their flags; a config's flags are made from its fields.
+
+    Where `first` is a command, only its module is imported: the others' would import PyTorch for nothing.
+    """
+    parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, home in COMMANDS.items():
+        if first not in COMMANDS or first == name:
+            names = vars(importlib.import_module(f"minillama.{home}")) if home else globals()
+            names[f"add_{name}"](commands)
+    return parser
+
+
+def add_kernels(commands):
+    """kernels verify [--backend NAME] [--op NAME]"""
+    kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
+        required=True, metavar="ACTION")
+    verify = flags.command(kernels, "verify", run_kernels_verify, "compare every kernel that is built with float64")
+    verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu, simt or simt+fma")
+    verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
+
+
+def add_info(commands):
+    """info [PATH]"""
+    info = flags.command(commands, "info", run_info, "versions, backends, threads, what fits here; or what a model is")
+    info.add_argument("model", nargs="?", metavar="PATH", help="a model folder or file; exit code 1 where one of its "
+                      "settings is refused, 2 where it cannot be read, else 0")
+
+
+def add_tour(commands):
+    """tour [--text PATH ...] [--sft FILE] [--preferences FILE] [--out DIR] and the fields of TourConfig."""
+    from minillama.tour.tour import TourConfig
+
+    tour = flags.command(commands, "tour", run_tour, "from text to a talking model, with a report")
+    tour.add_argument("--text", nargs="+", metavar="PATH", help="your own files and folders instead of Python's docs")
+    tour.add_argument("--sft", metavar="FILE", help="your own answers to tune on, JSON or JSONL as for `sft`")
+    tour.add_argument("--preferences", metavar="FILE", help="your own pairs, JSONL with prompt, chosen and rejected")
+    tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
+    flags.add_fields(tour, TourConfig)
+
+
+def add_pretrain(commands):
+    """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
+    from minillama.train.pretrain import PretrainConfig
+
+    pretrain = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
+    pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
+    pretrain.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
+    pretrain.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
+    pretrain.add_argument("--out", required=True, metavar="DIR")
+    flags.add_resume(pretrain)
+    pretrain.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
+    flags.add_kernels_flag(pretrain)
+    flags.add_fields(pretrain, PretrainConfig)
+
+
+def add_generate(commands):
+    """generate --model PATH and the fields of Sampling."""
+    from minillama.sampling import Sampling
+
+    generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
+    generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
+    generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
+    flags.add_number(generate, "--max-new-tokens", Range(0, MOST), 256)
+    flags.add_number(generate, "--seed", Range(0, SEEDS), 0)
+    flags.add_fields(generate, Sampling)
+    flags.add_bits(generate)
+    flags.add_kernels_flag(generate, "reference")
+    flags.add_device(generate)
+
+
+@claims("tour", "text", "sft", "preferences", run=True)
+def run_tour(arguments):
+    """The whole tour (`tour.tour`); exit code 1 where a number missed its band."""
+    from minillama.tour.tour import TourConfig, tour
+
+    return 0 if tour(arguments.out, arguments.text, flags.from_flags(TourConfig, arguments), arguments.sft,
+                     arguments.preferences) else 1
+
+
+@claims("pretrain", "text", "tokenizer", "model", run=True)
+def run_pretrain(arguments):
+    """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
+    import torch
+
+    from minillama.backends import functions, use_kernels
+    from minillama.checkpoint import open_weights
+    from minillama.cli.model_arguments import load_from_args
+    from minillama.config import preset
+    from minillama.corpus.text_files import check_texts, read_documents
+    from minillama.system.memory import require_memory, require_step_memory
+    from minillama.tokenizer import load_tokenizer
+    from minillama.train.data import open_train_and_held_out, write_train_and_held_out
+    from minillama.train.data_parallel import is_main_process, on_main_first, process_group
+    from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
+    from minillama.transformer import Transformer
+
+    settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
+    if not (given or arguments.tokenizer):
+        raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
+    if given and arguments.preset:
+        raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
+    check_texts(arguments.text)
+    tokenizer = None if given else load_tokenizer(arguments.tokenizer)
+    name = arguments.preset or "tiny"
+    shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
+    # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
+    print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
+    functions(arguments.kernels)
+    check_shape(shape, settings)
+    require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
+                        size=4 if settings.dtype == "float32" else 2)
+    model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
+    with process_group(settings.device):  # of torchrun, if that started us
+        train, held_out = on_main_first(
+            lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
+            lambda: open_train_and_held_out(arguments.out, tokenizer))
+        torch.manual_seed(settings.seed)
+        model = use_kernels(model or Transformer(shape), arguments.kernels)
+        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
+                 tokenizer=tokenizer if given else None)
+        if not is_main_process():
+            return
+    print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
+
+
+def run_generate(arguments):
+    """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
+    from minillama.backends import use_kernels
+    from minillama.cli.model_arguments import load_from_args
+    from minillama.generate import generate_text
+    from minillama.sampling import Sampling
+
+    sampling = flags.from_flags(Sampling, arguments)
+    model, tokenizer = load_from_args(arguments)
+    use_kernels(model, arguments.kernels)
+    pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                                         seed=arguments.seed), model.config.max_seq_len)
+    first = next(pieces, "")  # a prompt that is too long is refused before it is printed
+    for piece in chain([arguments.prompt, first], pieces):
+        print(piece, end="", flush=True)
+    if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
+        print()
+
+
+def with_end_told(pieces, max_seq_len):
+    """The pieces; where the context's end cut the text short, a line on stderr says so."""
+    if (yield from pieces) == "context":
+        tell(f"the text ends here because the model's context of {max_seq_len} tokens is full")
+
+
+def run_kernels_verify(arguments):
+    """Exit code 1 where a kernel is beyond its bound (`kernels_verify.print_table`)."""
+    from minillama.parity.kernels_verify import print_table
+
+    return 0 if print_table([arguments.backend] if arguments.backend else None,
+                            [arguments.op] if arguments.op else None) else 1
+
+
+def run_info(arguments):
+    """What is here and what would fit (`info.describe`), or what a checkpoint holds (`info.examine_checkpoint`): exit
+    code 1 where something that its files say is refused."""
+    from minillama.cli.info import describe, examine_checkpoint
+
+    text, refused = examine_checkpoint(arguments.model) if arguments.model else (describe(), False)
+    print(visible(text) if arguments.model else text)
+    return int(refused)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The commands that train a tokenizer and use one."""
+
+import json
+import sys
+import warnings
+
+from minillama.bounds import Range
+from minillama.cli.data_commands import add_extend
+from minillama.cli.flags import add_number, command, spelled_as_flags
+from minillama.corpus.text_files import check_texts, read_documents
+from minillama.system.claim import claims
+from minillama.tokenizer import load_tokenizer, train_bpe
+
+
+def add_tokenizer(commands):
+    """tokenizer train, encode, decode, extend."""
+    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
+        required=True, metavar="ACTION")
+    train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
+    train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
+    add_number(train, "--vocab-size", Range(1, 1 << 30), required=True, help="pieces, from some 300 on")
+    add_number(train, "--max-line-bytes", Range(10, 1 << 30), default=4192, help="longer lines are skipped, and told")
+    train.add_argument("--out", required=True, metavar="T.model")
+    encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
+    encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
+    encode.add_argument("--eos", action="store_true", help="end each list with the end-of-text id")
+    decode = command(tokenizer, "decode", run_tokenizer_decode, "JSON lists of ids on stdin, JSON strings on stdout")
+    for action in (encode, decode):
+        action.add_argument("--model", required=True, metavar="T.model")
+    add_extend(tokenizer)
+
+
+@claims("tokenizer train", "text")
+def run_tokenizer_train(arguments):
+    """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
+    check_texts(arguments.text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are in the report
+        tokenizer = train_bpe(read_documents(arguments.text), arguments.vocab_size, progress=True,
+                              max_line_bytes=arguments.max_line_bytes)
+    tokenizer.save(arguments.out)
+    for note in tokenizer.training_report.notes:
+        print(spelled_as_flags(note, arguments), file=sys.stderr)
+    print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
+
+
+def run_tokenizer_encode(arguments):
+    """One JSON string a line in, one JSON list of ids a line out."""
+    tokenizer = load_tokenizer(arguments.model)
+    for text in _json_lines(str, "a JSON string"):
+        print(json.dumps(tokenizer.encode(text, bos=arguments.bos, eos=arguments.eos)), flush=True)
+
+
+def run_tokenizer_decode(arguments):
+    """One JSON list of ids a line in, one JSON string a line out."""
+    tokenizer = load_tokenizer(arguments.model)
+    for ids in _json_lines(list, "a JSON list of ids"):
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            raise ValueError(f"{json.dumps(ids)[:60]} is not a list of whole numbers")
+        print(json.dumps(tokenizer.decode(ids), ensure_ascii=False), flush=True)
+
+
+def _json_lines(kind, wanted):
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"line {number} of stdin is not {wanted} ({error}): give one JSON value a line") from None
+        if not isinstance(value, kind):
+            raise ValueError(f"line {number} of stdin is {type(value).__name__}, not {wanted}")
+        yield value

@@ -1,0 +1,196 @@
+"""The commands that tune a model and talk with it."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from minillama.backends import use_kernels
+from minillama.bounds import MOST, SEEDS, Range, range_of
+from minillama.chat import HELP, ChatSampling, Conversation, chat
+from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
+from minillama.cli import flags
+from minillama.cli.model_arguments import add_template, load_from_args, opened, shape_of, take_template
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.peft.lora_file import TABLES, load_lora, save_lora
+from minillama.system.claim import claims
+from minillama.system.memory import require_step_memory
+from minillama.train.data import is_held_out
+from minillama.train.data_parallel import is_main_process, process_group
+from minillama.train.records import encode_records, read_records
+from minillama.train.resume import own_random_state
+from minillama.train.sft import SftConfig, fine_tune, stage_ends
+from minillama.train.vocabulary import train_vocabulary
+
+WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
+
+
+def add_sft(commands):
+    """sft --model PATH --data FILE ... --out DIR [--method full|embeddings|lora|qlora] and the fields of SftConfig."""
+    sft = flags.command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
+    sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
+                     help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
+    sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full, embeddings) or the adapter")
+    sft.add_argument("--method", choices=("full", "embeddings", "lora", "qlora"), default="lora",
+                     help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit "
+                          "(default: %(default)s)")
+    flags.add_bits(sft)
+    add_template(sft, "alpaca")
+    flags.add_number(sft, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
+    flags.add_number(sft, "--alpha", range_of(LoRAConfig, "alpha"), 16.0, float, "the product's weight is alpha / R")
+    flags.add_number(sft, "--dropout", range_of(LoRAConfig, "dropout"), 0.0, float, "of the adapter's input")
+    sft.add_argument("--targets", nargs="+", metavar="NAME", default=["attention.*", "feed_forward.*"],
+                     help="layers with an adapter (default: all but the head; alpaca-lora: attention.wq attention.wv)")
+    sft.add_argument("--modules-to-save", nargs="+", default=[], choices=("embed_tokens", "lm_head"),
+                     help="tables that learn beside the adapter, and are saved whole with it (lora, qlora): both, for "
+                          "new pieces, after --method embeddings")
+    flags.add_number(sft, "--max-length", Range(2, MOST), 512, help="tokens of an example")
+    flags.add_number(sft, "--held-out-fraction", Range(1e-6, below=1), 0.05, float, "of the records")
+    sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
+                     help="list bad records on stderr and go on without them")
+    flags.add_resume(sft)
+    flags.add_fields(sft, SftConfig)
+    flags.add_kernels_flag(sft)
+    flags.add_device(sft)
+
+
+def add_chat(commands):
+    """chat --model PATH [--adapter DIR] [--template NAME] and the fields of Sampling."""
+    chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
+    chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
+    add_template(chat, "question_answer")
+    chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
+    flags.add_bits(chat)
+    flags.add_number(chat, "--max-new-tokens", Range(0, MOST), 256, help="of an answer")
+    flags.add_number(chat, "--seed", Range(0, SEEDS), 0)
+    flags.add_fields(chat, ChatSampling)
+    flags.add_kernels_flag(chat, "reference")
+    flags.add_device(chat)
+
+
+@claims("sft", "model", "data", run=True)
+def run_sft(arguments):
+    """Read the records, load, attach the adapter, tune (`train.sft.fine_tune`), save."""
+    settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
+    if arguments.modules_to_save and arguments.method in WHOLE:
+        raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
+    stages, rest = read_and_split(arguments)
+    if arguments.method in WHOLE or arguments.modules_to_save:
+        arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
+    if arguments.method == "qlora":
+        arguments.load_4bit = True
+    found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method in WHOLE)
+    template = take_template(arguments, tokenizer, "alpaca")
+    *train, held_out = (encode_all(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
+                        for part in (*stages, rest))
+    sizes = [len(stage) for stage in train]
+    for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
+        print(f"{path}: learned up to step {end}", file=sys.stderr)
+    prepare(shape_of(weights), arguments)  # --targets that match nothing are told before anything is loaded
+    mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
+    require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
+                        arguments.device, size=2, vocabulary=False, recompute=settings.gradient_checkpointing)
+    model, _ = load_from_args(arguments, found=found)
+    use_kernels(model, arguments.kernels)
+    prepare(model, arguments)
+    with process_group(arguments.device):  # of torchrun, if that started us
+        given = flags.facts(arguments, "method", "held_out_fraction", "max_length", "load_4bit", "load_8bit")
+        if arguments.method not in WHOLE:
+            given |= flags.facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
+        history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
+                            facts={"template": template, **given})
+        if not is_main_process():
+            return
+        save(model, tokenizer, arguments)
+    losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
+    words = ["--model", out] if arguments.method in WHOLE else ["--model", arguments.model, "--adapter", out]
+    words += ["--load-4bit"] if arguments.load_4bit else ["--load-8bit"] if arguments.load_8bit else []
+    print(f"{out}: held-out loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token; try "
+          f"{flags.typed('chat', *words, '--template', template)}", file=sys.stderr)
+
+
+def read_and_split(arguments):
+    """([training records of each file of --data], held-out records of all); a hash of its text decides a record's
+    side."""
+    stages, held_out = [], []
+    for path in arguments.data:
+        read = read_records(path, arguments.skip_bad)
+        for line in read.skipped:
+            print(line, file=sys.stderr)
+        print(f"{path}: {read.summary()}", file=sys.stderr)
+        parts = [], held_out
+        for record in read.records:
+            text = json.dumps([record.messages, record.input])
+            parts[is_held_out(text, arguments.held_out_fraction)].append(record)
+        stages.append(parts[0])
+    if not all([*stages, held_out]):
+        side = "training" if held_out else "held-out"
+        raise ValueError(f"{sum(map(len, stages)) + len(held_out)} records leave the {side} side of a file empty at "
+                         f"--held-out-fraction {arguments.held_out_fraction}: give more records or another fraction")
+    return stages, held_out
+
+
+def encode_all(records, template, tokenizer, max_length):
+    """The records as sequences; what was cut or left out is told."""
+    made = encode_records(records, template, tokenizer, max_length)
+    print(f"{template}: {len(made.sequences)} sequences, {made.cut} cut at {max_length} tokens, {made.left_out} left "
+          "out because their answer lies behind that", file=sys.stderr)
+    return made.sequences
+
+
+def prepare(model, arguments):
+    """Attach adapters to the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
+    if arguments.method == "embeddings":
+        train_vocabulary(model)
+    if arguments.method in WHOLE:
+        return
+    with own_random_state(arguments.seed, arguments.device):
+        adapter = LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets))
+        layers = add_lora(model, adapter)
+    for table in [TABLES[word] for word in arguments.modules_to_save]:
+        if table in layers:
+            raise ValueError(f"{table} cannot learn whole and by an adapter: leave it out of --targets or "
+                             "--modules-to-save")
+        model.get_submodule(table).weight.requires_grad_()
+
+
+def save(model, tokenizer, arguments):
+    """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
+    if arguments.method not in WHOLE:
+        write_chat_template(arguments.out, tokenizer.chat_template)
+        save_lora(arguments.out, model, base_model=str(arguments.model))
+        return
+    save_with_tokenizer(arguments.out, model, tokenizer)
+
+
+def run_chat(arguments):
+    """Load, maybe quantize, and answer line after line (`chat.chat`)."""
+    sampling = flags.from_flags(ChatSampling, arguments)
+    model, tokenizer = load_from_args(arguments)
+    use_kernels(model, arguments.kernels)
+    if arguments.adapter:
+        load_lora(arguments.adapter, model)
+    conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
+    conversation.set_system(arguments.system)
+    print(HELP, file=sys.stderr)
+    chat(model.eval(), conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
+         sampling, arguments.seed)
+
+
+def lines():
+    """The user's lines until end of file; a prompt and line editing where somebody is typing."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -1,0 +1,226 @@
+"""Every kernel of every backend against the truth, as one table: `python -m minillama kernels verify`.
+
+The truth is the formula in float64, from the stored bits. Beside each of its numbers stands how far fp32 may be off it
+on any processor: one rounding an operation, by the rules of `minillama.parity.rounding`, and one more to the result's dtype.
+Plain PyTorch ("reference") may round each intermediate result to the dtype of its inputs too, as its operations do.
+"""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from minillama import kernels
+from minillama.attention import attention
+from minillama.parity.rounding import FP32, Bounded, exact
+from minillama.quant.nf4 import BLOCK, DYNAMIC_MAP, GROUP, NF4_LEVELS, quantize_nf4
+from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
+from minillama.simt.compiler import NotBuilt, contraction, require_compiler
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FUSED = "simt+fma"  # backend "simt", its products and sums in one operation as nvcc's are: `kernels.contracted`
+TILE = 16  # keys: at least so many are between two maxima of flash attention
+PLAIN_EXP = 40 * FP32  # PyTorch's softmax on a processor takes an exp that is right to 20 units in the last place
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: `error` and `allowed` of the element that comes nearest to its bound, or goes furthest beyond."""
+
+    operator: str
+    backend: str
+    dtype: torch.dtype
+    shape: str
+    result: str  # "out" or the name of a gradient
+    error: float
+    allowed: float
+
+    @property
+    def ok(self):
+        return self.error <= self.allowed  # False for NaN as well
+
+
+# ---- cases: (shape as text, dense inputs that have a gradient, function of (backend, *inputs), and the truth of
+# (inputs, gradient of the result, whether plain PyTorch computes): {"out": Bounded, "d<name>": Bounded, ...})
+
+def rope_cases(dtype):
+    """Both layouts, odd sizes, more pairs than a warp has lanes, rows of whole vectors, and a strided input."""
+    for B, T, H, d, interleaved in ((1, 1, 1, 2, True), (2, 7, 3, 70, False), (1, 33, 5, 64, True),
+                                    (1, 5, 7, 80, False)):
+        x = torch.randn(B, H, T, d).to(dtype).transpose(1, 2)  # (B, T, H, d), strided
+        rotations = rope_rotations(torch.arange(1000, 1000 + T), rope_frequencies(d)).to(x.device)
+
+        def run(backend, x, rotations=rotations, interleaved=interleaved):
+            if backend == "reference":
+                return (apply_rope if interleaved else apply_rope_half_split)(x, rotations)
+            return kernels.fused_rope(x, rotations, interleaved, backend)
+
+        def truth(inputs, d_out, plain, rotations=rotations, interleaved=interleaved):
+            return {"out": turned(inputs["x"], rotations, interleaved),
+                    "dx": turned(d_out, rotations.conj(), interleaved)}
+
+        yield f"B={B} T={T} H={H} d={d} {'interleaved' if interleaved else 'half-split'}", {"x": x}, run, truth
+
+
+def turned(x_BTHd, rotations, interleaved):
+    """Each pair (a, b) becomes (a cos - b sin, b cos + a sin), in fp32 for every dtype."""
+    shape, dim = ((-1, 2), -1) if interleaved else ((2, -1), -2)
+    first, second = (exact(part) for part in x_BTHd.unflatten(-1, shape).unbind(dim))
+    cos, sin = exact(rotations.real[:, None]), exact(rotations.imag[:, None])  # one rotation for all heads
+    a, b = first * cos - second * sin, second * cos + first * sin
+    return Bounded(*(torch.stack(pair, dim).flatten(-2) for pair in ((a.value, b.value), (a.error, b.error))))
+
+
+def nf4_cases(dtype):
+    """Blocks inside and across rows; more of them than share a scale, more rows and columns than are taken at once."""
+    for M, N, K, double in ((1, 1, 2, False), (3, 8, 64, True), (17, 25, 71, True), (9, 130, 192, False),
+                            (1, 19, 1056, True)):
+        stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
+
+        def run(backend, x, stored=stored):
+            if backend == "reference":
+                return x @ stored.dequantize(x.dtype).T
+            return kernels.nf4_matmul(x, stored, backend)
+
+        def truth(inputs, d_out, plain, stored=stored):
+            weight = dequantized(stored)
+            weight = weight.stored(d_out.dtype) if plain and d_out.dtype != torch.float32 else weight
+            return {"out": exact(inputs["x"]) @ weight.T, "dx": exact(d_out) @ weight}
+
+        yield f"M={M} N={N} K={K} {'double' if double else 'single'}", {"x": torch.randn(M, K).to(dtype)}, run, truth
+
+
+def dequantized(stored):
+    """The weight of an NF4Tensor: level * absmax, and where absmax is a code: entry of the map * scale + offset."""
+    numbers = torch.stack([stored.codes >> 4, stored.codes & 15], 1).flatten()[:math.prod(stored.shape)].long()
+    absmax = exact(stored.absmax)
+    if stored.absmax_scale is not None:
+        entries = exact(torch.tensor(DYNAMIC_MAP)[stored.absmax.long()])
+        scales = exact(stored.absmax_scale.repeat_interleave(GROUP)[:len(stored.absmax)])
+        absmax = entries * scales + exact(stored.absmax_offset)
+    scales = absmax.moved(lambda x: x.repeat_interleave(BLOCK)[:len(numbers)])
+    return (scales * exact(torch.tensor(NF4_LEVELS)[numbers])).moved(lambda x: x.view(stored.shape))
+
+
+def attention_cases(dtype):
+    """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), and scores beyond the 88 at
+    which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows narrow."""
+    for B, H, K, T, S, d, causal, fine, far in (
+            (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
+            (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100)):
+        q, k, v = ((torch.randn(B, *shape, d) * fine).round() / fine for shape in ((H, T), (K, S), (K, S)))
+        q, k, v = (x.to(dtype) for x in (q, k + far, v))
+
+        def run(backend, q, k, v, causal=causal):
+            attend = attention if backend == "reference" else kernels.flash_attention
+            return attend(q, k, v, causal, **({} if backend == "reference" else {"backend": backend}))
+
+        def truth(inputs, d_out, plain, causal=causal):
+            return attended(**inputs, d_out=d_out, causal=causal, plain=plain)
+
+        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' far' if far else ''}",
+               {"q": q, "k": k, "v": v}, run, truth)
+
+
+def attended(q, k, v, d_out, causal, plain):
+    """softmax(q k^T / sqrt(d)) v and its gradients (arXiv 2205.14135, appendix B.4), by hand.
+
+    Beside a score's own roundings, exponents have three more of it, five of the maximum, and in the gradients seven of
+    a sum's logarithm; each new maximum in a kernel is an exponential more, of two maxima, with five of the factor.
+    """
+    (B, H, T, d), (K, S), scale = q.shape, k.shape[1:3], 1 / math.sqrt(q.shape[-1])
+    stored, computed = q.dtype, q.dtype if plain else torch.float32
+    q, d_out = (x.reshape(B, K, H // K * T, d) for x in (q, d_out))  # heads that share a key: one matrix
+    q, k, v, d_out = (exact(x, computed) for x in (q, k, v, d_out))
+    seen = (torch.arange(S) <= torch.arange(T)[:, None] + (S - T if causal else S)).repeat(H // K, 1)
+    scores = q @ k.T * scale
+    largest = scores.value.abs().where(seen, 0).amax(-1, keepdim=True)
+    roundings = 3 * scores.value.abs() + (5 + 2 * (S // TILE)) * largest + 7 * math.log(S) + 5 * (S // TILE)
+    shares = scores.softmax(seen, FP32 * roundings + (PLAIN_EXP if plain else 0))
+    out, d_shares = shares @ v, d_out @ v.T
+    delta = (shares * d_shares if plain else d_out * (exact(shares.value) @ v).stored(stored)).sum()
+    if not plain:  # from the output: wrong shares in it matter as much as d_shares, not as all of d_out and v
+        delta = Bounded(delta.value, delta.error + (shares.error * d_shares.value.abs()).sum(-1, keepdim=True))
+    d_scores = shares * (d_shares - delta) * scale
+    found = {"out": out, "dq": d_scores @ k, "dk": d_scores.T @ q, "dv": shares.T @ d_out}
+    return {name: x.moved(lambda x, rows=T if name in ("out", "dq") else S: x.view(B, -1, rows, d))
+            for name, x in found.items()}
+
+
+CASES = {"rope": rope_cases, "nf4_matmul": nf4_cases, "flash_attention": attention_cases}
+
+
+def direction_like(out):
+    """The gradient of `out` in every comparison: the same numbers for every dtype and device."""
+    return torch.randn(out.shape, generator=torch.Generator().manual_seed(1), device="cpu").to(out)
+
+
+def results(run, backend, inputs):
+    """{"out": ..., "d<name>": ...}: what `run` makes of the inputs, and its gradients for one fixed direction."""
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    out = run(backend, *inputs.values())
+    gradients = torch.autograd.grad(out, list(inputs.values()), direction_like(out))
+    return {"out": out.detach(), **{f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}}
+
+
+def compare(operator, backend, dtype, shape, inputs, run, truth):
+    """The rows of one case."""
+    ours = results(run, backend.replace(FUSED, "simt"), inputs)
+    for name, wanted in truth(inputs, direction_like(ours["out"]), backend == "reference").items():
+        wanted = wanted if dtype == wanted.dtype else wanted.stored(dtype)
+        error = (ours[name].double() - wanted.value).abs()
+        worst = (error / wanted.error.clamp(min=1e-300)).argmax()  # NaN counts as the largest; 0 may be allowed 0
+        yield Row(operator, backend, dtype, shape, name, *(float(x.flatten()[worst]) for x in (error, wanted.error)))
+
+
+def verify(backends=None, operators=None):
+    """Rows of every operator on every backend that is built here (or on those named: RuntimeError if not built)."""
+    for operator in operators or CASES:
+        if operator not in CASES:
+            raise ValueError(f"operator {operator!r} is not known: choose from {', '.join(CASES)}")
+        for backend in backends or [*kernels.built_backends(), *[FUSED] * (not why_not_fused())]:
+            kernels.require(base := backend.replace(FUSED, "simt"))
+            if backend == "cuda" and not torch.cuda.is_available():
+                if backends:
+                    raise RuntimeError("backend 'cuda' is built here, but there is no GPU: choose another backend")
+                continue
+            if base in ("reference", *kernels.KERNELS[operator]):
+                for dtype in DTYPES:
+                    yield from rows_of(operator, backend, dtype)
+
+
+def rows_of(operator, backend, dtype):
+    """All rows at once: the default device must be the caller's own again before it sees the first."""
+    torch.manual_seed(0)
+    with (kernels.contracted() if backend == FUSED else contextlib.nullcontext(),
+          torch.device(kernels.DEVICES.get(backend, "cpu"))):
+        return [row for case in CASES[operator](dtype) for row in compare(operator, backend, dtype, *case)]
+
+
+def why_not_fused():
+    """Why there is no FUSED here; "" where there is."""
+    try:
+        kernels.require("simt")
+        require_compiler()
+        contraction(True)
+    except NotBuilt as error:
+        return str(error)
+    return ""
+
+
+def print_table(backends=None, operators=None):
+    """Print the table as it is made, and return whether every row is within its bound."""
+    start, bad, count = time.perf_counter(), 0, 0
+    print(f"{'operator':16}{'backend':11}{'dtype':10}{'shape':44}{'result':8}{'error':>10}{'allowed':>10}  verdict")
+    for row in verify(backends, operators):
+        print(f"{row.operator:16}{row.backend:11}{str(row.dtype)[len('torch.'):]:10}{row.shape:44}{row.result:8}"
+              f"{row.error:10.1e}{row.allowed:10.1e}  {'ok' if row.ok else 'WRONG'}")
+        bad, count = bad + (not row.ok), count + 1
+    absent = [name for name in kernels.LIBRARIES if name not in kernels.built_backends()]
+    note = f"; not built here: {', '.join(absent)} ({kernels.BUILD})" if absent else ""
+    note += f"; no {FUSED}: {why}" if (why := why_not_fused()) and not absent else ""
+    note += "; no GPU here to run cuda on" if "cuda" not in absent and not torch.cuda.is_available() else ""
+    print(f"{count - bad} of {count} within their bounds in {time.perf_counter() - start:.1f} s{note}")
+    return bad == 0

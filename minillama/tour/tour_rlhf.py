@@ -1,0 +1,206 @@
+"""The tour's learning from feedback: votes become a reward model, and PPO turns a model that answers like the forum
+into one that answers well; without the KL penalty the same program learns to please the reward model instead.
+
+The forum knows how good every answer really is (`corpus.forum.quality`). Nothing here learns from that: it is the
+ruler by which the tour sees what learning from votes has done.
+"""
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from minillama.backends import use_kernels
+from minillama.checkpoint import load_model, save_model
+from minillama.corpus import forum
+from minillama.rlhf.evaluation import Exam, examine, prompts_of
+from minillama.rlhf.preferences import label_ceiling, order_in_truth, thread_pairs
+from minillama.rlhf.reward_file import load_reward, save_reward
+from minillama.rlhf.reward_model import pair_accuracy
+from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
+from minillama.rlhf.train_reward import STATE_FILE as REWARD_STATE
+from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_scores, train_reward
+from minillama.tour.tour_pages import answers_page, hacking_page, ppo_page, reward_page
+from minillama.tour.tour_sft import fits
+from minillama.train.resume import crc_of, read_metrics
+from minillama.train.training_run import METRICS_FILE
+
+PAIRS, HELD_OUT_PAIRS = 2400, 600
+ASKED = 128  # questions that are asked before and after, and never in training
+REWARD = RewardConfig(max_lr=2e-3)
+PENALIZED = PPOConfig(iterations=25, lr=2e-3, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
+WATCHED = {"quality": forum.quality, "sound": fits}  # measured of every batch, never learned from
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What people preferred, and the questions to practise on and to be examined with; none in both parts."""
+
+    pairs: list  # of `Pair`, to learn from
+    held_out: list  # of `Pair`
+    practice: list  # questions
+    asked: list  # questions
+    key: dict  # what the pairs are, for the name of the stage's folder
+    truth: Callable | None = None  # f(question, answer), the hidden quality where there is one
+    max_new_tokens: int = PENALIZED.max_new_tokens
+
+    @property
+    def watched(self):
+        """What is measured of every answer, and never learned from."""
+        return WATCHED if self.truth else {}
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What PPO did: exams before and after, and the run's history."""
+
+    policy: torch.nn.Module
+    before: Exam
+    after: Exam
+    history: list
+
+
+def forum_feedback(seed):
+    """The forum's votes and questions."""
+    return Feedback(pairs_of(f"{seed} votes", PAIRS), pairs_of(f"{seed} held-out votes", HELD_OUT_PAIRS),
+                    *questions_of(seed), {"pairs": PAIRS}, forum.quality)
+
+
+def feedback_stages(report, model, tokenizer, feedback):
+    """Votes become a reward model; PPO practises with the KL penalty and, where a ground truth can tell, without it
+    -> (reward model, `Practice` with the KL penalty)."""
+    reward_model = reward_stage(report, model, tokenizer, feedback)
+    penalized = ppo_stage(report, model, reward_model, tokenizer, feedback)
+    if feedback.truth is None:
+        report.skip("without the KL penalty", "that a score was won by cheating shows beside a known truth alone, and "
+                    "your preferences bring none")
+        report.pages.append(answers_page(feedback.asked, {"before": penalized.before, "PPO": penalized.after}))
+    else:
+        free_stage(report, model, reward_model, tokenizer, feedback, penalized)
+    return reward_model, penalized
+
+
+def reward_stage(report, model, tokenizer, feedback):
+    """A reward model from pairs, normalised on the policy's own answers."""
+    report.say("  reward model: what the votes prefer (minillama/rlhf/train_reward.py)")
+    model, seed = fused(model), report.config.seed
+    config = replace(REWARD, seed=seed)
+    folder = report.folder("reward", train=asdict(config), policy=fingerprint(model), **feedback.key)
+    if not report.is_done(folder):
+        reward_model, _ = train_reward(model, feedback.pairs, tokenizer, config, progress=report.config.progress,
+                                       folder=folder, resume=(folder / REWARD_STATE).exists())
+        rollout = sample_answers(model, prompts_of(feedback.practice[:256], tokenizer), tokenizer.eos_id,
+                                 feedback.max_new_tokens, seed=seed)
+        with torch.no_grad():
+            reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
+        save_reward(folder, reward_model, tokenizer)
+    reward_model, _ = load_reward(folder)
+    fused(reward_model.body)
+    chosen, rejected = held_out_scores(reward_model, encode_pairs(feedback.held_out, tokenizer))
+    expected, got, passed, ceiling = verdict(chosen, rejected, feedback)
+    report.check("reward model", expected, got, passed, "minillama/rlhf/train_reward.py", "lessons/25_reward_model.py")
+    report.pages.append(reward_page(chosen.tolist(), rejected.tolist(), pair_accuracy(chosen, rejected), *ceiling))
+    return reward_model
+
+
+def verdict(chosen, rejected, feedback):
+    """(expected, got, passed, (label ceiling, accuracy in truth) or ()) for a reward model's scores of unseen pairs."""
+    accuracy, n = pair_accuracy(chosen, rejected), len(chosen)
+    if feedback.truth is None:
+        chance = 0.5 + n**-0.5  # two standard errors of a coin
+        return (f"more than a coin and two standard errors ({chance:.3f})", f"{accuracy:.3f} of {n} unseen pairs",
+                accuracy > chance, ())
+    ceiling = label_ceiling(feedback.held_out, feedback.truth)
+    true = order_in_truth(chosen, rejected, feedback.held_out, feedback.truth)
+    return (f"0.92 or more of unseen pairs in the order of the truth; of the noisy labels at most 0.03 fewer than a "
+            f"judge who knew the truth ({ceiling:.3f})", f"{true:.3f} in truth, {accuracy:.3f} by the labels, of {n}",
+            true >= 0.92 and accuracy > ceiling - 0.03, (ceiling, true))
+
+
+def ppo_stage(report, model, reward_model, tokenizer, feedback):
+    """PPO with the KL penalty, and what it has done to answers to questions that were never practised -> `Practice`."""
+    report.say(f"  PPO: {PENALIZED.iterations} rounds of {PENALIZED.batch_size} answers (minillama/rlhf/train_ppo.py)")
+    run = practised(report, "ppo", model, reward_model, tokenizer, feedback, PENALIZED)
+    before, after, history = run.before, run.after, run.history
+    if feedback.truth:
+        rise = after.measured["quality"] - before.measured["quality"]
+        expected = f"on {len(feedback.asked)} unseen questions the hidden quality rises by 1.5 or more, within 8 nats"
+        got = f"{before.measured['quality']:+.2f} to {after.measured['quality']:+.2f}, KL {after.kl:.1f}"
+        passed = rise >= 1.5 and 0 < after.kl < 8
+    else:
+        report.skip("hidden quality", "no ground truth: what is good is what your pairs say, and the reward model's "
+                    "score is all that can be seen of it")
+        expected = f"on {len(feedback.asked)} unseen questions the score rises by half a deviation, within 8 nats"
+        got = f"score {before.score:+.2f} to {after.score:+.2f}, KL {after.kl:.1f}"
+        passed = after.score >= before.score + 0.5 and 0 < after.kl < 8
+    distinct = f"; {after.distinct} distinct answers, {before.distinct} before"
+    report.check("PPO", expected, got + distinct, passed, "minillama/rlhf/train_ppo.py", "lessons/27_ppo.py")
+    ones = sum(row["first_ratio"] == 1.0 for row in history)
+    report.check("PPO's ratio", f"pi / pi_old exactly 1 before the first update of all {len(history)} batches",
+                 f"{ones}", ones == len(history), "minillama/rlhf/rollout.py", "lessons/27_ppo.py")
+    report.pages.append(ppo_page(history))
+    return run
+
+
+def free_stage(report, model, reward_model, tokenizer, feedback, penalized):
+    """The same PPO without the KL penalty: a better score for a worse truth."""
+    config = replace(PENALIZED, kl_coefficient=0.0)
+    free = practised(report, "ppo-free", model, reward_model, tokenizer, feedback, config)
+    before, after, gamed = penalized.before, penalized.after, free.after
+    (good, sound), (bad, unsound) = (tuple(exam.measured.values()) for exam in (after, gamed))
+    report.check("without the KL penalty", "a higher score than with the KL penalty, for a hidden quality lower by 1 "
+                 "or more and fewer distinct answers",
+                 f"score {gamed.score:+.2f} ({after.score:+.2f} with the KL penalty), hidden quality {bad:+.2f} "
+                 f"({good:+.2f}), {unsound:.0%} sound ({sound:.0%}), {gamed.distinct} distinct ({after.distinct}), "
+                 f"KL {gamed.kl:.0f}",
+                 gamed.score > after.score and bad <= good - 1 and gamed.distinct < after.distinct,
+                 "minillama/rlhf/ppo.py", "lessons/27_ppo.py")
+    exams = {"before": before, "PPO": after, "no KL penalty": gamed}
+    for i, question in enumerate(feedback.asked[:2]):
+        report.say("\n".join([f"    {question}"] + [f"    {name + ':':15}{exam.answers[i]}"
+                                                   for name, exam in exams.items()]))
+    report.pages += [hacking_page(penalized.history, free.history, after, gamed), answers_page(feedback.asked, exams)]
+    return free
+
+
+def practised(report, name, model, reward_model, tokenizer, feedback, config):
+    """PPO with `config` from `model`, trained now or found in the stage's folder -> `Practice`."""
+    model = fused(model)
+    config = replace(config, seed=report.config.seed, max_new_tokens=feedback.max_new_tokens)
+    folder = report.folder(name, train=asdict(config), policy=fingerprint(model), reward=fingerprint(reward_model))
+    if not report.is_done(folder):
+        policy = copy.deepcopy(model).requires_grad_(True)
+        train_ppo(policy, reward_model, tokenizer, feedback.practice, config, folder=folder, watch=feedback.watched,
+                  resume=(folder / STATE_FILE).exists(), progress=report.config.progress)
+        save_model(folder, policy, report.out / "tokenizer.model")  # for `generate` and `chat` too
+    policy = fused(load_model(folder)[0])
+    history, _ = read_metrics(folder / METRICS_FILE, config.iterations, needs=("score", "kl"), unit="iteration")
+    before, after = (examine(each.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
+                             feedback.max_new_tokens) for each in (model, policy))
+    return Practice(policy, before, after, history)
+
+
+def pairs_of(name, n):
+    """The first `n` pairs that the votes of a stream of threads give; about four a thread."""
+    return [pair for thread in forum.threads(name, n // 3 + 1) for pair in thread_pairs(thread)][:n]
+
+
+def questions_of(seed):
+    """Questions to practise on and ASKED others to be examined on, no question in both, as two lists."""
+    rng = random.Random(f"forum questions {seed}")
+    questions = list(dict.fromkeys(forum.GRAMMAR.sample(rng, "{question}").text for _ in range(1000)))
+    return questions[ASKED:], questions[:ASKED]
+
+
+def fused(model):
+    """The model itself, with the fused spelling of attention: less time, and the same in every stage, found or
+    trained."""
+    return use_kernels(model, "torch")
+
+
+def fingerprint(model):
+    """CRC-32 of all weights and buffers: another start is another stage."""
+    return crc_of(model.state_dict().values())

@@ -1,0 +1,206 @@
+"""The tour's fine-tuning: the pretrained model becomes one that answers and stops, in full, by LoRA, and by QLoRA.
+
+All three start from the same weights and see the same batches. The forum's grammar gives each held-out answer its
+exact number of bits, so each ends beside the least that any model could need.
+"""
+
+import copy
+import hashlib
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
+from minillama.checkpoint.convert import save_with_tokenizer
+from minillama.corpus.forum import GRAMMAR, derivation
+from minillama.peft.lora import LoRAConfig, add_lora, merge_lora, unmerge_lora
+from minillama.peft.lora_file import CONFIG_FILE, load_lora, save_lora
+from minillama.quant.quantize_linears import quantize_linears
+from minillama.rlhf.evaluation import prompts_of
+from minillama.rlhf.rollout import sample_answers
+from minillama.tour.tour_pages import before_after_page, nf4_page, tuning_page
+from minillama.train.records import encode_records, forum_records
+from minillama.train.resume import own_random_state, read_metrics
+from minillama.train.sequence_loss import IGNORE
+from minillama.train.sft import SftConfig, answer_loss, fine_tune
+from minillama.train.training_run import METRICS_FILE, STATE_FILE, frozen_fingerprint
+
+TEMPLATE = "question_answer"  # the same in fine-tuning, reward model and reinforcement learning
+RECORDS, HELD_OUT = 2400, 200  # 150 steps of 16 see each record once
+FULL = SftConfig(steps=150, max_lr=2e-3, eval_every=25)
+ADAPTER = replace(FULL, max_lr=5e-3)
+LORA = LoRAConfig(rank=8, alpha=16.0, targets=("attention.*", "feed_forward.*"))  # all linear layers but the head
+ASKED = 64  # held-out questions that the tuned model answers
+# Bands: what five seeds gave (docs/tuning.md), and once the width of their range beyond it, rounded outward
+FULL_EXCESS, LORA_EXCESS = 0.019, 0.017  # above the entropy, as a part of it
+LORA_ABOVE_FULL = -0.003, 0.006  # nats a token
+QLORA_FROM_LORA = 0.001  # nats a token, either way
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned and what it is measured on."""
+
+    train: list  # of Sequence
+    held_out: list  # of Sequence
+    asked: list  # the held-out (question, answer) texts
+    bits: float  # mean -log2 p(answer | question) of the held-out answers: the least any model needs on average
+
+    def bits_of(self, loss):
+        """Nats per learned token as bits per answer."""
+        learned = sum(label != IGNORE for sequence in self.held_out for label in sequence.labels)
+        return loss * learned / len(self.held_out) / math.log(2)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuned model in eval mode, and the history of its training."""
+
+    model: torch.nn.Module
+    history: list
+
+    @property
+    def loss(self):
+        """The last held-out loss, nats per learned token."""
+        return [row["held_out_loss"] for row in self.history if "held_out_loss" in row][-1]
+
+
+def fine_tuning_stages(report, model, tokenizer):
+    """All three from the same pretrained model, which stays as it was -> the fully tuned model."""
+    lessons = lessons_of(report.config.seed, tokenizer)
+    full = sft_stage(report, model, tokenizer, lessons)
+    lora = lora_stage(report, model, tokenizer, lessons, full)
+    qlora_stage(report, model, tokenizer, lessons, full, lora)
+    return full.model
+
+
+def lessons_of(seed, tokenizer):
+    """Questions and answers of the forum in one template, and the exact bits of the held-out answers."""
+    train, held_out = (forum_records(seed, n, split) for n, split in ((RECORDS, "train"), (HELD_OUT, "held-out")))
+    asked = [tuple(message["content"] for message in record.messages) for record in held_out]
+    bits = sum(answer_bits(*pair) for pair in asked) / len(asked)
+    sequences = [encode_records(part, TEMPLATE, tokenizer, 10**6).sequences for part in (train, held_out)]
+    return Lessons(*sequences, asked, bits)
+
+
+def answer_bits(question, answer):
+    """-log2 p(answer | question) under the forum's grammar; ValueError for a text it could not have written."""
+    return GRAMMAR.parse(answer, "{answer}", GRAMMAR.parse(question, "{question}").chosen).bits
+
+
+def sft_stage(report, model, tokenizer, lessons):
+    """Full tuning: every weight learns to answer in the template, and to stop."""
+    before = lessons.bits_of(answer_loss(model, lessons.held_out))
+    report.say(f"  fine-tuning: {len(lessons.train)} questions and answers in one template, loss on the answers alone "
+               f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
+    full = tuned(report, "sft", model, tokenizer, lessons, FULL)
+    bits = lessons.bits_of(full.loss)
+    report.check("fine-tuning",
+                 f"at most {FULL_EXCESS:.1%} above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
+                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}; before {before:.1f}",
+                 bits <= (1 + FULL_EXCESS) * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
+    questions = [question for question, _ in lessons.asked[:ASKED]]
+    told = answers(full.model, tokenizer, questions)
+    good = sum(ended and fits(question, text) for question, (text, ended) in zip(questions, told, strict=True))
+    report.check("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
+                 "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
+    untuned = answers(model, tokenizer, questions[:4])
+    report.pages.append(before_after_page(list(zip(questions, untuned, told, strict=False))))
+    return full
+
+
+def lora_stage(report, model, tokenizer, lessons, full):
+    """LoRA: thin matrices beside every linear layer learn, the weights themselves stay."""
+    lora = tuned(report, "lora", model, tokenizer, lessons, ADAPTER)
+    plain = answer_loss(lora.model, lessons.held_out)
+    merge_lora(lora.model)
+    moved = abs(answer_loss(lora.model, lessons.held_out) - plain)
+    unmerge_lora(lora.model)
+    share = sum(p.numel() for p in lora.model.parameters() if p.requires_grad) / model.config.n_parameters()
+    bits, (low, high) = lessons.bits_of(lora.loss), LORA_ABOVE_FULL
+    report.check("LoRA", f"at most {LORA_EXCESS:.1%} above the entropy, {low} to +{high} nats a token from full "
+                 "tuning; merged, the loss moves by less than 1e-5",
+                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
+                 f"{share:.0%} of the parameters; moved by {moved:.0e}",
+                 bits <= (1 + LORA_EXCESS) * lessons.bits and low <= lora.loss - full.loss <= high and moved < 1e-5,
+                 "minillama/peft/lora.py", "lessons/20_lora.py")
+    return lora
+
+
+def qlora_stage(report, model, tokenizer, lessons, full, lora):
+    """QLoRA: the same adapters on a base of 4 bits a weight."""
+    base = quantized(model)
+    before = lessons.bits_of(answer_loss(base, lessons.held_out))
+    qlora = tuned(report, "qlora", model, tokenizer, lessons, ADAPTER)
+    frozen = [p for p in qlora.model.parameters() if not p.requires_grad]
+    same = frozen_fingerprint(qlora.model) == frozen_fingerprint(base.requires_grad_(False))
+    distance = qlora.loss - lora.loss
+    report.check("QLoRA", f"within {QLORA_FROM_LORA} nats a token of LoRA, on a base of 4.1 bits a weight that keeps "
+                 "every byte and gets no gradient", f"{distance:+.4f} nats; base {'unchanged' if same else 'CHANGED'}",
+                 abs(distance) <= QLORA_FROM_LORA and same and all(p.grad is None for p in frozen),
+                 "minillama/quant/nf4.py", "lessons/24_qlora.py")
+    curves = {"full": full.history, "LoRA": lora.history, "QLoRA": qlora.history}
+    report.pages += [tuning_page(curves, lessons, before), nf4_page(model)]
+    return qlora
+
+
+def tuned(report, name, model, tokenizer, lessons, config):
+    """`model` fine-tuned in one of the three ways, trained now or found in the stage's folder -> Tuned."""
+    config = replace(config, seed=report.config.seed)
+    learner = {"sft": fused_copy, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
+    base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
+    data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
+    folder = report.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
+    if report.is_done(folder, "params.json" if name == "sft" else CONFIG_FILE):
+        history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
+        if name == "sft":
+            return Tuned(load_model(folder)[0].eval(), history)
+        learner = fused_copy(model) if name == "lora" else quantized(model)
+        load_lora(folder, learner)
+        return Tuned(learner.eval(), history)
+    history = fine_tune(learner, lessons.train, lessons.held_out, config, folder, (folder / STATE_FILE).exists(),
+                        report.config.progress)
+    if name == "sft":
+        save_with_tokenizer(folder, learner, tokenizer)
+    else:
+        save_lora(folder, learner)
+    return Tuned(learner, history)
+
+
+def fused_copy(model, seed=0):
+    """A copy to be trained, with the fused spelling of attention."""
+    return use_kernels(copy.deepcopy(model).requires_grad_(True), "torch")
+
+
+def quantized(model):
+    """A copy whose linear layers are NF4 with double quantization."""
+    twin = fused_copy(model)
+    quantize_linears(twin)
+    return twin
+
+
+def with_lora(model, seed, base=fused_copy):
+    """A copy with fresh adapters on all linear layers."""
+    twin = base(model)
+    with own_random_state(seed, "cpu"):
+        add_lora(twin, LORA)
+    return twin
+
+
+def with_qlora(model, seed):
+    """Adapters on the quantized copy."""
+    return with_lora(model, seed, quantized)
+
+
+def answers(model, tokenizer, questions, max_new_tokens=64):
+    """[(text, whether it ended by itself)]: answers sampled at temperature 0.7, all questions in one batch."""
+    rollout = sample_answers(model, prompts_of(questions, tokenizer), tokenizer.eos_id, max_new_tokens, 0.7)
+    return list(zip(map(str.strip, rollout.texts(tokenizer)), rollout.ended_B.tolist(), strict=True))
+
+
+def fits(question, text):
+    """Whether the forum could have answered this question so: the right verb, the right object, whole sentences."""
+    asked = derivation(question, "{question}")
+    return asked is not None and derivation(text, "{answer}", asked.chosen) is not None

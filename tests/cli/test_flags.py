@@ -1,0 +1,73 @@
+"""Laws of the flags: what a dataclass says, the command line accepts, and gives back."""
+
+import argparse
+from dataclasses import dataclass
+
+import pytest
+from mutants import Mutant
+
+from minillama.cli.flags import add_device, add_fields, command, from_flags
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field of each kind."""
+
+    steps: int = 3
+    max_rate: float = 0.5
+    name: str = "a"
+    loud: bool = True
+    gradient_checkpointing: bool = False
+    limit: int | None = None
+
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    add_fields(parser, Settings)
+    return from_flags(Settings, parser.parse_args(words))
+
+
+def test_no_flags_give_the_defaults():
+    assert parsed() == Settings()
+
+
+def test_every_kind_of_field_has_its_flag():
+    words = ("--steps", "7", "--max-rate", "1e-3", "--name", "b", "--no-loud", "--limit", "9")
+    assert parsed(*words) == Settings(7, 1e-3, "b", False, False, 9)
+
+
+def test_the_name_that_a_flag_had_before_is_understood_and_not_shown(capsys):
+    assert parsed("--gradient-checkpointing") == parsed("--recompute-blocks") == Settings(gradient_checkpointing=True)
+    assert parsed("--gradient-checkpointing", "--no-recompute-blocks") == Settings()
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    assert "--gradient-checkpointing" in (help := capsys.readouterr().out) and "recompute" not in help
+
+
+@pytest.mark.parametrize("words", [("--steps", "1.5"), ("--max-rate", "fast"), ("--limit", "x"), ("--unknown", "1")])
+def test_a_value_of_another_kind_is_refused(words):
+    with pytest.raises(SystemExit):
+        parsed(*words)
+
+
+def test_a_command_runs_what_it_was_given_and_devices_are_the_three():
+    parser = argparse.ArgumentParser()
+    add_device(command(parser.add_subparsers(), "go", lambda arguments: arguments.device, "help"))
+    arguments = parser.parse_args(["go", "--device", "mps"])
+    assert arguments.run(arguments) == "mps"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["go", "--device", "tpu"])
+
+
+def _same(left, right):
+    assert left == right
+
+
+MUTANTS = [
+    Mutant("minillama.cli.flags", "dest=field.name, default=argparse.SUPPRESS", "default=argparse.SUPPRESS",
+           lambda: _same(parsed("--recompute-blocks"), Settings(gradient_checkpointing=True))),
+    Mutant("minillama.cli.flags", "if kind is bool:", "if False:", test_every_kind_of_field_has_its_flag),
+    Mutant("minillama.cli.flags", "isinstance(kind, types.UnionType)", "False", test_every_kind_of_field_has_its_flag),
+    Mutant("minillama.cli.flags", "default=field.default, **options", "default=None, **options",
+           test_no_flags_give_the_defaults),
+]

@@ -1,0 +1,136 @@
+"""What a command refuses before it loads a weight: devices, kernels, adapters, tokenizers, and sizes beyond memory."""
+
+import json
+from argparse import Namespace
+
+import pytest
+import torch
+from mutants import Mutant
+from test_command_line import model_folder, run, tokenizer_file  # noqa: F401  (fixtures)
+from torch.nn import functional as F
+
+from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
+from minillama.cli.model_arguments import load_from_args
+from minillama.config import ModelConfig
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.peft.lora_file import save_lora
+from minillama.quant.quantize_linears import quantization_of
+from minillama.system.memory import activation_bytes, require_device
+from minillama.transformer import Transformer
+
+SHAPES = [ModelConfig(48, 3, 6, 97, 3, hidden_dim=80, max_seq_len=64), ModelConfig(32, 2, 4, 300, max_seq_len=64)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Count to {n}.", "output": "one " * n}) + "\n"
+                            for n in range(1, 41)))
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Why {n}?", "chosen": "So.", "rejected": "No."}) + "\n"
+                            for n in range(40)))
+    return path
+
+
+def saved_bytes(model, tokens_BT):
+    """What autograd keeps in a forward pass, weights apart, and the logits' gradient: counted tensor by tensor."""
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits_BTV = model(tokens_BT)
+        loss = F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT.flatten())
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in kept.values()) + logits_BTV.nbytes
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_of_a_step_is_below_what_autograd_keeps_and_not_far_below(shape, recompute):
+    model = use_kernels(Transformer(shape), "torch")
+    model.gradient_checkpointing = recompute
+    kept = saved_bytes(model, torch.randint(shape.vocab_size, (3, 29)))
+    assert kept / 2 < activation_bytes(shape, 3, 29, recompute=recompute) <= kept
+
+
+def test_a_device_that_is_not_there_is_named():
+    for device in ("cuda:99",) if torch.cuda.is_available() else ("cuda:99", "cuda"):
+        with pytest.raises(ValueError, match=f"device '{device}' is not present on this machine"):
+            require_device(device)
+    require_device("cpu")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("generate --kernels cudda", "kernels 'cudda' are not known"), ("chat --kernels cudda", "kernels 'cudda'"),
+    ("chat --adapter {tmp}", "adapter_config.json"), ("merge --adapter {tmp} --out {tmp}/o", "adapter_config.json"),
+    ("generate --device cuda", "device 'cuda' is not present"),
+    ("sft --data {data} --out {tmp}/o --kernels x", "kernels"),
+    ("sft --data {data} --out {tmp}/o --targets attention.wx", "'attention.wx' matches none of the"),
+    ("sft --data {data} --out {tmp}/o --targets output", "tied to the embedding table"),
+    ("sft --data {data} --out {tmp}/o --method full --load-4bit", "in nf4 cannot change as a whole"),
+    ("sft --data {data} --out {tmp}/o --batch-size 1000000000", "lower --batch-size"),
+    ("sft --data {data} --out {tmp}/o --grad-accumulation 1000000000", "lower --batch-size or --grad-accumulation"),
+    ("sft --data {data} --out {tmp}/o --template chatml", "im_start"),
+    ("reward --pairs {pairs} --out {tmp}/o --batch-size 41", "--batch-size 41 is not filled once"),
+    ("reward --pairs {pairs} --out {tmp}/o --batch-size 8 --warmup-steps 4", "pairs' 4 steps: use fewer"),
+    ("ppo --prompts {pairs} --reward {tmp} --out {tmp}/o --batch-size 1000000000 --kl-horizon 1e12", "lower --batch"),
+    ("ppo --prompts {pairs} --reward {tmp} --out {tmp}/o --pretraining-weight 1", "without a text to mix in")])
+def test_what_cannot_be_is_refused_before_a_weight_is_loaded(model_folder, data, pairs, tmp_path,  # noqa: F811
+                                                             monkeypatch, capsys, words, said):
+    if "--device cuda" in words and torch.cuda.is_available():
+        pytest.skip("has an NVIDIA GPU")
+    monkeypatch.setattr("minillama.checkpoint.build_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    command, *rest = words.format(tmp=tmp_path, data=data, pairs=pairs).split()
+    code, out, err = run(capsys, command, "--model", model_folder, *rest)
+    assert code == 2 and said in err.splitlines()[-1] and "Traceback" not in err
+    assert out == "" and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (("--seq-len", "257"), "--seq-len 257 is longer"), (("--batch-size", "1000000000"), "lower --batch-size"),
+    (("--kernels", "no"), "kernels 'no'"), (("--device", "cuda:99"), "device 'cuda:99' is not present"),
+    (("--grad-accumulation", "1000000000"), "lower --batch-size or --grad-accumulation")])
+def test_pretrain_refuses_before_it_tokenises(tokenizer_file, tmp_path, monkeypatch, capsys, flags, said):  # noqa: F811
+    monkeypatch.setattr("minillama.train.data.write_train_and_held_out", lambda *_: pytest.fail("tokenised"))
+    (tmp_path / "text.txt").write_text("To be or not to be. " * 50)
+    code, out, err = run(capsys, "pretrain", "--text", tmp_path / "text.txt", "--tokenizer", tokenizer_file, "--out",
+                         tmp_path / "o", *flags)
+    assert code == 2 and said in err.splitlines()[-1] and not (tmp_path / "o").exists()
+
+
+def test_a_base_is_loaded_with_the_settings_that_its_adapter_was_learned_over(model_folder, tmp_path, capsys):  # noqa: F811
+    model = load_model(model_folder, quantize="nf4", block_size=32)[0]
+    for name in add_lora(model, LoRAConfig(2)):
+        torch.nn.init.ones_(model.get_submodule(name).B)
+    save_lora(tmp_path, model, base_model="the base")
+    given = Namespace(model=model_folder, adapter=tmp_path, dtype=None, device="cpu")
+    found, tokenizer = load_from_args(given)
+    assert quantization_of(found) == quantization_of(model) and tokenizer.vocab_size == found.config.vocab_size
+    err = capsys.readouterr().err
+    assert f"learned over the base in nf4: {model_folder} is loaded so" in err and "expect other" not in err
+    given.load_8bit = True
+    assert quantization_of(load_from_args(given)[0])["kind"] == "int8"
+    assert "expect other answers, or give --model the base" in capsys.readouterr().err
+    given.load_8bit = False
+    assert quantization_of(load_from_args(given, whole=True)[0]) is None, "a whole model is never quantized"
+
+
+def _estimate(recompute=False):
+    test_the_estimate_of_a_step_is_below_what_autograd_keeps_and_not_far_below(SHAPES[1], recompute)
+
+
+MUTANTS = [
+    Mutant("minillama.system.memory", "3 * config.hidden_dim + 2 * config.dim", "9 * config.hidden_dim", _estimate),
+    Mutant("minillama.system.memory", "8 * config.vocab_size * vocabulary", "0", lambda: _estimate(True)),
+    Mutant("minillama.system.memory", "(asked.index or 0) >= count", "False", test_a_device_that_is_not_there_is_named),
+]

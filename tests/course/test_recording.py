@@ -1,0 +1,55 @@
+"""Laws of recordings: a lesson runs apart from its surroundings, and all that it says is kept in its order."""
+
+import pytest
+from mutants import Mutant
+from test_lesson import LESSON, written
+
+from minillama.course import recording
+from minillama.course.recording import Svg, Text, record
+
+SURROUNDINGS = ("import os, sys\nprint(os.environ.get('MINILLAMA_WEIGHTS'), os.environ['OMP_NUM_THREADS'], '\u00bd')\n"
+                "print('aside', file=sys.stderr)\nopen('left', 'w').write('x')\n")
+TWICE = "show(picture, 'b')\nprint(2)\n"
+
+
+def test_a_lesson_runs_without_weights_on_one_thread_in_a_folder_of_its_own(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MINILLAMA_WEIGHTS", "somewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.chdir(tmp_path)
+    found = record(written(tmp_path, LESSON.replace("x = 6\n", SURROUNDINGS + "x = 6\n")).relative_to(tmp_path))
+    assert found["naive"] == [Text("None 1 \u00bd\nhalf: 3.0\n")], "prints in a row are one text"
+    assert [path.name for path in tmp_path.iterdir()] == ["05_rms_norm.py"]
+    assert capfd.readouterr() == ("", ""), "nothing is said on the way"
+
+
+def test_texts_and_figures_keep_their_order(tmp_path):
+    lesson = LESSON.replace("show(picture", "print(1)\nshow(picture").replace('print(f"You', TWICE + 'print(f"You')
+    found = record(written(tmp_path, lesson))
+    assert list(found) == ["naive", "agree", "you_should_see"]
+    first, figure = found["agree"]
+    assert first == Text("1\n") and isinstance(figure, Svg) and figure.alt == "It ends at 4"
+    figure, last = found["you_should_see"]
+    assert figure.alt == "b" and "<svg" in figure.svg and last == Text("2\nYou should see: 3.0\n")
+
+
+def test_the_end_of_what_a_broken_lesson_says_is_the_error(tmp_path, monkeypatch):
+    broken = written(tmp_path, LESSON.replace("x = 6\n", "raise SystemExit('x' * 300 + 'y' * 400)\n"))
+    with pytest.raises(RuntimeError, match="^05_rms_norm.py does not run to its end: y{400}$"):
+        record(broken)
+    asked = []
+    monkeypatch.setattr(recording.subprocess, "run", lambda *words, **more: asked.append(more) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        record(broken, 7)
+    assert asked[0]["timeout"] == 7 and recording.LIMIT == 600
+
+
+def in_a_temporary_folder():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_texts_and_figures_keep_their_order(Path(folder))
+
+
+MUTANTS = [Mutant("minillama.course.recording", "Text(*part) if len(part) == 1 else Svg(*part)", "Text(part[0])",
+                  in_a_temporary_folder)]

@@ -1,0 +1,179 @@
+"""The profiler on minillama's own kernels: none is accused, and each barrier that is left out is noticed.
+
+And the profiler itself, changed in one line: its tests notice.
+"""
+
+import shutil
+import sys
+import time
+
+import pytest
+import torch
+from test_simt_profile import BESIDE, FOLDER, SCHEDULES, TWINS, run_twin
+from test_simt_profile import test_an_index_that_misses_shared_memory_by_up_to_a_mebibyte_is_out_of_bounds as misses
+from test_simt_profile import test_the_transpose_of_64_by_64_has_the_counts_of_the_textbook as transpose_is_counted
+
+from minillama import kernels
+from minillama.quant.nf4 import quantize_nf4
+
+pytestmark = [pytest.mark.long,
+              pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"),
+                                 reason="the profiler is compiled on the spot by g++, on Linux")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", SCHEDULES)
+def test_no_kernel_of_ours_is_accused(order, dtype):
+    kernels.require("simt")
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, tokens, 40, dtype=dtype, requires_grad=True)
+               for heads, tokens in ((4, 19), (2, 33), (2, 33)))
+    rotations = torch.polar(torch.ones(19, 20), torch.randn(19, 20))
+    with kernels.schedule(order), kernels.profile() as p:
+        for causal in (False, True):
+            kernels.flash_attention(q, k, v, causal=causal).float().sum().backward()
+        for double in (False, True):
+            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96)):  # element by element, and in vectors
+                weight = quantize_nf4(torch.randn(N, K), double_quantization=double)
+                x = torch.randn(M, K, dtype=dtype, requires_grad=True)
+                kernels.nf4_matmul(x, weight, "simt").float().sum().backward()
+        for interleaved in (False, True):
+            turned = kernels.fused_rope(q.transpose(1, 2).contiguous(), rotations, interleaved, backend="simt")
+            turned.float().sum().backward()
+            for width in (6, 48):  # element by element, and in vectors
+                heads = [torch.randn(2, 3, n, width, dtype=dtype) for n in (3, 1)]
+                kernels.fused_rope_qk(*heads, rotations[:, :width // 3], offset=7, interleaved=interleaved,
+                                      in_place=True, backend="simt")
+    assert p.findings == []
+    assert len(p.kernels) == 13 and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
+
+
+@pytest.mark.parametrize("M", [1, 8, 9])
+def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of_the_weight(M):
+    """Bytes of all sectors, exactly, in requests of 512 and 128 bytes of codes; and no bank of shared memory waits."""
+    N, K, asked = 64, 2048, -(-M // 8)
+    weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
+    x, dy = (torch.randn(M, width).bfloat16() for width in (K, N))
+    with kernels.profile() as forward:
+        kernels.nf4_matmul(x, weight, "simt")
+    with kernels.profile() as backward:
+        kernels.nf4_matmul_backward(dy, weight, "simt")
+    assert 32 * forward.global_load.sectors == asked * weight.stored_bytes() + N // 16 * 2 * M * K
+    blocks = K // 256  # of columns; 4 absmax values of a row lie in one sector
+    assert 32 * backward.global_load.sectors == asked * (N * K // 2 + blocks * N * 32) + blocks * 2 * M * N
+    for p in (forward, backward):
+        assert p.shared_load.conflicts == p.shared_store.conflicts == 0 and p.findings == []
+    assert forward.global_store.compulsory == 2 * M * N and backward.global_store.compulsory == 2 * M * K
+
+
+PLANTED = f"""
+#define main planted_main
+#include "{FOLDER / 'planted.cpp'}"
+extern "C" void run(int file, int line, int nf4) {{
+  static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
+                                      "nf4_vectors.cuh"}};
+  left_out = std::string(names[file]) + ":" + std::to_string(line);
+  nf4 ? run_nf4() : run_attention();
+}}
+"""
+
+
+def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
+    """The detector needs one run under the friendliest schedule, and no look at the results."""
+    from test_kernels_barriers import barriers
+
+    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh")
+    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(0, 0, 0), (2, 0, 1)]
+    left_out += [(files.index(name), int(line), int(name in files[2:]))
+                 for name, line in (barrier.split(":") for barrier in barriers())]
+    assert len(left_out) >= 12
+    for file, line, nf4 in left_out:
+        with kernels.profile(source) as p:
+            source.run(file, line, nf4)
+        assert bool(p.findings) == (line > 0), (files[file], line)
+        assert {finding.kind for finding in p.findings} <= {"race"}
+        assert all(any(name in place for name in (files[file], files[0], files[2]))
+                   for finding in p.findings for place in (finding.place, finding.other))
+
+
+READ_AGAIN = """
+#include "simt/simt.h"
+__global__ void look_up(const int* codes, float* sums) {
+  __shared__ float table[16];
+  if (threadIdx.x < 16) table[threadIdx.x] = float(threadIdx.x);
+  __syncthreads();
+  const int2 two = reinterpret_cast<const int2*>(codes)[threadIdx.x];
+  sums[threadIdx.x] = table[two.x] + table[two.y];
+}
+extern "C" void run(const int* codes, float* sums) { LAUNCH((look_up), 1, 32, 0, nullptr)(codes, sums); }
+"""
+
+
+@pytest.mark.long
+def test_a_number_that_a_lane_reads_twice_in_a_row_counts_twice():
+    """As NF4's table is read where two codes in a row are the same."""
+    source = kernels.CudaSource(READ_AGAIN, name="read_again.cu")
+    for codes in (torch.zeros(64, dtype=torch.int32), torch.arange(64, dtype=torch.int32) % 16):
+        with kernels.profile(source) as p:
+            source.run(codes, torch.zeros(32))
+        assert p.shared_load.lanes == 64
+
+
+@pytest.mark.parametrize(("file", "old", "new", "twin"), [
+    ("shadow.cpp", "mark.epoch != epoch || ", "", None),  # barriers order nothing
+    ("shadow.cpp", "mark.thread / kWarp != warp) return true", "mark.thread / kWarp != warp) return false",
+     "overwritten_before_read"),
+    ("shadow.cpp", "  if (same) return;\n", "  return;\n", "two_values_stored"),
+    ("shadow.cpp", "    all_met[w] = now;\n", "", None),  # a meeting of a full warp orders nothing
+    ("requests.cpp", "  all.sectors += uint64_t(sectors.count);", "  all.sectors += 4;", "transpose"),
+    ("accesses.cpp", " && converts_behind(pc)) return", ") return", "read_again"),  # a number read twice counts once
+    ("spaces.cpp", "is_emulators(name) ? kEmulators : 1", "1", None),  # threadIdx is shared memory
+    ("spaces.cpp", "found.room[i + 1] != kEmulators", "false", None),  # no array has room for more than a byte
+])
+def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, new, twin):
+    """One line of it is changed; a sound kernel is then accused, a mistake missed or a number wrong."""
+    from minillama.simt import profile_build
+
+    csrc = profile_build.source_folder()
+    for part in (csrc / "simt", csrc / "simt" / "profile"):
+        (tmp_path / part.relative_to(csrc)).mkdir()
+        for path in [path for path in part.iterdir() if path.is_file()]:
+            shutil.copy(path, tmp_path / path.relative_to(csrc))
+    target = tmp_path / "simt" / "profile" / file
+    text = target.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    target.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(profile_build, "build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr(profile_build, "source_folder", lambda: tmp_path)
+    if twin == "transpose":
+        with pytest.raises(AssertionError):
+            transpose_is_counted(kernels.CudaSource(FOLDER / "patterns.cu"))
+        return
+    if twin == "read_again":
+        with pytest.raises(AssertionError):
+            test_a_number_that_a_lane_reads_twice_in_a_row_counts_twice()
+        return
+    if twin == "beside":
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            misses(kernels.CudaSource(BESIDE, name="beside.cu"), 0, -4)
+        return
+    twins = kernels.CudaSource(FOLDER / "twins.cu")
+    if twin:
+        assert run_twin(twins, twin, sound=0) == ([], None)
+    else:
+        accused = [name for name in TWINS if run_twin(twins, name, sound=1)[0]]
+        assert accused
+
+
+def test_flash_attention_with_everything_on_takes_at_most_4_seconds():
+    """B=1 H=4 N=256 d=64, not causal, 72 million accesses: CPU time, the best of three on a busy machine."""
+    kernels.require("simt")
+    q, k, v = (torch.randn(1, 4, 256, 64) for _ in range(3))
+    seconds = []
+    for _ in range(3):
+        with kernels.profile() as p:
+            start = time.process_time()
+            kernels.flash_attention(q, k, v, causal=False)
+            seconds.append(time.process_time() - start)
+    assert p.findings == [] and p.shared_load.lanes == 4 * 256 * 256 * (2 * 64 + 2 * 64)
+    assert min(seconds) < 4, seconds
