@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `nohup run.py test &`: what tests start would be deaf too
@@ -11,6 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one of several test processes: each has a core
 
 import pytest
+
+sys.path += [str(room) for room in sorted(Path(__file__).parent.iterdir()) if room.is_dir()]  # tests share helpers
 
 # Tests whose results come from the processor's vectors: bounds, bits that must be equal, files of quantized weights.
 NUMERIC = ("attention attention_kernel backends dpo experience gae gguf_blocks gguf_llama int8 kernels_verify "

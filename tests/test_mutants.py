@@ -11,7 +11,7 @@ BROKEN_MUTANT = (NameError, SyntaxError, ImportError)  # the mutant itself is wr
 
 def collect():
     found = []
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         if path.name != "test_mutants.py" and "MUTANTS" in path.read_text(encoding="utf-8"):
             found += [(path.stem, mutant) for mutant in importlib.import_module(path.stem).MUTANTS]
     return found

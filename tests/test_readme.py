@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
-from readme import INKS, PICTURES, pictures, tour_block, words, words_block
+from readme import INKS, PICTURES, pictures, rooms_block, tour_block, words, words_block
 from test_tour import fresh_tour
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,10 @@ KL penalty, reward model, perplexity, temperature, occupancy, warp, roofline, we
 
 def letters(text):
     return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def test_the_picture_of_the_rooms_is_what_the_rooms_say_of_themselves():
+    assert rooms_block() in README and len(rooms_block().splitlines()) > 15
 
 
 def usual():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
-from readme import tour_block, words_block
+from readme import rooms_block, tour_block, words_block
 
 from minillama.course import lesson
 
@@ -37,7 +37,7 @@ def test_its_map_names_the_forward_pass_and_the_rest():
 
 def test_its_tour_is_the_recorded_one_and_its_first_screen_has_the_two_commands():
     recorded = json.loads((ROOT / "docs" / "tour.json").read_text(encoding="utf-8"))
-    assert tour_block(recorded) in CHINESE and words_block() in CHINESE
+    assert tour_block(recorded) in CHINESE and words_block() in CHINESE and rooms_block() in CHINESE
     first_screen = "\n".join(CHINESE.splitlines()[:20])
     assert "python3 run.py tour" in first_screen and "python3 run.py test" in first_screen
 

@@ -58,7 +58,7 @@ def test_a_cap_is_set_for_the_numeric_tests_alone_and_an_unknown_one_is_refused(
     assert called == [("-m", "numeric and not long")] * 2
     assert run.main(["test", "--cap", "avx1024"]) == run.main(["test", "--cap"]) == 2
     assert "--cap what? There are: avx2, sse" in capsys.readouterr().out and len(called) == 2
-    assert not [name for name in NUMERIC if not (run.ROOT / "tests" / f"test_{name}.py").is_file()]
+    assert not [name for name in NUMERIC if not list((run.ROOT / "tests").rglob(f"test_{name}.py"))]
 
 
 def test_help_and_an_unknown_benchmark_need_no_set_up(monkeypatch, capsys):

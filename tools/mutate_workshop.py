@@ -31,7 +31,7 @@ def tests_about(root, path):
     """Names of the test files that cover a file: its own ones, then those that import it; where there are none, those
     of the modules that import it."""
     stem = Path(path).stem if Path(path).stem != "__init__" else Path(path).parent.name
-    tests = {test.stem: test for test in sorted((root / "tests").glob("*.py"))}
+    tests = {test.stem: test for test in sorted((root / "tests").rglob("*.py"))}
     if path.startswith("csrc/"):
         own = next((test for begin, test in ABOUT_CPP.items() if stem.startswith(begin)), "test_kernels")
         found = [own, *(name for name in tests if stem in name), "test_kernels"]
@@ -42,7 +42,7 @@ def tests_about(root, path):
         if not found:  # a part that is used through one module only
             users = _users(root, path, module)
             return list(dict.fromkeys(test for other in users for test in tests_about(root, other)))
-    return [f"tests/{name}.py" for name in dict.fromkeys(found)
+    return [tests[name].relative_to(root).as_posix() for name in dict.fromkeys(found)
             if name.startswith("test_") and name in tests and name not in WITHOUT]
 
 

@@ -1,6 +1,7 @@
 """Numbers and pictures of the README come from a recorded run: `python tools/readme.py out/tour`, typed in
 `python3 run.py shell`, puts them in."""
 
+import ast
 import html
 import json
 import re
@@ -51,6 +52,29 @@ def picture_block(page):
     return "<!-- pictures -->\n" + "\n".join(lines) + "\n<!-- /pictures -->"
 
 
+def rooms_block():
+    """The package from the top down: each room with its docstring's first sentence, and the modules beside them."""
+    package, rows = ROOT / "minillama", []
+    for path in sorted(package.glob("*/__init__.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        sentence = ast.get_docstring(tree).splitlines()[0].split(". ")[0].rstrip(".")
+        rows.append((constant(tree, "FLOOR"), path.parent.name + "/", sentence.replace("`", "")))
+    floors = constant(ast.parse((package / "__init__.py").read_text(encoding="utf-8")), "FLOORS")
+    for floor in set(floors.values()):
+        beside = ", ".join(f"{name}.py" for name in floors if floors[name] == floor and not name.startswith("_"))
+        rows += [(floor, "", beside)] if beside else []
+    lines = [f"{floor}  {room:{max(len(row[1]) for row in rows)}}  {what}" for floor, room, what in
+             sorted(rows, key=lambda row: (-row[0], row[1] == "", row[1]))]
+    return "<!-- rooms -->\n```text\n" + "\n".join(lines) + "\n```\n<!-- /rooms -->"
+
+
+def constant(tree, name):
+    """The literal that a module assigns to a name."""
+    (value,) = [node.value for node in tree.body if isinstance(node, ast.Assign)
+               and getattr(node.targets[0], "id", "") == name]
+    return ast.literal_eval(value)
+
+
 def words():
     """{usual word: the file to open for it}: docs/words.txt, one `word -> file` a line."""
     lines = (ROOT / "docs" / "words.txt").read_text(encoding="utf-8").splitlines()
@@ -74,7 +98,7 @@ def main(folder):
             file.write(text)
     for name in ("README.md", "README.zh.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        for block in (tour_block(report), picture_block(page), words_block()):
+        for block in (tour_block(report), picture_block(page), words_block(), rooms_block()):
             first, last = (block.splitlines()[i] for i in (0, -1))
             text = re.sub(f"{first}.*?{last}", lambda _, block=block: block, text, flags=re.S)
         with atomic_write(ROOT / name, "w") as file:

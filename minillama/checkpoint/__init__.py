@@ -18,6 +18,7 @@ from minillama.system.claim import require_finished
 from minillama.system.files import require_regular
 from minillama.tokenizer import load_tokenizer
 
+FLOOR = 3  # imports from its own floor or a lower one
 __all__ = ["find_tokenizer", "load_model", "open_weights", "save_model"]
 
 

@@ -21,12 +21,13 @@ from minillama.system.memory import explain_shortage, require_room_for_torch
 from minillama.system.terminal import explain, guarded_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
-COMMANDS = {  # name -> the module that holds its add_NAME; "": this one
-    "tour": "", "tokenizer": "tokenizer_commands", "pretrain": "", "generate": "", "convert": "checkpoint_commands",
-    "quantize": "checkpoint_commands", "parity": "checkpoint_commands", "weights": "checkpoint_commands", "kernels": "",
-    "simt": "simt_commands", "filter": "data_commands", "sft": "tuning_commands", "merge": "merge_command", "reward": "feedback_commands",
-    "ppo": "feedback_commands", "chat": "tuning_commands", "lesson": "lesson_commands", "check": "lesson_commands",
-    "notebook": "lesson_commands", "book": "lesson_commands", "info": ""}
+COMMANDS = {  # name -> the module of this room that holds its add_NAME; "": this one
+    "tour": "", "tokenizer": "tokenizer_commands", "pretrain": "", "generate": "",
+    "convert": "checkpoint_commands", "quantize": "checkpoint_commands", "parity": "checkpoint_commands",
+    "weights": "checkpoint_commands", "kernels": "", "simt": "simt_commands", "filter": "data_commands",
+    "sft": "tuning_commands", "merge": "merge_command", "reward": "feedback_commands",
+    "ppo": "feedback_commands", "chat": "tuning_commands", "lesson": "lesson_commands",
+    "check": "lesson_commands", "notebook": "lesson_commands", "book": "lesson_commands", "info": ""}
 STATES = "*_state.pt"  # what runs save in --out to go on from
 
 
@@ -82,7 +83,7 @@ def build_parser(first=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, home in COMMANDS.items():
         if first not in COMMANDS or first == name:
-            names = vars(importlib.import_module(f"minillama.{home}")) if home else globals()
+            names = vars(importlib.import_module(f"minillama.cli.{home}")) if home else globals()
             names[f"add_{name}"](commands)
     return parser
 

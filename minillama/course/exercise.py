@@ -1,7 +1,7 @@
 """What a check of an exercise says, and the child process in which it looks at a learner's code.
 
-A checks file imports `Wrong` and `close`. `minillama/course/check.py` starts the child; whatever the learner's code does
-there (an endless loop, a crash in C++, `os._exit`, a flood of text) ends in a sentence, never in a dead grader.
+A checks file imports `Wrong` and `close`. `minillama/course/check.py` starts the child; whatever the learner's code
+does there (an endless loop, a crash in C++, `os._exit`, a flood of text) ends in a sentence, never in a dead grader.
 """
 
 import importlib.util

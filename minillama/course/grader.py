@@ -21,7 +21,8 @@ KEPT = 2000  # bytes of what a learner prints
 def run_checks(checks, files, limit=LIMIT):
     """(events of the child, what the learner printed, how the child ended or None where it ended well)."""
     # the child talks on its first stdout; what the learner's code prints arrives on stderr
-    command = [sys.executable, "-c", "from minillama.course.exercise import child; child()", str(checks), *map(str, files)]
+    command = [sys.executable, "-c", "from minillama.course.exercise import child; child()", str(checks),
+               *map(str, files)]
     places = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places)),
                    "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}

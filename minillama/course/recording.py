@@ -33,8 +33,8 @@ def record(path, limit=LIMIT):
     environment.pop("MINILLAMA_WEIGHTS", None)  # a page is the same where there are real weights and where not
     with tempfile.TemporaryDirectory() as place:  # what the lesson writes into out/ stays there
         file = Path(place, "recording.json")
-        command = [sys.executable, "-c", "from minillama.course.recording import child; child()", str(Path(path).resolve()),
-                   str(file)]
+        command = [sys.executable, "-c", "from minillama.course.recording import child; child()",
+                   str(Path(path).resolve()), str(file)]
         done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=limit)
         if done.returncode:
             raise RuntimeError(f"{Path(path).name} does not run to its end: {done.stderr.strip()[-400:]}")

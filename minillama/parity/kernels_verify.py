@@ -1,7 +1,8 @@
 """Every kernel of every backend against the truth, as one table: `python -m minillama kernels verify`.
 
 The truth is the formula in float64, from the stored bits. Beside each of its numbers stands how far fp32 may be off it
-on any processor: one rounding an operation, by the rules of `minillama.parity.rounding`, and one more to the result's dtype.
+on any processor: one rounding an operation, by the rules of `minillama.parity.rounding`, and one more to the
+result's dtype.
 Plain PyTorch ("reference") may round each intermediate result to the dtype of its inputs too, as its operations do.
 """
 

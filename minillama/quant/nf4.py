@@ -159,7 +159,7 @@ def fit_block_scales(plain, chunks):
     times it, each as it would be stored, and with the codes that are nearest then: no block's error grows.
 
     Scales below absmax are not tried. They would leave still less error, but it is the largest weight of each block
-    that they cut, and a model's predictions move further for it than with plain absmax (tests/quant/test_nf4_weights.py).
+    that they cut, and a model's predictions move further for it than with absmax: tests/quant/test_nf4_weights.py.
     chunks: the flat weight, in pieces that end where a block does.
     """
     candidates = [scaled_absmax(plain, factor) for factor in (1, *SCALE_FACTORS)]

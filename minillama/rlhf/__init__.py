@@ -1,1 +1,7 @@
-"""Learning from feedback: reward model, advantages, PPO and DPO."""
+"""Learning from feedback: preferences, a reward model, PPO and DPO.
+
+`train_reward` turns pairs of answers into a reward model; `train_ppo` improves a policy by it: `rollout` samples
+answers, `experience` and `gae` judge each token, `ppo` is the loss. `dpo` needs no reward model. Read `ppo` first.
+"""
+
+FLOOR = 5  # imports from its own floor or a lower one

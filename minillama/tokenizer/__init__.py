@@ -13,6 +13,7 @@ from .tiktoken import looks_like_tiktoken, read_tiktoken
 from .token_settings import read_token_settings
 from .tokenizer_json import read_tokenizer_json
 
+FLOOR = 1  # imports from its own floor or a lower one
 __all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "load_tokenizer", "train_bpe"]
 
 

@@ -274,5 +274,6 @@ MUTANTS = [
            same_bits(*KINDS[0])),
     Mutant("minillama.checkpoint.convert", "if not tensor.layer)", ")", lambda: in_a_folder(
         test_what_is_kept_takes_the_dtype_asked_for_and_the_codes_come_from_the_unrounded_weights)),
-    Mutant("minillama.cli.info", 'if name != "layout")', ")", lambda: in_a_folder(test_info_counts_the_bits_of_a_weight)),
+    Mutant("minillama.cli.info", 'if name != "layout")', ")",
+           lambda: in_a_folder(test_info_counts_the_bits_of_a_weight)),
 ]

@@ -20,7 +20,8 @@ from minillama.cli import tuning_commands as tuning_commands
 NEEDED = {
     cli: {"pretrain": "--text --out", "generate": "--model", "kernels": "ACTION", "kernels verify": "", "info": "",
           "tour": ""},
-    checkpoint_commands: {"convert": "SRC DST --to", "quantize": "SRC DST one of the arguments --nf4 --int8 is required",
+    checkpoint_commands: {"convert": "SRC DST --to",
+                          "quantize": "SRC DST one of the arguments --nf4 --int8 is required",
                       "parity": "PATH", "weights": ""},
     data_commands: {"filter": "--data --out", "extend": "--model --add --out"},
     feedback_commands: {"reward": "--model --pairs --out", "ppo": "--model --reward --prompts --out"},
@@ -38,7 +39,8 @@ NUMBERS = {
     checkpoint_commands: {"quantize --block-size": (2, 2**32, 1)},
     feedback_commands: {"reward --max-new-tokens": (1, MOST, 1), "reward --held-out-fraction": PART},
     simt_commands: {"simt run --limit-seconds": (1e-3, 1e7, 5e-4)},
-    tuning_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART, "chat --max-new-tokens": TOKENS,
+    tuning_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART,
+                      "chat --max-new-tokens": TOKENS,
                  "chat --seed": SEED},
 }
 

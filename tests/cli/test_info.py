@@ -128,5 +128,6 @@ def test_the_exit_code_of_info_says_whether_something_is_refused(tmp_path, capsy
 
 
 MUTANTS = [
-    Mutant("minillama.cli.info", "needed < free", "needed > free", test_a_star_stands_where_a_size_fits_and_nowhere_else),
+    Mutant("minillama.cli.info", "needed < free", "needed > free",
+           test_a_star_stands_where_a_size_fits_and_nowhere_else),
 ]

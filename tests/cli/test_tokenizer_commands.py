@@ -105,4 +105,5 @@ def _counts_from_one():
         list(_json_lines(str, "a JSON string"))
 
 
-MUTANTS = [Mutant("minillama.cli.tokenizer_commands", "enumerate(sys.stdin, 1)", "enumerate(sys.stdin)", _counts_from_one)]
+MUTANTS = [Mutant("minillama.cli.tokenizer_commands", "enumerate(sys.stdin, 1)", "enumerate(sys.stdin)",
+                  _counts_from_one)]

@@ -66,7 +66,8 @@ def test_weights_that_learn_are_float32_and_those_under_an_adapter_stay_as_store
 def test_what_loading_is_said_to_need_is_what_the_model_then_holds(flags, dtype, kind, model_folder, capsys,
                                                                        monkeypatch):
     needed = []
-    monkeypatch.setattr("minillama.cli.model_arguments.require_memory", lambda size, *words: needed.append(size) or "enough")
+    monkeypatch.setattr("minillama.cli.model_arguments.require_memory",
+                        lambda size, *words: needed.append(size) or "enough")
     assert run(capsys, "generate", "--model", model_folder, "--max-new-tokens", "1", *flags)[0] == 0
     state = load_model(model_folder, dtype=dtype, quantize=kind)[0].state_dict()
     held = sum({tensor.data_ptr(): tensor.nbytes for tensor in state.values()}.values())  # a tied table counts once

@@ -178,4 +178,5 @@ def test_a_large_map_is_thinned_to_the_width_and_a_picture_is_as_bright_as_its_t
     assert mapped(rgba, vmin=0, vmax=1) == ["██▒▒  ░░"]
 
 
-MUTANTS = [Mutant("minillama.course.braille", "round((1 - y) *", "round(y *", test_a_rising_line_rises_on_a_log_axis_too)]
+MUTANTS = [Mutant("minillama.course.braille", "round((1 - y) *", "round(y *",
+                  test_a_rising_line_rises_on_a_log_axis_too)]

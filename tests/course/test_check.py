@@ -205,6 +205,7 @@ def empty_course():
 
 
 MUTANTS = [
-    Mutant("minillama.course.check", "set(self.data[\"passed\"]) - {number}", "set(self.data[\"passed\"])", kept_by_another),
+    Mutant("minillama.course.check", "set(self.data[\"passed\"]) - {number}", "set(self.data[\"passed\"])",
+           kept_by_another),
     Mutant("prove_exercises", "return 1 if gaps or not numbers else 0", "return 1 if gaps else 0", empty_course),
 ]

@@ -236,7 +236,7 @@ def test_the_end_names_the_exercise_unless_a_cell_failed_and_the_next_lesson(pla
 
 
 def test_prose_is_on_the_screen_before_torch_is_imported(place):
-    code = ("import sys; from minillama import lesson, stepper; out = []\n"
+    code = ("import sys; from minillama.course import lesson, stepper; out = []\n"
             "def run(self, run, cell): assert 'torch' not in sys.modules and 'numpy' not in sys.modules; return True\n"
             f"stepper._Stage.run = run; stepper.step({str(written(place))!r})")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=lesson.FOLDER.parent, capture_output=True)
@@ -271,7 +271,8 @@ def _in_folder(law, *arguments):
 
 
 MUTANTS = [
-    Mutant("minillama.course.lesson", "min((n for n in written if n > number)", "max((n for n in written if n > number)",
+    Mutant("minillama.course.lesson", "min((n for n in written if n > number)",
+           "max((n for n in written if n > number)",
            lambda: _in_folder(test_neighbours_skip_what_is_not_written)),
     Mutant("minillama.course.lesson", 'compile("\\n" * (cell.line - 1) + cell.text', "compile(cell.text",
            lambda: _in_folder(_numbered_as_in_the_file)),

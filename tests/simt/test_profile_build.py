@@ -210,7 +210,7 @@ def test_what_gcc_says_is_the_error_and_its_end_at_most(tmp_path, compiled, monk
 
 def test_sources_lie_in_the_package_or_beside_it_and_what_is_built_in_the_checkout_or_the_cache(tmp_path, monkeypatch):
     package = tmp_path / "minillama"
-    monkeypatch.setattr(profile_build, "__file__", str(package / "profile_build.py"))
+    monkeypatch.setattr(profile_build, "__file__", str(package / "simt" / "profile_build.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(FileNotFoundError, match="neither in .*minillama nor beside it"):
         profile_build.source_folder()

@@ -178,7 +178,8 @@ for i in range(10**9): pass
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking it")
 def test_a_terminated_lesson_takes_its_folder_along(tmp_path):
     (tmp_path / "01_lesson.py").write_text(LESSON)
-    code = (f"from minillama import lesson; from pathlib import Path; import sys; from minillama.cli.command_line import main\n"
+    code = (f"from minillama.course import lesson; from pathlib import Path; import sys\n"
+            f"from minillama.cli.command_line import main\n"
             f"lesson.find.__defaults__ = (Path({str(tmp_path)!r}),)\nsys.exit(main(['lesson', '1']))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
                           stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)})
