@@ -41,12 +41,21 @@ def planted(mutant):
     wrong.__dict__.update({key: module.__dict__[key] for key in ("__file__", "__package__", "__spec__")})
     exec(compile(source.replace(mutant.old, mutant.new), module.__file__, "exec"), wrong.__dict__)
     undo = []
+    _forget(module)
     try:
         _transplant(module, wrong, module.__name__, undo)
         yield module
     finally:
         for restore in reversed(undo):
             restore()
+        _forget(module)
+
+
+def _forget(module):
+    """Empty the caches of its functions: what the right code has kept hides a mistake, and the reverse."""
+    for value in list(vars(module).values()):
+        if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "cache_clear"):
+            value.cache_clear()
 
 
 def _transplant(ours, theirs, module_name, undo):

@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from test_tiktoken import tiny_file
 
 from minillama.checkpoint import load_model, open_weights, save_model
 from minillama.checkpoint.gguf_llama import write_gguf_llama
@@ -30,6 +29,9 @@ from minillama.tokenizer.llama2c_vocab import llama2c_vocab
 from minillama.tokenizer.tiktoken import read_tiktoken
 from minillama.tokenizer.tokenizer_json import tokenizer_json
 from minillama.transformer import Transformer
+
+sys.path.append(str(Path(__file__).parent / "tokenizer"))
+from test_tiktoken import tiny_file  # noqa: E402
 
 CONFIG = ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=280, hidden_dim=32, max_seq_len=8)
 SCALED = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=280, hidden_dim=32, rope_scaling=RopeScaling(8.0))

@@ -85,15 +85,10 @@ def test_a_text_without_end_is_refused():
         render("{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", values())
 
 
-def anew(law, *arguments):
-    jinja_sandbox._compiled.cache_clear()
-    law(*arguments)
-
-
 MODULE = "minillama.train.jinja_sandbox"
 MUTANTS = [
     Mutant(MODULE, "trim_blocks=True", "trim_blocks=False",
-           lambda: anew(test_a_program_gives_the_text_that_transformers_makes_of_it, PROGRAMS[0])),
+           lambda: test_a_program_gives_the_text_that_transformers_makes_of_it(PROGRAMS[0])),
     Mutant(MODULE, "ImmutableSandboxedEnvironment(trim", "jinja2.Environment(trim",
-           lambda: anew(test_what_cannot_be_rendered_is_one_line, "{{ ''.__class__.__mro__ }}", "refuses")),
+           lambda: test_what_cannot_be_rendered_is_one_line("{{ ''.__class__.__mro__ }}", "refuses")),
 ]
