@@ -4,16 +4,12 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <optional>
 
 #include "checks.h"
 
 namespace minillama {
-
-// Some 10 microseconds of reading, about what waking a thread costs.
-constexpr int64_t kWeightsPerTask = 65536;
 
 Form form_of(const at::Tensor& tensor, const char* name) {
   check_floating(tensor, name);
@@ -89,10 +85,3 @@ at::Tensor WeightMatrix::product(const at::Tensor& x) const {
 }
 
 }  // namespace minillama
-
-TORCH_LIBRARY_FRAGMENT(minillama, m) {
-  using minillama::WeightMatrix;
-  m.class_<WeightMatrix>("Matrix")
-      .def(torch::init<std::string, std::vector<at::Tensor>, int64_t, int64_t, double>())
-      .def("product", [](const c10::intrusive_ptr<WeightMatrix>& self, const at::Tensor& x) { return self->product(x); });
-}

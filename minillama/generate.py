@@ -3,6 +3,7 @@
 import torch
 
 from minillama.collate import pad_rows, real_tokens
+from minillama.engine import MOST_ROWS, engine_for
 from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling, row_chances, sample
 
@@ -29,6 +30,7 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
     model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
     what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
     (LLM.int8 rounds by its neighbours too: a column that is an outlier in one row is left whole in all.)
+    Single tokens of up to 8 rows are read by `engine.Engine` where the model has an `engine_for`.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
@@ -42,8 +44,12 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
                     pad_B if pad_B.any() else None)
     u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
     seen_BV, rows = _seen(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
+    engine = engine_for(model)
     for step in range(max(budgets)):
-        logits_BV = prefill(model, tokens_BT, cache, chunk)
+        if engine and tokens_BT.shape[1] == 1 and len(tokens_BT) <= MOST_ROWS:
+            logits_BV = engine.step(tokens_BT[:, 0], cache)
+        else:
+            logits_BV = prefill(model, tokens_BT, cache, chunk)
         next_B = sample(logits_BV, sampling, None, seen_BV, u_Bn[:, step])
         said = dict(zip(rows, next_B.tolist(), strict=True))
         yield [said.get(row) for row in range(len(prompts))]

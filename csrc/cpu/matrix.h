@@ -23,6 +23,9 @@ struct Matrix {
 
 constexpr int64_t kMostRows = 8;
 
+// What one thread is given at least: some 10 microseconds of reading, about what waking it costs.
+constexpr int64_t kWeightsPerTask = 65536;
+
 // Rows x (n, columns) in fp32, n from 1 to kMostRows, with what the products of some forms need of them besides: it is
 // made once, by `prepare`, and read by all threads.
 struct Activations {
