@@ -6,6 +6,7 @@
 
 #include "bind_nf4.h"
 #include "bind_rope.h"
+#include "cpu/nf4_absmax.h"
 #include "cpu/nf4_matmul.h"
 #include "cpu/rope.h"
 #include "cpu/vectors.h"
@@ -35,11 +36,13 @@ static void share(int64_t size, int64_t step, const Task& task) {
 
 template <typename Scalar>
 static void multiply_in(const NF4Tensors& t, const kernels::NF4& w, bool forward) {
-  std::vector<float> absmax(t.absmax.numel());
-  share(t.absmax.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-    nf4_absmax(w, begin, end, absmax.data());
+  const int64_t M = t.out.numel() / t.out.size(-1);
+  const bool by_matvec = forward && nf4_by_matvec(w, M);
+  std::vector<float> absmax(by_matvec ? 0 : t.absmax.numel());
+  share(absmax.size(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    nf4_absmax(w, begin, end, absmax.data() + begin);
   });
-  NF4Product product{w, absmax.data(), t.out.numel() / t.out.size(-1), {}};
+  NF4Product product{w, absmax.data(), M, by_matvec, {}};
   const auto* x = t.x.const_data_ptr<Scalar>();
   auto* out = t.out.mutable_data_ptr<Scalar>();
   if (forward) {

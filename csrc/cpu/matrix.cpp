@@ -148,6 +148,7 @@ static const Loops& loops() {
 void prepare(const Matrix& w, const float* x, int64_t n, Activations& to) {
   to.x = x;
   to.n = n;
+  if (w.form == Form::nf4) prepare_nf4(w, to);
   if (w.form == Form::int8) prepare_int8(w, to);
 }
 

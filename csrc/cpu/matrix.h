@@ -31,6 +31,7 @@ constexpr int64_t kWeightsPerTask = 65536;
 struct Activations {
   const float* x;
   int64_t n;
+  std::vector<float> in_code_order;  // nf4: see nf4_matvec.h
   std::vector<int8_t> codes;  // int8: (n, columns), 0 in the columns of outliers
   std::vector<float> absmax;  // int8: (n)
   std::vector<int64_t> outliers;  // int8: columns that are multiplied in fp32

@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "lanes.h"
+#include "nf4_absmax.h"
 #include "nf4_matmul.h"
+#include "nf4_matvec.h"
 #include "vectors.h"
 
 namespace minillama {
@@ -16,16 +18,23 @@ namespace minillama {
 constexpr int64_t kScaledRows = 16;
 constexpr int64_t kNF4Rows = 4;
 
+void prepare_nf4(const Matrix& w, Activations& to) {
+  kernels::NF4 any = w.nf4;  // of these columns; matrices that share the layout may have other blocks
+  any.block_size = kNF4Piece;
+  if (nf4_has_pieces(any)) nf4_matvec_lay_out(to.x, to.n, w.columns, to.in_code_order);
+}
+
 void multiply_nf4(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) {
+  if (nf4_has_pieces(w.nf4)) return nf4_matvec(w.nf4, x.in_code_order, x.n, first, end, y + first, w.rows);
   const int64_t K = w.columns, size = w.nf4.block_size;
   std::vector<float> absmax;
   for (; first < end; first += kScaledRows) {
     const int64_t stop = std::min(end, first + kScaledRows);
     const int64_t begin = first * K / size, past = (stop * K + size - 1) / size;
     absmax.resize(past - begin);
-    nf4_absmax(w.nf4, begin, past, absmax.data() - begin);
+    nf4_absmax(w.nf4, begin, past, absmax.data());
     for (int64_t m = 0; m < x.n; m += kNF4Rows) {
-      NF4Product product{w.nf4, absmax.data() - begin, std::min(kNF4Rows, x.n - m), {}};
+      NF4Product product{w.nf4, absmax.data() - begin, std::min(kNF4Rows, x.n - m), false, {}};
       nf4_lay_out(product, x.x + m * K);
       nf4_rows(product, first, stop, y + m * w.rows);
     }

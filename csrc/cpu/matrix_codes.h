@@ -5,6 +5,7 @@
 
 namespace minillama {
 
+void prepare_nf4(const Matrix& w, Activations& to);
 void multiply_nf4(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
 
 // LLM.int8 (arXiv 2208.07339) as minillama/quant/int8.py computes it: codes and absmax of the rows of x, and the columns

@@ -7,7 +7,8 @@
 //   y^T [n, m...] += W[n, k] * x^T[k, m...]     a tile of W gives the numbers, x is laid out in panels of columns
 //   dx  [m, k...] += dy[m, n] * W[n, k...]      dy gives the numbers, a tile of W the vectors
 //
-// Few rows would leave such vectors empty: there a row of W is decoded and multiplied as it lies (`dot`).
+// Few rows would leave such vectors empty: there nf4_matvec.cpp multiplies, or, where blocks cross rows of W and the like, a
+// row of W is decoded and multiplied as it lies (`dot`).
 // All sums are fp32.
 
 #include "nf4_matmul.h"
@@ -18,6 +19,7 @@
 #include <algorithm>
 
 #include "../nf4_table.h"
+#include "nf4_matvec.h"
 #include "vectors.h"
 
 namespace minillama {
@@ -29,16 +31,8 @@ constexpr int64_t kFewRows = 4;
 constexpr int64_t kStrip = 1024;  // weights of a row that `dot` takes at once
 
 static const float kLevels[16] = {MINILLAMA_NF4_LEVELS};
-static const float kDynamicMap[256] = {MINILLAMA_DYNAMIC_MAP};
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-void nf4_absmax(const NF4& w, int64_t begin, int64_t end, float* absmax) {
-  if (w.absmax) return void(std::copy(w.absmax + begin, w.absmax + end, absmax + begin));
-  // Two loops: a product and a sum in one expression may be fused, and then have other bits than the reference.
-  for (int64_t i = begin; i < end; ++i) absmax[i] = kDynamicMap[w.absmax_codes[i]] * w.absmax_scale[i / 256];
-  for (int64_t i = begin; i < end; ++i) absmax[i] += *w.absmax_offset;
-}
 
 // Weights [element, element + count) of the flattened weight, of which an odd one is the low half of a byte.
 static void decode_across(const NF4Product& product, int64_t element, int64_t count, float* out) {
@@ -82,10 +76,20 @@ static void decode(const NF4Product& product, int64_t n, int64_t rows, int64_t k
 
 // ---- y = x W^T
 
+bool nf4_by_matvec(const NF4& w, int64_t M) { return M <= kMatvecRows && nf4_has_pieces(w); }
+
+template <typename Scalar>
+static void lay_out_for_matvec(NF4Product& product, const Scalar* x) {
+  const int64_t M = product.M, K = product.w.columns;
+  const std::vector<float> numbers(x, x + M * K);
+  nf4_matvec_lay_out(numbers.data(), M, K, product.rows);
+}
+
 // x as it is, for few rows; else in panels of `kPanel` rows, each of them transposed, (columns, kPanel), filled up with 0.
 template <typename Scalar>
 void nf4_lay_out(NF4Product& product, const Scalar* x) {
   const int64_t M = product.M, K = product.w.columns;
+  if (product.by_matvec) return lay_out_for_matvec(product, x);
   if (M <= kFewRows) return product.rows.assign(x, x + M * K);
   product.rows.assign(round_up(M, kPanel) * K, 0.0f);
   constexpr int64_t block = 16;  // square blocks: read and written by whole lines of the cache
@@ -95,6 +99,15 @@ void nf4_lay_out(NF4Product& product, const Scalar* x) {
       for (int64_t k = k0; k < std::min(K, k0 + block); ++k)
         for (int64_t m = first; m < std::min(M, first + block); ++m) panel[k * kPanel + m - first] = x[m * K + k];
   }
+}
+
+template <typename Scalar>
+static void rows_by_matvec(const NF4Product& product, int64_t first, int64_t end, Scalar* y) {
+  const int64_t M = product.M, N = product.w.rows;
+  std::vector<float> sums(M * (end - first));
+  nf4_matvec(product.w, product.rows, M, first, end, sums.data(), end - first);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = first; n < end; ++n) y[m * N + n] = static_cast<Scalar>(sums[m * (end - first) + n - first]);
 }
 
 template <typename Scalar>
@@ -114,6 +127,7 @@ static void few_rows(const NF4Product& product, int64_t first, int64_t end, Scal
 
 template <typename Scalar>
 void nf4_rows(const NF4Product& product, int64_t first, int64_t end, Scalar* y) {
+  if (product.by_matvec) return rows_by_matvec(product, first, end, y);
   if (product.M <= kFewRows) return few_rows(product, first, end, y);
   const int64_t M = product.M, K = product.w.columns, N = product.w.rows;
   std::vector<float> tile(kNF4Tile * kDepth, 0.0f), sums(round_up(M, kPanel) * kNF4Tile);

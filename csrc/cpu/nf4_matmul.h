@@ -8,17 +8,18 @@
 
 namespace minillama {
 
-// The absmax of blocks [begin, end), decoded where they are in double quantization.
-void nf4_absmax(const kernels::NF4& w, int64_t begin, int64_t end, float* absmax);
-
 // What all tasks of one call read: the weight, its decoded absmax, and the rows (M, from) that are multiplied, in fp32 and
 // in the order in which they will be read.
 struct NF4Product {
   kernels::NF4 w;
-  const float* absmax;
+  const float* absmax;  // unused where nf4_matvec multiplies, which decodes it in passing
   int64_t M;
+  bool by_matvec;
   std::vector<float> rows;
 };
+
+// Whether nf4_matvec is to compute y.
+bool nf4_by_matvec(const kernels::NF4& w, int64_t M);
 
 // y (M, rows) = x (M, columns) W^T: x laid out once, then tasks of kNF4Tile rows of W.
 constexpr int64_t kNF4Tile = 48;
