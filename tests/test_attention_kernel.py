@@ -28,10 +28,10 @@ def with_gradients(attend, inputs, direction):
     return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
 
 
-def law_holds(inputs, causal):
+def law_holds(inputs, causal, allowed=True):
     """Error against float64 at most twice plain PyTorch's in this dtype, three times for gradients, plus one unit in
     the last place of the largest number; for dq and dk that is one which cancels, P (dO v^T - delta) k / sqrt(d).
-    Else within what the arithmetic allows each number, as in `kernels verify`."""
+    Else, where `allowed`, within what the arithmetic allows each number, as in `kernels verify`."""
     direction = torch.randn(inputs[0].shape).to(inputs[0].dtype)
     wide = [x.detach().double().requires_grad_() for x in inputs]
     exact = with_gradients(lambda *x: attention(*x, causal), wide, direction)
@@ -47,6 +47,7 @@ def law_holds(inputs, causal):
         error, of_plain = (float((found.double() - e).abs().max()) for found in (o, p))
         assert o.dtype == inputs[0].dtype and o.shape == e.shape
         if error > factor * of_plain + unit:  # plain PyTorch may be lucky on a processor; the arithmetic's bound is not
+            assert allowed, f"{name}: error {error:.2e}, plain PyTorch has {of_plain:.2e}"
             bound = attended(*(x.detach() for x in inputs), direction, causal, plain=False)[name]
             bound = bound if bound.dtype == o.dtype else bound.stored(o.dtype)
             beyond = float(((o.double() - bound.value).abs() / bound.error.clamp(min=1e-300)).max())
@@ -105,7 +106,7 @@ def test_scores_far_from_zero_neither_overflow_nor_vanish(d):
     for factor in (1e4, -1e4):
         inputs = [(q * factor).requires_grad_(), k.clone().requires_grad_(), v.clone().requires_grad_()]
         assert all(x.isfinite().all() for x in with_gradients(kernels.flash_attention, inputs, torch.ones(1, 1, 7, d)))
-        law_holds(inputs, True)
+        law_holds(inputs, True, allowed=False)  # a weight of 1 is 1: no rounding of scores may reach it
 
 
 def test_the_log_sum_of_exponentials_is_returned_with_its_gradient():
