@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 """minillama's front door: nothing to install first, nothing to activate.
 
+learn:
     python3 run.py tour            the whole story on this computer, in minutes: text, model, chat, kernels
-    python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
-    python3 run.py test --cap sse  the numeric tests, as on a processor with SSE alone; `--cap avx2`: with AVX2
     python3 run.py lesson 5        a lesson, cell by cell in the terminal; `lesson`: what there is to learn
     python3 run.py check 5         grade your answer to its exercise; `--watch`: at every save; `--solution`: show one
     python3 run.py notebook 5      the lesson as a Jupyter notebook
     python3 run.py book            all lessons as pages to read offline
+use, train, convert, verify:
+    python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
+                                   generate, chat, pretrain, sft, reward, ppo, convert, parity and others
+test and measure:
+    python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
+    python3 run.py test --cap sse  the numeric tests, as on a CPU with SSE alone; `--cap avx2`: with AVX2
     python3 run.py bench [name]    ratios to named peers and to the machine's limit
     python3 run.py mutate 20 7     plant 20 random mistakes, one at a time, and list those that no test notices
+this checkout:
     python3 run.py shell           a shell in which `python` is minillama's own
     python3 run.py clean           remove what the set-up made: .venv and the compiled kernels
-    python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`
 
 The first start makes `.venv` beside this file (bootstrap.py) and says what that costs; later starts are instant
 and offline. MINILLAMA_TORCH="torch==2.9.1" (a requirement, or the path of a wheel) chooses another PyTorch.

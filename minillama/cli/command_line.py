@@ -21,13 +21,16 @@ from minillama.system.memory import explain_shortage, require_room_for_torch
 from minillama.system.terminal import explain, guarded_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
-COMMANDS = {  # name -> the module of this room that holds its add_NAME; "": this one
-    "tour": "", "tokenizer": "tokenizer_commands", "pretrain": "", "generate": "",
-    "convert": "checkpoint_commands", "quantize": "checkpoint_commands", "parity": "checkpoint_commands",
-    "weights": "checkpoint_commands", "kernels": "", "simt": "simt_commands", "filter": "data_commands",
-    "sft": "tuning_commands", "merge": "merge_command", "reward": "feedback_commands",
-    "ppo": "feedback_commands", "chat": "tuning_commands", "lesson": "lesson_commands",
-    "check": "lesson_commands", "notebook": "lesson_commands", "book": "lesson_commands", "info": ""}
+GROUPS = {  # heading of the help -> {name: the module of this room that holds its add_NAME; "": this one}
+    "learn": {"tour": "", "lesson": "lesson_commands", "check": "lesson_commands", "notebook": "lesson_commands",
+              "book": "lesson_commands"},
+    "use a model": {"generate": "", "chat": "tuning_commands", "info": ""},
+    "train": {"tokenizer": "tokenizer_commands", "pretrain": "", "filter": "data_commands", "sft": "tuning_commands",
+              "reward": "feedback_commands", "ppo": "feedback_commands"},
+    "convert": {"merge": "merge_command", "convert": "checkpoint_commands", "quantize": "checkpoint_commands"},
+    "verify": {"parity": "checkpoint_commands", "weights": "checkpoint_commands", "kernels": "",
+               "simt": "simt_commands"}}
+COMMANDS = {name: home for group in GROUPS.values() for name, home in group.items()}
 STATES = "*_state.pt"  # what runs save in --out to go on from
 
 
@@ -79,19 +82,29 @@ def build_parser(first=None):
 
     Where `first` is a command, only its module is imported: the others' would import PyTorch for nothing.
     """
-    parser = _Parser(prog="minillama", description="LLaMA from scratch: text to a talking model.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Parser(prog="minillama", usage="minillama COMMAND ...", description="LLaMA from scratch: text to a "
+                     "talking model.", formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(prog="minillama", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     for name, home in COMMANDS.items():
         if first not in COMMANDS or first == name:
             names = vars(importlib.import_module(f"minillama.cli.{home}")) if home else globals()
             names[f"add_{name}"](commands)
+    parser.epilog = grouped(commands.choices)
     return parser
+
+
+def grouped(parsers):
+    """The commands {name: parser} under the headings of GROUPS, a line for each with what it does."""
+    width, lines = max(map(len, COMMANDS)), []
+    for heading, names in GROUPS.items():
+        built = [name for name in names if name in parsers]
+        lines += [f"{heading}:", *(f"  {name:{width}}  {parsers[name].description}" for name in built)]
+    return "\n".join([*lines, "", "`minillama COMMAND --help` shows the flags of one."])
 
 
 def add_kernels(commands):
     """kernels verify [--backend NAME] [--op NAME]"""
-    kernels = commands.add_parser("kernels", help="the compiled kernels").add_subparsers(
-        required=True, metavar="ACTION")
+    kernels = flags.actions(commands, "kernels", "the compiled kernels")
     verify = flags.command(kernels, "verify", run_kernels_verify, "compare every kernel that is built with float64")
     verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu, simt or simt+fma")
     verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")

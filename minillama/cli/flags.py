@@ -19,6 +19,12 @@ def command(commands, name, run, help):
     return parser
 
 
+def actions(commands, name, help):
+    """A command of several actions, as `kernels verify`: what `command` then takes for each of them."""
+    parser = commands.add_parser(name, help=help, description=help)
+    return parser.add_subparsers(required=True, metavar="ACTION")
+
+
 def add_fields(parser, config):
     """One flag for each field of a frozen dataclass: its name, its type, its default."""
     kinds = typing.get_type_hints(config)

@@ -5,13 +5,12 @@ import sys
 from pathlib import Path
 
 from minillama.bounds import Range
-from minillama.cli.flags import add_number, command
+from minillama.cli.flags import actions, add_number, command
 
 
 def add_simt(commands):
     """simt run FILE.cu [--with FILE] [-I DIR] [-D X] [--profile] [--schedule ORDER] [--limit-seconds N] [...]"""
-    simt = commands.add_parser("simt", help="CUDA programs without a GPU").add_subparsers(
-        required=True, metavar="ACTION")
+    simt = actions(commands, "simt", "CUDA programs without a GPU")
     run = command(simt, "run", run_program, "build a CUDA program that has a main() with g++, and run it emulated")
     run.add_argument("file", metavar="FILE.cu")
     run.add_argument("arguments", nargs="*", metavar="ARGUMENT",

@@ -6,7 +6,7 @@ import warnings
 
 from minillama.bounds import Range
 from minillama.cli.data_commands import add_extend
-from minillama.cli.flags import add_number, command, spelled_as_flags
+from minillama.cli.flags import actions, add_number, command, spelled_as_flags
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.system.claim import claims
 from minillama.tokenizer import load_tokenizer, train_bpe
@@ -14,8 +14,7 @@ from minillama.tokenizer import load_tokenizer, train_bpe
 
 def add_tokenizer(commands):
     """tokenizer train, encode, decode, extend."""
-    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer, or use one").add_subparsers(
-        required=True, metavar="ACTION")
+    tokenizer = actions(commands, "tokenizer", "train a tokenizer, or use one")
     train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
     train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     add_number(train, "--vocab-size", Range(1, 1 << 30), required=True, help="pieces, from some 300 on")

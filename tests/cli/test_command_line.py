@@ -14,7 +14,7 @@ import torch
 from mutants import Mutant
 
 from minillama.checkpoint import load_model
-from minillama.cli.command_line import main
+from minillama.cli.command_line import COMMANDS, GROUPS, build_parser, main
 
 ROOT = Path(__file__).parents[2]
 TEXT = "The quick brown fox jumps over the lazy dog in 2023. " * 40 + "\nA second line, with a llama.\n" * 20
@@ -171,6 +171,14 @@ def test_bad_input_ends_in_one_line_that_names_it(words, stdin, said, tokenizer_
     assert not (tmp_path / "x").exists() or not any((tmp_path / "x").glob("*.pth")), "a refused run left a model"
 
 
+def test_the_help_lists_each_command_once_under_its_heading_with_what_it_does():
+    help = build_parser().format_help()
+    lines = help[help.index("learn:"):].splitlines()
+    assert [line for line in lines if line.endswith(":")] == [f"{heading}:" for heading in GROUPS]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
+    assert "None" not in help and all(len(line.split()) > 3 for line in lines if line.startswith("  "))
+
+
 def test_ctrl_c_is_130_and_a_missing_command_is_2(capsys, monkeypatch):
     monkeypatch.setattr("minillama.cli.info.describe", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(capsys, "info")[0] == 130
@@ -206,6 +214,8 @@ class Silent:
 
 
 MUTANTS = [
+    Mutant("minillama.cli.command_line", "[name for name in names if name in parsers]", "list(parsers)",
+           test_the_help_lists_each_command_once_under_its_heading_with_what_it_does),
     Mutant("minillama.cli.command_line", "model or Transformer(shape)", "Transformer(shape)",
            lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
     Mutant("minillama.cli.command_line", "tokenizer=tokenizer if given else None", "tokenizer=None",
