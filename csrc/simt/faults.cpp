@@ -176,6 +176,7 @@ static void look(int, siginfo_t*, void* context) {
     return;
   }
   if (++last.ticks < 4) return;
+  if (noting) return void(end_when_noted = true);
   self.endless_at = const_cast<void*>(own_instruction(context));
   sigset_t mine;  // this handler is left by a switch of stacks, so the signal is freed by hand
   sigemptyset(&mine);

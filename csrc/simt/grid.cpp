@@ -253,6 +253,7 @@ void Scheduler::run_together() {
   };
   do {
     waiting = 0;
+    on_phase();
     in_order(blocks.size(), turn);
   } while (waiting && error_.empty());
   for (const Block& block : blocks)

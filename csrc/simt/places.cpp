@@ -47,7 +47,7 @@ bool is_own_code(const void* pc) {
 
 // The line of the instruction at `pc`; the line of `otherwise` where nobody knows it.
 Where where_is(const void* pc, Where otherwise) {
-  static std::set<std::string> files;
+  static auto& files = *new std::set<std::string>;  // outlives the report at the end
   std::map<const char*, std::string> known;
   const char* const behind = static_cast<const char*>(pc) + 1;
   find_places({behind}, known);

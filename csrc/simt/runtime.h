@@ -128,6 +128,7 @@ struct LaunchConfig {
   dim3 grid, block;
   size_t shared_bytes;
   bool together = false;  // all blocks at once (cudaLaunchCooperativeKernel), so that they may wait for each other
+  const void* stream = nullptr;
 };
 
 // Check the limits, then run body(argument) once for every thread of the grid. Throws Error.
@@ -186,8 +187,8 @@ struct Launcher {
 
 template <class Body>
 Launcher<Body> launcher(const char* name, const void* function, Where where, dim3 grid, dim3 block, size_t shared,
-                        const void* /*stream: everything is synchronous*/, Body body) {
-  return {{name, function, where, grid, block, shared}, body};
+                        const void* stream, Body body) {  // everything is synchronous; the profiler knows what orders it
+  return {{name, function, where, grid, block, shared, false, stream}, body};
 }
 
 // ---- called by kernels, through the functions with CUDA's names

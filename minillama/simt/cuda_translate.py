@@ -127,24 +127,21 @@ def inline_ptx(code, text):
     return edits
 
 
-def attributes(code):
-    """Edits of words that g++ does not take: `__shared__ alignas(16)`, and __noinline__, which no macro may be,
-    since the standard library writes it in attributes."""
-    words = re.finditer(r"\b__shared__\s+(alignas)\b|(?<![(:])\b(__noinline__)\b(?!\s*\))", code)
-    return [(found.start(found.lastindex), len(found[found.lastindex]),
-             "__align__" if found[1] else "__attribute__((noinline))") for found in words]
+def words(code):
+    """Edits of what g++ does not take: `__shared__ alignas(16)`; __noinline__, which no macro may be, as the standard
+    library writes it in attributes; a cast to void* of the kernel in cudaLaunchKernel: its type is needed."""
+    found = re.finditer(r"\b__shared__\s+(alignas)\b|(?<![(:])\b(__noinline__)\b(?!\s*\))"
+                        r"|\bcudaLaunch(?:Cooperative)?Kernel\s*\(\s*(\(\s*(?:const\s+)?void\s*(?:const\s*)?\*\s*\)"
+                        r"|reinterpret_cast\s*<\s*(?:const\s+)?void\s*\*\s*>)", code)
+    new = {1: "__align__", 2: "__attribute__((noinline))", 3: ""}
+    return [(one.start(one.lastindex), len(one[one.lastindex]), new[one.lastindex]) for one in found]
 
 
-def typed_launches(code):
-    """Edits that take the cast to void* from the kernel that cudaLaunchKernel is given: its type is needed."""
-    launch = (r"\bcudaLaunch(?:Cooperative)?Kernel\s*\(\s*(\(\s*(?:const\s+)?void\s*(?:const\s*)?\*\s*\)"
-              r"|reinterpret_cast\s*<\s*(?:const\s+)?void\s*\*\s*>)")
-    return [(found.start(1), len(found[1]), "") for found in re.finditer(launch, code)]
-
-
-def device_bodies(code, directives):
-    """(start, end) of the bodies of functions and lambdas marked __global__ or __device__, or by a macro for these."""
+def device_bodies(code):
+    """(start, end, text without preprocessor) of the bodies of functions and lambdas that are marked __global__ or
+    __device__, or by a macro for these."""
     macros = re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[^\n({]*__(?:global|device)__[^\n({]*$", code, flags=re.M)
+    code = re.sub(r"^[ \t]*#(?:\\\n|[^\n])*", lambda line: re.sub(r"[^\n]", " ", line[0]), code, flags=re.M)
     for found in re.finditer(rf"\b({'|'.join(['__global__', '__device__', *macros])})\b", code):
         place, called = found.end(), False
         try:
@@ -154,9 +151,8 @@ def device_bodies(code, directives):
             end = closing(code, place) if called and code[place: place + 1] == "{" else 0
         except ValueError:  # brackets that #if and #else open twice
             continue
-        if end and not within(directives, found.start()) and not re.search(r"\b(cout|cerr|\w*stream)\b",
-                                                                          code[found.start(): end]):
-            yield place, end  # where text is written to streams, << is no shift
+        if end and not re.search(r"\b(cout|cerr|\w*stream)\b", code[found.start(): end]):
+            yield place, end, code[place:end]  # where text is written to streams, << is no shift
 
 
 def within(spans, place):
@@ -168,16 +164,64 @@ def shifts(code):
     """Edits that make a << n and a >> n on the device what PTX's shl and shr are for every n, where C++ does not say
     what they are from the number's width on. `a << ptx_shift << n` keeps precedence and order, and C++ finds the types.
     A >> that may close two template lists, a <<= of a member (it may be a bit-field) and what macros hold stay."""
-    directives = [found.span() for found in re.finditer(r"^[ \t]*#(?:\\\n|[^\n])*", code, flags=re.M)]
     edits = set()
-    for start, end in device_bodies(code, directives):
-        for found in re.finditer(r"(?<![<>])(<<|>>)(?!\s?[<>])(=?)", code[start:end]):
+    for start, _, body in device_bodies(code):
+        for found in re.finditer(r"(?<![<>])(<<|>>)(?!\s?[<>])(=?)", body):
             at = start + found.start()
             before = near(code, at).rstrip()
             kept = before.endswith("operator") or (found[2] and re.search(r"(\.|->)\s*\w+$", before))
-            if not kept and not within(directives, at) and (found[1] == "<<" or open_angles(before) < 2):
+            if not kept and (found[1] == "<<" or open_angles(before) < 2):
                 edits.add((at + len(found[0]), 0, f" ::simt::program::ptx_shift {found[0]}"))
     return sorted(edits)
+
+
+def unset_variables(code):
+    """Edits that tell the profiler of local variables of the device that are declared without a value, but for those
+    that the next statement to name them sets, whatever else happens."""
+    edits = set()
+    for start, end, flat in device_bodies(code):
+        while (rest := re.sub(r"\([^()]*\)", lambda found: "~" * len(found[0]), flat)) != flat:
+            flat = rest  # what is in brackets declares nothing
+        members = [(found.end(), closing(flat, found.end() - 1)) for found in
+                   re.finditer(r"\b(?:struct|union|class|enum)\b[^;{}=]*\{", flat)]
+        for found in re.finditer(r"(?<=[;{}])([^;{}]+);", flat):
+            if not within(members, found.end()):
+                rest = code[start + found.end(): end]
+                unset = [one for one in declared(found[1]) if one[1] or not set_next(one[0], rest)]
+                edits |= {(start + found.start(1) + place, 0, " SIMT_LOCAL") for _, _, place in unset}
+                edits |= {(start + found.end(), 0, f" SIMT_BEGINS({name})") for name, _, _ in unset}
+    return sorted(edits)
+
+
+def restricted(code):
+    """Edits that tell the profiler which pointers a kernel's author promises to be the only ones to their memory."""
+    edits = []
+    for found in re.finditer(r"\b__global__\b[^;{}]*?\b(?!__launch_bounds__)\w+\s*(\()", code):
+        end = closing(code, found.start(1))
+        names = re.findall(r"\b__restrict(?:__)?\s+(\w+)", code[found.start(1): end])
+        if len(names) > 1 and (body := re.match(r"\)\s*{", code[end:])):
+            edits.append((end + body.end(), 0, f" SIMT_DISTINCT({', '.join(names)})"))
+    return edits
+
+
+def declared(text):
+    """(name, is it an array, place behind it) of each variable without a value in a statement that declares some."""
+    head = re.match(r"\s*((?:__align__|alignas)\s*~+\s*)?(?!(return|delete|goto|throw|case|else|using|typename|new"
+                    r"|typedef|operator|friend|namespace|enum|struct|union|class)\b)((volatile|unsigned|signed|long|short)"
+                    r"\s+)*[A-Za-z_]\w*(::\w+)*(\s*<[^=;]*>)?(?=[\s*])", text)
+    parts = re.finditer(r"(?:[^,\[]|\[[^\]]*\])+", text[head.end():] if head else "")
+    pattern = r"[\s*]*\b([A-Za-z_]\w*)((?:\s*\[[^\]]*\])*)\s*(=.*)?"
+    names = [(re.fullmatch(pattern, part[0], flags=re.S), part.start()) for part in parts]
+    if not all(one for one, _ in names) or re.search(r"\b(__shared__|__constant__|extern|static|constexpr)\b", text):
+        return []
+    return [(one[1], bool(one[2]), head.end() + start + one.end(2)) for one, start in names if not one[3]]
+
+
+def set_next(name, rest):
+    """Whether the next statement that names the variable gives it a value, and is reached in any case."""
+    before, *after = re.split(rf"(?<![.>\w]){name}\b", rest, maxsplit=1)
+    return not after or (re.match(r"\s*=(?!=)", after[0]) and (re.search(r"\bfor\s*\($", before) or not re.search(
+        r"\b(if|else|while|do|for|switch|case|goto)\b|[?{}]|&&|\|\|", before)))
 
 
 def open_angles(before):
@@ -198,8 +242,8 @@ def open_angles(before):
 def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
     code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
-    for place, length, new in sorted(launches(code) + typed_launches(code) + dynamic_shared(code)
-                                     + attributes(code) + shifts(code) + inline_ptx(code, text)):
+    for place, length, new in sorted(launches(code) + dynamic_shared(code) + words(code) + shifts(code)
+                                     + unset_variables(code) + restricted(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
         out += [text[at:place], new]

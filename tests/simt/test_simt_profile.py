@@ -122,7 +122,7 @@ def test_atomics_and_async_copies_are_accesses_too(patterns):
 
 
 def test_lanes_that_do_not_take_part_are_not_counted(patterns):
-    p = profile_of(patterns, "divergent", torch.zeros(32), torch.zeros(32))
+    p = profile_of(patterns, "divergent", torch.zeros(32), torch.zeros(96))
     eight = p.total("global", "load", line=line_of(patterns, "8 lanes"))
     upper = p.total("global", "load", line=line_of(patterns, "upper 16"))
     assert (eight.requests, eight.active_lanes, eight.sectors) == (3, 8, 12)

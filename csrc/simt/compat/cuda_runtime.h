@@ -35,6 +35,31 @@
 #include "more_runtime.h"
 #include "ptx.h"
 
+// A local variable that is declared without a value: T name SIMT_LOCAL; SIMT_BEGINS(name)
+#ifdef SIMT_PROFILE
+extern "C" void simt_local_begins(const volatile void* variable, size_t bytes, const char* name);
+extern "C" void simt_local_ends(const volatile void* variable);
+#define SIMT_LOCAL __attribute__((cleanup(simt_local_ends)))
+#define SIMT_BEGINS(name)                                                                 \
+  if (std::is_trivially_default_constructible_v<std::remove_all_extents_t<decltype(name)>>) \
+    simt_local_begins(&(name), sizeof(name), #name);
+extern "C" void simt_distinct(const char* names, const void* const* pointers, const bool* are_read, int count);
+namespace simt::program {
+template <class... T>
+SIMT_INLINE void distinct(const char* names, T... pointers) {  // the parameters of a kernel that are __restrict__
+  if (threadIdx.x + threadIdx.y + threadIdx.z + blockIdx.x + blockIdx.y + blockIdx.z) return;
+  const void* const all[] = {(const void*)pointers...};
+  const bool are_read[] = {std::is_const_v<std::remove_pointer_t<T>>...};
+  simt_distinct(names, all, are_read, sizeof...(T));
+}
+}  // namespace simt::program
+#define SIMT_DISTINCT(...) ::simt::program::distinct(#__VA_ARGS__, __VA_ARGS__);
+#else
+#define SIMT_LOCAL
+#define SIMT_BEGINS(name)
+#define SIMT_DISTINCT(...)
+#endif
+
 // What programs ask to learn who compiles them; last, because the headers above must not take this for nvcc.
 #define __CUDACC__ 1
 #define __CUDA_ARCH__ 890

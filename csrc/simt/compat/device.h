@@ -94,13 +94,14 @@ SIMT_ANSWER(cudaChooseDevice(int* device, const cudaDeviceProp*), *device = 0)
 SIMT_ANSWER(cudaDriverGetVersion(int* version), *version = 12000)
 SIMT_ANSWER(cudaRuntimeGetVersion(int* version), *version = 12000)
 SIMT_ANSWER(cudaSetDeviceFlags(unsigned), )
-SIMT_ANSWER(cudaDeviceReset(), )
-SIMT_ANSWER(cudaThreadExit(), )
+SIMT_ANSWER(cudaDeviceReset(), simt::program::wait_for_all())
+SIMT_ANSWER(cudaThreadExit(), simt::program::wait_for_all())
 inline cudaError_t cudaDeviceSynchronize(simt::Where where = simt::Where::here()) {
   if (simt::in_kernel()) simt::program::unsupported("cudaDeviceSynchronize in a kernel (not in CUDA 12 either)", where);
+  simt::program::wait_for_all();
   return simt::program::checked();
 }
-SIMT_ANSWER(cudaThreadSynchronize(), )
+SIMT_ANSWER(cudaThreadSynchronize(), simt::program::wait_for_all())
 SIMT_ANSWER(cudaProfilerStart(), )
 SIMT_ANSWER(cudaProfilerStop(), )
 SIMT_ANSWER(cudaDeviceCanAccessPeer(int* can, int, int), *can = 0)
@@ -121,20 +122,20 @@ constexpr unsigned cudaStreamDefault = 0, cudaStreamNonBlocking = 1, cudaEventDe
                    cudaEventDisableTiming = 2, cudaEventInterprocess = 4;
 #define cudaStreamLegacy (cudaStream_t(1))
 #define cudaStreamPerThread (cudaStream_t(2))
-SIMT_ANSWER(cudaStreamCreate(cudaStream_t* stream), *stream = cudaStream_t(16))
-SIMT_ANSWER(cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned), *stream = cudaStream_t(16))
-SIMT_ANSWER(cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int), *stream = cudaStream_t(16))
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
 SIMT_ANSWER(cudaDeviceGetStreamPriorityRange(int* least, int* greatest), *least = 0, *greatest = -5)
-SIMT_ANSWER(cudaStreamDestroy(cudaStream_t), )
-SIMT_ANSWER(cudaStreamSynchronize(cudaStream_t), )
-SIMT_ANSWER(cudaStreamQuery(cudaStream_t), )
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+inline cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }  // all has happened
 #define CUDART_CB
 using cudaStreamCallback_t = void (*)(cudaStream_t, cudaError_t, void*);
-inline cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call, void* data, unsigned) {
-  call(stream, simt::program::checked(), data);
-  return simt::program::checked();
-}
-SIMT_ANSWER(cudaLaunchHostFunc(cudaStream_t, void (*call)(void*), void* data), call(data))
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t call, void* data, unsigned flags);
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*call)(void*), void* data);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 inline cudaError_t cudaEventCreate(cudaEvent_t* event, unsigned flags = 0) { return cudaEventCreateWithFlags(event, flags); }
@@ -143,7 +144,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);  // host time, no GPU's
 cudaError_t cudaEventQuery(cudaEvent_t event);
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaEventQuery(event); }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned = 0) { return cudaEventQuery(event); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 
 // ---- what a kernel may ask for, and how many blocks fit
 

@@ -59,6 +59,7 @@ enum cudaError {
 };
 #undef SIMT_NAME_IT
 using cudaError_t = cudaError;
+struct SimtEvent;
 
 namespace simt::program {
 
@@ -68,6 +69,8 @@ cudaError_t launched();                  // the same for a launch, which does no
 cudaError_t last_error(bool forget);
 cudaError_t fail_with(cudaError_t error);  // remembered for cudaGetLastError
 
+void wait_for_all();                     // the host waits for all streams
+cudaError_t event_known(SimtEvent* event);
 void show_printed();                     // by kernels, see printf.cpp
 void show_printed_at_the_end();
 void printed_at_most(size_t bytes);

@@ -6,6 +6,8 @@
 #include <map>
 #include <set>
 
+#include "../hooks.h"
+
 struct SimtEvent {
   bool timed, recorded;
   double seconds;  // of the host's clock
@@ -16,6 +18,7 @@ static std::set<cudaEvent_t>& events() {
   return *all;
 }
 
+using namespace simt;
 using namespace simt::program;
 
 static bool is_alive(cudaEvent_t event) { return event && events().count(event); }
@@ -35,17 +38,27 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return checked();
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (!is_alive(event)) return fail_with(cudaErrorInvalidResourceHandle);
   event->recorded = true;
+  on_record(event, stream_known(stream));
   event->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   return checked();
 }
 
 // Of an event that was recorded everything has happened, and so it has of one that was not.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (!is_alive(event)) return fail_with(cudaErrorInvalidResourceHandle);
+  on_event_over(event);
+  return checked();
+}
+
+namespace simt::program {
+cudaError_t event_known(cudaEvent_t event) {
   return is_alive(event) ? checked() : fail_with(cudaErrorInvalidResourceHandle);
 }
+void wait_for_all() { on_wait_all(); }
+}  // namespace simt::program
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   if (!milliseconds) return fail_with(cudaErrorInvalidValue);

@@ -11,6 +11,8 @@ using cudaEvent_t = SimtEvent*;
 
 namespace simt::program {
 
+const void* stream_known(cudaStream_t stream);  // null: the default stream
+
 // A kernel as a pointer, or null where only the arguments decide which of several it is.
 template <class Result, class... Arguments>
 auto pointer(Result (*kernel)(Arguments...), int) {
@@ -54,7 +56,7 @@ struct Kernel {
   Where where;
   Body body;
   auto operator()(dim3 grid, dim3 block, size_t shared = 0, cudaStream_t stream = nullptr) const {
-    return typed(launcher(name, (const void*)kernel, where, grid, block, shared, stream, body), kernel);
+    return typed(launcher(name, (const void*)kernel, where, grid, block, shared, stream_known(stream), body), kernel);
   }
 };
 template <class Body, class Pointer>
@@ -87,25 +89,26 @@ bool fit_together(dim3 grid, dim3 block, size_t shared);
 }
 template <class... Arguments, size_t... I>
 cudaError_t simt_launch(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared,
-                        simt::Where where, bool together, std::index_sequence<I...>) {
+                        cudaStream_t stream, simt::Where where, bool together, std::index_sequence<I...>) {
   auto launch = simt::launcher(together ? "cudaLaunchCooperativeKernel" : "cudaLaunchKernel",
-                               reinterpret_cast<const void*>(kernel), where, grid, block, shared, nullptr, kernel);
+                               reinterpret_cast<const void*>(kernel), where, grid, block, shared,
+                               simt::program::stream_known(stream), kernel);
   launch.config.together = together;
   launch(*static_cast<std::remove_reference_t<Arguments>*>(arguments[I])...);
   return simt::program::launched();
 }
 template <class... Arguments>
 cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, size_t shared = 0,
-                             cudaStream_t = nullptr, simt::Where where = simt::Where::here()) {
-  return simt_launch(kernel, grid, block, arguments, shared, where, false, std::index_sequence_for<Arguments...>());
+                             cudaStream_t stream = nullptr, simt::Where where = simt::Where::here()) {
+  return simt_launch(kernel, grid, block, arguments, shared, stream, where, false, std::index_sequence_for<Arguments...>());
 }
 template <class... Arguments>
 cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments,
-                                        size_t shared = 0, cudaStream_t = nullptr,
+                                        size_t shared = 0, cudaStream_t stream = nullptr,
                                         simt::Where where = simt::Where::here()) {
   if (!simt::program::fit_together(grid, block, shared))
     return simt::program::fail_with(cudaErrorCooperativeLaunchTooLarge);
-  return simt_launch(kernel, grid, block, arguments, shared, where, true, std::index_sequence_for<Arguments...>());
+  return simt_launch(kernel, grid, block, arguments, shared, stream, where, true, std::index_sequence_for<Arguments...>());
 }
 inline cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t = 0, cudaStream_t = nullptr,
                                     simt::Where where = simt::Where::here()) {

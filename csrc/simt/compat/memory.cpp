@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "../hooks.h"
 #include "spaced.h"
 
 extern "C" char __start_simt_managed[] __attribute__((weak, visibility("hidden")));  // by the linker, around all that is
@@ -38,7 +39,7 @@ cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name, K
   void* memory = spaced_alloc(bytes);
   if (!memory) return fail_with(cudaErrorMemoryAllocation);
   std::memset(memory, fill, bytes);
-  watch(memory, bytes, name);
+  on_allocated(memory, bytes, name, fill != 0);
   pieces()[static_cast<char*>(memory)] = {bytes, kind, flags};
   *pointer = memory;
   return cudaSuccess;
@@ -47,12 +48,17 @@ cudaError_t allocate(void** pointer, size_t bytes, int fill, const char* name, K
 cudaError_t release(void* pointer, bool host) {
   if (!pointer) return checked();
   const auto found = pieces().find(static_cast<char*>(pointer));
-  if (found == pieces().end()) return fail_with(cudaErrorInvalidValue);
+  if (found == pieces().end()) {
+    if (is_freed(pointer)) on_misuse("double free", "frees memory that was freed before", __builtin_return_address(0));
+    return fail_with(cudaErrorInvalidValue);
+  }
   const Kind kind = found->second.kind;  // what was only registered, and variables, did not come from here
   if (host ? kind != Kind::host : kind != Kind::device && kind != Kind::managed) return fail_with(cudaErrorInvalidValue);
   pieces().erase(found);
-  forget(pointer);
-  spaced_free(pointer);
+  on_wait_all();
+  std::vector<void*> unused;
+  on_freed(pointer, unused);
+  for (void* memory : unused) spaced_free(memory);
   return checked();
 }
 
@@ -101,27 +107,43 @@ static bool has_room(const void* address, size_t bytes) {
   return !piece || bytes <= piece->second.bytes - size_t(static_cast<const char*>(address) - piece->first);
 }
 
-cudaError_t copy(void* to, const void* from, size_t bytes) {
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream, bool waits) {
   if (const cudaError_t error = checked()) return error;
   if (bytes == 0) return cudaSuccess;
   if (!to || !from || !has_room(to, bytes) || !has_room(from, bytes)) return fail_with(cudaErrorInvalidValue);
+  for (const void* one : {const_cast<const void*>(to), from})
+    if (is_freed(one)) {
+      on_misuse("use after free", "copies from or to memory that was freed", __builtin_return_address(0));
+      return fail_with(cudaErrorInvalidValue);
+    }
   std::memmove(to, from, bytes);
+  on_copied(to, from, bytes);
+  if (stream == kAnyStream) on_wait_all();
+  else on_transfer(to, from, bytes, stream_known(stream), waits, __builtin_return_address(0));
   return cudaSuccess;
 }
 
-cudaError_t set(void* to, int value, size_t bytes) {
+cudaError_t set(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = checked()) return error;
   if (bytes == 0) return cudaSuccess;
   if (!to || !has_room(to, bytes)) return fail_with(cudaErrorInvalidValue);
+  if (is_freed(to)) {
+    on_misuse("use after free", "sets memory that was freed", __builtin_return_address(0));
+    return fail_with(cudaErrorInvalidValue);
+  }
   std::memset(to, value, bytes);
+  on_written(to, bytes);
+  if (stream == kAnyStream) on_wait_all();
+  else on_transfer(to, nullptr, bytes, stream_known(stream), false, __builtin_return_address(0));
   return cudaSuccess;
 }
 
-cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height) {
+cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                      cudaStream_t stream, bool waits) {
   if (width > to_pitch || width > from_pitch) return fail_with(cudaErrorInvalidPitchValue);
   for (size_t row = 0; row < height; ++row)
     if (const cudaError_t error = copy(static_cast<char*>(to) + row * to_pitch,
-                                       static_cast<const char*>(from) + row * from_pitch, width))
+                                       static_cast<const char*>(from) + row * from_pitch, width, stream, waits))
       return error;
   return checked();
 }

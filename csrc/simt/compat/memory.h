@@ -24,9 +24,11 @@ cudaError_t device_pointer_of(void** device, void* host);
 size_t bytes_in_use();
 size_t device_memory();  // bytes
 void note_variable(const void* variable, size_t bytes);  // that the program asked for the device's address of
-cudaError_t copy(void* to, const void* from, size_t bytes);
-cudaError_t set(void* to, int value, size_t bytes);
-cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height);
+const cudaStream_t kAnyStream = cudaStream_t(~uintptr_t{0});  // it is not known which: nothing is unordered
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream = kAnyStream, bool waits = true);
+cudaError_t set(void* to, int value, size_t bytes, cudaStream_t stream = kAnyStream);
+cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
+                      cudaStream_t stream = kAnyStream, bool waits = true);
 template <class T>
 cudaError_t allocate_as(T** pointer, size_t bytes, int fill, const char* name, Kind kind = Kind::device,
                         unsigned flags = 0) {
@@ -73,29 +75,33 @@ inline cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags)
   return simt::program::register_host(pointer, bytes, flags);
 }
 inline cudaError_t cudaHostUnregister(void* pointer) { return simt::program::unregister_host(pointer); }
-inline cudaError_t cudaFree(void* pointer) { return simt::program::release(pointer, false); }
-inline cudaError_t cudaFreeHost(void* pointer) { return simt::program::release(pointer, true); }
-inline cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return simt::program::release(pointer, false); }
-inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  return simt::program::copy(to, from, bytes);
+SIMT_INLINE cudaError_t cudaFree(void* pointer) { return simt::program::release(pointer, false); }
+SIMT_INLINE cudaError_t cudaFreeHost(void* pointer) { return simt::program::release(pointer, true); }
+SIMT_INLINE cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return simt::program::release(pointer, false); }
+SIMT_INLINE cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  return simt::program::copy(to, from, bytes, nullptr);
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
-  return simt::program::copy(to, from, bytes);
+SIMT_INLINE cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                                        cudaStream_t stream = nullptr) {
+  return simt::program::copy(to, from, bytes, stream, false);
 }
-inline cudaError_t cudaMemset(void* to, int value, size_t bytes) { return simt::program::set(to, value, bytes); }
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t = nullptr) {
-  return simt::program::set(to, value, bytes);
+SIMT_INLINE cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  return simt::program::set(to, value, bytes, nullptr);
+}
+SIMT_INLINE cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr) {
+  return simt::program::set(to, value, bytes, stream);
 }
 inline cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                                 size_t height, cudaMemcpyKind) {
-  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height);
+  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height, nullptr);
 }
 inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                                     size_t height, cudaMemcpyKind, cudaStream_t = nullptr) {
-  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height);
+                                     size_t height, cudaMemcpyKind, cudaStream_t stream = nullptr) {
+  return simt::program::copy_rows(to, to_pitch, from, from_pitch, width, height, stream, false);
 }
 inline cudaError_t cudaMemset2D(void* to, size_t pitch, int value, size_t width, size_t height) {
-  for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(to) + row * pitch, value, width);
+  for (size_t row = 0; row < height; ++row)
+    if (const cudaError_t error = simt::program::set(static_cast<char*>(to) + row * pitch, value, width)) return error;
   return simt::program::checked();
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);

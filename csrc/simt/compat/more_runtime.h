@@ -62,7 +62,8 @@ cudaError_t cudaLaunchKernelEx(SimtLaunchPlace place, void (*kernel)(Wanted...),
   if (together && !simt::program::fit_together(config->gridDim, config->blockDim, config->dynamicSmemBytes))
     return simt::program::fail_with(cudaErrorCooperativeLaunchTooLarge);
   auto launch = simt::launcher("cudaLaunchKernelEx", reinterpret_cast<const void*>(kernel), where, config->gridDim,
-                               config->blockDim, config->dynamicSmemBytes, nullptr, kernel);
+                               config->blockDim, config->dynamicSmemBytes,
+                               simt::program::stream_known(config->stream), kernel);
   launch.config.together = together;
   launch(static_cast<Wanted>(std::forward<Given>(given))...);
   return simt::program::checked();
@@ -91,7 +92,6 @@ inline cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stre
   return cudaEventRecord(event, stream);
 }
 SIMT_ANSWER(cudaStreamGetPriority(cudaStream_t, int* priority), *priority = 0)
-SIMT_ANSWER(cudaStreamGetFlags(cudaStream_t, unsigned* flags), *flags = cudaStreamDefault)
 SIMT_ANSWER(cudaStreamGetDevice(cudaStream_t, int* device), *device = 0)
 SIMT_ANSWER(cudaStreamGetId(cudaStream_t stream, unsigned long long* id), *id = reinterpret_cast<uintptr_t>(stream))
 SIMT_ANSWER(cudaStreamCopyAttributes(cudaStream_t, cudaStream_t), )

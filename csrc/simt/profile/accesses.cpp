@@ -9,6 +9,15 @@
 namespace simt {
 
 Profiler profiler;
+volatile bool noting = false, end_when_noted = false;
+
+static void end_noting(const void* pc) {
+  noting = false;
+  if (!end_when_noted) return;
+  end_when_noted = false;
+  scheduler().endless_at = const_cast<char*>(static_cast<const char*>(pc) - 1);
+  scheduler().leave();
+}
 
 // ---- where an address lies
 
@@ -26,17 +35,27 @@ static bool converts_behind([[maybe_unused]] const void* pc) {
   return false;
 }
 
+std::string verb(Op op) { return op == Op::load ? "reads " : op == Op::store ? "writes " : "updates "; }
+
 template <Op op>
 inline void Profiler::note(const void* pointer, int bytes, bool aligned, const void* pc) {
-  if (!active) return;
   const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
-  if (address - stack < kStackBytes) return;  // a local variable
+  if (!active) {
+    if (host_matters && !kernel) note_host(address, bytes, op, pc);
+    return;
+  }
+  if (address - stack < kStackBytes) {
+    if (!local_variables[thread].empty()) note_local(address, bytes, op, pc);
+    return;
+  }
   if (doubt.address) settle();
   const uintptr_t local = address - locals;
   if (local < locals_bytes && room[local] == kEmulators) return;
   if (++patience > kPatience) {
     patience = 0;
+    noting = false;
     scheduler().give_way();
+    noting = true;
   }
   if (aligned && (address & uintptr_t(bytes - 1)))
     stop("misaligned", pc, std::string(op == Op::load ? "reads " : "writes ") + std::to_string(bytes) +
@@ -58,10 +77,17 @@ inline void Profiler::note_global(uintptr_t address, int bytes, Op op, const voi
   const bool nobodys = address - locals < locals_bytes || address - dynamic + kGuard < dynamic_bytes + 2 * kGuard;
   if (!nobodys && address - host_stack < host_stack_bytes) return;  // the kernel's parameters
   if (!nobodys && address - constants < constants_end - constants) return;
-  if (nobodys || (bounded && !buffer_of(address, bytes)))
-    stop("out of bounds", pc, std::string(op == Op::load ? "reads " : op == Op::store ? "writes " : "updates ") +
-         std::to_string(bytes) + " bytes, " + distance(address));
-  group(site_of(pc, op, kGlobal, bytes), address);
+  Buffer* const buffer = nobodys || !bounded ? nullptr : buffer_of(address, bytes);
+  if (nobodys || (bounded && !buffer))
+    stop(freed_at(address) ? "use after free" : "out of bounds", pc, verb(op) + std::to_string(bytes) + " bytes, " +
+         distance(address));
+  if (buffer && buffer->fill != Fill::none) note_written(*buffer, address, bytes, op, pc);
+  Site& site = site_of(pc, op, kGlobal, bytes);
+  site.is_volatile = is_volatile;
+  if (!rivals.empty()) note_rivals(address, bytes, op, pc);
+  if (buffer) note_history(*buffer, address, bytes, site);
+  if (is_volatile) order_blocks(reinterpret_cast<const void*>(address), op != Op::load);
+  group(site, address);
 }
 
 Buffer* Profiler::buffer_of(uintptr_t address, int bytes) {
@@ -82,12 +108,14 @@ void on_launch(const LaunchConfig& config, const unsigned char* shared) {
   std::string name = config.kernel;
   if (name.size() > 1 && name.front() == '(' && name.back() == ')') name = name.substr(1, name.size() - 2);
   my.find_memory();
+  my.begin_history();
   my.dynamic = reinterpret_cast<uintptr_t>(shared), my.dynamic_bytes = config.shared_bytes;
   my.dynamic_offset = (my.statics_bytes + 127) / 128 * 128;
   my.make_shadow(my.dynamic_offset + my.dynamic_bytes + 128);
   my.last_buffer = nullptr;
   for (Buffer& buffer : my.buffers)
     for (auto& bits : buffer.touched) bits.assign((buffer.end - buffer.begin) / 64 + 2, 0);
+  my.enqueue(config.stream, "kernel " + name);
   my.config = &config;
   my.kernel = &my.kernels[name];
   my.timed = my.kernel->launches++ == 0;
@@ -99,6 +127,7 @@ void on_launch_end() {
   Profiler& my = profiler;
   if (!my.kernel) return;
   my.fold();
+  my.launched();
   my.kernel = nullptr;
   my.one_at_a_time.unlock();
 }
@@ -106,7 +135,9 @@ void on_launch_end() {
 void on_block(int threads, const unsigned char* shared, bool resumed) {
   Profiler& my = profiler;
   if (!my.kernel) return;
+  noting = end_when_noted = false;
   my.block_epoch = ++my.epoch;
+  my.begin_turn();
   my.fences.forget();
   if (resumed) my.block_epoch = 1;  // what it wrote before it waited for the grid is written, and ordered
   my.dynamic = reinterpret_cast<uintptr_t>(shared);
@@ -126,8 +157,11 @@ void on_block_end() {
   Profiler& my = profiler;
   if (!my.active) return;
   my.settle();
+  my.report_suspects();
   for (int w = 0; w < kMaxWarps; ++w) my.flush(w);
   my.active = my.timed = false;
+  if (!my.config->together)
+    for (auto& one : my.local_variables) one.clear();
 }
 
 void on_turn(int thread, const char* stack) {
@@ -141,6 +175,7 @@ void on_turn(int thread, const char* stack) {
 
 void on_gone(int thread) {
   if (profiler.active) profiler.gone[thread / kWarp] |= 1u << thread % kWarp;
+  profiler.local_variables[thread].clear();
 }
 
 void on_barrier(Where where, int threads) {
@@ -148,6 +183,7 @@ void on_barrier(Where where, int threads) {
   if (!my.active) return;
   my.last_load = 0;
   my.settle();
+  my.report_suspects();
   for (int w = 0; w * kWarp < int(my.config->block.x * my.config->block.y * my.config->block.z); ++w) my.flush(w);
   ++my.epoch;
   my.fences.forget();
@@ -170,13 +206,24 @@ void on_meeting(int warp, uint32_t lanes, const char* what, Where where) {
 }
 
 void on_access(const void* address, int bytes, Op op, Where where) {
+  noting = true;
   const void* pc = stand_in(where);
   if (op == Op::load) profiler.note<Op::load>(address, bytes, true, pc);
   if (op == Op::store) profiler.note<Op::store>(address, bytes, true, pc);
-  if (op == Op::atomic) profiler.note<Op::atomic>(address, bytes, true, pc), profiler.sync_by(address);
+  if (op == Op::atomic) {
+    profiler.note<Op::atomic>(address, bytes, true, pc);
+    profiler.sync_by(address);
+    if (profiler.active) profiler.order_blocks(address, true);
+  }
+  noting = end_when_noted = false;  // a thread that waits by atomics gives way soon
 }
 
-void on_fence() { profiler.fence(); }
+void on_fence() {
+  profiler.fenced = true;
+  profiler.fence();
+}
+
+void on_phase() { profiler.launch_epoch = ++profiler.epoch; }
 
 void on_copy(const AsyncCopy& copy, Where where) {
   const void* pc = stand_in(where);
@@ -197,11 +244,15 @@ void on_copy_arrives(const AsyncCopy& copy) { profiler.fly(copy, false); }
 
 #define SIMT_NOTE(op, bytes, aligned)                                                              \
   const bool casting = std::exchange(simt::casting, false);                                          \
+  simt::noting = true;                                                                               \
   simt::profiler.note<simt::Op::op>(p, bytes, aligned, __builtin_return_address(0));                 \
+  simt::end_noting(__builtin_return_address(0));                                                     \
   if (casting) simt::go_on_casting();
 #define SIMT_VOLATILE(op, bytes)   \
   simt::profiler.last_load = 0;    \
+  simt::profiler.is_volatile = true; \
   SIMT_NOTE(op, bytes, true)       \
+  simt::profiler.is_volatile = false; \
   simt::profiler.last_load = 0;
 #define SIMT_SIZE(n)                                                                 \
   void __tsan_read##n(void* p) { SIMT_NOTE(load, n, true); }                         \

@@ -4,13 +4,19 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "../scheduler.h"
+#include "buffers.h"
 
 namespace simt {
 
@@ -52,16 +58,10 @@ struct Site {  // one load or store instruction
   Space space;
   int bytes;
   uint32_t number;
+  bool is_volatile = false;
   Counters counters;
   Pattern pattern;
   std::unique_ptr<Lanes> warp[kMaxWarps];
-};
-
-struct Buffer {  // watched global memory, one bit per byte for what this launch has read and written
-  uintptr_t begin, end;
-  std::string name;
-  std::vector<uint64_t> touched[2];
-  bool variable = false;                                 // of the program, nobody asked for it to be watched
 };
 
 struct Mark {  // who touched a word of shared memory, and when
@@ -109,7 +109,7 @@ struct Finding {
   const char *pc = nullptr, *other_pc = nullptr;
   Where where = {nullptr, 0};                            // instead of pc, where it is known
   uint3 block, thread;
-  std::string kernel;
+  std::string kernel;                                    // empty: the host's code
   uint64_t times = 1;
 };
 
@@ -137,6 +137,39 @@ class Profiler {
     return given < dynamic_bytes && uintptr_t(bytes) <= dynamic_bytes - given ? dynamic_offset + given : kNotShared;
   }
 
+  // written.cpp
+  void allocate(uintptr_t address, size_t bytes, const char* name, Fill fill);
+  void note_written(Buffer& buffer, uintptr_t address, int bytes, Op op, const void* pc);
+  bool is_unwritten(const Buffer& buffer, size_t at, size_t bytes) const;
+  const Buffer* freed_at(uintptr_t address) const;
+
+  // history.cpp
+  void begin_history();
+  void begin_turn();
+  void order_blocks(const void* word, bool changes);
+  bool released(const Mark& mark) const;
+  bool is_conflict(const Mark& mark, const Site& site) const;
+  void note_history(Buffer& buffer, uintptr_t address, int bytes, const Site& site);
+  void look_global(Cell& cell, const Site& site, uintptr_t address, int bytes);
+
+  // streams.cpp
+  void enqueue(const void* stream, const std::string& name);
+  void launched();
+  void keep_operation();
+  void host_waits(const Clock& clock);
+  void note_rivals(uintptr_t begin, int bytes, Op op, const void* pc);
+  void note_running(uintptr_t begin, int bytes, Op op, const void* pc);
+
+  // local.cpp
+  void begin_local(uintptr_t address, size_t bytes, const char* name);
+  void end_local(uintptr_t address);
+  void note_local(uintptr_t address, int bytes, Op op, const void* pc);
+
+  // on_host.cpp
+  void note_host(uintptr_t address, int bytes, Op op, const void* pc);
+  void copied(uintptr_t to, uintptr_t from, size_t bytes);
+  void forget_stale(uintptr_t begin, uintptr_t end);
+
   // requests.cpp
   Site& site_of(const void* pc, Op op, Space space, int bytes);
   void group(Site& site, uintptr_t address);
@@ -153,6 +186,8 @@ class Profiler {
   bool unordered(const Mark& mark) const;
   void race(const char* how, const Mark& earlier, const Site& site);
   void settle();
+  void suspect(int reader, const Cell& cell, const Site& site, const Mark& earlier, const char* how);
+  void report_suspects();
   void meet(int warp, uint32_t lanes);
   void fly(const AsyncCopy& copy, bool begins);
 
@@ -185,9 +220,24 @@ class Profiler {
   std::vector<Lanes*> listed[kMaxWarps];
   std::vector<Buffer> buffers;                           // by address
   Buffer* last_buffer = nullptr;
+  std::vector<Local> local_variables[kMaxThreads];
+  Clock host_clock;
+  std::map<const void*, Clock> stream_clocks = {{nullptr, {}}}, event_clocks;
+  std::set<const void*> unblocked;                       // streams that do not wait for the default stream
+  std::vector<std::shared_ptr<Operation>> operations, rivals;  // that the host has not waited for; of these: beside this one
+  Operation now_running;
+  std::vector<Buffer> freed;                             // what they lay in is not used again as long as they are here
+  size_t freed_bytes = 0;
+  std::vector<Range> stale;                              // memory of the host that was copied from where nobody had written
+  std::atomic<bool> host_matters{false};                 // there is such memory, or memory that host and device share
+  std::mutex host_alone;
   bool bounded = false;                                  // somebody watches: all else is out of bounds
 
-  uint32_t epoch = 1, block_epoch = 1;
+  uint32_t epoch = 1, block_epoch = 1, launch_epoch = 1, turn_epoch = 1;
+  bool is_volatile = false, fenced = false;              // the access that is noted; and this block has passed a fence
+  std::vector<Turn> turns;                               // of this launch, by epoch
+  std::unordered_map<const void*, std::map<uint32_t, uint32_t>> releases;  // word -> turn -> up to which epoch
+  std::unordered_set<const void*> used_words;            // in this turn, by atomics and volatile accesses
   uint32_t clock[kMaxWarps], all_met[kMaxWarps];
   uint32_t met[kMaxWarps][kWarp][kWarp];                 // met[w][a][b]: up to which meeting a knows of b
   bool met_in_part[kMaxWarps];
@@ -201,7 +251,16 @@ class Profiler {
     Mark earlier;
     const Site* site;
     int thread;
+    const char* how;
   } doubt;
+
+  struct Suspect {
+    int thread;
+    const Site* site;
+    Mark earlier;
+    const char* how;
+  };
+  std::map<std::pair<int, const Cell*>, Suspect> suspects;  // a plain load beside an atomic, by the thread that loads
 
   Kernel* kernel = nullptr;
   const LaunchConfig* config = nullptr;
@@ -215,6 +274,8 @@ class Profiler {
 extern Profiler profiler;
 const ThreadLocals& thread_locals();
 
+std::string text_of(uint3 index);
+std::string verb(Op op);            // "reads " ...
 const char* stand_in(Where where);  // for the instruction, where the place of a call is known instead
 std::vector<std::string> places_of(const std::vector<const char*>& pcs);  // "file:line", outside the emulator
 

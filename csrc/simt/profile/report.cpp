@@ -46,10 +46,11 @@ uint3 Profiler::index_of(int t) const {
 
 Finding& Profiler::find(const char* kind, const void* pc, const void* other_pc, const std::string& text) {
   for (Finding& finding : findings)
-    if (finding.pc == pc && finding.other_pc == other_pc && finding.kind == kind && finding.kernel == kernel->name)
+    if (finding.pc == pc && finding.other_pc == other_pc && finding.kind == kind &&
+        finding.kernel == (kernel ? kernel->name : ""))
       return ++finding.times, finding;
   findings.push_back({kind, text, static_cast<const char*>(pc), static_cast<const char*>(other_pc), {nullptr, 0},
-                      blockIdx, index_of(thread), kernel->name, 1});
+                      blockIdx, kernel ? index_of(thread) : uint3{0, 0, 0}, kernel ? kernel->name : "", 1});
   return findings.back();
 }
 
@@ -92,6 +93,8 @@ std::string Profiler::distance(uintptr_t address) const {
       text = words(address - end, "past the end of", name, end - begin);
     }
   };
+  if (const Buffer* const was = freed_at(address))
+    return words(address - was->begin, "into", was->name, was->end - was->begin) + ", which was freed";
   look(dynamic, dynamic + dynamic_bytes, "dynamic shared memory");
   for (const ThreadLocal& variable : thread_locals().variables)
     look(locals + variable.offset, locals + variable.offset + variable.bytes, variable.name);
@@ -110,7 +113,7 @@ static std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-static std::string text_of(uint3 i) {
+std::string text_of(uint3 i) {
   return "(" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) + ")";
 }
 
@@ -123,21 +126,23 @@ static std::string joined(const std::vector<std::string>& parts) {
 static std::string json_of(const Finding& finding) {
   const auto places = places_of({finding.pc, finding.where.file ? nullptr : finding.other_pc});
   const std::string place = finding.where.file ? text(finding.where) : places[0];
-  std::string sentence = "kernel " + finding.kernel + ", block " + text_of(finding.block) + ", thread " +
-                         text_of(finding.thread) + ", " + short_place(place) + ": " + finding.text;
+  const std::string who = finding.kernel.empty() ? "the host" : "kernel " + finding.kernel + ", block " +
+                          text_of(finding.block) + ", thread " + text_of(finding.thread);
+  std::string sentence = who + ", " + short_place(place) + ": " + finding.text;
   if (const size_t at = sentence.find("%1"); at != std::string::npos)
     sentence.replace(at, 2, short_place(places[1]));
   return "{\"kind\": " + quoted(finding.kind) + ", \"place\": " + quoted(place) + ", \"other\": " + quoted(places[1]) +
          ", \"times\": " + std::to_string(finding.times) + ", \"text\": " + quoted(sentence) + "}";
 }
 
-// One line may be several instructions. And where a race is found, "uninitialised" only says that a thread read too early.
+// One line may be several instructions. Where a race is found, "uninitialised" only says that a thread read too early, and
+// where an index leaves its array, that nobody writes there.
 static std::vector<Finding> merged(const std::vector<Finding>& findings) {
   std::set<std::string> racing;
   std::vector<Finding> kept;
   std::map<std::vector<std::string>, size_t> place_of;
   for (const Finding& finding : findings)
-    if (finding.kind == "race")
+    if (finding.kind == "race" || finding.kind == "out of bounds")
       for (const std::string& place : places_of({finding.pc, finding.other_pc})) racing.insert(place);
   for (const Finding& finding : findings) {
     const bool known_place = finding.where.file;
@@ -207,6 +212,7 @@ uint64_t hash_of_watched(uint64_t hash) {
 
 void forget(const void* address) {
   auto& all = profiler.buffers;
+  profiler.last_buffer = nullptr;
   for (size_t i = all.size(); i-- > 0;)
     if (all[i].begin == reinterpret_cast<uintptr_t>(address)) return void(all.erase(all.begin() + long(i)));
 }

@@ -117,12 +117,11 @@ void Profiler::close(Site& site, Request& request, int w) {
   request.mask = 0;
 }
 
-// How many bits of [from, from + count) were not yet set; now they are.
-static uint64_t set_bits(std::vector<uint64_t>& bits, size_t from, int count) {
+uint64_t set_bits(Bits& bits, size_t from, size_t count) {
   uint64_t fresh = 0;
-  for (int done = 0; done < count;) {
-    const size_t word = (from + size_t(done)) / 64, start = (from + size_t(done)) % 64;
-    const int here = std::min(count - done, int(64 - start));
+  for (size_t done = 0; done < count;) {
+    const size_t word = (from + done) / 64, start = (from + done) % 64;
+    const size_t here = std::min(count - done, 64 - start);
     const uint64_t mask = (here == 64 ? ~uint64_t{0} : (uint64_t{1} << here) - 1) << start;
     fresh += uint64_t(__builtin_popcountll(mask & ~bits[word]));
     bits[word] |= mask;
@@ -159,8 +158,8 @@ void Profiler::count_global(Site& site, const Request& request) {
     Buffer* buffer = buffer_of(addresses.value[i], site.bytes);
     if (!buffer) continue;
     const size_t at = addresses.value[i] - buffer->begin;
-    if (site.op != Op::store) all.compulsory += set_bits(buffer->touched[0], at, site.bytes);
-    if (site.op != Op::load) all.compulsory += set_bits(buffer->touched[1], at, site.bytes);
+    if (site.op != Op::store) all.compulsory += set_bits(buffer->touched[0], at, size_t(site.bytes));
+    if (site.op != Op::load) all.compulsory += set_bits(buffer->touched[1], at, size_t(site.bytes));
   }
 }
 

@@ -53,7 +53,9 @@ void Profiler::look(Cell& cell, const Site& site, uintptr_t address, int bytes) 
     if (unwritten) {
       find("uninitialised", site.pc, nullptr, "reads shared memory that no thread of the block has written");
     } else if (unordered(writer)) {
-      race("reads shared memory that thread %t wrote at %1", writer, site);
+      const char* const how = "reads shared memory that thread %t wrote at %1";
+      if (sites[writer.site]->op == Op::atomic) suspect(thread, cell, site, writer, how);
+      else race(how, writer, site);
     }
     Mark *latest = &cell.reader[0], *other = &cell.reader[1];  // the other: of another warp, if there was one
     if (latest->thread != now.thread) {
@@ -63,25 +65,50 @@ void Profiler::look(Cell& cell, const Site& site, uintptr_t address, int bytes) 
     *latest = now;
     return;
   }
+  if (site.op == Op::atomic) {
+    suspects.erase({thread, &cell});
+    for (Mark& reader : cell.reader)
+      if (reader.thread == thread) reader.epoch = 0;
+  }
   if (!unwritten && unordered(writer) && !(site.op == Op::atomic && sites[writer.site]->op == Op::atomic)) {
     if (writer.site != site.number || bytes > 16) {
       race("writes shared memory that thread %t wrote at %1", writer, site);
     } else if (!doubt.address) {
-      doubt = {reinterpret_cast<const void*>(address), bytes, {}, writer, &site, thread};
+      doubt = {reinterpret_cast<const void*>(address), bytes, {}, writer, &site, thread,
+               "writes another value to shared memory that thread %t wrote at %1"};
       std::memcpy(doubt.old, doubt.address, size_t(bytes));
     }
   }
   for (const Mark& reader : cell.reader)
-    if (reader.epoch >= block_epoch && unordered(reader))
-      race("writes shared memory that thread %t read at %1", reader, site);
+    if (reader.epoch >= block_epoch && unordered(reader)) {
+      const char* const how = "writes shared memory that thread %t read at %1";
+      if (site.op == Op::atomic) suspect(reader.thread, cell, site, reader, how);
+      else race(how, reader, site);
+    }
   writer = now;
+}
+
+// A loop of atomicCAS begins with a plain load, whose result it does not trust. So a load beside other threads' atomics is
+// told only where the thread that loads does not go on with an atomic of its own on that word before the next barrier.
+void Profiler::suspect(int reader, const Cell& cell, const Site& site, const Mark& earlier, const char* how) {
+  suspects.insert({{reader, &cell}, {thread, &site, earlier, how}});
+}
+
+void Profiler::report_suspects() {
+  const int now = thread;
+  for (const auto& [key, one] : suspects) {
+    thread = one.thread, warp = thread / kWarp;
+    race(one.how, one.earlier, *one.site);
+  }
+  suspects.clear();
+  thread = now, warp = now / kWarp;
 }
 
 void Profiler::race(const char* how, const Mark& earlier, const Site& site) {
   std::string text = how;
-  const uint3 other = index_of(earlier.thread);
-  text.replace(text.find("%t"), 2, "(" + std::to_string(other.x) + "," + std::to_string(other.y) + "," +
-               std::to_string(other.z) + ")");
+  const bool other_block = site.space == kGlobal && earlier.epoch < turn_epoch;
+  text.replace(text.find("%t"), 2, text_of(index_of(earlier.thread)) + (other_block ? " of another block" : ""));
+  if (other_block) return void(find("race", site.pc, sites[earlier.site]->pc, text + ", with no launch between"));
   const bool same_warp = earlier.thread / kWarp == warp;
   find("race", site.pc, sites[earlier.site]->pc, text + (same_warp ? ", with no barrier or __syncwarp between"
                                                                    : ", with no barrier between"));
@@ -94,7 +121,7 @@ void Profiler::settle() {
   if (same) return;
   const int now = thread;
   thread = doubt.thread, warp = thread / kWarp;
-  race("writes another value to shared memory that thread %t wrote at %1", doubt.earlier, *doubt.site);
+  race(doubt.how, doubt.earlier, *doubt.site);
   thread = now, warp = now / kWarp;
 }
 

@@ -99,6 +99,7 @@ __global__ void copied(const float* x, float* y) {
 extern "C" void async_copy(const float* x, float* y) { LAUNCH((copied), 1, 32, 0, nullptr)(x, y); }
 
 __global__ void branches(const float* x, float* y) {
+  y += 32 * blockIdx.x;
   if (threadIdx.x % 4 == 0) y[threadIdx.x] = x[threadIdx.x];  // 8 lanes
   for (int i = 0; i < int(threadIdx.x) / 16; ++i) y[threadIdx.x] = x[i];  // the upper 16 lanes, once
   __syncthreads();
