@@ -2,10 +2,12 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from mutants import Mutant
 
+from minillama.cli.command_line import build_parser
 from minillama.cli.flags import add_device, add_fields, command, from_flags
 
 
@@ -42,6 +44,22 @@ def test_the_name_that_a_flag_had_before_is_understood_and_not_shown(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     assert "--gradient-checkpointing" in (help := capsys.readouterr().out) and "recompute" not in help
+
+
+def flags_of(parser, command=()):
+    """A line for each flag of each command that has a default: what stands where nothing is given."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from flags_of(below, (*command, name))
+        elif action.option_strings and action.default not in (None, argparse.SUPPRESS):
+            yield f"{' '.join(command)} {action.option_strings[0]} = {action.default!r}"
+
+
+def test_the_defaults_of_all_flags_are_those_that_are_written_down():
+    """A default is a promise to whoever gives no flag. One that is changed is changed there too."""
+    written = (Path(__file__).parent / "flag_defaults.txt").read_text(encoding="utf-8").splitlines()
+    assert written == list(flags_of(build_parser()))
 
 
 @pytest.mark.parametrize("words", [("--steps", "1.5"), ("--max-rate", "fast"), ("--limit", "x"), ("--unknown", "1")])

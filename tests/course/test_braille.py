@@ -136,6 +136,9 @@ def test_a_bar_is_filled_from_its_foot_to_its_height_and_no_further():
     assert len(filled) == 20 * len({column for column, _ in filled})
     axes.set_ylim(0.25, 0.5)  # the foot lies below the picture, the top at its edge
     assert {row for _, row in dots(draw(picture))} == set(range(40))
+    picture, axes = unit_square()
+    axes.bar([0.5], [0.5], bottom=0.25, color=OURS)
+    assert {row for _, row in dots(draw(picture))} == set(range(10, 30)), "one that stands on another"
 
 
 def test_two_panels_stand_one_under_the_other():
