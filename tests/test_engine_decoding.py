@@ -234,8 +234,8 @@ def test_the_published_model_says_its_464_bytes(weights, vectors):
 
 
 MUTANTS = [] if "cpu" not in kernels.built_backends() else [
-    Mutant("minillama.engine", "block.feed_forward.w1, block.feed_forward.w2, block.feed_forward.w3",
-           "block.feed_forward.w3, block.feed_forward.w2, block.feed_forward.w1",
+    Mutant("minillama.engine", "feed_forward.w1, feed_forward.w2, feed_forward.w3",
+           "feed_forward.w3, feed_forward.w2, feed_forward.w1",
            lambda: check_every_stage(lively_model(ODD[0]), 1)),
     Mutant("minillama.engine", "cache.advance(1)", "cache.advance(cache.length == 0)",
            lambda: check_every_stage(lively_model(ODD[0]), 1)),

@@ -155,7 +155,7 @@ def test_a_weak_test_lets_a_cpp_fault_survive_and_a_strong_one_does_not(tmp_path
 
 @needs_fork
 def test_a_crash_and_a_test_without_end_are_noticed_and_one_that_always_fails_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutate_workshop, "HANG", 2)
+    monkeypatch.setattr(mutate_workshop, "HANG", 5)
     crash = ("import os\nfrom minillama.toy import older\n"
              "def test_it():\n    os.kill(os.getpid(), 9) if older(1, 1) else None\n    while not older(2, 1): pass\n")
     tree = toy_tree(tmp_path, {**TOY, "tests/test_toy.py": crash})
