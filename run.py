@@ -35,7 +35,7 @@ if sys.version_info < (3, 10):
 import bootstrap
 from bootstrap import PYTHON, ROOT, VENV, WINDOWS
 
-CAPS = {  # what PyTorch, its libraries and our kernels may use of a processor
+CAPS = {  # what PyTorch, its libraries and our kernels may use of a CPU
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
 }

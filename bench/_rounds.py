@@ -119,7 +119,7 @@ def has_peer(package):
 
 
 def machine():
-    """Kind of processor, its cores and how many threads are used, and the version of torch."""
+    """Kind of CPU, its cores and how many threads are used, and the version of torch."""
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS", os.cpu_count())
     return (f"{processor()}, {os.cpu_count()} cores, threads: {threads}, {platform.system()}, "
@@ -127,7 +127,7 @@ def machine():
 
 
 def processor():
-    """The processor's own name for itself, where the system tells it."""
+    """The CPU's own name for itself, where the system tells it."""
     try:
         if sys.platform == "darwin":
             return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()

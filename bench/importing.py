@@ -15,11 +15,11 @@ CODE = {
     "peer": "import transformers; from transformers import LlamaForCausalLM",
     "limit": "import torch",
 }
-MEASURES = ((0, "import, wall clock", "s"), (1, "import, processor time", "s"), (2, "import, peak memory", "MB"))
+MEASURES = ((0, "import, wall clock", "s"), (1, "import, CPU time", "s"), (2, "import, peak memory", "MB"))
 
 
 def fresh(code):
-    """Run `code` in a new interpreter -> (wall-clock seconds, processor seconds, peak resident memory in MB)."""
+    """Run `code` in a new interpreter -> (wall-clock seconds, CPU seconds, peak resident memory in MB)."""
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-c", code], cwd=_rounds.ROOT)
     _, status, usage = os.wait4(child.pid, 0)  # getrusage of this child alone, not of the largest one so far

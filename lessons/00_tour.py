@@ -3,16 +3,16 @@
 # Covers: `minillama/tour/tour.py`, `tests/tour/test_tour.py`
 # Needs: -
 # Time: 40 s
-# Teaches: the whole road in small: pretraining, fine-tuning, reward model, PPO
+# Teaches: every step in small: pretraining, fine-tuning, reward model, PPO
 # Paper: [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155), figure 2
 #
 # **Question.** A pile of text goes in, and a helpful assistant comes out. What happens
 # in between? There are three steps. Guess now, before you run anything: which of them
 # changes the answers most?
 #
-# Every later lesson takes one part of this road and opens it. Here we walk all of it,
+# Every later lesson takes one of these steps and opens it. Here we take them all,
 # with a model some 16,000 times smaller than the smallest LLaMA. Do not try to follow
-# each line of code: look at what it prints. `python3 run.py tour` walks the same road
+# each line of code: look at what it prints. `python3 run.py tour` takes the same steps
 # more slowly, in minutes.
 #
 # A text is cut into *tokens*, words or parts of words, and each token has a number.
@@ -152,14 +152,14 @@ for name, history in (("pretraining", losses), ("fine-tuning", tuned)):
 # **Step 3, feedback.** People vote on answers. A second model, the **reward model**,
 # learns from pairs which of two answers was liked more. Then our model practises: it
 # writes an answer, gets the score $r$, and makes good ones likelier (by a method called
-# **PPO**, lesson 27). A leash keeps it near the model it started as, $p_0$:
+# **PPO**, lesson 27). A **KL penalty** keeps it near the model it started as, $p_0$:
 #
 # $$\text{reward} = r - \beta \, \ln\, \frac{p(\text{answer})}{p_0(\text{answer})}$$
 # ascii: reward = r - beta * ln(p(answer) / p0(answer))
 #
 # Here $p(\text{answer})$ is the product of the probabilities of the answer's tokens,
-# and `kl` in the code is the mean of that logarithm. Without the leash the model would
-# find out what fools the reward model (lesson 27).
+# and `kl` in the code is the mean of that logarithm. Without the penalty the model
+# would find out what fools the reward model (lesson 27).
 # %% feedback_it
 from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.train_ppo import PPOConfig, train_ppo
@@ -177,9 +177,9 @@ prompts = [form.tokens for form in forms]
 rollout = sample_answers(model, prompts, tokenizer.eos_id, 40)
 with torch.no_grad():
     judge.normalise(judge(rollout.tokens_BT, rollout.mask_BT))  # mean 0, deviation 1
-leash = PPOConfig(iterations=8, lr=5e-4, kl_coefficient=0.15, kl_target=3.0,
-                  kl_horizon=300.0)
-rounds = train_ppo(model, judge, tokenizer, practice, leash, progress=False)
+settings = PPOConfig(iterations=8, lr=5e-4, kl_coefficient=0.15, kl_target=3.0,
+                     kl_horizon=300.0)
+rounds = train_ppo(model, judge, tokenizer, practice, settings, progress=False)
 examine("practised")
 kl = rounds[-1]["kl"]
 print(f"8 rounds of 64 answers; ln(p / p0) is now {kl:.1f} on average")

@@ -127,7 +127,7 @@ print(f"nats that an old token lost: {lost.max():.3f} at most, allowed {bound:.3
 #
 # **Is stage 1 needed?** Chinese-LLaMA's 7B had it, with $E$ alone. Its authors found
 # that it converges slowly; their 13B began with stage 2, and they came to advise that
-# for everyone short of time. So a third road spends all its steps in stage 2. We walk
+# for everyone short of time. A third way spends all its steps in stage 2. We try
 # it from three models, each with random numbers of its own.
 
 # %% train
@@ -162,7 +162,7 @@ def train(model, tokens, steps, max_lr, tokenizer=None):
             curve.append(nats(model, tokenizer, unseen))
     return curve
 
-# %% roads
+# %% stages
 from minillama.peft.lora import LoRAConfig, add_lora
 
 
@@ -170,7 +170,7 @@ def nats(model, tokenizer, texts):
     return model_nats(model, row(texts, tokenizer), 64)[0] / sum(map(len, texts))
 
 
-def road(start, tokenizer, first):
+def learn(start, tokenizer, first):
     """Grow; `first` steps of stage 1, stage 2 up to 120; curve, and English after."""
     model, tokens = copy.deepcopy(start), row(mixed, tokenizer)
     grow_vocabulary(model, tokenizer.vocab_size)
@@ -186,18 +186,18 @@ def road(start, tokenizer, first):
     return curve, nats(model, tokenizer, told)
 
 
-ends = []  # of the road in two stages, and of the one that has stage 2 alone
+ends = []  # of training in two stages, and of the one that has stage 2 alone
 for seed in range(3):
     torch.manual_seed(seed)
     start = Transformer(base.config, torch_attention)
     train(start, row(english[:1000], old), 120, 8e-3)
-    (pieces, english_after), straight = road(start, new, 60), road(start, new, 0)[0]
+    (pieces, english_after), straight = learn(start, new, 60), learn(start, new, 0)[0]
     ends.append((pieces[-1], straight[-1]))
 
 # %% figure
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, show
 
-curves = {"bytes": road(start, old, 60)[0], "pieces": pieces}
+curves = {"bytes": learn(start, old, 60)[0], "pieces": pieces}
 for name, curve in curves.items():
     print(name, " ".join(f"{x:.2f}" for x in curve), "nats a character")
 for staged, alone in ends:

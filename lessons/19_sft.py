@@ -183,12 +183,12 @@ show(picture, f"Exact after {STEPS} steps, three seeds: " + "; ".join(
 # `lessons/exercises/ex19_sft.py`. Then `python3 run.py check 19`.
 
 # %% closing
-leads = [(sum(ours) - sum(theirs)) / len(steps)
+gains = [(sum(ours) - sum(theirs)) / len(steps)
          for ours, theirs in zip(*curves.values(), strict=True)]
 answers, everything = (statistics.mean(values) for values in ends.values())
 assert max(curve[0] for curve in curves["answers only"]) < 0.01
 assert min(ends["answers only"]) > 0.4 and answers > everything + 0.05
-assert min(leads) > 0 and statistics.mean(leads) > 0.05
+assert min(gains) > 0 and statistics.mean(gains) > 0.05
 spoken = vicuna(chat)
 assert [s.text for s in spoken if s.learn] == [" fox.", "</s>", " hen.", "</s>"]
 assert [s.text for s in spoken].count("<s>") == 1 and spoken[0].text == "<s>"
@@ -196,4 +196,4 @@ assert min(losses["answers only"][1]) > 4 > max(losses["all tokens"][1])
 print(f"You should see: 0% exact answers become {min(ends['answers only']):.0%} to "
       f"{max(ends['answers only']):.0%} by seed (above 40) with the loss on answers, "
       f"{answers:.0%} on average; {everything:.0%} on all tokens; from each seed the "
-      f"loss on answers leads over the run, by {statistics.mean(leads):.0%} on average")
+      f"loss on answers is ahead by {statistics.mean(gains):.0%} on average")

@@ -42,7 +42,7 @@ print(f"{W.dtype} {W.nbytes:,} bytes -> {codes.dtype} {codes.nbytes:,} and "
 # %% [markdown] formula
 # A row's values are $w_i \approx c_i \, s / 127$. The same is done to $x$, row by row;
 # $s_x, c^x$ belong to a row of $x$, $s_W, c^W$ to one of $W$. Then the product of two
-# rows is a sum of whole numbers, which a processor does fast and exactly, and two
+# rows is a sum of whole numbers, which a CPU does fast and exactly, and two
 # multiplications put the scales back:
 # $$y = \frac{s_x s_W}{127^2} \sum_i c^x_i c^W_i$$
 # ascii: y = s_x s_W / 127^2 * sum over i of c_x[i] c_W[i]

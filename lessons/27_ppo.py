@@ -7,7 +7,7 @@
 # Paper: [Schulman et al. 2017](https://arxiv.org/abs/1707.06347), equation 7
 #
 # **Question.** A model may now write what it likes and gets a point for each text that
-# a judge likes. Why must it be kept on a leash?
+# a judge likes. Why must it pay for leaving the model that it was?
 #
 # Because the judge is a model too. It can be pleased by texts that no person would
 # like, and whoever is rewarded for pleasing it will find them.
@@ -20,7 +20,7 @@
 # | $\rho$ | `ratio` | (B, T) | $\pi / \pi_{old}$, 1 before the first step |
 # | $A$ | `advantages` | (B, T) | how much better a token did than expected |
 # | $\epsilon$ | `clip` | | how far $\rho$ may go from 1 before a gain stops paying |
-# | $\beta$ | `beta` | | price of each nat of KL, the length of the leash |
+# | $\beta$ | `beta` | | price of each nat of KL: weight of the KL penalty |
 
 # %% naive
 import torch
@@ -51,8 +51,8 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 # Read the table above: no pull where a good token is already much likelier, or a bad
 # one already much less likely. Where it went the wrong way, it is always pulled back.
 #
-# **The leash.** Each token also pays for straying from the reference model; the judge's
-# score $s$ comes once, at the last token:
+# **The KL penalty.** Each token also pays for straying from the reference model; the
+# judge's score $s$ comes once, at the last token:
 # $$r_t = -\beta \, (\ln\, \pi_{old} - \ln\, \pi_{ref}) + s \, [t \text{ is last}]$$
 # ascii: r_t = -beta (ln pi_old - ln pi_ref) + s at the last token
 #
@@ -104,8 +104,8 @@ def truth(texts):
 # **Experiment.** A world small enough to see through: ten words, and a policy that is
 # one table, the score of each word after each other. The judge likes `nice` and
 # `happy`. People do too, in a sentence; they do not like `nice happy happy nice`. The
-# judge was never shown such texts and cannot tell. We run the same PPO with the leash
-# and without.
+# judge was never shown such texts and cannot tell. We run the same PPO with the KL
+# penalty and without.
 
 # %% train
 from minillama.rlhf.gae import gae
@@ -137,7 +137,7 @@ def train(beta, rounds=80, seed=0):
 
 # %% measure
 runs, ends = {}, {}
-for name, beta in (("leash", 0.5), ("no leash", 0.0)):
+for name, beta in (("KL penalty", 0.5), ("no penalty", 0.0)):
     runs[name], text = train(beta)
     ends[name] = [sum(column) / 20 for column in zip(*runs[name][-20:], strict=True)]
     score, true, kl = ends[name]
@@ -147,34 +147,34 @@ for name, beta in (("leash", 0.5), ("no leash", 0.0)):
 # %% figure
 from minillama.plots import CONTRAST, OURS, figure, label_end, show
 
-picture, axes = figure("Off the leash the judge is pleased and people are not",
+picture, axes = figure("Without a KL penalty the judge is pleased, people are not",
                        "round of PPO", "points for a text of 12 words")
-for name, colour in (("leash", OURS), ("no leash", CONTRAST)):
+for name, colour in (("KL penalty", OURS), ("no penalty", CONTRAST)):
     for column, judged, style in ((0, "judge", "-"), (1, "people", "--")):
         ys = [row[column] for row in runs[name]]
         axes.plot(ys, color=colour, linestyle=style)
-        nudge = (7 if judged == "judge" else -7) if name == "leash" else 0
+        nudge = (7 if judged == "judge" else -7) if name == "KL penalty" else 0
         label_end(axes, [len(ys)], ys[-1:], f"{judged}, {name}", colour, dy=nudge)
 axes.set(xlim=(0, 106), xticks=[0, 20, 40, 60, 80])
 show(picture, "Judge and people: " + " / ".join(
     f"{name}: {end[0]:.1f} and {end[1]:.1f}" for name, end in ends.items()))
 
 # %% [markdown] exercise
-# The judge was right about every text of the kind it knew. The leash keeps the policy
-# among such texts: it may raise the score as long as the result could still have been
-# written by the old model. How tight? $\beta$ is set by hand, or adjusted during the
-# run so that the KL stays near a target.
+# The judge was right about every text of the kind it knew. The KL penalty keeps the
+# policy among such texts: it may raise the score as long as the result could still have
+# been written by the old model. How high a price? $\beta$ is set by hand, or adjusted
+# during the run so that the KL stays near a target.
 #
 # **Exercise.** Write the clipped loss, and tell in which cases it pulls, in
 # `lessons/exercises/ex27_ppo.py`. Then `python3 run.py check 27`.
 
 # %% closing
-first, leashed, free = runs["leash"][0], ends["leash"], ends["no leash"]
+first, held, free = runs["KL penalty"][0], ends["KL penalty"], ends["no penalty"]
 print(f"before: judge {first[0]:.2f}, people {first[1]:.2f}")
 assert signs == {"better than expected": [1, 1, 1, 1, 0],
                  "worse than expected": [0, -1, -1, -1, -1]}
-assert leashed[1] > first[1] + 0.3 and 0.3 < leashed[2] < 8
+assert held[1] > first[1] + 0.3 and 0.3 < held[2] < 8
 assert free[0] > 11 and free[1] < -10 and free[2] > 20
-print(f"You should see: with a leash people's points rise from {first[1]:.1f} to "
-      f"{leashed[1]:.1f} at {leashed[2]:.1f} nats (below 8); without it "
+print(f"You should see: with a KL penalty people's points rise from {first[1]:.1f} to "
+      f"{held[1]:.1f} at {held[2]:.1f} nats (below 8); without it "
       f"the judge gives {free[0]:.1f} of 12 and people {free[1]:.0f}")

@@ -136,7 +136,7 @@ order = score[pairs].argsort(1, descending=True)
 chosen, rejected = pairs.gather(1, order).T
 
 
-def leashed(table, beta=0.25):
+def penalized(table, beta=0.25):
     q = probabilities(table)
     return beta * (q * (q / reference).log()).sum() - q @ score
 
@@ -148,7 +148,8 @@ def dpo(table):
 # %% measure
 preferred = torch.bincount(chosen, minlength=len(TEXTS)).double() / len(chosen)
 ways = {"expert iteration": expert_iteration(), "DPO": ascent(dpo),
-        "policy gradient": ascent(leashed), "preferred, hindsight": [tuned(preferred)]}
+        "policy gradient": ascent(penalized),
+        "preferred, hindsight": [tuned(preferred)]}
 points = {name: [probabilities(table) for table in tables]
           for name, tables in ways.items()}
 points["best of n"] = [best_of_n_policy(reference, score, n) for n in (2, 4, 8, 16, 64)]
@@ -188,7 +189,7 @@ show(picture, "Points at nats: " + ", ".join(f"{name} {end[1]:.1f} at {end[0]:.1
 
 # %% [markdown] exercise
 # Best of n hugs the limit, and needs no training; but each answer costs n. The others
-# pay once. Expert iteration has no leash but the number of its rounds.
+# pay once. Expert iteration has no KL penalty: only its rounds are few.
 #
 # A rule is never fooled by strange texts. It pays for exactly what is written in it,
 # and that is not what people meant: the dashed curve, their opinion of the limit's

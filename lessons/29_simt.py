@@ -82,7 +82,7 @@ assert reversed_by(range(7, -1, -1), False) == "!sda...."
 #
 # If $b$ does not divide $n$, the last block has threads with $i \ge n$. They need a
 # **guard**: `if (i < n)`. Here is that in CUDA, the language of NVIDIA's GPUs. Our
-# library runs it on your processor, the same way: threads are coroutines.
+# library runs it on your CPU, the same way: threads are coroutines.
 # %% cuda
 lab = kernels.CudaSource("""
 __global__ void twice(const float* x, float* y, int n, int guarded) {

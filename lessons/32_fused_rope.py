@@ -81,15 +81,15 @@ assert (least, 32 * sectors // T) == (20992, 61440)
 # (A cache may catch the second fetch. But requests cost slots in the memory system
 # even then, and a cache that is busy with repeats holds less of what is needed.)
 #
-# The library keeps the whole road, one idea at a time:
+# The library keeps every version, one idea at a time:
 #
 # 1. **A thread a pair**, element by element: what we have just written.
 # 2. **Two neighbours in one access.** A pair is one word of 4 bytes.
 # 3. **16 bytes in one access**: four pairs a lane.
 # 4. **A warp a token.** It reads the row of angles once, keeps it in registers while it
 #    goes from head to head, and does $q$ and $k$ in one launch.
-# %% road
-road = kernels.CudaSource("""
+# %% versions
+versions = kernels.CudaSource("""
 #include "cuda/rope_vectors.cuh"
 using namespace minillama::kernels;
 using bf16 = __nv_bfloat16;
@@ -102,14 +102,14 @@ extern "C" void run(const __nv_bfloat16* q, const __nv_bfloat16* k, const float*
   if (version == 4) return rope(DType::bf16, Q, K, angles, shape, nullptr);
   rope_version(version, DType::bf16, q, table, yq, T, 32, 64, true, nullptr);
   rope_version(version, DType::bf16, k, table, yk, T, 8, 64, true, nullptr);
-}""", name="road.cu")
+}""", name="versions.cu")
 counted = {}
 # %% counted
 print("version  launches  stores  bytes of a token: q, k + angles     r")
 for version in (1, 2, 3, 4):
     turned = [torch.empty_like(x) for x in (q, k)]
-    with kernels.profile(road) as p:
-        road.run(q, k, table, *turned, T, version)
+    with kernels.profile(versions) as p:
+        versions.run(q, k, table, *turned, T, version)
     assert all((a.float() - b.float()).abs().max() < 0.04
                for a, b in zip(turned, wanted, strict=True)) and not p.findings
     written = 32 * p.global_store.sectors // T  # reading q and k goes as writing

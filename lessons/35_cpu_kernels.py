@@ -1,12 +1,12 @@
 # %% [markdown] question
-# # 35 · Kernels for processors
+# # 35 · Kernels for CPUs
 # Covers: `csrc/cpu/vectors.cpp`, `csrc/cpu/nf4_matmul.cpp`, `csrc/cpu/rope.cpp`
 # Needs: 23, 33
 # Time: 25 s
 # Teaches: vector loops, sums in registers, panels, blocking for the cache, threads, binding, autograd.Function
 # Paper: [Goto and van de Geijn 2008](https://doi.org/10.1145/1356052.1356053)
 #
-# **Question.** A GPU is fast by thousands of threads. An ordinary processor runs a few,
+# **Question.** A GPU is fast by thousands of threads. An ordinary CPU runs a few,
 # but each of them can do much at once. How do we get the most out of two?
 #
 # | symbol | in code | shape | meaning |
@@ -148,7 +148,7 @@ show(bars(title, rows, "billion additions and multiplications a second"),
 # not. Threads divide the panels among them, never a sum. So neither vectors nor tiles
 # nor threads change a result.
 #
-# The library's `vectors.cpp` has this loop for three kinds of processors, and takes the
+# The library's `vectors.cpp` has this loop for three kinds of CPUs, and takes the
 # best that is there: with 32 registers $6 \times 4$ vectors of sums, with 16 only
 # $6 \times 2$. After each 32 products it begins new sums, because many short sums lose
 # less to rounding than a long one.
@@ -201,7 +201,7 @@ turned = kernels.fused_rope(q, rotations, backend="cpu")
 assert torch.equal(turned, apply_rope(q, rotations))  # both in fp32, rounded once
 # %% [markdown] exercise
 # **Exercise.** Lay rows out in panels. Count the loads of a tile. And find the best
-# tile for a processor with so many registers: why $6 \times 4$, why $6 \times 2$?
+# tile for a CPU with so many registers: why $6 \times 4$, why $6 \times 2$?
 #
 # Open `lessons/exercises/ex35_cpu_kernels.py`, then run `python3 run.py check 35`.
 # %% you_should_see

@@ -12,9 +12,9 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $F$ | `flops` | | FLOPs: additions and multiplications of a kernel |
-# | $Q$ | `moved` | | bytes that must move between memory and processor |
+# | $Q$ | `moved` | | bytes that must move between memory and CPU |
 # | $I$ | `flops / moved` | | arithmetic intensity: FLOPs for each byte |
-# | $P$ | `peak` | | FLOPs that the processor does in a second, at most |
+# | $P$ | `peak` | | FLOPs that the CPU does in a second, at most |
 # | $\beta$ | `bandwidth` | | bytes that the memory moves in a second, at most |
 # | $M$ | `M` | | tokens: rows of $x$ |
 # | $N$, $K$ | `N`, `K` | | outputs and inputs of a layer: $y = x W^T$ |
@@ -64,7 +64,7 @@ for name, run, flops in (("product", lambda: x @ W.T, 2 * 256 * D * D), ours):
 #
 # No kernel of intensity $I$ does more FLOPs in a second. Left of the **ridge**
 # $I = P / \beta$ lies the memory's roof: such a kernel is *memory-bound*. Right of it
-# lies the processor's: *compute-bound*. For a layer, with every byte moved only once:
+# lies the CPU's: *compute-bound*. For a layer, with every byte moved only once:
 #
 # $$Q = w\,N K + e\,M (N + K)$$
 # ascii: Q = w N K + e M (N + K)
@@ -113,13 +113,13 @@ def in_turns(jobs, rounds=10):
 # %% [markdown] measure
 # The limits are measured like everything else: the best of many copies, or of many
 # matrices read to be multiplied by one vector; and the best product of two square
-# matrices, by `torch.mm` or by our own loops: on some processors the library uses
+# matrices, by `torch.mm` or by our own loops: on some CPUs the library uses
 # narrower vectors than there are. bf16 may have units of its own, and so a roof of its
 # own. Before each job the caches are emptied. In decoding they are so as well:
 # all other layers pass before one has its next turn.
 #
 # The jobs are torch's products in fp32 and bf16, and minillama's kernels for
-# processors: RoPE in one pass, and the product with 4-bit weights. Both come from
+# CPUs: RoPE in one pass, and the product with 4-bit weights. Both come from
 # plain C++ loops, turned into vector instructions (lesson 35). RoPE asks for the next
 # token's bytes while it turns this one's. The product decodes each weight once, into a
 # tile that stays in the nearest cache, and uses it there for all $M$ rows. It computes

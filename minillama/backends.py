@@ -15,7 +15,7 @@ def use_kernels(model, backend):
 
     "reference"     `attention`, `apply_rope_qk` and `NF4Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
-    "cpu"           PyTorch's fused attention; RoPE of q and k, and NF4 products, by kernels for processors
+    "cpu"           PyTorch's fused attention; RoPE of q and k, and NF4 products, by kernels for CPUs
     "simt", "cuda"  all by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
 
     Same losses and same text up to rounding. The kernels of the last two know no mask but the causal one. ValueError

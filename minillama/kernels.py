@@ -8,7 +8,7 @@
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
     profile(), CudaSource("mine.cu")          what emulated kernels load, store and do wrong, line by line
 
-Backends: "cpu" is fast code for processors; "simt" is the CUDA code run by an emulator, slow, to test and to learn;
+Backends: "cpu" is fast code for CPUs; "simt" is the CUDA code run by an emulator, slow, to test and to learn;
 "cuda" is the same code on a GPU, which takes CUDA tensors.
 Nothing falls back in silence: a backend that is not built raises an error that says how to build it.
 """

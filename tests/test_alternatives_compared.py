@@ -39,23 +39,23 @@ def walk(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("tour")
     tokenizer.save(folder / "tokenizer.model")
     few = replace(tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
-    road, said, model = TourReport(folder, TourConfig(progress=False)), [], one_that_ends(tokenizer)
-    road.say, before = said.append, fingerprint(model)
+    report, said, model = TourReport(folder, TourConfig(progress=False)), [], one_that_ends(tokenizer)
+    report.say, before = said.append, fingerprint(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_rlhf, "PENALIZED", few)
         for name, value in {"PENALIZED": few, "DRAWS": 4, "BEST_OF": (2, 4), "ROUNDS": 2, "EXPERTS": 2}.items():
             patch.setattr(alternatives, name, value)
         for name in ("EXPERT", "HINDSIGHT"):
             patch.setattr(alternatives, name, replace(getattr(alternatives, name), steps=2, warmup_steps=1))
-        alternatives_stage(road, model, tokenizer, small(), *feedback_stages(road, model, tokenizer, small()))
+        alternatives_stage(report, model, tokenizer, small(), *feedback_stages(report, model, tokenizer, small()))
     assert fingerprint(model) == before
-    return road, said
+    return report, said
 
 
 def test_every_way_is_walked_and_shown_beside_ppos_path(walk):
-    road, said = walk
-    row = next(row for row in road.rows if row["stage"] == "other ways")
-    page = next(page for page in road.pages if "Other ways" in page)
+    report, said = walk
+    row = next(row for row in report.rows if row["stage"] == "other ways")
+    page = next(page for page in report.pages if "Other ways" in page)
     for name in ("PPO", *WAYS):
         assert f"{name} " in row["got"] and f">{name}<" in page and any(name in line for line in said)
     assert "log n - (n - 1) / n" in page and "says 0.64." in page  # log 4 - 3 / 4

@@ -17,7 +17,7 @@ def intensity(M, N, K, weight_bytes, number_bytes):
 def roof(flops_per_byte, peak, bandwidth):
     """FLOPs a second, at most, of a kernel with this intensity: a float.
 
-    peak: FLOPs a second of the processor; bandwidth: bytes a second of the memory.
+    peak: FLOPs a second of the CPU; bandwidth: bytes a second of the memory.
     """
     raise NotImplementedError("your code here")
 

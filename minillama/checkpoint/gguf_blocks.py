@@ -1,5 +1,5 @@
 """How GGUF's tensor types hold numbers: plain, in blocks of 32 that share a scale, or in the "K" types' blocks of 256,
-whose 8 or 16 parts have scales of few bits each (s, and of the least number, n), times one scale of the block.
+whose 8 or 16 parts have scales of 4 to 8 bits each (s, and of the least number, n), times one scale of the block.
 
     Q8_0   fp16 d, 32 int8 q                                        x = d q,  d = max|x| / 127
     Q4_0   fp16 d, 16 bytes: q_i + 16 q_(i+16)                      x = d (q - 8)

@@ -1,7 +1,7 @@
 """Every kernel of every backend against the truth, as one table: `python -m minillama kernels verify`.
 
 The truth is the formula in float64, from the stored bits. Beside each of its numbers stands how far fp32 may be off it
-on any processor: one rounding an operation, by the rules of `minillama.parity.rounding`, and one more to the
+on any CPU: one rounding an operation, by the rules of `minillama.parity.rounding`, and one more to the
 result's dtype.
 Plain PyTorch ("reference") may round each intermediate result to the dtype of its inputs too, as its operations do.
 """
@@ -23,7 +23,7 @@ from minillama.simt.compiler import NotBuilt, contraction, require_compiler
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FUSED = "simt+fma"  # backend "simt", its products and sums in one operation as nvcc's are: `kernels.contracted`
 TILE = 16  # keys: at least so many are between two maxima of flash attention
-PLAIN_EXP = 40 * FP32  # PyTorch's softmax on a processor takes an exp that is right to 20 units in the last place
+PLAIN_EXP = 40 * FP32  # PyTorch's softmax on a CPU takes an exp that is right to 20 units in the last place
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 Each operation passes on the bounds of its operands and adds its own rounding: running error analysis (N. J. Higham,
 Accuracy and Stability of Numerical Algorithms, 2nd edition, sections 2.2, 3.1 and 3.3). That knows nothing of any
-processor, of the order of a sum or of another program's luck, so that a bound is the same everywhere.
+CPU, of the order of a sum or of another program's luck, so that a bound is the same everywhere.
 """
 
 import math

@@ -35,7 +35,7 @@ def inverse(scales):
 
 def row_sums(rows):
     """The sum of each row of a matrix, which is overwritten: its second half is added to its first, until one column
-    is left. PyTorch's own sum has an order that depends on the processor, and with it which scale is the best."""
+    is left. PyTorch's own sum has an order that depends on the CPU, and with it which scale is the best."""
     width = rows.shape[1]
     while width > 1:
         half = (width + 1) // 2

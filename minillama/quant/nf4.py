@@ -19,7 +19,7 @@ from minillama.quant.quantized_linear import QuantizedLinear
 
 BLOCK = 64  # weights that share an absmax
 GROUP = 256  # absmax values that share a scale in double quantization
-DECODE_CHUNK = 2**17  # weights that a processor works on at once: half a megabyte of fp32 stays in its cache
+DECODE_CHUNK = 2**17  # weights that a CPU works on at once: half a megabyte of fp32 stays in its cache
 CHUNKS_PER_MATMUL = 8  # chunks that a matrix product takes at once: it is slow on a few rows
 SCALE_FACTORS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3)  # times absmax, tried by fit_scales
 
@@ -212,7 +212,7 @@ def dequantize_blocks(codes, absmax, levels, block_size):
 def dequantized_parts(quantized, size):
     """(begin, fp32 values from there on, `size` of them) over the flat tensor; size: a multiple of the block size.
 
-    On another device than a processor it is all at once."""
+    On another device than a CPU it is all at once."""
     absmax, n, block = quantized.absmax, math.prod(quantized.shape), quantized.block_size
     if quantized.absmax_scale is not None:
         absmax = dequantize_blocks(absmax, quantized.absmax_scale, DYNAMIC_MAP, GROUP)

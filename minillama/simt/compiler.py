@@ -35,10 +35,10 @@ def require_compiler(command="g++", linux_only=True):
 
 
 def contraction(contracted):
-    """g++'s flags: is a * b + c in device code one operation, as nvcc makes it? NotBuilt where a processor has none."""
+    """g++'s flags: is a * b + c in device code one operation, as nvcc makes it? NotBuilt where a CPU has none."""
     x86 = contracted and platform.machine() == "x86_64"
     if x86 and " fma " not in Path("/proc/cpuinfo").read_text():
-        raise NotBuilt("this processor cannot compute a * b + c in one operation, as device code does: --fmad=false")
+        raise NotBuilt("this CPU cannot compute a * b + c in one operation, as device code does: --fmad=false")
     return ["-DSIMT_CONTRACT"] * contracted + ["-mfma"] * x86
 
 

@@ -73,7 +73,7 @@ def mean(value):
 
 
 def on_main_first(make, take):
-    """make() in the process that leads, and take() in the others once that is done: files are written once."""
+    """make() in the main process, and take() in the others once that is done: files are written once."""
     made = make() if is_main_process() else None
     wait_for_all()
     return made if is_main_process() else take()

@@ -1,8 +1,8 @@
-"""AdamW whose state lives in a file and is in memory piece by piece: the paged optimizer of QLoRA, on a processor.
+"""AdamW whose state lives in a file and is in memory piece by piece: the paged optimizer of QLoRA, on a CPU.
 
 m and v take 8 bytes a trained weight, twice the fp32 weight itself, and are needed once in a step. QLoRA (arXiv
 2305.14314, section 3) lets bitsandbytes keep them in CUDA's unified memory: one address for GPU and main memory,
-between which the driver moves pages when they are touched, out to main memory when the GPU is full. On a processor
+between which the driver moves pages when they are touched, out to main memory when the GPU is full. On a CPU
 the memory that runs out is the main memory, and what lies beyond it is the disk. So the state is a file, and at any
 moment one piece of it is mapped: updated there, unmapped, written back by the system when it likes.
 
@@ -21,7 +21,7 @@ from minillama.train.optimizer import AdamW
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 LEAST = 16 * PAGE  # three mappings, each with two pages cut at its ends, and some numbers
-STRIDE = 64  # pieces begin at multiples of it, where a processor's vectors begin too: the same instructions everywhere
+STRIDE = 64  # pieces begin at multiples of it, where a CPU's vectors begin too: the same instructions everywhere
 
 
 class PagedAdamW(AdamW):
@@ -117,7 +117,7 @@ class PagedAdamW(AdamW):
         p = self.parameters[i]
         own, gradient = p.detach().view(-1)[begin:end], p.grad.reshape(-1)[begin:end]
         mapped = [self._mapped(i, section, begin, end) for section in range(self.sections[i])]
-        state = [tensor.to(p.device) for tensor in mapped]  # the same tensor on a processor
+        state = [tensor.to(p.device) for tensor in mapped]  # the same tensor on a CPU
         exact = state[2] if self.sections[i] == 3 else own
         self._update([i], [exact], [gradient.to(exact.dtype)], state[:1], state[1:2])
         if exact is not own:

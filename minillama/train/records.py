@@ -263,7 +263,7 @@ def encode_records(records, template, tokenizer, max_length):
     """Records as `Sequence`s of at most `max_length` tokens -> `Encoded`.
 
     A longer one is cut at its end and keeps what is learned before the cut (Alpaca's program does so too); one whose
-    first answer lies behind the cut teaches nothing and is left out. ValueError if all are.
+    first answer lies behind the cut has no trainable token and is left out. ValueError if all are.
     """
     sequences, cut, left_out = [], 0, 0
     for record in records:

@@ -186,7 +186,7 @@ def _check_fit(model, sequences, held_out, config):
             raise ValueError(f"{name} is empty: give at least one Sequence")
         for i, sequence in enumerate(part):
             if not any(label != IGNORE for label in sequence.labels[1:]):
-                raise ValueError(f"{name}[{i}] teaches nothing: no token behind its first has a label")
+                raise ValueError(f"{name}[{i}] has no trainable token: no token behind its first has a label")
             wrong = [token for token in sequence.tokens if not 0 <= token < model.config.vocab_size]
             if wrong:
                 raise ValueError(f"{name}[{i}] holds the id {wrong[0]}, the model knows 0 to "

@@ -24,7 +24,7 @@ from minillama.simt.compiler import NotBuilt, contraction
 
 SOURCE = Path(__file__).resolve().parent / "programs" / "contraction.cu"
 FUSES = sys.platform == "linux" and " fma " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-compiles_fused = pytest.mark.skipif(not FUSES, reason="no Linux, or the processor has no fused multiply-add")
+compiles_fused = pytest.mark.skipif(not FUSES, reason="no Linux, or the CPU has no fused multiply-add")
 needs_simt = pytest.mark.skipif("simt" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
 ONE, WIDE = 2.0**-24, 2.0**-54
 
@@ -66,7 +66,7 @@ def test_nvcc_fuses_where_the_emulator_does():
 def test_a_processor_without_the_operation_is_told_the_flag(monkeypatch):
     monkeypatch.setattr(compiler.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(compiler.Path, "read_text", lambda path, **how: "flags : fpu sse2 fma4 avx\n")
-    with pytest.raises(NotBuilt, match="this processor cannot compute .* in one operation.*--fmad=false"):
+    with pytest.raises(NotBuilt, match="this CPU cannot compute .* in one operation.*--fmad=false"):
         contraction(True)
     assert contraction(False) == []
     monkeypatch.setattr(compiler.Path, "read_text", lambda path, **how: "flags : fpu fma avx\n")

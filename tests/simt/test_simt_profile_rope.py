@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++
 
 
 @pytest.fixture(scope="module")
-def road():
+def source():
     return kernels.CudaSource(ROAD)
 
 
@@ -30,17 +30,17 @@ def rotated(x, angles, rotary, interleaved):
     return y
 
 
-def run(road, dtype, tokens, heads, kv_heads, width, rotary, version, interleaved, inverse=False, profiled=True):
+def run(source, dtype, tokens, heads, kv_heads, width, rotary, version, interleaved, inverse=False, profiled=True):
     torch.manual_seed(0)
     q, k = (torch.randn(tokens, n, width).to(dtype) for n in (heads, kv_heads))
     angles = torch.rand(tokens, rotary // 2, dtype=torch.float64) * 6.28
     table = torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).float().contiguous()
     yq, yk = torch.full_like(q, torch.nan), torch.full_like(k, torch.nan)
-    function = road.bf16 if dtype == torch.bfloat16 else road.fp32
+    function = source.bf16 if dtype == torch.bfloat16 else source.fp32
     arguments = (q, k, table, yq, yk, tokens, heads, kv_heads, width, rotary, version, interleaved, inverse)
     p = None
     if profiled:
-        with kernels.profile(road) as p:
+        with kernels.profile(source) as p:
             function(*arguments)
         assert p.findings == []
     else:
@@ -70,10 +70,10 @@ ROAD_OF = {  # (version, interleaved): bytes that a token issues for x and y and
 
 @pytest.mark.long
 @pytest.mark.parametrize(("version", "interleaved"), ROAD_OF)
-def test_every_version_issues_the_bytes_that_its_header_predicts(road, version, interleaved):
+def test_every_version_issues_the_bytes_that_its_header_predicts(source, version, interleaved):
     """Within 2 %, all but the table's requests exactly. Versions 1 to 3 launch twice: the table is compulsory twice."""
     tokens = 6
-    p = run(road, torch.bfloat16, tokens, 32, 8, 128, 128, version, interleaved)
+    p = run(source, torch.bfloat16, tokens, 32, 8, 128, 128, version, interleaved)
     x, table, requests = ROAD_OF[version, interleaved]
     assert 32 * (p.global_load.sectors + p.global_store.sectors) == pytest.approx(tokens * (x + table), rel=0.02)
     launches = 1 if version == 4 else 2
@@ -85,8 +85,8 @@ def test_every_version_issues_the_bytes_that_its_header_predicts(road, version, 
 
 @pytest.mark.long
 @pytest.mark.parametrize("interleaved", [True, False])
-def test_version_4_moves_each_byte_once(road, interleaved):
-    p = run(road, torch.bfloat16, 6, 32, 8, 128, 128, 4, interleaved)
+def test_version_4_moves_each_byte_once(source, interleaved):
+    p = run(source, torch.bfloat16, 6, 32, 8, 128, 128, 4, interleaved)
     assert issued_over_compulsory(p) == 1.0
     assert p.global_load.sector_efficiency == p.global_store.sector_efficiency == 1.0
     assert p.total("shared").conflicts == 0
@@ -97,11 +97,11 @@ def test_version_4_moves_each_byte_once(road, interleaved):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize(("tokens", "heads", "kv_heads", "width"), [(1, 1, 1, 16), (5, 3, 1, 80), (3, 5, 1, 96)])
-def test_versions_1_to_3_are_right(road, dtype, interleaved, tokens, heads, kv_heads, width):
+def test_versions_1_to_3_are_right(source, dtype, interleaved, tokens, heads, kv_heads, width):
     for version in (1, 2, 3):
         for order in ("forward", "shuffle:3"):
             with kernels.schedule(order):
-                run(road, dtype, tokens, heads, kv_heads, width, width, version, interleaved,
+                run(source, dtype, tokens, heads, kv_heads, width, width, version, interleaved,
                     profiled=order == "forward")
 
 
@@ -110,41 +110,41 @@ def test_versions_1_to_3_are_right(road, dtype, interleaved, tokens, heads, kv_h
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize(("tokens", "heads", "kv_heads", "width", "rotary"), [
     (1, 1, 1, 16, 16), (5, 3, 1, 80, 80), (4, 2, 2, 64, 32), (3, 5, 1, 96, 48), (2, 2, 1, 128, 128), (9, 1, 3, 48, 16)])
-def test_version_4_is_right_for_odd_shapes_partial_rotation_and_backward(road, dtype, interleaved, tokens, heads,
+def test_version_4_is_right_for_odd_shapes_partial_rotation_and_backward(source, dtype, interleaved, tokens, heads,
                                                                          kv_heads, width, rotary):
     for order in ("forward", "shuffle:3"):
         with kernels.schedule(order):
             for inverse in (False, True):
-                run(road, dtype, tokens, heads, kv_heads, width, rotary, 4, interleaved, inverse, order == "forward")
+                run(source, dtype, tokens, heads, kv_heads, width, rotary, 4, interleaved, inverse, order == "forward")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("interleaved", [True, False])
-def test_rows_that_do_not_begin_at_16_bytes_go_element_by_element(road, interleaved):
+def test_rows_that_do_not_begin_at_16_bytes_go_element_by_element(source, interleaved):
     for width, rotary, kernel in ((20, 20, "rope_scalar"), (24, 10, "rope_scalar"), (48, 16, "rope_v4")):
-        p = run(road, torch.bfloat16, 5, 3, 1, width, rotary, 4, interleaved)
+        p = run(source, torch.bfloat16, 5, 3, 1, width, rotary, 4, interleaved)
         assert [kernel in name for name in p.kernels] == [True]
 
 
 @pytest.mark.long
-def test_a_version_refuses_what_it_cannot_hold(road):
+def test_a_version_refuses_what_it_cannot_hold(source):
     q, table = torch.zeros(1, 1, 20).bfloat16(), torch.zeros(1, 10, 2)
     for version in (0, 3, 5):
         with pytest.raises(RuntimeError, match="want half a multiple of their 1, 2 and 8"):
-            road.bf16(q, q[:, :0], table, q.clone(), q[:, :0].clone(), 1, 1, 0, 20, 20, version, True, False)
+            source.bf16(q, q[:, :0], table, q.clone(), q[:, :0].clone(), 1, 1, 0, 20, 20, version, True, False)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("half", [8, 7])
-def test_a_position_without_a_row_makes_nan_and_reads_nothing(road, half):
+def test_a_position_without_a_row_makes_nan_and_reads_nothing(source, half):
     """A GPU's kernel cannot raise an error, and the host cannot look without waiting for it."""
     tokens, rows = 5, 3
     q, y = torch.randn(2, tokens, 16), torch.zeros(2, tokens, 16)
     angles = torch.rand(rows, half, dtype=torch.float64)
     table = torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).float().contiguous()
     positions = torch.tensor([[0, 3, 2, -1, 1], [2**40, 2, -2**62, 1, 0]])
-    with kernels.profile(road) as p:
-        road.placed(q, table, positions, y, tokens, rows, half == 8)
+    with kernels.profile(source) as p:
+        source.placed(q, table, positions, y, tokens, rows, half == 8)
     assert p.findings == []  # nothing out of bounds
     there = (positions >= 0) & (positions < rows)
     assert y[~there][:, :2 * half].isnan().all()

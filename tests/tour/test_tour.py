@@ -125,12 +125,12 @@ def test_a_tour_killed_in_every_stage_ends_with_the_numbers_of_one_that_was_not(
     (1.5e9 - 1, 0, True), (1.5e9, 0, False), (1.5e9, 1.5e9, True), (2e9, 1.9e9, False), (None, None, None)])
 def test_the_peak_of_memory_must_stay_below_its_band_unless_it_was_there_before(tmp_path, monkeypatch, capsys, peak,
                                                                                before, passed):
-    road = TourReport(tmp_path, FEW)
-    road.peak_before = before
-    road.rows.append({"stage": "a", "expected": "1", "got": "1", "pass": True, "seconds": 1.0, "module": "m",
+    report = TourReport(tmp_path, FEW)
+    report.peak_before = before
+    report.rows.append({"stage": "a", "expected": "1", "got": "1", "pass": True, "seconds": 1.0, "module": "m",
                       "lesson": ""})
     monkeypatch.setattr(tour_module, "peak_memory", lambda: peak)
-    tour_module.write_results(road, 59.6)
+    tour_module.write_results(report, 59.6)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["pass"] for row in report["rows"]] == [True] + [passed] * (peak is not None)
     assert report["seconds"] == 59.6
@@ -142,9 +142,9 @@ def test_the_peak_of_memory_must_stay_below_its_band_unless_it_was_there_before(
 
 def test_other_settings_are_another_stage(short_tour):
     out, _, _ = short_tour
-    road = TourReport(out, FEW)
-    names = {road.folder("a", steps=1), road.folder("a", steps=2), road.folder("b", steps=1)}
-    assert len(names) == 3 and road.folder("a", steps=1) in names
+    report = TourReport(out, FEW)
+    names = {report.folder("a", steps=1), report.folder("a", steps=2), report.folder("b", steps=1)}
+    assert len(names) == 3 and report.folder("a", steps=1) in names
 
 
 @pytest.mark.parametrize(("answer", "fits"), [
@@ -172,10 +172,10 @@ def test_the_longer_run_of_the_readme_needs_fewer_bits_than_a_model_of_5_charact
     """The command, its result and the level that it beats stand in one paragraph of the README."""
     shown = re.search(r"`python3 run.py (tour --text-steps[^`]*)`.*?(\d\.\d+) bits.*?(\d\.\d+)", README, flags=re.S)
     arguments = build_parser("tour").parse_args([*shown[1].split(), "--no-progress"])
-    road = TourReport(tmp_path, from_flags(TourConfig, arguments))
-    text_stage(road, None)
+    report = TourReport(tmp_path, from_flags(TourConfig, arguments))
+    text_stage(report, None)
     level = text_levels(stdlib_docs.train_and_held_out())[context(5)]
-    ours = float(re.match(r"\d\.\d+", road.rows[-1]["got"])[0])
+    ours = float(re.match(r"\d\.\d+", report.rows[-1]["got"])[0])
     assert ours < level
     assert [ours, level] == pytest.approx([float(shown[2]), float(shown[3])], rel=0.03)  # Python's version decides
 

@@ -140,13 +140,13 @@ train_or_load(TourReport("out", config), "pretrain", shape, tokenizer, "tokenize
 
 
 def test_other_code_is_another_folder_and_is_told_where_there_was_one(tmp_path, monkeypatch, capsys):
-    road = TourReport(tmp_path, TourConfig())
-    first = road.folder("a", steps=1)
+    report = TourReport(tmp_path, TourConfig())
+    first = report.folder("a", steps=1)
     first.mkdir(parents=True)
-    assert road.folder("a", steps=1) == first and capsys.readouterr().out == ""
+    assert report.folder("a", steps=1) == first and capsys.readouterr().out == ""
     monkeypatch.setattr("minillama.tour.tour.code_digest", lambda: "another")
-    assert road.folder("a", steps=1) != first and "a is trained anew" in capsys.readouterr().out
-    road.folder("b", steps=1)
+    assert report.folder("a", steps=1) != first and "a is trained anew" in capsys.readouterr().out
+    report.folder("b", steps=1)
     assert capsys.readouterr().out == ""
 
 

@@ -73,11 +73,11 @@ def test_without_pairs_there_is_no_feedback_and_without_answers_the_preferred_on
     assert report["skipped"][-1][0] == "reward model, PPO" and "--preferences" in report["skipped"][-1][1]
     model, tokenizer = a_model(), a_tokenizer()
     told = []
-    road = type("TourReport", (), {"say": told.append, "skip": lambda *why: None, "out": tmp_path})()
+    report = type("TourReport", (), {"say": told.append, "skip": lambda *why: None, "out": tmp_path})()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tour_own, "own_sft_stage", lambda road, model, tokenizer, records: told.append(records) or model)
+        patch.setattr(tour_own, "own_sft_stage", lambda *given: told.append(given[-1]) or model)
         patch.setattr(tour_own, "feedback_stages", lambda *given: None)
-        tour_own.own_stages(road, model, tokenizer, None, files / "pairs.jsonl")
+        tour_own.own_stages(report, model, tokenizer, None, files / "pairs.jsonl")
     assert {record.messages[1]["content"] for record in told[-1]} == {"No."} and len(told[-1]) == 60
 
 
@@ -115,7 +115,7 @@ def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest
     expected = [encode_records(part, "question_answer", tokenizer, 128).sequences for part in (kept, held_out)]
     before = answer_loss(model, expected[1])
 
-    def trained(road, name, start, tokenizer, lessons, config):
+    def trained(report, name, start, tokenizer, lessons, config):
         seen.append((name, start, lessons.train, lessons.held_out))
         return tour_sft.Tuned("tuned", [{"held_out_loss": 9.0}, {"held_out_loss": before + after}])
 
@@ -125,10 +125,10 @@ def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest
         return [(f"{'new' if model == 'tuned' else 'old'} {question}", True) for question in questions]
 
     monkeypatch.setattr(tour_own, "answers", answers)
-    road = TourReport(tmp_path, FEW)
-    assert tour_own.own_sft_stage(road, model, tokenizer, records) == "tuned"
+    report = TourReport(tmp_path, FEW)
+    assert tour_own.own_sft_stage(report, model, tokenizer, records) == "tuned"
     assert seen == [("sft", model, *expected)]
-    (row,), (page,) = road.rows, road.pages
+    (row,), (page,) = report.rows, report.pages
     assert row["pass"] is passed and row["got"] == f"{before:.3f} to {before + after:.3f} nats a token"
     assert f"{len(held_out)} unseen answers" in row["expected"]
     shown = [page.find(f"> {kind} Where is {record.messages[0]['content'].split()[-1]}") for record in held_out[:4]

@@ -40,7 +40,7 @@ def a_model(tokenizer, seed=0):
 
 @pytest.fixture(scope="module")
 def two_walks(tmp_path_factory, tokenizer):
-    """The stages twice in one folder, in so few steps that they reach no band: [(road, policy, what was said)]."""
+    """The stages twice in one folder, in so few steps that they reach no band: [(report, policy, what was said)]."""
     folder = tmp_path_factory.mktemp("tour")
     tokenizer.save(folder / "tokenizer.model")
     few = replace(minillama.tour.tour_rlhf.PENALIZED, iterations=2, batch_size=4, max_new_tokens=8, epochs=2)
@@ -50,11 +50,11 @@ def two_walks(tmp_path_factory, tokenizer):
         for name, value in smaller.items():
             patch.setattr(minillama.tour.tour_rlhf, name, value)
         for _ in range(2):
-            road, said = TourReport(folder, TourConfig(progress=False)), []
-            road.say, model = said.append, a_model(tokenizer)
+            report, said = TourReport(folder, TourConfig(progress=False)), []
+            report.say, model = said.append, a_model(tokenizer)
             before = fingerprint(model)
-            _, penalized = feedback_stages(road, model, tokenizer, forum_feedback(0))
-            walks.append((road, penalized.policy, "\n".join(said)))
+            _, penalized = feedback_stages(report, model, tokenizer, forum_feedback(0))
+            walks.append((report, penalized.policy, "\n".join(said)))
             assert fingerprint(model) == before
     return walks
 
@@ -67,11 +67,11 @@ def test_a_second_walk_trains_nothing_again_and_says_the_same(two_walks):
 
 
 def test_the_stages_say_what_they_found_and_give_back_another_policy(two_walks, tokenizer):
-    road, policy, _ = two_walks[0]
-    assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio", "without the KL penalty"]
-    assert [row["pass"] for row in road.rows] == [False, False, True, False], "two rounds reach no band but the ratio's"
+    report, policy, _ = two_walks[0]
+    assert [row["stage"] for row in report.rows] == ["reward model", "PPO", "PPO's ratio", "without the KL penalty"]
+    assert [row["pass"] for row in report.rows] == [False, False, True, False], "two rounds reach one band"
     assert fingerprint(a_model(tokenizer)) != fingerprint(policy)
-    assert sum(page.count("<svg") for page in road.pages) == 3
+    assert sum(page.count("<svg") for page in report.pages) == 3
 
 
 def test_questions_of_the_exam_are_never_practised():
@@ -92,14 +92,14 @@ def test_without_a_truth_the_stages_say_what_can_be_said_and_what_was_left_out(t
     with pytest.MonkeyPatch.context() as patch:
         few = replace(minillama.tour.tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
         patch.setattr(minillama.tour.tour_rlhf, "PENALIZED", few)
-        road, given = TourReport(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
-        road.say = lambda text: None
+        report, given = TourReport(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
+        report.say = lambda text: None
         mine = Feedback(given[:40], given[40:], ["how?", "why?"], ["who?", "what?", "when?"], {"pairs": 7}, None, 5)
-        feedback_stages(road, a_model(tokenizer), tokenizer, mine)
-    assert [row["stage"] for row in road.rows] == ["reward model", "PPO", "PPO's ratio"]
-    assert [stage for stage, _ in road.skipped] == ["hidden quality", "without the KL penalty"]
-    assert "score " in road.rows[1]["got"] and "quality" not in str(road.rows) + "".join(road.pages)
-    assert "3 distinct answers" in road.rows[1]["got"] or "distinct" in road.rows[1]["got"]
+        feedback_stages(report, a_model(tokenizer), tokenizer, mine)
+    assert [row["stage"] for row in report.rows] == ["reward model", "PPO", "PPO's ratio"]
+    assert [stage for stage, _ in report.skipped] == ["hidden quality", "without the KL penalty"]
+    assert "score " in report.rows[1]["got"] and "quality" not in str(report.rows) + "".join(report.pages)
+    assert "3 distinct answers" in report.rows[1]["got"] or "distinct" in report.rows[1]["got"]
 
 
 def test_the_verdict_counts_what_differs_in_truth_by_the_truth():
@@ -130,64 +130,64 @@ def exam(score, kl, distinct, quality=None, sound=0.5):
 
 
 @pytest.fixture
-def road(tmp_path):
-    road, said = TourReport(tmp_path, TourConfig(progress=False)), []
-    road.say, road.said = said.append, said
-    return road
+def report(tmp_path):
+    report, said = TourReport(tmp_path, TourConfig(progress=False)), []
+    report.say, report.said = said.append, said
+    return report
 
 
-def rows_of(monkeypatch, road, before, after, ratios=(1.0, 1.0), truth=forum.quality):
+def rows_of(monkeypatch, report, before, after, ratios=(1.0, 1.0), truth=forum.quality):
     """What the stage of PPO says of a run that ended so."""
     row = {"score": 0.0, "kl": 1.0, "kl_coefficient": 0.1, "entropy": 0.5, "ended": 1.0}
     history = [{**row, "iteration": i, "first_ratio": ratio} for i, ratio in enumerate(ratios)]
     run = minillama.tour.tour_rlhf.Practice(None, before, after, history)
     monkeypatch.setattr(minillama.tour.tour_rlhf, "practised", lambda *given: run)
     feedback = Feedback([], [], [], ["who?", "what?"], {}, truth)
-    assert minillama.tour.tour_rlhf.ppo_stage(road, None, None, None, feedback) is run
-    assert [row["stage"] for row in road.rows] == ["PPO", "PPO's ratio"] and len(road.pages) == 1
-    return road.rows
+    assert minillama.tour.tour_rlhf.ppo_stage(report, None, None, None, feedback) is run
+    assert [row["stage"] for row in report.rows] == ["PPO", "PPO's ratio"] and len(report.pages) == 1
+    return report.rows
 
 
 @pytest.mark.parametrize(("rise", "kl", "passed"), [
     (1.5, 5.0, True), (1.25, 5.0, False), (1.5, 8.0, False), (1.5, 7.75, True), (1.5, 0.0, False), (-2.0, 1.0, False)])
-def test_ppo_must_raise_the_hidden_quality_by_one_and_a_half_within_eight_nats(monkeypatch, road, rise, kl, passed):
-    row, _ = rows_of(monkeypatch, road, exam(9.0, 0.0, 2, 0.25), exam(0.0, kl, 1, 0.25 + rise))
+def test_ppo_must_raise_the_hidden_quality_by_one_and_a_half_within_eight_nats(monkeypatch, report, rise, kl, passed):
+    row, _ = rows_of(monkeypatch, report, exam(9.0, 0.0, 2, 0.25), exam(0.0, kl, 1, 0.25 + rise))
     assert row["pass"] is passed
     assert row["got"] == f"+0.25 to {0.25 + rise:+.2f}, KL {kl:.1f}; 1 distinct answers, 2 before"
-    assert row["expected"].startswith("on 2 unseen questions") and not road.skipped
+    assert row["expected"].startswith("on 2 unseen questions") and not report.skipped
 
 
 @pytest.mark.parametrize(("rise", "kl", "passed"), [
     (0.5, 5.0, True), (0.25, 5.0, False), (0.5, 8.0, False), (0.5, 0.0, False), (-2.0, 1.0, False)])
-def test_without_a_truth_the_score_must_rise_by_half_a_deviation(monkeypatch, road, rise, kl, passed):
-    row, _ = rows_of(monkeypatch, road, exam(0.25, 0.0, 2), exam(0.25 + rise, kl, 1), truth=None)
+def test_without_a_truth_the_score_must_rise_by_half_a_deviation(monkeypatch, report, rise, kl, passed):
+    row, _ = rows_of(monkeypatch, report, exam(0.25, 0.0, 2), exam(0.25 + rise, kl, 1), truth=None)
     assert row["pass"] is passed and row["got"].startswith(f"score +0.25 to {0.25 + rise:+.2f}, KL {kl:.1f};")
-    assert [stage for stage, _ in road.skipped] == ["hidden quality"]
+    assert [stage for stage, _ in report.skipped] == ["hidden quality"]
 
 
 @pytest.mark.parametrize(("ratios", "passed"), [((1.0, 1.0), True), ((1.0, 1.0 + 2**-20), False)])
-def test_the_first_ratio_of_every_batch_must_be_exactly_one(monkeypatch, road, ratios, passed):
-    _, row = rows_of(monkeypatch, road, exam(0, 0, 2, 0), exam(0, 1, 1, 2), ratios)
+def test_the_first_ratio_of_every_batch_must_be_exactly_one(monkeypatch, report, ratios, passed):
+    _, row = rows_of(monkeypatch, report, exam(0, 0, 2, 0), exam(0, 1, 1, 2), ratios)
     assert row["pass"] is passed and row["got"] == str(1 + passed) and "all 2 batches" in row["expected"]
 
 
 @pytest.mark.parametrize(("score", "quality", "distinct", "passed"), [
     (1.5, 2.0, 3, True), (1.0, 2.0, 3, False), (1.5, 2.25, 3, False), (1.5, 2.0, 4, False), (0.5, -1.0, 1, False)])
 def test_without_the_kl_penalty_the_score_must_be_higher_the_truth_lower_by_one_and_the_answers_fewer(
-        monkeypatch, road, score, quality, distinct, passed):
+        monkeypatch, report, score, quality, distinct, passed):
     row = {"iteration": 0, "score": 0.0, "quality": 0.0, "sound": 0.5}
     penalized = minillama.tour.tour_rlhf.Practice(None, exam(0, 0, 9, 1.0), exam(1.0, 2.0, 4, 3.0, 0.75), [row])
     free, given = minillama.tour.tour_rlhf.Practice(None, None, exam(score, 30.0, distinct, quality, 0.25), [row]), []
     monkeypatch.setattr(minillama.tour.tour_rlhf, "practised", lambda *words: given.append(words) or free)
     feedback = Feedback([], [], [], ["who?", "what?"], {}, forum.quality)
-    made = minillama.tour.tour_rlhf.free_stage(road, "model", "judge", "tokenizer", feedback, penalized)
-    assert made is free and road.rows[0]["pass"] is passed and len(road.pages) == 2
-    assert road.rows[0]["got"] == (f"score {score:+.2f} (+1.00 with the KL penalty), hidden quality {quality:+.2f} "
+    made = minillama.tour.tour_rlhf.free_stage(report, "model", "judge", "tokenizer", feedback, penalized)
+    assert made is free and report.rows[0]["pass"] is passed and len(report.pages) == 2
+    assert report.rows[0]["got"] == (f"score {score:+.2f} (+1.00 with the KL penalty), hidden quality {quality:+.2f} "
                                    f"(+3.00), 25% sound (75%), {distinct} distinct (4), KL 30")
     (_, name, *_, config), = given
     assert (name, config.kl_coefficient) == ("ppo-free", 0) and replace(
         config, kl_coefficient=minillama.tour.tour_rlhf.PENALIZED.kl_coefficient) == minillama.tour.tour_rlhf.PENALIZED
-    assert "\n".join(road.said).count("    before:   ") == 2
+    assert "\n".join(report.said).count("    before:   ") == 2
 
 
 def judged(right, of, truth=None):

@@ -41,25 +41,25 @@ def short(tmp_path_factory):
                         ("FULL", replace(tour_sft.FULL, steps=2, warmup_steps=1)),
                         ("ADAPTER", replace(tour_sft.ADAPTER, steps=2, warmup_steps=1))):
         patch.setattr(tour_sft, name, value)
-    roads = [TourReport(folder, TourConfig(progress=False)) for _ in range(2)]
-    tuned = [tour_sft.fine_tuning_stages(road, model, tokenizer) for road in roads]
+    reports = [TourReport(folder, TourConfig(progress=False)) for _ in range(2)]
+    tuned = [tour_sft.fine_tuning_stages(report, model, tokenizer) for report in reports]
     patch.undo()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    return folder, roads, tuned, tokenizer
+    return folder, reports, tuned, tokenizer
 
 
 def test_four_numbers_are_held_against_bands_and_three_pictures_drawn(short):
-    _, roads, _, _ = short
-    assert [row["stage"] for row in roads[0].rows] == ["fine-tuning", "answers", "LoRA", "QLoRA"]
-    rows = {row["stage"]: row for row in roads[0].rows}
+    _, reports, _, _ = short
+    assert [row["stage"] for row in reports[0].rows] == ["fine-tuning", "answers", "LoRA", "QLoRA"]
+    rows = {row["stage"]: row for row in reports[0].rows}
     assert not rows["fine-tuning"]["pass"] and not rows["answers"]["pass"], "two steps teach nothing"
     assert "base unchanged" in rows["QLoRA"]["got"]
-    assert sum(page.count("<svg ") for page in roads[0].pages) == 2 and len(roads[0].pages) == 3
+    assert sum(page.count("<svg ") for page in reports[0].pages) == 2 and len(reports[0].pages) == 3
 
 
 def test_a_second_tour_finds_all_three_trained_and_says_the_same(short, capsys):
-    folder, roads, tuned, _ = short
-    assert [row["got"] for row in roads[1].rows] == [row["got"] for row in roads[0].rows]
+    folder, reports, tuned, _ = short
+    assert [row["got"] for row in reports[1].rows] == [row["got"] for row in reports[0].rows]
     ids = torch.arange(20)[None]
     torch.testing.assert_close(tuned[0](ids), tuned[1](ids))
     saved = sorted(path.name.split("-")[0] for path in (folder / "stages").iterdir())
@@ -183,8 +183,8 @@ class Weights(torch.nn.Module):
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Runs one of the three stages on a learner that ended with a loss: stage(name, loss, ...) -> its rows."""
-    road, losses = TourReport(tmp_path, TourConfig(progress=False)), []
-    road.say = lambda text: None
+    report, losses = TourReport(tmp_path, TourConfig(progress=False)), []
+    report.say = lambda text: None
 
     def run(name, loss, *others, model=None, measured=(4.0, 4.0), seen=None):
         learner = tour_sft.Tuned(model or Weights(), [{"held_out_loss": 9.0}, {"loss": 1.0}, {"held_out_loss": loss}])
@@ -194,11 +194,11 @@ def stage(tmp_path, monkeypatch):
         monkeypatch.setattr(tour_sft, "answer_loss", lambda model, held_out: losses.pop(0))
         monkeypatch.setattr(tour_sft, "merge_lora", lambda model: calls.append("merged"))
         monkeypatch.setattr(tour_sft, "unmerge_lora", lambda model: calls.append("unmerged"))
-        assert getattr(tour_sft, f"{name}_stage")(road, seen or "start", "tokenizer", Plain, *others) is learner
+        assert getattr(tour_sft, f"{name}_stage")(report, seen or "start", "tokenizer", Plain, *others) is learner
         config = tour_sft.FULL if name == "sft" else tour_sft.ADAPTER
         assert calls[0] == (name, seen or "start", "tokenizer", Plain, config)
         assert calls[1:] == (["merged", "unmerged"] if name == "lora" else [])
-        return road
+        return report
 
     return run
 
@@ -256,13 +256,13 @@ def test_qlora_is_held_to_lora_and_its_base_keeps_every_byte(stage, monkeypatch,
     monkeypatch.setattr(tour_sft, "tuning_page", lambda *given: pages.append(given) or "curves")
     monkeypatch.setattr(tour_sft, "nf4_page", lambda model: pages.append(model) or "levels")
     full, lora = (tour_sft.Tuned(None, [{"held_out_loss": loss}]) for loss in (1.0, 2.0))
-    road = stage("qlora", 2.0 + distance, full, lora, model=learner, measured=(4.25,))
-    row = road.rows[0]
+    report = stage("qlora", 2.0 + distance, full, lora, model=learner, measured=(4.25,))
+    row = report.rows[0]
     assert row["pass"] is passed
     assert row["got"] == f"{distance:+.4f} nats; base {'CHANGED' if change == 'byte' else 'unchanged'}"
     (curves, lessons, before), model = pages
     assert (list(curves), lessons, before, model) == (["full", "LoRA", "QLoRA"], Plain, 34.0, "start")
-    assert curves["LoRA"] is lora.history and curves["full"] is full.history and road.pages == ["curves", "levels"]
+    assert curves["LoRA"] is lora.history and curves["full"] is full.history and report.pages == ["curves", "levels"]
 
 
 MUTANTS = [

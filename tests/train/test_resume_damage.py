@@ -189,11 +189,11 @@ def test_a_tours_cached_result_that_is_damaged_is_told_and_made_anew(tmp_path):
     from bench.alternatives import check_rows, kept
     from minillama.tour.tour import TourConfig, TourReport
 
-    road, said, made = TourReport(tmp_path, TourConfig()), [], []
-    road.say = said.append
+    report, said, made = TourReport(tmp_path, TourConfig()), [], []
+    report.say = said.append
 
     def found():
-        return kept(road, "stage", lambda folder: made.append(1) or {"history": [{"kl": 1.0}], "w": torch.ones(2)},
+        return kept(report, "stage", lambda folder: made.append(1) or {"history": [{"kl": 1.0}], "w": torch.ones(2)},
                     lambda found: check_rows(found["history"], ("kl",)), seed=1)
 
     found()
@@ -216,10 +216,10 @@ def test_a_finished_stage_of_the_tour_whose_metrics_are_damaged_is_refused_in_on
 
     from minillama.tour.tour import TourConfig, TourReport, train_or_load
 
-    road = TourReport(tmp_path, TourConfig(progress=False))
-    road.say = lambda text: None
+    report = TourReport(tmp_path, TourConfig(progress=False))
+    report.say = lambda text: None
     texts = ["abcdefgh" * 9] * 4, ["hgfedcba" * 9]
-    stage = (road, "stage", replace(SHAPE, vocab_size=Letters.vocab_size), Letters(), None, texts, CONFIG)
+    stage = (report, "stage", replace(SHAPE, vocab_size=Letters.vocab_size), Letters(), None, texts, CONFIG)
     history = train_or_load(*stage)[2]
     assert len(train_or_load(*stage)[2]) == len(history)
     metrics, = tmp_path.rglob("metrics.jsonl")

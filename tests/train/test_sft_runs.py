@@ -55,7 +55,7 @@ def test_another_base_other_data_and_other_settings_are_not_resumed(tmp_path):
 def test_what_does_not_fit_is_refused_by_name():
     long = Sequence([1] * 41, [IGNORE] * 40 + [1])
     for wrong, said in (([], "sequences is empty"),
-                        ([Sequence([1, 2], [1, IGNORE])], r"sequences\[0\] teaches nothing"),
+                        ([Sequence([1, 2], [1, IGNORE])], r"sequences\[0\] has no trainable token"),
                         ([*TRAIN, Sequence([1, V], [IGNORE, V])], r"sequences\[10\] holds the id 13"),
                         ([long], r"sequences\[0\] has 41 tokens")):
         with pytest.raises(ValueError, match=said):
