@@ -8,6 +8,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -77,47 +78,51 @@ static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Te
                                                bool causal) {
   check_attention(q, k, v, kernels::kMaxHeadWidth);
   check_together({{"q", q}, {"k", k}, {"v", v}});
+  const double rows = double(q.size(0)) * std::max(double(q.size(1)) * double(q.size(2) + kernels::kDeltaRows - 1),
+                                                   double(k.size(1)) * double(k.size(2) + kernels::kDeltaRows - 1));
+  TORCH_CHECK(rows <= double(kernels::kMaxBlocks) * kernels::kDeltaRows, "q has shape ", q.sizes(), " and k ", k.sizes(),
+              ": more than the 2^31 - 1 blocks of ", kernels::kDeltaRows, " rows that a launch has: split the batch");
   const float scale = float(1 / std::sqrt(double(q.size(3))));
   return {q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3), scale, causal};
 }
 
-static std::tuple<at::Tensor, at::Tensor> flash_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                        bool causal) {
+static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::Tensor& q, const at::Tensor& k,
+                                                                      const at::Tensor& v, bool causal) {
   const auto shape = attention_shape(q, k, v, causal);
   const c10::DeviceGuard guard(q.device());
   at::Tensor out = at::empty(q.sizes(), q.options());
   at::Tensor lse = at::empty(q.sizes().slice(0, 3), q.options().dtype(at::kFloat));
+  at::Tensor rows = at::empty({q.size(0), q.size(1), q.size(2), 2}, lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v);
-  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"out", out}, {"lse", lse}};
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"out", out}, {"lse", lse}, {"rows", rows}};
   in_use->flash_attention(dtype_of(q), strided(Q), strided(K), strided(V), out.mutable_data_ptr(),
-                           lse.mutable_data_ptr<float>(), shape, stream_of(q));
-  return {out, lse};
+                          lse.mutable_data_ptr<float>(), rows.mutable_data_ptr<float>(), shape, stream_of(q));
+  return {out, lse, rows};
 }
 
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_out, const at::Tensor& d_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor& out, const at::Tensor& lse, bool causal) {
+    const at::Tensor& out, const at::Tensor& rows, bool causal) {
   const auto shape = attention_shape(q, k, v, causal);
-  check_together({{"q", q}, {"d_out", d_out}, {"d_lse", d_lse}, {"out", out}, {"lse", lse}});
+  check_together({{"q", q}, {"d_out", d_out}, {"d_lse", d_lse}, {"out", out}, {"rows", rows}});
   const c10::DeviceGuard guard(q.device());
   for (const at::Tensor* tensor : {&d_out, &out}) {
     check_shape(*tensor, "d_out or out", q.sizes());
     check_dtype(*tensor, "d_out or out", q.scalar_type());
   }
-  for (const at::Tensor* tensor : {&d_lse, &lse}) {
-    check_shape(*tensor, "d_lse or lse", q.sizes().slice(0, 3));
-    check_dtype(*tensor, "d_lse or lse", at::kFloat);
-  }
+  check_shape(d_lse, "d_lse", q.sizes().slice(0, 3));
+  check_shape(rows, "rows", {q.size(0), q.size(1), q.size(2), 2});
+  for (const at::Tensor* tensor : {&d_lse, &rows}) check_dtype(*tensor, "d_lse or rows", at::kFloat);
   at::Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options());
-  at::Tensor dv = at::empty(v.sizes(), v.options()), delta = at::empty(lse.sizes(), lse.options());
+  at::Tensor dv = at::empty(v.sizes(), v.options()), delta = at::empty(d_lse.sizes(), d_lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v), dO = dense_rows(d_out);
-  const at::Tensor O = out.contiguous(), L = lse.contiguous(), dL = d_lse.contiguous();
-  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"d_out", dO}, {"out", O}, {"lse", L}, {"d_lse", dL},
+  const at::Tensor O = out.contiguous(), R = rows.contiguous(), dL = d_lse.contiguous();
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"d_out", dO}, {"out", O}, {"rows", R}, {"d_lse", dL},
                         {"delta", delta}, {"dq", dq}, {"dk", dk}, {"dv", dv}};
   in_use->flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), O.const_data_ptr(),
-                                    L.const_data_ptr<float>(), dL.const_data_ptr<float>(),
-                                    delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
-                                    dv.mutable_data_ptr(), shape, stream_of(q));
+                                   R.const_data_ptr<float>(), dL.const_data_ptr<float>(),
+                                   delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
+                                   dv.mutable_data_ptr(), shape, stream_of(q));
   return {dq, dk, dv};
 }
 

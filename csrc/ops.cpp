@@ -21,9 +21,10 @@ static void define_operators(torch::Library& m) {
         "int out_features, int block_size) -> Tensor");
   m.def("nf4_matmul_backward(Tensor d_out, Tensor codes, Tensor absmax, Tensor? absmax_scale, Tensor? absmax_offset, "
         "int in_features, int block_size) -> Tensor");
-  // q (B, H, T, d), k and v (B, K, S, d) -> out (B, H, T, d) and log sum exp of the scores (B, H, T) fp32
-  m.def("flash_attention(Tensor q, Tensor k, Tensor v, bool causal) -> (Tensor out, Tensor lse)");
-  m.def("flash_attention_backward(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+  // q (B, H, T, d), k and v (B, K, S, d) -> out (B, H, T, d); in fp32, log sum exp of the scores (B, H, T), and for the
+  // gradients rows (B, H, T, 2): each row's highest score before the scale, and its sum of exponentials below that
+  m.def("flash_attention(Tensor q, Tensor k, Tensor v, bool causal) -> (Tensor out, Tensor lse, Tensor rows)");
+  m.def("flash_attention_backward(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor rows, "
         "bool causal) -> (Tensor dq, Tensor dk, Tensor dv)");
 }
 

@@ -278,17 +278,20 @@ def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend=
 
 
 def _flash_fake(q, k, v, causal):
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+    rows = q.new_empty((*q.shape[:3], 2), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32), rows
 
 
-def _flash_backward_fake(d_out, d_lse, q, k, v, out, lse, causal):
+def _flash_backward_fake(d_out, d_lse, q, k, v, out, rows, causal):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _flash_remember(ctx, inputs, output):
     *tensors, ctx.causal = inputs
-    ctx.save_for_backward(*tensors, *output)
+    out, _, rows = output
+    ctx.mark_non_differentiable(rows)
+    ctx.save_for_backward(*tensors, out, rows)
 
 
-def _flash_backward(operators, ctx, d_out, d_lse):
+def _flash_backward(operators, ctx, d_out, d_lse, _):
     return *operators.flash_attention_backward(d_out, d_lse, *ctx.saved_tensors, ctx.causal), None

@@ -84,18 +84,89 @@ def test_any_strides_are_read_also_those_of_the_gradient():
 
 def test_a_query_that_sees_nothing_gives_zeros_and_takes_no_gradient():
     q, k, v = random_inputs(1, 1, 1, 5, 2, 4, torch.float32)
-    out, lse = torch.ops.minillama_simt.flash_attention(q, k, v, True)
+    out, lse, _ = torch.ops.minillama_simt.flash_attention(q, k, v, True)
     assert (out[:, :, :3] == 0).all() and (lse[:, :, :3] == math.inf).all() and lse[:, :, 3:].isfinite().all()
     (dq,) = torch.autograd.grad(out.sum(), q)
     assert (dq[:, :, :3] == 0).all() and dq.isfinite().all()
 
 
-def test_a_value_that_is_not_seen_may_be_anything():
-    """NaN in the future reaches no one, though weight 0 times NaN would be NaN."""
-    q, k, v = (x.detach() for x in random_inputs(1, 1, 1, 20, 20, 8, torch.float32))
-    clean = kernels.flash_attention(q[:, :, :16], k[:, :, :16], v[:, :, :16])
-    k[:, :, 16:], v[:, :, 16:] = math.nan, math.nan
-    assert torch.equal(kernels.flash_attention(q, k, v)[:, :, :16], clean)
+@pytest.mark.parametrize(("dtype", "d", "tile"), [(torch.float32, 8, 16), (torch.bfloat16, 16, 64)])
+def test_a_tile_of_the_future_may_be_anything_and_so_may_keys_within_one(dtype, d, tile):
+    """A tile that is wholly in the future is not read, and a key that is not seen has no score."""
+    q, k, v = (x.detach() for x in random_inputs(1, 1, 1, tile + 4, tile + 4, d, dtype))
+    clean = kernels.flash_attention(q, k, v)
+    k[:, :, tile:], v[:, :, tile:] = math.nan, math.nan
+    assert torch.equal(kernels.flash_attention(q, k, v)[:, :, :tile], clean[:, :, :tile])
+    k[:, :, 9:], v[:, :, tile:] = math.nan, 0
+    assert torch.equal(kernels.flash_attention(q, k, v)[:, :, :9], clean[:, :, :9])
+
+
+def each_query_alone(q, k, v):
+    """Attention of every query with the keys and values that it sees and no others: what is not seen cannot matter."""
+    T, S = q.shape[2], k.shape[2]
+    return torch.cat([attention(q[:, :, i:i + 1], k[:, :, :i + 1 + S - T], v[:, :, :i + 1 + S - T], False)
+                      for i in range(T)], 2)
+
+
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 5), (torch.bfloat16, 16)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_seen_and_not_a_number_makes_nan_and_no_more_than_written_out(which, value, dtype, d):
+    """A model that diverges does not look finite: out and all gradients."""
+    for place in ((0, 0, 0, 0), (0, 0, 9, 2), (0, 0, -1, -1)):
+        inputs = [x.detach() for x in random_inputs(1, 2, 1, 18, 21, d, dtype)]
+        inputs[which][place] = value
+        inputs = [x.requires_grad_() for x in inputs]
+        direction = torch.ones(1, 2, 18, d)
+        must, ours, may = (with_gradients(attend, inputs, direction)
+                           for attend in (each_query_alone, kernels.flash_attention, attention))
+        for name, m, o, x in zip(("out", "dq", "dk", "dv"), must, ours, may, strict=True):
+            assert (m.isfinite() | ~o.isfinite()).all(), f"{name} is finite where what is seen is not"
+            assert (o.isfinite() | ~x.isfinite()).all(), f"{name} is not finite where plain attention is"
+        lse = torch.ops.minillama_simt.flash_attention(*inputs, True)[1]
+        assert (lse.isnan() == must[0].isnan().all(-1)).all() or which == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_whose_scores_are_all_minus_infinity_are_nan_as_written_out(dtype):
+    q, k, v = (torch.full((1, 1, 3, 8), x, dtype=dtype) for x in (-math.inf, 1.0, 1.0))
+    assert kernels.flash_attention(q, k, v).isnan().all() and attention(q, k, v).isnan().all()
+
+
+def within_nan(x, room=24):
+    """The same numbers in memory where NaN stands behind every row and behind the last one of every head."""
+    B, H, T, d = x.shape
+    memory = torch.full((B, H, T + room, d + 8), math.nan, dtype=x.dtype)
+    memory[:, :, :T, :d] = x.detach()
+    return memory[:, :, :T, :d].requires_grad_(x.requires_grad)
+
+
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 12), (torch.bfloat16, 40), (torch.bfloat16, 17)])
+def test_what_lies_behind_rows_and_columns_in_memory_reaches_no_one(dtype, d):
+    inputs, direction = random_inputs(2, 2, 1, 5, 19, d, dtype), torch.randn(2, 2, 5, d).to(dtype)
+    clean = with_gradients(kernels.flash_attention, inputs, direction)
+    beside = with_gradients(kernels.flash_attention, list(map(within_nan, inputs)), within_nan(direction))
+    assert all(torch.equal(a, b) for a, b in zip(clean, beside, strict=True))
+
+
+@pytest.mark.parametrize("d", [5, 64])
+def test_gradients_of_large_scores_are_as_right_as_plain_pytorchs(d):
+    """Scores of some hundreds, where one rounding of the log of a sum would be 1e-5 of every share."""
+    q, k, v = (x.detach() for x in random_inputs(1, 1, 1, 33, 40, d, torch.float32))
+    law_holds([(q * 30).requires_grad_(), k.requires_grad_(), v.requires_grad_()], True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("B", "H"), [(65_537, 1), (1, 65_537)])
+def test_more_heads_than_a_second_dimension_of_blocks_can_hold(B, H):
+    q, k, v = (x.detach() for x in random_inputs(B, H, 1, 1, 1, 1, torch.float32))
+    assert torch.equal(kernels.flash_attention(q, k, v), v.expand(q.shape))
+
+
+def test_more_blocks_than_a_launch_has_are_refused():
+    q = torch.zeros(1, 1, 1, 1).expand(2**20, 2**20, 1, 1)
+    with pytest.raises(RuntimeError, match=r"more than the 2\^31 - 1 blocks of 4 rows .* split the batch"):
+        kernels.flash_attention(q, q, q)
 
 
 @pytest.mark.parametrize("d", [1, 12, 16, 80])
@@ -111,7 +182,7 @@ def test_scores_far_from_zero_neither_overflow_nor_vanish(d):
 
 def test_the_log_sum_of_exponentials_is_returned_with_its_gradient():
     q, k, v = random_inputs(1, 2, 1, 6, 9, 8, torch.float32)
-    _, ours = torch.ops.minillama_simt.flash_attention(q, k, v, False)
+    _, ours, _ = torch.ops.minillama_simt.flash_attention(q, k, v, False)
     scores = q.double() @ k.double().transpose(-1, -2) / math.sqrt(8)
     wanted = scores.logsumexp(-1)
     bound = 8 * torch.finfo(torch.float32).eps * float(scores.detach().abs().max())  # 8 products, then exp and log
@@ -135,9 +206,9 @@ def test_the_operators_pass_pytorchs_own_check(dtype):
     q, k, v = random_inputs(1, 2, 1, 5, 6, 4, dtype)
     torch.library.opcheck(torch.ops.minillama_simt.flash_attention.default, (q, k, v, True))
     q, k, v = (x.detach() for x in (q, k, v))
-    out, lse = torch.ops.minillama_simt.flash_attention(q, k, v, True)
+    out, lse, rows = torch.ops.minillama_simt.flash_attention(q, k, v, True)
     torch.library.opcheck(torch.ops.minillama_simt.flash_attention_backward.default,
-                          (torch.randn_like(out), torch.randn_like(lse), q, k, v, out, lse, True))
+                          (torch.randn_like(out), torch.randn_like(lse), q, k, v, out, rows, True))
 
 
 def test_it_compiles_into_one_graph():

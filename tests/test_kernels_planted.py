@@ -37,8 +37,8 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # scale of the softmax
     (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
     (FLASH, "c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
-    (BACK, "my_lse, @shape.scale@", "1.0f"),
-    (BACK, "lse[rows + query], @shape.scale@", "1.0f"),
+    (BACK, "my_delta = inside ? delta[place] : 0, c = @shape.scale * kLog2E@", "kLog2E"),
+    (BACK, "shape.queries;\n  const float c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
     # the last tile, or what is left for it
     (FLASH, "@start < keys_end(shape, first)@", "start + kTile < keys_end(shape, first)"),
     (FLASH, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
@@ -72,7 +72,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (NF4, "w.absmax_scale[@block / 256@]", "0"),
     # a factor of a gradient
     (BACK, "@p * (dot<D>(dO[row], V[key]) - my_delta)@", "p * dot<D>(dO[row], V[key])"),
-    (BACK, "@dot<D>(dO[i], V[row]) - delta[rows + query]@", "dot<D>(dO[i], V[row])"),
+    (BACK, "@dot<D>(dO[i], V[row]) - delta[of_head + query]@", "dot<D>(dO[i], V[row])"),
     (BACK, "@p * (dot<D>(dO[row], V[key]) - my_delta)@", "dot<D>(dO[row], V[key]) - my_delta"),
     (BACK, "@sum[e] * shape.scale@", "sum[e]"),
     (BACK, "@sum_k[e] * shape.scale@", "sum_k[e]"),
@@ -86,8 +86,8 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (BACK, "sum[e] += @part@", HALF.format("part")),
     (BACK, "sum_k[e] += @part_k@", HALF.format("part_k")),
     (BACK, "sum_v[e] += @part_v@", HALF.format("part_v")),
-    (NF4, "sum += @of_block * nf4_absmax(w, tables, block)@", HALF.format("of_block * nf4_absmax(w, tables, block)")),
-    (NF4, "sum += @of_chunk@", HALF.format("of_chunk")),
+    (NF4, "sum += @of_chunk@;\n    }\n    y[", HALF.format("of_chunk")),
+    (NF4, "sum += @of_chunk@;\n    }\n    dx[", HALF.format("of_chunk")),
     (VECTORS, "sums[r][m] += @of_lane[r][m] * absmax[r]@", HALF.format("of_lane[r][m] * absmax[r]")),
     (VECTORS, "sum += @parts[i][turned(threadIdx.x / kNF4Columns, threadIdx.x % kNF4Columns)]@",
      HALF.format("parts[i][turned(threadIdx.x / kNF4Columns, threadIdx.x % kNF4Columns)]")),
@@ -111,11 +111,11 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
 
 ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1
     (FLASH, "p = ", "(s[i] - base) * c"), (FLASH, "alpha = ", "(m - base) * c"),
-    (BACK, "return ", "(__fmul_rn(score, scale) - lse) * kLog2E"))]
+    (BACK, "return ", "(score - row.x) * c"))]
 FUSABLE = [  # right where a product is rounded before it is subtracted, wrong where nvcc fuses the two
     (FLASH, "p = @exp2f((s[i] - base) * c)@", "exp2f(s[i] * c - base * c)"),
     (FLASH, "alpha = @exp2f((m - base) * c)@", "exp2f(m * c - base * c)"),
-    (BACK, "return @exp2f((__fmul_rn(score, scale) - lse) * kLog2E)@", "exp2f((score * scale - lse) * kLog2E)"),
+    (BACK, "return @exp2f((score - row.x) * c)@", "exp2f(score * c - row.x * c)"),
 ]
 FLAGS = ["-std=c++17", "-ffp-contract=off", *contraction(True), "-fexpensive-optimizations"]  # products and sums fused
 BEGIN = """

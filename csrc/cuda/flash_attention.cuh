@@ -5,7 +5,11 @@
 // B. k and v are read once for every 16 queries of every query head.
 //
 // Query head h reads key head h / (H / K). Causal is bottom-right: query i sees key j <= i + S - T. A query that sees
-// nothing gives O = 0 and LSE = +infinity, so that exp(S - LSE) = 0 in the backward pass. All sums in fp32.
+// nothing gives O = 0 and LSE = +infinity. All sums in fp32. Beside LSE, a row's maximum (before the scale) and sum are
+// kept apart: of scores near 1e4 their rounded LSE would leave the backward pass too few bits.
+//
+// NaN: a query, key or value that is NaN and seen makes NaN, as it does written out. In tiles that a query sees nothing of
+// nothing is read; within a tile, a value that is not seen has weight 0, and 0 NaN is NaN, as it is written out.
 //
 //   version 1: a block takes 16 queries, four threads a row, and walks over tiles of 16 keys and values in shared
 //   memory (fp32, rows padded by one word: a column is then free of bank conflicts). Scores are shared by the row's
@@ -59,9 +63,23 @@ __device__ inline bool sees(const AttentionShape& shape, int64_t query, int64_t 
 }
 
 // The first key that none of the queries of this tile sees.
-__device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query) {
-  const int64_t last_seen = first_query + kTile - 1 + shape.keys - shape.queries;
+__device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query, int tile = kTile) {
+  const int64_t last_seen = first_query + tile - 1 + shape.keys - shape.queries;
   return shape.causal && last_seen + 1 < shape.keys ? last_seen + 1 : shape.keys;
+}
+
+// A block's work: one tile of the rows of one head. All blocks lie in one dimension: the others end at 65,535.
+struct TileOfHead {
+  int64_t first, head, batch;  // the tile's first row
+
+  __device__ TileOfHead(int64_t rows, int rows_of_tile, int64_t heads) {
+    const unsigned tiles = unsigned((rows + rows_of_tile - 1) / rows_of_tile), rest = blockIdx.x / tiles;
+    first = int64_t(blockIdx.x % tiles) * rows_of_tile, head = rest % unsigned(heads), batch = rest / unsigned(heads);
+  }
+};
+
+inline dim3 tile_grid(int64_t rows, int rows_of_tile, int64_t heads, int64_t batch) {
+  return dim3(unsigned((rows + rows_of_tile - 1) / rows_of_tile * heads * batch));
 }
 
 template <class T>
@@ -72,11 +90,11 @@ __device__ const T* head_of(const Strided& x, int64_t batch, int64_t head) {
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
 flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
-                   AttentionShape shape) {
+                   float2* __restrict__ rows, AttentionShape shape) {
   __shared__ Tile<D> Q, K, V;
   __shared__ float P[kTile][kTile + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const int64_t first = int64_t(blockIdx.x) * kTile, head = blockIdx.y, batch = blockIdx.z;
+  const auto [first, head, batch] = TileOfHead(shape.queries, kTile, shape.heads);
   const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
   const T *keys = head_of<T>(k, batch, kv_head), *values = head_of<T>(v, batch, kv_head);
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
@@ -117,10 +135,13 @@ flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
   l = team_sum(l);
   if (query >= shape.queries) return;
   const int64_t place = (batch * shape.heads + head) * shape.queries + query;
+  const bool sees_any = sees(shape, query, 0);
 #pragma unroll
   for (int e = 0; e < D / kTeam; ++e)
-    if (member + kTeam * e < d) out[place * d + member + kTeam * e] = T(l > 0 ? O[e] / l : 0.0f);
-  if (member == 0) lse[place] = l > 0 ? m * shape.scale + logf(l) : INFINITY;
+    if (member + kTeam * e < d) out[place * d + member + kTeam * e] = T(sees_any ? O[e] / l : 0.0f);
+  if (member != 0) return;
+  lse[place] = sees_any ? m * shape.scale + logf(l) : INFINITY;
+  rows[place] = float2{m, l};
 }
 
 // visit(D) with the smallest compiled width that holds `width` columns.
@@ -131,15 +152,15 @@ void with_width(int64_t width, Visit visit) {
   visit(std::integral_constant<int, 128>{});
 }
 
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, AttentionShape shape,
-                     void* stream) {
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows,
+                     AttentionShape shape, void* stream) {
   if (shape.batch * shape.heads * shape.queries == 0) return;
-  const dim3 grid(ceil_div(shape.queries, kTile), unsigned(shape.heads), unsigned(shape.batch));
+  const dim3 grid = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
   with_dtype(dtype, [&](auto zero) {
     with_width(shape.width, [&](auto D) {
       using T = decltype(zero);
       LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, static_cast<cudaStream_t>(stream))(
-          q, k, v, static_cast<T*>(out), lse, shape);
+          q, k, v, static_cast<T*>(out), lse, reinterpret_cast<float2*>(rows), shape);
     });
   });
   check_launch("flash_attention");

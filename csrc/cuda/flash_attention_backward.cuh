@@ -1,4 +1,5 @@
-// The gradients of flash attention: P is computed again from q, k and LSE, nothing of size T x S is kept.
+// The gradients of flash attention: P is computed again from q, k and each row's maximum and sum, nothing of size T x S is
+// kept.
 //   delta_i = sum_c dO_ic O_ic - dLSE_i,   dV = P^T dO,   dS = P (dO v^T - delta),   dQ = scale dS k,   dK = scale dS^T q
 // (arXiv 2205.14135, appendix B.4; a gradient of LSE adds P dLSE to dS, hence its place in delta).
 //
@@ -13,20 +14,19 @@
 
 namespace minillama::kernels {
 
-// P from a score before its scale. LSE holds the rounded product of the highest one, so that the product is rounded here
-// too: fused with the subtraction it would leave that rounding over, and where one key has all the weight P would not be 1.
-__device__ inline float share(float score, float lse, float scale) {
-  return exp2f((__fmul_rn(score, scale) - lse) * kLog2E);
-}
+// P from a score before its scale, by the numbers of the forward pass: c = scale log2(e), and (maximum, sum) of the row.
+// Exact where it matters: close to the maximum the difference has no rounding.
+__device__ inline float share(float score, float2 row, float c) { return exp2f((score - row.x) * c) / row.y; }
 
 template <class T>
 __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const float* __restrict__ d_lse,
                                float* __restrict__ delta, AttentionShape shape) {
   const int lane = threadIdx.x % 32, d = int(shape.width);
-  const int64_t query = int64_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  const auto [first, head, batch] = TileOfHead(shape.queries, kDeltaRows, shape.heads);
+  const int64_t query = first + threadIdx.x / 32;
   if (query >= shape.queries) return;  // a whole warp leaves
-  const int64_t place = (int64_t(blockIdx.z) * shape.heads + blockIdx.y) * shape.queries + query;
-  const T* gradient = head_of<T>(d_out, blockIdx.z, blockIdx.y) + query * d_out.row;
+  const int64_t place = (batch * shape.heads + head) * shape.queries + query;
+  const T* gradient = head_of<T>(d_out, batch, head) + query * d_out.row;
   float sum = 0;
   for (int c = lane; c < d; c += 32) sum += float(gradient[c]) * float(out[place * d + c]);
   for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
@@ -35,16 +35,17 @@ __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const f
 
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
-flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
+flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
             const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
   __shared__ float dS[kTile][kTile + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const int64_t first = int64_t(blockIdx.x) * kTile, head = blockIdx.y, batch = blockIdx.z;
+  const auto [first, head, batch] = TileOfHead(shape.queries, kTile, shape.heads);
   const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
   const int64_t place = (batch * shape.heads + head) * shape.queries + query;
   const bool inside = query < shape.queries;
-  const float my_lse = inside ? lse[place] : INFINITY, my_delta = inside ? delta[place] : 0;
+  const float2 my_row = inside ? rows[place] : float2{0, 1};
+  const float my_delta = inside ? delta[place] : 0, c = shape.scale * kLog2E;
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, first, shape.queries, d);
   float sum[D / kTeam] = {};
@@ -55,8 +56,8 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restr
     __syncthreads();
     for (int key = member; key < kTile; key += kTeam) {
       const bool seen = sees(shape, query, start + key);
-      const float p = seen ? share(dot<D>(Q[row], K[key]), my_lse, shape.scale) : 0.0f;
-      dS[row][key] = p * (dot<D>(dO[row], V[key]) - my_delta);
+      const float p = seen ? share(dot<D>(Q[row], K[key]), my_row, c) : 0.0f;
+      dS[row][key] = seen ? p * (dot<D>(dO[row], V[key]) - my_delta) : 0.0f;
     }
     __syncwarp();
 #pragma unroll
@@ -74,19 +75,20 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restr
 
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
-flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __restrict__ lse,
+flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
              const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
   __shared__ float P[kTile][kTile + 1], dS[kTile][kTile + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const int64_t first = int64_t(blockIdx.x) * kTile, kv_head = blockIdx.y, batch = blockIdx.z, key = first + row;
-  const int64_t group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
+  const auto [first, kv_head, batch] = TileOfHead(shape.keys, kTile, shape.kv_heads);
+  const int64_t key = first + row, group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
+  const float c = shape.scale * kLog2E;
   const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries
   load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
   load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, first, shape.keys, d);
   float sum_k[D / kTeam] = {}, sum_v[D / kTeam] = {};
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    const int64_t rows = (batch * shape.heads + head) * shape.queries;
+    const int64_t of_head = (batch * shape.heads + head) * shape.queries;
     for (int64_t start = unseen; start < shape.queries; start += kTile) {
       __syncthreads();
       load_tile<D>(Q, head_of<T>(q, batch, head), q.row, start, shape.queries, d);
@@ -95,9 +97,9 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __rest
       for (int i = member; i < kTile; i += kTeam) {
         const int64_t query = start + i;
         const bool seen = query < shape.queries && sees(shape, query, key);
-        const float p = seen ? share(dot<D>(Q[i], K[row]), lse[rows + query], shape.scale) : 0.0f;
+        const float p = seen ? share(dot<D>(Q[i], K[row]), rows[of_head + query], c) : 0.0f;
         P[row][i] = p;
-        dS[row][i] = seen ? p * (dot<D>(dO[i], V[row]) - delta[rows + query]) : 0.0f;
+        dS[row][i] = seen ? p * (dot<D>(dO[i], V[row]) - delta[of_head + query]) : 0.0f;
       }
       __syncwarp();
 #pragma unroll
@@ -123,23 +125,26 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float* __rest
 }
 
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
-                              const float* lse, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
+                              const float* rows_, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
                               AttentionShape shape, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
-  const unsigned heads = unsigned(shape.heads), batch = unsigned(shape.batch);
+  const auto* rows = reinterpret_cast<const float2*>(rows_);
+  const dim3 for_delta = tile_grid(shape.queries, kDeltaRows, shape.heads, shape.batch);
+  const dim3 for_dq = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
+  const dim3 for_dkv = tile_grid(shape.keys, kTile, shape.kv_heads, shape.batch);
   with_dtype(dtype, [&](auto zero) {
     with_width(shape.width, [&](auto width) {
       using T = decltype(zero);
       constexpr int D = decltype(width)::value;
       if (shape.batch * shape.heads * shape.queries > 0) {
-        LAUNCH((flash_delta_v1<T>), dim3(ceil_div(shape.queries, 4), heads, batch), 128, 0, stream)(
+        LAUNCH((flash_delta_v1<T>), for_delta, 32 * kDeltaRows, 0, stream)(
             d_out, static_cast<const T*>(out), d_lse, delta, shape);
-        LAUNCH((flash_dq_v1<T, D>), dim3(ceil_div(shape.queries, kTile), heads, batch), kTileThreads, 0, stream)(
-            q, k, v, d_out, lse, delta, static_cast<T*>(dq), shape);
+        LAUNCH((flash_dq_v1<T, D>), for_dq, kTileThreads, 0, stream)(
+            q, k, v, d_out, rows, delta, static_cast<T*>(dq), shape);
       }
       if (shape.batch * shape.kv_heads * shape.keys > 0)
-        LAUNCH((flash_dkv_v1<T, D>), dim3(ceil_div(shape.keys, kTile), unsigned(shape.kv_heads), batch), kTileThreads,
-               0, stream)(q, k, v, d_out, lse, delta, static_cast<T*>(dk), static_cast<T*>(dv), shape);
+        LAUNCH((flash_dkv_v1<T, D>), for_dkv, kTileThreads, 0, stream)(
+            q, k, v, d_out, rows, delta, static_cast<T*>(dk), static_cast<T*>(dv), shape);
     });
   });
   check_launch("flash_attention_backward");

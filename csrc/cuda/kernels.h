@@ -59,13 +59,16 @@ struct AttentionShape {
   bool causal;
 };
 constexpr int64_t kMaxHeadWidth = 128;
+constexpr int kDeltaRows = 4;  // of the smallest tiles, those of the kernel that sums dO O: a warp each
+constexpr int64_t kMaxBlocks = 0x7fffffff;  // of a launch
 
-// out (B, H, T, d) and lse (B, H, T), contiguous.
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, AttentionShape shape,
-                     void* stream);
+// out (B, H, T, d), lse (B, H, T) and rows (B, H, T, 2), contiguous. Of each row: the maximum of its scores before they are
+// scaled, and the sum of exp(scale (score - maximum)).
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows,
+                     AttentionShape shape, void* stream);
 // dq like q, dk and dv like k, contiguous; `delta` is scratch like lse, d_lse may be null.
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
-                              const float* lse, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
+                              const float* rows, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
                               AttentionShape shape, void* stream);
 
 }  // namespace minillama::kernels

@@ -2,11 +2,11 @@
 //
 // Cost: 2 M N K FLOPs; compulsory bytes 0.516 N K (4.127 bits a weight with double quantization) + e M K + e M N.
 // A weight is level[code] * absmax of its block of the flattened tensor, so a block may cross rows. Arithmetic in fp32:
-// nothing is rounded to the dtype of x before the result is.
+// nothing is rounded to the dtype of x before the result is, and nothing overflows that the result does not.
 //
 //   version 1: a thread per element of the result, which walks along K (or N). Neighbouring threads of the product read
 //   codes K/2 bytes apart: 32 bytes fetched for each byte used. The gradient's threads read neighbouring codes.
-//   Sums are formed block by block, a handful of numbers at a time, which also keeps their rounding errors small.
+//   Sums are formed 64 numbers at a time, whatever the size of a block, which keeps their rounding errors small.
 //
 // Version 2, nf4_vectors.cuh, is the one that runs where rows are made of whole vectors; version 1 does the others.
 #pragma once
@@ -51,11 +51,14 @@ __global__ void nf4_matmul_v1(const T* __restrict__ x, NF4 w, T* __restrict__ y,
   for (int64_t m = blockIdx.y; m < M; m += gridDim.y) {
     float sum = 0;
     for (int64_t k = 0; k < K;) {
-      const int64_t start = n * K, block = (start + k) / w.block_size;
-      const int64_t end = min(K, (block + 1) * w.block_size - start);
-      float of_block = 0;
-      for (; k < end; ++k) of_block += float(x[m * K + k]) * nf4_level(w, tables, start + k);
-      sum += of_block * nf4_absmax(w, tables, block);
+      const int64_t start = n * K, chunk_end = min(K, k + kNF4Chunk);
+      float of_chunk = 0;
+      while (k < chunk_end) {
+        const int64_t block = (start + k) / w.block_size, end = min(chunk_end, (block + 1) * w.block_size - start);
+        const float absmax = nf4_absmax(w, tables, block);
+        for (; k < end; ++k) of_chunk += float(x[m * K + k]) * (nf4_level(w, tables, start + k) * absmax);
+      }
+      sum += of_chunk;
     }
     y[m * w.rows + n] = T(sum);
   }

@@ -3,7 +3,8 @@
 //
 //   nf4_matmul_v2           a warp takes 4 rows of W, a lane 32 neighbouring weights of each: 16 bytes of codes and one
 //                           absmax. 512 bytes of W a request, 1.00 of compulsory for every 8 rows of x; x is read once for
-//                           16 rows of W. Levels are summed with x first and scaled once for 32 weights.
+//                           16 rows of W. Levels are summed with x first and scaled once for 32 weights: x waits as
+//                           x / 64, so that no 32 of them overflow, and the sum is multiplied by 64 at the end.
 //   nf4_matmul_backward_v2  a lane takes 8 neighbouring columns, the warps of a block every eighth row of W: 128 bytes of
 //                           codes a request. The warps' sums are added at the end, in a fixed order.
 //
@@ -19,6 +20,7 @@ constexpr int kNF4Rows = 4, kNF4Warps = 4;  // rows of W that a warp takes at on
 constexpr int kNF4Lane = 32, kNF4Step = 32 * kNF4Lane;  // columns that a lane takes at once, and a warp
 constexpr int kNF4Apart = kNF4Lane + 4;  // words between two lanes' columns: 8 lanes' 16 bytes then lie in 32 banks
 constexpr int kNF4Many = 8;  // rows of x at once, where there is more than one
+constexpr float kNF4Shrink = 1.0f / 64;  // a power of two: rounds nothing but what is below 1e-36
 constexpr int kNF4Blocks = 4;  // that an SM must have registers for; twice as many where there is one row of x
 
 template <class T>
@@ -29,7 +31,7 @@ struct alignas(16) Sixteen {  // bytes
 template <int Ms>
 using NF4Columns = float[Ms][32 * kNF4Apart];
 
-// Columns k0 ... k0 + 1023 of rows m0 ... of x, as fp32; what lies beyond x becomes 0. K is a multiple of 32.
+// Columns k0 ... k0 + 1023 of rows m0 ... of x / 64, as fp32; what lies beyond x becomes 0. K is a multiple of 32.
 template <int Ms, class T>
 __device__ void load_columns(NF4Columns<Ms>& tile, const T* x, int64_t m0, int64_t M, int64_t k0, int64_t K) {
   constexpr int V = 16 / sizeof(T);
@@ -42,7 +44,8 @@ __device__ void load_columns(NF4Columns<Ms>& tile, const T* x, int64_t m0, int64
       auto* to = reinterpret_cast<float4*>(&tile[m][i / kNF4Lane * kNF4Apart + i % kNF4Lane]);
 #pragma unroll
       for (int j = 0; j < V; j += 4) {
-        const float4 four = {float(some.x[j]), float(some.x[j + 1]), float(some.x[j + 2]), float(some.x[j + 3])};
+        const float4 four = {float(some.x[j]) * kNF4Shrink, float(some.x[j + 1]) * kNF4Shrink,
+                             float(some.x[j + 2]) * kNF4Shrink, float(some.x[j + 3]) * kNF4Shrink};
         to[j / 4] = four;
       }
     }
@@ -111,7 +114,7 @@ nf4_matmul_v2(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, 
         if (lane == m * kNF4Rows + r) mine = sums[r][m];
       }
     const int64_t n = n0 + lane % kNF4Rows, m = m0 + lane / kNF4Rows;
-    if (lane < kNF4Rows * Ms && n < w.rows && m < M) y[m * w.rows + n] = T(mine);
+    if (lane < kNF4Rows * Ms && n < w.rows && m < M) y[m * w.rows + n] = T(mine / kNF4Shrink);
   }
 }
 

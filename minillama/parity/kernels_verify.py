@@ -128,8 +128,9 @@ def attention_cases(dtype):
 def attended(q, k, v, d_out, causal, plain):
     """softmax(q k^T / sqrt(d)) v and its gradients (arXiv 2205.14135, appendix B.4), by hand.
 
-    Beside a score's own roundings, exponents have three more of it, five of the maximum, and in the gradients seven of
-    a sum's logarithm; each new maximum in a kernel is an exponential more, of two maxima, with five of the factor.
+    Exponents have, beside a score's own roundings, five of its distance from the maximum: of the difference, the scale,
+    log2(e), and two products. What a tile's maximum lies below a later one is a part of that distance, and each new
+    maximum five roundings more, of its exponential and products.
     """
     (B, H, T, d), (K, S), scale = q.shape, k.shape[1:3], 1 / math.sqrt(q.shape[-1])
     stored, computed = q.dtype, q.dtype if plain else torch.float32
@@ -137,8 +138,8 @@ def attended(q, k, v, d_out, causal, plain):
     q, k, v, d_out = (exact(x, computed) for x in (q, k, v, d_out))
     seen = (torch.arange(S) <= torch.arange(T)[:, None] + (S - T if causal else S)).repeat(H // K, 1)
     scores = q @ k.T * scale
-    largest = scores.value.abs().where(seen, 0).amax(-1, keepdim=True)
-    roundings = 3 * scores.value.abs() + (5 + 2 * (S // TILE)) * largest + 7 * math.log(S) + 5 * (S // TILE)
+    highest = scores.value.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
+    roundings = 5 * (highest - scores.value).where(seen, 0) + 5 * (S // TILE) + 2
     shares = scores.softmax(seen, FP32 * roundings + (PLAIN_EXP if plain else 0))
     out, d_shares = shares @ v, d_out @ v.T
     delta = (shares * d_shares if plain else d_out * (exact(shares.value) @ v).stored(stored)).sum()

@@ -93,6 +93,34 @@ def test_any_block_size_is_read(block_size, backend):
 
 @needs_simt
 @every_kind
+@pytest.mark.parametrize("block_size", [2, 4096])
+@pytest.mark.parametrize("K", [8191, 8192])
+def test_neither_two_thousand_blocks_nor_one_block_are_summed_number_by_number(K, block_size, backend):
+    """Of positive numbers a sum one by one would be off by dozens of units in the last place."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        stored, x = quantize_nf4(torch.rand(3, K), block_size), torch.rand(2, K)
+        weight = stored.dequantize()
+        law(kernels.nf4_matmul(x, stored, backend), x @ weight.T, x.double() @ weight.double().T, 2)
+
+
+@needs_simt
+@every_kind
+@pytest.mark.parametrize(("M", "K"), [(1, 64), (3, 64), (2, 63)])
+def test_what_overflows_in_the_result_alone_is_infinite(M, K, backend):
+    """1e38 times small weights is finite, in whatever order it is summed; times large ones it is not."""
+    x, dy = torch.full((M, K), 1e38), torch.full((M, 5), 1e38)
+    for dtype in (torch.float32, torch.bfloat16):
+        small, large = (quantize_nf4(torch.full((5, K), size)) for size in (1e-2, 1e3))
+        found = kernels.nf4_matmul(x.to(dtype), small, backend).double()
+        torch.testing.assert_close(found, x.to(dtype).double() @ small.dequantize().double().T, rtol=1e-2, atol=0)
+        found = kernels.nf4_matmul_backward(dy.to(dtype), small, backend).double()
+        torch.testing.assert_close(found, dy.to(dtype).double() @ small.dequantize().double(), rtol=1e-2, atol=0)
+        assert kernels.nf4_matmul(x.to(dtype), large, backend).isinf().all()
+
+
+@needs_simt
+@every_kind
 def test_more_than_a_group_of_scales_and_rows_of_zeros(backend):
     """300 blocks need a second fp32 scale; a block of zeros has absmax 0."""
     weight = torch.randn(300, 64)

@@ -43,10 +43,10 @@ static void print(const std::vector<float>& all) {
 static void run_attention() {
   const AttentionShape shape{1, 2, 1, 35, 50, 20, 0.25f, true};
   const auto q = numbers(2 * 35 * 20, 1), k = numbers(50 * 20, 2), v = numbers(50 * 20, 3), d_out = numbers(1400, 4);
-  std::vector<float> out(1400), lse(70), delta(70), dq(1400), dk(1000), dv(1000);
+  std::vector<float> out(1400), lse(70), rows(140), delta(70), dq(1400), dk(1000), dv(1000);
   const Strided Q{q.data(), 1400, 700, 20}, K{k.data(), 1000, 1000, 20}, V{v.data(), 1000, 1000, 20};
-  flash_attention(DType::f32, Q, K, V, out.data(), lse.data(), shape, nullptr);
-  flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, out.data(), lse.data(), nullptr,
+  flash_attention(DType::f32, Q, K, V, out.data(), lse.data(), rows.data(), shape, nullptr);
+  flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, out.data(), rows.data(), nullptr,
                            delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
   for (const auto& result : {out, dq, dk, dv}) print(result);
 }
