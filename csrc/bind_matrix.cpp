@@ -24,12 +24,12 @@ static void describe_plain(const std::vector<at::Tensor>& parts, Matrix& w) {
   w.values = parts[0].const_data_ptr();
 }
 
-static void describe_nf4(const std::vector<at::Tensor>& parts, int64_t block_size, Matrix& w) {
+static void describe_nf4(const std::vector<at::Tensor>& parts, int64_t block_size, bool rounded, Matrix& w) {
   const bool twice = parts.size() == 4;
   TORCH_CHECK(twice || parts.size() == 2, "a matrix in NF4 has 2 parts, or 4 with double quantization, given ", parts.size());
   const std::optional<at::Tensor> none, scale = twice ? std::optional(parts[2]) : none;
   check_nf4(parts[0], parts[1], scale, twice ? std::optional(parts[3]) : none, w.rows, w.columns, block_size);
-  w.form = Form::nf4;
+  w.form = rounded ? Form::nf4_int8 : Form::nf4;
   w.nf4 = {parts[0].const_data_ptr<uint8_t>(), nullptr, nullptr, nullptr, nullptr, w.rows, w.columns, block_size};
   if (twice) {
     w.nf4.absmax_codes = parts[1].const_data_ptr<uint8_t>();
@@ -38,12 +38,12 @@ static void describe_nf4(const std::vector<at::Tensor>& parts, int64_t block_siz
   } else {
     w.nf4.absmax = parts[1].const_data_ptr<float>();
   }
+  TORCH_CHECK(!rounded || nf4_int8_fits(w.nf4), "activations in int8 need columns and a block_size that are multiples of 64, "
+              "the weight has ", w.columns, " and ", block_size, ": multiply with activations in fp32");
 }
 
 static void describe_int8(const std::vector<at::Tensor>& parts, double threshold, Matrix& w) {
-  constexpr int64_t most = INT32_MAX / (127 * 127);  // more products could run over a sum of 32 bits
   TORCH_CHECK(parts.size() == 2, "a matrix in int8 has 2 parts, given ", parts.size());
-  TORCH_CHECK(w.columns <= most, "a matrix in int8 has at most ", most, " columns, given ", w.columns);
   check_dtype(parts[0], "codes", at::kChar);
   check_shape(parts[0], "codes", {w.rows, w.columns});
   check_dtype(parts[1], "absmax", at::kFloat);
@@ -63,9 +63,10 @@ WeightMatrix::WeightMatrix(const std::string& form, std::vector<at::Tensor> give
     check_device(part, "a part of the weight", at::kCPU);
     TORCH_CHECK(part.is_contiguous(), "a part of the weight of shape ", part.sizes(), " is not contiguous");
   }
-  TORCH_CHECK(form == "plain" || form == "nf4" || form == "int8", "form ", form, " is not known: use plain, nf4 or int8");
+  TORCH_CHECK(form == "plain" || form == "nf4" || form == "nf4_int8" || form == "int8", "form ", form,
+              " is not known: use plain, nf4, nf4_int8 or int8");
   if (form == "plain") describe_plain(parts, matrix);
-  if (form == "nf4") describe_nf4(parts, static_cast<int64_t>(setting), matrix);
+  if (form == "nf4" || form == "nf4_int8") describe_nf4(parts, static_cast<int64_t>(setting), form == "nf4_int8", matrix);
   if (form == "int8") describe_int8(parts, setting, matrix);
 }
 

@@ -20,11 +20,12 @@ struct NF4Tensors {
 
 // out = x W^T, or x W where not forward; neither is empty.
 static void multiply(const NF4Tensors& tensors, const kernels::NF4& w, bool forward);
+using Multiply = decltype(&multiply);
 
 // The last dimension of x becomes `to` columns.
 static at::Tensor nf4_product(const at::Tensor& x, const at::Tensor& codes, const at::Tensor& absmax,
                               const std::optional<at::Tensor>& scale, const std::optional<at::Tensor>& offset, int64_t to,
-                              int64_t block_size, bool forward) {
+                              int64_t block_size, bool forward, Multiply run = &multiply) {
   check_floating(x, forward ? "x" : "d_out");
   TORCH_CHECK(x.dim() >= 1, "x has no dimensions, wanted (..., columns of the weight)");
   const int64_t from = x.size(-1), rows = forward ? to : from, columns = forward ? from : to;
@@ -45,7 +46,7 @@ static at::Tensor nf4_product(const at::Tensor& x, const at::Tensor& codes, cons
   } else {
     w.absmax = tensors.absmax.const_data_ptr<float>();
   }
-  if (tensors.out.numel() > 0) multiply(tensors, w, forward);
+  if (tensors.out.numel() > 0) run(tensors, w, forward);
   return tensors.out;
 }
 

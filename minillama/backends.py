@@ -1,33 +1,53 @@
-"""Which code computes a model's attention, RoPE and NF4 products: plain PyTorch, its fused attention, or a kernel."""
+"""Which code computes a model's attention, RoPE and quantized products: plain PyTorch, its fused attention, or a
+kernel."""
 
 from functools import partial
 
 from minillama import kernels
 from minillama.attention import attention, torch_attention
+from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
 from minillama.rope import apply_rope_qk
 
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 
 
-def use_kernels(model, backend):
-    """Let every layer of a `Transformer` attend, turn and multiply in NF4 by `backend`, and return the model.
+def use_kernels(model, backend, activations="fp32"):
+    """Let every layer of a `Transformer` attend, turn and multiply in NF4 and int8 by `backend`, and return the model.
 
-    "reference"     `attention`, `apply_rope_qk` and `NF4Tensor.product`, written out
+    "reference"     `attention`, `apply_rope_qk`, `NF4Tensor.product` and `Int8Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
-    "cpu"           PyTorch's fused attention; RoPE of q and k, and NF4 products, by kernels for CPUs
-    "simt", "cuda"  all by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors)
+    "cpu"           PyTorch's fused attention; RoPE of q and k, NF4 and int8 products by kernels for CPUs
+    "simt", "cuda"  all by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but
+                    int8 products, which stay the reference's
 
-    Same losses and same text up to rounding. The kernels of the last two know no mask but the causal one. ValueError
-    for an unknown name, RuntimeError for what is not built here.
+    activations: "int8" (with "cpu" alone) rounds those that layers in NF4 multiply: faster, for generation only; see
+    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. The kernels of the last two know no
+    mask but the causal one. ValueError for an unknown name, RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
+    check_activations(model, backend, activations)
     for block in model.layers:
         block.attention.attend, block.attention.rotate = attend, rotate
     for layer in model.modules():
         if isinstance(layer, NF4Linear):
             layer.backend = backend if backend in kernels.KERNELS["nf4_matmul"] else "reference"
+            layer.activations = activations
+        elif isinstance(layer, Int8Linear):
+            layer.backend = backend if backend in kernels.KERNELS["int8_matmul"] else "reference"
     return model
+
+
+def check_activations(model, backend, activations):
+    """ValueError where the layers in NF4 cannot multiply activations rounded so."""
+    if activations not in ("fp32", "int8"):
+        raise ValueError(f"activations {activations!r} are not known: choose from fp32, int8")
+    if activations == "int8" and backend != "cpu":
+        raise ValueError(f"activations int8 need kernels 'cpu', given {backend!r}: choose those, or activations fp32")
+    for name, layer in model.named_modules():
+        if activations == "int8" and isinstance(layer, NF4Linear) and (layer.in_features % 64 or layer.block_size % 64):
+            raise ValueError(f"{name} has {layer.in_features} columns in blocks of {layer.block_size}, and activations "
+                             "int8 need multiples of 64: use activations fp32")
 
 
 def functions(backend):

@@ -91,6 +91,7 @@ def matrix_of(layer):
         form, rows, columns = type(layer).__name__.removesuffix("Linear").lower(), layer.out_features, layer.in_features
         parts = [layer.codes, layer.absmax] if form == "int8" else [p for p in layer.stored().parts() if p is not None]
         setting = layer.threshold if form == "int8" else layer.block_size
+        form += "_int8" if form == "nf4" and layer.activations == "int8" else ""
     else:
         raise ValueError(f"the engine has no product for {layer}: it knows {', '.join(LAYERS)}")
     return torch.classes.minillama.Matrix(form, parts, rows, columns, float(setting))

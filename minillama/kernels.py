@@ -32,7 +32,7 @@ BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
 DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
 KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"),  # operator -> backends
-           "flash_attention": ("simt", "cuda")}
+           "int8_matmul": ("cpu",), "flash_attention": ("simt", "cuda")}
 _known = {}  # what PyTorch said of an operator and a device: it takes 20 microseconds to answer
 
 
@@ -60,7 +60,7 @@ def require(backend):
         raise NotBuilt(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
-def _operator(name, backend, x, half=None):
+def operator_of(name, backend, x, half=None):
     """The operator of that backend (or its other `half`) for a tensor like x; ValueError if x lives elsewhere."""
     require(backend)
     if backend not in KERNELS[name]:
@@ -96,15 +96,15 @@ def _missing():
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
             ("rope", _rope_fake, _rope_remember, _rope_backward),
-            ("rope_", lambda *arguments: None, None, None),
-            ("rope_into", lambda *arguments: None, None, None),
+            *((name, lambda *arguments: None, None, None) for name in ("rope_", "rope_into")),
             ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
-            ("nf4_matmul_backward", _nf4_fake, None, None),
+            *((name, _nf4_fake, None, None) for name in ("nf4_matmul_backward", "nf4_matmul_int8")),
+            ("int8_matmul", lambda x, codes, *rest: x.new_empty((*x.shape[:-1], len(codes))), None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
             ("flash_attention_backward", _flash_backward_fake, None, None),
         ):
             if not hasattr(operators, name):
-                continue  # compiled before there was one: `_operator` says so when it is asked for
+                continue  # compiled before there was one: `operator_of` says so when it is asked for
             torch.library.register_fake(f"{library}::{name}", fake)
             if backward:
                 backward = functools.partial(backward, operators)
@@ -177,7 +177,7 @@ def fused_rope(x, rotations, interleaved=True, backend="cpu"):
     x: (..., T, H, d) fp32, bf16 or fp16; rotations: (T, d/2) or x's batch + (T, d/2), complex64. Computed in fp32,
     rounded once, as the reference is. Has a gradient for x, none for the table. RuntimeError if it is not built.
     """
-    operator = _operator("rope", backend, x)
+    operator = operator_of("rope", backend, x)
     wanted = (*x.shape[-3:-2], x.shape[-1] // 2)
     if x.dim() < 3 or x.shape[-1] % 2 or tuple(rotations.shape) not in (wanted, (*x.shape[:-3], *wanted)):
         raise ValueError(f"x has shape {tuple(x.shape)} and rotations {tuple(rotations.shape)}: wanted (..., T, H, d), "
@@ -199,7 +199,7 @@ def fused_rope_qk(q_BTHd, k_BTKd, rotations, positions=None, offset=0, interleav
     RuntimeError for shapes that do not fit and positions without a row (a GPU makes NaN of those).
     """
     form = "rope_" if in_place else "rope" if out is None else "rope_into"
-    operator = _operator("rope", backend, q_BTHd, form)
+    operator = operator_of("rope", backend, q_BTHd, form)
     how = (_table(rotations), positions, offset, interleaved, False)
     if in_place and out is not None:
         raise ValueError("in_place and out were both given: a result has one place")
@@ -234,18 +234,20 @@ def nf4_matmul(x, stored, backend="cpu"):
     """x W^T for x (..., in) in fp32, bf16 or fp16 and an NF4Tensor of shape (out, in): (..., out) in x's dtype.
 
     As `NF4Tensor.product`, but W is never formed: levels, scales and sums stay fp32, and only the result is rounded.
-    The gradient goes to x alone, from the same bits. RuntimeError if the backend is not built.
+    The gradient goes to x alone, from the same bits. RuntimeError if the backend is not built. With activations
+    "int8" (on "cpu", no gradient) x is rounded to int8 in pieces of 64 columns, levels to 112ths; their sums are exact.
     """
     if len(stored.shape) != 2:
         raise ValueError(f"the weight has shape {tuple(stored.shape)}: a product needs a matrix (out, in)")
     if x.shape[-1] != stored.shape[1]:
         raise ValueError(f"x has shape {tuple(x.shape)} and the weight {tuple(stored.shape)}: the last two must agree")
-    return _operator("nf4_matmul", backend, x)(x, *stored.parts(), stored.shape[0], stored.block_size)
+    rounded = "nf4_matmul_int8" if stored.activations == "int8" else None
+    return operator_of("nf4_matmul", backend, x, rounded)(x, *stored.parts(), stored.shape[0], stored.block_size)
 
 
 def nf4_matmul_backward(dy, stored, backend="cpu"):
     """dy W (..., in) for dy (..., out): the gradient that `nf4_matmul` gives x, for those who keep their own graph."""
-    operator = _operator("nf4_matmul", backend, dy, "nf4_matmul_backward")
+    operator = operator_of("nf4_matmul", backend, dy, "nf4_matmul_backward")
     return operator(dy, *stored.parts(), stored.shape[1], stored.block_size)
 
 
@@ -274,7 +276,7 @@ def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend=
     """
     if mask_BTS is not None:
         raise ValueError("the flash kernels know no mask but the causal one: use minillama.attention for mask_BTS")
-    return _operator("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
+    return operator_of("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
 
 
 def _flash_fake(q, k, v, causal):

@@ -10,6 +10,7 @@
 #if defined(__GNUC__) && defined(__x86_64__)
 #define MINILLAMA_X86 1
 #define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx2,fma")))
+#define AVX512_VNNI __attribute__((target("avx512f,avx512vl,avx512bw,avx512vnni,avx2,fma")))
 #define AVX2 __attribute__((target("avx2,fma")))
 #endif
 #if defined(__GNUC__)

@@ -149,11 +149,13 @@ void prepare(const Matrix& w, const float* x, int64_t n, Activations& to) {
   to.x = x;
   to.n = n;
   if (w.form == Form::nf4) prepare_nf4(w, to);
+  if (w.form == Form::nf4_int8) nf4_int8_lay_out(x, n, w.columns, to.rounded);
   if (w.form == Form::int8) prepare_int8(w, to);
 }
 
 void multiply_rows(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) {
   if (w.form == Form::nf4) return multiply_nf4(w, x, first, end, y);
+  if (w.form == Form::nf4_int8) return nf4_int8_rows(w.nf4, x.rounded, first, end, y + first, w.rows);
   if (w.form == Form::int8) return multiply_int8(w, x, first, end, y);
   loops().multiply(w, x, first, end, y);
 }

@@ -5,10 +5,11 @@
 #include <vector>
 
 #include "../cuda/kernels.h"
+#include "nf4_int8.h"
 
 namespace minillama {
 
-enum class Form { f32, bf16, f16, nf4, int8 };
+enum class Form { f32, bf16, f16, nf4, nf4_int8, int8 };  // nf4_int8: NF4, with activations in int8
 
 // W (rows, columns), row after row, where it lies in the model's memory: nothing is copied. What its form does not use is
 // left 0.
@@ -32,6 +33,7 @@ struct Activations {
   const float* x;
   int64_t n;
   std::vector<float> in_code_order;  // nf4: see nf4_matvec.h
+  NF4Int8Rows rounded;  // nf4_int8
   std::vector<int8_t> codes;  // int8: (n, columns), 0 in the columns of outliers
   std::vector<float> absmax;  // int8: (n)
   std::vector<int64_t> outliers;  // int8: columns that are multiplied in fp32

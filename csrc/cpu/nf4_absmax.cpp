@@ -68,4 +68,15 @@ void nf4_absmax(const NF4& w, int64_t begin, int64_t end, float* absmax) {
   absmax_plain(w, begin, end, absmax);
 }
 
+void nf4_absmax_of_row(const NF4& w, int64_t row, int64_t piece, float* absmax) {
+  const int64_t pieces = w.columns / piece, in_block = w.block_size / piece, begin = row * pieces;
+  if (in_block == 1) return nf4_absmax(w, begin, begin + pieces, absmax);
+  for (int64_t p = 0, next; p < pieces; p = next) {
+    const int64_t block = (begin + p) / in_block;
+    next = std::min(pieces, (block + 1) * in_block - begin);
+    nf4_absmax(w, block, block + 1, absmax + p);
+    std::fill(absmax + p, absmax + next, absmax[p]);
+  }
+}
+
 }  // namespace minillama

@@ -2,7 +2,7 @@
 //
 //   y[m, n] = sum over blocks b of  absmax[n, b] * (sum over k in b of  level[n, k] * x[m, k])
 //
-// 2 M FLOPs for each weight of half a byte: with one row of x a processor waits for memory, if decoding is cheap. So
+// 2 M FLOPs for each weight of half a byte: with one row of x a CPU waits for memory, if decoding is cheap. So
 // levels are looked up in registers, several codes at once; a block's absmax is multiplied once, with its sum; and
 // nothing is moved to where it belongs: x is laid out, once a call, in the order in which the codes come out.
 //
@@ -198,18 +198,6 @@ void nf4_matvec_lay_out(const float* x, int64_t M, int64_t columns, std::vector<
           out[j] = k + order[j] < columns ? x[m * columns + k + order[j]] : 0;
 }
 
-// The absmax of each piece of a row.
-static void absmax_of_row(const NF4& w, int64_t row, float* out) {
-  const int64_t pieces = w.columns / kNF4Piece, in_block = w.block_size / kNF4Piece, begin = row * pieces;
-  if (in_block == 1) return nf4_absmax(w, begin, begin + pieces, out);
-  for (int64_t p = 0, next; p < pieces; p = next) {
-    const int64_t block = (begin + p) / in_block;
-    next = std::min(pieces, (block + 1) * in_block - begin);
-    nf4_absmax(w, block, block + 1, out + p);
-    std::fill(out + p, out + next, out[p]);
-  }
-}
-
 // sums (rows, M, kLanes) of at most kGroup rows of W from `first` on, and at most kMost rows of x.
 static void group_sums(const NF4& w, const float* absmax, int64_t absmax_row, const float* x, int64_t M, int64_t first,
                        int64_t rows, float* sums) {
@@ -234,7 +222,7 @@ void nf4_matvec(const NF4& w, const std::vector<float>& x, int64_t M, int64_t be
   float sums[kGroup * kMost * kLanes];
   for (int64_t first = begin; first < end; first += kGroup) {
     const int64_t rows = std::min(kGroup, end - first);
-    for (int64_t r = 0; r < rows; ++r) absmax_of_row(w, first + r, &absmax[r * absmax_row]);
+    for (int64_t r = 0; r < rows; ++r) nf4_absmax_of_row(w, first + r, kNF4Piece, &absmax[r * absmax_row]);
     for (int64_t m = 0; m < M; m += kMost) {
       const int64_t taken = std::min<int64_t>(kMost, M - m);
       group_sums(w, absmax.data(), absmax_row, line_in(x) + size_of(m, w.columns), taken, first, rows, sums);

@@ -189,6 +189,15 @@ static const Vectors* in_use = find("best");
 
 const Vectors& vectors() { return *in_use; }
 
+bool vectors_have_vnni() {
+#if MINILLAMA_X86
+  static const bool in_processor = __builtin_cpu_supports("avx512vnni");
+  return in_processor && in_use->kind == Kind::avx512;
+#else
+  return false;
+#endif
+}
+
 bool choose_vectors(const std::string& name) {
   const Vectors* found = find(name);
   if (found) in_use = found;

@@ -33,6 +33,9 @@ struct Vectors {
 // The loops in use: the best that this processor has, or those chosen by name.
 const Vectors& vectors();
 
+// Whether these loops may use AVX-512's dot products of bytes (VNNI).
+bool vectors_have_vnni();
+
 // "avx512", "avx2", "plain" (any processor), or "best". False if there is no such kind, or this processor is not of it.
 bool choose_vectors(const std::string& name);
 

@@ -157,6 +157,7 @@ def add_generate(commands):
     flags.add_fields(generate, Sampling)
     flags.add_bits(generate)
     flags.add_kernels_flag(generate, "reference")
+    flags.add_activations_flag(generate)
     flags.add_device(generate)
 
 
@@ -224,7 +225,7 @@ def run_generate(arguments):
 
     sampling = flags.from_flags(Sampling, arguments)
     model, tokenizer = load_from_args(arguments)
-    use_kernels(model, arguments.kernels)
+    use_kernels(model, arguments.kernels, arguments.activations)
     pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                          seed=arguments.seed), model.config.max_seq_len)
     first = next(pieces, "")  # a prompt that is too long is refused before it is printed

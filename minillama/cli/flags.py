@@ -93,6 +93,12 @@ def add_kernels_flag(parser, default="torch"):
                         help="reference, torch, cpu, simt or cuda (default: %(default)s)")
 
 
+def add_activations_flag(parser):
+    """--activations, for commands that only generate (`backends.use_kernels`)."""
+    parser.add_argument("--activations", default="fp32", choices=("fp32", "int8"),
+                        help="of products with weights in NF4: int8, with --kernels cpu, is faster and rounds them")
+
+
 def add_bits(parser):
     """--load-8bit and --load-4bit, for commands that can run a quantized model."""
     bits = parser.add_mutually_exclusive_group()

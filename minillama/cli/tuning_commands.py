@@ -67,6 +67,7 @@ def add_chat(commands):
     flags.add_number(chat, "--seed", Range(0, SEEDS), 0)
     flags.add_fields(chat, ChatSampling)
     flags.add_kernels_flag(chat, "reference")
+    flags.add_activations_flag(chat)
     flags.add_device(chat)
 
 
@@ -169,7 +170,7 @@ def run_chat(arguments):
     """Load, maybe quantize, and answer line after line (`chat.chat`)."""
     sampling = flags.from_flags(ChatSampling, arguments)
     model, tokenizer = load_from_args(arguments)
-    use_kernels(model, arguments.kernels)
+    use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_lora(arguments.adapter, model)
     conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))

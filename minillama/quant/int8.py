@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from minillama import kernels
 from minillama.quant.quantized_linear import QuantizedLinear
 
 OUTLIER_THRESHOLD = 6.0  # arXiv 2208.07339, section 3.2
@@ -39,6 +40,7 @@ class Int8Tensor:
     codes: torch.Tensor  # int8 (out, in)
     absmax: torch.Tensor  # fp32 (out,)
     threshold: float = OUTLIER_THRESHOLD
+    backend: str = "reference"  # whose code multiplies with it: this file's, or a kernel's (`int8_matmul`)
 
     def dequantize(self, dtype=torch.float32):
         return (self.codes.float() * (self.absmax / 127)[:, None]).to(dtype)
@@ -49,6 +51,8 @@ class Int8Tensor:
         The codes are multiplied as float64, in which the int8 sums are exact for any width; this is the
         reference, not a fast path.
         """
+        if self.backend != "reference":
+            return int8_matmul(x, self, self.backend)
         rows = x.reshape(-1, x.shape[-1])
         codes, absmax, columns = quantize_rows(rows, self.threshold)
         sums = codes.double() @ self.codes.double().T
@@ -60,6 +64,13 @@ class Int8Tensor:
     def product_backward(self, dy):
         """dy W with the dequantized W."""
         return dy @ self.dequantize(dy.dtype)
+
+
+def int8_matmul(x, stored, backend="cpu"):
+    """`Int8Tensor.product` by a compiled kernel: the same codes of x, the same sums of integers, scaled by the same two
+    fp32 products. Columns of outliers are multiplied and added in fp32, whatever x's dtype. No gradient. RuntimeError
+    if the backend is not built."""
+    return kernels.operator_of("int8_matmul", backend, x)(x, stored.codes, stored.absmax, stored.threshold)
 
 
 def quantize_int8(weight, threshold=OUTLIER_THRESHOLD):
@@ -81,8 +92,11 @@ def quantize_int8(weight, threshold=OUTLIER_THRESHOLD):
 class Int8Linear(QuantizedLinear):
     """A linear layer whose frozen weight is kept in row-wise int8; see `QuantizedLinear`.
 
-    The backward pass takes the rounding of x for the identity: dx = dy W with the dequantized W.
+    The backward pass takes the rounding of x for the identity: dx = dy W with the dequantized W. `backends.use_kernels`
+    sets `backend`.
     """
+
+    backend = "reference"
 
     def __init__(self, stored):
         out_features, in_features = stored.codes.shape
@@ -107,4 +121,4 @@ class Int8Linear(QuantizedLinear):
         return {"threshold": self.threshold}
 
     def stored(self):
-        return Int8Tensor(self.codes, self.absmax, self.threshold)
+        return Int8Tensor(self.codes, self.absmax, self.threshold, self.backend)

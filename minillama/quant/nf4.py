@@ -81,6 +81,7 @@ class NF4Tensor:
     shape: tuple
     block_size: int = BLOCK
     backend: str = "reference"  # whose code multiplies with it: this file's, or a kernel's (`kernels.nf4_matmul`)
+    activations: str = "fp32"  # or "int8": what a kernel rounds x to before it multiplies, 64 columns at a time
 
     def parts(self):
         """All that dequantizing needs; the last two are None without double quantization."""
@@ -246,9 +247,9 @@ def level_pairs(device):
 
 
 class NF4Linear(QuantizedLinear):
-    """A linear layer with a frozen weight in NF4; see `QuantizedLinear`. `backends.use_kernels` sets `backend`."""
+    """A linear layer with a frozen weight in NF4; see `QuantizedLinear`. `backends.use_kernels` sets the first two."""
 
-    backend = "reference"
+    backend, activations = "reference", "fp32"
 
     def __init__(self, stored):
         out_features, in_features = stored.shape
@@ -280,4 +281,4 @@ class NF4Linear(QuantizedLinear):
 
     def stored(self):
         return NF4Tensor(self.codes, self.absmax, self.absmax_scale, self.absmax_offset,
-                         (self.out_features, self.in_features), self.block_size, self.backend)
+                         (self.out_features, self.in_features), self.block_size, self.backend, self.activations)

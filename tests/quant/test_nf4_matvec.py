@@ -1,4 +1,4 @@
-"""NF4 products of up to 16 rows on a processor: all kinds of vectors read the same weights, once."""
+"""NF4 products of up to 16 rows on a CPU: all kinds of vectors read the same weights, once."""
 
 import math
 
@@ -17,11 +17,11 @@ ROWS = (1, 2, 3, 4, 5, 7, 8, 16, 17)
 
 @pytest.fixture(params=VECTORS)
 def vectors(request):
-    """Each kind of loops that this processor can run."""
+    """Each kind of loops that this CPU can run."""
     try:
         torch.ops.minillama.set_vectors(request.param)
     except RuntimeError:
-        pytest.skip(f"this processor has no {request.param}")
+        pytest.skip(f"this CPU has no {request.param}")
     yield request.param
     torch.ops.minillama.set_vectors("best")
 
