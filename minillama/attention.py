@@ -70,6 +70,17 @@ def torch_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     return attend(attn_mask=visible).masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
+def behind_prefix(prefix, k_BKSd, v_BKSd, mask_BTS=None):
+    """Keys, values and mask with n virtual tokens in front, which every query sees: S becomes n + S.
+
+    prefix: their (k, v), (1, K, n, d) each, of any float dtype and the same for every row of the batch.
+    """
+    k_BKnd, v_BKnd = (part.to(k_BKSd.dtype).expand(len(k_BKSd), -1, -1, -1) for part in prefix)
+    if mask_BTS is not None:
+        mask_BTS = nn.functional.pad(mask_BTS, (k_BKnd.shape[2], 0), value=True)
+    return torch.cat([k_BKnd, k_BKSd], 2), torch.cat([v_BKnd, v_BKSd], 2), mask_BTS
+
+
 class Attention(nn.Module):
     """The layer: project to q, k, v, turn q and k by position, remember k and v, attend, project back. No biases."""
 
@@ -81,7 +92,7 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
+    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None, prefix=None):
         q_BTHd = self.wq(x_BTD).unflatten(-1, (-1, self.head_dim))  # (B, T, H d) -> (B, T, H, d)
         k_BTKd = self.wk(x_BTD).unflatten(-1, (-1, self.head_dim))
         v_BTKd = self.wv(x_BTD).unflatten(-1, (-1, self.head_dim))
@@ -89,5 +100,7 @@ class Attention(nn.Module):
         q_BHTd, k_BKTd, v_BKTd = q_BTHd.transpose(1, 2), k_BTKd.transpose(1, 2), v_BTKd.transpose(1, 2)
         if cache is not None:
             k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)  # T becomes S: all that was read before, and this
+        if prefix is not None:
+            k_BKTd, v_BKTd, mask_BTS = behind_prefix(prefix, k_BKTd, v_BKTd, mask_BTS)
         mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=True, mask_BTS=mask_BTS)
         return self.wo(mixed_BHTd.transpose(1, 2).flatten(-2))  # (B, T, H, d) -> (B, T, H d)

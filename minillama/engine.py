@@ -12,6 +12,7 @@ from minillama.backends import backend_of
 from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
 from minillama.rms_norm import RMSNorm
+from minillama.swiglu import SwiGLU
 from minillama.transformer import Block, Transformer
 
 MOST_ROWS = 8  # of a batch; with more, PyTorch's matrix products are as fast
@@ -51,8 +52,11 @@ def engine_for(model):
 
 def refusal(model):
     """Why the engine does not decode this model, in a few words; None if it does."""
-    if type(model) is not Transformer or any(type(block) is not Block for block in model.layers):
+    if type(model) is not Transformer or any((type(block), type(block.feed_forward)) != (Block, SwiGLU)
+                                             for block in model.layers):
         return f"it is a {type(model).__name__} with parts of its own"
+    if model.virtual_tokens is not None:
+        return "it reads virtual tokens before its text"
     if any(backend_of(block) != "cpu" for block in model.layers):
         return f"its kernels are {backend_of(model)!r}, not 'cpu'"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):

@@ -22,8 +22,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None):
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS)
+    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None, prefix=None):
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS, prefix)
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
 
 
@@ -32,13 +32,14 @@ class Transformer(nn.Module):
 
     `attend` is the attention function of every layer: `attention.attention`, written out, unless another is asked
     for. `gradient_checkpointing = True` forgets activations inside blocks and computes them again in the backward
-    pass (arXiv 1604.06174).
+    pass (arXiv 1604.06174). `virtual_tokens`, a module called with the model, gives keys and values that every query
+    of a layer sees besides those of the text (`peft.prefix_tuning`).
     """
 
     def __init__(self, config, attend=attention):
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.virtual_tokens = False, None
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -83,11 +84,12 @@ class Transformer(nn.Module):
         self.frequencies = self.frequencies.to(tokens_BT.device)  # no copy where they are there
         rotations = rope_rotations(positions, self.frequencies)
         x_BTD = self.tok_embeddings(tokens_BT)
-        for layer, block in enumerate(self.layers):
+        prefixes = self.virtual_tokens(self) if self.virtual_tokens is not None else [None] * len(self.layers)
+        for layer, (block, prefix) in enumerate(zip(self.layers, prefixes, strict=True)):
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled() and cache is None:
-                x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, prefix, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS)
+                x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS, prefix)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         return self.norm(x_BTD)

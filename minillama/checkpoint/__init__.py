@@ -41,6 +41,8 @@ def _reader(path):
                            ("config.json", read_huggingface), ("params.json", read_meta)):  # Mistral has both
             if any(path.glob(name)):
                 return read
+        if (path / "adapter_config.json").exists():
+            raise ValueError(f"{path} is an adapter: `merge` it into its base first, and give the whole model")
         raise ValueError(f"{path}: neither params.json (Meta) nor config.json (Hugging Face) is in this folder: "
                          "give the folder that holds one, or a .bin or .gguf file")
     with open(require_regular(path), "rb") as file:

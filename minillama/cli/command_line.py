@@ -151,6 +151,7 @@ def add_generate(commands):
     generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
     generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
+    generate.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
     flags.add_number(generate, "--max-new-tokens", Range(0, MOST), 256)
     flags.add_number(generate, "--seed", Range(0, SEEDS), 0)
@@ -221,11 +222,14 @@ def run_generate(arguments):
     from minillama.backends import use_kernels
     from minillama.cli.model_arguments import load_from_args
     from minillama.generate import generate_text
+    from minillama.peft.adapter_file import load_adapter
     from minillama.sampling import Sampling
 
     sampling = flags.from_flags(Sampling, arguments)
     model, tokenizer = load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
+    if arguments.adapter:
+        load_adapter(arguments.adapter, model)
     pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                          seed=arguments.seed), model.config.max_seq_len)
     first = next(pieces, "")  # a prompt that is too long is refused before it is printed

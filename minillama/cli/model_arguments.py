@@ -1,16 +1,21 @@
 """How a command opens the model that it is given: all that can be refused is refused before a weight is loaded."""
 
 import sys
+from pathlib import Path
 
 import torch
 
 from minillama.backends import functions
 from minillama.checkpoint import find_tokenizer, load_model, open_weights
 from minillama.checkpoint.weights import common_dtype
-from minillama.peft.lora_file import learned_over, load_lora
+from minillama.peft.adapter_file import load_adapter, method_of
+from minillama.peft.lora_file import CONFIG_FILE, learned_over
+from minillama.peft.methods import merge_method, require_mergeable
 from minillama.quant.quantize_linears import quantization_of
 from minillama.system.memory import require_memory, weights_bytes
+from minillama.system.settings import read_settings
 from minillama.tokenizer import load_tokenizer
+from minillama.tokenizer.token_settings import read_chat_template
 from minillama.transformer import Transformer
 
 
@@ -22,7 +27,8 @@ def opened(arguments, whole=False):
     tokenizer, does not fit into memory, or --device, --kernels or --adapter name what is not there.
     """
     functions(getattr(arguments, "kernels", "torch"))
-    weights, path = open_weights(arguments.model), arguments.model
+    path = take_base(arguments)
+    weights = open_weights(path)
     held = weights.quantization["kind"] if weights.quantization else None
     asked = [kind for flag, kind in (("load_4bit", "nf4"), ("load_8bit", "int8")) if getattr(arguments, flag, False)]
     kind, settings = asked[0] if asked else held, {}
@@ -37,16 +43,41 @@ def opened(arguments, whole=False):
         raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: attach an "
                          "adapter to it (--method lora), or give its original, or `convert` it back to meta first")
     if getattr(arguments, "adapter", None):
-        load_lora(arguments.adapter, shape_of(weights))
+        load_adapter(arguments.adapter, shape_of(weights))
     given = getattr(arguments, "tokenizer", None)
     tokenizer = load_tokenizer(given) if given else find_tokenizer(weights)
     if tokenizer is None:
         beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
         raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
+    for adapter in arguments.merged:
+        load_adapter(adapter, shape_of(weights))
+        tokenizer.chat_template = read_chat_template(adapter) or tokenizer.chat_template
     size = (getattr(torch, arguments.dtype) if arguments.dtype else common_dtype(weights)).itemsize
     needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
     print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
     return weights, tokenizer, None if held else kind, settings, told
+
+
+def take_base(arguments):
+    """The weights under --model, which may be an adapter's folder: then its own config names them. A command with an
+    --adapter, not given, gets it there; others read the model with it merged (`arguments.merged`)."""
+    path, adapters = arguments.model, []
+    while (Path(path) / CONFIG_FILE).is_file():
+        adapters.insert(0, str(path))
+        base = read_settings(Path(path) / CONFIG_FILE).get("base_model_name_or_path")
+        if not isinstance(base, str) or not Path(base).exists() or base in adapters:
+            raise ValueError(f"{path} is an adapter, and its base {base!r} is not here: give --model its base, and "
+                             f"--adapter {path} where the command has it, or `merge` the two first")
+        path = base
+    if adapters and getattr(arguments, "adapter", "") is None:
+        arguments.adapter = adapters.pop()
+    for adapter in adapters:
+        require_mergeable(method_of(adapter)[0])
+        if (learned_over(adapter) or (None, None))[1]:
+            raise ValueError(f"{adapter} was learned over a quantized base: make one model of the two first, by "
+                             f"`merge`, and give that")
+    arguments.base, arguments.merged = path, adapters
+    return path
 
 
 def add_template(command, otherwise):
@@ -60,7 +91,6 @@ def add_template(command, otherwise):
 def take_template(arguments, tokenizer, otherwise):
     """The name of the template to use, told on stderr and noted in `arguments`: --template's, or the adapter's, or the
     model's, or `otherwise`."""
-    from minillama.tokenizer.token_settings import read_chat_template
     from minillama.train.chat_template import chosen_template
 
     given = getattr(arguments, "adapter", None)
@@ -80,7 +110,10 @@ def load_from_args(arguments, whole=False, found=None):
     """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
     _, tokenizer, kind, settings, told = found or opened(arguments, whole)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    model = load_model(arguments.model, arguments.device, dtype, kind, **settings)[0]
+    model = load_model(arguments.base, arguments.device, dtype, kind, **settings)[0]
+    for adapter in arguments.merged:
+        load_adapter(adapter, model)
+        merge_method(model)
     if told and (has := quantization_of(model)) != told[1]:
         print(f"{arguments.adapter} was learned over {told[0]} ({in_words(told[1])}), not over this base "
               f"({in_words(has)}): expect other answers, or give --model {told[0]}", file=sys.stderr)

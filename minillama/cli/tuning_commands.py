@@ -11,8 +11,12 @@ from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.cli import flags
 from minillama.cli.model_arguments import add_template, load_from_args, opened, shape_of, take_template
-from minillama.peft.lora import LoRAConfig, add_lora
-from minillama.peft.lora_file import TABLES, load_lora, save_lora
+from minillama.generate import prompt_ids
+from minillama.peft.adapter_file import load_adapter, save_adapter
+from minillama.peft.dora import DoRALinear
+from minillama.peft.lora import LoRAConfig, LoRALinear, add_lora
+from minillama.peft.lora_file import TABLES
+from minillama.peft.methods import METHODS, add_method
 from minillama.system.claim import claims
 from minillama.system.memory import require_step_memory
 from minillama.train.data import is_held_out
@@ -23,18 +27,26 @@ from minillama.train.sft import SftConfig, fine_tune, stage_ends
 from minillama.train.vocabulary import train_vocabulary
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
+LORAS = ("lora", "rslora", "dora", "qlora")  # those that --rank, --alpha, --dropout and --targets are for
+BOTTLENECKS = ("adapter", "parallel-adapter", "ladder")
 
 
 def add_sft(commands):
-    """sft --model PATH --data FILE ... --out DIR [--method full|embeddings|lora|qlora] and the fields of SftConfig."""
+    """sft --model PATH --data FILE ... --out DIR [--method NAME] and the fields of SftConfig."""
     sft = flags.command(commands, "sft", run_sft, "fine-tune a model on instructions or conversations")
     sft.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
     sft.add_argument("--data", required=True, nargs="+", metavar="FILE",
                      help="JSON or JSONL, Alpaca or conversations; several are learned one after another, as stages")
     sft.add_argument("--out", required=True, metavar="DIR", help="for the model (full, embeddings) or the adapter")
-    sft.add_argument("--method", choices=("full", "embeddings", "lora", "qlora"), default="lora",
-                     help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit "
-                          "(default: %(default)s)")
+    sft.add_argument("--method", choices=(*WHOLE, *LORAS, *METHODS, "p-tuning-v2"), default="lora",
+                     help="embeddings: only the tables at both ends, for new pieces; qlora: lora with --load-4bit; "
+                          "p-tuning-v2: prefix, which it is where answers are written (default: %(default)s)")
+    flags.add_number(sft, "--virtual-tokens", Range(1, 2**12), 8, help="of prefix, prompt and p-tuning")
+    flags.add_number(sft, "--encoder-width", Range(1, 2**16, or_zero=True), 0, help="of the MLP of prefix (0: none) or "
+                     "p-tuning (0: the model's width)")
+    sft.add_argument("--lstm", action="store_true", help="p-tuning's encoder begins with an LSTM")
+    sft.add_argument("--start-text", default="", metavar="TEXT", help="what prefix or prompt begin as; else random")
+    flags.add_number(sft, "--bottleneck", Range(1, 2**16), 8, help="inner width of adapter, parallel-adapter, ladder")
     flags.add_bits(sft)
     add_template(sft, "alpaca")
     flags.add_number(sft, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
@@ -59,7 +71,7 @@ def add_chat(commands):
     """chat --model PATH [--adapter DIR] [--template NAME] and the fields of Sampling."""
     chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
     chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
-    chat.add_argument("--adapter", metavar="DIR", help="a LoRA adapter, as sft or peft writes it")
+    chat.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
     add_template(chat, "question_answer")
     chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
     flags.add_bits(chat)
@@ -75,8 +87,13 @@ def add_chat(commands):
 def run_sft(arguments):
     """Read the records, load, attach the adapter, tune (`train.sft.fine_tune`), save."""
     settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
-    if arguments.modules_to_save and arguments.method in WHOLE:
-        raise ValueError(f"--modules-to-save goes with an adapter, --method lora or qlora, not with {arguments.method}")
+    if arguments.method == "p-tuning-v2":
+        arguments.method, arguments.encoder_width = "prefix", 0
+    if arguments.modules_to_save and arguments.method not in LORAS:
+        raise ValueError(f"--modules-to-save goes with an adapter of --method {', '.join(LORAS)}, not "
+                         f"with {arguments.method}")
+    if arguments.start_text and arguments.method not in ("prefix", "prompt"):
+        raise ValueError(f"--start-text goes with --method prefix or prompt, not with {arguments.method}")
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE or arguments.modules_to_save:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
@@ -89,17 +106,19 @@ def run_sft(arguments):
     sizes = [len(stage) for stage in train]
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
         print(f"{path}: learned up to step {end}", file=sys.stderr)
-    prepare(shape_of(weights), arguments)  # --targets that match nothing are told before anything is loaded
+    prepare(shape_of(weights), arguments, tokenizer)  # --targets that match nothing are told before anything is loaded
     mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
     require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
                         arguments.device, size=2, vocabulary=False, recompute=settings.gradient_checkpointing)
     model, _ = load_from_args(arguments, found=found)
     use_kernels(model, arguments.kernels)
-    prepare(model, arguments)
+    prepare(model, arguments, tokenizer)
     with process_group(arguments.device):  # of torchrun, if that started us
         given = flags.facts(arguments, "method", "held_out_fraction", "max_length", "load_4bit", "load_8bit")
-        if arguments.method not in WHOLE:
+        if arguments.method in LORAS:
             given |= flags.facts(arguments, "rank", "alpha", "dropout", "targets", "modules_to_save")
+        elif arguments.method in METHODS:
+            given |= flags.facts(arguments, "virtual_tokens", "encoder_width", "lstm", "start_text", "bottleneck")
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
                             facts={"template": template, **given})
         if not is_main_process():
@@ -141,15 +160,21 @@ def encode_all(records, template, tokenizer, max_length):
     return made.sequences
 
 
-def prepare(model, arguments):
-    """Attach adapters to the layers of --targets for lora and qlora; let the tables of --modules-to-save learn too."""
-    if arguments.method == "embeddings":
+def prepare(model, arguments, tokenizer=None):
+    """Add what the method trains (`peft`); let the tables of --modules-to-save learn beside a LoRA."""
+    method = arguments.method
+    if method == "embeddings":
         train_vocabulary(model)
-    if arguments.method in WHOLE:
+    if method in WHOLE:
         return
     with own_random_state(arguments.seed, arguments.device):
-        adapter = LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets))
-        layers = add_lora(model, adapter)
+        if method in METHODS:
+            size = arguments.bottleneck if method in BOTTLENECKS else arguments.virtual_tokens
+            ids = prompt_ids(tokenizer, arguments.start_text) if arguments.start_text else ()
+            return add_method(model, method, size, arguments.encoder_width, arguments.lstm, ids)
+        adapter = LoRAConfig(arguments.rank, arguments.alpha, arguments.dropout, tuple(arguments.targets),
+                             rank_stabilized=method == "rslora")
+        layers = add_lora(model, adapter, DoRALinear if method == "dora" else LoRALinear)
     for table in [TABLES[word] for word in arguments.modules_to_save]:
         if table in layers:
             raise ValueError(f"{table} cannot learn whole and by an adapter: leave it out of --targets or "
@@ -161,7 +186,7 @@ def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
     if arguments.method not in WHOLE:
         write_chat_template(arguments.out, tokenizer.chat_template)
-        save_lora(arguments.out, model, base_model=str(arguments.model))
+        save_adapter(arguments.out, model, base_model=str(arguments.model))
         return
     save_with_tokenizer(arguments.out, model, tokenizer)
 
@@ -172,7 +197,7 @@ def run_chat(arguments):
     model, tokenizer = load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
-        load_lora(arguments.adapter, model)
+        load_adapter(arguments.adapter, model)
     conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
     conversation.set_system(arguments.system)
     print(HELP, file=sys.stderr)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from minillama.bounds import check_config, number
-from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, replace_module
+from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, replace_module, wrap_linears
 
 
 def low_rank_sum(x, base, A, B, scaling):
@@ -36,13 +36,15 @@ class LoRAConfig:
     dropout: float = number(0.0, 0, below=1)  # probability with which an input of A is dropped in training
     targets: tuple = ("attention.wq", "attention.wv")  # names of linear layers, whole or their ends, * for any text
 
+    rank_stabilized: bool = False  # rsLoRA (arXiv 2312.03732): alpha / sqrt(R), so that a large R learns as fast
+
     def __post_init__(self):
         object.__setattr__(self, "targets", _as_tuple(self.targets))
         check_config(self)
 
     @property
     def scaling(self):
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
 class LoRALinear(nn.Module):
@@ -57,7 +59,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base, self.config = base.requires_grad_(False), config
         self.in_features, self.out_features = base.in_features, base.out_features
-        like = {"device": _device(base), "dtype": _exact_dtype(base)}
+        like = beside(base)
         self.A = nn.Parameter(torch.empty(config.rank, self.in_features, **like))
         self.B = nn.Parameter(torch.zeros(self.out_features, config.rank, **like))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
@@ -77,23 +79,28 @@ class LoRALinear(nn.Module):
         return LowRankSum.apply(x, dropped, self.A, self.B, self.config.scaling, self.base)
 
     def product(self):
-        """(alpha / R) B A, the change of weight that the adapter stands for, (out, in) fp32."""
+        """s B A, the change of weight that the adapter stands for, (out, in) fp32."""
         return self.config.scaling * (self.B @ self.A).detach()
 
+    def adapted_weight(self):
+        """W0 + s B A, (out, in) fp32."""
+        product = self.product()
+        return exact_weight(self.base).to(product.dtype) + product
+
     def merge(self, keep_base=True):
-        """Fold the adapter into the base; return the share of the product that rounding took."""
-        product, base = self.product(), self.base
-        wanted = base.weight.detach().to(product.dtype) + product
+        """Fold the adapter into the base; return the share of the change that rounding took."""
+        wanted, base = self.adapted_weight(), self.base
         merged = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         merged.weight, merged.bias = nn.Parameter(wanted.to(base.weight.dtype), requires_grad=False), base.bias
         self.unmerged_base, self.base, self.merged = (base,) if keep_base else (), merged, True
-        return float((merged.weight - wanted).norm() / product.norm().clamp(min=1e-30))
+        change = wanted - exact_weight(base)
+        return float((merged.weight - wanted).norm() / change.norm().clamp(min=1e-30))
 
     def unmerge(self):
         """Put the base back as it was, bit for bit."""
         if not self.unmerged_base:
             raise ValueError("the base was not kept: merge with keep_base=True to be able to unmerge")
-        self.base, self.unmerged_base = self.unmerged_base[0].to(_device(self.base)), ()
+        self.base, self.unmerged_base = self.unmerged_base[0].to(beside(self.base)["device"]), ()
         self.merged = False
 
     def extra_repr(self):
@@ -142,8 +149,9 @@ def _product_backward(base, dy):
     return base.stored().product_backward(dy) if isinstance(base, QuantizedLinear) else dy @ base.weight
 
 
-def add_lora(model, config):
-    """Attach an adapter to every linear layer that `config.targets` names, in place.
+def add_lora(model, config, kind=LoRALinear):
+    """Attach an adapter of that kind (LoRALinear, or dora's DoRALinear) to every linear layer that `config.targets`
+    names, in place.
 
     Everything else in the model is frozen. Returns the names of the layers. ValueError if a target
     matches no layer, or if the model has an adapter already.
@@ -151,14 +159,11 @@ def add_lora(model, config):
     if lora_layers(model):
         raise ValueError("the model has an adapter already: remove_lora takes it away, merge_lora and remove_lora keep "
                          "it in the weights")
-    linears = matching_modules(model, config.targets, (nn.Linear, QuantizedLinear))
-    if getattr(getattr(model, "config", None), "tie_embeddings", False) and "output" in linears:
+    if getattr(getattr(model, "config", None), "tie_embeddings", False) and "output" in matching_modules(
+            model, config.targets, (nn.Linear, QuantizedLinear)):
         raise ValueError("the output head is tied to the embedding table, which an adapter on the head alone would "
                          "untie: leave 'output' out of the targets")
-    model.requires_grad_(False)
-    for path, linear in linears.items():
-        replace_module(model, path, LoRALinear(linear, config))
-    return list(linears)
+    return wrap_linears(model, config.targets, lambda name, base: kind(base, config))
 
 
 def merge_lora(model, keep_base=True):
@@ -195,13 +200,16 @@ def lora_layers(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
-def _device(base):
-    return next(tensor.device for tensor in [*base.parameters(), *base.buffers()])
+def beside(base):
+    """Device and dtype of what is trained beside a frozen layer: fp32, or float64 beside float64."""
+    device = next(tensor.device for tensor in [*base.parameters(), *base.buffers()])
+    dtype = torch.float32 if isinstance(base, QuantizedLinear) else base.weight.dtype
+    return {"device": device, "dtype": torch.promote_types(dtype, torch.float32)}
 
 
-def _exact_dtype(base):
-    """fp32, or float64 for a base of float64."""
-    return torch.float32 if isinstance(base, QuantizedLinear) else torch.promote_types(base.weight.dtype, torch.float32)
+def exact_weight(base):
+    """The weight that a frozen linear layer multiplies with, (out, in); of a quantized one in fp32."""
+    return base.dequantize() if isinstance(base, QuantizedLinear) else base.weight.detach()
 
 
 def _as_tuple(targets):

@@ -17,10 +17,11 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.quantized import settings_from_json, settings_to_json
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
+from minillama.peft.dora import DoRALinear
+from minillama.peft.lora import LoRAConfig, LoRALinear, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantization_of
 from minillama.system.claim import require_finished
-from minillama.system.settings import check_known, number, read_settings, whole, write_settings
+from minillama.system.settings import check_known, flag, number, read_settings, whole, write_settings
 
 CONFIG_FILE, TENSOR_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
 OLD_TENSOR_FILE = "adapter_model.bin"
@@ -45,20 +46,29 @@ def save_lora(folder, model, base_model=None):
         B = rows_to_hf(path, layer.B.detach(), model.config.n_heads, model.config.n_kv_heads)
         tensors[f"{PREFIX}{to_hf(path)}.lora_A.weight"] = layer.A.detach()
         tensors[f"{PREFIX}{to_hf(path)}.lora_B.weight"] = B
+        if isinstance(layer, DoRALinear):
+            m = rows_to_hf(path, layer.m.detach(), model.config.n_heads, model.config.n_kv_heads)
+            tensors[f"{PREFIX}{to_hf(path)}.lora_magnitude_vector"] = m
     tables = [word for word, path in TABLES.items() if _learns(model.get_submodule(path))]
     for word in tables:
         tensors[f"{PREFIX}{to_hf(TABLES[word])}.weight"] = model.get_submodule(TABLES[word]).weight.detach()
     config = next(iter(layers.values())).config
-    fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "bias": "none",
-              "r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "inference_mode": True,
-              "init_lora_weights": True, "fan_in_fan_out": False, "target_modules": _target_modules(model, layers),
-              "modules_to_save": tables or None}
+    fields = {"peft_type": "LORA", "bias": "none", "r": config.rank, "lora_alpha": config.alpha,
+              "lora_dropout": config.dropout, "init_lora_weights": True, "fan_in_fan_out": False,
+              "target_modules": _target_modules(model, layers), "modules_to_save": tables or None}
+    kinds = {"use_rslora": config.rank_stabilized, "use_dora": any(name.endswith("_vector") for name in tensors)}
+    write_adapter(folder, model, tensors, fields | {name: True for name, used in kinds.items() if used}, base_model)
+
+
+def write_adapter(folder, model, tensors, fields, base_model):
+    """The three files of an adapter: the last of them makes the folder one."""
+    shared = {"task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "inference_mode": True}
     (Path(folder) / CONFIG_FILE).unlink(missing_ok=True)  # written last: with it the folder is an adapter
     base = quantization_of(model)
     of_base = {"model": base_model, "quantization": base and settings_to_json(base)}
     write_settings(Path(folder) / BASE_FILE, of_base)
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
-    write_settings(Path(folder) / CONFIG_FILE, fields)
+    write_settings(Path(folder) / CONFIG_FILE, fields | shared)
 
 
 def learned_over(folder):
@@ -76,34 +86,36 @@ def load_lora(folder, model):
     """Add the adapter in `folder` to a Transformer; return the names of its layers. Tables that the file brings take
     the place of the model's own, and learn on like the adapter.
 
-    ValueError for a file that is damaged, empty, of another model's shapes, or of a kind other than plain LoRA.
+    ValueError for a file that is damaged, empty, of another model's shapes, or neither LoRA, rsLoRA nor DoRA.
     """
     require_finished(folder)
     config = _read_config(Path(folder) / CONFIG_FILE)
-    tensors, path = _read_tensors(Path(folder))
+    tensors, path = read_tensors(Path(folder))
     tables = _tables(tensors, config, model, path)
-    pairs = _pairs(tensors, path)
+    pairs = _pairs(tensors, path, "ABm" if config["use_dora"] else "AB")
     _check_targets(config, pairs, Path(folder) / CONFIG_FILE)
     linears = dict(model.named_modules())
     for layer, pair in pairs.items():
         out_features, in_features = (getattr(linears.get(layer), f"{side}_features", None) for side in ("out", "in"))
-        shapes = [tuple(pair[part].shape) for part in "AB"]
-        if shapes != [(config["r"], in_features), (out_features, config["r"])]:
+        shapes = [tuple(tensor.shape) for _, tensor in sorted(pair.items())]
+        if shapes != [(config["r"], in_features), (out_features, config["r"]), (out_features,)][:len(pair)]:
             raise ValueError(f"{path}: A and B of {layer} have shapes {shapes}, this model wants rank {config['r']} "
                              f"between {in_features} and {out_features} features: it was made for another base")
-    config = LoRAConfig(config["r"], config["lora_alpha"], config["lora_dropout"], tuple(pairs))
-    names = add_lora(model, config)
+    kind = DoRALinear if config["use_dora"] else LoRALinear
+    names = add_lora(model, LoRAConfig(config["r"], config["lora_alpha"], config["lora_dropout"], tuple(pairs),
+                                       config["use_rslora"]), kind)
     with torch.no_grad():
         for layer, pair in pairs.items():
-            B = rows_to_meta(layer, pair["B"], model.config.n_heads, model.config.n_kv_heads)
-            model.get_submodule(layer).A.copy_(pair["A"])
-            model.get_submodule(layer).B.copy_(B)
+            for part, tensor in pair.items():
+                heads = (model.config.n_heads, model.config.n_kv_heads)
+                tensor = tensor if part == "A" else rows_to_meta(layer, tensor, *heads)
+                getattr(model.get_submodule(layer), part).copy_(tensor)
         for table, tensor in tables.items():
             model.get_submodule(table).weight.requires_grad_().copy_(tensor)
     return names
 
 
-def _read_tensors(folder):
+def read_tensors(folder):
     """({peft's name: tensor}, their file); nothing in a .bin runs. Of two the safetensors is read, as peft does."""
     paths = [folder / name for name in (TENSOR_FILE, OLD_TENSOR_FILE) if (folder / name).is_file()]
     if not paths:
@@ -141,21 +153,24 @@ def _read_config(path):
         raise ValueError(f"{path}: not a LoRA configuration: it needs peft_type 'LORA', r and lora_alpha")
     check_known(config, path, "adapter_config.json")
     return {**config, "r": whole(config, "r", path), "lora_alpha": number(config, "lora_alpha", path),
-            "lora_dropout": number(config, "lora_dropout", path) if config.get("lora_dropout") else 0.0}
+            "lora_dropout": number(config, "lora_dropout", path) if config.get("lora_dropout") else 0.0,
+            "use_dora": flag(config, "use_dora", path), "use_rslora": flag(config, "use_rslora", path)}
 
 
-def _pairs(tensors, path):
-    """{Meta layer name: {"A": ..., "B": ...}} from the tensors of a peft file."""
+def _pairs(tensors, path, wanted):
+    """{Meta layer name: {"A": ..., "B": ...}} from the tensors of a peft file, with DoRA's lengths "m" where wanted."""
     pairs = {}
     for key, tensor in tensors.items():
-        parts = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
-        if not parts or tensor.dim() != 2 or not tensor.is_floating_point():
+        parts = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB]\.weight|magnitude_vector)", key)
+        part = parts and parts[2][0]
+        if not part or part not in wanted or tensor.dim() != 1 + (part != "m") or not tensor.is_floating_point():
             raise ValueError(f"{path}: {key} {tuple(tensor.shape)} is no matrix of a LoRA: expected "
                              f"{PREFIX}<layer>.lora_A.weight or lora_B.weight")
-        pairs.setdefault(to_meta(parts[1]), {})[parts[2]] = tensor
-    lonely = [layer for layer, pair in pairs.items() if len(pair) != 2]
+        pairs.setdefault(to_meta(parts[1]), {})[part] = tensor
+    lonely = [layer for layer, pair in pairs.items() if len(pair) != len(wanted)]
     if lonely or not pairs:
-        raise ValueError(f"{path}: {f'{lonely} lack A or B' if lonely else 'holds no adapter'}: the file is incomplete")
+        said = f"{lonely} lack {' or '.join(wanted)}" if lonely else "holds no adapter"
+        raise ValueError(f"{path}: {said}: the file is incomplete")
     return pairs
 
 

@@ -101,3 +101,13 @@ def replace_module(model, name, module):
     """Put `module` where the dotted `name` is."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def wrap_linears(model, patterns, wrap):
+    """Freeze the model, and put wrap(name, layer) in the place of every linear layer, plain or quantized, that a
+    pattern names (`matching_modules`). Returns the names."""
+    found = matching_modules(model, patterns, (nn.Linear, QuantizedLinear))
+    model.requires_grad_(False)
+    for name, layer in found.items():
+        replace_module(model, name, wrap(name, layer))
+    return list(found)

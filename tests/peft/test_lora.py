@@ -259,8 +259,8 @@ def merging():
 
 
 MUTANTS = [
-    Mutant(LORA, "return self.alpha / self.rank", "return self.alpha", forward),
-    Mutant(LORA, "return self.alpha / self.rank", "return self.rank / self.alpha", forward),
+    Mutant(LORA, "else self.rank)", "else 1)", forward),
+    Mutant(LORA, "return self.alpha / (", "return 1 / self.alpha * (", forward),
     Mutant(LORA, "change = scaling * low", "change = low", forward),
     Mutant(LORA, "dropped, self.A, self.B, self.config", "dropped, self.B, self.A, self.config",
            lambda: test_forward_is_equation_3((3, 3))),
@@ -278,6 +278,7 @@ MUTANTS = [
     Mutant(LORA, "if self.merged:", "if False:", merging),
     Mutant(LORA, "self.config.scaling * (self.B", "(self.B", merging),
     Mutant(LORA, "self.config.scaling * (self.B", "-self.config.scaling * (self.B", merging),
-    Mutant(LORA, "    model.requires_grad_(False)\n", "", test_only_the_adapter_is_trained),
+    Mutant("minillama.quant.quantized_linear", "    model.requires_grad_(False)\n", "",
+           test_only_the_adapter_is_trained),
     Mutant(LORA, "replace_module(model, name, layer.base)", "pass", test_adapters_take_turns_and_the_base_comes_back),
 ]

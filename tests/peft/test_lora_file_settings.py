@@ -56,8 +56,8 @@ def test_what_pefts_releases_write_is_read(tmp_path):
 
 def test_what_is_not_plain_lora_or_leaves_out_a_layer_is_refused_by_its_name(tmp_path):
     settings, logits_with = an_adapter(tmp_path)
-    for name, value in (("init_lora_weights", "pissa_niter_4"), ("init_lora_weights", "olora"), ("use_dora", True),
-                        ("init_lora_weights", "loftq"), ("use_rslora", True), ("alora_invocation_tokens", [1, 2]),
+    for name, value in (("init_lora_weights", "pissa_niter_4"), ("init_lora_weights", "olora"), ("use_rslora", 1),
+                        ("init_lora_weights", "loftq"), ("use_dora", "yes"), ("alora_invocation_tokens", [1, 2]),
                         ("arrow_config", {"top_k": 2}), ("rank_pattern", {"q_proj": 4}), ("exclude_modules", ["v"]),
                         ("trainable_token_indices", [3]), ("layers_to_transform", 0), ("layers_to_transform", [1]),
                         ("target_modules", ["q_proj"]), ("target_modules", r".*\.q_proj"), ("use_lily", True)):

@@ -254,6 +254,6 @@ MUTANTS = [
     plant("model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing",
           "model.gradient_checkpointing = model.gradient_checkpointing, False",
           test_recomputing_blocks_is_passed_on_to_the_model),
-    Mutant("minillama.peft.lora", "    model.requires_grad_(False)\n", "",
+    Mutant("minillama.quant.quantized_linear", "    model.requires_grad_(False)\n", "",
            lambda: test_an_adapter_learns_and_its_base_stays_the_same_to_the_byte(None)),
 ]
