@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "bind_attention.h"
 #include "bind_nf4.h"
 #include "bind_rope.h"
 #include "cpu/matrix_codes.h"
@@ -130,4 +131,5 @@ TORCH_LIBRARY_IMPL(minillama, CPU, m) {
   minillama::implement_nf4(m);
   m.impl("nf4_matmul_int8", &minillama::nf4_matmul_int8);
   m.impl("int8_matmul", &minillama::int8_matmul);
+  minillama::implement_attention(m);
 }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -75,7 +76,8 @@ static void multiply(const NF4Tensors& t, const kernels::NF4& w, bool forward) {
 }
 
 static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                               bool causal) {
+                                               bool causal, const std::optional<at::Tensor>& mask) {
+  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
   check_attention(q, k, v, kernels::kMaxHeadWidth);
   check_together({{"q", q}, {"k", k}, {"v", v}});
   const double rows = double(q.size(0)) * std::max(double(q.size(1)) * double(q.size(2) + kernels::kDeltaRows - 1),
@@ -87,8 +89,9 @@ static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Te
 }
 
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::Tensor& q, const at::Tensor& k,
-                                                                      const at::Tensor& v, bool causal) {
-  const auto shape = attention_shape(q, k, v, causal);
+                                                                      const at::Tensor& v, bool causal,
+                                                                      const std::optional<at::Tensor>& mask) {
+  const auto shape = attention_shape(q, k, v, causal, mask);
   const c10::DeviceGuard guard(q.device());
   at::Tensor out = at::empty(q.sizes(), q.options());
   at::Tensor lse = at::empty(q.sizes().slice(0, 3), q.options().dtype(at::kFloat));
@@ -102,8 +105,8 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::
 
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_out, const at::Tensor& d_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const at::Tensor& out, const at::Tensor& rows, bool causal) {
-  const auto shape = attention_shape(q, k, v, causal);
+    const at::Tensor& out, const at::Tensor& rows, bool causal, const std::optional<at::Tensor>& mask) {
+  const auto shape = attention_shape(q, k, v, causal, mask);
   check_together({{"q", q}, {"d_out", d_out}, {"d_lse", d_lse}, {"out", out}, {"rows", rows}});
   const c10::DeviceGuard guard(q.device());
   for (const at::Tensor* tensor : {&d_out, &out}) {

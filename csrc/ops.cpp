@@ -22,10 +22,12 @@ static void define_operators(torch::Library& m) {
   m.def("nf4_matmul_backward(Tensor d_out, Tensor codes, Tensor absmax, Tensor? absmax_scale, Tensor? absmax_offset, "
         "int in_features, int block_size) -> Tensor");
   // q (B, H, T, d), k and v (B, K, S, d) -> out (B, H, T, d); in fp32, log sum exp of the scores (B, H, T), and for the
-  // gradients rows (B, H, T, 2): each row's highest score before the scale, and its sum of exponentials below that
-  m.def("flash_attention(Tensor q, Tensor k, Tensor v, bool causal) -> (Tensor out, Tensor lse, Tensor rows)");
+  // gradients rows (B, H, T, 2): each row's highest score before the scale, and its sum of exponentials below that.
+  // mask: which keys may be seen, bool (B, T, S) or 1s in it; on CPUs only
+  m.def("flash_attention(Tensor q, Tensor k, Tensor v, bool causal, Tensor? mask=None) "
+        "-> (Tensor out, Tensor lse, Tensor rows)");
   m.def("flash_attention_backward(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor rows, "
-        "bool causal) -> (Tensor dq, Tensor dk, Tensor dv)");
+        "bool causal, Tensor? mask=None) -> (Tensor dq, Tensor dk, Tensor dv)");
 }
 
 TORCH_LIBRARY(minillama, m) { define_operators(m); }

@@ -17,13 +17,13 @@ def use_kernels(model, backend, activations="fp32"):
 
     "reference"     `attention`, `apply_rope_qk`, `NF4Tensor.product` and `Int8Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
-    "cpu"           PyTorch's fused attention; RoPE of q and k, NF4 and int8 products by kernels for CPUs
-    "simt", "cuda"  all by the hand-written kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but
-                    int8 products, which stay the reference's
+    "cpu"           all by hand-written kernels for CPUs, on CPU tensors in fp32, bf16 or fp16
+    "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
+                    products, which stay the reference's
 
     activations: "int8" (with "cpu" alone) rounds those that layers in NF4 multiply: faster, for generation only; see
-    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. The kernels of the last two know no
-    mask but the causal one. ValueError for an unknown name, RuntimeError for what is not built here.
+    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. The CUDA kernels know no mask but the
+    causal one. ValueError for an unknown name, RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
     check_activations(model, backend, activations)
@@ -57,9 +57,7 @@ def functions(backend):
     if backend not in BACKENDS:
         raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
     kernels.require(backend)
-    flash = backend in kernels.KERNELS["flash_attention"]
-    return (partial(kernels.flash_attention, backend=backend) if flash else torch_attention,
-            partial(kernels.fused_rope_qk, backend=backend))
+    return partial(kernels.flash_attention, backend=backend), partial(kernels.fused_rope_qk, backend=backend)
 
 
 def backend_of(model):

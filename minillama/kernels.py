@@ -4,7 +4,7 @@
     fused_rope(x_BTHd, rotations)             minillama.rope in one pass, with its gradient
     fused_rope_qk(q, k, rotations)            queries and keys in one launch; in place or into a cache if asked to
     nf4_matmul(x, stored, "cpu")              x W^T from the stored bits of an NF4Tensor, with the gradient of x
-    flash_attention(q, k, v, backend="simt")  minillama.attention without the T x S matrix, with its gradients
+    flash_attention(q, k, v, backend="cpu")   minillama.attention without the T x S matrix, with its gradients
     load_source("lab", ["cpu/rope.cpp", ...]) compile a file of csrc/, or your own, now
     profile(), CudaSource("mine.cu")          what emulated kernels load, store and do wrong, line by line
 
@@ -32,7 +32,7 @@ BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
 DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
 KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"),  # operator -> backends
-           "int8_matmul": ("cpu",), "flash_attention": ("simt", "cuda")}
+           "int8_matmul": ("cpu",), "flash_attention": ("cpu", "simt", "cuda")}
 _known = {}  # what PyTorch said of an operator and a device: it takes 20 microseconds to answer
 
 
@@ -271,29 +271,30 @@ def _nf4_backward(operators, ctx, gradient):
 def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
     """`minillama.attention.attention` without the T x S matrix (arXiv 2205.14135), with all three gradients.
 
-    fp32, bf16 or fp16, computed in fp32; any strides; d up to 128, v as wide as q. A mask is not supported: ValueError.
-    Same inputs give the same bits, gradients included. RuntimeError if the backend is not built.
+    fp32, bf16 or fp16, computed in fp32; any strides; v as wide as q; d up to 512 with "cpu", else to 128 and without
+    a mask: ValueError. Same inputs give the same bits, for any number of threads. RuntimeError if it is not built.
     """
-    if mask_BTS is not None:
-        raise ValueError("the flash kernels know no mask but the causal one: use minillama.attention for mask_BTS")
-    return operator_of("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal)[0]
+    if mask_BTS is not None and backend != "cpu":
+        raise ValueError("the CUDA kernels know no mask but the causal one: use minillama.attention for mask_BTS")
+    return operator_of("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)[0]
 
 
-def _flash_fake(q, k, v, causal):
+def _flash_fake(q, k, v, causal, mask=None):
     rows = q.new_empty((*q.shape[:3], 2), dtype=torch.float32)
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32), rows
 
 
-def _flash_backward_fake(d_out, d_lse, q, k, v, out, rows, causal):
+def _flash_backward_fake(d_out, d_lse, q, k, v, out, rows, causal, mask=None):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _flash_remember(ctx, inputs, output):
-    *tensors, ctx.causal = inputs
+    *tensors, ctx.causal, mask = inputs
     out, _, rows = output
     ctx.mark_non_differentiable(rows)
-    ctx.save_for_backward(*tensors, out, rows)
+    ctx.save_for_backward(*tensors, out, rows, mask)
 
 
 def _flash_backward(operators, ctx, d_out, d_lse, _):
-    return *operators.flash_attention_backward(d_out, d_lse, *ctx.saved_tensors, ctx.causal), None
+    *tensors, mask = ctx.saved_tensors
+    return *operators.flash_attention_backward(d_out, d_lse, *tensors, ctx.causal, mask), None, None

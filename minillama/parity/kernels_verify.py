@@ -125,7 +125,7 @@ def attention_cases(dtype):
                {"q": q, "k": k, "v": v}, run, truth)
 
 
-def attended(q, k, v, d_out, causal, plain):
+def attended(q, k, v, d_out, causal, plain, mask_BTS=None):
     """softmax(q k^T / sqrt(d)) v and its gradients (arXiv 2205.14135, appendix B.4), by hand.
 
     Exponents have, beside a score's own roundings, five of its distance from the maximum: of the difference, the scale,
@@ -137,6 +137,8 @@ def attended(q, k, v, d_out, causal, plain):
     q, d_out = (x.reshape(B, K, H // K * T, d) for x in (q, d_out))  # heads that share a key: one matrix
     q, k, v, d_out = (exact(x, computed) for x in (q, k, v, d_out))
     seen = (torch.arange(S) <= torch.arange(T)[:, None] + (S - T if causal else S)).repeat(H // K, 1)
+    if mask_BTS is not None:
+        seen = seen & mask_BTS.expand(B, T, S)[:, None].repeat(1, 1, H // K, 1)  # (B, 1, G T, S)
     scores = q @ k.T * scale
     highest = scores.value.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
     roundings = 5 * (highest - scores.value).where(seen, 0) + 5 * (S // TILE) + 2

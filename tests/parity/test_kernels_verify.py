@@ -117,7 +117,7 @@ def within_bounds(backend, operator):
 MUTANTS = [] if "simt" not in kernels.built_backends() else [
     Mutant("minillama.kernels", "gradient, *ctx.saved_tensors, ctx.in_features", "-gradient, *ctx.saved_tensors, "
            "ctx.in_features", lambda: within_bounds("simt", "nf4_matmul")),
-    Mutant("minillama.kernels", "d_lse, *ctx.saved_tensors, ctx.causal", "d_lse, *ctx.saved_tensors, True",
+    Mutant("minillama.kernels", "d_lse, *tensors, ctx.causal", "d_lse, *tensors, True",
            lambda: within_bounds("simt", "flash_attention")),
     Mutant("minillama.kernels", "table, None, 0, interleaved, False)[0]", "table, None, 0, True, False)[0]",
            lambda: within_bounds("simt", "rope")),
