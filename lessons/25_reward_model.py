@@ -14,7 +14,7 @@
 # | $v$ | `upvotes` | | votes that an answer got |
 # | $r_j$ | `chosen` | (B,) | the model's score of the better answer of each pair |
 # | $r_k$ | `rejected` | (B,) | its score of the worse one |
-# | $\sigma$ | `sigmoid` | | $1 / (1 + e^{-x})$: turns any number into a probability |
+# | $\sigma$ | `sigmoid` | | $1 / (1 + e^{-x})$: turns any $x$ into a probability |
 # | $m$ | `margin` | (B,) | how clearly the better one should win |
 #
 # **From votes to pairs.** On a forum, answers get votes. StackLLaMA scores an answer
@@ -164,10 +164,10 @@ places = {"true labels": (ORACLE, "learned from true labels"),
 for name, (colour, label) in places.items():
     axes.semilogx(sizes, lines[name], color=colour, marker="o", markersize=3)
     axes.annotate(label, (sizes[-1], lines[name][-1]), (6, 0), color=colour,
-                  va="center", textcoords="offset points", fontsize=9)
+                  va="center", textcoords="offset points")
 axes.axhline(200 / 3, color=CONTEXT, linewidth=1, linestyle=":")
 axes.annotate("67: all that noisy labels allow", (420, 200 / 3), (0, 3),
-              textcoords="offset points", color=CONTEXT, fontsize=9)
+              textcoords="offset points", color=CONTEXT)
 axes.set(ylim=(40, 104), xlim=(50, 120000), xticks=[100, 1000],
          xticklabels=["100", "1,000"])
 axes.minorticks_off()

@@ -41,8 +41,8 @@ for name, blame in (("all that followed", followed), ("the next jump", jump)):
 # was still hoped for). But it stands or falls with the guesses.
 #
 # The jump is called the *TD error* (temporal difference). GAE blends the two ways: it
-# adds up the jumps from $t$ on, and each further one counts less by the factor
-# $\gamma\lambda$.
+# adds up the jumps from $t$ on, and each of the $l$ steps further counts less by the
+# factor $\gamma\lambda$.
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t$$
 # ascii: delta_t = r_t + gamma V_(t+1) - V_t
 # $$A_t = \sum_l (\gamma\lambda)^l \delta_{t+l} = \delta_t + \gamma\lambda A_{t+1}$$

@@ -51,8 +51,8 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 # Read the table above: no pull where a good token is already much likelier, or a bad
 # one already much less likely. Where it went the wrong way, it is always pulled back.
 #
-# **The KL penalty.** Each token also pays for straying from the reference model; the
-# judge's score $s$ comes once, at the last token:
+# **The KL penalty.** Each token $t$ also pays for straying from the reference model;
+# the judge's score $s$ comes once, at the last token:
 # $$r_t = -\beta \, (\ln\, \pi_{old} - \ln\, \pi_{ref}) + s \, [t \text{ is last}]$$
 # ascii: r_t = -beta (ln pi_old - ln pi_ref) + s at the last token
 #

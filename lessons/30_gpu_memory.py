@@ -99,7 +99,8 @@ show(profile_pictures.sectors(plain, "A column: every lane in a sector of its ow
 #
 # But shared memory has a rule of its own. It consists of 32 **banks**: word $w$ (four
 # bytes) lies in bank $w \bmod 32$. Each bank serves one word at a time. If two lanes
-# want different words of one bank, one waits: a **bank conflict**.
+# want different words of one bank, one waits: a **bank conflict**. The bank $k$ with
+# the most words decides how many wait:
 #
 # $$c = \max_{k} |\{ w_t : w_t \bmod 32 = k \}| - 1, \quad w_t = \lfloor a_t / 4 \rfloor$$
 # ascii: c = max over banks k of (number of different words w_t with w_t mod 32 = k) - 1, w_t = floor(a_t / 4)

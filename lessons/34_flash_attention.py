@@ -150,9 +150,9 @@ show(picture, f"At 512 tokens the naive kernel writes {many:.0f} KB, the library
 #
 # **Backward.** The gradients need $p_{ij}$, all $T^2$. Keep them after all? No: with
 # $L_i$, one number for each query, every weight can be *made again*. Write $Q$, $K$,
-# $V$, $O$, $P$ for the matrices of all $q_i$, $k_j$, $v_j$, $o_i$, $p_{ij}$, and $dX$
-# for the gradient of the loss by $X$. $\circ$ multiplies entry by entry, and $c$ runs
-# over the $d$ columns:
+# $V$, $O$, $S$, $P$ for the matrices of all $q_i$, $k_j$, $v_j$, $o_i$, $s_{ij}$,
+# $p_{ij}$, and $dX$ for the gradient of the loss by $X$. $\circ$ multiplies entry by
+# entry, and $c$ runs over the $d$ columns:
 #
 # $$P = e^{S - L}, \qquad dV = P^T dO, \qquad D_i = \textstyle\sum_c dO_{ic}\, O_{ic}$$
 # ascii: P = exp(S - L),  dV = P^T dO,  D_i = sum_c dO_ic O_ic

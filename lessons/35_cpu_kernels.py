@@ -42,7 +42,7 @@ extern "C" void naive(const float* x, const float* W, float* y, int M, int N, in
 }
 """
 # %% [markdown] vectors
-# `fmaf(a, b, sum)` is $a b + \mathrm{sum}$ in one instruction. Why is this loop slow?
+# `fmaf(a, b, sum)` is `a * b + sum` in one instruction. Why is this loop slow?
 # Each step must wait for the sum of the step before: some four ticks of the clock. And
 # the compiler may not cut the sum into 16 parts for us, because other orders of
 # addition give other bits.

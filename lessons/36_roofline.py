@@ -17,7 +17,7 @@
 # | $P$ | `peak` | | FLOPs that the CPU does in a second, at most |
 # | $\beta$ | `bandwidth` | | bytes that the memory moves in a second, at most |
 # | $M$ | `M` | | tokens: rows of $x$ |
-# | $N$, $K$ | `N`, `K` | | outputs and inputs of a layer: $y = x W^T$ |
+# | $N$, $K$ | `N`, `K` | | outputs, inputs of a layer with weights $W$: $y = x W^T$ |
 # | $w$, $e$ | `w`, `e` | | bytes of a weight; of a number of $x$ or $y$ |
 # %% naive
 import time
@@ -160,7 +160,7 @@ assert max(share.values()) < 1.5  # 1, but for machines whose speed sways
 assert dots["fp32", 256][1] > 2 * dots["fp32", 1][1]
 # %% figure
 title, y_label = "No dot breaks through the roof", "GFLOP a second"
-picture, axes = figure(title, "FLOPs a byte", y_label, figsize=(6.0, 4.0))
+picture, axes = figure(title, "FLOPs a byte", y_label, figsize=(5.4, 4.0))
 for name in ("bf16", "fp32"):
     xs = [0.3, peak[name] / bandwidth, 3000]
     axes.loglog(xs, [min(peak[name], bandwidth * I) / 1e9 for I in xs], color=CONTEXT)
@@ -174,9 +174,9 @@ for name, colour, n, at in (("RoPE", OURS, 0, (4, 3)), ("fp32", ORACLE, 3, (-12,
     axes.plot(xs, ys, color=colour, marker="o", markersize=5, linewidth=0.8)
     axes.annotate(name, (xs[n], ys[n]), xytext=at, textcoords="offset points",
                   color=colour)
-    for I, y, M in places if name == "NF4" else ():
-        axes.annotate(f"M = {M}", (I, y), xytext=(2, -12), textcoords="offset points",
-                      color=colour, fontsize=8)
+    for I, y, M in (places[0], places[-1]) if name == "NF4" else ():
+        axes.annotate(f"M = {M}", (I, y), xytext=(2, -12 if M == 1 else 5),
+                      textcoords="offset points", color=colour)
 ticks = (1, 10, 100, 1000)
 axes.set_xticks(ticks, ticks)
 axes.set_yticks(ticks, ticks)

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+from lesson_symbols import unnamed
+
 from minillama.course.lesson import COURSE, FOLDER, HEADER, read
 
 CELLS, CODE_LINES, WORDS, CELL_LINES, COLUMNS, SECONDS = 12, 150, 900, 30, 88, 60
@@ -17,7 +19,7 @@ def breaches(path):
     path = Path(path)
     try:
         lesson = read(path)
-        return [f"{path.name}: {said}" for rule in (_header, _cells, _prose, _formulas, _code, _end)
+        return [f"{path.name}: {said}" for rule in (_header, _cells, _prose, _formulas, unnamed, _code, _end)
                 for said in rule(lesson)]
     except (ValueError, SyntaxError) as error:
         return [f"{path.name}: {error}"]
