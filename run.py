@@ -3,7 +3,8 @@
 
 learn:
     python3 run.py tour            the whole story on this computer, in minutes: text, model, chat, kernels
-    python3 run.py lesson 5        a lesson, cell by cell in the terminal; `lesson`: what there is to learn
+    python3 run.py lesson 5        a lesson, cell by cell in the terminal; `lesson`: what there is to learn;
+                                   `lesson 5 --seeds 3`: do its numbers hold for three seeds?
     python3 run.py check 5         grade your answer to its exercise; `--watch`: at every save; `--solution`: show one
     python3 run.py notebook 5      the lesson as a Jupyter notebook
     python3 run.py book            all lessons as pages to read offline
@@ -58,6 +59,8 @@ def main(argv):
         return run_tests(rest)
     if verb == "book" and "--markdown" in rest:
         return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
+    if verb == "lesson" and "--seeds" in rest:
+        return call(PYTHON, ROOT / "tools" / "lesson_seeds.py", *rest)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
     if verb == "mutate":
