@@ -211,6 +211,34 @@ def test_the_project_speaks_of_itself_alone():
     assert not found, "\n".join(found)
 
 
+def links_in(page):
+    """What a Markdown or SVG-carrying page points at inside the repository: [(path, heading or "")]."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", text)
+    for target in (one or other for one, other in found):
+        if not re.match(r"[a-z]+:", target):
+            path, _, heading = target.partition("#")
+            yield (page.parent / path if path else page), heading
+
+
+def anchors(page):
+    """The names that GitHub gives a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_every_link_inside_the_repository_leads_to_a_file_and_a_heading():
+    pages = files("*.md")
+    dead = []
+    for page in pages:
+        for target, heading in links_in(page):
+            if not target.exists() or (heading and target.suffix == ".md" and heading not in anchors(target)):
+                dead.append(f"{page.relative_to(ROOT)} -> {target.name}#{heading}")
+    assert not dead, f"dead links: {dead}"
+    linked = {page.relative_to(ROOT).as_posix() for page in pages if list(links_in(page))}
+    assert linked >= {"README.md", "README.zh.md", "docs/reading.md", "docs/lessons/README.md"}
+
+
 def test_the_linter_is_content():
     pytest.importorskip("ruff", reason="ruff is not installed")
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."], cwd=ROOT,
