@@ -19,11 +19,12 @@ SM = {"80": (64, 32, 164), "89": (48, 24, 100), "90": (64, 32, 228), "120": (48,
 THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope_scalar": 128, "nf4_matmul_v1": 64,
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128,
            "nf4_matmul_backward_v2": 256, "flash_delta_v1": 128, "flash_attention_v1": 64, "flash_dq_v1": 64,
-           "flash_dkv_v1": 64}  # of a block
+           "flash_dkv_v1": 64, "flash_attention_v2": 128}  # of a block
 LAYOUTS = {"0": "half-split", "1": "interleaved"}  # the bool of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",
            "global stores": r"st\.global", "16-byte stores": r"st\.global\.(v4\.\w32|v2\.\w64)",
+           "tensor-core products": r"mma\.sync", "ldmatrix": r"ldmatrix", "async copies": r"cp\.async\.c[ag]",
            "shared loads": r"ld\.shared",
            "shared stores": r"st\.shared", "barriers": r"(?:bar|barrier)\.", "fma": r"fma\.rn\.f32",
            "doubles": r"\w[\w.]*\.f64"}

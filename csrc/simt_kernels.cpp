@@ -1,6 +1,7 @@
 // All kernels over the emulator: the very files that nvcc compiles. No header of PyTorch may be included here.
 
 #include "cuda/flash_attention_backward.cuh"
+#include "cuda/flash_tensor_cores.cuh"
 #include "cuda/nf4_vectors.cuh"
 #include "cuda/rope_vectors.cuh"
 #include "kernel_table.h"

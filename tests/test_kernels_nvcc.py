@@ -45,8 +45,8 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     need_nvcc()
     found = figures(architecture)
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
-    # for 1 and for 8 rows; four other kernels
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 4)
+    # for 1 and for 8 rows; four other kernels. 2 dtypes: flash attention on tensor cores in 4 head widths
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 4) + 2 * 4
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -82,6 +82,19 @@ def test_the_fast_rope_reads_and_writes_16_bytes_at_a_time():
     for counts in fast.values():
         assert counts["of 16 bytes"] == counts["global loads"] - 1 > 1
         assert counts["16-byte stores"] == counts["global stores"] > 0 == counts["shared loads"]
+
+
+@pytest.mark.parametrize(("d", "keys"), [(32, 64), (64, 64), (96, 32), (128, 32)])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_flash_attention_on_tensor_cores_is_made_of_their_instructions_and_leaves_room_for_8_warps(dtype, d, keys):
+    """A tile's products: keys / 8 results of d / 16 steps, d / 8 of keys / 16; ldmatrix loads the operands of two."""
+    counts = RECORD["opcodes"][f"flash_attention_v2 {dtype} {d}"]
+    steps = keys // 8 * d // 16
+    assert counts["tensor-core products"] == 2 * steps
+    assert counts["ldmatrix"] == steps + d // 16  # and those of the queries, once
+    assert counts["async copies"] > 0 == counts["global loads"] and counts["16-byte stores"] == 1
+    for figures_of in RECORD["figures"].values():
+        assert figures_of[f"flash_attention_v2 {dtype} {d}"]["warps"] >= 8
 
 
 @pytest.mark.parametrize(("registers", "shared", "warps"), [
@@ -132,7 +145,7 @@ def test_the_instructions_that_have_no_words_in_c_compile(tmp_path):
     subprocess.run(list(map(str, [nvcc(), "-std=c++17", "-arch=sm_80", "-I", CSRC, "-ptx", source, "-o", ptx])),
                    check=True)
     text = ptx.read_text()
-    for words in ("cp.async.ca.shared.global", "cp.async.wait_group", "ldmatrix.sync.aligned.m8n8.x4.shared",
+    for words in ("cp.async.cg.shared.global", "cp.async.wait_group", "ldmatrix.sync.aligned.m8n8.x4.shared",
                   "ldmatrix.sync.aligned.m8n8.x4.trans.shared", "mma.sync.aligned.m16n8k16.row.col.f32.bf16",
                   "mma.sync.aligned.m16n8k16.row.col.f32.f16", "ex2.approx.ftz.f32"):
         assert words in text, words

@@ -152,18 +152,4 @@ void with_width(int64_t width, Visit visit) {
   visit(std::integral_constant<int, 128>{});
 }
 
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows,
-                     AttentionShape shape, void* stream) {
-  if (shape.batch * shape.heads * shape.queries == 0) return;
-  const dim3 grid = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
-  with_dtype(dtype, [&](auto zero) {
-    with_width(shape.width, [&](auto D) {
-      using T = decltype(zero);
-      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, static_cast<cudaStream_t>(stream))(
-          q, k, v, static_cast<T*>(out), lse, reinterpret_cast<float2*>(rows), shape);
-    });
-  });
-  check_launch("flash_attention");
-}
-
 }  // namespace minillama::kernels

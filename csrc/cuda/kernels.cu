@@ -1,6 +1,7 @@
 // All kernels in one translation unit. nvcc takes this file for a GPU; ../simt_kernels.cpp is the same for the emulator.
 
 #include "flash_attention_backward.cuh"
+#include "flash_tensor_cores.cuh"
 #include "kernel_table.h"
 #include "nf4_vectors.cuh"
 #include "rope_vectors.cuh"

@@ -35,8 +35,12 @@ SIMT_LDMATRIX(ldmatrix_x4_trans, ".trans")
 // Copy Bytes (4, 8 or 16) from global to shared memory; only `wanted` bytes are read, the rest is filled with zeros.
 template <int Bytes>
 SIMT_INSTRUCTION void cp_async(void* shared, const void* global, int wanted = Bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(unsigned(__cvta_generic_to_shared(shared))),
-               "l"(global), "n"(Bytes), "r"(wanted) : "memory");
+  const unsigned to = unsigned(__cvta_generic_to_shared(shared));
+  if constexpr (Bytes == 16)  // past the first cache, which the others cannot pass
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(16), "r"(wanted) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(Bytes), "r"(wanted)
+                 : "memory");
 }
 SIMT_INSTRUCTION void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int InFlight>  // wait until at most so many committed groups are under way

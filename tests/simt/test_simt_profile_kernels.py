@@ -27,7 +27,7 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
     kernels.require("simt")
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, tokens, 40, dtype=dtype, requires_grad=True)
-               for heads, tokens in ((4, 19), (2, 33), (2, 33)))
+               for heads, tokens in ((4, 19), (2, 67), (2, 67)))
     rotations = torch.polar(torch.ones(19, 20), torch.randn(19, 20))
     with kernels.schedule(order), kernels.profile() as p:
         for causal in (False, True):
@@ -46,6 +46,24 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
                                       in_place=True, backend="simt")
     assert p.findings == []
     assert len(p.kernels) == 13 and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
+
+
+@pytest.mark.parametrize(("d", "causal"), [(128, False), (64, True), (80, False), (32, True)])
+def test_attention_on_tensor_cores_moves_what_its_header_says_and_no_bank_waits(d, causal):
+    """All products on tensor cores; q, O, LSE, maxima and sums of rows once; k and v by the tiles of 64 queries."""
+    T, H, D = 192, 2, d if d != 80 else 96
+    q, k, v = (torch.randn(1, heads, T, d).bfloat16() for heads in (H, 1, 1))
+    with kernels.profile() as p:
+        kernels.flash_attention(q, k, v, causal=causal)
+    keys = 64 if D <= 64 else 32
+    tiles = [-(-min(T, first + 64) // keys) if causal else T // keys for first in range(0, T, 64)]  # of keys, in a row
+    seen = sum(tiles) * keys * H  # keys that blocks copy
+    assert 32 * p.global_load.sectors == 2 * d * (T * H + 2 * seen)
+    assert p.global_store.compulsory == p.global_store.bytes == 2 * d * T * H + 12 * T * H
+    assert p.global_load.sector_efficiency == 1
+    copied_out = 0 if D == d else 11 * (T // 16 * H)  # behind the loop, where lanes beyond column 80 have no work
+    assert p.shared_load.conflicts == copied_out and p.shared_store.conflicts == 0 and p.findings == []
+    assert p.events("mma_") == sum(tiles) * H * 4 * 2 * (keys // 8) * (D // 16)  # 4 warps; of q k^T, and of P v
 
 
 @pytest.mark.parametrize("M", [1, 8, 9])
@@ -69,11 +87,11 @@ def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of
 PLANTED = f"""
 #define main planted_main
 #include "{FOLDER / 'planted.cpp'}"
-extern "C" void run(int file, int line, int nf4) {{
+extern "C" void run(int file, int line, int which) {{
   static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
-                                      "nf4_vectors.cuh"}};
+                                      "nf4_vectors.cuh", "flash_tensor_cores.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
-  nf4 ? run_nf4() : run_attention();
+  which == 0 ? run_attention() : which == 1 ? run_nf4() : run_tensor_cores();
 }}
 """
 
@@ -82,17 +100,18 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     """The detector needs one run under the friendliest schedule, and no look at the results."""
     from test_kernels_barriers import barriers
 
-    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh")
-    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(0, 0, 0), (2, 0, 1)]
-    left_out += [(files.index(name), int(line), int(name in files[2:]))
+    files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh",
+             "flash_tensor_cores.cuh")
+    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(0, 0, 0), (2, 0, 1), (4, 0, 2)]
+    left_out += [(files.index(name), int(line), files.index(name) // 2)
                  for name, line in (barrier.split(":") for barrier in barriers())]
     assert len(left_out) >= 12
-    for file, line, nf4 in left_out:
+    for file, line, which in left_out:
         with kernels.profile(source) as p:
-            source.run(file, line, nf4)
+            source.run(file, line, which)
         assert bool(p.findings) == (line > 0), (files[file], line)
         assert {finding.kind for finding in p.findings} <= {"race"}
-        assert all(any(name in place for name in (files[file], files[0], files[2]))
+        assert all(any(name in place for name in (files[file], files[0], files[2], "tensor.h"))
                    for finding in p.findings for place in (finding.place, finding.other))
 
 

@@ -25,6 +25,7 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #define __syncthreads() barrier_unless_skipped(__FILE__, __LINE__)
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
 #include "cuda/flash_attention_backward.cuh"
+#include "cuda/flash_tensor_cores.cuh"
 #include "cuda/nf4_vectors.cuh"
 #undef __syncwarp
 
@@ -51,6 +52,21 @@ static void run_attention() {
   for (const auto& result : {out, dq, dk, dv}) print(result);
 }
 
+// On tensor cores: a tile of queries all of whose warps work, and three of keys.
+static void run_tensor_cores() {
+  constexpr int T = 64, S = 140, d = 24;
+  const AttentionShape shape{1, 1, 1, T, S, d, 0.25f, true};
+  const auto q = numbers(T * d, 1), k = numbers(S * d, 2), v = numbers(S * d, 3);
+  alignas(16) static __half Q[T * d], K[S * d], V[S * d], out[T * d];
+  for (int i = 0; i < T * d; ++i) Q[i] = __half(q[i]);
+  for (int i = 0; i < S * d; ++i) K[i] = __half(k[i]), V[i] = __half(v[i]);
+  std::vector<float> lse(T), rows(2 * T), read(T * d);
+  flash_attention(DType::f16, {Q, T * d, T * d, d}, {K, S * d, S * d, d}, {V, S * d, S * d, d}, out, lse.data(),
+                  rows.data(), shape, nullptr);
+  for (int i = 0; i < T * d; ++i) read[i] = float(out[i]);
+  print(read);
+}
+
 static void run_nf4(int64_t N, int64_t K) {
   std::vector<uint8_t> codes(N * K / 2);
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 37 + 11);
@@ -69,11 +85,11 @@ int main(int, char** words) {
   const std::string what = words[1];
   if (what == "list") {
     std::freopen("/dev/null", "w", stderr);
-    run_attention(), run_nf4();
+    run_attention(), run_tensor_cores(), run_nf4();
     std::puts("");
     for (const auto& name : passed) std::printf("%s ", name.c_str());
     return 0;
   }
   left_out = words[2];
-  what == "nf4" ? run_nf4() : run_attention();
+  what == "nf4" ? run_nf4() : what == "tensor" ? run_tensor_cores() : run_attention();
 }

@@ -1,0 +1,273 @@
+// Flash attention, version 2: both products on tensor cores, for bf16 and fp16 (version 1, and what it means:
+// flash_attention.cuh; fragments of mma.sync and ldmatrix: PTX ISA 9.7.14, as functions in ../simt/tensor.h).
+//
+// A block takes 64 queries of one head, a warp 16 of them, and walks over tiles of 64 (d > 64: 32) keys and values.
+//
+//   fragments  A warp's 16 x d queries stay in registers, and so do its scores and its output (fp32). Two neighbouring
+//              16 x 8 results of q k^T are, rounded, a 16 x 16 operand of P v: P never leaves the registers.
+//   two stages While a tile is multiplied the next one arrives by cp.async, 16 bytes a copy; what lies beyond the last key
+//              or column is filled with zeros. One barrier a tile.
+//   swizzle    Row r of a tile keeps its 16 bytes number c at place c ^ (r mod 8), so that the 8 rows that ldmatrix reads at
+//              once, and those that a copy writes, lie in 32 different banks: no conflicts.
+//   masks      Only tiles that the diagonal or the end of the keys cuts compare indices.
+//
+// Cost: 64 tensor-core products of a warp a tile (d = 64 and 128), and in the loop's machine code for sm_80 490 other
+// instructions, 32 of them ldmatrix and some 75 (d = 128: 45) for masks, which whole tiles pass over: 7 a product.
+// Bytes: 2 e d T + 12 T for q, O, LSE, maxima and sums, moved once, and 2 e d keys of all tiles for 64 queries of a head.
+// Exponentials are ex2.approx (2 units in the last place). P is rounded to 16 bits for its product, its sum is not.
+#pragma once
+
+#include "flash_attention.cuh"
+
+namespace minillama::kernels {
+
+constexpr int kWarps = 4, kQueries = 16 * kWarps;  // of a block: a warp has the 16 rows of one product
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <int D>
+constexpr int kKeys = D <= 64 ? 64 : 32;  // of a tile: q and two stages of k and v are at most 48 KiB
+
+// Where 8 neighbouring elements lie in a tile whose rows have D elements. Rows of 32 or 96 lie four or twelve 16 bytes apart:
+// there two rows together are, or end with, a line of 32 banks.
+template <int D>
+__device__ int swizzled(int row, int chunk) {
+  return row * D + (chunk ^ (D % 64 == 0 ? row % 8 : row / 2 % 4)) * 8;
+}
+
+// Begins to copy rows first ... of a matrix into a tile; what lies beyond its rows or columns becomes 0 and is not read.
+template <int Rows, int D, class T>
+__device__ void copy_tile(T* tile, const T* data, int64_t stride, int64_t first, int64_t rows, int width) {
+  constexpr int Side = D % 64 == 0 ? D / 8 : 4, Step = 32 * kWarps / Side;  // 16 bytes side by side, rows at once
+  const int there = rows - first < Rows ? int(rows - first) : Rows;
+  const int row = int(threadIdx.x) / Side, chunk = int(threadIdx.x) % Side;
+  const T* from = data + (first + row) * stride + chunk * 8;
+#pragma unroll
+  for (int r = 0; r < Rows; r += Step, from += Step * stride)
+#pragma unroll
+    for (int c = 0; c < D / 8; c += Side) {
+      const bool inside = row + r < there && (c + chunk) * 8 < width;
+      cp_async<16>(tile + swizzled<D>(row + r, c + chunk), from + c * 8, inside ? 16 : 0);
+    }
+}
+
+// What either type of 16 bits does by instructions of its own.
+template <class T>
+struct Halves;
+template <>
+struct Halves<__half> {
+  static __device__ __half2 pair(float low, float high) { return __floats2half2_rn(low, high); }
+  static __device__ void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    mma_f16_16816(c, a, b);
+  }
+};
+template <>
+struct Halves<__nv_bfloat16> {
+  static __device__ __nv_bfloat162 pair(float low, float high) { return __floats2bfloat162_rn(low, high); }
+  static __device__ void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    mma_bf16_16816(c, a, b);
+  }
+};
+
+// c += a b, b being one half of what an ldmatrix has loaded.
+template <class T>
+__device__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  const unsigned b[2] = {b0, b1};
+  Halves<T>::multiply_add(c, a, b);
+}
+
+// Two numbers rounded into one register, the first in its lower half.
+template <class T>
+__device__ unsigned packed(float low, float high) {
+  const auto pair = Halves<T>::pair(low, high);
+  unsigned bits;
+  memcpy(&bits, &pair, 4);
+  return bits;
+}
+
+// A warp's scores with the keys of a tile: S[n] are keys 8 n ... 8 n + 7, of rows lane / 4 and lane / 4 + 8.
+template <int D, class T>
+__device__ void scores_of(float (&S)[kKeys<D> / 8][4], const unsigned (&Q)[D / 16][4], const T* K) {
+  const int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
+#pragma unroll
+  for (int n = 0; n < kKeys<D> / 8; n += 2)
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k) {
+      unsigned b[4];
+      ldmatrix_x4(b, K + swizzled<D>(n * 8 + row, 2 * k + half));
+      multiply_add<T>(S[n], Q[k], b[0], b[1]);
+      multiply_add<T>(S[n + 1], Q[k], b[2], b[3]);
+    }
+}
+
+// How many keys a query sees, none or less where they are not positive: the first ones.
+__device__ inline int64_t seen_by(const AttentionShape& shape, int64_t query) {
+  return shape.causal ? min(shape.keys, query + 1 + shape.keys - shape.queries) : shape.keys;
+}
+
+// -infinity for what is not seen: of a tile's keys, row lane / 4 sees the first `seen` and row lane / 4 + 8 the first `below`.
+template <int D>
+__device__ void mask(float (&S)[kKeys<D> / 8][4], int64_t seen, int64_t below) {
+  const int64_t most = kKeys<D>, none = 0;
+  const int ends[2] = {int(max(none, min(seen, most))), int(max(none, min(below, most)))};
+#pragma unroll
+  for (int n = 0; n < kKeys<D> / 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (8 * n + int(threadIdx.x) % 4 * 2 + i % 2 >= ends[i / 2]) S[n][i] = -INFINITY;
+}
+
+// O += P v.
+template <int D, class T>
+__device__ void add_values(float (&O)[D / 8][4], const float (&P)[kKeys<D> / 8][4], const T* V) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < kKeys<D> / 16; ++k) {
+    const unsigned a[4] = {packed<T>(P[2 * k][0], P[2 * k][1]), packed<T>(P[2 * k][2], P[2 * k][3]),
+                           packed<T>(P[2 * k + 1][0], P[2 * k + 1][1]), packed<T>(P[2 * k + 1][2], P[2 * k + 1][3])};
+#pragma unroll
+    for (int n = 0; n < D / 8; n += 2) {
+      unsigned b[4];
+      ldmatrix_x4_trans(b, V + swizzled<D>(k * 16 + lane % 16, n + lane / 16));
+      multiply_add<T>(O[n], a, b[0], b[1]);
+      multiply_add<T>(O[n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+// What a thread knows of its two rows: the highest score yet, and that in units of the exponent; the sum of its own columns.
+struct RowState {
+  float highest = -INFINITY, base = -INFINITY, sum = 0;
+};
+
+// Scores become exp(scale (score - highest)), of which O and the sums are kept; half is 0 for row lane / 4, 1 for the other.
+template <int D>
+__device__ void exponentiate(float (&S)[kKeys<D> / 8][4], float (&O)[D / 8][4], RowState& state, int half, float c) {
+  float highest = state.highest;
+#pragma unroll
+  for (int n = 0; n < kKeys<D> / 8; ++n) highest = fmaxf(highest, fmaxf(S[n][2 * half], S[n][2 * half + 1]));
+  highest = team_max(highest);
+  // One product and sum an element. The rounded base is what all exponents of a row count from: its rounding cancels.
+  const float base = highest == -INFINITY ? 0 : highest * c;  // -inf - -inf would be NaN
+  const float alpha = fast_exp2(state.base - base);           // what earlier sums are worth under the new maximum
+  state.sum *= alpha;
+#pragma unroll
+  for (int n = 0; n < kKeys<D> / 8; ++n)
+#pragma unroll
+    for (int i = 2 * half; i < 2 * half + 2; ++i) {
+      S[n][i] = fast_exp2(__fmaf_rn(S[n][i], c, -base));
+      state.sum += S[n][i];
+    }
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n) O[n][2 * half] *= alpha, O[n][2 * half + 1] *= alpha;
+  state.highest = highest, state.base = highest * c;
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(32 * kWarps, 2)
+flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
+                   float2* __restrict__ rows, AttentionShape shape) {
+  __shared__ __align__(128) T tile_q[kQueries * D], tile_k[2][kKeys<D> * D], tile_v[2][kKeys<D> * D];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = int(shape.width);
+  const auto [first, head, batch] = TileOfHead(shape.queries, kQueries, shape.heads);
+  const int64_t kv_head = unsigned(head) / unsigned(shape.heads / shape.kv_heads), mine = first + 16 * warp, query = mine + lane / 4;
+  const T *keys = head_of<T>(k, batch, kv_head), *values = head_of<T>(v, batch, kv_head);
+  const int64_t end = keys_end(shape, first, kQueries);
+  const float c = shape.scale * kLog2E;  // exp(scale s) = 2^(c s)
+
+  copy_tile<kQueries, D>(tile_q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
+  copy_tile<kKeys<D>, D>(tile_k[0], keys, k.row, 0, shape.keys, d);
+  copy_tile<kKeys<D>, D>(tile_v[0], values, v.row, 0, shape.keys, d);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();  // the queries are complete
+  unsigned Q[D / 16][4];
+#pragma unroll
+  for (int i = 0; i < D / 16; ++i)
+    ldmatrix_x4(Q[i], tile_q + swizzled<D>(16 * warp + lane % 16, 2 * i + lane / 16));
+  float O[D / 8][4] = {};
+  RowState state[2];
+  int stage = 0;
+  for (int64_t start = 0; start < end; start += kKeys<D>, stage ^= 1) {
+    cp_async_wait<0>();
+    __syncthreads();  // this tile is complete, and the other stage is read by all
+    if (start + kKeys<D> < end) {
+      copy_tile<kKeys<D>, D>(tile_k[stage ^ 1], keys, k.row, start + kKeys<D>, shape.keys, d);
+      copy_tile<kKeys<D>, D>(tile_v[stage ^ 1], values, v.row, start + kKeys<D>, shape.keys, d);
+      cp_async_commit();
+    }
+    if (mine >= shape.queries || seen_by(shape, mine + 15) <= start) continue;  // nobody here sees any of it
+
+    float S[kKeys<D> / 8][4] = {};
+    scores_of<D>(S, Q, tile_k[stage]);
+    if (seen_by(shape, mine) < start + kKeys<D>)  // what the warp's first row sees all of, the others do
+      mask<D>(S, seen_by(shape, query) - start, seen_by(shape, query + 8) - start);
+    exponentiate<D>(S, O, state[0], 0, c);
+    exponentiate<D>(S, O, state[1], 1, c);
+    add_values<D>(O, S, tile_v[stage]);
+  }
+
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = query + 8 * half, place = (batch * shape.heads + head) * shape.queries + row;
+    const bool sees_any = sees(shape, row, 0);
+    const float sum = team_sum(state[half].sum), highest = state[half].highest, share = sees_any ? 1 / sum : 0;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {  // the warp's rows of q are read: their place is the output's
+      const float x = sees_any ? O[n][2 * half] * share : 0, y = sees_any ? O[n][2 * half + 1] * share : 0;
+      const unsigned both = packed<T>(x, y);
+      *reinterpret_cast<unsigned*>(tile_q + swizzled<D>(16 * warp + lane / 4 + 8 * half, n) + lane % 4 * 2) = both;
+    }
+    if (lane % 4 != 0 || row >= shape.queries) continue;
+    lse[place] = sees_any ? highest * shape.scale + logf(sum) : INFINITY;
+    rows[place] = float2{highest, sees_any ? sum * fast_exp2(-__fmaf_rn(highest, c, -state[half].base)) : 0};
+  }
+  __syncwarp();  // a warp's rows are complete
+  T* to = out + ((batch * shape.heads + head) * shape.queries + mine) * d;
+#pragma unroll 1
+  for (int i = lane; i < 16 * D / 8; i += 32) {
+    const int row = i / (D / 8), chunk = i % (D / 8);
+    if (mine + row < shape.queries && chunk * 8 < d)
+      *reinterpret_cast<uint4*>(to + row * d + chunk * 8) =
+          *reinterpret_cast<const uint4*>(tile_q + swizzled<D>(16 * warp + row, chunk));
+  }
+}
+
+// visit(D) with the smallest compiled width that holds `width` columns.
+template <class Visit>
+void with_padded_width(int64_t width, Visit visit) {
+  if (width > 64 && width <= 96) return visit(std::integral_constant<int, 96>{});
+  with_width(width, visit);
+}
+
+// Whether 16 bytes can be copied at a time: rows and all their neighbours begin at multiples of 16.
+inline bool fits_tensor_cores(std::initializer_list<Strided> inputs, const void* out, int64_t width) {
+  bool fits = width % 8 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  for (const Strided& x : inputs)
+    fits = fits && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.batch % 8 == 0 && x.head % 8 == 0 && x.row % 8 == 0;
+  return fits;
+}
+
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows_,
+                     AttentionShape shape, void* stream_) {
+  if (shape.batch * shape.heads * shape.queries == 0) return;
+  const auto stream = static_cast<cudaStream_t>(stream_);
+  auto* rows = reinterpret_cast<float2*>(rows_);
+  const bool fits = fits_tensor_cores({q, k, v}, out, shape.width);
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto* to = static_cast<T*>(out);
+    if constexpr (sizeof(T) == 2)
+      if (fits)
+        return with_padded_width(shape.width, [&](auto D) {
+          const dim3 grid = tile_grid(shape.queries, kQueries, shape.heads, shape.batch);
+          LAUNCH((flash_attention_v2<T, decltype(D)::value>), grid, 32 * kWarps, 0, stream)(q, k, v, to, lse, rows, shape);
+        });
+    with_width(shape.width, [&](auto D) {
+      const dim3 grid = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
+      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, stream)(q, k, v, to, lse, rows, shape);
+    });
+  });
+  check_launch("flash_attention");
+}
+
+}  // namespace minillama::kernels
