@@ -149,9 +149,9 @@ def _product_backward(base, dy):
     return base.stored().product_backward(dy) if isinstance(base, QuantizedLinear) else dy @ base.weight
 
 
-def add_lora(model, config, kind=LoRALinear):
-    """Attach an adapter of that kind (LoRALinear, or dora's DoRALinear) to every linear layer that `config.targets`
-    names, in place.
+def add_lora(model, config, kind=None):
+    """Attach an adapter of that kind (LoRALinear, or dora's DoRALinear where it is given) to every linear layer that
+    `config.targets` names, in place.
 
     Everything else in the model is frozen. Returns the names of the layers. ValueError if a target
     matches no layer, or if the model has an adapter already.
@@ -163,7 +163,7 @@ def add_lora(model, config, kind=LoRALinear):
             model, config.targets, (nn.Linear, QuantizedLinear)):
         raise ValueError("the output head is tied to the embedding table, which an adapter on the head alone would "
                          "untie: leave 'output' out of the targets")
-    return wrap_linears(model, config.targets, lambda name, base: kind(base, config))
+    return wrap_linears(model, config.targets, lambda name, base: (kind or LoRALinear)(base, config))
 
 
 def merge_lora(model, keep_base=True):
