@@ -15,6 +15,7 @@
 #include "nf4_matvec.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -53,8 +54,9 @@ struct Loops {
   Loop several, one;
 };
 
-#if MINILLAMA_X86
 static const float kLevels[16] = {MINILLAMA_NF4_LEVELS};
+
+#if MINILLAMA_X86
 
 template <int R, int M>
 AVX512 static void strip_avx512(const Strip& s) {
@@ -215,6 +217,21 @@ static void group_sums(const NF4& w, const float* absmax, int64_t absmax_row, co
   }
 }
 
+// One number of y where a block's sum may have overflowed before its absmax made it small: each weight is multiplied out
+// first, as the formula says, and the sum has room. x: row m of the M that are laid out together.
+static float number_of_y(const NF4& w, const float* absmax, const float* x, int64_t M, int64_t m, int64_t n) {
+  double sum = 0;
+  for (int64_t j = 0; j < whole_chunks(w.columns) * kMatvecChunk; ++j) {
+    const int64_t chunk = j / kMatvecChunk, lane = j % kMatvecChunk;
+    const int64_t k = chunk * kMatvecChunk + weight_of_lane(vectors().kind, lane);
+    if (k >= w.columns) continue;
+    const uint8_t pair = w.codes[(n * w.columns + k) / 2];
+    const float weight = kLevels[k % 2 ? pair & 15 : pair >> 4] * absmax[k / kNF4Piece];
+    sum += static_cast<double>(weight) * x[(chunk * M + m) * kMatvecChunk + lane];
+  }
+  return static_cast<float>(sum);
+}
+
 void nf4_matvec(const NF4& w, const std::vector<float>& x, int64_t M, int64_t begin, int64_t end, float* y,
                 int64_t y_row) {
   const int64_t absmax_row = w.columns / kNF4Piece + 1;
@@ -225,10 +242,13 @@ void nf4_matvec(const NF4& w, const std::vector<float>& x, int64_t M, int64_t be
     for (int64_t r = 0; r < rows; ++r) nf4_absmax_of_row(w, first + r, kNF4Piece, &absmax[r * absmax_row]);
     for (int64_t m = 0; m < M; m += kMost) {
       const int64_t taken = std::min<int64_t>(kMost, M - m);
-      group_sums(w, absmax.data(), absmax_row, line_in(x) + size_of(m, w.columns), taken, first, rows, sums);
+      const float* together = line_in(x) + size_of(m, w.columns);
+      group_sums(w, absmax.data(), absmax_row, together, taken, first, rows, sums);
       for (int64_t i = 0; i < rows * taken; ++i) {
         float sum = 0;
         for (int lane = 0; lane < kLanes; ++lane) sum += sums[i * kLanes + lane];
+        if (!std::isfinite(sum))
+          sum = number_of_y(w, &absmax[i / taken * absmax_row], together, taken, i % taken, first + i / taken);
         y[(m + i % taken) * y_row + first - begin + i / taken] = sum;
       }
     }

@@ -18,7 +18,7 @@ needs_simt = pytest.mark.skipif(
 def test_every_kernel_is_within_its_bounds(backend):
     rows = list(kernels_verify.verify([backend]))
     assert not [row for row in rows if not row.ok]
-    operators = [name for name, backends in kernels.KERNELS.items() if backend in (*backends, "reference")]
+    operators = [name for name in kernels_verify.CASES if backend in (*kernels.KERNELS[name], "reference")]
     assert {(row.operator, row.dtype) for row in rows} == {(o, d) for o in operators for d in kernels_verify.DTYPES}
 
 
