@@ -32,7 +32,7 @@ BUILD_CUDA = f"MINILLAMA_CUDA=1 {BUILD}"  # needs nvcc, no GPU
 LIBRARIES = {"cpu": "minillama", "simt": "minillama_simt", "cuda": "minillama"}  # backend -> namespace of its operators
 DEVICES = {"cpu": "cpu", "simt": "cpu", "cuda": "cuda"}  # backend -> where its tensors live
 KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"),  # operator -> backends
-           "int8_matmul": ("cpu",), "flash_attention": ("cpu", "simt", "cuda")}
+           "int8_matmul": ("cpu",), "nf4_quantize": ("cpu",), "flash_attention": ("cpu", "simt", "cuda")}
 _known = {}  # what PyTorch said of an operator and a device: it takes 20 microseconds to answer
 
 

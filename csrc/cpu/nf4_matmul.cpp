@@ -1,4 +1,4 @@
-// y = x W^T and dx = dy W for a W in NF4 (arXiv 2305.14314), on a processor: W is never in memory as a whole.
+// y = x W^T and dx = dy W for a W in NF4 (arXiv 2305.14314), on a CPU: W is never in memory as a whole.
 //
 // 2 M N K FLOPs over 0.516 N K bytes of W: with M of a few rows reading and decoding W is all the work, with many the
 // FLOPs are. So each weight is decoded once a call, into a tile that stays in the first cache, and multiplied from there
@@ -34,20 +34,19 @@ static const float kLevels[16] = {MINILLAMA_NF4_LEVELS};
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Weights [element, element + count) of the flattened weight, of which an odd one is the low half of a byte.
-static void decode_across(const NF4Product& product, int64_t element, int64_t count, float* out) {
-  const NF4& w = product.w;
+// Of the flattened weight, an odd one is the low half of a byte.
+void nf4_decode(const NF4& w, const float* of_blocks, int64_t element, int64_t count, float* out) {
   const int64_t begin = element, end = element + count, size = w.block_size;
   int64_t block = element / size;
   if (element % size == 0) {  // whole blocks at once
     const int64_t blocks = count / size;
-    vectors().decode(w.codes + element / 2, product.absmax + block, out, size / 2, blocks, {size / 2, 1, size});
+    vectors().decode(w.codes + element / 2, of_blocks + block, out, size / 2, blocks, {size / 2, 1, size});
     element += blocks * size;
     block += blocks;
   }
   for (; element < end; ++block) {
     const int64_t stop = std::min(end, (block + 1) * size);
-    const float* absmax = product.absmax + block;
+    const float* absmax = of_blocks + block;
     if (element % 2) out[element++ - begin] = kLevels[w.codes[element / 2] & 15] * *absmax;
     const int64_t pairs = (stop - element) / 2;
     vectors().decode(w.codes + element / 2, absmax, out + element - begin, pairs, 1, {});
@@ -62,7 +61,7 @@ static void decode(const NF4Product& product, int64_t n, int64_t rows, int64_t k
                    int64_t apart) {
   const NF4& w = product.w;
   if (w.columns % w.block_size) {
-    for (int64_t r = 0; r < rows; ++r) decode_across(product, (n + r) * w.columns + k, columns, out + r * apart);
+    for (int64_t r = 0; r < rows; ++r) nf4_decode(w, product.absmax, (n + r) * w.columns + k, columns, out + r * apart);
     return;
   }
   const int64_t blocks = w.columns / w.block_size, end = k + columns;
@@ -118,7 +117,7 @@ static void few_rows(const NF4Product& product, int64_t first, int64_t end, Scal
     float sums[kFewRows] = {};
     for (int64_t k = 0; k < K; k += kStrip) {
       const int64_t size = std::min(kStrip, K - k);
-      decode_across(product, n * K + k, size, strip);
+      nf4_decode(product.w, product.absmax, n * K + k, size, strip);
       for (int64_t m = 0; m < product.M; ++m) sums[m] += vectors().dot(product.rows.data() + m * K + k, strip, size);
     }
     for (int64_t m = 0; m < product.M; ++m) y[m * N + n] = static_cast<Scalar>(sums[m]);

@@ -1,4 +1,4 @@
-// Products with a weight kept in NF4, on a processor: plain loops over pointers, no tensors.
+// Products with a weight kept in NF4, on a CPU: plain loops over pointers, no tensors.
 #pragma once
 
 #include <vector>
@@ -7,6 +7,9 @@
 #include "vectors.h"
 
 namespace minillama {
+
+// Weights [element, element + count) of the flattened weight, level * absmax; absmax of all blocks, decoded.
+void nf4_decode(const kernels::NF4& w, const float* absmax, int64_t element, int64_t count, float* out);
 
 // What all tasks of one call read: the weight, its decoded absmax, and the rows (M, from) that are multiplied, in fp32 and
 // in the order in which they will be read.

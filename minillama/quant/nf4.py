@@ -96,6 +96,9 @@ class NF4Tensor:
 
     def dequantize(self, dtype=torch.float32):
         """The tensor that it stands for: fp32 products, rounded once to `dtype`."""
+        if self.backend == "cpu":
+            dequantize = kernels.operator_of("nf4_quantize", "cpu", self.codes, "nf4_dequantize")
+            return dequantize(*self.parts(), self.shape, self.block_size, dtype)
         n, block = math.prod(self.shape), self.block_size
         values = torch.empty(n, dtype=dtype, device=self.codes.device)
         for begin, part in dequantized_parts(self, block * max(1, DECODE_CHUNK // block)):
@@ -124,13 +127,13 @@ class NF4Tensor:
         return dx.to(dy.dtype).view(*dy.shape[:-1], self.shape[1])
 
 
-def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=False):
+def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=False, backend="reference"):
     """NF4Tensor of `weight` (fp32, bf16 or fp16, any shape, read in row-major order), computed in fp32.
 
     fit_scales: store for each block the scale from its absmax on that leaves the least squared error
     (`fit_block_scales`); without it the bytes are bitsandbytes', but for the mean absmax: theirs is off by the rounding
     of its sum. No byte depends on the CPU or on threads: sums are exact or in a fixed order, all else is number by
-    number.
+    number. backend "cpu" finds the same bytes by a kernel.
 
     Blocks run over the flattened tensor, so they may cross rows; the last may be short, and an odd last element is
     paired with the code of 0. ValueError for an empty tensor or one with NaN or infinity: either would spoil its block.
@@ -139,19 +142,22 @@ def quantize_nf4(weight, block_size=BLOCK, double_quantization=True, fit_scales=
         raise TypeError(f"cannot quantize {weight.dtype}: convert the weight to float32, bfloat16 or float16")
     if block_size < 2 or block_size % 2:
         raise ValueError(f"block_size {block_size} is not allowed: use an even number, such as 64")
-    if weight.numel() == 0 or not bool(torch.isfinite(weight).all()):
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} that is empty or holds NaN or infinity "
+    flat, shape = weight.detach().flatten(), tuple(weight.shape)
+    if backend != "reference":
+        codes, absmax = kernels.operator_of("nf4_quantize", backend, flat)(flat, block_size)
+    if flat.numel() == 0 or not bool(torch.isfinite(flat if backend == "reference" else absmax).all()):
+        raise ValueError(f"a weight of shape {shape} that is empty or holds NaN or infinity "
                          "cannot be quantized: find where the training or the file went wrong")
-    flat = weight.detach().flatten()
     size = flat.numel() if flat.device.type != "cpu" else block_size * max(1, DECODE_CHUNK // block_size)
-    chunks = [quantize_blocks(chunk.float(), NF4_LEVELS, block_size) for chunk in flat.split(size)]
-    codes, absmax = map(torch.cat, zip(*chunks, strict=True))
-    shape = tuple(weight.shape)
+    if backend == "reference":
+        chunks = [quantize_blocks(chunk.float(), NF4_LEVELS, block_size) for chunk in flat.split(size)]
+        codes, absmax = map(torch.cat, zip(*chunks, strict=True))
+        codes = pack(codes)
     second = absmax, None, None
     if double_quantization:
         offset = absmax.new_tensor(math.fsum(absmax.tolist()) / len(absmax))  # centred, they use all of the map
         second = *quantize_blocks(absmax - offset, DYNAMIC_MAP, GROUP), offset
-    plain = NF4Tensor(pack(codes), *second, shape, block_size)
+    plain = NF4Tensor(codes, *second, shape, block_size)
     return fit_block_scales(plain, flat.split(size)) if fit_scales else plain
 
 
@@ -260,9 +266,9 @@ class NF4Linear(QuantizedLinear):
             self.register_buffer(name, getattr(stored, name))
 
     @classmethod
-    def from_weight(cls, weight, block_size=BLOCK, double_quantization=True, fit_scales=False):
+    def from_weight(cls, weight, block_size=BLOCK, double_quantization=True, fit_scales=False, backend="reference"):
         """Quantize a matrix (out, in)."""
-        return cls(quantize_nf4(weight, block_size, double_quantization, fit_scales))
+        return cls(quantize_nf4(weight, block_size, double_quantization, fit_scales, backend))
 
     @classmethod
     def planned(cls, out_features, in_features, block_size=BLOCK, double_quantization=True, fit_scales=False):

@@ -142,6 +142,6 @@ MUTANTS = [
            lambda: test_the_size_of_the_chunks_worked_on_does_not_show(389)),
     Mutant(NF4, "return fit_block_scales(plain, flat.split(size)) if fit_scales else plain", "return plain",
            test_on_normal_weights_the_relative_error_falls_from_0_092_to_0_088),
-    Mutant(NF4, "double_quantization, fit_scales))", "double_quantization))",
+    Mutant(NF4, "double_quantization, fit_scales, backend))", "double_quantization, False, backend))",
            test_a_layer_takes_it_and_its_settings_stay_those_of_the_format),
 ]
