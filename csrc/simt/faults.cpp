@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "scheduler.h"
+#include "symbols.h"
 
 #ifdef __linux__
 #include <execinfo.h>
@@ -121,7 +122,8 @@ static void no_memory() {  // operator new has none: a kernel ends where it aske
   void* callers[8];
   const int count = backtrace(callers, 8);
   int i = 1;  // this function's own frame is the first; then come those of operator new
-  while (i < count && !is_own_code(callers[i])) ++i;
+  const auto asks = [](const void* pc) { return is_own_code(pc) && function_at(pc).rfind("_Zn", 0) != 0; };
+  while (i < count && !asks(callers[i])) ++i;
   self.fault = {kOutOfMemory, nullptr, i < count ? static_cast<char*>(callers[i]) - 1 : nullptr, false};
   self.leave();
 }

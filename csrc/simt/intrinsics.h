@@ -62,8 +62,8 @@ inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 
 #define SIMT_MIN_MAX(T)                              \
-  inline T min(T a, T b) { return b < a ? b : a; }   \
-  inline T max(T a, T b) { return a < b ? b : a; }
+  constexpr T min(T a, T b) { return b < a ? b : a; }   \
+  constexpr T max(T a, T b) { return a < b ? b : a; }
 SIMT_MIN_MAX(int)
 SIMT_MIN_MAX(unsigned)
 SIMT_MIN_MAX(long)

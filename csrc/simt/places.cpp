@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <set>
 
 #include "scheduler.h"
@@ -27,7 +28,7 @@ void find_places(const std::vector<const char*>& pcs, std::map<const char*, std:
   bool found = false;
   for (char line[4096]; std::fgets(line, sizeof line, pipe);) {
     std::string text = line;
-    text.resize(text.find_first_of(" \n"));
+    text.resize(std::min(text.find(" (discriminator"), text.find('\n')));  // a folder's name may hold blanks
     if (text.rfind("0x", 0) == 0) {
       ++at;
       found = false;

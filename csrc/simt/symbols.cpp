@@ -92,6 +92,13 @@ static const Symbols& symbols() {
 
 const std::vector<Variable>& variables() { return symbols().variables; }
 
+std::string function_at(const void* pc) {
+  Dl_info info{};
+  if (!dladdr(reinterpret_cast<const void*>(&each_symbol), &info)) return "";
+  auto next = symbols().functions.upper_bound(uint64_t(static_cast<const char*>(pc) - static_cast<char*>(info.dli_fbase)));
+  return next == symbols().functions.begin() ? "" : (--next)->second;
+}
+
 // Variables of a function f of the name _Z1fv are called _ZZ1fvE1x (Itanium C++ ABI, 5.1.6); of extern "C" f: _ZZ1fE1x.
 static size_t bytes_of(const void* function) {
   Dl_info info{};

@@ -25,6 +25,7 @@ struct Variable {
 const std::vector<Variable>& variables();  // of the module, but for the emulator's own; those of the device are among them
 std::string last_part(const char* symbol);
 bool is_emulators_own(const std::string& symbol);
+std::string function_at(const void* pc);   // the symbol of the module's function that an instruction belongs to
 
 // Bytes of the __shared__ variables that a kernel's own body declares; those of functions that it calls are not known.
 size_t static_shared_of(const void* function);

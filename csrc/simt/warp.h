@@ -55,7 +55,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_HERE) {
 // Nobody runs in lockstep here: these are the lanes that come to this place before any other of the warp can go on.
 inline unsigned __activemask(SIMT_HERE) { return simt::converged("__activemask()", where); }
 
-// Shuffles. A width below 32 makes sections; a source outside the section is the lane itself.
+// Shuffles. A width below 32 makes sections; a source outside the section is the lane itself. Of a distance only the lower 5
+// bits count (PTX ISA, shfl.sync): -1 is 31, and a source of an earlier section may be named by xor.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, SIMT_HERE) {
   const int first = simt::lane_id() & ~(width - 1);
@@ -63,18 +64,17 @@ T __shfl_sync(unsigned mask, T value, int source, int width = 32, SIMT_HERE) {
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_HERE) {
-  const int lane = simt::lane_id(), place = lane & (width - 1);
-  return simt::shuffle(mask, value, place < int(delta) ? lane : lane - int(delta), "__shfl_up_sync()", where);
+  const int lane = simt::lane_id(), place = lane & (width - 1), by = int(delta & 31);
+  return simt::shuffle(mask, value, place < by ? lane : lane - by, "__shfl_up_sync()", where);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_HERE) {
-  const int lane = simt::lane_id(), place = lane & (width - 1);
-  return simt::shuffle(mask, value, place + int(delta) >= width ? lane : lane + int(delta), "__shfl_down_sync()",
-                       where);
+  const int lane = simt::lane_id(), place = lane & (width - 1), by = int(delta & 31);
+  return simt::shuffle(mask, value, place + by >= width ? lane : lane + by, "__shfl_down_sync()", where);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, SIMT_HERE) {
-  const int lane = simt::lane_id(), source = lane ^ lanes, first = lane & ~(width - 1);
+  const int lane = simt::lane_id(), source = lane ^ (lanes & 31), first = lane & ~(width - 1);
   return simt::shuffle(mask, value, source >= first + width ? lane : source, "__shfl_xor_sync()", where);
 }
 

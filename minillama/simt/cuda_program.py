@@ -74,11 +74,11 @@ def _explained(stderr):
     first = re.sub(r"^\S*/ld: |\S*\.o: in function `.*?': ?", "", first).replace("fatal error:", "error:")
     if marked := re.search(r'^(.+?:\d+):.*attribute error: (.*)$', first):
         return Unsupported(f"{marked[1]}: {marked[2].strip(chr(34))}")
-    named = re.search(r"error: ([\w./-]+): No such file", first) or re.search(
+    named = re.search(r"(?:error: |reference to [‘'`])([\w./-]+)(?:: No such file|['(])", first) or re.search(
         r"error: .*?[‘'`]([\w:]+).*?(was not declared|does not name a|has not been declared|has no member"
         r"|is not a member|is not a template|undeclared|is not a namespace|that depend on a template)", first)
     top = re.sub(r"[/.].*|.*::", "", named[1]) if named else ""
-    meant = re.search(r"did you mean [‘'`](\w+)", first)
+    meant = not re.match("cu[A-Z]", top) and re.search(r"did you mean [‘'`](\w+)", first)
     slip = meant and meant[1] != top and SequenceMatcher(None, top, meant[1]).ratio() > 0.9  # of the pen, unless CUDA
     for label, names in FAMILIES.items():                                                   # has this very name
         if top in names or (top and not slip and re.fullmatch("|".join(names), top)):

@@ -187,9 +187,9 @@ def unset_variables(code):
         for found in re.finditer(r"(?<=[;{}])([^;{}]+);", flat):
             if not within(members, found.end()):
                 rest = code[start + found.end(): end]
-                unset = [one for one in declared(found[1]) if one[1] or not set_next(one[0], rest)]
-                edits |= {(start + found.start(1) + place, 0, " SIMT_LOCAL") for _, _, place in unset}
-                edits |= {(start + found.end(), 0, f" SIMT_BEGINS({name})") for name, _, _ in unset}
+                unset = [(name, place) for name, place in declared(found[1]) if not set_next(name, rest)]
+                edits |= {(start + found.start(1) + place, 0, " SIMT_LOCAL") for _, place in unset}
+                edits |= {(start + found.end(), 0, f" SIMT_BEGINS({name})") for name, _ in unset}
     return sorted(edits)
 
 
@@ -205,7 +205,7 @@ def restricted(code):
 
 
 def declared(text):
-    """(name, is it an array, place behind it) of each variable without a value in a statement that declares some."""
+    """(name, place behind it) of each variable without a value in a statement that declares some."""
     head = re.match(r"\s*((?:__align__|alignas)\s*~+\s*)?(?!(return|delete|goto|throw|case|else|using|typename|new"
                     r"|typedef|operator|friend|namespace|enum|struct|union|class)\b)((volatile|unsigned|signed|long|short)"
                     r"\s+)*[A-Za-z_]\w*(::\w+)*(\s*<[^=;]*>)?(?=[\s*])", text)
@@ -214,7 +214,7 @@ def declared(text):
     names = [(re.fullmatch(pattern, part[0], flags=re.S), part.start()) for part in parts]
     if not all(one for one, _ in names) or re.search(r"\b(__shared__|__constant__|extern|static|constexpr)\b", text):
         return []
-    return [(one[1], bool(one[2]), head.end() + start + one.end(2)) for one, start in names if not one[3]]
+    return [(one[1], head.end() + start + one.end(2)) for one, start in names if not one[3]]
 
 
 def set_next(name, rest):

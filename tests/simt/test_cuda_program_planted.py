@@ -60,6 +60,17 @@ def test_a_planted_mistake_is_named_with_its_line_and_nothing_else_is(name, case
                    for one in found), found
 
 
+@compiles
+@pytest.mark.long
+def test_a_place_is_named_where_a_folder_has_a_blank(tmp_path):
+    source = tmp_path / "day 28" / "k.cu"
+    source.parent.mkdir()
+    source.write_text("__global__ void k(int *x) { x[0] += 1; }\nint main() {\n  int *x;\n  cudaMalloc(&x, 4);\n"
+                      "  k<<<1, 1>>>(x);\n  return cudaDeviceSynchronize();\n}\n")
+    [found] = json.loads(run(build(source, profiled=True)).profile)["findings"]
+    assert found["place"] == f"{source}:1" and ", k.cu:1: reads 4 bytes that nobody has written" in found["text"]
+
+
 SOUND = sorted(path.stem for path in FOLDER.glob("sound_*.cu"))
 
 

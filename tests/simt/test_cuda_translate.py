@@ -181,6 +181,41 @@ def test_an_angle_is_open_where_nothing_closes_it(before, count):
     assert open_angles(before) == count
 
 
+@pytest.mark.parametrize(("declared", "told"), [
+    ("float acc[N * (2)]; acc[0] = 1;", "float acc[N * (2)] SIMT_LOCAL; SIMT_BEGINS(acc) acc[0] = 1;"),
+    ("float s; s += 1;", "float s SIMT_LOCAL; SIMT_BEGINS(s) s += 1;"),
+    ("unsigned int u, w = f(1, 2); if (w) u = 2; g(u);",
+     "unsigned int u SIMT_LOCAL, w = f(1, 2); SIMT_BEGINS(u) if (w) u = 2; g(u);"),
+    ("int *p; use(p);", "int *p SIMT_LOCAL; SIMT_BEGINS(p) use(p);"),
+    ("__align__(16) ns::T<int, 4> v; v.x = 1;", "__align__(16) ns::T<int, 4> v SIMT_LOCAL; SIMT_BEGINS(v) v.x = 1;"),
+    ("for (;;) { int q; q++; }", "for (;;) { int q SIMT_LOCAL; SIMT_BEGINS(q) q++; }"),
+])
+def test_a_local_variable_that_may_be_read_before_it_is_set_is_told_to_the_profiler(declared, told):
+    assert body(f"__device__ void f() {{ {declared} }}") == f"__device__ void f() {{ {told} }}"
+
+
+@pytest.mark.parametrize("text", [
+    "int i, j; for (i = 0; i < 3; ++i) for (j = 0; j < i; ++j) g(i, j);", "float s; s = 1; g(s);", "int unused;",
+    "return x;", "__shared__ float t[4]; g(t);", "struct S { int a; float b[2]; }; g();", "f(a), g(b);",
+    "T c(x, y); g(c);", "extern int e; g(e);", "for (auto x : all) atomicAdd(&x, 1);",
+    "using F = int; g(F());", "static int n; g(n);",
+    "struct S { int a[2]; }; a;",
+])
+def test_what_is_set_at_once_or_declares_no_local_variable_stays_as_it_is(text):
+    assert body(f"__device__ void f() {{ {text} }}") == f"__device__ void f() {{ {text} }}"
+    assert body("void host() { float s; s += 1; }") == "void host() { float s; s += 1; }"
+
+
+def test_pointers_that_are_promised_to_be_apart_are_told_to_the_profiler():
+    head = "__global__ void __launch_bounds__(64) k(const float *__restrict__ a, int n, T* __restrict b) {"
+    assert body(head + "}") == head + " SIMT_DISTINCT(a, b)}"
+    assert body(head.replace("__restrict b", "b") + "}") == head.replace("__restrict b", "b") + "}"
+
+
+def told(declared, text):
+    return lambda: test_a_local_variable_that_may_be_read_before_it_is_set_is_told_to_the_profiler(declared, text)
+
+
 MUTANTS = [
     Mutant("minillama.simt.cuda_translate", '(place, len(end[0]), ")")', '(place, 2, ")")',
            lambda: test_a_launch_becomes_two_calls("k<<<1, 2>>>(a);", "k", "1, 2", "(a);")),
@@ -191,6 +226,12 @@ MUTANTS = [
     Mutant("minillama.simt.cuda_translate", 'source.count("\\n") * "\\n"', '""', test_every_line_keeps_its_number),
     Mutant("minillama.simt.cuda_translate", "open_angles(before) < 2", "True",
            lambda: test_what_may_be_no_shift_or_no_device_stays_as_it_is("__device__ void f() { v<w<int>> x; }")),
-    Mutant("minillama.simt.cuda_translate", "not within(directives, at) and", "",
+    Mutant("minillama.simt.cuda_translate", r'''re.sub(r"[^\n]", " ", line[0])''', "line[0]",
            lambda: test_what_may_be_no_shift_or_no_device_stays_as_it_is("__device__ int f() {\n#if 1 << 2\n#endif }")),
+    Mutant("minillama.simt.cuda_translate", "(if|else|while", "(else|while",
+           told("int u; if (w) u = 2; g(u);", "int u SIMT_LOCAL; SIMT_BEGINS(u) if (w) u = 2; g(u);")),
+    Mutant("minillama.simt.cuda_translate", "if not within(members, found.end())", "if True",
+           lambda: test_what_is_set_at_once_or_declares_no_local_variable_stays_as_it_is("struct S { int a[2]; }; a;")),
+    Mutant("minillama.simt.cuda_translate", "if len(names) > 1 and", "if len(names) > 0 and",
+           test_pointers_that_are_promised_to_be_apart_are_told_to_the_profiler),
 ]

@@ -31,6 +31,25 @@ static void check_shuffles() {
   }
 }
 
+__global__ void odd_distances(int* out) {
+  const int lane = threadIdx.x;
+  out[lane] = __shfl_up_sync(~0u, lane, -2, 16);
+  out[32 + lane] = __shfl_down_sync(~0u, lane, 33, 16);
+  out[64 + lane] = __shfl_xor_sync(~0u, lane, -8, 16);
+  out[96 + lane] = __shfl_xor_sync(~0u, lane, 35);
+}
+
+CASE(of_a_distance_the_lower_five_bits_count) {
+  int out[128];
+  LAUNCH((odd_distances), 1, 32, 0, nullptr)(out);
+  for (int lane = 0; lane < 32; ++lane) {
+    REQUIRE(out[lane] == lane);                                // 30 back is outside a section of 16
+    REQUIRE(out[32 + lane] == (lane % 16 < 15 ? lane + 1 : lane));
+    REQUIRE(out[64 + lane] == (lane < 16 ? lane : lane ^ 24));  // an earlier section may be read, a later one not
+    REQUIRE(out[96 + lane] == (lane ^ 3));
+  }
+}
+
 CASE(shuffles_read_the_lane_they_name) {
   check_shuffles<int>();
   check_shuffles<float>();

@@ -54,6 +54,14 @@ SIMT_INLINE void distinct(const char* names, T... pointers) {  // the parameters
 }
 }  // namespace simt::program
 #define SIMT_DISTINCT(...) ::simt::program::distinct(#__VA_ARGS__, __VA_ARGS__);
+extern "C" void* simt_malloc(size_t bytes) noexcept;  // which tells the profiler, see profile/heap.cpp
+extern "C" void simt_free(void* memory) noexcept;
+namespace std {
+using ::simt_free;
+using ::simt_malloc;
+}  // namespace std
+#define malloc simt_malloc
+#define free simt_free
 #else
 #define SIMT_LOCAL
 #define SIMT_BEGINS(name)

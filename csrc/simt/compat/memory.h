@@ -43,6 +43,8 @@ template <class T>
 cudaError_t cudaMalloc(T** pointer, size_t bytes) {
   return simt::program::allocate_as(pointer, bytes, 0xff, "memory of cudaMalloc");
 }
+// As C has them, for whom gives NULL or a function that allocates as void*.
+inline cudaError_t cudaMalloc(void** pointer, size_t bytes) { return cudaMalloc<void>(pointer, bytes); }
 template <class T>
 cudaError_t cudaMallocAsync(T** pointer, size_t bytes, cudaStream_t) {
   return simt::program::allocate_as(pointer, bytes, 0xff, "memory of cudaMallocAsync");
@@ -51,9 +53,15 @@ template <class T>
 cudaError_t cudaMallocManaged(T** pointer, size_t bytes, unsigned = cudaMemAttachGlobal) {
   return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocManaged", simt::program::Kind::managed);
 }
+inline cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned flags = cudaMemAttachGlobal) {
+  return cudaMallocManaged<void>(pointer, bytes, flags);
+}
 template <class T>
 cudaError_t cudaMallocHost(T** pointer, size_t bytes, unsigned flags = 0) {
   return simt::program::allocate_as(pointer, bytes, 0, "memory of cudaMallocHost", simt::program::Kind::host, flags);
+}
+inline cudaError_t cudaMallocHost(void** pointer, size_t bytes, unsigned flags = 0) {
+  return cudaMallocHost<void>(pointer, bytes, flags);
 }
 template <class T>
 cudaError_t cudaHostAlloc(T** pointer, size_t bytes, unsigned flags) {

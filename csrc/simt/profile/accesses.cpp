@@ -78,7 +78,7 @@ inline void Profiler::note_global(uintptr_t address, int bytes, Op op, const voi
   if (!nobodys && address - host_stack < host_stack_bytes) return;  // the kernel's parameters
   if (!nobodys && address - constants < constants_end - constants) return;
   Buffer* const buffer = nobodys || !bounded ? nullptr : buffer_of(address, bytes);
-  if (nobodys || (bounded && !buffer))
+  if (nobodys || (bounded && !buffer && !in_heap(address, bytes)))
     stop(freed_at(address) ? "use after free" : "out of bounds", pc, verb(op) + std::to_string(bytes) + " bytes, " +
          distance(address));
   if (buffer && buffer->fill != Fill::none) note_written(*buffer, address, bytes, op, pc);

@@ -165,6 +165,11 @@ class Profiler {
   void end_local(uintptr_t address);
   void note_local(uintptr_t address, int bytes, Op op, const void* pc);
 
+  // heap.cpp
+  void asked_for(void* memory, size_t bytes, const void* pc);
+  void given_back(void* memory);
+  bool in_heap(uintptr_t address, int bytes) const;
+
   // on_host.cpp
   void note_host(uintptr_t address, int bytes, Op op, const void* pc);
   void copied(uintptr_t to, uintptr_t from, size_t bytes);
@@ -226,6 +231,7 @@ class Profiler {
   std::set<const void*> unblocked;                       // streams that do not wait for the default stream
   std::vector<std::shared_ptr<Operation>> operations, rivals;  // that the host has not waited for; of these: beside this one
   Operation now_running;
+  std::map<uintptr_t, size_t> heap;                      // what kernels asked for themselves: address -> bytes
   std::vector<Buffer> freed;                             // what they lay in is not used again as long as they are here
   size_t freed_bytes = 0;
   std::vector<Range> stale;                              // memory of the host that was copied from where nobody had written

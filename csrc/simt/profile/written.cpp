@@ -56,6 +56,13 @@ const Buffer* Profiler::freed_at(uintptr_t address) const {
   return nullptr;
 }
 
+bool Profiler::in_heap(uintptr_t address, int bytes) const {
+  auto next = heap.upper_bound(address);
+  if (next == heap.begin()) return false;
+  --next;
+  return address + uintptr_t(bytes) <= next->first + next->second;
+}
+
 // ---- what the runtime tells
 
 void on_allocated(const void* memory, size_t bytes, const char* name, bool filled) {

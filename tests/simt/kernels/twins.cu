@@ -153,6 +153,15 @@ __global__ void too_little_shared(const float* x, float* y, int sound) {
 }
 extern "C" void dynamic_shared_overflows(const float* x, float* y, int sound) { RUN(too_little_shared, 32, 128); }
 
+__device__ float element(const float* x, int i) { return x[i]; }  // out of bounds: static_shared_overflows
+__global__ void beyond_static(const float* x, float* y, int sound) {  // by a pointer, of which no compiler knows the array
+  __shared__ float tile[64];
+  tile[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  y[threadIdx.x] = element(tile, threadIdx.x + (sound ? 0 : 40000));
+}
+extern "C" void static_shared_overflows(const float* x, float* y, int sound) { RUN(beyond_static, 64, 0); }
+
 __global__ void vector_of_odd_row(const float* x, float* y, int sound) {
   const float4 four = *reinterpret_cast<const float4*>(x + (sound ? 4 : 5) * threadIdx.x);  // misaligned: global_vector
   y[threadIdx.x] = four.x + four.w;

@@ -198,6 +198,12 @@ __global__ void no_end(int *x, int n) {
     x[i % 64] = x[i % 64] + 1;       // stopped: 20
 }
 
+__global__ void meets_for_next_block(volatile int *flags) {
+  flags[blockIdx.x] = 1;
+  while (!__syncthreads_or(flags[(blockIdx.x + 1) % gridDim.x])) {  // stopped: 21
+  }
+}
+
 int main(int argc, char **argv) {
   int *x, *y, *z;
   float *f, *g;
@@ -230,6 +236,7 @@ int main(int argc, char **argv) {
     case 17: two_operations<<<1, 32>>>(y); break;
     case 18: spin_lock<<<2, 1>>>(z, y); break;
     case 19: waits_for_next_block<<<3, 32>>>(y); break;
+    case 21: meets_for_next_block<<<2, 64>>>(y); break;
     case 20: no_end<<<1, 1>>>(y, 5); break;
   }
   cudaDeviceSynchronize();

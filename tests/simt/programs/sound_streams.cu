@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <nvtx3/nvToolsExt.h>
 #include <vector>
 
 __global__ void scale(float *x, float by, int n) {
@@ -205,7 +206,9 @@ void reuse() {  // the same names and sizes again, after all was freed
 }
 
 int main() {
+  nvtxRangePushA("copies");
   pipelined();
+  nvtxRangePop();
   events();
   unified();
   callback();

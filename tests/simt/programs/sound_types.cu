@@ -166,6 +166,26 @@ __global__ void walk(Node **head, int *sum) {
   *sum = all;
 }
 
+// prints: on the heap 496
+__global__ void on_the_heap(int *out) {
+  int *mine = new int[4];
+  for (int i = 0; i < 4; ++i) mine[i] = threadIdx.x / 4 + (i == 3 ? threadIdx.x % 4 : 0);
+  int sum = 0;
+  for (int i = 0; i < 4; ++i) sum += mine[i];
+  delete[] mine;
+  atomicAdd(out, sum);
+}
+
+// prints: device malloc 120
+__global__ void device_malloc(int **kept) {
+  kept[threadIdx.x] = (int *)malloc(16 * sizeof(int));
+  for (int i = 0; i < 16; ++i) kept[threadIdx.x][i] = i;
+}
+__global__ void use_and_free(int **kept, int *out) {
+  for (int i = 0; i < 16; ++i) out[threadIdx.x] += kept[threadIdx.x][i];
+  free(kept[threadIdx.x]);
+}
+
 int main() {
   Managed<int> ints(64);
   Managed<Vec3> sums(2);
@@ -242,6 +262,17 @@ int main() {
   walk<<<1, 1>>>(head, ints.get());
   cudaDeviceSynchronize();
   printf("list %d\n", ints[0]);
+  ints[0] = 0;
+  on_the_heap<<<1, 32>>>(ints.get());
+  cudaDeviceSynchronize();
+  printf("on the heap %d\n", ints[0]);
+  ints[0] = ints[1] = 0;
+  int **kept;
+  cudaMalloc(&kept, 2 * sizeof(int *));
+  device_malloc<<<1, 2>>>(kept);
+  use_and_free<<<1, 2>>>(kept, ints.get());
+  cudaDeviceSynchronize();
+  printf("device malloc %d\n", ints[1]);
   cudaDestroyTextureObject(texture), cudaFreeArray(array);
   return cudaGetLastError();
 }
