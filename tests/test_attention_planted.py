@@ -67,7 +67,6 @@ FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right
     (BACKWARD, "c < shape.width; ++c) row[c] *= @shape.scale@", "1.0f"),
     (BACKWARD, "b.highest[q] = real ? @g.rows[2 * (row + q)]@", "g.rows[2 * row]"),
     (BACKWARD, "1.0f / @g.rows[2 * (row + q) + 1]@", "g.rows[2 * row + 1]"),
-    (BACKWARD, "g.rows[2 * (row + q) + 1] : @0.0f@", "1.0f"),
     (BACKWARD, "S, dP, keys, first, last, @inputs.shape.scale@", "inputs.shape.scale * 1.001f"),
     (BACKWARD, "b.delta[q] -= @g.d_lse[row + q]@", "0"),
     (BACKWARD, "S + first, kQueries, @b.d_out_rows.data() + first * padded@", "b.d_out_rows.data()"),
