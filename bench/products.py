@@ -89,7 +89,8 @@ def rows_of(M, weights, nf4, int8, rounds):
         return _rounds.Row(f"{name}, against {against}", size, "ms", ms[name], ms[peer], limit, more_is_better=False)
 
     ours = [name for name in ms if name.startswith(("NF4", "int8"))]
-    return [row(name, "fp32") for name in ours] + [row(ours[0], "bitsandbytes")] * ("bitsandbytes" in ms)
+    beside = [row(ours[0], "bitsandbytes")] if "bitsandbytes" in ms else []
+    return [row(name, "fp32") for name in ours] + beside
 
 
 def main(argv=None):
