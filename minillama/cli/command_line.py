@@ -157,7 +157,7 @@ def add_generate(commands):
     flags.add_number(generate, "--seed", Range(0, SEEDS), 0)
     flags.add_fields(generate, Sampling)
     flags.add_bits(generate)
-    flags.add_kernels_flag(generate, "reference")
+    flags.add_kernels_flag(generate)
     flags.add_activations_flag(generate)
     flags.add_device(generate)
 
@@ -176,9 +176,9 @@ def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     import torch
 
-    from minillama.backends import functions, use_kernels
+    from minillama.backends import use_kernels
     from minillama.checkpoint import open_weights
-    from minillama.cli.model_arguments import load_from_args
+    from minillama.cli.model_arguments import choose_kernels, load_from_args
     from minillama.config import preset
     from minillama.corpus.text_files import check_texts, read_documents
     from minillama.system.memory import require_memory, require_step_memory
@@ -199,7 +199,7 @@ def run_pretrain(arguments):
     shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
-    functions(arguments.kernels)
+    choose_kernels(arguments)
     check_shape(shape, settings)
     require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
                         size=4 if settings.dtype == "float32" else 2)
@@ -220,7 +220,7 @@ def run_pretrain(arguments):
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     from minillama.backends import use_kernels
-    from minillama.cli.model_arguments import load_from_args
+    from minillama.cli.model_arguments import load_from_args, tell_decoding
     from minillama.generate import generate_text
     from minillama.peft.adapter_file import load_adapter
     from minillama.sampling import Sampling
@@ -230,6 +230,7 @@ def run_generate(arguments):
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
+    tell_decoding(model)
     pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                          seed=arguments.seed), model.config.max_seq_len)
     first = next(pieces, "")  # a prompt that is too long is refused before it is printed

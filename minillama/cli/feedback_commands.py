@@ -11,7 +11,17 @@ import torch
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range, range_of
-from minillama.cli.flags import add_device, add_fields, add_number, add_resume, command, facts, from_flags, typed
+from minillama.cli.flags import (
+    add_device,
+    add_fields,
+    add_kernels_flag,
+    add_number,
+    add_resume,
+    command,
+    facts,
+    from_flags,
+    typed,
+)
 from minillama.cli.model_arguments import add_template, load_from_args, opened, take_template
 from minillama.cli.tuning_commands import save
 from minillama.corpus.text_files import check_texts, read_documents
@@ -58,6 +68,7 @@ def add_ppo(commands):
                      "practice does not cost other abilities; goes with --pretraining-weight")
     add_resume(ppo)
     add_fields(ppo, PPOConfig)
+    add_kernels_flag(ppo)
     add_device(ppo)
 
 
@@ -116,8 +127,8 @@ def run_ppo(arguments):
               f"scores mean little; give --template {judged} to both", file=sys.stderr)
     if arguments.method == "lora":
         attach_adapter(model, arguments)
-    use_kernels(model, "torch")
-    use_kernels(reward_model.body, "torch")
+    for part in (model, reward_model.body):
+        use_kernels(part, arguments.kernels)
     out.mkdir(parents=True, exist_ok=True)
     text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
                                                        read_documents(arguments.pretraining_text), tokenizer)

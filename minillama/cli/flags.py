@@ -87,10 +87,11 @@ def typed(*words):
     return f"`{shlex.join(map(str, words))}`"
 
 
-def add_kernels_flag(parser, default="torch"):
-    """--kernels, where the reader may choose what computes attention, RoPE and NF4 (`backends.use_kernels`)."""
-    parser.add_argument("--kernels", default=default, metavar="NAME",
-                        help="reference, torch, cpu, simt or cuda (default: %(default)s)")
+def add_kernels_flag(parser):
+    """--kernels, where the reader may choose what computes attention, RoPE, NF4 and decoding: a name that
+    `backends.use_kernels` takes, or auto (`model_arguments.choose_kernels`)."""
+    parser.add_argument("--kernels", default="auto", metavar="NAME", help="reference, torch, cpu, simt, cuda, or auto: "
+                        "the fastest that is built here (default: %(default)s)")
 
 
 def add_activations_flag(parser):

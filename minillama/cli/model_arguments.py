@@ -1,21 +1,26 @@
 """How a command opens the model that it is given: all that can be refused is refused before a weight is loaded."""
 
+import contextlib
 import sys
 from pathlib import Path
 
 import torch
 
-from minillama.backends import functions
+from minillama.backends import BACKENDS, backend_of, functions
 from minillama.checkpoint import find_tokenizer, load_model, open_weights
 from minillama.checkpoint.weights import common_dtype
+from minillama.engine import refusal
+from minillama.kernels import require
 from minillama.peft.adapter_file import load_adapter, method_of
 from minillama.peft.lora_file import CONFIG_FILE, learned_over
 from minillama.peft.methods import merge_method, require_mergeable
 from minillama.quant.quantize_linears import quantization_of
+from minillama.simt.compiler import NotBuilt, require_compiler
 from minillama.system.memory import require_memory, weights_bytes
 from minillama.system.settings import read_settings
 from minillama.tokenizer import load_tokenizer
 from minillama.tokenizer.token_settings import read_chat_template
+from minillama.train.resume import load_training_state
 from minillama.transformer import Transformer
 
 
@@ -26,7 +31,7 @@ def opened(arguments, whole=False):
     whole: the command changes or writes all weights; ValueError where they are quantized. Also where it brings no
     tokenizer, does not fit into memory, or --device, --kernels or --adapter name what is not there.
     """
-    functions(getattr(arguments, "kernels", "torch"))
+    choose_kernels(arguments)
     path = take_base(arguments)
     weights = open_weights(path)
     held = weights.quantization["kind"] if weights.quantization else None
@@ -78,6 +83,50 @@ def take_base(arguments):
                              f"`merge`, and give that")
     arguments.base, arguments.merged = path, adapters
     return path
+
+
+def choose_kernels(arguments):
+    """Check --kernels, and put the name of a backend in the place of auto: of the one that the run which is resumed was
+    begun with, else of the fastest that is built here. A line on stderr says which, and why."""
+    if getattr(arguments, "kernels", None) == "auto":
+        begun = begun_with(arguments.out) if getattr(arguments, "resume", False) else None
+        why = f"the run in {arguments.out} was begun with them" if begun else None
+        arguments.kernels, why = (begun, why) if begun else fastest(arguments.device)
+        print(f"kernels: {arguments.kernels} ({why})", file=sys.stderr)
+    functions(getattr(arguments, "kernels", "torch"))
+
+
+def fastest(device):
+    """(name of a backend, why it is taken) for models on that device."""
+    if torch.device(device).type != "cpu":
+        return "torch", f"PyTorch's own on {device}"
+    try:
+        require("cpu")
+        return "cpu", "compiled for processors"
+    except NotBuilt as missing:
+        told = f"{missing}; without them a text takes about twice as long"  # 110M in fp32, bench/decoding.py
+    try:
+        require_compiler(linux_only=False)
+    except NotBuilt as missing:
+        told += f", and {missing}"
+    return "torch", told
+
+
+def begun_with(folder):
+    """The backend with which the run in `folder` was begun; None where its state does not tell, or is damaged: those
+    who resume it say so."""
+    for path in (Path(folder) / name for name in ("training_state.pt", "ppo_state.pt")):
+        if path.exists():
+            with contextlib.suppress(ValueError, AttributeError):
+                name = load_training_state(path).get("signature").get("kernels")
+                return name if name in BACKENDS else None
+    return None
+
+
+def tell_decoding(model):
+    """Where kernels for processors were chosen and their engine does not decode this model, a line that says why."""
+    if backend_of(model) == "cpu" and (reason := refusal(model)):
+        print(f"PyTorch decodes, not the compiled engine: {reason}", file=sys.stderr)
 
 
 def add_template(command, otherwise):

@@ -10,7 +10,7 @@ from minillama.bounds import MOST, SEEDS, Range, range_of
 from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, opened, shape_of, take_template
+from minillama.cli.model_arguments import add_template, load_from_args, opened, shape_of, take_template, tell_decoding
 from minillama.generate import prompt_ids
 from minillama.peft.adapter_file import load_adapter, save_adapter
 from minillama.peft.dora import DoRALinear
@@ -78,7 +78,7 @@ def add_chat(commands):
     flags.add_number(chat, "--max-new-tokens", Range(0, MOST), 256, help="of an answer")
     flags.add_number(chat, "--seed", Range(0, SEEDS), 0)
     flags.add_fields(chat, ChatSampling)
-    flags.add_kernels_flag(chat, "reference")
+    flags.add_kernels_flag(chat)
     flags.add_activations_flag(chat)
     flags.add_device(chat)
 
@@ -198,6 +198,7 @@ def run_chat(arguments):
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
+    tell_decoding(model)
     conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
     conversation.set_system(arguments.system)
     print(HELP, file=sys.stderr)

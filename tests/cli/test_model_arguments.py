@@ -1,6 +1,7 @@
 """What a command refuses before it loads a weight: devices, kernels, adapters, tokenizers, and sizes beyond memory."""
 
 import json
+import sys
 from argparse import Namespace
 
 import pytest
@@ -9,9 +10,10 @@ from mutants import Mutant
 from test_command_line import model_folder, run, tokenizer_file  # noqa: F401  (fixtures)
 from torch.nn import functional as F
 
+from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
-from minillama.cli.model_arguments import load_from_args
+from minillama.cli.model_arguments import choose_kernels, load_from_args, tell_decoding
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import save_lora
@@ -123,6 +125,70 @@ def test_a_base_is_loaded_with_the_settings_that_its_adapter_was_learned_over(mo
     assert "expect other answers, or give --model the base" in capsys.readouterr().err
     given.load_8bit = False
     assert quantization_of(load_from_args(given, whole=True)[0]) is None, "a whole model is never quantized"
+
+
+def chosen(capsys, **given):
+    """(the backend that --kernels auto, unless `given` says another, stands for; what stderr says)."""
+    arguments = Namespace(**({"kernels": "auto", "device": "cpu"} | given))
+    choose_kernels(arguments)
+    return arguments.kernels, capsys.readouterr().err
+
+
+def test_auto_is_the_fastest_that_is_built_and_a_line_says_which(capsys, monkeypatch):
+    built = "cpu" in kernels.built_backends()
+    assert chosen(capsys)[0] == ("cpu" if built else "torch")
+    assert chosen(capsys, device="cuda") == ("torch", "kernels: torch (PyTorch's own on cuda)\n")
+    assert chosen(capsys, kernels="reference") == ("reference", ""), "a name that was given is not told again"
+    monkeypatch.setattr(kernels, "built_backends", lambda: ("reference",))
+    monkeypatch.setattr(kernels, "_missing", lambda: "minillama._ops was never compiled")
+    monkeypatch.setattr("shutil.which", lambda tool: tool == "apk" or None)
+    name, told = chosen(capsys)
+    assert name == "torch" and told.count("\n") == 1 and told.startswith("kernels: torch (")
+    for words in ("minillama._ops was never compiled", kernels.BUILD, "about twice as long"):
+        assert words in told
+    assert sys.platform == "darwin" or "sudo apk add g++" in told
+
+
+@pytest.mark.parametrize("file", ["training_state.pt", "ppo_state.pt"])
+def test_a_run_that_is_resumed_keeps_the_kernels_it_was_begun_with_or_refuses(file, tmp_path, capsys, monkeypatch):
+    torch.save({"kind": "train", "signature": {"kernels": "torch"}}, tmp_path / file)
+    run_in = {"out": str(tmp_path), "resume": True}
+    assert chosen(capsys, **run_in) == ("torch", f"kernels: torch (the run in {tmp_path} was begun with them)\n")
+    assert chosen(capsys, **run_in, kernels="reference")[0] == "reference", "what differs is for the run to say"
+    fresh = chosen(capsys)[0]
+    assert chosen(capsys, out=str(tmp_path), resume=False)[0] == fresh
+    torch.save({"kind": "train", "signature": {"kernels": "cpu"}}, tmp_path / file)
+    monkeypatch.setattr(kernels, "built_backends", lambda: ("reference",))
+    with pytest.raises(RuntimeError, match="backend 'cpu' is not built here"):
+        chosen(capsys, **run_in)
+    for damaged in ({"signature": {"kernels": "no"}}, {"signature": None}, {}):
+        torch.save(damaged, tmp_path / file)
+        assert chosen(capsys, **run_in)[0] == "torch"
+    (tmp_path / file).write_bytes(b"damaged")
+    assert chosen(capsys, **run_in)[0] == "torch"
+
+
+def test_a_run_begun_before_auto_goes_on_with_the_backend_in_its_state(model_folder, data, tmp_path, capsys):  # noqa: F811
+    sft = ("sft", "--model", model_folder, "--data", data, "--out", tmp_path / "o", "--warmup-steps", "0")
+    code, _, err = run(capsys, *sft, "--steps", "1", "--kernels", "torch")
+    assert code == 0, err
+    code, _, err = run(capsys, *sft, "--steps", "2", "--resume")
+    assert code == 0 and "kernels: torch (the run in" in err
+    code, _, err = run(capsys, *sft, "--steps", "3", "--resume", "--kernels", "reference")
+    assert code == 2 and "kernels is 'reference', but the run in" in err and "use --kernels torch" in err
+
+
+def test_where_the_engine_does_not_decode_a_line_says_why(capsys):
+    model = use_kernels(Transformer(SHAPES[1]), "torch")
+    tell_decoding(model)
+    if "cpu" in kernels.built_backends():
+        tell_decoding(use_kernels(model, "cpu"))
+        assert capsys.readouterr().err == ""
+        add_lora(model, LoRAConfig(2))
+        tell_decoding(model)
+        assert capsys.readouterr().err == ("PyTorch decodes, not the compiled engine: it has a layer that is a "
+                                           "LoRALinear\n")
+    assert capsys.readouterr().err == ""
 
 
 def _estimate(recompute=False):
