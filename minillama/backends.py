@@ -17,7 +17,8 @@ def use_kernels(model, backend, activations="fp32"):
 
     "reference"     `attention`, `apply_rope_qk`, `NF4Tensor.product` and `Int8Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
-    "cpu"           all by hand-written kernels for CPUs, on CPU tensors in fp32, bf16 or fp16
+    "cpu"           all by hand-written kernels for CPUs, on CPU tensors in fp32, bf16 or fp16, but attention of a
+                    single query, which is PyTorch's
     "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
                     products, which stay the reference's
 
@@ -57,7 +58,16 @@ def functions(backend):
     if backend not in BACKENDS:
         raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
     kernels.require(backend)
-    return partial(kernels.flash_attention, backend=backend), partial(kernels.fused_rope_qk, backend=backend)
+    attend = attention_on_cpu if backend == "cpu" else partial(kernels.flash_attention, backend=backend)
+    return attend, partial(kernels.fused_rope_qk, backend=backend)
+
+
+def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
+    """`attention` by the kernel for CPUs, whose vectors are filled by queries; a single one, as in decoding, is left to
+    PyTorch's fused attention."""
+    if q_BHTd.shape[2] == 1:
+        return torch_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)
+    return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend="cpu")
 
 
 def backend_of(model):
