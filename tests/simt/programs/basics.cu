@@ -153,10 +153,12 @@ static void sums(const char *what) {
   CHECK(cudaMallocManaged(&out, sizeof(T)));
   for (int i = 0; i < n; ++i) x[i] = T(i);
   total<<<1, 256, 8 * sizeof(T)>>>(x, out, n);  // which total: by the arguments
+  CHECK(cudaDeviceSynchronize());
   expect(*out == T(n * (n - 1) / 2), what);
   void (*chosen)(const T *, T *, int) = &total<T>;
   *out = 0;
   (*chosen)<<<1, 64, (2 > 1) ? 2 * sizeof(T) : 0>>>(x, out, n);
+  CHECK(cudaDeviceSynchronize());
   expect(*out == T(n * (n - 1) / 2), "... through a pointer");
 }
 

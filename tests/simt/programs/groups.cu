@@ -134,6 +134,7 @@ static void textures(float *y) {
   cudaCreateSurfaceObject(&surface, &resource);
   cudaBindTextureToArray(bound, array);
   look<<<1, 1>>>(points, between, surface, y);
+  cudaDeviceSynchronize();
   expect(y[0] == 9 && y[1] == 9.5f && y[2] == 0 && y[3] == 3 && y[4] == 100, "textures");
 }
 
@@ -142,28 +143,34 @@ int main() {
   float *y;
   cudaMallocManaged(&x, 512), cudaMallocManaged(&y, 4096);
   partitions<<<1, 96>>>(x);
+  cudaDeviceSynchronize();
   bool good = true;
   for (int i = 0; i < 96; ++i) good &= x[i] == 0;
   expect(good, "partitions");
   void *arguments[] = {&x};
   expect(cudaLaunchCooperativeKernel((void *)across, dim3(n), dim3(64), arguments) == cudaSuccess, "together");
+  cudaDeviceSynchronize();
   for (int i = 0; i < n; ++i) expect(x[n + i] == 55, "grid.sync");
   expect(cudaLaunchCooperativeKernel((void *)across, 1000, 1024, arguments) == cudaErrorCooperativeLaunchTooLarge,
          "too many blocks");
   expect(cudaGetLastError() == cudaErrorCooperativeLaunchTooLarge && cudaGetLastError() == cudaSuccess, "its error");
   *x = 0;
   child<<<1, 32>>>(x, 3);
+  cudaDeviceSynchronize();
   expect(*x == 15, "children");
   for (int i = 0; i < 128; ++i) y[i] = i;
   handed_on<<<1, 64>>>(y, y + 256);
+  cudaDeviceSynchronize();
   expect(y[256] == 63 && y[319] == 0, "a barrier in memory");
   staged<<<1, 64>>>(y, y + 256);
+  cudaDeviceSynchronize();
   expect(y[256] == 31 + 63 + 95 + 127 && y[287] == 0 + 32 + 64 + 96, "a pipeline of a block");
   textures(y);
   __half *a;
   cudaMallocManaged(&a, 1024);
   for (int i = 0; i < 512; ++i) a[i] = __half(float(i % 7 - 3));
   tensor<<<1, 32>>>(a, a + 256, y);
+  cudaDeviceSynchronize();
   float sum = 1;
   for (int k = 0; k < 16; ++k) sum += float(a[3 * 16 + k]) * float(a[256 + 5 * 16 + k]);
   expect(y[3 * 16 + 5] == sum, "wmma");

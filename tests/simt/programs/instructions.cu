@@ -138,6 +138,7 @@ int wrong_products() {
 int main() {
   u32 *bad, *memory;
   cudaMallocManaged(&bad, 3 * 128), cudaMallocManaged(&memory, 8);
+  cudaMemset(bad, 0, 3 * 128);
   memory[0] = 0, memory[1] = 5;
   integers<<<1, 32>>>(bad);
   floats<<<1, 32>>>(bad + 32);
