@@ -119,7 +119,7 @@ def begun_with(folder):
         if path.exists():
             with contextlib.suppress(ValueError, AttributeError):
                 name = load_training_state(path).get("signature").get("kernels")
-                return name if name in BACKENDS else None
+                return BACKENDS[BACKENDS.index(name)] if name in BACKENDS else None  # one object: the same pickle
     return None
 
 
