@@ -38,3 +38,16 @@ def weights():
         pytest.skip("needs real weights: set MINILLAMA_WEIGHTS to a folder with stories260K.bin, tok512.bin, "
                     "llama_tokenizer.model and the llama.cpp vectors")
     return Path(folder)
+
+
+@pytest.fixture(params=("plain", "avx2", "avx512"))
+def vectors(request):
+    """Each kind of loops of the compiled kernels that this CPU can run."""
+    import torch
+
+    try:
+        torch.ops.minillama.set_vectors(request.param)
+    except RuntimeError:
+        pytest.skip(f"this CPU has no {request.param}")
+    yield request.param
+    torch.ops.minillama.set_vectors("best")

@@ -12,19 +12,7 @@ from minillama.quant.int8 import Int8Linear, quantize_rows
 from minillama.quant.nf4 import NF4Linear
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 SHAPES = [(1, 1), (7, 24), (5, 3), (3, 6), (2, 130), (9, 257), (65, 64), (4, 1031)]  # (rows, columns)
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this processor can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def linear_of(weight):

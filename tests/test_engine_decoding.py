@@ -18,21 +18,9 @@ from minillama.quant.quantize_linears import quantize_linears
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 ODD = [ModelConfig(24, 2, 4, 7, n_kv_heads=K, head_dim=6, hidden_dim=40, max_seq_len=20) for K in (1, 2, 4)]
 ODD.append(ModelConfig(40, 1, 5, 31, n_kv_heads=1, head_dim=34, hidden_dim=7, max_seq_len=20, tie_embeddings=True))
 ODD.append(ModelConfig(16, 3, 2, 2, n_kv_heads=2, head_dim=2, hidden_dim=1, max_seq_len=20, norm_eps=0.5))
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this processor can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def lively_model(config, dtype=torch.float32, kind=None, seed=0):

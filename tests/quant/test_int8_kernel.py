@@ -16,20 +16,8 @@ from minillama.quant.quantize_linears import quantize_linears
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 SHAPES = [(1, 1), (5, 3), (3, 31), (4, 33), (17, 64), (6, 65), (9, 200), (2, 1030)]  # (out, in)
 ROWS = (1, 2, 3, 4, 5, 9)
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this CPU can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def normal(*shape, seed=0):

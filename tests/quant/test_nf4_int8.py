@@ -18,21 +18,9 @@ from minillama.sampling import Sampling
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 PIECE, STEP = 64, 112
 SHAPES = [(1, 64), (13, 64), (12, 192), (17, 576), (5, 2112)]  # (N, K)
 ROWS = (1, 2, 3, 4, 5, 9)
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this CPU can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def normal(*shape, seed=0):

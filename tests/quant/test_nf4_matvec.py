@@ -10,20 +10,8 @@ from minillama.parity.rounding import gamma
 from minillama.quant.nf4 import NF4Tensor, quantize_nf4
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 SHAPES = [(1, 64), (13, 64), (12, 192), (17, 576), (3, 1088), (50, 128), (5, 2112)]  # (N, K): whole blocks in a row
 ROWS = (1, 2, 3, 4, 5, 7, 8, 16, 17)
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this CPU can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def normal(*shape, seed=0):

@@ -10,20 +10,8 @@ from minillama import kernels
 from minillama.quant.nf4 import NF4_LEVELS, NF4Linear, NF4Tensor, quantize_nf4
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-VECTORS = ("plain", "avx2", "avx512")
 SHAPES = [(1,), (2,), (63,), (65,), (3, 43), (5, 7, 11), (40, 1025), (130, 640)]
 BLOCKS = (2, 6, 64, 130, 4096)
-
-
-@pytest.fixture(params=VECTORS)
-def vectors(request):
-    """Each kind of loops that this CPU can run."""
-    try:
-        torch.ops.minillama.set_vectors(request.param)
-    except RuntimeError:
-        pytest.skip(f"this CPU has no {request.param}")
-    yield request.param
-    torch.ops.minillama.set_vectors("best")
 
 
 def normal(*shape, seed=0):
