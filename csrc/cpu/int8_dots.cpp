@@ -24,12 +24,14 @@ namespace minillama {
 constexpr int64_t kStrip = int64_t{1} << 16;  // 2^16 * 128 * 127 < 2^30
 constexpr int kRowsOfW = 4, kRowsOfX = 4;     // whose sums fit the registers
 
+namespace {
 // Some rows of w and x over at most kStrip columns; rows are w_row and x_row codes apart.
 struct Codes {
   const int8_t *w, *x;
   int64_t w_row, x_row, columns;
 };
 using Dots = void (*)(const Codes&, int32_t* sums);  // (R, M) sums
+}  // namespace
 
 template <int R, int M>
 static void dots_plain(const Codes& c, int32_t* sums) {
@@ -112,9 +114,11 @@ AVX2 static void dots_avx2(const Codes& c, int32_t* sums) {
 }
 #endif
 
+namespace {
 struct Kinds {
   Dots several[kRowsOfX], one[kRowsOfX];  // rows of w: kRowsOfW or one; by the rows of x
 };
+}  // namespace
 #define KIND(name) \
   {{name<4, 1>, name<4, 2>, name<4, 3>, name<4, 4>}, {name<1, 1>, name<1, 2>, name<1, 3>, name<1, 4>}}
 static const Kinds kPlain = KIND(dots_plain);

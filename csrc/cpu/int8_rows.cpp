@@ -65,31 +65,19 @@ KIND(avx2, AVX2)
 KIND(avx512, AVX512)
 #endif
 
-struct Loops {
-  decltype(&largest_plain) largest;
-  decltype(&encode_plain) encode;
-};
-
-static Loops loops() {
-#if MINILLAMA_X86
-  if (vectors().kind == Kind::avx512) return {largest_avx512, encode_avx512};
-  if (vectors().kind == Kind::avx2) return {largest_avx2, encode_avx2};
-#endif
-  return {largest_plain, encode_plain};
-}
-
 void int8_rows(const float* x, int64_t M, int64_t columns, float threshold, std::vector<int8_t>& codes,
                std::vector<float>& absmax, std::vector<int64_t>& outliers) {
-  const Loops kind = loops();
+  const auto largest_in_use = OF_KIND_IN_USE(largest);
+  const auto encode_in_use = OF_KIND_IN_USE(encode);
   std::vector<uint8_t> is_outlier(columns, 0);
   codes.resize(M * columns);
   absmax.resize(M);
   outliers.clear();
   for (int64_t m = 0; m < M; ++m) {
-    const int32_t most = kind.largest(x + m * columns, columns, bits_of(threshold), is_outlier.data());
+    const int32_t most = largest_in_use(x + m * columns, columns, bits_of(threshold), is_outlier.data());
     std::memcpy(&absmax[m], &most, sizeof most);
     const float inverse = 1.0f / absmax[m];
-    kind.encode(x + m * columns, columns, 127.0f * inverse, &codes[m * columns]);
+    encode_in_use(x + m * columns, columns, 127.0f * inverse, &codes[m * columns]);
   }
   for (int64_t k = 0; k < columns; ++k)
     if (is_outlier[k]) outliers.push_back(k);

@@ -110,11 +110,6 @@ static INLINE void combine_groups(const Matrix& w, const float* weights, int64_t
 
 // ---- the kinds of processors, each with all forms
 
-struct Loops {
-  void (*multiply)(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
-  void (*combine)(const Matrix& w, const float* weights, int64_t apart, int64_t n, int64_t first, int64_t end, float* out);
-};
-
 #define KIND(kind, attributes, lanes)                                                                                  \
   attributes static void multiply_##kind(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) { \
     if (w.form == Form::f32) multiply_groups<lanes, float>(w, x, first, end, y);                                        \
@@ -126,22 +121,13 @@ struct Loops {
     if (w.form == Form::f32) combine_groups<lanes, float>(w, weights, apart, n, first, end, out);                       \
     if (w.form == Form::bf16) combine_groups<lanes, c10::BFloat16>(w, weights, apart, n, first, end, out);              \
     if (w.form == Form::f16) combine_groups<lanes, c10::Half>(w, weights, apart, n, first, end, out);                   \
-  }                                                                                                                    \
-  static const Loops kind##_loops{multiply_##kind, combine_##kind};
+  }
 
 KIND(plain, , kPlainLanes)
 #if MINILLAMA_X86
 KIND(avx2, AVX2, 8)
 KIND(avx512, AVX512, 16)
 #endif
-
-static const Loops& loops() {
-#if MINILLAMA_X86
-  if (vectors().kind == Kind::avx512) return avx512_loops;
-  if (vectors().kind == Kind::avx2) return avx2_loops;
-#endif
-  return plain_loops;
-}
 
 // ---- the door
 
@@ -157,11 +143,11 @@ void multiply_rows(const Matrix& w, const Activations& x, int64_t first, int64_t
   if (w.form == Form::nf4) return multiply_nf4(w, x, first, end, y);
   if (w.form == Form::nf4_int8) return nf4_int8_rows(w.nf4, x.rounded, first, end, y + first, w.rows);
   if (w.form == Form::int8) return multiply_int8(w, x, first, end, y);
-  loops().multiply(w, x, first, end, y);
+  OF_KIND_IN_USE(multiply)(w, x, first, end, y);
 }
 
 void combine_rows(const Matrix& w, const float* weights, int64_t apart, int64_t n, int64_t first, int64_t end, float* out) {
-  loops().combine(w, weights, apart, n, first, end, out);
+  OF_KIND_IN_USE(combine)(w, weights, apart, n, first, end, out);
 }
 
 void read_row(const Matrix& w, int64_t row, float* out) {

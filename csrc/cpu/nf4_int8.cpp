@@ -30,6 +30,7 @@ constexpr int kMost = 4;        // rows of x whose sums fit the registers
 constexpr int kStep = 112;
 static const int8_t kLevels[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
 
+namespace {
 // Some rows of W times M rows of x; rows are `_row` numbers apart.
 struct Strip {
   const uint8_t* codes;
@@ -42,6 +43,7 @@ struct Strip {
   int64_t pieces;
 };
 using Loop = void (*)(const Strip&, float* sums);  // (rows, M, kLanes)
+}  // namespace
 
 template <int R, int M>
 static void strip_plain(const Strip& s, float* sums) {
@@ -139,10 +141,12 @@ AVX2 static void strip_avx2(const Strip& s, float* sums) {
 }
 #endif
 
+namespace {
 struct Kinds {
   Loop several[kMost], one[kMost];  // 4 rows of W, or one; by the rows of x
   int lanes;
 };
+}  // namespace
 #define KIND(name, lanes) \
   {{name<4, 1>, name<4, 2>, name<4, 3>, name<4, 4>}, {name<1, 1>, name<1, 2>, name<1, 3>, name<1, 4>}, lanes}
 static const Kinds kPlain = KIND(strip_plain, 1);

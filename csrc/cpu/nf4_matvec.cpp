@@ -37,6 +37,7 @@ constexpr int64_t kStripBytes = 32768;  // of x, which stays there too
 constexpr int kLanes = 16;           // sums of one row of W with one of x, added up at its end
 constexpr int kMost = 4;             // rows of x whose sums fit the registers
 
+namespace {
 // Some rows of W times M rows of x, in `pieces` pieces of 64 columns.
 struct Strip {
   const uint8_t* codes;
@@ -53,6 +54,7 @@ struct Loops {
   int rows;  // that `several` takes at once; `one` takes one
   Loop several, one;
 };
+}  // namespace
 
 static const float kLevels[16] = {MINILLAMA_NF4_LEVELS};
 

@@ -54,23 +54,11 @@ KIND(avx2, AVX2)
 KIND(avx512, AVX512)
 #endif
 
-struct Loops {
-  decltype(&largest_plain) largest;
-  decltype(&encode_plain) encode;
-};
-
-static Loops loops() {
-#if MINILLAMA_X86
-  if (vectors().kind == Kind::avx512) return {largest_avx512, encode_avx512};
-  if (vectors().kind == Kind::avx2) return {largest_avx2, encode_avx2};
-#endif
-  return {largest_plain, encode_plain};
-}
-
 template <typename Scalar>
 void nf4_quantize(const Scalar* x, int64_t n, int64_t block_size, int64_t begin, int64_t end, uint8_t* codes,
                   float* absmax) {
-  const Loops kind = loops();
+  const auto largest_in_use = OF_KIND_IN_USE(largest);
+  const auto encode_in_use = OF_KIND_IN_USE(encode);
   float strip[kStrip];
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * block_size, stop = std::min(n, first + block_size);
@@ -78,7 +66,7 @@ void nf4_quantize(const Scalar* x, int64_t n, int64_t block_size, int64_t begin,
     for (int64_t i = first; i < stop; i += kStrip) {
       const int64_t size = std::min(kStrip, stop - i);
       std::copy(x + i, x + i + size, strip);
-      most = std::max(most, kind.largest(strip, size));
+      most = std::max(most, largest_in_use(strip, size));
     }
     std::memcpy(&absmax[block], &most, sizeof most);
     const float inverse = 1.0f / std::max(absmax[block], kSmallest);
@@ -86,7 +74,7 @@ void nf4_quantize(const Scalar* x, int64_t n, int64_t block_size, int64_t begin,
       const int64_t size = std::min(kStrip, stop - i);
       std::copy(x + i, x + i + size, strip);
       if (size % 2) strip[size] = 0;
-      kind.encode(strip, size + size % 2, inverse, codes + i / 2);
+      encode_in_use(strip, size + size % 2, inverse, codes + i / 2);
     }
   }
 }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "lanes.h"
+
 namespace minillama {
 
 constexpr int64_t kRows = 6;  // rows of a that `accumulate` takes at once: as many sums as the registers hold
@@ -32,6 +34,17 @@ struct Vectors {
 
 // The loops in use: the best that this processor has, or those chosen by name.
 const Vectors& vectors();
+
+// Of a function that is compiled for each kind, name_plain and on x86 name_avx2 and name_avx512, the one in use.
+template <typename Function>
+Function* of_kind_in_use(Function* plain, Function* avx2, Function* avx512) {
+  return vectors().kind == Kind::avx512 ? avx512 : vectors().kind == Kind::avx2 ? avx2 : plain;
+}
+#if MINILLAMA_X86
+#define OF_KIND_IN_USE(name) of_kind_in_use(name##_plain, name##_avx2, name##_avx512)
+#else
+#define OF_KIND_IN_USE(name) name##_plain
+#endif
 
 // Whether these loops may use AVX-512's dot products of bytes (VNNI).
 bool vectors_have_vnni();
