@@ -29,6 +29,11 @@ from minillama.train.vocabulary import train_vocabulary
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 LORAS = ("lora", "rslora", "dora", "qlora")  # those that --rank, --alpha, --dropout and --targets are for
 BOTTLENECKS = ("adapter", "parallel-adapter", "ladder")
+READ_BY = {  # flag of sft: (its default, the methods that read it)
+    "virtual_tokens": (8, ("prefix", "prompt", "p-tuning", "p-tuning-v2")),
+    "encoder_width": (0, ("prefix", "p-tuning")), "lstm": (False, ("p-tuning",)),
+    "start_text": ("", ("prefix", "prompt")), "bottleneck": (8, BOTTLENECKS),
+    "rank": (8, LORAS), "alpha": (16.0, LORAS), "dropout": (0.0, LORAS)}
 
 
 def add_sft(commands):
@@ -87,13 +92,15 @@ def add_chat(commands):
 def run_sft(arguments):
     """Read the records, load, attach the adapter, tune (`train.sft.fine_tune`), save."""
     settings, out = flags.from_flags(SftConfig, arguments), Path(arguments.out)
+    for name, (default, methods) in READ_BY.items():
+        if getattr(arguments, name) != default and arguments.method not in methods:
+            raise ValueError(f"--{name.replace('_', '-')} goes with --method {' or '.join(methods)}, not with "
+                             f"{arguments.method}")
     if arguments.method == "p-tuning-v2":
-        arguments.method, arguments.encoder_width = "prefix", 0
+        arguments.method = "prefix"
     if arguments.modules_to_save and arguments.method not in LORAS:
         raise ValueError(f"--modules-to-save goes with an adapter of --method {', '.join(LORAS)}, not "
                          f"with {arguments.method}")
-    if arguments.start_text and arguments.method not in ("prefix", "prompt"):
-        raise ValueError(f"--start-text goes with --method prefix or prompt, not with {arguments.method}")
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE or arguments.modules_to_save:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is

@@ -1,6 +1,7 @@
 """Laws of `sft --method`: what each writes, `generate`, `chat` and `merge` read, also by the adapter's folder alone."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from test_command_line import model_folder, run, tokenizer_file
 from test_tuning_commands import SHORT, data
 
 from minillama.checkpoint import load_model
+from minillama.cli.tuning_commands import READ_BY
 from minillama.peft.adapter_file import load_adapter
 from minillama.peft.methods import METHODS
 
@@ -74,12 +76,22 @@ def test_a_second_adapter_is_learned_over_the_first_merged(model_folder, data, t
 @pytest.mark.parametrize(("words", "said"), [
     ("--method ia3 --modules-to-save lm_head", "goes with an adapter"),
     ("--method bitfit --start-text x", "--start-text goes with --method prefix or prompt"),
+    ("--method lora --virtual-tokens 4", "--virtual-tokens goes with --method prefix or prompt or p-tuning"),
+    ("--method p-tuning-v2 --encoder-width 4", "--encoder-width goes with --method prefix or p-tuning"),
+    ("--method prefix --lstm", "--lstm goes with --method p-tuning, not with prefix"),
+    ("--method ia3 --rank 4", "--rank goes with --method lora or rslora or dora or qlora, not with ia3"),
+    ("--method full --bottleneck 4", "--bottleneck goes with --method adapter or parallel-adapter or ladder"),
     ("--method prefix --start-text x --encoder-width 3", "encoder cannot begin as a text"),
     ("--method prompt --virtual-tokens 0", "--virtual-tokens is 0"), ("--method oft", "invalid choice: 'oft'")])
 def test_what_does_not_fit_the_method_is_refused_first(words, said, model_folder, data, tmp_path, capsys):
     out = tmp_path / "out"
     code, _, err = run(capsys, "sft", "--model", model_folder, "--data", data, "--out", out, *SHORT, *words.split())
     assert code == 2 and said in err.splitlines()[-1] and not out.exists()
+
+
+def test_a_flag_that_stands_at_its_default_goes_with_every_method():
+    written = (Path(__file__).parent / "flag_defaults.txt").read_text(encoding="utf-8").splitlines()
+    assert all(f"sft --{name.replace('_', '-')} = {default!r}" in written for name, (default, _) in READ_BY.items())
 
 
 def test_an_adapters_folder_names_its_base_or_says_what_to_give(model_folder, data, tmp_path, capsys):
