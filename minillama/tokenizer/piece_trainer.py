@@ -1,11 +1,11 @@
-"""SentencePiece's BPE training: `bpe.sennrich_merges` with rules for pieces, and each merge by the pairs it changes.
+"""SentencePiece's BPE training: `bpe.sennrich_merges` with rules for pieces, and each merge by the words it changes.
 
 Pieces obey rules (one script, single digits, at most 16 characters), and ties have a fixed order. Counting all pairs
-anew would read the whole text for each merge; here a heap holds the counts, and a merge changes its neighbours' only.
+anew would read the whole text for each merge; here each pair knows its words, and only those are counted anew.
 """
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 
 from .unicode_script import script_of
 from .word_counts import SPACE
@@ -13,7 +13,6 @@ from .word_counts import SPACE
 DIGITS = frozenset("0123456789" + "".join(map(chr, range(0xFF10, 0xFF1A))))  # ASCII and fullwidth
 HAN_LIKE = ("Hiragana", "Katakana")  # Japanese mixes its scripts: one class with Han
 LONG_VOWEL = "\u30fc"  # Katakana's vowel mark, Common in Unicode, but written between Katakana
-BARRIER = -1  # stands at both ends of every segment; never joins
 
 
 def script_class(character):
@@ -37,129 +36,97 @@ class PieceTrainer:
     No string is reached by two different pairs: between two token borders the text is always cut as it would be on
     its own (by induction over the merges), so all occurrences of a string have the same last pair.
 
-    Each symbol of the text has a place. `places` of a pair only grow and may go stale; a pair's count is exact. A
-    count grows only while the newer of its two symbols is being made, hence every pair needs just one heap entry,
-    put back with the true count when it comes up stale. Cost: O(log pairs) for each changed neighbour.
+    >>> trainer = PieceTrainer({"\u2581low": 5, "\u2581lot": 2}, "\u2581lowt")
+    >>> [trainer.next_piece() for _ in range(3)]
+    ['lo', '\u2581lo', '\u2581low']
     """
 
     def __init__(self, word_counts, alphabet, max_piece_length=16, split_digits=True):
-        self.max_piece_length, self.split_digits = max_piece_length, split_digits
-        self.text, self.length, self.script, self.digit = [], [], [], []  # by symbol
-        self.symbol, self.next, self.previous, self.weight = [BARRIER], [0], [0], [0]  # by place
-        self.pairs = {}  # (left, right) -> [count, places], or None: never (again) to be joined
-        self.heap, self.fresh, self.last_count = [], set(), 0
-        ids = {character: self._add_symbol(character, script_class(character)) for character in alphabet}
-        self.joinable = {}
-        segments = self._segments(word_counts, ids)
-        self.segments = len(segments)
-        for segment, count in segments.items():
-            self._lay_out(segment, count)
-        self._queue_fresh_pairs()
-
-    def _add_symbol(self, text, script):
-        self.text.append(text)
-        self.length.append(len(text))
-        self.script.append(script)
-        self.digit.append(self.split_digits and text in DIGITS)
-        return len(self.text) - 1
-
-    def _segments(self, word_counts, ids):
-        """Words cut wherever two characters can never share a piece, as tuples of symbols, counted again."""
-        segments = Counter()
+        self.max_piece_length, self.digits = max_piece_length, DIGITS if split_digits else ()
+        self.script = {character: script_class(character) for character in alphabet}  # of each symbol
+        self.admitted = {}  # (left, right) -> whether it may be joined
+        parts = Counter()
         for word, count in word_counts.items():
-            start, symbols = 0, [ids.get(character, BARRIER) for character in word]
-            for place in range(1, len(symbols) + 1):
-                if place == len(symbols) or not self._may_touch(symbols[place - 1], symbols[place]):
-                    if place - start > 1:
-                        segments[tuple(symbols[start:place])] += count
-                    start = place
-        return segments
+            for segment in self._segments(word):
+                parts[segment] += count
+        self.words, self.weights = list(parts), list(parts.values())  # words as tuples of symbols
+        self.segments, self.last_count = len(parts), 0
+        self.counts, self.places = Counter(), defaultdict(set)  # of each admissible pair: occurrences; numbers of words
+        self.changed, self.heap = set(), []  # pairs whose count is new; (-count, length, string, pair), some outdated
+        for number in range(self.segments):
+            self._count_pairs(number, self.weights[number])
 
-    def _may_touch(self, left, right):
-        known = self.joinable.get((left, right))
-        if known is None:
-            known = BARRIER not in (left, right) and self.admissible(left, right, length_matters=False)
-            self.joinable[left, right] = known
-        return known
+    def _segments(self, word):
+        """The word cut wherever two characters can never share a piece, without single characters."""
+        start = 0
+        for place in range(1, len(word) + 1):
+            if place == len(word) or not self.admissible(*word[place - 1:place + 1], length_matters=False):
+                if place - start > 1:
+                    yield tuple(word[start:place])
+                start = place
 
     def admissible(self, left, right, length_matters=True):
         """Whether the joined string of two symbols may be a piece."""
-        text, length, script = self.text, self.length, self.script
-        if length_matters and length[left] + length[right] > self.max_piece_length:
+        if left not in self.script or right not in self.script:  # outside the alphabet
             return False
-        if self.digit[left] or self.digit[right]:
+        if length_matters and len(left) + len(right) > self.max_piece_length:
             return False
-        if text[right][0] == SPACE:  # spaces join only spaces ...
-            return text[left][-1] == SPACE and text[right][-1] == SPACE
-        if text[left][-1] == SPACE and length[left] > 1:  # ... and only one of them joins a word
+        if left in self.digits or right in self.digits:
             return False
-        return script[left] is None or script[right] is None or script[left] == script[right]
+        if right[0] == SPACE:  # spaces join only spaces ...
+            return left[-1] == SPACE and right[-1] == SPACE
+        if left[-1] == SPACE and len(left) > 1:  # ... and only one of them joins a word
+            return False
+        return self.script[left] is None or self.script[right] is None or self.script[left] == self.script[right]
 
-    def _lay_out(self, segment, count):
-        """Append a segment to the places: its symbols, then a barrier."""
-        first = len(self.symbol)
-        self.symbol += [*segment, BARRIER]
-        self.next += range(first + 1, first + len(segment) + 2)
-        self.previous += range(first - 1, first + len(segment))
-        self.weight += [count] * (len(segment) + 1)
-        for place in range(first, first + len(segment) - 1):
-            self._gain(self.symbol[place], self.symbol[place + 1], place)
+    def _count_pairs(self, number, weight):
+        """Add `weight` to the count of each admissible pair of a word."""
+        word = self.words[number]
+        for pair in zip(word, word[1:], strict=False):
+            if self._count(pair, weight):
+                self.places[pair].add(number)
 
-    def _gain(self, left, right, place):
-        """One more occurrence of the pair, with its left symbol at `place`."""
-        if left == BARRIER or right == BARRIER:
-            return
-        pair = left, right
-        entry = self.pairs.get(pair)
-        if entry is None:
-            if pair in self.pairs or not self.admissible(left, right):
-                self.pairs[pair] = None
-                return
-            entry = self.pairs[pair] = [0, []]
-            self.fresh.add(pair)
-        entry[0] += self.weight[place]
-        entry[1].append(place)
-
-    def _lose(self, left, right, weight):
-        entry = self.pairs.get((left, right))
-        if entry is not None:
-            entry[0] -= weight
-
-    def _queue_fresh_pairs(self):
-        for pair in self.fresh:
-            self._queue(pair, self.pairs[pair][0])
-        self.fresh.clear()
-
-    def _queue(self, pair, count):
-        text = self.text[pair[0]] + self.text[pair[1]]
-        heapq.heappush(self.heap, (-count, len(text), text, pair))  # str order is the order of UTF-8 bytes
+    def _count(self, pair, weight):
+        if pair not in self.admitted:
+            self.admitted[pair] = self.admissible(*pair)
+        if self.admitted[pair]:
+            self.counts[pair] += weight
+            self.changed.add(pair)
+        return self.admitted[pair]
 
     def next_piece(self):
         """Join the best pair everywhere and return its string; None when no admissible pair is left."""
-        while self.heap:
-            minus_count, _, text, pair = heapq.heappop(self.heap)
-            count, places = self.pairs[pair]
-            if count != -minus_count:
-                self._queue(pair, count)
-                continue
-            self.pairs[pair], self.last_count = None, count
-            left, right = pair
-            script = self.script[left] if self.script[left] is not None else self.script[right]
-            self._join(left, right, self._add_symbol(text, script), places)
-            self._queue_fresh_pairs()
-            return text
-        return None
+        for pair in self.changed:
+            heapq.heappush(self.heap, (-self.counts[pair], len("".join(pair)), "".join(pair), pair))
+        self.changed.clear()
+        while self.heap and -self.heap[0][0] != self.counts[self.heap[0][3]]:
+            heapq.heappop(self.heap)
+        if not self.heap:
+            return None
+        left, right = self.heap[0][3]
+        self.last_count = self.counts[left, right]
+        script = self.script[left]
+        self.script[left + right] = self.script[right] if script is None else script
+        for number in self.places.pop((left, right), ()):
+            self._count_pairs(number, -self.weights[number])
+            self.words[number] = self._join(self.words[number], left, right)
+            self._count_pairs(number, self.weights[number])
+        self.counts[left, right] = -1  # of no entry
+        self.admitted[left, right] = False
+        self.changed.discard((left, right))
+        return left + right
 
-    def _join(self, left, right, new, places):
-        symbol, following, previous = self.symbol, self.next, self.previous
-        for place in places:
-            if symbol[place] != left or symbol[following[place]] != right:
-                continue  # stale: one of the two was joined to something else
-            after, weight = following[place], self.weight[place]
-            before, beyond = previous[place], following[after]
-            self._lose(symbol[before], left, weight)
-            self._lose(right, symbol[beyond], weight)
-            symbol[place], symbol[after] = new, BARRIER
-            following[place], previous[beyond] = beyond, place
-            self._gain(symbol[before], new, before)
-            self._gain(new, symbol[beyond], place)
+    def _join(self, word, left, right):
+        """The word with the pair joined from left to right. Between two joins the piece stands before a symbol that
+        the second takes away: SentencePiece knows that pair from then on, with a count of zero."""
+        joined, place = [], 0
+        while place < len(word):
+            if word[place:place + 2] == (left, right):
+                joined.append(left + right)
+                place += 2
+                if place < len(word):
+                    self._count((left + right, word[place]), 0)
+            else:
+                joined.append(word[place])
+                place += 1
+        return tuple(joined)
