@@ -275,7 +275,7 @@ MUTANTS = [
            test_ties_go_to_the_shorter_then_to_the_lower_string),
     Mutant(_PIECES, "self._count_pairs(number, -self.weights[number])", "pass", check_ties_and_overlaps),
     Mutant(_PIECES, "self._count((left + right, word[place]), 0)", "pass",
-           lambda: check_cruel("runs of one letter")),
+           lambda: check_cruel("long words")),
     Mutant(_PIECES, "-self.heap[0][0] != self.counts[self.heap[0][3]]", "False", check_ties_and_overlaps),
     Mutant(_PIECES, 'return "Han"', "return script", lambda: check_cruel("japanese")),
     Mutant(_PIECES, 'None if script == "Inherited" else script', "script", lambda: check_cruel("marks")),
