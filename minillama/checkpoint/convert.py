@@ -73,8 +73,9 @@ def _write_vocab(path, tokenizer):
 def quantize(source, target, kind, dtype=None, progress=False, **settings):
     """Write the model at `source`, in any form, as a quantized folder `target` (`checkpoint.quantized`).
 
-    kind: "nf4" (settings block_size, double_quantization, fit_scales) or "int8" (threshold); dtype: "float32",
-    "float16" or "bfloat16" for the embedding, the head and the norms, None as stored. In memory is one layer at a time.
+    kind: "nf4" (settings block_size, double_quantization, fit_scales) or "int8" (threshold); head and backend as
+    `quantize_weights` takes them; dtype: "float32", "float16" or "bfloat16" for what is not quantized, None as stored.
+    In memory is one layer at a time.
     The folder appears whole or not at all; FileExistsError if it is there, ValueError if the source is quantized.
     """
     if dtype not in (None, *DTYPES):

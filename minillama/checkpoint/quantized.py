@@ -5,7 +5,8 @@
 The container is safetensors, whose reader and checks are there already and which every tool can list; no form of
 others keeps NF4 with its second level as plain arrays with their layout beside them. The file is the state dict of
 the quantized model: `layers.0.attention.wq.codes`, `.absmax`, ... , and `.layout`, which says how the bytes are to be
-read. All linear layers but the output head are quantized; the embedding, the head and the norms stay as they are.
+read. All linear layers are quantized, the output head in int8 where it was asked for ("head": "int8") or not at all;
+the embedding and the norms stay as they are.
 """
 
 import math
@@ -21,48 +22,64 @@ from minillama.quant.quantize_linears import KINDS
 from minillama.system.settings import flag, number, read_settings, whole, write_settings
 
 TENSOR_FILE = "quantized.safetensors"
+HEAD = "output.weight"
 
 
-def quantize_weights(weights, kind, **settings):
+def quantize_weights(weights, kind, head=None, backend="reference", **settings):
     """The same `Weights` with every linear layer but the head quantized, each when it is read; the settings are
     `NF4Linear.from_weight`'s (block_size, double_quantization, fit_scales) or `Int8Linear`'s (threshold).
 
-    ValueError where they are quantized already: twice rounded is worse than either.
+    head: "int8" quantizes the head too, in that kind. backend: whose code finds the codes in NF4, which are the same.
+    ValueError where they are quantized already: twice rounded is worse than either; or where the head asked for is the
+    embedding table.
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is not known: use one of {list(KINDS)}")
     if weights.quantization:
         raise ValueError(f"{weights.source} is quantized already ({weights.quantization['kind']}): quantize the model "
                          "it was made from")
+    if head not in (None, "int8"):
+        raise ValueError(f"head {head!r} is not known: use int8, or leave it as it is")
+    if head and weights.config.tie_embeddings:
+        raise ValueError(f"{weights.source}: the head is the embedding table, which stays as it is: leave out head "
+                         f"{head}")
     dtype, source = weights.tensors["tok_embeddings.weight"].dtype, weights.source
+    of_the_format = KINDS[kind].planned(2, 2, **settings).settings()
+    quantization = {"kind": kind, **of_the_format, **({"head": head} if head else {})}
 
     def quantized(name, tensor):
+        made, of_layer = _form_of(name, quantization)
+        given = of_layer if name == HEAD else settings | ({"backend": backend} if kind == "nf4" else {})
+
         def layer():
             try:
-                return KINDS[kind].from_weight(tensor.read(), **settings)
+                return made.from_weight(tensor.read(), **given)
             except (ValueError, TypeError) as error:
                 raise type(error)(f"{source}: {name}: {error}") from None
 
         return Stored(tensor.shape, dtype, lambda: layer().dequantize(dtype), layer=layer)
 
-    tensors = {name: quantized(name, tensor) if _is_linear(name) else tensor
+    tensors = {name: quantized(name, tensor) if _form_of(name, quantization) else tensor
                for name, tensor in weights.tensors.items()}
-    of_the_format = KINDS[kind].planned(2, 2, **settings).settings()
-    return replace(weights, tensors=tensors, quantization={"kind": kind, **of_the_format})
+    return replace(weights, tensors=tensors, quantization=quantization)
 
 
-def _is_linear(name):
-    return ".attention.w" in name or ".feed_forward.w" in name
+def _form_of(name, quantization):
+    """(class, settings) of the layer whose weight has that name; None where it is not quantized."""
+    settings = dict(quantization)
+    kind, head = settings.pop("kind"), settings.pop("head", None)
+    if ".attention.w" in name or ".feed_forward.w" in name:
+        return KINDS[kind], settings
+    return (KINDS[head], {}) if name == HEAD and head else None
 
 
 def write_quantized(folder, weights):
     """Write what `quantize_weights` gives into the folder, a layer at a time; each file appears whole or not at all."""
-    kind, settings = weights.quantization["kind"], dict(weights.quantization)
-    settings.pop("kind")
     planned = {}
     for name, tensor in weights.tensors.items():
         if tensor.layer:
-            plan = KINDS[kind].planned(*tensor.shape, **settings).state_dict()
+            kind, settings = _form_of(name, weights.quantization)
+            plan = kind.planned(*tensor.shape, **settings).state_dict()
             planned |= {name.replace(".weight", f".{part}"): value for part, value in plan.items()}
         else:
             planned[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
@@ -96,8 +113,8 @@ def read_quantized(folder):
         raise ValueError(f"{path}: n_layers is {config.n_layers} but there are {len(parts)} tensors: cut short")
     weights = Weights(config, {}, folder, quantization=settings)
     for name, shape in expected_shapes(config).items():
-        if _is_linear(name):
-            weights.tensors[name] = _stored_layer(name, shape, parts, settings, table.dtype, path)
+        if form := _form_of(name, settings):
+            weights.tensors[name] = _stored_layer(name, shape, parts, *form, table.dtype, path)
         elif name in parts:
             weights.tensors[name] = stored(parts.pop(name))
     if parts:
@@ -115,20 +132,22 @@ def settings_from_json(given, path):
     kind = given.get("kind") if isinstance(given, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{path}: quantization is {given!r:.200}: expected an object with kind {' or '.join(KINDS)}")
+    if given.get("head") not in (None, "int8"):
+        raise ValueError(f"{path}: quantization has head {given['head']!r:.200}: expected int8, or none")
+    head = {"head": "int8"} if given.get("head") else {}
     if kind == "int8":
         infinite = "threshold" in given and given["threshold"] is None
-        return {"kind": kind, "threshold": math.inf if infinite else number(given, "threshold", path)}
+        return {"kind": kind, "threshold": math.inf if infinite else number(given, "threshold", path), **head}
     block_size = whole(given, "block_size", path)
     if block_size % 2:
         raise ValueError(f"{path}: block_size is {block_size}: expected an even number")
     double = flag(given, "double_quantization", path, True)
-    return {"kind": kind, "block_size": block_size, "double_quantization": double}
+    return {"kind": kind, "block_size": block_size, "double_quantization": double, **head}
 
 
-def _stored_layer(name, shape, parts, settings, dtype, path):
+def _stored_layer(name, shape, parts, kind, settings, dtype, path):
     """One quantized weight, its parts taken out of `parts` once each has the shape, dtype and layout it must have."""
-    module, settings = name.removesuffix(".weight"), dict(settings)
-    kind = KINDS[settings.pop("kind")]
+    module = name.removesuffix(".weight")
     codes = parts.get(f"{module}.codes")
     if codes is None or codes.numel() < math.prod(shape) / 2:  # before a layer is planned from an unchecked shape
         raise ValueError(f"{path}: {module}.codes is missing or too short for {list(shape)}: it is damaged, or its "

@@ -34,6 +34,7 @@ def add_quantize(commands):
     quantize.add_argument("--fit-scales", action=argparse.BooleanOptionalAction,
                           help="the scale of least error for each block (nf4 only: yes); no: the largest weight, and "
                                "with it the bits of --load-4bit and bitsandbytes")
+    quantize.add_argument("--head", choices=("int8",), help="the output head too, in that form (default: as --dtype)")
     quantize.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
                           help="of the embedding, the head and the norms (default: as stored)")
 
@@ -69,6 +70,7 @@ def run_quantize(arguments):
     """A layer at a time, with a progress bar (`checkpoint.convert.quantize`)."""
     from minillama.checkpoint.convert import quantize
     from minillama.cli.info import describe_checkpoint
+    from minillama.cli.model_arguments import fastest
 
     settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization", "fit_scales")
                 if getattr(arguments, name) is not None}
@@ -76,8 +78,11 @@ def run_quantize(arguments):
         raise ValueError(f"--{next(iter(settings)).replace('_', '-')} belongs to --nf4: int8 has a scale for each row")
     if arguments.nf4:  # a file is made once and used often: the longer search is worth its while
         settings = {"fit_scales": True} | settings
+    compiled = fastest("cpu")[0] == "cpu"
     quantize(arguments.source, arguments.target, "nf4" if arguments.nf4 else "int8", arguments.dtype, progress=True,
-             **settings)
+             head=arguments.head, backend="cpu" if compiled else "reference", **settings)
+    if arguments.nf4 and compiled:
+        print("kernels: cpu (compiled for CPUs)", file=sys.stderr)
     step = typed("generate", "--model", arguments.target)
     print(f"{describe_checkpoint(arguments.target)}\ntry {step}", file=sys.stderr)
 

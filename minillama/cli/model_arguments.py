@@ -102,7 +102,7 @@ def fastest(device):
         return "torch", f"PyTorch's own on {device}"
     try:
         require("cpu")
-        return "cpu", "compiled for processors"
+        return "cpu", "compiled for CPUs"
     except NotBuilt as missing:
         told = f"{missing}; without them a text takes about twice as long"  # 110M in fp32, bench/decoding.py
     try:
@@ -124,7 +124,7 @@ def begun_with(folder):
 
 
 def tell_decoding(model):
-    """Where kernels for processors were chosen and their engine does not decode this model, a line that says why."""
+    """Where kernels for CPUs were chosen and their engine does not decode this model, a line that says why."""
     if backend_of(model) == "cpu" and (reason := refusal(model)):
         print(f"PyTorch decodes, not the compiled engine: {reason}", file=sys.stderr)
 
@@ -159,6 +159,8 @@ def load_from_args(arguments, whole=False, found=None):
     """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
     _, tokenizer, kind, settings, told = found or opened(arguments, whole)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    if kind == "nf4" and getattr(arguments, "kernels", None) == "cpu":
+        settings = {**settings, "backend": "cpu"}  # the same bytes, sooner
     model = load_model(arguments.base, arguments.device, dtype, kind, **settings)[0]
     for adapter in arguments.merged:
         load_adapter(adapter, model)
