@@ -8,6 +8,7 @@ learn:
     python3 run.py check 5         grade your answer to its exercise; `--watch`: at every save; `--solution`: show one
     python3 run.py notebook 5      the lesson as a Jupyter notebook
     python3 run.py book            all lessons as pages to read offline
+    python3 run.py docs            the docstrings of every module as pages (needs pdoc, and says so)
 use, train, convert, verify:
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
@@ -61,6 +62,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "lesson" and "--seeds" in rest:
         return call(PYTHON, ROOT / "tools" / "lesson_seeds.py", *rest)
+    if verb == "docs":
+        return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
     if verb == "mutate":

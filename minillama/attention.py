@@ -5,14 +5,17 @@ Grouped-query attention (GQA): several query heads share a head of keys and valu
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minillama.rope import apply_rope_qk
 
 
-def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
+def attention(q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, causal: bool = True,
+              mask_BTS: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v (arXiv 1706.03762, eq. 1), with grouped heads (arXiv 2305.13245).
 
     Query head h reads key/value head h // (H / K). `causal` is aligned bottom-right: the last query sees every key,
@@ -27,7 +30,7 @@ def attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     return mixed_BKGd.view(B, H, T, v_BKSd.shape[-1])
 
 
-def attention_weights(q_BHTd, k_BKSd, causal=True, mask_BTS=None):
+def attention_weights(q_BHTd: Tensor, k_BKSd: Tensor, causal: bool = True, mask_BTS: Tensor | None = None) -> Tensor:
     """How much of each key's value a query takes: softmax(q k^T / sqrt(d)), (B, H, T, S) in fp32, each row's sum 1.
 
     The arguments are those of `attention`; a query that may see nothing has a row of zeros.
@@ -48,7 +51,7 @@ def attention_weights(q_BHTd, k_BKSd, causal=True, mask_BTS=None):
     return weights_BHTS.masked_fill(~visible.any(-1, keepdim=True), 0.0)  # 0/0 of an empty row is 0, not NaN
 
 
-def visible_keys(T, S, causal, mask_BTS, device):
+def visible_keys(T: int, S: int, causal: bool, mask_BTS: Tensor | None, device: torch.device) -> Tensor | None:
     """What each query may see, a bool tensor that broadcasts against (B, H, T, S); None where it is everything."""
     mask = None if mask_BTS is None else mask_BTS[:, None]  # (B, 1, T, S): the same for every head
     if not causal or T == 1 <= S:
@@ -57,7 +60,8 @@ def visible_keys(T, S, causal, mask_BTS, device):
     return triangle if mask is None else triangle & mask
 
 
-def torch_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
+def torch_attention(q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, causal: bool = True,
+                    mask_BTS: Tensor | None = None) -> Tensor:
     """`attention` by PyTorch's fused scaled_dot_product_attention: the same meaning in less memory."""
     H, T = q_BHTd.shape[1:3]
     K, S = k_BKSd.shape[1:3]
@@ -70,7 +74,8 @@ def torch_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     return attend(attn_mask=visible).masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
-def behind_prefix(prefix, k_BKSd, v_BKSd, mask_BTS=None):
+def behind_prefix(prefix: tuple[Tensor, Tensor], k_BKSd: Tensor, v_BKSd: Tensor,
+                  mask_BTS: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask with n virtual tokens in front, which every query sees: S becomes n + S.
 
     prefix: their (k, v), (1, K, n, d) each, of any float dtype and the same for every row of the batch.
@@ -84,7 +89,7 @@ def behind_prefix(prefix, k_BKSd, v_BKSd, mask_BTS=None):
 class Attention(nn.Module):
     """The layer: project to q, k, v, turn q and k by position, remember k and v, attend, project back. No biases."""
 
-    def __init__(self, config, attend=attention):
+    def __init__(self, config: Any, attend: Callable[..., Tensor] = attention) -> None:
         super().__init__()
         self.head_dim, self.attend, self.rotate = config.head_dim, attend, apply_rope_qk
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
@@ -92,7 +97,8 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None, prefix=None):
+    def forward(self, x_BTD: Tensor, rotations: Tensor, cache: Any = None, layer: int = 0,
+                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
         q_BTHd = self.wq(x_BTD).unflatten(-1, (-1, self.head_dim))  # (B, T, H d) -> (B, T, H, d)
         k_BTKd = self.wk(x_BTD).unflatten(-1, (-1, self.head_dim))
         v_BTKd = self.wv(x_BTD).unflatten(-1, (-1, self.head_dim))

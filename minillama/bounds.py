@@ -87,8 +87,13 @@ def range_of(config, name):
 
 
 def check_config(config):
-    """Hold every field of a config against its type and what it may be; TypeError or ValueError names the field."""
+    """Hold every field of a config against its type and what it may be; TypeError or ValueError names the field.
+
+    Where None is a field's default, it stands for a number that the config itself fills in.
+    """
     for each in fields(config):
+        if each.default is None and getattr(config, each.name) is None:
+            continue
         check(each.name, getattr(config, each.name), each.type, each.metadata.get("allowed"))
 
 

@@ -29,6 +29,14 @@ def real_tokens(rows, left=False, device="cpu"):
     return pad_rows([[1] * len(row) for row in rows], 0, left, device).bool()
 
 
+def tokens_in_rows(rows, vocab_size, device="cpu"):
+    """Which ids stand in each row: bool (B, V)."""
+    held_BV = torch.zeros(len(rows), vocab_size, dtype=torch.bool, device=device)
+    for row, ids in enumerate(rows):
+        held_BV[row, torch.tensor(list(ids), device=device)] = True
+    return held_BV
+
+
 def collate(examples, device="cpu"):
     """`Sequence`s -> (tokens_BT, labels_BT); `Chunk`s -> (tokens_BT, labels_BT, document_ids_BT), padded on the right.
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from minillama.bounds import check_config, number
 
@@ -24,7 +25,7 @@ class RopeScaling:
     high_freq_factor: float = real(4.0)  # wavelengths below original_max_seq_len / this are left alone
     original_max_seq_len: int = size(8192)  # tokens the model was pretrained on before stretching
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_config(self)
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above "
@@ -39,16 +40,16 @@ class ModelConfig:
     n_layers: int = size()
     n_heads: int = size(most=2**16)  # H
     vocab_size: int = size()  # V
-    n_kv_heads: int | None = size(None)  # K: each key/value head serves H / K query heads (grouped-query attention)
-    head_dim: int | None = size(None)  # d, even: RoPE turns pairs
-    hidden_dim: int | None = size(None)  # F
+    n_kv_heads: int = size(None)  # K: each key/value head serves H / K query heads (grouped-query attention)
+    head_dim: int = size(None)  # d, even: RoPE turns pairs
+    hidden_dim: int = size(None)  # F
     max_seq_len: int = size(2048)  # tokens the model was trained to attend over
     norm_eps: float = real(1e-5)
     rope_theta: float = real(10000.0)
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False  # the output head is the embedding table itself
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_config(self)
         _fill(self, "n_kv_heads", self.n_heads)
         if self.head_dim is None and self.dim % self.n_heads:
@@ -62,7 +63,7 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, and RoPE turns pairs: use {self.head_dim + 1}")
 
-    def n_parameters(self):
+    def n_parameters(self) -> int:
         """Stored numbers, counted by formula; a tied output head counts once."""
         attention = 2 * self.dim * self.head_dim * (self.n_heads + self.n_kv_heads)
         block = attention + 3 * self.dim * self.hidden_dim + 2 * self.dim
@@ -70,7 +71,7 @@ class ModelConfig:
         return tables + self.n_layers * block + self.dim
 
 
-def hidden_dim_rule(dim, multiple_of=256, ffn_dim_multiplier=None):
+def hidden_dim_rule(dim: int, multiple_of: int = 256, ffn_dim_multiplier: float | None = None) -> int:
     """F as Meta's code computes it: two thirds of 4D (SwiGLU has three matrices where a plain layer has two),
     times an optional multiplier, rounded up to a multiple (meta-llama/llama, llama/model.py, FeedForward).
 
@@ -83,12 +84,12 @@ def hidden_dim_rule(dim, multiple_of=256, ffn_dim_multiplier=None):
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
 
 
-def _fill(config, name, value):
+def _fill(config: "ModelConfig", name: str, value: int) -> None:
     if getattr(config, name) is None:
         object.__setattr__(config, name, value)  # the one moment a frozen config is written
 
 
-def _config_of(row):
+def _config_of(row: dict) -> ModelConfig:
     scaling = RopeScaling(**row.pop("rope_scaling")) if "rope_scaling" in row else None
     return ModelConfig(**row, rope_scaling=scaling)
 
@@ -98,7 +99,7 @@ _FAMILIES = json.loads(Path(__file__).with_name("presets.json").read_text(encodi
 PRESETS = {name: _config_of(row) for rows in _FAMILIES.values() for name, row in rows.items()}
 
 
-def preset(name, **changes):
+def preset(name: str, **changes: Any) -> ModelConfig:
     """The published shape called `name`, with any field changed: `preset("tiny", vocab_size=1024)`.
 
     Fields not named keep their numbers; None refits one: `preset("tiny", dim=192, head_dim=None, hidden_dim=None)`.

@@ -1,16 +1,22 @@
 """Generation: read the prompt in one pass, then one token at a time, each fed back, until a stop rule holds."""
 
-import torch
+from collections.abc import Collection, Generator, Iterator, Sequence
+from typing import Any
 
-from minillama.collate import pad_rows, real_tokens
+import torch
+from torch import Tensor
+
+from minillama.collate import pad_rows, real_tokens, tokens_in_rows
+from minillama.config import ModelConfig
 from minillama.engine import MOST_ROWS, engine_for
 from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling, row_chances, sample
+from minillama.transformer import Transformer
 
 GREEDY = Sampling(temperature=0.0)
 
 
-def prefill(model, tokens_BT, cache, chunk=512):
+def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache, chunk: int = 512) -> Tensor:
     """Read the prompt into the cache, `chunk` tokens at a time (memory of attention: chunk x T instead of T x T).
 
     Returns the scores after its last token, (B, V) fp32. Chunks of any size give the same scores.
@@ -23,7 +29,9 @@ def prefill(model, tokens_BT, cache, chunk=512):
 
 
 @torch.inference_mode()
-def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=(), seed=0, chunk=512):
+def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+                    sampling: Sampling = GREEDY, stop_ids: Collection[int] = (), seed: int = 0,
+                    chunk: int = 512) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
 
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
@@ -43,7 +51,7 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
     cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), weight.dtype, weight.device,
                     pad_B if pad_B.any() else None)
     u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
-    seen_BV, rows = _seen(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
+    seen_BV, rows = tokens_in_rows(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
     engine = engine_for(model)
     for step in range(max(budgets)):
         if engine and tokens_BT.shape[1] == 1 and len(tokens_BT) <= MOST_ROWS:
@@ -64,7 +72,9 @@ def generate_tokens(model, prompts, max_new_tokens, sampling=GREEDY, stop_ids=()
         seen_BV.scatter_(1, tokens_BT, True)
 
 
-def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREEDY, stop=(), seed=0, stop_ids=None):
+def generate_text(model: Transformer, tokenizer: Any, prompt: str | Sequence[int] = "", max_new_tokens: int = 256,
+                  sampling: Sampling = GREEDY, stop: Sequence[str] = (), seed: int = 0,
+                  stop_ids: Collection[int] | None = None) -> Generator[str, None, str]:
     """Yield the continuation of `prompt`, a text or a list of ids, in pieces of text, as it is made; never half a
     character.
 
@@ -77,9 +87,10 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
     ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     stop_ids = tokenizer.end_ids if stop_ids is None else stop_ids
     decoder, held = tokenizer.decoder(), ""
-    for token in ids:
-        decoder.push(token)  # so that the first new piece is spelled as a continuation
-    made, token = 0, None
+    for known in ids:
+        decoder.push(known)  # so that the first new piece is spelled as a continuation
+    made = 0
+    token: int | None = None
     for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed):
         made += 1
         held += "" if token in stop_ids else decoder.push(token)
@@ -94,13 +105,13 @@ def generate_text(model, tokenizer, prompt="", max_new_tokens=256, sampling=GREE
     return "stop" if stopped else "end" if token in stop_ids else "length" if made == max_new_tokens else "context"
 
 
-def prompt_ids(tokenizer, text):
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """A text as the model reads it: behind bos where its files say so, and where nothing else would be read."""
     bos = tokenizer.begins or not text and tokenizer.bos_id is not None
     return tokenizer.encode(text, bos=bos)
 
 
-def _until_stop(text, stop):
+def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
     """Split into what may be shown, what must wait (a stop string may be starting there), and whether one came."""
     found = [(start + len(word), start) for word in stop if (start := text.find(word)) >= 0]
     if found:
@@ -109,7 +120,7 @@ def _until_stop(text, stop):
     return text[:len(text) - waiting], text[len(text) - waiting:], False
 
 
-def _check_prompt(config, tokens_BT):
+def _check_prompt(config: ModelConfig, tokens_BT: Tensor) -> None:
     if tokens_BT.shape[1] > config.max_seq_len:
         raise ValueError(f"the prompt has {tokens_BT.shape[1]} tokens and this model attends over "
                          f"{config.max_seq_len}: shorten it")
@@ -117,10 +128,3 @@ def _check_prompt(config, tokens_BT):
     if len(unknown):
         raise ValueError(f"the prompt holds the id {unknown[0].item()} and this model knows 0 to "
                          f"{config.vocab_size - 1}: the tokenizer belongs to another model")
-
-
-def _seen(prompts, vocab_size, device):
-    seen_BV = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
-    for row, prompt in enumerate(prompts):
-        seen_BV[row, torch.tensor(list(prompt), device=device)] = True
-    return seen_BV

@@ -53,7 +53,7 @@ def show(picture, alt):
     print(f"figure: {save_png(picture, path)}: {alt}")
 
 
-_shown = set()  # files of this run, so that its second figure does not overwrite its first
+_shown: set[Path] = set()  # files of this run, so that its second figure does not overwrite its first
 
 
 def save_png(picture, path):

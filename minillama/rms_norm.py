@@ -1,10 +1,10 @@
 """RMSNorm: every token's vector is brought to length sqrt(D), then each of its numbers gets a learned gain."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def rms_norm(x, weight, eps):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis (arXiv 1910.07467, eq. 4; eps from Meta's code).
 
     The mean is taken in fp32, where squares of half-precision numbers cannot overflow. The result is rounded to
@@ -20,10 +20,10 @@ def rms_norm(x, weight, eps):
 class RMSNorm(nn.Module):
     """`rms_norm` with its gain, which starts at one."""
 
-    def __init__(self, dim, eps=1e-5):
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)

@@ -8,11 +8,13 @@ Two layouts hold the same pairs. *Interleaved* (Meta) puts pair i in columns 2i 
 """
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
-def rope_frequencies(head_dim, theta=10000.0, scaling=None):
+def rope_frequencies(head_dim: int, theta: float = 10000.0, scaling: Any = None) -> Tensor:
     """Radians per position of each pair: theta^(-2i/d), i < d/2 (arXiv 2104.09864, eq. 15), (d/2,) fp32 on the CPU."""
     if head_dim % 2:
         raise ValueError(f"head_dim {head_dim} is odd, and RoPE turns pairs: use an even width")
@@ -21,7 +23,7 @@ def rope_frequencies(head_dim, theta=10000.0, scaling=None):
     return frequencies if scaling is None else scale_frequencies(frequencies, scaling)
 
 
-def scale_frequencies(frequencies, scaling):
+def scale_frequencies(frequencies: Tensor, scaling: Any) -> Tensor:
     """Llama 3.1's stretch: slow pairs turn `factor` times slower, fast pairs stay, those between are blended.
 
     With wavelength w = 2 pi / f and old context L: f/factor where w > L / low; f where w < L / high; otherwise
@@ -36,7 +38,7 @@ def scale_frequencies(frequencies, scaling):
     return torch.where(between, blended, scaled)
 
 
-def rope_rotations(positions, frequencies):
+def rope_rotations(positions: Tensor, frequencies: Tensor) -> Tensor:
     """The unit complex numbers e^(i * position * frequency). positions (...,) -> (..., d/2) complex64.
 
     Angles are formed in fp32 whatever the model's dtype: bf16 cannot even hold the position 257.
@@ -45,7 +47,7 @@ def rope_rotations(positions, frequencies):
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def apply_rope(x, rotations):
+def apply_rope(x: Tensor, rotations: Tensor) -> Tensor:
     """Turn the interleaved pairs of x: (x_2i + i x_2i+1) * rotation (arXiv 2104.09864, eq. 34).
 
     x: (..., T, H, d) any float dtype; rotations: (T, d/2) or (B, T, d/2) complex64. Computed in fp32 (float64 in
@@ -57,19 +59,19 @@ def apply_rope(x, rotations):
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
-def apply_rope_half_split(x, rotations):
+def apply_rope_half_split(x: Tensor, rotations: Tensor) -> Tensor:
     """The same turn for the half-split layout: columns i and i + d/2 are a pair. Shapes as in `apply_rope`."""
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     cos, sin = rotations.real.unsqueeze(-2), rotations.imag.unsqueeze(-2)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
-def apply_rope_qk(q_BTHd, k_BTKd, rotations):
+def apply_rope_qk(q_BTHd: Tensor, k_BTKd: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
     """`apply_rope` of queries and of keys: what a layer asks for, and a compiled kernel does in one launch."""
     return apply_rope(q_BTHd, rotations), apply_rope(k_BTKd, rotations)
 
 
-def half_split_order(head_dim):
+def half_split_order(head_dim: int) -> Tensor:
     """Columns of the interleaved layout in half-split order: x_half = x_interleaved[..., half_split_order(d)].
 
     >>> half_split_order(6).tolist()

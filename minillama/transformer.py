@@ -1,12 +1,15 @@
 """The whole LLaMA: embed, then blocks of attention and feed-forward around a residual stream, then read out."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minillama.attention import Attention, attention
+from minillama.config import ModelConfig
+from minillama.kv_cache import KVCache
 from minillama.rms_norm import RMSNorm
 from minillama.rope import rope_frequencies, rope_rotations
 from minillama.swiglu import SwiGLU
@@ -15,14 +18,15 @@ from minillama.swiglu import SwiGLU
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)): pre-normalised residual layers (arXiv 2002.04745)."""
 
-    def __init__(self, config, attend=attention):
+    def __init__(self, config: ModelConfig, attend: Callable[..., Tensor] = attention) -> None:
         super().__init__()
         self.attention = Attention(config, attend)
         self.feed_forward = SwiGLU(config.dim, config.hidden_dim)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x_BTD, rotations, cache=None, layer=0, mask_BTS=None, prefix=None):
+    def forward(self, x_BTD: Tensor, rotations: Tensor, cache: KVCache | None = None, layer: int = 0,
+                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS, prefix)
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
 
@@ -36,7 +40,7 @@ class Transformer(nn.Module):
     of a layer sees besides those of the text (`peft.prefix_tuning`).
     """
 
-    def __init__(self, config, attend=attention):
+    def __init__(self, config: ModelConfig, attend: Callable[..., Tensor] = attention) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing, self.virtual_tokens = False, None
@@ -49,7 +53,7 @@ class Transformer(nn.Module):
         self.init_weights()
         self.tie_weights()
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """N(0, 1 / fan-in) for every matrix, so that a layer neither grows nor shrinks what it reads; the two that
         write into the residual stream are divided by sqrt(2 L) besides, so that it does not grow with depth (GPT-2's
         scheme). LLaMA's paper names none. At D = 4096 this is the usual 0.016; a fixed 0.02 would make a narrow model
@@ -60,19 +64,21 @@ class Transformer(nn.Module):
                 depth = math.sqrt(2 * self.config.n_layers) if writes_to_stream else 1.0
                 nn.init.normal_(weight, std=1 / (math.sqrt(weight.shape[1]) * depth))
 
-    def tie_weights(self):
+    def tie_weights(self) -> None:
         """Weight tying: one table for both ends where the config says so; call it again after weights were replaced."""
         if self.config.tie_embeddings:
             self.output.weight = self.tok_embeddings.weight
 
-    def forward(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None, logits_at_BT=None):
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, left_pad_B: Tensor | None = None,
+                document_ids_BT: Tensor | None = None, logits_at_BT: Tensor | None = None) -> Tensor:
         """Logits of the next token at every place, (B, T, V) fp32; or, (N, V), at the N places that logits_at_BT (bool)
         marks, row after row: the head, a quarter of a small model's work, is spared the others. The other arguments
         are those of `hidden_states`."""
         hidden_BTD = self.hidden_states(tokens_BT, cache, left_pad_B, document_ids_BT)
         return self.logits(hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT])
 
-    def hidden_states(self, tokens_BT, cache=None, left_pad_B=None, document_ids_BT=None):
+    def hidden_states(self, tokens_BT: Tensor, cache: KVCache | None = None, left_pad_B: Tensor | None = None,
+                      document_ids_BT: Tensor | None = None) -> Tensor:
         """The residual stream after the final norm, (B, T, D).
 
         tokens_BT: int64. cache: the tokens follow those it holds, and are added to it. left_pad_B: padding at the
@@ -94,12 +100,12 @@ class Transformer(nn.Module):
             cache.advance(tokens_BT.shape[1])
         return self.norm(x_BTD)
 
-    def logits(self, hidden_BTD):
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Scores of every piece of the vocabulary, fp32 (float64 in float64): softmax and losses start from here."""
         scores_BTV = self.output(hidden_BTD)
         return scores_BTV.to(torch.promote_types(scores_BTV.dtype, torch.float32))
 
-    def _check(self, tokens_BT, cache, left_pad_B):
+    def _check(self, tokens_BT: Tensor, cache: KVCache | None, left_pad_B: Tensor | None) -> None:
         if tokens_BT.dim() != 2:
             raise ValueError(f"tokens have shape {tuple(tokens_BT.shape)}: expected (batch, time)")
         if cache is not None and left_pad_B is not None:
@@ -113,7 +119,8 @@ class Transformer(nn.Module):
                              "(max_seq_len): shorten the text")
 
 
-def positions_and_mask(tokens_BT, start=0, left_pad_B=None, document_ids_BT=None):
+def positions_and_mask(tokens_BT: Tensor, start: int = 0, left_pad_B: Tensor | None = None,
+                       document_ids_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Position of each token, (T,) or (B, T), and what it may see besides causality, (B, T, S) bool or None.
 
     Padding and documents both restart the count: position 0 is the first real token of a row or of a document.

@@ -274,7 +274,7 @@ MUTANTS = [
            test_the_repetition_penalty_knows_the_prompt_and_what_was_said),
     Mutant("minillama.generate", '"" if token in stop_ids else decoder.push(token)', "decoder.push(token)",
            test_eos_and_bos_end_a_text_and_are_not_shown),
-    Mutant("minillama.generate", "        decoder.push(token)  # so", "        pass  # so",
+    Mutant("minillama.generate", "        decoder.push(known)  # so", "        pass  # so",
            test_a_character_begun_in_the_prompt_is_finished_by_the_text),
     Mutant("minillama.generate", "text[:min(found)[1]]", "text",
            _stop("one STOP two", ("STOP",), "one ")),

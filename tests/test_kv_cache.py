@@ -88,9 +88,9 @@ def test_it_costs_two_numbers_per_layer_head_and_column_of_a_token(name, bytes_p
 
 
 MUTANTS = [
-    Mutant("minillama.kv_cache", "held[:, :, :self.length].index_select(0, rows)", "held[:len(rows), :, :self.length]",
+    Mutant("minillama.kv_cache", "held[:, :, :self.length].index_select(0, kept)", "held[:len(rows), :, :self.length]",
            test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone),
-    Mutant("minillama.kv_cache", "self.left_pad_B = self.left_pad_B[rows] if",
+    Mutant("minillama.kv_cache", "self.left_pad_B = self.left_pad_B[kept] if",
            "self.left_pad_B = self.left_pad_B[:len(rows)] if",
            test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone),
     Mutant("minillama.kv_cache", "self.values[layer, :, :, self.length:end] = v_BKTd",

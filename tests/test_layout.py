@@ -21,7 +21,7 @@ LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "jinja2", "minilla
 EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds "
-                    "doctests mutate lesson_rules lesson_seeds tiled_attention alternatives").split()
+                    "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_command_line",
                     "protobuf": "by test_sentencepiece",
                     "simt_commands": "by test_cuda_program", "tokenizer_commands": "by test_command_line",

@@ -29,7 +29,7 @@ class Block(NamedTuple):
     bytes: int  # of a block
     dtype: torch.dtype
     decode: Callable
-    encode: Callable = None  # None: read only
+    encode: Callable | None = None  # None: read only
 
 
 def _half(raw):

@@ -12,7 +12,7 @@ import time
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 REPEAT_SECONDS = 0.5  # a launcher and its group are often told together: the program then hears one request twice
-_heard = {}  # when each signal came last, in seconds of the monotonic clock
+_heard: dict[int, float] = {}  # when each signal came last, in seconds of the monotonic clock
 
 
 class Interrupted(KeyboardInterrupt):

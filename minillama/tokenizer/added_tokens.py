@@ -67,7 +67,8 @@ class Tokenizer:
 
     bos_id = eos_id = unk_id = pad_id = chat_template = None
     add_bos, add_eos, n_rows, prefix, notes = None, False, 0, None, ()
-    added, further_ends = {}, frozenset()
+    added: dict = {}
+    further_ends: frozenset[int] = frozenset()
 
     def _begin(self, added=()):
         self.added = {token.text: token for token in added}

@@ -15,7 +15,8 @@ import threading
 
 SECONDS, MEMORY, OUTPUT = 10, 1 << 30, 1 << 24  # of one text: time; bytes of memory where the system limits it; letters
 BEGIN, END = "\ue101", "\ue102"  # Unicode's letters for private use: they stand around an answer
-LOCK, PROCESS = threading.Lock(), []  # [the process that renders, the one that started it]
+LOCK = threading.Lock()
+PROCESS: list = []  # [the process that renders, the one that started it]
 
 
 def render(program, values):

@@ -28,7 +28,8 @@ class ResumableRun:
     """
 
     name, total, unit = "run", "steps", "step"  # total: the setting that says how long the run is; unit: of its metrics
-    state_file, needs, evaluated = "state.pt", ("loss",), False  # needs: what each row of the metrics holds
+    state_file, evaluated = "state.pt", False
+    needs: tuple[str, ...] = ("loss",)  # what each row of the metrics holds
 
     def __init__(self, config, folder, signature, end):
         self.config, self.folder, self.signature, self.end = config, folder, signature, end
