@@ -187,7 +187,7 @@ print(f"8 rounds of 64 answers; ln(p / p0) is now {kl:.1f} on average")
 from minillama.plots import CONTEXT, OURS, figure, show
 
 picture, axes = figure("Fine-tuning and feedback make it helpful",
-                       "mean quality of 64 answers, from -3 to +4", figsize=(6, 2.4))
+                       "mean quality of 64 answers, from -3 to +4", figsize=(5.4, 2.3))
 for stage, value in quality.items():
     colour = OURS if stage in ("fine-tuned", "practised") else CONTEXT
     axes.barh(stage, value + 3, left=-3, color=colour, height=0.6)

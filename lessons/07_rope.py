@@ -80,7 +80,7 @@ assert torch.equal(ours[0], q)  # position 0: nothing turns
 assert (ours.norm(dim=-1) / q.norm() - 1).abs().max() < 1e-6  # lengths are kept
 
 title = "Each pair is a clock hand with a speed of its own"
-picture, axes = figure(title, figsize=(6.0, 2.6))
+picture, axes = figure(title, figsize=(5.4, 2.6))
 middle = {"ha": "center", "va": "center", "color": INK}
 for place, j in enumerate((0, 8, 16)):
     for m in range(6):

@@ -194,9 +194,9 @@ axes.plot(grid, 100 * (1 - (1 - grid**BAND) ** (K // BAND)), color=CONTEXT)
 axes.annotate("1 - (1 - J^4)^32", (0.52, 80), (6, -6), textcoords="offset points",
               color=CONTEXT)
 axes.plot(xs, ys, "o", color=OURS)
-for x, y in zip(xs, ys, strict=True):
-    axes.annotate(f"{len(meetings[x]):,}", (x, y), (-4, 8), textcoords="offset points",
-                  color=OURS, fontsize=8, ha="right")
+for n, (x, y) in enumerate(zip(xs, ys, strict=True)):
+    axes.annotate(f"{len(meetings[x]):,}", (x, y), (3, 8 + 12 * (n % 2)), color=OURS,
+                  textcoords="offset points", ha="right")
 axes.set(xlim=(-0.12, 1.02), ylim=(-4, 112))
 show(picture, f"Of {len(meetings[0.0]):,} pairs with J near 0, {ys[0]:.2f} % meet; of "
      f"{len(meetings[xs[-1]])} pairs with J near {xs[-1]}, {ys[-1]:.0f} %")

@@ -45,7 +45,7 @@ def lanes(profile, title, kernel=None):
 
 def _grid(title, label, access, place_of, fold):
     """Rows are lanes, columns sectors or banks; a column that several different words share is drawn in contrast."""
-    picture, axes = figure(title, label, "lane", figsize=(6.0, 3.6))
+    picture, axes = figure(title, label, "lane", figsize=(5.4, 3.6))
     points = [(lane, byte) for lane, start in enumerate(access.offsets) if start is not None
               for byte in range(start, start + access.width, 4 if fold else 1)]
     words = defaultdict(set)

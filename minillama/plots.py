@@ -8,8 +8,9 @@ from pathlib import Path
 
 OURS, CONTRAST, ORACLE, CONTEXT = "#3B7DD8", "#E07B39", "#2FA37C", "#7A8794"
 INK = "#123456"  # placeholder: becomes currentColor, so that a picture is dark on light pages and light on dark ones
+WIDTH = 5.4  # inches: on a page of 390 pixels, as a phone's, text of 10 points has 10 pixels then
 STYLE = {
-    "figure.figsize": (6.0, 3.2), "figure.constrained_layout.use": True, "savefig.transparent": True,
+    "figure.figsize": (WIDTH, 3.0), "figure.constrained_layout.use": True, "savefig.transparent": True,
     "svg.fonttype": "none", "svg.hashsalt": "minillama", "font.family": "sans-serif", "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 11,
     "axes.grid": False, "lines.linewidth": 1.8, "legend.frameon": False,
@@ -107,7 +108,7 @@ def learning_curve(title, curves, level=None, level_name="", unit="bits per char
 
 def bars(title, rows, unit):
     """Horizontal bars [(name, value, colour)], the value written behind each."""
-    picture, axes = figure(title, unit, figsize=(6.0, 0.5 + 0.42 * len(rows)))
+    picture, axes = figure(title, unit, figsize=(WIDTH, 0.5 + 0.42 * len(rows)))
     names, values, colours = zip(*rows, strict=True)
     axes.barh(names, values, color=colours, height=0.6)
     for place, value in enumerate(values):
@@ -117,18 +118,32 @@ def bars(title, rows, unit):
     return picture
 
 
+def column_of_panels(title, ylabels):
+    """A figure of panels one above the other that share the iterations: (figure, axes)."""
+    with house_style() as plt:
+        picture, panels = plt.subplots(len(ylabels), 1, figsize=(WIDTH, 2.0 * len(ylabels)), sharex=True)
+        panels[0].set_title(title)
+        for axes, name in zip(panels, ylabels, strict=True):
+            axes.set_ylabel(name)
+            axes.axhline(0, color=CONTEXT, linewidth=0.6)
+        panels[-1].set_xlabel("iteration")
+    return picture, panels
+
+
 def heat_maps(title, maps, labels):
-    """Attention maps {name: (T, T) array}: each row is a token that asks, each column one that is read."""
+    """Attention maps {name: (T, T) array}, one above the other: each row is a token that asks, each column one that is
+    read."""
     from matplotlib.colors import LinearSegmentedColormap
 
     to_blue = LinearSegmentedColormap.from_list("ours", [OURS + "00", OURS + "ff"])
+    side = 0.18 * len(labels) + 1.2  # inches: 13 points for a row, and the labels
     with house_style() as plt:
-        picture, panels = plt.subplots(1, len(maps), figsize=(2.6 * len(maps), 3.4), sharey=True, squeeze=False)
+        picture, panels = plt.subplots(len(maps), 1, figsize=(WIDTH, side * len(maps)), squeeze=False)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11)
-        for axes, (name, weights) in zip(panels[0], maps.items(), strict=True):
+        for axes, (name, weights) in zip(panels[:, 0], maps.items(), strict=True):
             axes.imshow(weights, cmap=to_blue, vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(name, fontsize=9)
-            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
-            axes.set_yticks(range(len(labels)), labels, fontsize=6)
+            axes.set_title(name, fontsize=10)
+            axes.set_xticks(range(len(labels)), labels, rotation=90)
+            axes.set_yticks(range(len(labels)), labels)
             axes.tick_params(length=0)
     return picture

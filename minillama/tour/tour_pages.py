@@ -9,7 +9,17 @@ from minillama.attention import attention
 from minillama.corpus.char_ngram import CharNgram, xz_bits_per_character
 from minillama.corpus.forum import quality
 from minillama.generate import generate_text
-from minillama.plots import CONTEXT, CONTRAST, OURS, bars, figure, heat_maps, house_style, label_end, learning_curve
+from minillama.plots import (
+    CONTEXT,
+    CONTRAST,
+    OURS,
+    bars,
+    column_of_panels,
+    figure,
+    heat_maps,
+    label_end,
+    learning_curve,
+)
 from minillama.quant.nf4 import BLOCK, NF4_LEVELS, quantize_nf4
 from minillama.sampling import Sampling
 from minillama.tour.report import caption, coloured_tokens, page, quote
@@ -244,18 +254,6 @@ def answers_page(questions, exams, shown=3):
     scores = ", ".join(f"{exam.score:+.2f} ({name})" for name, exam in exams.items())
     return page("answers", *blocks, more="quality" if known else "score", n=len(questions), known=", ".join(known),
                 scores=scores)
-
-
-def column_of_panels(title, ylabels):
-    """A figure of panels one above the other that share the iterations: (figure, axes)."""
-    with house_style() as plt:
-        picture, panels = plt.subplots(len(ylabels), 1, figsize=(6.0, 2.1 * len(ylabels)), sharex=True)
-        panels[0].set_title(title)
-        for axes, name in zip(panels, ylabels, strict=True):
-            axes.set_ylabel(name)
-            axes.axhline(0, color=CONTEXT, linewidth=0.6)
-        panels[-1].set_xlabel("iteration")
-    return picture, panels
 
 
 def line(axes, xs, ys, name, colour):
