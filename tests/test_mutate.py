@@ -195,6 +195,8 @@ def test_few_random_faults_in_the_project_survive(language):
     PyTorch takes a library of operators once, and this one has loaded the checkout's."""
     chance = sum(math.comb(20, n) * 0.06**n * 0.94**(20 - n) for n in range(5, 21))
     command = [sys.executable, ROOT / "tools/mutate.py", "20", "2026", "--language", language]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    survivors, found = map(int, re.search(r"^(\d+) of (\d+) survive$", said, re.MULTILINE).groups())
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = re.search(r"^(\d+) of (\d+) survive$", ended.stdout, re.MULTILINE)
+    assert said, ended.stderr[-2000:]
+    survivors, found = map(int, said.groups())
     assert found == 20 and chance < 0.01 and survivors <= 4, said

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import mutate_python
 
-HANG = 60  # seconds after which a quick test is taken to have no end
+HANG = 60  # seconds of CPU time after which a quick test is taken to have no end
+WAITS = 4  # times as long may it take, as it waits for others
 WITHOUT = {"test_mutants", "test_mutate", "test_layout", "test_packaging"}  # they look at the text, not at what it does
 ABOUT_CPP = {"bpe": "test_compiled", "word_counts": "test_compiled", "rope": "test_rope_qk",
              "nf4_matmul": "test_nf4_kernel", "vectors": "test_nf4_kernel"}  # by the beginning of a file's name
@@ -167,7 +168,8 @@ def _pytest(files, log):
     class Witness:
         def pytest_runtest_logstart(self, nodeid):
             log.open("a").write(nodeid + "\n")
-            signal.setitimer(signal.ITIMER_REAL, HANG)  # ends the process
+            signal.setitimer(signal.ITIMER_PROF, HANG)  # both end the process
+            signal.setitimer(signal.ITIMER_REAL, WAITS * HANG)
 
         def pytest_collectreport(self, report):
             if report.failed:
