@@ -4,11 +4,13 @@ The text is what this machine has: Python sources, package descriptions, transla
 from a fresh process; what is timed is the work alone, without imports and loading, but memory is the process's peak.
 SentencePiece trains the same vocabulary, piece for piece; the others train byte-level BPE, which is less work.
 Encoding: documents of 10 kB, one call each; "first pass" with nothing remembered, "again" the same documents. The
-vocabulary is LLaMA's where MINILLAMA_WEIGHTS names a folder that has it, else one of our own.
+vocabulary is LLaMA's where MINILLAMA_WEIGHTS names a folder that has it, else one of our own. Byte-level encoding is
+Llama 3's, beside tiktoken, where the package llama-models is installed.
 """
 
 import functools
 import gettext
+import importlib.util
 import io
 import json
 import os
@@ -25,7 +27,8 @@ import _rounds
 
 GPT4_WORDS = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
               r"|\s*[\r\n]|\s+(?!\S)|\s+")
-PEERS = {"sentencepiece": "sentencepiece", "tokenizers": "HF tokenizers", "rustbpe": "rustbpe", "bpeasy": "bpeasy"}
+PEERS = {"sentencepiece": "sentencepiece", "tokenizers": "HF tokenizers", "rustbpe": "rustbpe", "bpeasy": "bpeasy",
+         "tiktoken": "tiktoken"}
 
 
 # ---- text
@@ -107,7 +110,13 @@ def train_bpeasy(path, vocab_size, threads):
 def encode_ours(model):
     from minillama.tokenizer import SentencePieceTokenizer
 
-    return SentencePieceTokenizer.load(model).encode
+    return loaded(SentencePieceTokenizer.load(model))
+
+
+def loaded(tokenizer):
+    """Its `encode`, with the compiled core in place, which the first call makes."""
+    tokenizer.encode("a")
+    return tokenizer.encode
 
 
 def encode_sentencepiece(model):
@@ -132,6 +141,24 @@ def encode_tokenizers(model):
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.ByteFallback()
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def encode_bytes(model):
+    """Ours, of a byte-level vocabulary."""
+    from minillama.tokenizer import load_tokenizer
+
+    return loaded(load_tokenizer(model))
+
+
+def encode_tiktoken(model):
+    import base64
+
+    import tiktoken
+
+    from minillama.tokenizer.byte_bpe import LLAMA3_WORDS
+
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, model.read_bytes().splitlines())}
+    return tiktoken.Encoding("llama3", pat_str=LLAMA3_WORDS, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
 def measured(work):
@@ -194,7 +221,7 @@ def training(chosen, names, path, sizes):
     return rows
 
 
-def encoding(chosen, names, folder, kinds, model):
+def encoding(chosen, names, folder, kinds, model, what="encoding"):
     measures = (("first pass", ", first pass", "MB/s"), ("again", ", again", "MB/s"))
     rows = []
     for kind, documents in kinds.items():
@@ -202,10 +229,12 @@ def encoding(chosen, names, folder, kinds, model):
         path.write_text(json.dumps(documents), encoding="utf-8")
         results = take_turns("encode", names, chosen.rounds, path, model)
         counts = {name: turns[0]["ids"] for name, turns in results.items()}
-        if counts["ours"] != counts.get("sentencepiece", counts["ours"]):
+        results["ours"] = results.get("bytes", results.get("ours"))
+        if len({counts[name] for name in counts if name != "tokenizers"}) > 1:
             raise SystemExit(f"{kind}: not the same number of ids, {counts}: nothing is shown")
         size = sum(len(document.encode()) for document in documents) / 1e6
-        rows += rows_of(results, names, measures, f"encoding {kind}", f"{size:.1f} MB", more_is_better=True)
+        rows += rows_of(results, [name for name in names if name in PEERS], measures, f"{what} {kind}",
+                        f"{size:.1f} MB", more_is_better=True)
     return rows
 
 
@@ -224,6 +253,13 @@ def vocabulary(folder, path, vocab_size):
     return folder / "own.model"
 
 
+def llama3_vocabulary():
+    """Llama 3's own file, or None."""
+    spec = importlib.util.find_spec("llama_models")
+    path = Path(spec.origin).parent / "llama3" / "tokenizer.model" if spec else Path()
+    return path if path.is_file() else None
+
+
 def main(argv=None):
     chosen = _rounds.options(__doc__, argv, lambda parser: parser.add_argument(
         "--megabytes", type=int, default=10, help="of text to train on, if this machine has as much (default 10)"))
@@ -236,14 +272,16 @@ def main(argv=None):
         path = folder / "corpus"
         path.write_bytes(b"\n".join(kinds.values()))
         print(f"{path.stat().st_size / 1e6:.1f} MB: " + ", ".join(f"{k} {len(d) / 1e6:.1f}" for k, d in kinds.items()))
-        rows = training(chosen, ["ours", *peers], path, sizes)
+        rows = training(chosen, ["ours", *(name for name in peers if f"train_{name}" in globals())], path, sizes)
         model = vocabulary(folder, path, sizes[-1])
         size = min(size, 10_000_000)
         kinds = {kind: documents_of(data[: size // 5]) for kind, data in kinds.items()}
         line = " ".join(kinds["code"] + kinds["prose"]).replace("\n", " ")[: size // 10]
         kinds["code and prose in one line"] = [line]
-        names = ["ours", *(name for name in peers if f"encode_{name}" in globals())]
+        names = ["ours", *(name for name in peers if f"encode_{name}" in globals() and name != "tiktoken")]
         rows += encoding(chosen, names, folder, kinds, model)
+        if "tiktoken" in peers and (model := llama3_vocabulary()):
+            rows += encoding(chosen, ["bytes", "tiktoken"], folder, kinds, model, "byte-level encoding")
     _rounds.show(rows)
 
 

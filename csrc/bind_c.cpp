@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/bpe.h"
+#include "cpu/byte_bpe.h"
 
 namespace py = pybind11;
 using namespace minillama::bpe;
@@ -31,27 +32,47 @@ class Utf8 {
 
 constexpr size_t kBrief = 4096;  // bytes that take some microseconds: not worth letting other threads run
 
-// Encodes; its lists share one int object for each id.
+// The ids 0 to n - 1 as Python's numbers, one object for each, shared by all lists; larger ones are made anew, as a
+// file may name any.
+class Numbers {
+ public:
+  explicit Numbers(size_t n) {
+    for (size_t id = 0; id < std::min<size_t>(n, kMostShared); ++id) numbers_.push_back(py::int_(id));
+  }
+
+  // What encode(text) gives, as a list. While a long text is encoded, other threads run.
+  template <typename Encode>
+  py::list list(const py::str& text, const Encode& encode) const {
+    const Utf8 utf8(text);
+    std::vector<int32_t> ids;
+    if (utf8.view().size() <= kBrief) {
+      ids = encode(utf8.view());
+    } else {
+      const py::gil_scoped_release release;
+      ids = encode(utf8.view());
+    }
+    py::list list(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto id = static_cast<size_t>(ids[i]);
+      PyList_SET_ITEM(list.ptr(), i, (id < numbers_.size() ? py::object(numbers_[id]) : py::int_(id)).release().ptr());
+    }
+    return list;
+  }
+
+ private:
+  static constexpr size_t kMostShared = 1 << 20;
+  std::vector<py::int_> numbers_;
+};
+
+// Encodes with a SentencePiece vocabulary.
 class Encoder {
  public:
   Encoder(std::vector<std::string> texts, const std::vector<float>& scores, const std::vector<int>& kinds,
           int32_t unk_id, bool byte_fallback)
-      : core_(rows(std::move(texts), scores, kinds), unk_id, byte_fallback) {
-    for (size_t id = 0; id < scores.size(); ++id) numbers_.push_back(py::int_(id));
-  }
+      : core_(rows(std::move(texts), scores, kinds), unk_id, byte_fallback), numbers_(scores.size()) {}
 
   py::list encode(const py::str& text, bool dummy_prefix, bool spaces) const {
-    const Utf8 utf8(text);
-    std::vector<int32_t> ids;
-    if (utf8.view().size() <= kBrief) {
-      ids = core_.encode(utf8.view(), dummy_prefix, spaces);
-    } else {
-      const py::gil_scoped_release release;
-      ids = core_.encode(utf8.view(), dummy_prefix, spaces);
-    }
-    py::list list(ids.size());
-    for (size_t i = 0; i < ids.size(); ++i) PyList_SET_ITEM(list.ptr(), i, py::object(numbers_[ids[i]]).release().ptr());
-    return list;
+    return numbers_.list(text, [&](std::string_view bytes) { return core_.encode(bytes, dummy_prefix, spaces); });
   }
 
  private:
@@ -66,7 +87,48 @@ class Encoder {
   }
 
   BpeEncoder core_;
-  std::vector<py::int_> numbers_;
+  Numbers numbers_;
+};
+
+// Encodes with a byte-level vocabulary.
+class ByteEncoder {
+ public:
+  using Classes = std::vector<std::array<uint32_t, 3>>;
+
+  ByteEncoder(const std::vector<std::string>& tokens, const std::vector<int32_t>& ids,
+              const std::vector<std::pair<std::string, std::string>>& merges, bool ids_are_ranks, bool whole_words,
+              const Classes& classes, const std::vector<int>& patterns)
+      : core_(tokens, ids, pairs(merges), ids_are_ranks, whole_words, WordSplitter(classes, known(patterns))),
+        numbers_(ids.empty() ? 0 : static_cast<size_t>(*std::max_element(ids.begin(), ids.end())) + 1) {}
+
+  py::list encode(const py::str& text) const {
+    return numbers_.list(text, [&](std::string_view bytes) { return core_.encode(bytes); });
+  }
+
+  py::list split(const py::str& text) const {
+    py::list words;
+    const Utf8 utf8(text);
+    core_.splitter().for_each(utf8.view(), [&](std::string_view word) { words.append(py::str(word.data(), word.size())); });
+    return words;
+  }
+
+ private:
+  static std::vector<Merge> pairs(const std::vector<std::pair<std::string, std::string>>& merges) {
+    std::vector<Merge> pairs;
+    for (const auto& [left, right] : merges) pairs.push_back({left, right});
+    return pairs;
+  }
+  static std::vector<Pattern> known(const std::vector<int>& numbers) {
+    std::vector<Pattern> patterns;
+    for (const int number : numbers) {
+      if (number < 0 || number > 2) throw std::invalid_argument("a pattern that is not known");
+      patterns.push_back(static_cast<Pattern>(number));
+    }
+    return patterns;
+  }
+
+  ByteBpeEncoder core_;
+  Numbers numbers_;
 };
 
 // Reading and learning, with the calls in this order: feed ..., choose_alphabet, learn ...
@@ -137,6 +199,14 @@ PYBIND11_MODULE(_C, module) {
       .def(py::init<std::vector<std::string>, const std::vector<float>&, const std::vector<int>&, int32_t, bool>(),
            py::arg("texts"), py::arg("scores"), py::arg("kinds"), py::arg("unk_id"), py::arg("byte_fallback"))
       .def("encode", &Encoder::encode, py::arg("text"), py::arg("dummy_prefix"), py::arg("spaces"));
+  py::class_<ByteEncoder>(module, "ByteBpeEncoder")
+      .def(py::init<const std::vector<std::string>&, const std::vector<int32_t>&,
+                    const std::vector<std::pair<std::string, std::string>>&, bool, bool, const ByteEncoder::Classes&,
+                    const std::vector<int>&>(),
+           py::arg("tokens"), py::arg("ids"), py::arg("merges"), py::arg("ids_are_ranks"), py::arg("whole_words"),
+           py::arg("classes"), py::arg("patterns"))
+      .def("encode", &ByteEncoder::encode, py::arg("text"))
+      .def("split", &ByteEncoder::split, py::arg("text"));
   py::class_<Trainer>(module, "BpeTrainer")
       .def(py::init<const std::vector<std::string>&, const std::vector<std::array<uint32_t, 3>>&, uint8_t, uint64_t, uint32_t,
                     unsigned>(),

@@ -2,10 +2,13 @@
 
 Every text has ids, since every byte has one. Llama 3 and GPT-2 work this way; they differ in the pattern and in what
 ranks a pair: the id of the joined bytes (tiktoken), or its place in a list of merges (Hugging Face, GGUF).
-The patterns speak of letters and numbers: what counts as one is as new as the Unicode tables of the `regex` module.
+The patterns speak of letters and numbers; `character_classes` says what counts as one.
+
+Where the compiled core is built (csrc/cpu/byte_bpe.cpp) it cuts and joins; it gives the same ids.
 """
 
 import codecs
+import functools
 
 import regex  # `re` knows no \p{L}
 
@@ -13,11 +16,14 @@ from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
 from .bpe import join_pairs
+from .character_classes import pinned, ranges
+from .compiled import byte_encoder, choose_backend
 
 LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SINGLE_DIGITS = r"\p{N}"
+KNOWN_PATTERNS = (LLAMA3_WORDS, GPT2_WORDS, SINGLE_DIGITS)  # as in csrc/cpu/byte_bpe.h
 CACHE_WORDS, CACHE_LENGTH = 1 << 16, 64  # words of at most so many characters are remembered, up to so many
 
 
@@ -53,23 +59,36 @@ class ByteBpeTokenizer(Tokenizer):
     ids: {bytes: id}. specials: {name: id}, never found in a text unless asked for. words: the patterns that cut a
     text, each applied to what the one before left. merges: {(left, right): rank}, or None where a pair ranks by the
     id of the joined bytes. whole_words: a word that is in the vocabulary is one token without any joining.
-    file: the bytes to write in `save`, or a function of the tokenizer that makes them. ValueError for a vocabulary in
-    which two entries share an id.
+    file: the bytes to write in `save`, or a function of the tokenizer that makes them. backend: "python" or "cpp", None
+    for the default; a pattern that the compiled core does not know is Python's. ValueError for a vocabulary in which
+    two entries share an id.
     """
 
     def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
-                 prefix_space=False):
+                 prefix_space=False, backend=None):
         self._begin(AddedToken(name, index) for name, index in specials.items())
         self.ids = ids
         self._merges, self._file = merges, file
         self.whole_words, self.prefix_space = whole_words, prefix_space
-        self.words, self._patterns = list(words), [regex.compile(pattern) for pattern in words]
+        self.words, self.backend = list(words), choose_backend(backend)
         self._bytes = {index: token for token, index in ids.items()}
         if len({*self._bytes, *self._by_id}) < len(ids) + len(specials):
             raise ValueError("two entries of the vocabulary share an id: the file is damaged")
         self.vocab_size = max([*self._bytes, *self._by_id], default=-1) + 1
         self.bos_id, self.eos_id, self.pad_id = (specials.get(name) for name in (bos, eos, pad))
         self._cache = {}
+
+    @functools.cached_property
+    def _compiled(self):
+        known = self.backend == "cpp" and all(pattern in KNOWN_PATTERNS for pattern in self.words)
+        return byte_encoder(self, ranges(), map(KNOWN_PATTERNS.index, self.words)) if known else None
+
+    @functools.cached_property
+    def _patterns(self):
+        return [regex.compile(pinned(pattern)) for pattern in self.words]
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
 
     def _vocabulary_id(self, name):
         return self.ids.get(spelled(name) or name.encode())
@@ -81,10 +100,14 @@ class ByteBpeTokenizer(Tokenizer):
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if self.prefix_space and text and not text.startswith(" "):
             text = " " + text
+        if self._compiled:
+            return self._compiled.encode(text)
         return [index for word in self.split(text) for index in self._word_ids(word)]
 
     def split(self, text):
         """The words of a text, before any joining; put together they are the text."""
+        if self._compiled:
+            return self._compiled.split(text)
         pieces = [text] if text else []
         for pattern in self._patterns:
             pieces = [part for piece in pieces for part in _isolate(pattern, piece)]

@@ -1,4 +1,4 @@
-"""The door to the tokenizer's compiled core (csrc/cpu/bpe*.cpp, csrc/cpu/word_counts.cpp; library minillama._C).
+"""The door to the tokenizer's compiled core (csrc/cpu/*bpe*.cpp, csrc/cpu/*word*.cpp; library minillama._C).
 
 It learns the same pieces and gives the same ids as the plain Python beside it, faster. It is the default where it is
 built; `default_backend()` says so, and asking for it where it is not built is an error.
@@ -118,3 +118,11 @@ class CompiledTrainer:
 def make_encoder(backend, pieces, unk_id, rules):
     """The encoder of a backend."""
     return (CompiledEncoder if backend == "cpp" else BpeEncoder)(pieces, unk_id, rules)
+
+
+def byte_encoder(tokenizer, classes, patterns):
+    """The compiled `encode` of a `ByteBpeTokenizer`. classes: (first, last, class) of code points; patterns: their
+    numbers."""
+    merges = [] if tokenizer.ids_are_ranks else tokenizer.merges()
+    return _core().ByteBpeEncoder(list(tokenizer.ids), list(tokenizer.ids.values()), merges, tokenizer.ids_are_ranks,
+                                  tokenizer.whole_words, classes, list(patterns))

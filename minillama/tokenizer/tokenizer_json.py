@@ -13,11 +13,10 @@ from minillama.system.settings import KNOWN, check_known, flag
 
 from .added_tokens import TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
+from .byte_bpe import GPT2_WORDS, KNOWN_PATTERNS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
 from .sentencepiece import BYTE_PIECES, Piece, Rules, SentencePieceTokenizer, model_bytes
 from .token_settings import added_tokens, added_tokens_json, read_token_settings
 
-KNOWN_PATTERNS = (LLAMA3_WORDS, GPT2_WORDS, SINGLE_DIGITS)  # a foreign pattern could be made to run for ever
 BEGINS = ("<|begin_of_text|>", "<s>", "<|startoftext|>", "<|im_start|>")  # where no settings beside it name them
 PARTS = json.loads(Path(__file__).with_name("tokenizer_json_parts.json").read_text())
 ENDS = ("<|end_of_text|>", "</s>", "<|endoftext|>", "<|im_end|>")
@@ -197,7 +196,7 @@ def _words(part):
             pattern = SINGLE_DIGITS
         elif kind == "ByteLevel":
             pattern = GPT2_WORDS if step.get("use_regex", True) else ""
-        if pattern not in ("", *KNOWN_PATTERNS):
+        if pattern not in ("", *KNOWN_PATTERNS):  # a foreign one could be made to run for ever
             raise _not_known(step, "cuts text by")
         words += [pattern] if pattern else []
     prefix_space = bool(steps) and steps[-1].get("add_prefix_space", False)

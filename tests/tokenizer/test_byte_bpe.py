@@ -1,16 +1,21 @@
 """Byte-level BPE's parts: the byte alphabet, the joining and its undoing, each against the slow way of saying it."""
 
+import pickle
 import random
+import threading
 
 import pytest
+from byte_texts import fuzzed
 from mutants import Mutant
 from test_tiktoken import tiny_file
 
+from minillama.tokenizer import compiled, default_backend
 from minillama.tokenizer.bpe import join_pairs
 from minillama.tokenizer.byte_bpe import (
     BYTE_TO_CHARACTER,
     GPT2_WORDS,
     LLAMA3_WORDS,
+    SINGLE_DIGITS,
     ByteBpeTokenizer,
     spelled,
 )
@@ -76,6 +81,83 @@ def test_mistakes_are_named():
         tokenizer.encode(b"a")
     with pytest.raises(ValueError, match="share an id"):
         ByteBpeTokenizer({b"a": 0, b"b": 0}, {}, [GPT2_WORDS])
+
+
+# ---- the compiled core --------------------------------------------------------------------------------------------
+
+built = pytest.mark.skipif(default_backend() != "cpp", reason=f"the compiled core is not built: {compiled.BUILD}")
+PATTERNS = ([], [GPT2_WORDS], [LLAMA3_WORDS], [SINGLE_DIGITS], [SINGLE_DIGITS, GPT2_WORDS])
+
+
+def random_vocabulary(source):
+    """Arguments of a tokenizer: all bytes in any order, and joins of "a", "b", "c" and what they make."""
+    tokens, merges = [bytes([byte]) for byte in range(256)], {}
+    for _ in range(source.randint(0, 60)):
+        pair = tuple(source.choice(tokens[97:100] + tokens[256:]) for _ in range(2))
+        merges.setdefault(pair, len(merges))
+        if pair[0] + pair[1] not in tokens:
+            tokens.append(pair[0] + pair[1])
+    ids = {token: index for index, token in enumerate(source.sample(tokens, len(tokens)))}
+    return ids, {}, source.choice(PATTERNS), source.choice([None, merges]), source.random() < 0.5
+
+
+def random_text(source):
+    """Short words and long ones: more than 24 bytes are not remembered, more than 64 are joined by a heap."""
+    letters = ["a", "b", "c", "abc", " ", "  ", "1", "'s", "'LL", "\n", " \n ", "\u4f60", "\u3000", "!"]
+    return "".join(source.choice(letters) * source.choice([1, 1, 2, 30, 70]) for _ in range(source.randint(0, 12)))
+
+
+def check_both_backends(seed, vocabularies=60):
+    source = random.Random(seed)
+    for _ in range(vocabularies):
+        arguments = random_vocabulary(source)
+        ours, plain = (ByteBpeTokenizer(*arguments, backend=backend) for backend in ("cpp", "python"))
+        for text in (*(random_text(source) for _ in range(20)), *fuzzed(5, source.random(), assigned=False)):
+            assert ours.encode(text) == plain.encode(text), (text, arguments[2:])
+
+
+@built
+@pytest.mark.parametrize("seed", range(3))
+def test_both_backends_give_the_same_ids(seed):
+    check_both_backends(seed)
+
+
+@built
+def test_both_backends_name_a_missing_byte_alike_and_take_any_id():
+    said = []
+    for backend in ("cpp", "python"):
+        tokenizer = ByteBpeTokenizer({b"a": 0, b"b": 2**31 - 1}, {}, [GPT2_WORDS], backend=backend)
+        assert tokenizer.encode("abba") == [0, 2**31 - 1, 2**31 - 1, 0]
+        with pytest.raises(ValueError) as caught:
+            tokenizer.encode("abc")
+        said.append(str(caught.value))
+    assert said[0] == said[1] and "0x63" in said[0]
+
+
+@built
+def test_a_pattern_that_the_core_does_not_know_is_pythons():
+    tokenizer = ByteBpeTokenizer({b"a": 0, b"aa": 1}, {}, ["aa?"])
+    assert tokenizer.backend == "cpp" and tokenizer.encode("aaa") == [1, 0]
+
+
+@built
+def test_a_tokenizer_can_be_pickled_and_used_by_several_threads():
+    ids = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abab": 257}
+    tokenizer = ByteBpeTokenizer(ids, {}, [LLAMA3_WORDS])
+    texts = list(fuzzed(40, seed=9)) * 3
+    expected = [tokenizer.encode(text) for text in texts]
+    assert [pickle.loads(pickle.dumps(tokenizer)).encode(text) for text in texts[:5]] == expected[:5]
+    found = [None] * 4
+
+    def work(place):
+        found[place] = [tokenizer.encode(text * 50) for text in texts]
+
+    workers = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert found == [[tokenizer.encode(text * 50) for text in texts]] * 4
 
 
 MUTANTS = [

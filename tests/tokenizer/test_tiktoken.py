@@ -11,7 +11,7 @@ from byte_texts import fuzzed
 from mutants import Mutant
 
 from minillama.tokenizer import load_tokenizer
-from minillama.tokenizer.byte_bpe import LLAMA3_WORDS
+from minillama.tokenizer.byte_bpe import LLAMA3_WORDS, ByteBpeTokenizer
 from minillama.tokenizer.tiktoken import read_tiktoken
 
 
@@ -42,21 +42,25 @@ def tiny_file():
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
 
 
-def assert_equal_to_tiktoken(count, seed):
+def assert_equal_to_tiktoken(count, seed, backend=None):
     ours, theirs = llama3(), oracle()
-    for text in fuzzed(count, seed):
+    if backend:
+        ours = ByteBpeTokenizer(ours.ids, ours.special_tokens, ours.words, backend=backend)
+    for text in fuzzed(count, seed, assigned=False):
         ids = theirs.encode_ordinary(text)
         assert ours.encode(text) == ids, repr(text)
         assert ours.decode(ids) == theirs.decode(ids)
 
 
-def test_fuzzed_text_has_the_ids_of_tiktoken():
-    assert_equal_to_tiktoken(1000, seed=1)
+@pytest.mark.parametrize("backend", [None, "python"])
+def test_fuzzed_text_of_every_plane_has_the_ids_of_tiktoken(backend):
+    assert_equal_to_tiktoken(1000, 1, backend)
 
 
 @pytest.mark.long
-def test_ten_thousand_fuzzed_texts_have_the_ids_of_tiktoken():
-    assert_equal_to_tiktoken(10_000, seed=2)
+def test_a_hundred_thousand_fuzzed_texts_have_the_ids_of_tiktoken():
+    assert_equal_to_tiktoken(100_000, 2)
+    assert_equal_to_tiktoken(10_000, 3, "python")
 
 
 def test_all_47_vectors_of_llama_cpp_are_met(weights):

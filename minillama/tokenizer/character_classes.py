@@ -1,0 +1,54 @@
+"""What the patterns of byte-level BPE take for a letter, a number and a space: \\p{L}, \\p{N} and \\s of Unicode 16.0.
+
+Unicode adds letters every year, and a word is cut elsewhere once a character has become one: programs whose tables
+differ in age give a text other ids. The models' own programs count by the tables of tiktoken 0.14, so their characters
+are listed in character_classes.txt (tools/unicode_table.py writes it), for Python and C++ alike.
+"""
+
+import functools
+import re
+from pathlib import Path
+
+import regex
+
+LETTER, NUMBER, SPACE = 1, 2, 3  # as in csrc/cpu/byte_bpe.h, where 0 is any other character
+PROPERTIES = {LETTER: r"\p{L}", NUMBER: r"\p{N}", SPACE: r"\s"}
+
+
+@functools.cache
+def ranges():
+    """[(first, last, class)] by code point, of a table `name: first-last first-last ...;` in hexadecimal."""
+    table = Path(__file__).with_name("character_classes.txt").read_text(encoding="utf-8")
+    found = []
+    for kind, entry in zip(PROPERTIES, table.split(";"), strict=True):
+        for one in entry.partition(":")[2].split():
+            first, _, last = one.partition("-")
+            found.append((int(first, 16), int(last or first, 16), kind))
+    return found
+
+
+def pinned(pattern):
+    """The pattern, to be compiled by `regex`, with the classes of the table in place of those of its own Unicode."""
+    return "(?V1)" + re.sub(r"\\p\{[LN]\}|\\s", lambda found: _corrected(found[0]), pattern)
+
+
+@functools.cache
+def _corrected(name):
+    """A set for `regex`: what it takes for the class `name`, with what the table has beyond it, without the rest."""
+    kind = next(kind for kind, other in PROPERTIES.items() if other == name)
+    ours = {code for first, last, of in ranges() if of == kind for code in range(first, last + 1)}
+    everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    theirs = {ord(character) for run in regex.findall(f"{name}+", everything) for character in run}
+    more, fewer = (_set_of(sorted(codes)) for codes in (ours - theirs, theirs - ours))
+    return f"[[{name}{more}]--[{fewer}]]" if fewer else f"[{name}{more}]"
+
+
+def _set_of(codes):
+    """The inside of a set for `regex`: runs of code points."""
+    runs = []
+    for code in codes:
+        if runs and runs[-1][1] == code - 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in runs)
