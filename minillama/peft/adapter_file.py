@@ -12,17 +12,21 @@ from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf
 from minillama.peft.ia3 import WithScale
 from minillama.peft.lora_file import CONFIG_FILE, PREFIX, load_lora, read_tensors, save_lora, write_adapter
 from minillama.peft.methods import METHODS, add_method
+from minillama.peft.p_tuning_v2 import PrefixClassifier
 from minillama.system.claim import require_finished
 from minillama.system.settings import check_known, read_settings, whole
 from minillama.transformer import Transformer
 
 VIRTUAL = {"prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "p-tuning": "P_TUNING"}
 READ_AS = {VIRTUAL.get(name, name.upper()): name for name in METHODS} | {"P_TUNING": "prompt"}  # without its encoder
+SCORE = "base_model.score.weight"  # peft's name for the head of classes beside a prefix
 SCALED = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 
 
 def save_adapter(folder, model, base_model=None):
-    """Write what was added to a Transformer; base_model: a name of the base for the config file."""
+    """Write what was added to a Transformer, or a `PrefixClassifier` whole; base_model: a name of the base for the
+    config file."""
+    model, head = (model.model, model.head) if isinstance(model, PrefixClassifier) else (model, None)
     if not hasattr(model, "method"):
         save_lora(folder, model, base_model)
         return
@@ -30,6 +34,8 @@ def save_adapter(folder, model, base_model=None):
     fields = SCALED if name == "ia3" else {"num_virtual_tokens" if name in VIRTUAL else "size": size}
     fields = {"peft_type": VIRTUAL.get(name, name.upper()), **fields}
     tensors = {key: _in_order(key, tensor.detach(), model, rows_to_hf) for key, tensor in saved_tensors(model).items()}
+    if head is not None:
+        fields["task_type"], tensors[SCORE] = "SEQ_CLS", head.weight.detach()
     write_adapter(folder, model, tensors, fields, base_model)
 
 
@@ -37,14 +43,38 @@ def load_adapter(folder, model):
     """Add the adapter in `folder`, of whatever method, to a Transformer. ValueError, before anything is added, for a
     file that is damaged, of another model's shapes, or of a kind that is not known."""
     require_finished(folder)
-    path, (name, config) = Path(folder) / CONFIG_FILE, method_of(folder)
+    name, config = method_of(folder)
     if name is None:
         load_lora(folder, model)
-        return
+    else:
+        _load(folder, model, name, config, *read_tensors(Path(folder)))
+
+
+def load_classifier(folder, model):
+    """The `PrefixClassifier` in `folder`, over a Transformer. ValueError where none is, and as `load_adapter`."""
+    require_finished(folder)
+    (name, config), (tensors, path) = method_of(folder), read_tensors(Path(folder))
+    W = tensors.pop(SCORE, torch.empty(0))
+    if name != "prefix" or W.dim() != 2 or W.shape[1] != model.config.dim:
+        raise ValueError(f"{path}: no prefix with a head of classes over {model.config.dim} numbers ({SCORE} is "
+                         f"{tuple(W.shape)}): give the folder of a PrefixClassifier of this base")
+    _load(folder, model, name, {**config, "modules_to_save": None}, tensors, path)
+    classifier = PrefixClassifier(model, 0, len(W))
+    with torch.no_grad():
+        classifier.head.weight.copy_(W)
+    return classifier
+
+
+def _load(folder, model, name, config, tensors, path):
+    config_path = Path(folder) / CONFIG_FILE
     form = "virtual tokens" if name in VIRTUAL else "IA3" if name == "ia3" else "minillama"
-    check_known(config, path, f"adapter_config.json of {form}")
-    size = whole(config, "num_virtual_tokens" if name in VIRTUAL else "size", path, 1)
-    tensors, path = read_tensors(Path(folder))
+    check_known(config, config_path, f"adapter_config.json of {form}")
+    base = model.config
+    for field, fitting in (("num_layers", [base.n_layers]), ("token_dim", [base.dim, base.n_kv_heads * base.head_dim])):
+        if config.get(field) not in (None, *fitting):
+            raise ValueError(f"{config_path}: {field} is {config[field]!r}, this model has {fitting[0]}: it was made "
+                             "for another base")
+    size = whole(config, "num_virtual_tokens" if name in VIRTUAL else "size", config_path, 1)
     with torch.device("meta"):
         add_method(planned := Transformer(model.config), name, size)
     wanted, found = ({key: tuple(tensor.shape) for key, tensor in each.items()}

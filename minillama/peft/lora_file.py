@@ -68,7 +68,7 @@ def write_adapter(folder, model, tensors, fields, base_model):
     of_base = {"model": base_model, "quantization": base and settings_to_json(base)}
     write_settings(Path(folder) / BASE_FILE, of_base)
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
-    write_settings(Path(folder) / CONFIG_FILE, fields | shared)
+    write_settings(Path(folder) / CONFIG_FILE, shared | fields)
 
 
 def learned_over(folder):

@@ -60,10 +60,26 @@ def test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was(name
         refuse("feedforward_modules", {**config, "feedforward_modules": ["k_proj"]})
 
 
+@pytest.mark.parametrize(("field", "value", "has"), [("num_layers", 3, 2), ("token_dim", 48, 32)])
+def test_a_config_that_tells_another_shape_is_refused_by_its_name(field, value, has, tmp_path):
+    """peft writes them; the model's own, and 16 for the width of keys in groups, are taken."""
+    save_adapter(tmp_path, tuned("prefix"))
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ValueError, match=f"{field} is {value}, this model has {has}: it was made for another base"):
+        load_adapter(tmp_path, small_model())
+    for width in (32, 16):
+        (tmp_path / CONFIG).write_text(json.dumps({**config, "num_layers": 2, "token_dim": width}))
+        load_adapter(tmp_path, small_model())
+
+
 refusals = test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was
 MUTANTS = [
     Mutant("minillama.peft.adapter_file", "    if found != wanted:", "    if False:",
            lambda: in_a_folder(lambda folder: refusals("bitfit", folder))),
-    Mutant("minillama.peft.adapter_file", "check_known(config, path, f\"adapter_config.json of {form}\")", "pass",
+    Mutant("minillama.peft.adapter_file", "check_known(config, config_path, f\"adapter_config.json of {form}\")",
+           "pass",
            lambda: in_a_folder(lambda folder: refusals("prompt", folder))),
+    Mutant("minillama.peft.adapter_file", "not in (None, *fitting):", "in ():", lambda: in_a_folder(
+        lambda folder: test_a_config_that_tells_another_shape_is_refused_by_its_name("num_layers", 3, 2, folder))),
 ]
