@@ -1,5 +1,6 @@
 """The commands that train a tokenizer and use one."""
 
+import argparse
 import json
 import sys
 import warnings
@@ -9,16 +10,23 @@ from minillama.cli.data_commands import add_extend
 from minillama.cli.flags import actions, add_number, command, spelled_as_flags
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.system.claim import claims
-from minillama.tokenizer import load_tokenizer, train_bpe
+from minillama.tokenizer import load_tokenizer
+from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
 
 def add_tokenizer(commands):
     """tokenizer train, encode, decode, extend."""
     tokenizer = actions(commands, "tokenizer", "train a tokenizer, or use one")
-    train = command(tokenizer, "train", run_tokenizer_train, "learn a BPE vocabulary from text")
+    train = command(tokenizer, "train", run_tokenizer_train, "learn a vocabulary from text")
     train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     add_number(train, "--vocab-size", Range(1, 1 << 30), required=True, help="pieces, from some 300 on")
     add_number(train, "--max-line-bytes", Range(10, 1 << 30), default=4192, help="longer lines are skipped, and told")
+    train.add_argument("--type", choices=("bpe", "unigram", "char", "word"), default="bpe", help="default: bpe")
+    add_number(train, "--character-coverage", Range(0.98, 1), default=0.99995, kind=float, help="share of the text's "
+               "characters that become pieces")
+    train.add_argument("--user-defined-symbols", nargs="+", default=[], metavar="TEXT", help="always one piece each")
+    train.add_argument("--byte-fallback", action=argparse.BooleanOptionalAction, default=None, help="256 pieces for "
+                       "bytes, or <unk>; default: for bpe and unigram")
     train.add_argument("--out", required=True, metavar="T.model")
     encode = command(tokenizer, "encode", run_tokenizer_encode, "JSON strings on stdin, JSON lists of ids on stdout")
     encode.add_argument("--bos", action="store_true", help="begin each list with the start-of-text id")
@@ -31,12 +39,14 @@ def add_tokenizer(commands):
 
 @claims("tokenizer train", "text")
 def run_tokenizer_train(arguments):
-    """Learn a vocabulary and write it as a SentencePiece model (`tokenizer.train_bpe`)."""
+    """Learn a vocabulary and write it as a SentencePiece model (`train_sentencepiece`)."""
     check_texts(arguments.text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are in the report
-        tokenizer = train_bpe(read_documents(arguments.text), arguments.vocab_size, progress=True,
-                              max_line_bytes=arguments.max_line_bytes)
+        tokenizer = train_sentencepiece(
+            read_documents(arguments.text), arguments.vocab_size, arguments.type, progress=True,
+            max_line_bytes=arguments.max_line_bytes, character_coverage=arguments.character_coverage,
+            user_defined_symbols=arguments.user_defined_symbols, byte_fallback=arguments.byte_fallback)
     tokenizer.save(arguments.out)
     for note in tokenizer.training_report.notes:
         print(spelled_as_flags(note, arguments), file=sys.stderr)

@@ -35,6 +35,8 @@ def extend_tokenizer(tokenizer, pieces, split_digits=False):
     where nothing is new."""
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise TypeError(f"a {type(tokenizer).__name__} cannot be extended: only SentencePiece .model files can")
+    if tokenizer.rules.model_type != "bpe":  # a score of 0 would be a probability of 1
+        raise ValueError(f"the model is of type {tokenizer.rules.model_type}: only bpe models can be extended")
     new = new_pieces(tokenizer, pieces, split_digits)
     if not new:
         raise ValueError(f"none of {len(pieces)} pieces is new to the {tokenizer.vocab_size} that are there")

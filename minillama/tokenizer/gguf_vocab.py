@@ -128,6 +128,9 @@ def gguf_vocab(tokenizer, n_rows=0):
     texts, scores, kinds = (list(column) for column in zip(*rows, strict=True))
     settings |= {"tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": kinds}
     if isinstance(tokenizer, SentencePieceTokenizer):
+        if tokenizer.rules.model_type != "bpe":
+            raise ValueError(f"the tokenizer is of type {tokenizer.rules.model_type}: a GGUF file is written with a "
+                             "bpe vocabulary only: leave the tokenizer out")
         return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
                 "tokenizer.ggml.add_space_prefix": tokenizer.prefix != "never", **settings}
     pre = next((name for name, words in WORDS.items() if words == tokenizer.words), None)

@@ -1,10 +1,11 @@
 """SentencePiece's .model file (LLaMA 1 and 2, Mistral) and the tokenizer made from it.
 
 The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a normalizer_spec
-(google/sentencepiece, src/sentencepiece_model.proto). Only BPE models without a table of character replacements are
-read; the others are refused by name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
+(google/sentencepiece, src/sentencepiece_model.proto). Models with a table of character replacements are refused by
+name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,13 @@ from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from .characters_and_words import CharacterEncoder, WordEncoder
 from .compiled import choose_backend, make_encoder
 from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
+from .unigram import UnigramEncoder
 from .word_counts import SPACE, decode_utf8
 
+ENCODERS = {"unigram": UnigramEncoder, "word": WordEncoder, "char": CharacterEncoder}  # bpe: by its backend
 MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 MAX_PIECE_BYTES = 8000  # SentencePiece's own limit
 BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -37,6 +41,7 @@ class Rules(NamedTuple):
     remove_extra_whitespaces: bool = False
     escape_whitespaces: bool = True
     treat_whitespace_as_suffix: bool = False
+    model_type: str = "bpe"
 
 
 def _last(fields, number, wire, default):
@@ -84,13 +89,14 @@ def _read_piece(data, index, byte_fallback):
 def _read_rules(trainer, normalizer):
     """Check that the model is of a form we encode, and return its rules. proto2 defaults where a field is absent."""
     kind = int32_of(_last(trainer, 3, VARINT, 1))
-    if kind != 2:
-        raise ValueError(f"the model is of type {MODEL_TYPES.get(kind, kind)}: only bpe models are read here")
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"the model is of type {kind}: only {', '.join(MODEL_TYPES.values())} are known")
     if _last(normalizer, 2, BYTES, b""):
         raise ValueError(f"the model's normalizer {_text(normalizer, 1, '(no name)')!r} has a precompiled_charsmap: "
                          "only the identity normalizer is supported; train with normalization_rule_name='identity'")
     return Rules(*(bool(_last(spec, number, VARINT, default)) for spec, number, default in (
-        (trainer, 35, 0), (normalizer, 3, 1), (normalizer, 4, 1), (normalizer, 5, 1), (trainer, 24, 0))))
+        (trainer, 35, 0), (normalizer, 3, 1), (normalizer, 4, 1), (normalizer, 5, 1), (trainer, 24, 0))),
+        MODEL_TYPES[kind])
 
 
 def _check_pieces(pieces, byte_fallback):
@@ -114,7 +120,7 @@ def _check_pieces(pieces, byte_fallback):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A BPE tokenizer with LLaMA's behaviour, made from the bytes of a .model file.
+    """A tokenizer with LLaMA's behaviour, made from the bytes of a .model file of type bpe, unigram, char or word.
 
     encode("Hello") gives the ids SentencePiece gives; `bos` and `eos` add their tokens. Ids are int; errors are
     ValueError (a damaged model, an id out of range, a lone surrogate) and TypeError. `backend`: "python" or "cpp",
@@ -158,7 +164,8 @@ class SentencePieceTokenizer(Tokenizer):
         """The encoder of ordinary text, with or without a space put in front."""
         if prefix not in self._encoders:
             rules, unk_id = self.rules._replace(add_dummy_prefix=prefix), -1 if self.unk_id is None else self.unk_id
-            self._encoders[prefix] = make_encoder(self.backend, self._vocabulary, unk_id, rules)
+            kind = ENCODERS.get(rules.model_type, partial(make_encoder, self.backend))
+            self._encoders[prefix] = kind(self._vocabulary, unk_id, rules)
         return self._encoders[prefix]
 
     @classmethod
@@ -256,9 +263,9 @@ def _piece_field(piece):
     return 1, BYTES, write_fields(fields if piece.kind != NORMAL else fields[:2])
 
 
-def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True):
-    """A .model file with these pieces and LLaMA's trainer and normalizer options."""
-    trainer = [(3, VARINT, 2), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
+def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True, model_type=2):
+    """A .model file with these pieces and LLaMA's trainer and normalizer options; model_type: of `MODEL_TYPES`."""
+    trainer = [(3, VARINT, model_type), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
                (25, VARINT, int(split_digits)), (26, VARINT, 1)]
     trainer += [(31, BYTES, piece.text.encode()) for piece in pieces if piece.kind == USER_DEFINED]
     trainer += [(35, VARINT, int(byte_fallback))]

@@ -126,11 +126,12 @@ def read_lines(texts_or_files, max_line_bytes, report):
             rest, too_long = b"", True
 
 
-def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=None):
+def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=None, line_end=""):
     """Count the words of all lines: runs of U+2581 with the characters that follow, e.g. "▁the" or "▁▁▁▁if".
 
     Each line gets a leading space (the dummy prefix); each occurrence of a meta piece's string is cut out, so that
-    no piece is learnt from it. `progress` is called with the number of bytes of each line.
+    no piece is learnt from it. `progress` is called with the number of bytes of each line. line_end: put behind the
+    last word of each line.
     """
     counts = Counter()
     longest_first = sorted(meta_pieces, key=lambda piece: (-len(piece), piece))
@@ -141,7 +142,7 @@ def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=No
         report.characters += len(text)
         if not plain or "<" in text:
             text = meta.sub(BOUNDARY, text)
-        counts.update(_WORD.findall(text))
+        counts.update(_WORD.findall(text + line_end))
         if progress:
             progress(len(line))
     return counts

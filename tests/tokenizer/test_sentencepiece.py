@@ -57,7 +57,6 @@ def test_our_options_stand_in_the_fields_in_which_sentencepiece_writes_them():
 
 @pytest.mark.parametrize(("model", "message"), [
     (lambda: train_oracle(real_text(20_000), 500, normalization_rule_name="nmt_nfkc"), "precompiled_charsmap"),
-    (lambda: train_oracle(real_text(20_000), 500, model_type="unigram"), "only bpe models"),
     (lambda: hand_made([Piece("a"), Piece("a")]), "stands twice"),
     (lambda: hand_made([Piece("<0x00>", 0.0, 6)], byte_fallback=False), "must say byte_fallback"),
     (lambda: hand_made([Piece("<0x0G>", 0.0, 6)]), "is a byte piece"),
@@ -66,9 +65,8 @@ def test_our_options_stand_in_the_fields_in_which_sentencepiece_writes_them():
     (lambda: hand_made([Piece("<unk2>", 0.0, 2)]), "2 unknown pieces"),
     (lambda: hand_made([Piece("a\0b")]), "NUL"),
     (lambda: tiny_model()[:-3], "cut off"),
-    (lambda: b"", "is of type unigram: only bpe models"),  # the default that proto2 gives an absent field
-    (lambda: write_fields([(2, 2, write_fields([(3, 0, 4)]))]), "is of type char: only bpe models"),
-    (lambda: write_fields([(2, 2, write_fields([(3, 0, 9)]))]), "is of type 9: only bpe models"),
+    (lambda: b"", "0 unknown pieces"),
+    (lambda: write_fields([(2, 2, write_fields([(3, 0, 9)]))]), "is of type 9: only unigram, bpe, word, char are"),
 ])
 def test_models_that_cannot_be_used_are_refused_with_the_reason(model, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,69 @@
+"""Characters and words as tokens: pieces, scores and ids are those of sentencepiece's types char and word."""
+
+import random
+from collections import Counter
+
+import pytest
+from mutants import Mutant
+from tokenizer_texts import processor, random_text, real_text, train_oracle
+
+from minillama.tokenizer import SentencePieceTokenizer, load_tokenizer
+from minillama.tokenizer.characters_and_words import coverage
+from minillama.tokenizer.sentencepiece import read_pieces
+from minillama.tokenizer.sentencepiece_training import train_sentencepiece
+
+
+def check_pieces_and_ids(model_type, size, byte_fallback, count=120):
+    data, draw = real_text(40_000), random.Random(size)
+    own = ["foo_bar", "你好"] if model_type == "char" else []
+    model = train_oracle(data, size, model_type=model_type, byte_fallback=byte_fallback, user_defined_symbols=own)
+    ours, theirs = train_sentencepiece([data], size, model_type, byte_fallback=byte_fallback,
+                                       user_defined_symbols=own), read_pieces(model)
+    assert [piece.text for piece in ours.pieces] == [piece.text for piece in theirs]
+    assert [p.score for p in ours.pieces] == pytest.approx([p.score for p in theirs], abs=4e-6)  # 32-bit logarithms
+    for tokenizer in (ours, SentencePieceTokenizer(model)):
+        for _ in range(count):
+            text = random_text(draw)
+            ids = processor(model).encode(text)
+            assert tokenizer.encode(text) == ids, repr(text)
+            assert tokenizer.decode(ids) == processor(model).decode(ids), repr(text)
+
+
+@pytest.mark.parametrize("byte_fallback", [False, True])
+@pytest.mark.parametrize(("model_type", "size"), [("char", 150), ("word", 500)])
+def test_pieces_scores_and_ids_are_sentencepieces(model_type, size, byte_fallback):
+    check_pieces_and_ids(model_type, size + 256 * byte_fallback, byte_fallback)
+
+
+def test_a_saved_model_is_read_again_as_what_it_is(tmp_path):
+    for model_type, wanted in (("char", ["▁", "l", "o", "w"]), ("word", ["▁low"]), ("unigram", ["▁low"])):
+        tokenizer = train_sentencepiece(["low low lower"], 99, model_type, byte_fallback=False, hard_vocab_limit=False)
+        tokenizer.save(tmp_path / "t.model")
+        again = load_tokenizer(tmp_path / "t.model")
+        assert [again.id_to_piece(i) for i in again.encode("low")] == wanted
+        assert again.rules.model_type == model_type and again.pieces == tokenizer.pieces
+
+
+def test_words_that_are_not_known_are_one_unknown_and_lost():
+    tokenizer = train_sentencepiece(["low low lower lowest"], 5, "word")
+    assert tokenizer.encode("low slow fast lower low") == [3, tokenizer.unk_id, 4, 3]
+    assert tokenizer.decode(tokenizer.encode("low slow")) == "low \u2047 "
+
+
+def test_coverage_is_the_share_of_the_most_frequent():
+    draw = random.Random(5)
+    for _ in range(20):
+        letters = draw.choices("abcdefgh", range(1, 9), k=200)
+        for n in range(10):
+            best = {letter for letter, _ in Counter(letters).most_common(n)}
+            assert coverage(Counter(letters), n) == sum(letter in best for letter in letters) / 200
+
+
+PAGE = "minillama.tokenizer.characters_and_words"
+MUTANTS = [
+    Mutant(PAGE, "-item[1], item[0]", "-item[1], -ord(item[0][0])", lambda: check_pieces_and_ids("char", 150, False)),
+    Mutant(PAGE, "for part in WORD.findall(word):", "for part in [word]:",
+           lambda: check_pieces_and_ids("word", 500, False)),
+    Mutant(PAGE, "elif not ids or ids[-1] != self.unk_id:", "else:",
+           test_words_that_are_not_known_are_one_unknown_and_lost),
+]

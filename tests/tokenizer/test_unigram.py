@@ -1,0 +1,226 @@
+"""The unigram model against all segmentations written out, and against sentencepiece: ids, pieces, likelihood."""
+
+import itertools
+import math
+import random
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+from mutants import Mutant
+from tokenizer_texts import processor, random_text, real_text, train_oracle
+
+from minillama.tokenizer import SentencePieceTokenizer
+from minillama.tokenizer.extend import extend_tokenizer
+from minillama.tokenizer.gguf_vocab import gguf_vocab
+from minillama.tokenizer.llama2c_vocab import llama2c_vocab
+from minillama.tokenizer.sentencepiece import read_pieces
+from minillama.tokenizer.sentencepiece_training import train_sentencepiece
+from minillama.tokenizer.unigram import UnigramModel, edge_probabilities
+from minillama.tokenizer.unigram_training import digamma, maximize, prune, repeated_strings, valid_piece
+
+OPTIONS = ({}, {"byte_fallback": False}, {"byte_fallback": False, "remove_extra_whitespaces": True},
+           {"user_defined_symbols": ["foo_bar", "return", "你好"]})
+
+
+@lru_cache
+def oracle(option=0, size=60_000, seed=0, pieces=900):
+    return train_oracle(real_text(size, seed), pieces, model_type="unigram", **OPTIONS[option])
+
+
+def random_model(draw):
+    """Scores are multiples of 1/64, so that 32-bit sums of them are exact and ties are ties."""
+    texts = {"".join(draw.choices("ab", k=draw.randrange(1, 5))) for _ in range(8)} - {draw.choice("ab")}
+    return UnigramModel({text: -draw.randrange(64, 640) / 64 for text in texts})
+
+
+def segmentations(model, text):
+    """Every segmentation with its log probability, the long way."""
+    for cuts in itertools.product((False, True), repeat=max(len(text) - 1, 0)):
+        places = [0, *(place for place, cut in enumerate(cuts, 1) if cut), len(text)]
+        pieces = [text[a:b] for a, b in itertools.pairwise(places)]
+        if all(piece in model.log_p or len(piece) == 1 for piece in pieces):
+            yield math.fsum(model.log_p.get(piece, model.unknown) for piece in pieces), pieces
+
+
+def test_the_best_segmentation_is_the_best_of_all():
+    draw = random.Random(1)
+    for _ in range(60):
+        model, text = random_model(draw), "".join(draw.choices("abc", k=draw.randrange(1, 13)))
+        scores = {tuple(pieces): score for score, pieces in segmentations(model, text)}
+        assert scores[tuple(model.segment(text))] == max(scores.values())
+
+
+def test_the_n_best_are_the_n_best_of_all():
+    draw = random.Random(2)
+    for _ in range(40):
+        model, text = random_model(draw), "".join(draw.choices("abc", k=draw.randrange(1, 9)))
+        everything = sorted((score for score, _ in segmentations(model, text)), reverse=True)
+        found = model.n_best(text, 5)
+        assert [score for score, _ in found] == everything[:5] and len({*map(str, found)}) == len(found)
+        assert found[0][0] == math.fsum(model.log_p.get(piece, model.unknown) for piece in model.segment(text))
+
+
+def test_the_likelihood_and_the_probability_of_each_piece_are_sums_over_all_segmentations():
+    draw = random.Random(3)
+    for _ in range(40):
+        model, text = random_model(draw), "".join(draw.choices("abc", k=draw.randrange(1, 9)))
+        ways = [(math.exp(score), pieces) for score, pieces in segmentations(model, text)]
+        total, shares = math.fsum(p for p, _ in ways), Counter()
+        assert model.log_likelihood(text) == pytest.approx(math.log(total), abs=1e-12)
+        for p, pieces in ways:
+            for piece in pieces:
+                shares[piece] += p / total
+        found = Counter()
+        for start, end, share in edge_probabilities(model.lattice(text)):
+            found[text[start:end]] += share
+        assert {piece: share for piece, share in found.items() if share} == pytest.approx(dict(shares), abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 3.0])
+def test_draws_are_as_frequent_as_the_probabilities_to_the_power_alpha(alpha):
+    model, text, n = UnigramModel({"a": -1.0, "b": -2.0, "ab": -2.5, "ba": -2.0, "aba": -4.0}), "ababa", 3000
+    weights = {tuple(pieces): math.exp(alpha * score) for score, pieces in segmentations(model, text)}
+    for seed in range(3):
+        draw = random.Random(seed)
+        counts = Counter(tuple(model.sample(text, alpha, draw)) for _ in range(n))
+        expected = {way: n * weight / sum(weights.values()) for way, weight in weights.items()}
+        assert counts.keys() <= expected.keys()
+        chi2 = sum((counts[way] - mean) ** 2 / mean for way, mean in expected.items())
+        assert chi2 < len(expected) + 5 * math.sqrt(2 * len(expected))  # five standard deviations
+
+
+def check_ids(option, count, seed=0):
+    model, draw = oracle(option), random.Random(seed)
+    ours, theirs = SentencePieceTokenizer(model), processor(model)
+    lines = real_text(60_000).decode("utf-8", "ignore").split("\n")
+    for number in range(count):
+        text = random_text(draw) if number % 3 else f"{draw.choice(lines)} {draw.choice(lines)}"
+        assert ours.encode(text) == theirs.encode(text), repr(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text)), repr(text)
+
+
+@pytest.mark.parametrize("option", [0, 1, 2])
+def test_ids_are_sentencepieces(option):
+    check_ids(option, 60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("option", [0, 1, 2])
+def test_many_ids_are_sentencepieces(option):
+    check_ids(option, 34_000, seed=1)
+
+
+def test_user_defined_pieces_are_found_whole_as_sentencepiece_finds_them():
+    ours, theirs = SentencePieceTokenizer(oracle(3)), processor(oracle(3))
+    for text in ("return foo_bar 你好", "returnfoo_barreturn x 你好你好", "foo_ba return", " return  return "):
+        assert ours.encode(text) == theirs.encode(text)
+    assert [ours.id_to_piece(i) for i in ours.encode("xreturny")][2] == "return"
+
+
+def followed_by_two(texts):
+    """The long way: strings that occur in the texts before at least two different characters."""
+    found = {text[a:b] for text in texts for a in range(len(text)) for b in range(a + 1, len(text))}
+    for string in sorted(found):
+        places = [(text, at) for text in texts for at in range(len(text)) if text.startswith(string, at)]
+        if len({text[at + len(string)] for text, at in places if at + len(string) < len(text)}) > 1:
+            yield string, len(places)
+
+
+def test_seeds_are_the_strings_that_two_different_characters_follow():
+    draw = random.Random(4)
+    for _ in range(40):
+        texts = ["".join(draw.choices("ab", k=draw.randrange(1, 9))) + "." for _ in range(3)]
+        suffixes = Counter(text[at:] for text in texts for at in range(len(text)))
+        assert repeated_strings(suffixes) == dict(followed_by_two(texts))
+
+
+def test_the_digamma_function_is_the_slope_of_log_gamma():
+    for x in (0.5, 1.0, 3.3, 9.9, 10.0, 250.0, 1e6):
+        h = 1e-4 * x
+        slope = (-math.lgamma(x + 2 * h) + 8 * math.lgamma(x + h) - 8 * math.lgamma(x - h) + math.lgamma(x - 2 * h))
+        assert digamma(x) == pytest.approx(slope / (12 * h), rel=1e-7, abs=1e-7)
+    assert digamma(1.0) == pytest.approx(-0.5772156649015329, abs=1e-10)  # minus Euler's constant
+
+
+def test_a_piece_may_not_mix_scripts_nor_join_digits_nor_reach_over_a_space():
+    for text in ("ab", "▁ab", "▁▁▁", "1", "漢字ひ", "a\u0301b", "▁"):
+        assert valid_piece(text, True), text
+    for text in ("a漢", "a1", "12", "a▁", "▁a▁b", "▁▁a", "a\u0301и", "a."):
+        assert not valid_piece(text, True), text
+    assert valid_piece("12", False)
+
+
+def test_pruning_keeps_characters_and_what_would_be_missed_most():
+    model = UnigramModel({"a": -2.0, "b": -2.0, "ab": -2.5, "ba": -2.5, "aa": -9.0, "bb": -3.5})
+    kept = prune(model, {"abab": 50, "ba": 3, "bb": 20, "a": 9, "b": 9, "aa": 9}, 4)
+    assert kept.keys() == {"a", "b", "ab", "bb"}, "aa is worse than a a, and ba is used least"
+
+
+def test_what_is_expected_less_than_half_a_time_is_dropped():
+    log_p = maximize({"a": 10.0, "b": 0.49, "c": 0.5})
+    assert log_p == pytest.approx({"a": digamma(10.0) - digamma(10.5), "c": digamma(0.5) - digamma(10.5)})
+
+
+def log_likelihood(pieces, data):
+    """nats of a text under a model made to sum to one, spaces and line ends as in training."""
+    log_p = {piece.text: piece.score for piece in pieces if piece.kind == 1}
+    total = math.log(math.fsum(map(math.exp, log_p.values())))
+    model = UnigramModel({text: score - total for text, score in log_p.items()})
+    lines = [line for line in data.decode("utf-8", "replace").split("\n") if line]
+    return math.fsum(model.log_likelihood("▁" + line.replace(" ", "▁")) for line in lines)
+
+
+def check_training(size, seed, pieces):
+    data = real_text(size, seed)
+    ours, theirs = train_sentencepiece([data], pieces, "unigram").pieces, read_pieces(oracle(0, size, seed, pieces))
+    shared = {piece.text for piece in ours} & {piece.text for piece in theirs}
+    assert [piece.kind for piece in ours] == [piece.kind for piece in theirs] and len(shared) >= 0.95 * pieces
+    assert log_likelihood(ours, data) > 1.001 * log_likelihood(theirs, data), "at most 0.1 % below sentencepiece's"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_trained_pieces_are_nearly_sentencepieces_and_tell_the_text_as_well(seed):
+    check_training(30_000, seed, 700)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_more_trained_pieces_tell_a_larger_text_as_well(seed):
+    check_training(400_000, seed, 3000)
+
+
+def test_a_vocabulary_that_is_too_small_or_too_large_is_refused_with_the_limits():
+    with pytest.raises(ValueError, match="vocab_size 260 is too low .* at least 263"):
+        train_sentencepiece(["abc"], 260, "unigram")
+    with pytest.raises(ValueError, match="too high for this text: at most"):
+        train_sentencepiece(["abc"], 800, "unigram")
+    with pytest.raises(ValueError, match="model_type 'trigram' is not known: choose one of bpe, char, unigram, word"):
+        train_sentencepiece(["abc"], 300, "trigram")
+
+
+def test_forms_that_hold_bpe_alone_refuse_a_unigram_model():
+    tokenizer = SentencePieceTokenizer(oracle())
+    with pytest.raises(ValueError, match="unigram"):
+        gguf_vocab(tokenizer, tokenizer.vocab_size)
+    with pytest.raises(ValueError, match="unigram"):
+        llama2c_vocab(tokenizer)
+    with pytest.raises(ValueError, match="unigram"):
+        extend_tokenizer(tokenizer, tokenizer.pieces)
+
+
+MODEL, TRAINING = "minillama.tokenizer.unigram", "minillama.tokenizer.unigram_training"
+MUTANTS = [
+    Mutant(MODEL, "if best[-1] > best[end]:", "if best[-1] >= best[end]:", lambda: check_ids(0, 400)),
+    Mutant(MODEL, "self.unknown))", "0.0))", test_the_best_segmentation_is_the_best_of_all),
+    Mutant(MODEL, "heapq.nlargest(n, found)", "heapq.nlargest(n, found)[:2]", test_the_n_best_are_the_n_best_of_all),
+    Mutant(MODEL, "math.exp(sums[start] + score + rest - sums[size])", "math.exp(score + rest - sums[size])",
+           test_the_likelihood_and_the_probability_of_each_piece_are_sums_over_all_segmentations),
+    Mutant(MODEL, "path_sums(lattice, alpha), [len", "path_sums(lattice), [len",
+           lambda: test_draws_are_as_frequent_as_the_probabilities_to_the_power_alpha(3.0)),
+    Mutant(TRAINING, "opened[-1][0] > shared", "opened[-1][0] >= shared",
+           test_seeds_are_the_strings_that_two_different_characters_follow),
+    Mutant(TRAINING, "x < 10", "x < 2", test_the_digamma_function_is_the_slope_of_log_gamma),
+    Mutant(TRAINING, "key=losses.get", "key=lambda piece: -losses[piece]",
+           test_pruning_keeps_characters_and_what_would_be_missed_most),
+]
