@@ -54,13 +54,7 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     if vocab_size < least:
         raise ValueError(f"vocab_size {vocab_size} is too low for this text: at least {least} are needed ({len(meta)} "
                          f"special and byte pieces, {least - len(meta)} others); raise it or lower character_coverage")
-    if model_type == "unigram":
-        counts = {word if word.endswith("\n") else word + SPACE: count for word, count in counts.items()}
-        with tqdm(desc="EM", unit="round", disable=not progress) as rounds:
-            found = learn_unigram(counts, alphabet, size, int(ROOM * vocab_size), max_piece_length, split_digits,
-                                  lambda pieces: (rounds.update(), rounds.set_postfix(pieces=pieces)))
-    else:
-        found = most_frequent(alphabet if model_type == "char" else count_single_words(words), size)
+    found = _learn(model_type, counts, words, alphabet, size, vocab_size, max_piece_length, split_digits, progress)
     if len(found) < size and hard_vocab_limit:
         raise ValueError(f"vocab_size {vocab_size} is too high for this text: at most {len(meta) + len(found)} are "
                          "possible; lower it or give more text")
@@ -70,3 +64,15 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     pieces = meta + [Piece(text, score) for text, score in found]
     return SentencePieceTokenizer(model_bytes(pieces, character_coverage, split_digits, byte_fallback,
                                               model_type=types[model_type]), report)
+
+
+def _learn(model_type, counts, words, alphabet, size, vocab_size, max_piece_length, split_digits, progress):
+    """[(piece, log probability), ...] of a type; counts: of words with their line ends, words: without."""
+    if model_type == "char":
+        return most_frequent(alphabet, size)
+    if model_type == "word":
+        return most_frequent(count_single_words(words), size)
+    counts = {word if word.endswith("\n") else word + SPACE: count for word, count in counts.items()}
+    with tqdm(desc="EM", unit="round", disable=not progress) as rounds:
+        return learn_unigram(counts, alphabet, size, int(ROOM * vocab_size), max_piece_length, split_digits,
+                             lambda pieces: (rounds.update(), rounds.set_postfix(pieces=pieces)))

@@ -2,7 +2,7 @@
 
 Seeds are the strings that the text repeats, less those that are always followed by the same character (their longer
 form stands for them): the inner nodes of the suffix tree. With all repeated strings instead, the vocabulary shares two
-pieces in three with SentencePiece's. The rules are SentencePiece's (google/sentencepiece, src/unigram_model_trainer.cc).
+pieces in three with SentencePiece's. The rules are its own (google/sentencepiece, src/unigram_model_trainer.cc).
 """
 
 import heapq
