@@ -9,19 +9,19 @@
 # **Question.** A model reads numbers, so a text must first be cut into parts, each with
 # a number. Why are these parts neither words nor letters?
 #
-# Words: any list of them is too short. Tomorrow's text holds a name that is not on it.
-# Letters: nothing is ever missing, but the text becomes very long, and the model has to
-# take one step for every letter. *Byte-pair encoding* starts from letters and joins the
-# pair of neighbours that occurs most often, again and again. Frequent words end up as
-# one part; rare ones stay in several. (Names vary: a part is a *symbol* here, a *piece*
-# in LLaMA's tokenizer, and a *token* where it stands in a text.)
+# A list of words is always too short: tomorrow's text holds a name that is not on it.
+# With letters nothing is ever missing, but the text becomes very long, and the model
+# must take one step for every letter. *Byte-pair encoding* starts from letters and
+# joins the most frequent pair of neighbours, again and again. Frequent words end up as
+# one part; rare words stay in several. (Names vary: a part is a *symbol* here, a
+# *piece* in LLaMA's tokenizer, and a *token* where it stands in a text.)
 #
 # | symbol | in code | type | meaning |
 # |---|---|---|---|
 # | $c(w)$ | `count` | int | how often the word $w$ occurs |
 # | $a, b$ | `pair` | two str | two symbols that stand side by side |
-# | $n(a, b)$ | `pairs` | Counter | how often they do, in the whole text |
-# | $n_w(a, b)$ | | int | how often they do, in the one word $w$ |
+# | $n(a, b)$ | `pairs` | Counter | how often $a, b$ occurs in the whole text |
+# | $n_w(a, b)$ | | int | how often $a, b$ occurs in the one word $w$ |
 # | $V$ | `vocab_size` | int | how many different parts there are in the end |
 
 # %% naive
@@ -46,7 +46,7 @@ for _ in range(5):
         symbols = word.split()
         for pair in zip(symbols, symbols[1:], strict=False):
             pairs[pair] += count
-    best = max(pairs, key=pairs.get)  # of equals, the one met first
+    best = max(pairs, key=pairs.get)  # of equals, the first one met
     merges.append(best)
     words = {join(word, best): count for word, count in words.items()}
     print(f"{pairs[best]} times  {best[0]} + {best[1]}")
@@ -57,8 +57,8 @@ print("now:", *words, sep="  ")
 # $$(a^*, b^*) = \mathrm{arg\,max}_{(a, b)} n(a, b), \qquad n(a, b) = \sum_w c(w) \, n_w(a, b)$$
 # ascii: (a*, b*) = argmax of n(a, b);  n(a, b) = sum over words w of c(w) n_w(a, b)
 #
-# (argmax: the pair with the largest count). The new symbol takes part in the next step.
-# The list of merges, in their order, *is* the tokenizer.
+# (argmax: $(a^*, b^*)$ is the pair with the largest count). The new symbol takes part
+# in the next step. The list of merges, in their order, *is* the tokenizer.
 #
 # A **tie** needs a rule. At first `e s`, `s t` and `t </w>` all occur 9 times, in
 # new**est** and wid**est**. We take the pair that is met first. Another rule gives
@@ -91,7 +91,7 @@ assert lowest == ["low", "est</w>"]
 # %% llama_code
 from minillama.tokenizer import train_bpe
 
-# 277: 256 bytes, 3 marks such as <s>, 11 characters, and so 7 merges
+# 277: 256 bytes, 3 marks such as <s>, 11 characters, which leaves 7 merges
 tokenizer = train_bpe(["low low low lower lowest 123"], vocab_size=277)
 ids = tokenizer.encode("lowest 32 ≈")
 print([tokenizer.id_to_piece(i) for i in ids])
@@ -101,15 +101,15 @@ assert [tokenizer.id_to_piece(i) for i in ids][-3:] == ["<0xE2>", "<0x89>", "<0x
 # %% [markdown] experiment
 # **Experiment.** Real text: the documentation inside Python's own standard library. One
 # part in twenty is held out. We cut it into letters, into words, and into BPE pieces
-# for vocabularies of growing size, and ask each way two things: how many tokens does
-# the held-out text need, and how much of it is unknown?
+# for vocabularies of growing size. Of each way we ask: how many tokens does the
+# held-out text need, and how much of it is unknown?
 
 # %% measure
 from minillama.corpus import stdlib_docs
 
 train, held_out = stdlib_docs.train_and_held_out()
 letters = sum(map(len, held_out))
-find_words = re.compile(r"\w+|[^\w\s]").findall  # and marks; spaces not counted
+find_words = re.compile(r"\w+|[^\w\s]").findall  # and punctuation; no spaces
 known = {word for text in train for word in find_words(text)}
 asked = [word for text in held_out for word in find_words(text)]
 unknown = sum(word not in known for word in asked) / len(asked)

@@ -11,7 +11,7 @@
 # every one?
 #
 # A computer stores any text as bytes, and there are only 256 of those. A tokenizer that
-# knows the 256 bytes can write everything; only, rare things take more pieces. (Bytes
+# knows the 256 bytes can write everything; rare characters take more pieces. (Bytes
 # are written below by two digits in base 16, from 00 to ff.)
 #
 # | symbol | in code | shape | meaning |

@@ -9,14 +9,14 @@
 # **Question.** Inside a LLaMA each token is a vector, a list of numbers. In the model
 # with 7 billion weights (*7B*) it passes 64 *sub-layers*, 32 pairs of attention and
 # feed-forward, and each adds something to it. Before a sub-layer reads the vector,
-# LLaMA divides it by one number. What does one division buy?
+# LLaMA divides it by one number. What is that division for?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $D$ | `D` | | model width: numbers per token (4096 in LLaMA-7B) |
 # | $x$ | `x` | (..., D) | the vector of a token; $x_i$ is its $i$-th number |
 # | $g$ | `gain` | (D,) | the gain: one learned factor per place, 1 at the start |
-# | $\epsilon$ | `eps` | | a tiny number (1e-6 or 1e-5) against division by zero |
+# | $\epsilon$ | `eps` | | a tiny number (1e-6 or 1e-5) that prevents division by zero |
 # | $y$ | `y` | (..., D) | the result |
 #
 # `(..., D)` means: the last axis has D places; axes before it, if any, list tokens.
@@ -51,8 +51,8 @@ for x in ([3.0, 4.0], [300.0, 400.0], [0.0, 0.0]):
 # vector stays; its length is forgotten. And zero stays zero: without $\epsilon$, it
 # would be 0/0.
 #
-# The gain is *learned*, like any weight; it is no setting that somebody picks. With it
-# a model can make one place louder and another silent.
+# The gain is *learned*, like any weight; nobody sets it by hand. With it a model can
+# make one place larger and another zero.
 # %% agree
 D = 64
 norm = RMSNorm(D, eps=1e-6).double()
@@ -100,10 +100,10 @@ assert careless.tolist() == [0.0, 0.0] and abs(careful[0].item() - 3 / 12.5**0.5
 # How fast does the stream grow? Take the simplest $f$: one random matrix that keeps the
 # size of what it reads. Then $f$ adds a vector in an unrelated direction, and squared
 # lengths add up (Pythagoras). Start with RMS 1, and let $L$ be the number of layers.
-# *Without* the norm, each layer adds as much as is there: the squared RMS doubles, and
-# ends at $2^L$. So the RMS is $2^{L/2}$. *With* it, each layer adds 1 to the squared
-# RMS, and the RMS is $\sqrt{1+L}$. For $L = 32$: 65,536 against 5.7. (For the 64 steps
-# of LLaMA-7B: 4 billion against 8.) Let us see.
+# *Without* the norm, what a layer adds is as large as the stream: the squared RMS
+# doubles each time and ends at $2^L$, so the RMS is $2^{L/2}$. *With* it, each layer
+# adds 1 to the squared RMS, and the RMS is $\sqrt{1+L}$. For $L = 32$ that is 65,536
+# against 5.7. (For the 64 sub-layers of LLaMA-7B: 4 billion against 8.) Let us see.
 # %% growth
 def random_layer(width):
     """A matrix that keeps the size of what it reads, on average."""
@@ -132,7 +132,7 @@ axes.set_xlim(0, 38)
 show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a norm, "
               f"{with_norm[-1]:.2f} with it")
 # %% [markdown] post_norm
-# The first Transformer and BERT normalised *after* the sum:
+# The first Transformer and BERT normalised *after* the sum (by LayerNorm):
 # $x \leftarrow \mathrm{RMSNorm}(x + f(x))$, called **post-norm**. That too keeps sizes
 # at 1. So why did LLaMA and most others move the norm?
 #
@@ -166,9 +166,9 @@ for depth in depths:
     assert abs(ratios[-1] * math.sqrt((1 + depth) / 2) - 1) < 0.1
 # %% [markdown] exercise
 # **Exercise.** Write the backward pass by hand: given $x$, $g$ and the gradient of the
-# loss with respect to $y$, one function returns the gradient with respect to $g$, a
-# second one that with respect to $x$. The trap: every $x_j$ sits inside the one number
-# that divides all of them.
+# loss with respect to $y$, one function returns the gradient with respect to $g$,
+# another the gradient with respect to $x$. The trap: every $x_j$ is part of the one
+# number that divides all of them.
 #
 # Open `lessons/exercises/ex05_rms_norm.py`, then run `python3 run.py check 5`.
 # %% you_should_see

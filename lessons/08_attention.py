@@ -12,6 +12,7 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $B$, $T$ | `B`, `T` | | texts at a time, and tokens in each |
+# | $D$ | `dim` | | model width: numbers per token (4096 in LLaMA-7B) |
 # | $d$ | `d` | | head width (128 in LLaMA-7B) |
 # | $q_t$ | `q[t]` | (d,) | query of token $t$: what it looks for |
 # | $k_s$ | `k[s]` | (d,) | key of token $s$: what it can be found by |
@@ -21,7 +22,7 @@
 # | $o_t$ | `out[t]` | (d,) | the output at token $t$ |
 # | $H$, $K$ | `H`, `K` | | query heads; key/value heads |
 #
-# A *head* is one run of what follows. A model has many side by side; we start with one.
+# A *head* does all that follows once. A model has many heads; we start with one.
 # %% naive
 import copy
 import math
@@ -53,7 +54,7 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # %% [markdown] formula
 # Query, key and value are made from the same token vector, by three different matrices;
 # RoPE (lesson 07) then turns the first two. The score $a_{ts}$ of a query and a key
-# says how well they match. The *softmax* (second line) turns the scores of one query
+# says how well they match. The *softmax* (second formula) turns the scores of one query
 # into weights: positive, with sum 1. The sum runs over all tokens $r$ up to $t$. The
 # output is the weighted mean of the values.
 #
@@ -66,8 +67,8 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # $$o_t = \sum_{s \le t} w_{ts} \, v_s$$
 # ascii: o_t = sum_{s <= t} w_ts v_s
 #
-# **Causal:** token $t$ sees only $s \le t$, for the model is to predict what comes
-# next. In matrix form the forbidden scores become $-\infty$, and their weights 0.
+# **Causal:** token $t$ sees only $s \le t$, because the model must predict the next
+# token. In matrix form the forbidden scores become $-\infty$, and their weights 0.
 #
 # **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random, of
 # size 1 (standard deviation). Their dot product is a sum of $d$ terms of size 1 with
@@ -96,9 +97,12 @@ print(f"scores have size {scores.std():.1f}; the best of 100 keys gets {raw:.0%}
 assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 # %% [markdown] heads
 # **Heads.** One softmax gives one set of weights per token, so it can follow one thing
-# at a time. Therefore each token makes $H$ queries, keys and values of width $d$, each
-# head attends alone, and a last matrix mixes the outputs. LLaMA-7B: 32 heads of 128, in
-# every layer.
+# at a time. Therefore each token gets $H$ queries, keys and values of width $d$. One
+# matrix makes all queries from the $D$ numbers of each token: (B, T, D) becomes
+# (B, T, H d), is cut into heads, (B, T, H, d), and reordered to (B, H, T, d). Two more
+# matrices do the same for keys and values.
+# Each head attends alone. Their outputs are joined to (B, T, H d) again, and the
+# *output matrix* mixes them into (B, T, D). LLaMA-7B: $D = 4096$, 32 heads of 128.
 #
 # **Shared keys and values.** While text is generated, the keys and values of all
 # earlier tokens wait in memory (lesson 12). So Llama 2 70B has 64 query heads but only
@@ -117,20 +121,20 @@ for K in (6, 3, 2, 1):
     assert (attention(q_BHTd, k_BKTd, v_BKTd) - copied).abs().max() < 1e-12
     print(f"K = {K}: query heads 0 to 5 read key/value heads {served}")
 # %% [markdown] copier
-# **Watch one learn.** Eight random letters, then the same eight again. Every letter of
-# the second half stands 8 places after its first copy. So for the token just before it,
-# which has to predict it, the copy is 7 tokens back.
+# **Watch one learn.** The text is eight random letters, then the same eight again.
+# Every letter of the second half stands 8 places after its first copy. The token that
+# must predict it stands one place earlier, and so sees that copy 7 tokens back.
 #
 # Our model is an *embedding* (a table: one learned vector per letter), one attention
 # head of width 32, and a matrix that turns each vector into 16 scores, one per letter.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
-# has to find the right one. Guessing among 16 letters is a loss of $\ln\, 16 = 2.77$.
+# has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$ nats.
 #
-# Attention gives out $o_t$, not the weights. To see $w_{ts}$, we hand it values that we
+# Attention returns $o_t$, not the weights. To see $w_{ts}$, we hand it values that we
 # know: $v_s$ with a 1 at place $s$ and zeros elsewhere. Then $o_t$ is the list of
 # weights itself; `weights_of` below does that. In the maps a row is a token that looks,
-# a column a token that is seen. What to watch are the lower rows: up to the seventh
-# letter there is nothing to copy yet.
+# a column a token that is seen. Watch the lower rows: up to the seventh letter
+# there is nothing to copy yet.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)
@@ -192,7 +196,7 @@ show(picture, f"Each row is a token that looks; {back['after training']:.0%} of 
 #
 # Open `lessons/exercises/ex08_attention.py`, then run `python3 run.py check 8`.
 # %% you_should_see
-print(f"You should see: a changed future changes the past by {leak};")
+print(f"You should see: other later tokens change earlier outputs by {leak};")
 print(f"the copier gets {hits:.0%} right, with {back['after training']:.0%} of its "
       "weight 7 tokens back.")
 assert leak == 0.0 and hits == 1.0 and back["after training"] > 0.85

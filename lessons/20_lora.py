@@ -6,7 +6,7 @@
 # Teaches: low rank, adapters, A and B, the zero start, alpha / r, targets, merging
 # Paper: [Hu et al. 2021](https://arxiv.org/abs/2106.09685), equation 3
 #
-# **Question.** A trained model of seven billion weights is to learn a new manner. Must
+# **Question.** A trained model of seven billion weights should learn a new style. Must
 # all seven billion change?
 #
 # LoRA (*low-rank adaptation*) changes none of them. Beside a frozen matrix it lays two
@@ -20,7 +20,7 @@
 # | $A$ | `A` | (R, in) | first thin matrix, starts at random |
 # | $B$ | `B` | (out, R) | second thin matrix, starts at zero |
 # | $r$ | `R` | | their common width, the *rank* |
-# | $\alpha$ | `alpha` | | how loudly the adapter speaks |
+# | $\alpha$ | `alpha` | | scale of the adapter: it is multiplied by $\alpha / r$ |
 
 # %% naive
 import torch
@@ -71,7 +71,7 @@ print(f"LLaMA 7B: {trained:,} of {big.n_parameters():,} weights train, {share:.3
 
 # %% [markdown] experiment
 # **Experiment.** A small LLaMA learns to write stories and forum posts. Then it should
-# learn a manner: only *good* answers, which are polite, to the point, and in two steps
+# learn a style: only *good* answers, which are polite, to the point, and in two steps
 # (the forum knows the hidden quality of each). We train all its weights, and beside
 # that LoRA of rank 1, 2, 4 and 8 on every linear layer of every block.
 

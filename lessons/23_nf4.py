@@ -10,7 +10,7 @@
 # of a network are to be replaced by the nearest of them?
 #
 # The weights of a trained layer look much like a bell curve: many small, few large.
-# Evenly spaced levels, as on a ruler, would waste names where hardly any weight lies.
+# Evenly spaced levels, as on a ruler, would waste codes where hardly any weight lies.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -27,12 +27,12 @@ generator = torch.Generator().manual_seed(0)
 w = torch.randn(8192, 64, generator=generator)  # half a million weights, bell curve
 
 
-def round_to(levels, w):
-    """Each weight's nearest level times its block's absmax; and the codes."""
+def round_to(levels, w, scale=None):
+    """Each weight's nearest level times the scale, its block's absmax; the codes."""
     levels = torch.tensor(levels)
-    absmax = w.abs().amax(1, keepdim=True)
-    codes = torch.bucketize(w / absmax, (levels[:-1] + levels[1:]) / 2)
-    return levels[codes] * absmax, codes
+    scale = w.abs().amax(1, keepdim=True) if scale is None else scale
+    codes = torch.bucketize(w / scale, (levels[:-1] + levels[1:]) / 2)
+    return levels[codes] * scale, codes
 
 
 def relative_error(levels):
@@ -47,12 +47,12 @@ print(f"evenly spaced: error {relative_error(ruler):.4f} of the weights' size")
 # shared by 64 weights only, so one huge weight coarsens 63 neighbours and no more.
 #
 # If the bell curve is cut into slices of equal probability and each slice gets one
-# level, every name is used about equally often. The levels are then *quantiles*:
+# level, all levels are used equally often. The levels are then *quantiles*:
 # $$q_i = Q(p_i) / Q(p_{max}), \qquad p_i \text{ evenly spaced on each side of } 0.5$$
 # ascii: q_i = Q(p_i) / Q(p_max), with the p_i evenly spaced on each side of 0.5
 #
 # Two wishes break the symmetry. Zero must be a level, because padding and dead weights
-# are exactly zero. And no name may be wasted. So NF4 takes 8 levels above zero, 7
+# are exactly zero. And all 16 codes should be used. So NF4 takes 8 levels above zero, 7
 # below, and zero itself. The outermost probability is a little below 1, since $Q(1)$ is
 # infinite: $p_{max} = 1 - \frac{1}{2}(\frac{1}{32} + \frac{1}{30}) = 0.9677083$, the
 # mean of half a step of 1/16 and half a step of 1/15 in from the end.
@@ -79,9 +79,9 @@ print("two codes share a byte:", stored.codes.dtype, tuple(stored.codes.shape))
 # %% [markdown] experiment
 # **Experiment.** Three sets of levels on the same half million weights: the ruler, FP4
 # (a tiny floating-point number: sign, 2 bits of exponent, 1 of mantissa), and NF4. A
-# second number says how well the names are used: the *entropy* of the codes, the bits
+# second number says how well the codes are used: their *entropy*, the number of bits
 # that a perfect archiver would need for each. It is 4 only if all 16 are equally
-# frequent. (The ruler and FP4 use 15 of their 16 names: the ruler needs a zero in the
+# frequent. (The ruler and FP4 use 15 of the 16 codes: the ruler needs a zero in the
 # middle, and FP4 has a second zero, -0.)
 
 # %% measure
@@ -99,6 +99,14 @@ for name, chosen in (("ruler", ruler), ("FP4", fp4), ("NF4", NF4_LEVELS)):
     bits = entropy(round_to(chosen, w)[1])
     print(f"{name:6} error {errors[name]:.4f}   entropy of the codes {bits:.2f} bits")
 nf4_bits = bits
+
+used = torch.bincount(codes.flatten()) / codes.numel()
+largest = (w.abs().amax(1).mean() / w.std()).item()  # in standard deviations
+fitting, fitting_codes = round_to(NF4_LEVELS, w, torch.tensor(Q(p_max)))
+fitting_bits, fitting_error = entropy(fitting_codes), (fitting - w).norm() / w.norm()
+print(f"NF4's codes are used by {used.min():.1%} to {used.max():.1%} of the weights")
+print(f"the largest of 64 weights: {largest:.2f} on average; Q(p_max): {Q(p_max):.2f}")
+print(f"scale {Q(p_max):.2f}: {fitting_bits:.3f} bits, error {fitting_error:.3f}")
 
 # %% figure
 from minillama.plots import CONTEXT, CONTRAST, OURS, figure, show
@@ -133,9 +141,11 @@ assert worse / errors["NF4"] < 1.005  # under half a percent more error
 
 # %% [markdown] exercise
 # **Is NF4 the best of all?** The paper calls it "information theoretically optimal",
-# but the entropy above is below 4 bits: scaling by the absmax changes the bell curve's
-# shape (each block holds one weight at exactly 1 or -1), and names used equally often
-# are not the same thing as the smallest error. It is simply a very good fixed table.
+# but the entropy above is below 4 bits. The table would need a scale of $Q(p_{max})$,
+# 1.85 standard deviations; the largest of 64 normal numbers is 2.6 on average. So the
+# outer levels are used too rarely. With 1.85 as the scale of all blocks, the entropy is
+# 4 bits, nearly, and yet the error is larger: what lies beyond is cut off. Codes used
+# equally often and the smallest error are two aims. NF4 is a very good fixed table.
 #
 # **Exercise.** In `lessons/exercises/ex23_nf4.py`, derive the 16 levels, and pack two
 # codes into each byte, the first in the high half. Then `python3 run.py check 23`.
@@ -143,6 +153,8 @@ assert worse / errors["NF4"] < 1.005  # under half a percent more error
 # %% closing
 assert abs(errors["NF4"] - 0.0920) < 5e-4 and abs(errors["ruler"] - 0.1077) < 5e-4
 assert abs(errors["FP4"] - 0.1057) < 5e-4 and abs(nf4_bits - 3.88) < 0.01
+assert abs(largest - 2.6) < 0.02 and used.min() < 0.025 and used.max() > 0.085
+assert fitting_bits > 3.99 and fitting_error > errors["NF4"] + 0.02
 assert plain.bits_per_weight() == 4.5 and abs(double.bits_per_weight() - 4.127) < 5e-4
 print("You should see: errors NF4 0.092, FP4 0.106, ruler 0.108; 3.88 bits of entropy; "
       "4.5 bits a weight, 4.127 with double quantization")

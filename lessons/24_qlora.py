@@ -19,7 +19,7 @@
 # | $c$ | `stored` | | the base weight as NF4 keeps it: codes and scales |
 # | $W_c$ | `W` | (out, in) | the weight that $c$ stands for |
 # | $A$, $B$ | `A`, `B` | (R, in), (out, R) | the adapter's thin matrices, of rank $R$ |
-# | $\alpha$ | `alpha` | | how loudly the adapter speaks |
+# | $\alpha$ | `alpha` | | scale of the adapter |
 
 # %% naive
 import torch
@@ -116,9 +116,9 @@ for name, parts in gb.items():
 # this *paged* optimizer only a small piece is in memory at a time. It must not change
 # a single bit of the result, and we check that.
 #
-# **Experiment.** A small LLaMA learns stories and forum posts; then it is to learn good
-# answers only, as in lesson 20. Once with LoRA on the base as it is, once with all of
-# QLoRA: NF4 base, adapters on all linear layers, checkpointing, paged AdamW.
+# **Experiment.** A small LLaMA learns stories and forum posts. Then it should learn
+# good answers only, as in lesson 20: once with LoRA on the base as it is, once with all
+# of QLoRA: NF4 base, adapters on all linear layers, checkpointing, paged AdamW.
 
 # %% data
 import copy

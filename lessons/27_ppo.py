@@ -104,7 +104,7 @@ def truth(texts):
 # **Experiment.** A world small enough to see through: ten words, and a policy that is
 # one table, the score of each word after each other. The judge likes `nice` and
 # `happy`. People do too, in a sentence; they do not like `nice happy happy nice`. The
-# judge was never shown such texts and cannot tell. We run the same PPO with the KL
+# judge only counts words and cannot tell. We run the same PPO with the KL
 # penalty and without.
 
 # %% train
@@ -132,7 +132,9 @@ def train(beta, rounds=80, seed=0):
             optimizer.step()
         values = returns.mean(0)
         kl = ppo.kl_estimate(old, ref).sum(1).mean().item()
-        history.append((judge(texts).mean().item(), truth(texts).mean().item(), kl))
+        points, true = judge(texts), truth(texts)
+        errs = (points != true).float().mean().item()
+        history.append((points.mean().item(), true.mean().item(), kl, errs))
     return history, " ".join(WORDS[i] for i in texts[0, 1:])
 
 # %% measure
@@ -140,8 +142,9 @@ runs, ends = {}, {}
 for name, beta in (("KL penalty", 0.5), ("no penalty", 0.0)):
     runs[name], text = train(beta)
     ends[name] = [sum(column) / 20 for column in zip(*runs[name][-20:], strict=True)]
-    score, true, kl = ends[name]
-    print(f"{name}: judge {score:.2f}, people {true:.2f}, KL {kl:.2f} nats")
+    score, true, kl, errs = ends[name]
+    print(f"{name}: judge {score:.2f}, people {true:.2f}, KL {kl:.2f} nats; "
+          f"the judge errs on {errs:.0%} of the texts")
     print(f"   sampled: {text}")
 
 # %% figure
@@ -160,21 +163,24 @@ show(picture, "Judge and people: " + " / ".join(
     f"{name}: {end[0]:.1f} and {end[1]:.1f}" for name, end in ends.items()))
 
 # %% [markdown] exercise
-# The judge was right about every text of the kind it knew. The KL penalty keeps the
-# policy among such texts: it may raise the score as long as the result could still have
-# been written by the old model. How high a price? $\beta$ is set by hand, or adjusted
-# during the run so that the KL stays near a target.
+# The judge is right about nearly all texts of the old model. The KL penalty keeps the
+# policy close to such texts, though not among them: the judge errs more often than at
+# first, and gives more points than people. Without the penalty it errs on every text.
+# How high a price? $\beta$ is set by hand, or adjusted during the run so that the KL
+# stays near a target.
 #
 # **Exercise.** Write the clipped loss, and tell in which cases it pulls, in
 # `lessons/exercises/ex27_ppo.py`. Then `python3 run.py check 27`.
 
 # %% closing
 first, held, free = runs["KL penalty"][0], ends["KL penalty"], ends["no penalty"]
-print(f"before: judge {first[0]:.2f}, people {first[1]:.2f}")
+print(f"before: judge {first[0]:.2f}, people {first[1]:.2f}; "
+      f"the judge errs on {first[3]:.0%} of the texts")
 assert signs == {"better than expected": [1, 1, 1, 1, 0],
                  "worse than expected": [0, -1, -1, -1, -1]}
 assert held[1] > first[1] + 0.3 and 0.3 < held[2] < 8
 assert free[0] > 11 and free[1] < -10 and free[2] > 20
+assert first[3] < 0.1 and first[3] < held[3] < 0.5 and free[3] > 0.99
 print(f"You should see: with a KL penalty people's points rise from {first[1]:.1f} to "
       f"{held[1]:.1f} at {held[2]:.1f} nats (below 8); without it "
       f"the judge gives {free[0]:.1f} of 12 and people {free[1]:.0f}")

@@ -8,7 +8,7 @@
 #
 # **Question.** In NF4 (lesson 23) a weight takes half a byte. But nobody can multiply
 # by half a byte: it has to become a number first. Where should that happen, so that the
-# product gains by the small weights?
+# product gets faster with small weights?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -113,7 +113,7 @@ for name, weights in (("fused", stored), ("fused, double", twice)):
 rows = [("bf16 weights", multiplied / (N * K), CONTEXT),
         ("NF4, W written", (dequantized + multiplied) / (N * K), CONTRAST),
         *((f"NF4, {name}", bytes_ / (N * K), OURS) for name, bytes_ in moved.items())]
-picture = bars("Written out, 4-bit weights move more than 16-bit ones", rows,
+picture = bars("Dequantized first, NF4 moves more than bf16", rows,
                "bytes that move for each weight, one token")
 each = [value for _, value, _ in rows]
 show(picture, f"bf16 {each[0]:.2f} bytes a weight, dequantized first {each[1]:.2f}, "

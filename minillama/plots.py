@@ -114,7 +114,7 @@ def bars(title, rows, unit):
     for place, value in enumerate(values):
         axes.annotate(f"{value:.2f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
     axes.invert_yaxis()
-    axes.set_xlim(right=max(values) * 1.12)
+    axes.set_xlim(right=max(values) * 1.16)
     return picture
 
 
@@ -141,9 +141,13 @@ def heat_maps(title, maps, labels):
         picture, panels = plt.subplots(len(maps), 1, figsize=(WIDTH, side * len(maps)), squeeze=False)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (name, weights) in zip(panels[:, 0], maps.items(), strict=True):
-            axes.imshow(weights, cmap=to_blue, vmin=0, vmax=1, interpolation="nearest")
+            image = axes.imshow(weights, cmap=to_blue, vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(name, fontsize=10)
             axes.set_xticks(range(len(labels)), labels, rotation=90)
             axes.set_yticks(range(len(labels)), labels)
             axes.tick_params(length=0)
+            axes.set_ylabel("token that asks")
+        panels[-1, 0].set_xlabel("token that is read")
+        bar = picture.colorbar(image, ax=list(panels[:, 0]), label="attention weight", aspect=40)
+        bar.solids.set_rasterized(True)  # one image, not 256 shapes with gaps between them
     return picture

@@ -119,7 +119,7 @@ def test_bars_are_as_long_as_their_values_from_the_top_down():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ours", "xz"]
     assert axes.transData.transform((0, 0))[1] > axes.transData.transform((0, 1))[1], "the first stands above"
     assert shown["texts"] == [("2.00", (2.0, 0), (4, 0), INK), ("2.50", (2.504, 1), (4, 0), INK)]
-    assert shown["xlim"] == pytest.approx((0, 2.504 * 1.12)) and (shown["title"], shown["x"]) == ("Fewer bits", "bits")
+    assert shown["xlim"] == pytest.approx((0, 2.504 * 1.16)) and (shown["title"], shown["x"]) == ("Fewer bits", "bits")
     assert tuple(picture.get_size_inches()) == pytest.approx((5.4, 0.5 + 2 * 0.42))
 
 
@@ -127,8 +127,12 @@ def test_heat_maps_go_from_the_page_to_blue_between_0_and_1_and_name_each_row_an
     weights = np.array([[1.0, 0.0], [0.25, 0.5]])
     picture = heat_maps("Heads", {"one": weights, "two": weights.T, "three": weights}, ["a", "b"])
     assert tuple(picture.get_size_inches()) == pytest.approx((5.4, 3 * 1.56)) and picture.get_suptitle() == "Heads"
-    assert [axes.get_title("left") or axes.get_title() for axes in picture.axes] == ["one", "two", "three"]
-    for axes, wanted in zip(picture.axes, (weights, weights.T, weights), strict=True):
+    *panels, bar = picture.axes
+    assert [axes.get_title("left") or axes.get_title() for axes in panels] == ["one", "two", "three"]
+    assert bar.get_ylabel() == "attention weight" and bar.get_ylim() == (0, 1)
+    assert panels[-1].get_xlabel() == "token that is read"
+    assert {axes.get_ylabel() for axes in panels} == {"token that asks"}
+    for axes, wanted in zip(panels, (weights, weights.T, weights), strict=True):
         (image,) = axes.get_images()
         assert (image.get_array() == wanted).all() and image.get_clim() == (0, 1)
         assert image.get_interpolation() == "nearest" and to_hex(image.cmap(1.0)).upper() == OURS

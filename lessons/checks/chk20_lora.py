@@ -11,7 +11,8 @@ HINTS = {
     "merge": ("The change of the weight is (alpha / R) B A: out x R times R x in.",
               "W0 must stay as it was: make a new tensor, no in-place addition.",
               "The result has the dtype of W0, but the sum is taken in the dtype of A and B and rounded once."),
-    "unmerge": ("Take the same change away again.", "W0 = W - (alpha / R) B A"),
+    "unmerge": ("Take the same change away again.", "W0 = W - (alpha / R) B A",
+                "The result has the dtype of W, but the difference is taken in the dtype of A and B and rounded once."),
     "trained_numbers": ("Count the numbers in A and in B.", "R x in for A, and out x R for B"),
 }
 SHAPES = [(1, 1, 1), (3, 5, 2), (5, 3, 1), (24, 40, 7)]  # out, in, rank
@@ -61,6 +62,9 @@ def check_unmerge(learner):
         W0, A, B = parts(*shape)
         W = W0 + 3.0 / shape[2] * (B @ A)
         close(f"unmerged weight {shape[:2]} of rank {shape[2]}", learner.unmerge(W, A, B, 3.0), W0, 1e-11, 1)
+    W, A, B = parts(24, 40, 7, torch.float32)
+    wanted = (W.half().float() - 3.0 / 7 * (B @ A)).half()
+    close("unmerged fp16 weight", learner.unmerge(W.half(), A, B, 3.0), wanted, 1e-6, 2)
 
 
 def check_trained_numbers(learner):
@@ -76,5 +80,6 @@ WRONG = [
     ("return (W0.to(change.dtype) + change).to(W0.dtype)", "return W0.add_(change)", "merge", 1),
     ("return (W0.to(change.dtype) + change).to(W0.dtype)", "return W0 + change.to(W0.dtype)", "merge", 2),
     ("return merge(W, A, -B, alpha)", "return merge(W, -A, -B, alpha)", "unmerge", 1),
+    ("return merge(W, A, -B, alpha)", "return W - ((alpha / len(A)) * (B @ A)).to(W.dtype)", "unmerge", 2),
     ("rank * (n_out + n_in)", "rank * n_out * n_in", "trained_numbers", 0),
 ]

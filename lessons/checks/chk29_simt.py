@@ -1,5 +1,6 @@
-"""Checks of exercise 29: the sum under several orders of threads, with barriers that all reach."""
+"""Checks of exercise 29: the sum under several orders of threads, with barriers that all reach, in halving steps."""
 
+import math
 import random
 
 from minillama.course.exercise import Wrong
@@ -19,22 +20,45 @@ HINTS = {
         "Somebody reads what somebody else has not written yet. Between which two lines does nobody wait?",
         "There is a barrier after the elements are laid down, and one after every halving.",
     ),
+    "steps": (
+        "Between two barriers a thread may read two numbers: its own, and that of thread i + half.",
+    ),
 }
 SIZES = (1, 2, 8, 64)
 
 
-def _run(kernel, order, x):
+class Counted(list):
+    """A list that adds to reads[0] how many of its numbers are read."""
+
+    def __init__(self, numbers, reads):
+        super().__init__(numbers)
+        self.reads = reads
+
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        self.reads[0] += len(found) if isinstance(place, slice) else 1
+        return found
+
+    def __iter__(self):
+        self.reads[0] += len(self)
+        return super().__iter__()
+
+
+def _run(kernel, order, x, most_reads=math.inf):
     """The sum that the kernel leaves, or Wrong where threads do not reach the same barriers."""
-    n, out = len(x), [None]
-    shared = [None] * n
+    n, out, reads = len(x), [None], [0]
+    x, shared = Counted(x, reads), Counted([None] * n, reads)
     running = {i: kernel(i, n, shared, x, out) for i in order}
     for _ in range(4 * n + 8):
         ended = []
         for i, thread in running.items():
+            reads[0] = 0
             try:
                 next(thread)
             except StopIteration:
                 ended.append(i)
+            if reads[0] > most_reads:
+                raise Wrong(f"of {n} threads, thread {i} reads {reads[0]} numbers between two barriers", 0)
         if len(ended) == len(running):
             return out[0]
         if ended:
@@ -82,6 +106,11 @@ def check_order(learner):
                 raise Wrong(f"with {n} threads run {name} the sum is {got}, wanted {sum(x)}", 1)
 
 
+def check_steps(learner):
+    for n in SIZES:
+        _run(learner.block_sum, range(n), list(range(n)), most_reads=2)
+
+
 WRONG = [  # (text in the solution, what a learner might write, the check that must fail, the hint it must show)
     ("            shared[i] = shared[i] + shared[i + half]\n        yield",
      "            shared[i] = shared[i] + shared[i + half]\n            yield", "barriers", 0),
@@ -89,4 +118,7 @@ WRONG = [  # (text in the solution, what a learner might write, the check that m
     ("        yield  # outside the branch: the others wait too\n", "", "order", 1),
     ("half = n // 2", "half = n // 4", "sum", 1),
     ("        out[0] = shared[0]\n", "        pass\n", "sum", 2),
+    ("        out[0] = shared[0]\n", "        out[0] = sum(x)\n", "steps", 0),
+    ("        if i < half:\n            shared[i] = shared[i] + shared[i + half]\n        yield",
+     "        shared[i] = sum(x)\n        yield", "steps", 0),
 ]

@@ -15,13 +15,16 @@ def forward(x, W0, A, B, alpha):
 def merge(W0, A, B, alpha):
     """The one weight that does the same: a new tensor of the shape and dtype of W0, which stays as it was.
 
-    W0 may be fp16 while A and B are fp32: add in fp32 and round once, at the end.
+    W0 may be fp16 while A and B are fp32: add in the dtype of A and B and round once, at the end.
     """
     raise NotImplementedError("your code here")
 
 
 def unmerge(W, A, B, alpha):
-    """The base weight again, from a merged W: a new tensor of its shape and dtype, computed in fp32."""
+    """The base weight again, from a merged W: a new tensor of its shape and dtype.
+
+    Computed in the dtype of A and B and rounded once, as in merge.
+    """
     raise NotImplementedError("your code here")
 
 

@@ -1,8 +1,8 @@
 """Exercise 29: a sum by a block of threads, for the emulator of lesson 29.
 
 A kernel is a generator: every thread runs it, and `yield` is a barrier, which all threads of the block must reach the
-same number of times. Between two barriers the threads run in any order. No thread may add up more than two numbers
-between two barriers: the sum is to take steps that each halve the number of threads at work.
+same number of times. Between two barriers the threads run in any order. No thread may read more than two numbers
+between two barriers: the sum takes steps that each halve the number of threads at work.
 The solution is in lessons/solutions/.
 """
 
