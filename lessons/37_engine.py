@@ -2,7 +2,7 @@
 # # 37 · A decoding engine
 # Covers: `csrc/cpu/engine.cpp`, `csrc/cpu/matrix.h`, `minillama/engine.py`
 # Needs: 05, 06, 07, 08, 12, 22, 23, 36
-# Time: 20 s
+# Time: 10 s
 # Teaches: bytes of a token, a decoding step in C++, grouped queries in the cache, int8 activations for 4-bit weights
 # Paper: [Pope et al. 2022](https://arxiv.org/abs/2211.05102)
 #
@@ -44,8 +44,7 @@ from minillama.transformer import Transformer
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-D, L, H, K, V, F = 256, 4, 8, 2, 2000, 704
-d = D // H
+D, L, H, K, d, V, F = 256, 4, 8, 2, 32, 2000, 704
 config = ModelConfig(D, L, H, V, n_kv_heads=K, hidden_dim=F, max_seq_len=64)
 model = Transformer(config).requires_grad_(False)
 
