@@ -20,8 +20,12 @@ import mutate_python
 HANG = 60  # seconds of CPU time after which a quick test is taken to have no end
 WAITS = 4  # times as long may it take, as it waits for others
 WITHOUT = {"test_mutants", "test_mutate", "test_layout", "test_packaging"}  # they look at the text, not at what it does
-ABOUT_CPP = {"bpe": "test_compiled", "word_counts": "test_compiled", "rope": "test_rope_qk",
-             "nf4_matmul": "test_nf4_kernel", "vectors": "test_nf4_kernel"}  # by the beginning of a file's name
+ENGINE = ("test_engine", "test_engine_decoding")
+ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_character_classes"), "bpe": ("test_compiled",),
+             "word_counts": ("test_compiled",), "rope": ("test_rope_qk",), "attention": ("test_attention_cpu",),
+             "exponential": ("test_attention_cpu",), "int8": ("test_int8_kernel", *ENGINE), "engine": ENGINE,
+             "matrix": ENGINE, "lanes": ENGINE, "nf4_int8": ("test_nf4_int8",), "nf4_absmax": ("test_nf4_quantize",),
+             "nf4_matmul": ("test_nf4_kernel",), "vectors": ("test_nf4_kernel",)}  # by the beginning of a file's name
 AT_HOME = Path(__file__).resolve().parent, Path(__file__).resolve().parents[1]  # not to be imported from
 
 
@@ -34,8 +38,8 @@ def tests_about(root, path):
     stem = Path(path).stem if Path(path).stem != "__init__" else Path(path).parent.name
     tests = {test.stem: test for test in sorted((root / "tests").rglob("*.py"))}
     if path.startswith("csrc/"):
-        own = next((test for begin, test in ABOUT_CPP.items() if stem.startswith(begin)), "test_kernels")
-        found = [own, *(name for name in tests if stem in name), "test_kernels"]
+        own = next((tests_of for begin, tests_of in ABOUT_CPP.items() if stem.startswith(begin)), ())
+        found = [*own, *(name for name in tests if stem in name), "test_kernels"]
     else:
         module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         own = [name for name in tests if name == f"test_{stem}" or name.startswith(f"test_{stem}_")]
