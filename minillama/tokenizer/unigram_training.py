@@ -52,16 +52,19 @@ def repeated_strings(suffix_counts):
     return found
 
 
-def seed_pieces(word_counts, alphabet, max_piece_length, split_digits):
+def seed_pieces(word_counts, alphabet, max_piece_length, split_digits, whole_words=False):
     """{piece: log probability} to begin with: the alphabet by its counts, repeated strings by count times length.
 
-    word_counts: a word's last character is what follows it, U+2581 or a newline.
+    word_counts: a word's last character is what follows it, U+2581 or a newline. whole_words: words are seeds too. To
+    SentencePiece one that always stands before a space is none: its longer form ends in that space, and is no piece.
     """
-    suffixes = Counter()
+    suffixes, words = Counter(), Counter()
     for word, count in word_counts.items():
+        words[word[:-1]] += count if whole_words and len(word) <= max_piece_length + 1 else 0
         for start in range(len(word) - 1):
             suffixes[word[start : start + max_piece_length + 1]] += count
-    weights = {text: count * len(text) for text, count in repeated_strings(suffixes).items()
+    found = {**{word: count for word, count in words.items() if count > 1}, **repeated_strings(suffixes)}
+    weights = {text: count * len(text) for text, count in found.items()
                if len(text) > 1 and alphabet.keys() >= set(text) and valid_piece(text, split_digits)}
     weights = {**alphabet, **dict(heapq.nlargest(SEED_SIZE, weights.items(), key=lambda item: item[1]))}
     total = math.log(sum(weights.values()))
@@ -123,18 +126,18 @@ def prune(model, word_counts, size):
     return {piece: model.log_p[piece] for piece in kept}
 
 
-def learn_unigram(word_counts, alphabet, size, enough, max_piece_length, split_digits, progress=None):
+def learn_unigram(word_counts, alphabet, size, enough, *seed_options, progress=None):
     """[(piece, log probability), ...], the best first: the alphabet and others, `size` in all where there are so many.
 
-    word_counts, alphabet: as for `seed_pieces`. enough: pruning ends at so many pieces; the rest goes by probability.
-    progress: called with the number of pieces after each round.
+    word_counts, alphabet, seed_options: as for `seed_pieces`. enough: pruning ends at so many pieces; the rest goes by
+    probability. progress: called with the number of pieces after each round.
     """
     known = alphabet.keys() | {SPACE, BOUNDARY, "\n"}
     spelled = Counter()
     for word, count in word_counts.items():
         word = word if known >= set(word) else "".join(c if c in known else RESERVED for c in word)
         spelled[word] += count
-    model = UnigramModel(seed_pieces(spelled, alphabet, max_piece_length, split_digits))
+    model = UnigramModel(seed_pieces(spelled, alphabet, *seed_options))
     words = Counter()
     for word, count in spelled.items():
         words[word[:-1]] += count
