@@ -29,8 +29,8 @@ def results(seed, out):
     feedback, penalty = tour_rlhf.forum_feedback(seed), tour_rlhf.PENALIZED
     judge = tour_rlhf.reward_stage(report, tuned, tokenizer, feedback)
     scores = held_out_scores(judge, encode_pairs(feedback.held_out, tokenizer))
-    penalized, free = (tour_rlhf.practised(report, name, tuned, judge, tokenizer, feedback, config) for name, config in
-                     (("ppo", penalty), ("ppo-free", replace(penalty, kl_coefficient=0.0))))
+    penalized, free = (tour_rlhf.train_or_load_ppo(report, name, tuned, judge, tokenizer, feedback, config)
+                       for name, config in (("ppo", penalty), ("ppo-free", replace(penalty, kl_coefficient=0.0))))
     before, after, gamed = (exam.measured["quality"] for exam in (penalized.before, penalized.after, free.after))
     return (seed, pair_accuracy(*scores), label_ceiling(feedback.held_out, feedback.truth),
             order_in_truth(*scores, feedback.held_out, feedback.truth), before, after, after - before,

@@ -83,7 +83,7 @@ def tuned_at(rate, name, model, lessons, seed):
     from minillama.train.resume import own_random_state
     from minillama.train.sft import fine_tune
 
-    learner = tour_sft.fused_copy(model)
+    learner = tour_sft.copy_to_train(model)
     with own_random_state(seed, "cpu"):
         if name in METHODS:
             add_method(learner, name)

@@ -70,7 +70,7 @@ def run_quantize(arguments):
     """A layer at a time, with a progress bar (`checkpoint.convert.quantize`)."""
     from minillama.checkpoint.convert import quantize
     from minillama.cli.info import describe_checkpoint
-    from minillama.cli.model_arguments import fastest
+    from minillama.cli.model_arguments import choose_fastest
 
     settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization", "fit_scales")
                 if getattr(arguments, name) is not None}
@@ -78,7 +78,7 @@ def run_quantize(arguments):
         raise ValueError(f"--{next(iter(settings)).replace('_', '-')} belongs to --nf4: int8 has a scale for each row")
     if arguments.nf4:  # a file is made once and used often: the longer search is worth its while
         settings = {"fit_scales": True} | settings
-    compiled = fastest("cpu")[0] == "cpu"
+    compiled = choose_fastest("cpu")[0] == "cpu"
     quantize(arguments.source, arguments.target, "nf4" if arguments.nf4 else "int8", arguments.dtype, progress=True,
              head=arguments.head, backend="cpu" if compiled else "reference", **settings)
     if arguments.nf4 and compiled:

@@ -16,9 +16,9 @@ from pathlib import Path
 from minillama.bounds import MOST, SEEDS, Range
 from minillama.cli import flags
 from minillama.system.claim import claims
-from minillama.system.interrupts import Terminated, signals_raised
+from minillama.system.interrupts import Terminated, raise_on_signals
 from minillama.system.memory import explain_shortage, require_room_for_torch
-from minillama.system.terminal import explain, guarded_streams, one_line, tell, visible
+from minillama.system.terminal import explain, guard_streams, one_line, tell, visible
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 GROUPS = {  # heading of the help -> {name: the module of this room that holds its add_NAME; "": this one}
@@ -36,10 +36,10 @@ STATES = "*_state.pt"  # what runs save in --out to go on from
 
 def main(argv=None):
     """Parse, run, and turn every expected failure into one line and an exit code."""
-    with guarded_streams():
+    with guard_streams():
         arguments = argparse.Namespace(run=None)
         try:
-            with signals_raised():
+            with raise_on_signals():
                 words = sys.argv[1:] if argv is None else argv
                 require_room_for_torch()
                 arguments = build_parser(words[0] if words else None).parse_args(words)
@@ -89,11 +89,11 @@ def build_parser(first=None):
         if first not in COMMANDS or first == name:
             names = vars(importlib.import_module(f"minillama.cli.{home}")) if home else globals()
             names[f"add_{name}"](commands)
-    parser.epilog = grouped(commands.choices)
+    parser.epilog = list_by_group(commands.choices)
     return parser
 
 
-def grouped(parsers):
+def list_by_group(parsers):
     """The commands {name: parser} under the headings of GROUPS, a line for each with what it does."""
     width, lines = max(map(len, COMMANDS)), []
     for heading, names in GROUPS.items():
@@ -231,8 +231,8 @@ def run_generate(arguments):
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
     tell_decoding(model)
-    pieces = with_end_told(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
-                                         seed=arguments.seed), model.config.max_seq_len)
+    pieces = tell_if_cut(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                                       seed=arguments.seed), model.config.max_seq_len)
     first = next(pieces, "")  # a prompt that is too long is refused before it is printed
     for piece in chain([arguments.prompt, first], pieces):
         print(piece, end="", flush=True)
@@ -240,7 +240,7 @@ def run_generate(arguments):
         print()
 
 
-def with_end_told(pieces, max_seq_len):
+def tell_if_cut(pieces, max_seq_len):
     """The pieces; where the context's end cut the text short, a line on stderr says so."""
     if (yield from pieces) == "context":
         tell(f"the text ends here because the model's context of {max_seq_len} tokens is full")

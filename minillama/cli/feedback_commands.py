@@ -79,7 +79,7 @@ def run_reward(arguments):
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     steps_of(config, len(train))
     found = weights, tokenizer, *_ = opened(arguments, whole=True)
-    template, end = asked_in(arguments, tokenizer)
+    template, end = choose_template(arguments, tokenizer)
     pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
     require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
@@ -109,7 +109,7 @@ def run_ppo(arguments):
     if arguments.pretraining_text:
         check_texts(arguments.pretraining_text)
     found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method == "full")
-    template, end = asked_in(arguments, tokenizer)
+    template, end = choose_template(arguments, tokenizer)
     longest = max(map(len, prompts_of(prompts, tokenizer, template)))
     if longest >= weights.config.max_seq_len:
         raise ValueError(f"a prompt of {longest} tokens leaves no room for an answer in a context of "
@@ -141,7 +141,7 @@ def run_ppo(arguments):
           file=sys.stderr)
 
 
-def asked_in(arguments, tokenizer):
+def choose_template(arguments, tokenizer):
     """(f(prompt, answer=None) -> segments, the id that ends an answer) of the template to use (`take_template`)."""
     name = take_template(arguments, tokenizer, "question_answer")
     end = end_of_answer(name, tokenizer)

@@ -11,7 +11,7 @@ from minillama.checkpoint.llama2c import check_llama2c
 from minillama.config import PRESETS
 from minillama.kernels import built_backends
 from minillama.system.memory import GIB, available_bytes, weights_bytes
-from minillama.system.settings import verdicts_collected
+from minillama.system.settings import collect_verdicts
 from minillama.system.terminal import one_line
 from minillama.tokenizer import default_backend
 from minillama.tokenizer.gguf_vocab import gguf_vocab
@@ -46,7 +46,7 @@ def describe_checkpoint(path):
 
 def examine_checkpoint(path):
     """(the text of `describe_checkpoint`, whether something that the files say is refused)."""
-    with verdicts_collected() as verdicts:
+    with collect_verdicts() as verdicts:
         weights, tokenizer, refused = open_weights(path), None, []
         try:
             tokenizer = find_tokenizer(weights)

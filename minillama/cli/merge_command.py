@@ -41,7 +41,7 @@ def run_merge(arguments):
     base = (learned_over(arguments.adapter) or (None, None))[1]
     whole, measured = arguments.into != "dequantized" and (base is None or arguments.into == "original"), None
     if whole and base:
-        measured = learned_predictions(arguments)
+        measured = predict_over_own_base(arguments)
     model, tokenizer = load_from_args(arguments, whole)
     if not whole and not quantization_of(model):
         raise ValueError(f"neither {arguments.model} nor what {arguments.adapter} says of its base is quantized: "
@@ -52,13 +52,13 @@ def run_merge(arguments):
     merge_method(model)
     if measured:
         print(f"{arguments.adapter} was learned over {in_words(base)}, and is merged into other weights: predictions "
-              f"move by {moved(model, *measured):.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
+              f"move by {mean_kl(model, *measured):.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
     with atomic_folder(arguments.out) as folder:
         save_with_tokenizer(folder, model, tokenizer)
     print(f"{arguments.out}: merged; try {typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
 
-def learned_predictions(arguments):
+def predict_over_own_base(arguments):
     """(texts of the adapter on the base that it was learned over, its log-probabilities there): 8 texts that it writes
     itself, of up to 32 tokens."""
     model, tokenizer = load_from_args(arguments)
@@ -71,7 +71,7 @@ def learned_predictions(arguments):
         return texts_BT, model(texts_BT).log_softmax(-1)
 
 
-def moved(model, texts_BT, wanted_BTV):
+def mean_kl(model, texts_BT, wanted_BTV):
     """Mean KL divergence of the model's next-token distributions from those wanted, nats a token."""
     with torch.no_grad():
         return (wanted_BTV.exp() * (wanted_BTV - model.eval()(texts_BT).log_softmax(-1))).sum(-1).mean().item()

@@ -89,14 +89,14 @@ def choose_kernels(arguments):
     """Check --kernels, and put the name of a backend in the place of auto: of the one that the run which is resumed was
     begun with, else of the fastest that is built here. A line on stderr says which, and why."""
     if getattr(arguments, "kernels", None) == "auto":
-        begun = begun_with(arguments.out) if getattr(arguments, "resume", False) else None
+        begun = read_backend_of_run(arguments.out) if getattr(arguments, "resume", False) else None
         why = f"the run in {arguments.out} was begun with them" if begun else None
-        arguments.kernels, why = (begun, why) if begun else fastest(arguments.device)
+        arguments.kernels, why = (begun, why) if begun else choose_fastest(arguments.device)
         print(f"kernels: {arguments.kernels} ({why})", file=sys.stderr)
     functions(getattr(arguments, "kernels", "torch"))
 
 
-def fastest(device):
+def choose_fastest(device):
     """(name of a backend, why it is taken) for models on that device."""
     if torch.device(device).type != "cpu":
         return "torch", f"PyTorch's own on {device}"
@@ -112,7 +112,7 @@ def fastest(device):
     return "torch", told
 
 
-def begun_with(folder):
+def read_backend_of_run(folder):
     """The backend with which the run in `folder` was begun; None where its state does not tell, or is damaged: those
     who resume it say so."""
     for path in (Path(folder) / name for name in ("training_state.pt", "ppo_state.pt")):

@@ -71,7 +71,7 @@ def stop_requested():
 
 
 @contextlib.contextmanager
-def signals_raised():
+def raise_on_signals():
     """Inside, SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed on the way out."""
     def on_signal(number, frame):
         if not _is_repeat(number):

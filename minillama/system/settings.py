@@ -55,7 +55,7 @@ VERDICTS = contextvars.ContextVar("verdicts", default=None)
 
 
 @contextlib.contextmanager
-def verdicts_collected():
+def collect_verdicts():
     """A list that `check_known` fills, inside this block, with (setting, "obeyed", "ignored" or what is against it),
     and then refuses nothing."""
     token = VERDICTS.set([])

@@ -1,7 +1,7 @@
 """The one door to the terminal: what a model, a file or a name brings is shown there and not obeyed.
 
 A text from a stranger may hold the sequences that set a window's title, write the clipboard or turn the line around.
-`guarded_streams` stands in front of stdout, where a terminal listens, and in front of stderr always; a pipe or a file
+`guard_streams` stands in front of stdout, where a terminal listens, and in front of stderr always; a pipe or a file
 gets a command's text bit for bit. A stream that is closed, or cannot be written, says so by its name.
 """
 
@@ -117,7 +117,7 @@ class Closed(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def guarded_streams():
+def guard_streams():
     """While a command runs: stdin, stdout and stderr are there, speak UTF-8, and are guarded."""
     before = sys.stdin, sys.stdout, sys.stderr
     _reserve_descriptors()

@@ -12,7 +12,7 @@ from minillama.rlhf.train_reward import encode_pairs
 from minillama.tour.report import caption
 from minillama.tour.tour_pages import before_after_page
 from minillama.tour.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of
-from minillama.tour.tour_sft import FULL, TEMPLATE, Lessons, answers, tuned
+from minillama.tour.tour_sft import FULL, TEMPLATE, Lessons, answers, tune_or_load
 from minillama.train.data import is_held_out
 from minillama.train.records import Record, encode_records, read_records
 from minillama.train.sft import answer_loss
@@ -70,7 +70,7 @@ def own_sft_stage(report, model, tokenizer, records):
     parts, (train, held_out) = own_answers(records, tokenizer, model.config.max_seq_len)
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
-    full = tuned(report, "sft", model, tokenizer, lessons, FULL)
+    full = tune_or_load(report, "sft", model, tokenizer, lessons, FULL)
     report.check("fine-tuning", f"a lower loss on {len(held_out)} unseen answers than before",
                  f"{before:.3f} to {full.loss:.3f} nats a token", full.loss < before, "minillama/train/sft.py",
                  "lessons/19_sft.py")

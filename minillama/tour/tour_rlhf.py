@@ -24,7 +24,7 @@ from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
 from minillama.rlhf.train_reward import STATE_FILE as REWARD_STATE
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_scores, train_reward
 from minillama.tour.tour_pages import answers_page, hacking_page, ppo_page, reward_page
-from minillama.tour.tour_sft import fits
+from minillama.tour.tour_sft import fits_question
 from minillama.train.resume import crc_of, read_metrics
 from minillama.train.training_run import METRICS_FILE
 
@@ -32,7 +32,7 @@ PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
 REWARD = RewardConfig(max_lr=2e-3)
 PENALIZED = PPOConfig(iterations=25, lr=2e-3, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
-WATCHED = {"quality": forum.quality, "sound": fits}  # measured of every batch, never learned from
+WATCHED = {"quality": forum.quality, "sound": fits_question}  # measured of every batch, never learned from
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def feedback_stages(report, model, tokenizer, feedback):
 def reward_stage(report, model, tokenizer, feedback):
     """A reward model from pairs, normalised on the policy's own answers."""
     report.say("  reward model: what the votes prefer (minillama/rlhf/train_reward.py)")
-    model, seed = fused(model), report.config.seed
+    model, seed = use_fused_attention(model), report.config.seed
     config = replace(REWARD, seed=seed)
     folder = report.folder("reward", train=asdict(config), policy=fingerprint(model), **feedback.key)
     if not report.is_done(folder):
@@ -98,7 +98,7 @@ def reward_stage(report, model, tokenizer, feedback):
             reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
         save_reward(folder, reward_model, tokenizer)
     reward_model, _ = load_reward(folder)
-    fused(reward_model.body)
+    use_fused_attention(reward_model.body)
     chosen, rejected = held_out_scores(reward_model, encode_pairs(feedback.held_out, tokenizer))
     expected, got, passed, ceiling = verdict(chosen, rejected, feedback)
     report.check("reward model", expected, got, passed, "minillama/rlhf/train_reward.py", "lessons/25_reward_model.py")
@@ -123,7 +123,7 @@ def verdict(chosen, rejected, feedback):
 def ppo_stage(report, model, reward_model, tokenizer, feedback):
     """PPO with the KL penalty, and what it has done to answers to questions that were never practised -> `Practice`."""
     report.say(f"  PPO: {PENALIZED.iterations} rounds of {PENALIZED.batch_size} answers (minillama/rlhf/train_ppo.py)")
-    run = practised(report, "ppo", model, reward_model, tokenizer, feedback, PENALIZED)
+    run = train_or_load_ppo(report, "ppo", model, reward_model, tokenizer, feedback, PENALIZED)
     before, after, history = run.before, run.after, run.history
     if feedback.truth:
         rise = after.measured["quality"] - before.measured["quality"]
@@ -148,7 +148,7 @@ def ppo_stage(report, model, reward_model, tokenizer, feedback):
 def free_stage(report, model, reward_model, tokenizer, feedback, penalized):
     """The same PPO without the KL penalty: a better score for a worse truth."""
     config = replace(PENALIZED, kl_coefficient=0.0)
-    free = practised(report, "ppo-free", model, reward_model, tokenizer, feedback, config)
+    free = train_or_load_ppo(report, "ppo-free", model, reward_model, tokenizer, feedback, config)
     before, after, gamed = penalized.before, penalized.after, free.after
     (good, sound), (bad, unsound) = (tuple(exam.measured.values()) for exam in (after, gamed))
     report.check("without the KL penalty", "a higher score than with the KL penalty, for a hidden quality lower by 1 "
@@ -166,9 +166,9 @@ def free_stage(report, model, reward_model, tokenizer, feedback, penalized):
     return free
 
 
-def practised(report, name, model, reward_model, tokenizer, feedback, config):
+def train_or_load_ppo(report, name, model, reward_model, tokenizer, feedback, config):
     """PPO with `config` from `model`, trained now or found in the stage's folder -> `Practice`."""
-    model = fused(model)
+    model = use_fused_attention(model)
     config = replace(config, seed=report.config.seed, max_new_tokens=feedback.max_new_tokens)
     folder = report.folder(name, train=asdict(config), policy=fingerprint(model), reward=fingerprint(reward_model))
     if not report.is_done(folder):
@@ -176,7 +176,7 @@ def practised(report, name, model, reward_model, tokenizer, feedback, config):
         train_ppo(policy, reward_model, tokenizer, feedback.practice, config, folder=folder, watch=feedback.watched,
                   resume=(folder / STATE_FILE).exists(), progress=report.config.progress)
         save_model(folder, policy, report.out / "tokenizer.model")  # for `generate` and `chat` too
-    policy = fused(load_model(folder)[0])
+    policy = use_fused_attention(load_model(folder)[0])
     history, _ = read_metrics(folder / METRICS_FILE, config.iterations, needs=("score", "kl"), unit="iteration")
     before, after = (examine(each.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
                              feedback.max_new_tokens) for each in (model, policy))
@@ -195,7 +195,7 @@ def questions_of(seed):
     return questions[ASKED:], questions[:ASKED]
 
 
-def fused(model):
+def use_fused_attention(model):
     """The model itself, with the fused spelling of attention: less time, and the same in every stage, found or
     trained."""
     return use_kernels(model, "torch")

@@ -95,7 +95,7 @@ def sft_stage(report, model, tokenizer, lessons):
     before = lessons.bits_of(answer_loss(model, lessons.held_out))
     report.say(f"  fine-tuning: {len(lessons.train)} questions and answers in one template, loss on the answers alone "
                f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
-    full = tuned(report, "sft", model, tokenizer, lessons, FULL)
+    full = tune_or_load(report, "sft", model, tokenizer, lessons, FULL)
     bits = lessons.bits_of(full.loss)
     report.check("fine-tuning",
                  f"at most {FULL_EXCESS:.1%} above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
@@ -103,7 +103,7 @@ def sft_stage(report, model, tokenizer, lessons):
                  bits <= (1 + FULL_EXCESS) * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
     questions = [question for question, _ in lessons.asked[:ASKED]]
     told = answers(full.model, tokenizer, questions)
-    good = sum(ended and fits(question, text) for question, (text, ended) in zip(questions, told, strict=True))
+    good = sum(ended and fits_question(question, text) for question, (text, ended) in zip(questions, told, strict=True))
     report.check("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
                  "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
     untuned = answers(model, tokenizer, questions[:4])
@@ -113,7 +113,7 @@ def sft_stage(report, model, tokenizer, lessons):
 
 def lora_stage(report, model, tokenizer, lessons, full):
     """LoRA: thin matrices beside every linear layer learn, the weights themselves stay."""
-    lora = tuned(report, "lora", model, tokenizer, lessons, ADAPTER)
+    lora = tune_or_load(report, "lora", model, tokenizer, lessons, ADAPTER)
     plain = answer_loss(lora.model, lessons.held_out)
     merge_lora(lora.model)
     moved = abs(answer_loss(lora.model, lessons.held_out) - plain)
@@ -131,9 +131,9 @@ def lora_stage(report, model, tokenizer, lessons, full):
 
 def qlora_stage(report, model, tokenizer, lessons, full, lora):
     """QLoRA: the same adapters on a base of 4 bits a weight."""
-    base = quantized(model)
+    base = quantize_copy(model)
     before = lessons.bits_of(answer_loss(base, lessons.held_out))
-    qlora = tuned(report, "qlora", model, tokenizer, lessons, ADAPTER)
+    qlora = tune_or_load(report, "qlora", model, tokenizer, lessons, ADAPTER)
     frozen = [p for p in qlora.model.parameters() if not p.requires_grad]
     same = frozen_fingerprint(qlora.model) == frozen_fingerprint(base.requires_grad_(False))
     distance = qlora.loss - lora.loss
@@ -146,10 +146,10 @@ def qlora_stage(report, model, tokenizer, lessons, full, lora):
     return qlora
 
 
-def tuned(report, name, model, tokenizer, lessons, config):
+def tune_or_load(report, name, model, tokenizer, lessons, config):
     """`model` fine-tuned in one of the three ways, trained now or found in the stage's folder -> Tuned."""
     config = replace(config, seed=report.config.seed)
-    learner = {"sft": fused_copy, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
+    learner = {"sft": copy_to_train, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
     base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
     data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
     folder = report.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
@@ -157,7 +157,7 @@ def tuned(report, name, model, tokenizer, lessons, config):
         history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
         if name == "sft":
             return Tuned(load_model(folder)[0].eval(), history)
-        learner = fused_copy(model) if name == "lora" else quantized(model)
+        learner = copy_to_train(model) if name == "lora" else quantize_copy(model)
         load_lora(folder, learner)
         return Tuned(learner.eval(), history)
     history = fine_tune(learner, lessons.train, lessons.held_out, config, folder, (folder / STATE_FILE).exists(),
@@ -169,19 +169,19 @@ def tuned(report, name, model, tokenizer, lessons, config):
     return Tuned(learner, history)
 
 
-def fused_copy(model, seed=0):
+def copy_to_train(model, seed=0):
     """A copy to be trained, with the fused spelling of attention."""
     return use_kernels(copy.deepcopy(model).requires_grad_(True), "torch")
 
 
-def quantized(model):
+def quantize_copy(model):
     """A copy whose linear layers are NF4 with double quantization."""
-    twin = fused_copy(model)
+    twin = copy_to_train(model)
     quantize_linears(twin)
     return twin
 
 
-def with_lora(model, seed, base=fused_copy):
+def with_lora(model, seed, base=copy_to_train):
     """A copy with fresh adapters on all linear layers."""
     twin = base(model)
     with own_random_state(seed, "cpu"):
@@ -191,7 +191,7 @@ def with_lora(model, seed, base=fused_copy):
 
 def with_qlora(model, seed):
     """Adapters on the quantized copy."""
-    return with_lora(model, seed, quantized)
+    return with_lora(model, seed, quantize_copy)
 
 
 def answers(model, tokenizer, questions, max_new_tokens=64):
@@ -200,7 +200,7 @@ def answers(model, tokenizer, questions, max_new_tokens=64):
     return list(zip(map(str.strip, rollout.texts(tokenizer)), rollout.ended_B.tolist(), strict=True))
 
 
-def fits(question, text):
+def fits_question(question, text):
     """Whether the forum could have answered this question so: the right verb, the right object, whole sentences."""
     asked = derivation(question, "{question}")
     return asked is not None and derivation(text, "{answer}", asked.chosen) is not None

@@ -129,7 +129,7 @@ def chatml(messages):
     return segments
 
 
-def in_turn(template):
+def repeat_template(template):
     """A template of one question and one answer as one for conversations: every exchange stands whole, <s> and </s>
     included, behind the one before it, as Llama 2 does it. Such a template has no place for a system text."""
     def repeated(messages):
@@ -164,6 +164,6 @@ def _exchanges(messages):
 
 
 # By name; each takes messages, as `vicuna` does.
-TEMPLATES = {"question_answer": in_turn(question_answer),
-             "alpaca": in_turn(lambda question, answer: alpaca(question, output=answer)),
+TEMPLATES = {"question_answer": repeat_template(question_answer),
+             "alpaca": repeat_template(lambda question, answer: alpaca(question, output=answer)),
              "vicuna": vicuna, "llama2": llama2_chat, "llama3": llama3_chat, "chatml": chatml}

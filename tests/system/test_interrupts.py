@@ -16,7 +16,7 @@ from tiny_run import a_model, one_thread, same_weights, without_times
 from tiny_run import run as pretrain
 
 from minillama.rlhf.train_ppo import PPO
-from minillama.system.interrupts import SIGNALS, Interrupted, Terminated, signals_raised, stop_requested
+from minillama.system.interrupts import SIGNALS, Interrupted, Terminated, raise_on_signals, stop_requested
 from minillama.train.resume import load_training_state
 from minillama.train.training_run import TrainingRun
 
@@ -74,10 +74,10 @@ def test_from_a_launcher_the_same_request_twice_is_one(tmp_path, monkeypatch):
     """run.py passes on what a closing terminal told the program already."""
     monkeypatch.setenv("MINILLAMA_LAUNCHER", str(os.getppid()))
     monkeypatch.setattr("minillama.system.interrupts._heard", {})
-    with signals_raised(), pytest.raises(Terminated, match="stopped after step 4 of 11"):
+    with raise_on_signals(), pytest.raises(Terminated, match="stopped after step 4 of 11"):
         pretrain(tmp_path / "a", model=pressed(signal.SIGTERM, 4, times=2))
     monkeypatch.setattr("minillama.system.interrupts.REPEAT_SECONDS", 0.0)
-    with signals_raised(), pytest.raises(Terminated, match="^$"):
+    with raise_on_signals(), pytest.raises(Terminated, match="^$"):
         pretrain(tmp_path / "b", model=pressed(signal.SIGTERM, 4, times=2))
 
 
@@ -85,7 +85,7 @@ def test_from_a_launcher_the_same_request_twice_is_one(tmp_path, monkeypatch):
 def test_an_ignored_signal_stays_ignored(tmp_path, number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with signals_raised():
+        with raise_on_signals():
             pretrain(tmp_path, model=pressed(number, 5, times=3))
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
@@ -96,7 +96,7 @@ def test_outside_the_main_thread_signals_are_nobodys():
     seen = []
 
     def work():
-        with stop_requested() as request, signals_raised():
+        with stop_requested() as request, raise_on_signals():
             seen.append(bool(request))
 
     thread = threading.Thread(target=work)
@@ -192,10 +192,10 @@ import os, signal, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 import tiny_run as ours
 from dataclasses import replace
-from minillama.system.interrupts import signals_raised
+from minillama.system.interrupts import raise_on_signals
 model = ours.a_model()
 model.register_forward_pre_hook(lambda part, _: (part.training and print('step', flush=True), time.sleep(0.05))[1])
-with signals_raised():
+with raise_on_signals():
     ours.run({folder!r}, replace(ours.CONFIG, steps=2000), model=model)
 """
 

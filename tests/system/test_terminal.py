@@ -18,7 +18,7 @@ from mutants import Mutant
 from minillama.checkpoint import save_model
 from minillama.cli.command_line import main
 from minillama.config import ModelConfig
-from minillama.system.terminal import CONTROL, guarded_streams, one_line, tell, tqdm, visible
+from minillama.system.terminal import CONTROL, guard_streams, one_line, tell, tqdm, visible
 from minillama.tokenizer import train_bpe
 from minillama.transformer import Transformer
 
@@ -154,7 +154,7 @@ def test_fields_and_keys_and_tensors_names_are_shown(model, tmp_path, capsys):
 
 
 def test_the_last_word_stands_on_a_line_below_the_bars_and_no_bar_comes_after_it(capsys):
-    with guarded_streams():
+    with guard_streams():
         bars = [tqdm(total=3), tqdm(range(3))]
         bars[0].update()
         tell("error: no room")
@@ -163,7 +163,7 @@ def test_the_last_word_stands_on_a_line_below_the_bars_and_no_bar_comes_after_it
 
 
 def test_a_bar_still_returns_to_the_begin_of_its_line_and_its_name_is_shown(capsys):
-    with guarded_streams():
+    with guard_streams():
         list(tqdm(range(3), desc="\x1b[2J"))
         print("\rover it", file=sys.stderr)
     said = capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest
         seen.append((name, start, lessons.train, lessons.held_out))
         return tour_sft.Tuned("tuned", [{"held_out_loss": 9.0}, {"held_out_loss": before + after}])
 
-    monkeypatch.setattr(tour_own, "tuned", trained)
+    monkeypatch.setattr(tour_own, "tune_or_load", trained)
     def answers(model, tokenizer, questions):
         assert len(questions) == 4, "more are not shown"
         return [(f"{'new' if model == 'tuned' else 'old'} {question}", True) for question in questions]

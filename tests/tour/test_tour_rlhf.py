@@ -141,7 +141,7 @@ def rows_of(monkeypatch, report, before, after, ratios=(1.0, 1.0), truth=forum.q
     row = {"score": 0.0, "kl": 1.0, "kl_coefficient": 0.1, "entropy": 0.5, "ended": 1.0}
     history = [{**row, "iteration": i, "first_ratio": ratio} for i, ratio in enumerate(ratios)]
     run = minillama.tour.tour_rlhf.Practice(None, before, after, history)
-    monkeypatch.setattr(minillama.tour.tour_rlhf, "practised", lambda *given: run)
+    monkeypatch.setattr(minillama.tour.tour_rlhf, "train_or_load_ppo", lambda *given: run)
     feedback = Feedback([], [], [], ["who?", "what?"], {}, truth)
     assert minillama.tour.tour_rlhf.ppo_stage(report, None, None, None, feedback) is run
     assert [row["stage"] for row in report.rows] == ["PPO", "PPO's ratio"] and len(report.pages) == 1
@@ -178,7 +178,7 @@ def test_without_the_kl_penalty_the_score_must_be_higher_the_truth_lower_by_one_
     row = {"iteration": 0, "score": 0.0, "quality": 0.0, "sound": 0.5}
     penalized = minillama.tour.tour_rlhf.Practice(None, exam(0, 0, 9, 1.0), exam(1.0, 2.0, 4, 3.0, 0.75), [row])
     free, given = minillama.tour.tour_rlhf.Practice(None, None, exam(score, 30.0, distinct, quality, 0.25), [row]), []
-    monkeypatch.setattr(minillama.tour.tour_rlhf, "practised", lambda *words: given.append(words) or free)
+    monkeypatch.setattr(minillama.tour.tour_rlhf, "train_or_load_ppo", lambda *words: given.append(words) or free)
     feedback = Feedback([], [], [], ["who?", "what?"], {}, forum.quality)
     made = minillama.tour.tour_rlhf.free_stage(report, "model", "judge", "tokenizer", feedback, penalized)
     assert made is free and report.rows[0]["pass"] is passed and len(report.pages) == 2

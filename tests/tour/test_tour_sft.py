@@ -94,13 +94,13 @@ def test_nats_a_token_become_bits_an_answer(short):
     ("", False),
 ])
 def test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(answer, fit):
-    assert tour_sft.fits(QUESTION, answer) is fit
+    assert tour_sft.fits_question(QUESTION, answer) is fit
 
 
 def test_the_three_learners_train_what_they_say():
     torch.manual_seed(0)
     model = Transformer(preset("tiny", vocab_size=300)).eval()
-    full, lora, qlora = (make(model, 0) for make in (tour_sft.fused_copy, tour_sft.with_lora, tour_sft.with_qlora))
+    full, lora, qlora = (make(model, 0) for make in (tour_sft.copy_to_train, tour_sft.with_lora, tour_sft.with_qlora))
     assert all(p.requires_grad for p in full.parameters())
     for learner in (lora, qlora):
         names = {name for name, p in learner.named_parameters() if p.requires_grad}
@@ -190,7 +190,7 @@ def stage(tmp_path, monkeypatch):
         learner = tour_sft.Tuned(model or Weights(), [{"held_out_loss": 9.0}, {"loss": 1.0}, {"held_out_loss": loss}])
         losses[:] = measured
         calls = []
-        monkeypatch.setattr(tour_sft, "tuned", lambda *given: calls.append(given[1:]) or learner)
+        monkeypatch.setattr(tour_sft, "tune_or_load", lambda *given: calls.append(given[1:]) or learner)
         monkeypatch.setattr(tour_sft, "answer_loss", lambda model, held_out: losses.pop(0))
         monkeypatch.setattr(tour_sft, "merge_lora", lambda model: calls.append("merged"))
         monkeypatch.setattr(tour_sft, "unmerge_lora", lambda model: calls.append("unmerged"))
@@ -221,7 +221,7 @@ def test_seven_of_eight_answers_must_fit_and_end(stage, monkeypatch, wrong, unen
                 for i in range(len(questions))]
 
     monkeypatch.setattr(tour_sft, "answers", answers)
-    monkeypatch.setattr(tour_sft, "fits", lambda question, text: text == "yes")
+    monkeypatch.setattr(tour_sft, "fits_question", lambda question, text: text == "yes")
     monkeypatch.setattr(tour_sft, "before_after_page", lambda rows: pages.append(rows) or "page")
     row = stage("sft", 2.0, model="tuned").rows[1]
     assert row["pass"] is passed and row["got"] == str(64 - wrong - unended)
@@ -251,7 +251,7 @@ def test_qlora_is_held_to_lora_and_its_base_keeps_every_byte(stage, monkeypatch,
         learner.frozen.data[3] += 1
     elif change == "gradient":
         learner.frozen.grad = torch.zeros(12)
-    monkeypatch.setattr(tour_sft, "quantized", lambda model: Weights())
+    monkeypatch.setattr(tour_sft, "quantize_copy", lambda model: Weights())
     monkeypatch.setattr(tour_sft, "frozen_fingerprint", lambda model: model.frozen.tolist())
     monkeypatch.setattr(tour_sft, "tuning_page", lambda *given: pages.append(given) or "curves")
     monkeypatch.setattr(tour_sft, "nf4_page", lambda model: pages.append(model) or "levels")
