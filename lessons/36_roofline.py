@@ -165,8 +165,9 @@ picture, axes = figure(title, "FLOPs a byte", y_label, figsize=(5.4, 4.0))
 for name in ("bf16", "fp32"):
     xs = [0.3, peak[name] / bandwidth, 3000]
     axes.loglog(xs, [min(peak[name], bandwidth * I) / 1e9 for I in xs], color=CONTEXT)
-    highest = peak[name] / 1e9
-    axes.text(3000, 1.1 * highest, f"{name} at most", color=CONTEXT, ha="right")
+    at, side = (1.1, "bottom") if name == "bf16" else (0.9, "top")
+    axes.text(3000, at * peak[name] / 1e9, f"{name} at most", color=CONTEXT, ha="right",
+              va=side)
 axes.text(0.7, bandwidth / 1e9, "memory at most", color=CONTEXT, rotation=41)
 for name, colour, n, at in (("RoPE", OURS, 0, (4, 3)), ("fp32", ORACLE, 3, (-12, 7)),
                             ("bf16", CONTRAST, 3, (7, -5)), ("NF4", OURS, 2, (-24, 4))):

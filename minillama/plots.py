@@ -138,7 +138,7 @@ def heat_maps(title, maps, labels):
     to_blue = LinearSegmentedColormap.from_list("ours", [OURS + "00", OURS + "ff"])
     side = 0.18 * len(labels) + 1.2  # inches: 13 points for a row, and the labels
     with house_style() as plt:
-        picture, panels = plt.subplots(len(maps), 1, figsize=(WIDTH, side * len(maps)), squeeze=False)
+        picture, panels = plt.subplots(len(maps), 1, figsize=(WIDTH, side * len(maps) + 0.6), squeeze=False)
         picture.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (name, weights) in zip(panels[:, 0], maps.items(), strict=True):
             image = axes.imshow(weights, cmap=to_blue, vmin=0, vmax=1, interpolation="nearest")
@@ -148,6 +148,7 @@ def heat_maps(title, maps, labels):
             axes.tick_params(length=0)
             axes.set_ylabel("token that asks")
         panels[-1, 0].set_xlabel("token that is read")
-        bar = picture.colorbar(image, ax=list(panels[:, 0]), label="attention weight", aspect=40)
+        bar = picture.colorbar(image, ax=list(panels[:, 0]), label="attention weight", location="bottom",
+                               aspect=40)
         bar.solids.set_rasterized(True)  # one image, not 256 shapes with gaps between them
     return picture

@@ -126,10 +126,10 @@ def test_bars_are_as_long_as_their_values_from_the_top_down():
 def test_heat_maps_go_from_the_page_to_blue_between_0_and_1_and_name_each_row_and_column():
     weights = np.array([[1.0, 0.0], [0.25, 0.5]])
     picture = heat_maps("Heads", {"one": weights, "two": weights.T, "three": weights}, ["a", "b"])
-    assert tuple(picture.get_size_inches()) == pytest.approx((5.4, 3 * 1.56)) and picture.get_suptitle() == "Heads"
+    assert tuple(picture.get_size_inches()) == pytest.approx((5.4, 5.28)) and picture.get_suptitle() == "Heads"
     *panels, bar = picture.axes
     assert [axes.get_title("left") or axes.get_title() for axes in panels] == ["one", "two", "three"]
-    assert bar.get_ylabel() == "attention weight" and bar.get_ylim() == (0, 1)
+    assert bar.get_xlabel() == "attention weight" and bar.get_xlim() == (0, 1)
     assert panels[-1].get_xlabel() == "token that is read"
     assert {axes.get_ylabel() for axes in panels} == {"token that asks"}
     for axes, wanted in zip(panels, (weights, weights.T, weights), strict=True):

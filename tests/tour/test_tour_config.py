@@ -104,7 +104,7 @@ def digest_of(package):
 @pytest.mark.parametrize(("old", "new", "same"), [
     ("    scale = torch.rsqrt(", "\n    # a comment, and an empty line\n    scale = torch.rsqrt(", True),
     ("keepdim=True) + eps)", "keepdim=True)\n                        + eps)", True),
-    ("keepdim=True) + eps)", "keepdim=True) - eps)", False), ("eps=1e-5", "eps=1e-6", False)])
+    ("keepdim=True) + eps)", "keepdim=True) - eps)", False), ("eps: float = 1e-5", "eps: float = 1e-6", False)])
 def test_the_digest_of_the_code_changes_with_what_is_computed_and_not_with_comments(tmp_path, old, new, same):
     (tmp_path / "parts").mkdir()
     for name in ("rms_norm.py", "rope.py"):

@@ -120,9 +120,10 @@ def test_heads_are_shown_from_the_nearest_sighted_to_the_farthest_with_how_far_t
     assert asked == [("model", [1, *ids[:T - 1]])]
     reach = {back: sum(min(back, t) for t in range(T)) / T for back in range(4)}  # 0, 0.8, 1.4, 1.8
     ((picture, alt),) = pictures
-    named = [axes.get_title("left") or axes.get_title() for axes in picture.axes]
+    *maps, _ = picture.axes  # the last is the colour bar
+    named = [axes.get_title("left") or axes.get_title() for axes in maps]
     assert named == ["layer 0, head 1: 0.0 back", f"layer 1, head 0: {reach[2]:.1f} back", "layer 0, head 0: 1.8 back"]
-    for axes, map_TT in zip(picture.axes, (maps_LHTT[1], maps_LHTT[2], maps_LHTT[0]), strict=True):
+    for axes, map_TT in zip(maps, (maps_LHTT[1], maps_LHTT[2], maps_LHTT[0]), strict=True):
         assert (torch.tensor(axes.get_images()[0].get_array()) == map_TT).all()
     assert [tick.get_text() for tick in picture.axes[0].get_xticklabels()][:2] == ["<s>", "_low"]
     assert picture.get_suptitle() == "Near-sighted and far-sighted heads"

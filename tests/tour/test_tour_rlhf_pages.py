@@ -32,7 +32,8 @@ def test_the_ppo_page_has_score_over_kl():
 
 def test_the_hacking_page_tells_the_score_beside_the_truth():
     page = hacking_page(history(2.0, 3.2), history(2.6, 0.4), AFTER, GAMED)
-    for number in ("+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "Only 5% of the", "penalty 95%"):
+    said = "+2.03", "+3.21", "+2.57", "+0.44", "5.5", "31 without", "2 and 1", "penalty 95% of", "without it 5%."
+    for number in said:
         assert number in page
     assert page.count("with KL penalty") >= 2 and page.count(">without<") == 3
 
@@ -106,7 +107,7 @@ def test_the_page_of_ppo_draws_score_and_kl_over_the_iterations_and_says_their_e
                                                            [("from the start", (2, 2.0), (5, 0), OURS)]]
     assert picture.axes[0].get_shared_x_axes().joined(*picture.axes)
     assert top["xlim"] == bottom["xlim"] and top["xlim"][1] == pytest.approx(2 * 1.22 + 1), "room for the names"
-    assert tuple(picture.get_size_inches()) == pytest.approx((6.0, 4.2))
+    assert tuple(picture.get_size_inches()) == pytest.approx((5.4, 4.0))
     assert {axes.get_lines()[0].get_linewidth() for axes in picture.axes} == {0.6}
 
 
