@@ -82,7 +82,7 @@ static const void* instruction(void* context) {
 }
 
 // The instruction of our own that called, perhaps by way of the C library, what went wrong.
-static const void* own_instruction(void* context) {
+const void* own_instruction(void* context) {
   const void* pc = instruction(context);
   if (is_own_code(pc)) return pc;
 #if defined(__x86_64__)

@@ -5,10 +5,6 @@
 
 #include "scheduler.h"
 
-#ifdef __linux__
-#include <link.h>
-#endif
-
 namespace simt {
 
 const char* const kGridBarrier = "grid_group::sync()";
@@ -95,7 +91,7 @@ void Scheduler::set_index(uint64_t number) {
   blockIdx = {unsigned(number % gridDim.x), unsigned(number / gridDim.x % gridDim.y),
               unsigned(number / gridDim.x / gridDim.y)};
   random_ = options().seed * 0x2545f4914f6cdd1du + number;
-  new_order(0);
+  if (options().order == Order::shuffle) new_order(0);
   for (uint64_t& word : ready_) word = 0;
   barrier_arrived_ = barrier_sum_ = 0, wide_.clear();
   for (Warp& warp : warp_) warp.in_use = 0, warp.gathering = 0;
@@ -104,9 +100,14 @@ void Scheduler::set_index(uint64_t number) {
 void Scheduler::run_block(uint64_t number) {
   set_index(number);
   live_ = threads_;
+  uint3 index = {0, 0, 0};
   for (int i = 0; i < threads_; ++i) {
     Thread& thread = thread_[i];
-    thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+    thread.index = index;
+    if (++index.x == blockDim.x) {
+      index.x = 0;
+      if (++index.y == blockDim.y) index.y = 0, ++index.z;
+    }
     thread.started = false;
     thread.stack = nullptr;
     thread.waits_at = nullptr;
@@ -148,28 +149,6 @@ void Scheduler::after_block() {
 }
 
 // ---- blocks that wait for each other
-
-#ifndef SIMT_PROFILE  // the profiler knows more closely
-std::pair<unsigned char*, size_t> static_shared() {
-  static thread_local std::pair<unsigned char*, size_t> found = {nullptr, 0};
-  if (found.second) return found;
-#ifdef __linux__
-  *const_cast<volatile unsigned*>(&threadIdx.x);  // touched, so that this OS thread has its thread-local memory
-  dl_iterate_phdr([](dl_phdr_info* info, size_t, void* result) {
-    for (int i = 0; i < info->dlpi_phnum; ++i) {
-      const auto& part = info->dlpi_phdr[i];
-      const size_t offset = size_t(reinterpret_cast<char*>(&threadIdx) - static_cast<char*>(info->dlpi_tls_data));
-      if (part.p_type != PT_TLS || !info->dlpi_tls_data || offset >= part.p_memsz) continue;
-      *static_cast<std::pair<unsigned char*, size_t>*>(result) = {
-          static_cast<unsigned char*>(info->dlpi_tls_data), part.p_memsz};
-      return 1;
-    }
-    return 0;
-  }, &found);
-#endif
-  return found;
-}
-#endif
 
 void Scheduler::park() {
   on_barrier(barrier_where_, live_);
@@ -268,12 +247,14 @@ void Scheduler::run_grid(const LaunchConfig& config, void (*body)(void*), void* 
   check_limits(config);
   {
     config_ = &config;
+    last_launch = config;
     body_ = body;
     argument_ = argument;
     gridDim = config.grid;
     blockDim = config.block;
     threads_ = int(config.block.x * config.block.y * config.block.z);
     shared_.resize(config.shared_bytes + kSharedAlign + 2 * kGuard);
+    new_order(0);
     endless_at = nullptr, waits_for_nothing = false;
     fault = {}, ended_blocks = 0;
     const Listening listening(config, shared());

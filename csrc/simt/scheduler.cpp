@@ -150,7 +150,8 @@ int Scheduler::barrier(int value, const char* what, Where where) {
   mine.waits_at = what;
   mine.mask = 0;
   if (barrier_arrived_ == 0) barrier_where_ = where, barrier_what_ = what;
-  if (barrier_where_.line != where.line || std::strcmp(barrier_where_.file, where.file) != 0)
+  const bool same_file = barrier_where_.file == where.file || std::strcmp(barrier_where_.file, where.file) == 0;
+  if (barrier_where_.line != where.line || !same_file)
     fail("threads of one block wait at different barriers, here and at " + text(barrier_where_), where);
   barrier_sum_ += value;
   clear_ready(current_);

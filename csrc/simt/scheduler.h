@@ -99,6 +99,7 @@ class Scheduler {
   void* endless_at = nullptr;  // set by the watchdog: the instruction it found
   bool waits_for_nothing = false;  // set by the watchdog: threads meet, and nothing changes
   uint64_t ended_blocks = 0;  // of this launch
+  LaunchConfig last_launch{};  // or the one that runs
   Fault fault;
   Watch last_look = {};
   uint64_t hash_of_memory();
@@ -173,6 +174,7 @@ std::string text(Where where);
 void find_places(const std::vector<const char*>& pcs, std::map<const char*, std::string>& known);
 Where where_is(const void* pc, Where otherwise);
 bool is_own_code(const void* pc);
+const void* own_instruction(void* context);  // in a handler of signals: the instruction of the program that led to it
 uint64_t hash_of(uint64_t hash, const void* memory, size_t bytes);
 uint64_t hash_of_watched(uint64_t hash);  // of all that watch() told of, and variables of the device; 0: of nothing
 

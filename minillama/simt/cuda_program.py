@@ -105,7 +105,7 @@ def run(program, arguments=(), schedule="forward", seconds=60, write=None, memor
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         environment = {"SIMT_SECONDS": str(min(10, seconds / 4)), **os.environ, "SIMT_SCHEDULE": schedule,
-                       "SIMT_REPORT": str(report)}
+                       "SIMT_REPORT": str(report), "SIMT_LIMIT": f"{seconds:g}"}
         child = subprocess.Popen(
             ["sh", "-c", f'ulimit -v {int(memory * 2**20)}; ulimit -c 0; exec "$0" "$@"', str(program), *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -127,7 +127,7 @@ def _pump(child, seconds, write):
         reasons.append(reason)
         os.killpg(child.pid, signal.SIGKILL)
 
-    timer = threading.Timer(seconds, stop, [f"stopped after {seconds:g} seconds: give it more with --limit-seconds"])
+    timer = threading.Timer(seconds + 1, stop, [f"stopped after {seconds:g} seconds: more with --limit-seconds"])
     timer.start()
     try:
         while data := os.read(child.stdout.fileno(), 65536):

@@ -263,7 +263,7 @@ def translate_tree(source, folders, target):
 
         if path not in seen:
             seen[path] = target / f"{len(seen)}_{path.name}"
-            text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+            text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\r\n", "\n")
             try:
                 text = translate(text, path)
             except (ValueError, Unsupported) as wrong:

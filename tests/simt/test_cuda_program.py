@@ -77,7 +77,7 @@ def test_an_assertion_stops_the_kernel_and_the_program_goes_on():
 
 @compiles
 def test_time_and_output_are_limited():
-    assert "after 1 seconds" in outcome("faults.cu", 5, seconds=1)[0].stopped
+    assert "after 1 seconds in the host's code, before any kernel" in outcome("faults.cu", 5, seconds=1)[0].stopped
     result, out = outcome("faults.cu", 4)
     assert "16 MiB" in result.stopped and len(out) <= cuda_program.OUTPUT
 
@@ -85,8 +85,24 @@ def test_time_and_output_are_limited():
 @compiles
 def test_it_ends_as_the_program_ends():
     assert outcome("faults.cu", 6)[0].code == 41
-    assert "SIGSEGV" in outcome("faults.cu", 7)[0].stopped
     assert outcome("faults.cu", 9)[1] == "2\n"  # cudaErrorMemoryAllocation
+
+
+@compiles
+def test_a_program_that_is_ended_says_where_it_was_and_what_it_had_printed(monkeypatch):
+    lines = (FOLDER / "faults.cu").read_text(encoding="utf-8").splitlines()
+    at = {case: next(n for n, line in enumerate(lines, 1) if f"case {case}: " in line) for case in (7, 11)}
+    result, _ = outcome("faults.cu", 7)
+    assert result.code == -11
+    assert f"ended by SIGSEGV in the host's code at faults.cu:{at[7]}, before any kernel" in result.stopped
+    result, out = outcome("faults.cu", 11)
+    assert result.code == -6 and out == "printed before"
+    place = f"faults.cu:{at[11]}"
+    assert f"ended by SIGABRT in the host's code at {place}, after kernel inner of {place}" in result.stopped
+    monkeypatch.setenv("SIMT_SECONDS", "30")
+    result, _ = outcome("faults.cu", 1, seconds=0.4)
+    assert result.code == -9
+    assert "after 0.4 seconds in kernel spin of faults.cu" in result.stopped and "0 of its 1 blocks" in result.stopped
 
 
 @compiles

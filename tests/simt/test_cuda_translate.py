@@ -1,5 +1,6 @@
 """CUDA text becomes C++ text with the same lines: launches, dynamic shared memory, casts that hide a kernel's type."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_a_file_and_what_it_includes_from_known_folders_is_translated_once(tmp_p
         translate_tree(source / "a.cu", [headers], target)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_program():
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "a.cu"
+        source.write_bytes(b"\xef\xbb\xbf#include <vector>\n")
+        made = translate_tree(source, [], Path(folder))
+        assert made.read_text(encoding="utf-8") == f'#line 1 "{source}"\n#include <vector>\n'
+
+
 def test_a_kernel_that_is_launched_through_a_function_keeps_its_type():
     assert body("cudaLaunchCooperativeKernel((void *)k<4>, g, b, a);") == "cudaLaunchCooperativeKernel(k<4>, g, b, a);"
     assert body("cudaLaunchKernel(( const void* ) &k, g);") == "cudaLaunchKernel( &k, g);"
@@ -217,6 +226,7 @@ def told(declared, text):
 
 
 MUTANTS = [
+    Mutant("minillama.simt.cuda_translate", '"utf-8-sig"', '"utf-8"', test_a_byte_order_mark_is_no_part_of_the_program),
     Mutant("minillama.simt.cuda_translate", '(place, len(end[0]), ")")', '(place, 2, ")")',
            lambda: test_a_launch_becomes_two_calls("k<<<1, 2>>>(a);", "k", "1, 2", "(a);")),
     Mutant("minillama.simt.cuda_translate", 'opened in ([], ["<"] * len(opened))', "True",

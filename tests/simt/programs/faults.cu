@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
     case 7: *(volatile int *)nullptr = 1;
     case 8: inner<<<1, 4096>>>(x); return 0;  // and never asks
     case 9: printf("%d\n", int(cudaMalloc(&x, size_t{1} << 45))); return 0;
+    case 11: printf("printed before"), inner<<<1, 1>>>(x); abort();
     case 10: checks<<<1, 8>>>(3); return cudaDeviceSynchronize() == cudaErrorAssert ? 0 : 1;
   }
 }
