@@ -4,8 +4,9 @@ A special one (`<s>`, `<|im_end|>`) steers the model: it comes only on request, 
 by a user stay text. Another (`<think>`) is a word of the text: always found, and shown.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import regex
@@ -157,6 +158,13 @@ class Tokenizer:
         for place, part in enumerate(parts):
             front += [part.id] if isinstance(part, AddedToken) else self._encode_text(part, continues or place > 0)
         return front + back
+
+    def encode_batch(self, texts, threads=1, **options):
+        """`encode` of each text, by several threads: side by side in the compiled core, in turns in plain Python."""
+        if type(threads) is not int or threads < 1:
+            raise ValueError(f"threads is {threads!r}: give a whole number from 1 up")
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(partial(self.encode, **options), texts))
 
     def split_added(self, text, allowed_special=()):
         """The text as a list of str and `AddedToken`: cut at the added words and the special tokens allowed."""

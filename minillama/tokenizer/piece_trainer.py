@@ -52,7 +52,7 @@ class PieceTrainer:
         self.words, self.weights = list(parts), list(parts.values())  # words as tuples of symbols
         self.segments, self.last_count = len(parts), 0
         self.counts, self.places = Counter(), defaultdict(set)  # of each admissible pair: occurrences; numbers of words
-        self.changed, self.heap = set(), []  # pairs whose count is new; (-count, length, string, pair), some outdated
+        self.changed, self.heap = set(), []  # pairs whose count is new; (-count, order, pair), some outdated
         for number in range(self.segments):
             self._count_pairs(number, self.weights[number])
 
@@ -94,16 +94,25 @@ class PieceTrainer:
             self.changed.add(pair)
         return self.admitted[pair]
 
+    def order(self, pair):
+        """What decides among pairs of equal count, the least first."""
+        return len("".join(pair)), "".join(pair)
+
+    def best_pair(self):
+        """The admissible pair with the greatest count; None when there is none."""
+        for pair in self.changed:
+            heapq.heappush(self.heap, (-self.counts[pair], self.order(pair), pair))
+        self.changed.clear()
+        while self.heap and -self.heap[0][0] != self.counts[self.heap[0][2]]:
+            heapq.heappop(self.heap)
+        return self.heap[0][2] if self.heap else None
+
     def next_piece(self):
         """Join the best pair everywhere and return its string; None when no admissible pair is left."""
-        for pair in self.changed:
-            heapq.heappush(self.heap, (-self.counts[pair], len("".join(pair)), "".join(pair), pair))
-        self.changed.clear()
-        while self.heap and -self.heap[0][0] != self.counts[self.heap[0][3]]:
-            heapq.heappop(self.heap)
-        if not self.heap:
+        pair = self.best_pair()
+        if pair is None:
             return None
-        left, right = self.heap[0][3]
+        left, right = pair
         self.last_count = self.counts[left, right]
         script = self.script[left]
         self.script[left + right] = self.script[right] if script is None else script

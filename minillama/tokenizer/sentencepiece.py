@@ -185,6 +185,12 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_text(self, text, continues):
         return self._encoder_of(self.puts_space(text, continues)).encode(text)
 
+    def sample(self, text, alpha, draw):
+        """Like `encode`, a cut drawn by a unigram model (`UnigramModel.sample`); ValueError for other types."""
+        if self.rules.model_type != "unigram":
+            raise ValueError(f"the model is of type {self.rules.model_type}: only a unigram model draws segmentations")
+        return self._encoder.sample(text, alpha, draw)
+
     def _vocabulary_id(self, name):
         return self._ids.get(name)
 

@@ -140,3 +140,7 @@ class UnigramEncoder(PieceEncoder):
     def segment(self, text):
         """The pieces of a normalised text."""
         return self.model.segment(text)
+
+    def sample(self, text, alpha, draw):
+        """The ids of a segmentation drawn by `UnigramModel.sample`."""
+        return self.ids(self.model.sample(self.normalize(text), alpha, draw))

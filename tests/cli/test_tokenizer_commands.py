@@ -43,6 +43,26 @@ def test_what_was_learned_is_what_the_library_learns_and_stands_on_stderr(tmp_pa
     assert any("x" in piece.text and len(piece.text) > 1 for piece in load_tokenizer(tmp_path / "b.model").pieces)
 
 
+@pytest.mark.parametrize(("kind", "size", "words"), [
+    ("unigram", 268, ()), ("char", 9, ()), ("word", 5, ()), ("byte", 262, ()), ("byte", 262, ("--pattern", "gpt2"))])
+def test_each_type_is_learned_saved_and_recognised_by_its_content(tmp_path, monkeypatch, capsys, kind, size, words):
+    (tmp_path / "text.txt").write_text("low lower lowest\nlow lowest\nlower low\n" * 9)
+    code, out, err = run(monkeypatch, capsys, "tokenizer", "train", "--text", tmp_path / "text.txt", "--type", kind,
+                         "--vocab-size", size, "--out", tmp_path / "t", *words)
+    assert (code, out) == (0, "") and err.endswith(f"t: {size} pieces\n"), err
+    code, out, _ = run(monkeypatch, capsys, "tokenizer", "encode", "--model", tmp_path / "t", stdin='"low lower"\n')
+    assert code == 0 and load_tokenizer(tmp_path / "t").decode(json.loads(out)) == "low lower"
+
+
+@pytest.mark.parametrize(("kind", "flag"), [("byte", "--no-byte-fallback"), ("bpe", "--pattern=gpt2"),
+                                            ("byte", "--character-coverage=0.99"), ("char", "--pattern=gpt2")])
+def test_a_flag_that_a_type_would_ignore_is_refused(tmp_path, monkeypatch, capsys, kind, flag):
+    (tmp_path / "text.txt").write_text(TEXT)
+    code, _, err = run(monkeypatch, capsys, "tokenizer", "train", "--text", tmp_path / "text.txt", "--type", kind,
+                       "--vocab-size", "300", "--out", tmp_path / "t", flag)
+    assert code == 2 and f"--type {kind} has no --" in err and not (tmp_path / "t").exists()
+
+
 @pytest.mark.parametrize(("flag", "value"), [
     ("--vocab-size", 0), ("--vocab-size", (1 << 30) + 1), ("--vocab-size", "x"), ("--max-line-bytes", 9),
     ("--max-line-bytes", (1 << 30) + 1)])

@@ -10,6 +10,7 @@ from mutants import Mutant
 from minillama.tokenizer import train_bpe
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
 from minillama.tokenizer.byte_bpe import BYTE_TO_CHARACTER
+from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 from minillama.tokenizer.tokenizer_json import read_tokenizer_json
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -100,9 +101,24 @@ def test_tokens_that_contradict_the_vocabulary_are_refused():
         train_bpe(["the cat and the hat"] * 20, 280).obey(TokenSettings(eos="<nothing>"))
 
 
+def test_a_batch_is_each_of_its_texts_by_any_number_of_threads():
+    texts = ["low lower", "", "<s> é猫", "lowest " * 50] * 5
+    for tokenizer in (train_bpe(["low lower lowest"], 275), read_tokenizer_json(of_bytes(("<s>", True)).encode()),
+                      train_sentencepiece(["low lower lowest"], 11, "char")):
+        for threads in (1, 3, 40):
+            assert tokenizer.encode_batch(texts, threads) == [tokenizer.encode(text) for text in texts]
+    ids = tokenizer.encode_batch(texts, 2, bos=True, eos=True)
+    assert ids == [tokenizer.encode(text, bos=True, eos=True) for text in texts]
+    for threads in (0, 1.5, True):
+        with pytest.raises(ValueError, match="threads is"):
+            tokenizer.encode_batch(texts, threads)
+
+
 MODULE, FOUND = "minillama.tokenizer.added_tokens", test_words_are_found_as_the_library_finds_them
 MUTANTS = [
     Mutant(MODULE, 'r"\\s*" if self.lstrip', 'r"" if self.lstrip', FOUND),
+    Mutant(MODULE, "pool.map(partial(self.encode, **options), texts)", "pool.map(self.encode, texts)",
+           test_a_batch_is_each_of_its_texts_by_any_number_of_threads),
     Mutant(MODULE, "return -len(token.text), token.text", "return len(token.text), token.text", FOUND),
     Mutant(MODULE, 'rf"(?<!\\w){word}(?!\\w)"', 'rf"{word}(?!\\w)"', FOUND),
     Mutant(MODULE, "wanted = self._words\n", "wanted = list(self.added.values())\n",

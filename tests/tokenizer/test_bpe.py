@@ -269,14 +269,14 @@ _BPE, _PIECES = "minillama.tokenizer.bpe", "minillama.tokenizer.piece_trainer"
 _WORDS = "minillama.tokenizer.word_counts"
 MUTANTS = [
     Mutant(_PIECES, "if left in self.digits or right in self.digits:", "if False:", test_a_digit_never_shares_a_piece),
-    Mutant(_PIECES, 'len("".join(pair)), "".join(pair), pair', '"".join(pair), "".join(pair), pair',
+    Mutant(_PIECES, 'return len("".join(pair)), "".join(pair)', 'return "".join(pair), "".join(pair)',
            test_ties_go_to_the_shorter_then_to_the_lower_string),
-    Mutant(_PIECES, 'len("".join(pair)), "".join(pair), pair', 'len("".join(pair)), pair[1], pair',
+    Mutant(_PIECES, 'return len("".join(pair)), "".join(pair)', 'return len("".join(pair)), pair[1]',
            test_ties_go_to_the_shorter_then_to_the_lower_string),
     Mutant(_PIECES, "self._count_pairs(number, -self.weights[number])", "pass", check_ties_and_overlaps),
     Mutant(_PIECES, "self._count((left + right, word[place]), 0)", "pass",
            lambda: check_cruel("long words")),
-    Mutant(_PIECES, "-self.heap[0][0] != self.counts[self.heap[0][3]]", "False", check_ties_and_overlaps),
+    Mutant(_PIECES, "-self.heap[0][0] != self.counts[self.heap[0][2]]", "False", check_ties_and_overlaps),
     Mutant(_PIECES, 'return "Han"', "return script", lambda: check_cruel("japanese")),
     Mutant(_PIECES, 'None if script == "Inherited" else script', "script", lambda: check_cruel("marks")),
     Mutant(_PIECES, "== SPACE and len(left) > 1:", "== SPACE and False:",

@@ -90,6 +90,15 @@ def test_draws_are_as_frequent_as_the_probabilities_to_the_power_alpha(alpha):
         assert chi2 < len(expected) + 5 * math.sqrt(2 * len(expected))  # five standard deviations
 
 
+def test_drawn_ids_say_the_same_text_and_other_types_draw_none():
+    tokenizer, text = SentencePieceTokenizer(oracle()), "the return of 2023 你好"
+    drawn = [tokenizer.sample(text, 0.2, random.Random(seed)) for seed in range(9)]
+    assert {tokenizer.decode(ids) for ids in drawn} == {text} and len({*map(tuple, drawn)}) > 2
+    assert tokenizer.sample(text, 1e4, random.Random(0)) == tokenizer.encode(text), "the best alone is left"
+    with pytest.raises(ValueError, match="type char: only a unigram model draws"):
+        train_sentencepiece(["abc"], 6, "char").sample("a", 1.0, random.Random(0))
+
+
 def check_ids(option, count, seed=0):
     model, draw = oracle(option), random.Random(seed)
     ours, theirs = SentencePieceTokenizer(model), processor(model)
@@ -231,6 +240,8 @@ MUTANTS = [
     Mutant(MODEL, "heapq.nlargest(n, found)", "heapq.nlargest(n, found)[:2]", test_the_n_best_are_the_n_best_of_all),
     Mutant(MODEL, "math.exp(sums[start] + score + rest - sums[size])", "math.exp(score + rest - sums[size])",
            test_the_likelihood_and_the_probability_of_each_piece_are_sums_over_all_segmentations),
+    Mutant(MODEL, "self.ids(self.model.sample(self.normalize(text), alpha,", "self.ids(self.model.sample(text, alpha,",
+           test_drawn_ids_say_the_same_text_and_other_types_draw_none),
     Mutant(MODEL, "path_sums(lattice, alpha), [len", "path_sums(lattice), [len",
            lambda: test_draws_are_as_frequent_as_the_probabilities_to_the_power_alpha(3.0)),
     Mutant(TRAINING, "opened[-1][1] += count", "opened[-1][1] = count",
