@@ -86,7 +86,8 @@ def judged(rows, goals=GOALS):
             words = f"{row['what']}; {row['size']}; {threads[0] if threads else ''}"
             found.append((words, goal, measured, measured is not None and measured >= goal.wanted))
         if not here:
-            found.append((goal.what.strip("^").replace(".*", " "), goal, None, False))
+            words = f"{goal.what} {goal.size}".replace("^", "").replace(".*", " ").replace("|", " or ").strip()
+            found.append((words, goal, None, False))
     return found
 
 
@@ -95,23 +96,23 @@ def goals_in_words(found):
     met = sum(ok for *_, ok in found)
     lines = [f"{met} of {len(found)} goals are met: ratios to the peer, or shares of the limit in percent.", "",
              "| goal | wanted | measured | |", "|---|---|---|---|"]
-    for words, goal, measured, ok in sorted(found, key=lambda one: one[3]):
-        said = "not measured" if measured is None else f"{measured:g}"
+    for words, goal, measured, ok in sorted(found, key=lambda one: (one[3], one[2] is None)):
+        said, verdict = ("-", "not measured") if measured is None else (f"{measured:g}", "met" if ok else "missed")
         share = " % of limit" if goal.column != "ratio" else ""
-        lines.append(f"| {words} | {goal.wanted:g}{share} | {said} | {'met' if ok else 'missed'} |")
+        lines.append(f"| {words} | {goal.wanted:g}{share} | {said} | {verdict} |")
     return lines
 
 
-def page(tables, loads, rounds):
+def page(tables, loads, options):
     """The text of docs/speed.md. tables: {(name, threads): rows}; loads: how many programs ran at a time, before
-    and after."""
+    and after; options: of the command that made it."""
     rows = [row for table in tables.values() for row in table]
     machine = re.sub(r", threads: \d+", "", rows[0]["machine"]) if rows else _rounds.machine()
     busy = max(loads) > os.cpu_count() + 0.5
     lines = ["# Speed on a CPU", "",
-             f"Made by `python3 run.py bench speed`, {datetime.date.today().isoformat()}, on {machine}.", "",
-             f"Medians of up to {rounds} rounds in which contenders took turns. Ratios are of neighbours in time, and",
-             "above 1 means that ours is better. With one thread the numbers count CPU time, with two the wall's.",
+             f"Made by `python3 run.py bench speed {options}`, {datetime.date.today().isoformat()}, on {machine}.", "",
+             "Medians of rounds in which contenders took turns. Ratios are of neighbours in time, and above 1 means",
+             "that ours is better. With one thread the numbers count CPU time, with two the wall's.",
              f"Programs that ran at a time, by the system's count, before and after: {loads[0]:.1f} and {loads[1]:.1f}",
              f"on {os.cpu_count()} cores." + (" So the machine was busy, and the wall's numbers are worth little."
                                               if busy else ""),
@@ -126,16 +127,21 @@ def page(tables, loads, rounds):
 def main(argv=None):
     def place(parser):
         parser.add_argument("--out", default=str(BENCH.parent / "docs" / "speed.md"), help="the page (docs/speed.md)")
+        parser.add_argument("--only", nargs="+", choices=sorted({name for name, _ in RUNS}), metavar="NAME",
+                            help="these benchmarks (default: all, %(choices)s)")
 
     chosen = _rounds.options(__doc__, argv, place)
     before, tables = os.getloadavg()[0], {}
     for name, threads in RUNS:
-        if (BENCH / f"{name}.py").exists() and threads <= chosen.threads:
+        wanted = not chosen.only or name in chosen.only
+        if wanted and (BENCH / f"{name}.py").exists() and threads <= chosen.threads:
             print(f"{name}, threads: {threads}", file=sys.stderr)
             text = printed_by(name, threads, chosen)
             print(text, flush=True)
             tables[name, threads] = rows_in(text)
-    Path(chosen.out).write_text(page(tables, (before, os.getloadavg()[0]), chosen.rounds), encoding="utf-8")
+    options = f"--rounds {chosen.rounds} --threads {chosen.threads}"
+    options += f" --only {' '.join(chosen.only)}" if chosen.only else ""
+    Path(chosen.out).write_text(page(tables, (before, os.getloadavg()[0]), options), encoding="utf-8")
     print(f"{chosen.out}: written", file=sys.stderr)
 
 

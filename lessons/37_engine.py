@@ -12,8 +12,8 @@
 # wait for, and what can a program for this one job do about it?
 #
 # With one token there is no batch and no time axis: the stream is one vector, and each
-# layer is a matrix times that vector. The second cell is the whole step. Nothing is
-# left out, and it is all that the library's engine does.
+# layer is a matrix times that vector. The second cell is the whole step: all that the
+# library's engine does.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -103,10 +103,10 @@ assert worst < 1e-4
 # $$Q = w N + 2\,b\,L K d\,S$$
 # ascii: Q = w N + 2 b L K d S
 #
-# (The gains of the norms are a few numbers; we leave them out.) A weight of $w = 4$
-# bytes brings two FLOPs: half a FLOP for each byte. That is far to the left of every
-# ridge in lesson 36. Decoding is *memory-bound*: the time of a token is $Q$ divided by
-# the memory's speed, and arithmetic is nearly free.
+# (The norms' gains are left out.) A weight of $w = 4$ bytes brings two FLOPs: half a
+# FLOP for each byte. That is far to the left of every ridge in lesson 36. Decoding is
+# *memory-bound*: the time of a token is $Q$ divided by the memory's speed, and
+# arithmetic is nearly free.
 # %% bytes
 N = L * (2 * D * H * d + 2 * D * K * d + 3 * D * F) + D * V
 
@@ -196,7 +196,8 @@ assert reads[4][-1] < 1.5 * reads[4][0] and reads[32][-1] > 2.5 * reads[4][-1]
 #
 # The sixteen levels of NF4 become integers too. The sums of integers are exact; two
 # products with scales finish a block. The rounding is at most $s / 2$ in each $x$, and
-# `--activations int8` asks for it.
+# `--activations int8` asks for it. Measure before you do: where exact products keep up
+# with the memory it gains nothing, as the table in `docs/speed.md` shows for one CPU.
 # %% activations
 W, x = torch.randn(300, 1024) / 32, torch.randn(1024)
 stored = quantize_nf4(W)
