@@ -19,7 +19,8 @@ SM = {"80": (64, 32, 164), "89": (48, 24, 100), "90": (64, 32, 228), "120": (48,
 THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope_scalar": 128, "nf4_matmul_v1": 64,
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128,
            "nf4_matmul_backward_v2": 256, "flash_delta_v1": 128, "flash_attention_v1": 64, "flash_dq_v1": 64,
-           "flash_dkv_v1": 64, "flash_attention_v2": 128}  # of a block
+           "flash_dkv_v1": 64, "flash_attention_v2": 128, "flash_dq_v2": 128, "flash_dkv_v2": 128,
+           "flash_decoding_v1": 128, "flash_combine_v1": 128}  # of a block
 LAYOUTS = {"0": "half-split", "1": "interleaved"}  # the bool of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",
@@ -44,8 +45,8 @@ def nvcc_run(*words):
 def readable(mangled):
     """"flash_dq_v1 fp16 64" or "rope_v4 fp16 interleaved" for the mangled name of that instance; None for others'."""
     for name in sorted(THREADS, key=len, reverse=True):
-        if found := re.search(rf"\d{name}I({'|'.join(TYPES)})(?:Li(\d+)E)?(?:Lb(\d)E)?E", mangled):
-            return " ".join(filter(None, (name, TYPES[found[1]], found[2], LAYOUTS.get(found[3]))))
+        if found := re.search(rf"\d{name}I({'|'.join(TYPES)})(?:Li(\d+)E)?(?:Li(\d+)E)?(?:Lb(\d)E)?E", mangled):
+            return " ".join(filter(None, (name, TYPES[found[1]], found[2], found[3], LAYOUTS.get(found[4]))))
     return None
 
 

@@ -1,7 +1,6 @@
 // Attention as operators for processors: checks, results, pointers, work to threads. Used by bind_cpu.cpp.
 #pragma once
 
-#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -11,6 +10,7 @@
 #include <optional>
 #include <tuple>
 
+#include "bind_mask.h"
 #include "bind_rope.h"
 #include "checks.h"
 #include "cpu/attention.h"
@@ -35,15 +35,7 @@ static AttentionTensors attention_tensors(const at::Tensor& q, const at::Tensor&
     check_device(tensor, name, at::kCPU);
   AttentionTensors t{dense_rows(q), dense_rows(k), dense_rows(v), {}, {}};
   const int64_t B = q.size(0), T = q.size(2), S = k.size(2);
-  if (mask) {
-    check_dtype(*mask, "mask", at::kBool);
-    check_device(*mask, "mask", at::kCPU);
-    TORCH_CHECK(mask->dim() == 3 && at::is_expandable_to(mask->sizes(), {B, T, S}), "mask has shape ", mask->sizes(),
-                ", wanted (", B, ", ", T, ", ", S, "), or 1s in it");
-    t.mask = mask->size(2) == S ? mask->expand({B, T, S}) : mask->expand({mask->size(0), mask->size(1), S});
-    if (S > 1 && t.mask.stride(2) != 1) t.mask = t.mask.contiguous();
-    t.mask = t.mask.expand({B, T, S});
-  }
+  if (mask) t.mask = spread_mask(*mask, B, T, S, at::kCPU);
   const float scale = float(1 / std::sqrt(double(q.size(3))));
   t.inputs = {dtype_of(q), by_strides(t.q), by_strides(t.k), by_strides(t.v), {},
               {B, q.size(1), k.size(1), T, S, q.size(3), scale, causal}};

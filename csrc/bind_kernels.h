@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_mask.h"
 #include "bind_nf4.h"
 #include "bind_rope.h"
 
@@ -76,8 +77,7 @@ static void multiply(const NF4Tensors& t, const kernels::NF4& w, bool forward) {
 }
 
 static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                               bool causal, const std::optional<at::Tensor>& mask) {
-  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
+                                               bool causal) {
   check_attention(q, k, v, kernels::kMaxHeadWidth);
   check_together({{"q", q}, {"k", k}, {"v", v}});
   const double rows = double(q.size(0)) * std::max(double(q.size(1)) * double(q.size(2) + kernels::kDeltaRows - 1),
@@ -91,7 +91,8 @@ static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Te
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::Tensor& q, const at::Tensor& k,
                                                                       const at::Tensor& v, bool causal,
                                                                       const std::optional<at::Tensor>& mask) {
-  const auto shape = attention_shape(q, k, v, causal, mask);
+  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
+  const auto shape = attention_shape(q, k, v, causal);
   const c10::DeviceGuard guard(q.device());
   at::Tensor out = at::empty(q.sizes(), q.options());
   at::Tensor lse = at::empty(q.sizes().slice(0, 3), q.options().dtype(at::kFloat));
@@ -103,10 +104,40 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::
   return {out, lse, rows};
 }
 
+// For a few queries and without a gradient: any mask, and the keys split over blocks. What is not aligned to 16 bytes and
+// has no mask is left to the kernels above.
+static at::Tensor flash_decoding(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
+                                 const std::optional<at::Tensor>& mask) {
+  const auto shape = attention_shape(q, k, v, causal);
+  const at::Tensor K = dense_rows(k), V = dense_rows(v), Q = dense_rows(q);
+  const bool fits = kernels::fits_decoding(dtype_of(q), strided(K), strided(V), shape.width);
+  TORCH_CHECK(shape.queries <= kernels::kDecodingQueries, "q has ", shape.queries, " queries, and this kernel takes up to ",
+              kernels::kDecodingQueries, ": use flash_attention");
+  TORCH_CHECK(!mask || fits, "k has shape ", k.sizes(), " and strides ", k.strides(), ": with a mask these kernels want "
+              "heads of a multiple of 16 bytes, aligned: use minillama.attention");
+  if (!fits) return std::get<0>(flash_attention(q, k, v, causal, {}));
+  const c10::DeviceGuard guard(q.device());
+  const at::Tensor seen = mask ? spread_mask(*mask, shape.batch, shape.queries, shape.keys, kDevice) : at::Tensor();
+  check_together({{"q", q}, {"mask", seen}});
+  const int64_t parts = kernels::decoding_parts(shape);
+  at::Tensor out = at::empty(q.sizes(), q.options());
+  at::Tensor part_out = at::empty({shape.batch, shape.heads, shape.queries, parts, shape.width},
+                                  q.options().dtype(at::kFloat));
+  at::Tensor part_rows = at::empty({shape.batch, shape.heads, shape.queries, parts, 2}, part_out.options());
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"mask", seen}, {"out", out}, {"parts", part_out},
+                        {"rows of parts", part_rows}};
+  kernels::AttentionMask by_strides = {};
+  if (mask) by_strides = {seen.const_data_ptr<bool>(), seen.stride(0), seen.stride(1)};
+  in_use->flash_decoding(dtype_of(q), strided(Q), strided(K), strided(V), by_strides, out.mutable_data_ptr(),
+                         part_out.mutable_data_ptr<float>(), part_rows.mutable_data_ptr<float>(), shape, stream_of(q));
+  return out;
+}
+
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_out, const at::Tensor& d_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& out, const at::Tensor& rows, bool causal, const std::optional<at::Tensor>& mask) {
-  const auto shape = attention_shape(q, k, v, causal, mask);
+  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
+  const auto shape = attention_shape(q, k, v, causal);
   check_together({{"q", q}, {"d_out", d_out}, {"d_lse", d_lse}, {"out", out}, {"rows", rows}});
   const c10::DeviceGuard guard(q.device());
   for (const at::Tensor* tensor : {&d_out, &out}) {
@@ -134,6 +165,7 @@ static void implement(torch::Library& m) {
   implement_nf4(m);
   m.impl("flash_attention", &flash_attention);
   m.impl("flash_attention_backward", &flash_attention_backward);
+  m.impl("flash_decoding", &flash_decoding);
 }
 
 }  // namespace minillama

@@ -28,6 +28,8 @@ static void define_operators(torch::Library& m) {
         "-> (Tensor out, Tensor lse, Tensor rows)");
   m.def("flash_attention_backward(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor rows, "
         "bool causal, Tensor? mask=None) -> (Tensor dq, Tensor dk, Tensor dv)");
+  // the same out for up to 8 queries, without a gradient, and with any mask; CUDA kernels only
+  m.def("flash_decoding(Tensor q, Tensor k, Tensor v, bool causal, Tensor? mask=None) -> Tensor");
 }
 
 TORCH_LIBRARY(minillama, m) { define_operators(m); }

@@ -3,12 +3,15 @@ kernel."""
 
 from functools import partial
 
+import torch
+
 from minillama import kernels
 from minillama.attention import attention, torch_attention
 from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
 from minillama.rope import apply_rope_qk
 
+DECODED = 8  # queries of a head, at most, that the CUDA kernel for decoding takes
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 
 
@@ -24,7 +27,8 @@ def use_kernels(model, backend, activations="fp32"):
 
     activations: "int8" (with "cpu" alone) rounds those that layers in NF4 multiply: faster, for generation only; see
     `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. The CUDA kernels know no mask but the
-    causal one. ValueError for an unknown name, RuntimeError for what is not built here.
+    causal one, except for up to 8 queries without a gradient: a batch that writes. ValueError for an unknown name,
+    RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
     check_activations(model, backend, activations)
@@ -58,7 +62,7 @@ def functions(backend):
     if backend not in BACKENDS:
         raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
     kernels.require(backend)
-    attend = attention_on_cpu if backend == "cpu" else partial(kernels.flash_attention, backend=backend)
+    attend = attention_on_cpu if backend == "cpu" else partial(cuda_attention, backend=backend)
     return attend, partial(kernels.fused_rope_qk, backend=backend)
 
 
@@ -68,6 +72,16 @@ def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     if q_BHTd.shape[2] == 1:
         return torch_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)
     return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend="cpu")
+
+
+def cuda_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
+    """`attention` by the CUDA kernels: for up to 8 queries that need no gradient, as in decoding, by one that splits
+    the keys over blocks (csrc/cuda/flash_decoding.cuh) and knows any mask; else by that which knows none."""
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTd, k_BKSd, v_BKSd))
+    if learns or q_BHTd.shape[2] > DECODED:
+        return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend)
+    return kernels.operator_of("flash_attention", backend, q_BHTd, "flash_decoding")(q_BHTd, k_BKSd, v_BKSd, causal,
+                                                                                     mask_BTS)
 
 
 def backend_of(model):

@@ -102,6 +102,7 @@ def _missing():
             ("int8_matmul", lambda x, codes, *rest: x.new_empty((*x.shape[:-1], len(codes))), None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
             ("flash_attention_backward", _flash_backward_fake, None, None),
+            ("flash_decoding", lambda q, *rest: q.new_empty(q.shape), None, None),
         ):
             if not hasattr(operators, name):
                 continue  # compiled before there was one: `operator_of` says so when it is asked for

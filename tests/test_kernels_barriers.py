@@ -59,7 +59,7 @@ def test_the_program_passes_every_barrier(planted):
     assert sorted(listed) == sorted(barriers()) and len(listed) >= 10
 
 
-@pytest.mark.parametrize("kernel", ["attention", "tensor", "nf4"])
+@pytest.mark.parametrize("kernel", ["attention", "tensor", "gradients", "decoding", "nf4"])
 def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
     results = {run(planted, kernel, "none", schedule) for schedule in SCHEDULES}
     assert len(results) == 1 and "nan" not in results.pop()
@@ -67,7 +67,7 @@ def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
-    kernel = next((kernel for start, kernel in (("nf4", "nf4"), ("flash_tensor", "tensor"))
-                   if barrier.startswith(start)), "attention")
+    kernel = next((kernel for start, kernel in (("nf4", "nf4"), ("flash_tensor", "tensor"), ("flash_dec", "decoding"),
+                                                ("flash_back", "gradients")) if barrier.startswith(start)), "attention")
     right = run(planted, kernel, "none", "forward")
     assert all(run(planted, kernel, barrier, schedule) != right for schedule in SCHEDULES)

@@ -45,8 +45,9 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     need_nvcc()
     found = figures(architecture)
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
-    # for 1 and for 8 rows; four other kernels. 2 dtypes: flash attention on tensor cores in 4 head widths
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 4) + 2 * 4
+    # for 1 and for 8 rows; decoding in 3 head widths for 4 and for 8 rows, and what combines its parts; four other
+    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * 3 * 4
     like_the_record(found, RECORD["figures"][architecture])
 
 

@@ -7,11 +7,7 @@
 
 namespace minillama {
 
-// Which keys may be seen, bool (B, T, S) by its strides, of which a row's keys lie side by side; without data: all.
-struct AttentionMask {
-  const bool* data;
-  int64_t batch, query;
-};
+using kernels::AttentionMask;
 
 // What all tasks of a call read.
 struct AttentionInputs {

@@ -124,30 +124,4 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
   }
 }
 
-void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
-                              const float* rows_, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
-                              AttentionShape shape, void* stream_) {
-  const auto stream = static_cast<cudaStream_t>(stream_);
-  const auto* rows = reinterpret_cast<const float2*>(rows_);
-  const dim3 for_delta = tile_grid(shape.queries, kDeltaRows, shape.heads, shape.batch);
-  const dim3 for_dq = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
-  const dim3 for_dkv = tile_grid(shape.keys, kTile, shape.kv_heads, shape.batch);
-  with_dtype(dtype, [&](auto zero) {
-    with_width(shape.width, [&](auto width) {
-      using T = decltype(zero);
-      constexpr int D = decltype(width)::value;
-      if (shape.batch * shape.heads * shape.queries > 0) {
-        LAUNCH((flash_delta_v1<T>), for_delta, 32 * kDeltaRows, 0, stream)(
-            d_out, static_cast<const T*>(out), d_lse, delta, shape);
-        LAUNCH((flash_dq_v1<T, D>), for_dq, kTileThreads, 0, stream)(
-            q, k, v, d_out, rows, delta, static_cast<T*>(dq), shape);
-      }
-      if (shape.batch * shape.kv_heads * shape.keys > 0)
-        LAUNCH((flash_dkv_v1<T, D>), for_dkv, kTileThreads, 0, stream)(
-            q, k, v, d_out, rows, delta, static_cast<T*>(dk), static_cast<T*>(dv), shape);
-    });
-  });
-  check_launch("flash_attention_backward");
-}
-
 }  // namespace minillama::kernels

@@ -85,11 +85,11 @@ __device__ unsigned packed(float low, float high) {
 }
 
 // A warp's scores with the keys of a tile: S[n] are keys 8 n ... 8 n + 7, of rows lane / 4 and lane / 4 + 8.
-template <int D, class T>
-__device__ void scores_of(float (&S)[kKeys<D> / 8][4], const unsigned (&Q)[D / 16][4], const T* K) {
+template <int D, int N, class T>
+__device__ void scores_of(float (&S)[N][4], const unsigned (&Q)[D / 16][4], const T* K) {
   const int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
 #pragma unroll
-  for (int n = 0; n < kKeys<D> / 8; n += 2)
+  for (int n = 0; n < N; n += 2)
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       unsigned b[4];
@@ -117,11 +117,11 @@ __device__ void mask(float (&S)[kKeys<D> / 8][4], int64_t seen, int64_t below) {
 }
 
 // O += P v.
-template <int D, class T>
-__device__ void add_values(float (&O)[D / 8][4], const float (&P)[kKeys<D> / 8][4], const T* V) {
+template <int D, int N, class T>
+__device__ void add_values(float (&O)[D / 8][4], const float (&P)[N][4], const T* V) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int k = 0; k < kKeys<D> / 16; ++k) {
+  for (int k = 0; k < N / 2; ++k) {
     const unsigned a[4] = {packed<T>(P[2 * k][0], P[2 * k][1]), packed<T>(P[2 * k][2], P[2 * k][3]),
                            packed<T>(P[2 * k + 1][0], P[2 * k + 1][1]), packed<T>(P[2 * k + 1][2], P[2 * k + 1][3])};
 #pragma unroll
@@ -240,8 +240,10 @@ void with_padded_width(int64_t width, Visit visit) {
 }
 
 // Whether 16 bytes can be copied at a time: rows and all their neighbours begin at multiples of 16.
-inline bool fits_tensor_cores(std::initializer_list<Strided> inputs, const void* out, int64_t width) {
-  bool fits = width % 8 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+inline bool fits_tensor_cores(std::initializer_list<Strided> inputs, std::initializer_list<const void*> results,
+                              int64_t width) {
+  bool fits = width % 8 == 0;
+  for (const void* result : results) fits = fits && reinterpret_cast<uintptr_t>(result) % 16 == 0;
   for (const Strided& x : inputs)
     fits = fits && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.batch % 8 == 0 && x.head % 8 == 0 && x.row % 8 == 0;
   return fits;
@@ -252,7 +254,7 @@ void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, fl
   if (shape.batch * shape.heads * shape.queries == 0) return;
   const auto stream = static_cast<cudaStream_t>(stream_);
   auto* rows = reinterpret_cast<float2*>(rows_);
-  const bool fits = fits_tensor_cores({q, k, v}, out, shape.width);
+  const bool fits = fits_tensor_cores({q, k, v}, {out}, shape.width);
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     auto* to = static_cast<T*>(out);

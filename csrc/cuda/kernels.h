@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace minillama::kernels {
 
@@ -66,6 +67,37 @@ constexpr int64_t kMaxBlocks = 0x7fffffff;  // of a launch
 // scaled, and the sum of exp(scale (score - maximum)).
 void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows,
                      AttentionShape shape, void* stream);
+
+// Which keys may be seen, bool (B, T, S) by its strides, of which a row's keys lie side by side; without data: all.
+struct AttentionMask {
+  const bool* data;
+  int64_t batch, query;
+};
+
+// The same out, alone, for up to 8 queries. Scratch: part_out (B, H, T, parts, d), part_rows (B, H, T, parts, 2).
+void flash_decoding(DType dtype, Strided q, Strided k, Strided v, AttentionMask mask, void* out, float* part_out,
+                    float* part_rows, AttentionShape shape, void* stream);
+constexpr int64_t kDecodingQueries = 8, kDecodingRows = 8;  // at most: of a head; of the heads of a group, in one block
+constexpr int64_t kDecodingBlocks = 108, kPartKeys = 64;    // at least: the SMs of an A100; keys of a part
+
+// Into how many parts the keys of a head are cut.
+inline int64_t decoding_parts(const AttentionShape& shape) {
+  const int64_t rows = shape.heads / shape.kv_heads * shape.queries;
+  const int64_t blocks = shape.batch * shape.kv_heads * ((rows + kDecodingRows - 1) / kDecodingRows);
+  const int64_t wanted = blocks > 0 ? (kDecodingBlocks + blocks - 1) / blocks : 1, most = shape.keys / kPartKeys;
+  return wanted < most ? wanted : most > 1 ? most : 1;
+}
+
+// Whether keys and values can be read 16 bytes at a time: rows and all their neighbours begin at multiples of 16.
+inline bool fits_decoding(DType dtype, const Strided& k, const Strided& v, int64_t width) {
+  const int64_t chunk = dtype == DType::f32 ? 4 : 8;
+  bool fits = width % chunk == 0;
+  for (const Strided* x : {&k, &v})
+    fits = fits && reinterpret_cast<uintptr_t>(x->data) % 16 == 0 && x->batch % chunk == 0 && x->head % chunk == 0 &&
+           x->row % chunk == 0;
+  return fits;
+}
+
 // dq like q, dk and dv like k, contiguous; `delta` is scratch like lse, d_lse may be null.
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
                               const float* rows, const float* d_lse, float* delta, void* dq, void* dk, void* dv,

@@ -143,13 +143,14 @@ def attended(q, k, v, d_out, causal, plain, mask_BTS=None):
     highest = scores.value.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
     roundings = 5 * (highest - scores.value).where(seen, 0) + 5 * (S // TILE) + 2
     shares = scores.softmax(seen, FP32 * roundings + (PLAIN_EXP if plain else 0))
-    mixed = shares if plain or stored == torch.float32 else shares.stored(stored)  # what tensor cores multiply
+    multiplied = (lambda x: x) if plain or stored == torch.float32 else lambda x: x.stored(stored)  # by tensor cores
+    mixed = multiplied(shares)
     out, d_shares = mixed @ v, d_out @ v.T
     delta = (shares * d_shares if plain else d_out * (exact(shares.value) @ v).stored(stored)).sum()
     if not plain:  # from the output: wrong shares in it matter as much as d_shares, not as all of d_out and v
         delta = Bounded(delta.value, delta.error + (mixed.error * d_shares.value.abs()).sum(-1, keepdim=True))
-    d_scores = shares * (d_shares - delta) * scale
-    found = {"out": out, "dq": d_scores @ k, "dk": d_scores.T @ q, "dv": shares.T @ d_out}
+    d_scores = multiplied(shares * (d_shares - delta)) * scale
+    found = {"out": out, "dq": d_scores @ k, "dk": d_scores.T @ q, "dv": mixed.T @ d_out}
     return {name: x.moved(lambda x, rows=T if name in ("out", "dq") else S: x.view(B, -1, rows, d))
             for name, x in found.items()}
 

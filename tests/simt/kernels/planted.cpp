@@ -24,8 +24,8 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 }
 #define __syncthreads() barrier_unless_skipped(__FILE__, __LINE__)
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
-#include "cuda/flash_attention_backward.cuh"
-#include "cuda/flash_tensor_cores.cuh"
+#include "cuda/flash_backward_tensor_cores.cuh"
+#include "cuda/flash_decoding.cuh"
 #include "cuda/nf4_vectors.cuh"
 #undef __syncwarp
 
@@ -67,6 +67,42 @@ static void run_tensor_cores() {
   print(read);
 }
 
+static std::vector<__half> halves(size_t count, unsigned seed) {
+  std::vector<__half> all(count);
+  const auto from = numbers(count, seed);
+  for (size_t i = 0; i < count; ++i) all[i] = __half(from[i]);
+  return all;
+}
+
+static void print(const std::vector<__half>& all) {
+  for (const __half& x : all) std::printf("%.9g ", double(float(x)));
+}
+
+// Gradients on tensor cores: three tiles of keys and of queries, all of whose warps work.
+static void run_gradients() {
+  constexpr int T = 70, S = 140, d = 24;
+  const AttentionShape shape{1, 1, 1, T, S, d, 0.25f, true};
+  const auto q = halves(T * d, 1), k = halves(S * d, 2), v = halves(S * d, 3), d_out = halves(T * d, 4);
+  auto out = d_out, dq = q, dk = k, dv = v;
+  std::vector<float> rows(2 * T, 1.0f), delta(T);
+  const Strided Q{q.data(), T * d, T * d, d}, K{k.data(), S * d, S * d, d}, V{v.data(), S * d, S * d, d};
+  flash_attention_backward(DType::f16, Q, K, V, {d_out.data(), T * d, T * d, d}, out.data(), rows.data(), nullptr,
+                           delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+  for (const auto& result : {dq, dk, dv}) print(result);
+}
+
+// Two parts of the keys, and a group of two.
+static void run_decoding() {
+  constexpr int H = 2, S = 140, d = 24;
+  const AttentionShape shape{1, H, 1, 1, S, d, 0.25f, true};
+  const auto q = halves(H * d, 1), k = halves(S * d, 2), v = halves(S * d, 3);
+  auto out = q;
+  std::vector<float> part_out(H * 2 * d), part_rows(H * 2 * 2);
+  flash_decoding(DType::f16, {q.data(), H * d, d, d}, {k.data(), S * d, S * d, d}, {v.data(), S * d, S * d, d}, {},
+                 out.data(), part_out.data(), part_rows.data(), shape, nullptr);
+  print(out);
+}
+
 static void run_nf4(int64_t N, int64_t K) {
   std::vector<uint8_t> codes(N * K / 2);
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = uint8_t(i * 37 + 11);
@@ -85,11 +121,12 @@ int main(int, char** words) {
   const std::string what = words[1];
   if (what == "list") {
     std::freopen("/dev/null", "w", stderr);
-    run_attention(), run_tensor_cores(), run_nf4();
+    run_attention(), run_tensor_cores(), run_gradients(), run_decoding(), run_nf4();
     std::puts("");
     for (const auto& name : passed) std::printf("%s ", name.c_str());
     return 0;
   }
   left_out = words[2];
-  what == "nf4" ? run_nf4() : what == "tensor" ? run_tensor_cores() : run_attention();
+  what == "nf4" ? run_nf4() : what == "tensor" ? run_tensor_cores() : what == "gradients" ? run_gradients()
+      : what == "decoding" ? run_decoding() : run_attention();
 }

@@ -1,0 +1,180 @@
+"""The laws of decoding and of gradients on tensor cores see every planted fault of their CUDA code.
+
+The kernels are compiled once, each marked expression as `planted == n ? wrong : right`, and take the place of the
+built ones (the other kernels' faults: test_kernels_planted.py).
+"""
+
+import ctypes
+import shutil
+import subprocess
+
+import pytest
+import test_attention_decoding as decoding
+import test_attention_gradients as gradients
+import torch
+from test_simt import SIMT
+
+from minillama import kernels
+from minillama.simt.profile_build import RUNTIME
+
+pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
+                                                   reason=f"the kernels are not built: {kernels.BUILD}")]
+DECODING, GRADIENTS = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh"
+
+FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
+    # decoding: which keys are seen, and which are read
+    (DECODING, "visible && @key <= rows.last[r]@", "key < rows.last[r]"),
+    (DECODING, "masked && (r == 0 || (@!one_query@ &&", "false"),
+    (DECODING, "last = shape.causal ? @query + shape.keys - shape.queries@", "query"),
+    (DECODING, "rows.last[threadIdx.x] = @row < all_rows@", "true"),
+    (DECODING, "mask.data + @batch * mask.batch@", "0"),
+    (DECODING, "batch * mask.batch + @query * mask.query@", "0"),
+    (DECODING, "seen[u] = @key < end@", "key < end - 1"),
+    (DECODING, "load_chunk(keys + key * k.row + column, @seen[u] != 0@ &&", "true"),
+    (DECODING, "there = @wanted[key / 8] >> (key % 8 * kTeam) & 1@", "true"),
+    (DECODING, "__ballot_sync(kWarpLanes, @seen[u] != 0@)", "seen[u] > 1"),
+    # parts
+    (DECODING, "part_begin(shape.keys, @part + 1@, parts)", "part"),
+    (DECODING, "part_begin(shape.keys, @part@, parts) + warp", "0"),
+    (DECODING, "parts) + @warp * kStepKeys@", "0"),
+    (DECODING, "start += @kDecodingWarps * kStepKeys@", "2 * kDecodingWarps * kStepKeys"),
+    (DECODING, "const float weight = @exp2f((part.x - base) * c)@", "1"),
+    (DECODING, "sum += @part.y * weight@", "part.y"),
+    (DECODING, "if (@part.y == -1@)", "false"),
+    (DECODING, "highest = fmaxf(highest, @sums[i * sums_apart].x@)", "sums[0].x"),
+    (DECODING, "seen_yet >> r & 1 ? sum[r] : @-1@", "0"),
+    (DECODING, "@all.sees_any ? all.sum : -1@", "all.sum"),
+    (DECODING, "T(@all.sees_any ? all.value / all.sum : 0.0f@)", "all.value / all.sum"),
+    (DECODING, "+ first + row) * @parts@ + part", "1"),
+    # softmax
+    (DECODING, "c = @shape.scale * kLog2E@;  // exp", "shape.scale * kLog2E * 1.0001f"),
+    (DECODING, "alpha = @exp2f((highest[r] - base) * c)@", "1.0f"),
+    (DECODING, "sum[r] = @sum[r] * alpha@ +", "sum[r]"),
+    (DECODING, "O[r][e] *= @alpha@", "1.0f"),
+    (DECODING, "@now == -INFINITY@ ? 0 : now", "false"),
+    (DECODING, "float score = @team_sum(p[u][r])@", "(team_sum(p[u][r]), p[u][r])"),
+    (DECODING, "now = fmaxf(now, @__shfl_xor_sync(kWarpLanes, now, lanes)@)",
+     "(__shfl_xor_sync(kWarpLanes, now, lanes), now)"),
+    (DECODING, "O[r][e] += @weight@ * float", "float(__nv_bfloat16(weight))"),
+    # heads, columns, keys of a lane
+    (DECODING, "head = kv_head * group + @row / shape.queries@", "row % group"),
+    (DECODING, "query = @row % shape.queries@;\n    const bool", "0"),
+    (DECODING, "there = row < all_rows && @i % D < d@", "i % D + 1 < d"),
+    (DECODING, "first = @tile % tiles * R@", "0"),
+    (DECODING, "kv_head = @tile / tiles@", "0"),
+    (DECODING, "key = @(j * kTogether) % 8@ + lane", "0"),
+    (DECODING, "p[@j * kTogether / 8@][r]", "0"),
+    # gradients: masks
+    (GRADIENTS, "{within(@seen_by(shape, query) - start@, Keys)", "seen_by(shape, query) - start + 1"),
+    (GRADIENTS, "within(@seen_by(shape, query + 8) - start@, Keys)", "seen_by(shape, query) - start"),
+    (GRADIENTS, "if (@seen_by(shape, mine) < start + Keys@)", "false"),
+    (GRADIENTS, "seen_by(shape, @mine + 15@) <= start", "mine"),
+    (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[0]"),
+    (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[i / 2] - 1"),
+    (GRADIENTS, "column >= @ends[i / 2]@", "ends[i / 2] + 1"),
+    (GRADIENTS, "shape.causal && @now + shift < mine + 15@", "now + shift < mine"),
+    (GRADIENTS, "@now + Walked > shape.queries@ ||", "false"),
+    (GRADIENTS, "shape.causal && @now + Walked - 1 + shift < mine@", "now + shift < mine"),
+    (GRADIENTS, "? @(first - shift) / Walked * Walked@ : 0", "(first - shift + Walked) / Walked * Walked"),
+    (GRADIENTS, "left = within(@shape.queries - now@, Walked)", "Walked"),
+    # shares and their gradients
+    (GRADIENTS, "base(@row.x * c@)", "row.x"),
+    (GRADIENTS, "1 / (@row.y * fast_exp2(__fmaf_rn(row.x, c, -base))@)", "row.y * 1.02f"),
+    (GRADIENTS, "dp = @s * (dp - row.delta)@", "s * dp"),
+    (GRADIENTS, "dp = @s * (dp - row.delta)@", "dp - row.delta"),
+    (GRADIENTS, "s = @fast_exp2(__fmaf_rn(s, c, -row.base)) * row.inverse@", "fast_exp2(__fmaf_rn(s, c, -row.base))"),
+    (GRADIENTS, "row[@i / 2@], c);\n    if (seen_by", "0"),
+    (GRADIENTS, "row[@i % 2@], c);\n    }", "0"),
+    (GRADIENTS, "add_values<D>(dV, S, @tile_do@)", "tile_q"),
+    (GRADIENTS, "dQ, @shape.scale@, dq", "1"),
+    (GRADIENTS, "dK, @shape.scale@, dk", "1"),
+    # tiles, stages and heads
+    (GRADIENTS, "start < end; start += Keys, stage ^= @1@", "0"),
+    (GRADIENTS, "if (@start >= shape.queries@) start", "start + Walked > shape.queries"),
+    (GRADIENTS, "last_head = @(kv_head + 1) * group@", "kv_head * group + 1"),
+    (GRADIENTS, "kv_head = @unsigned(head) / unsigned(shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
+    (GRADIENTS, "cp_async<4>(to_delta + threadIdx.x, delta + @first + threadIdx.x@", "threadIdx.x"),
+    (GRADIENTS, "cp_async<8>(to + threadIdx.x, rows + @first + threadIdx.x@", "threadIdx.x"),
+    (GRADIENTS, "tile + swizzled<D>(@first + lane % 16@, 2 * i", "first + lane % 8"),
+    (GRADIENTS, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
+    (GRADIENTS, "if (@row < rows@ && chunk", "row + 1 < rows"),
+]
+BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
+
+
+def with_faults(folder):
+    """A copy of csrc in which fault n is in force while the variable `planted` is n."""
+    shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
+    for name in (DECODING, GRADIENTS):
+        path, places = folder / "cuda" / name, {}
+        source = path.read_text(encoding="utf-8")
+        for number, (file, text, wrong) in enumerate(FAULTS, 1):
+            if file == name:
+                before, right, after = text.split("@")
+                assert source.count(before + right + after) == 1, f"{text} occurs not once in {name}"
+                start = source.index(before + right + after) + len(before)
+                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
+        for (start, end), choices in sorted(places.items(), reverse=True):
+            source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
+        path.write_text(source, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """(number) -> None: plants that fault in the kernels of backend "simt"; 0 plants none."""
+    folder = tmp_path_factory.mktemp("planted")
+    with_faults(folder)
+    sources = [f"simt/{name}" for name in RUNTIME if "/" not in name] + ["simt_kernels.cpp"]
+    together = BEGIN + "".join(f'#include "{folder}/{name}"\n' for name in sources)
+    command = ["g++", "-std=c++17", "-ffp-contract=off", "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-fno-gnu-unique",
+               "-w", "-pthread", "-I", folder, "-x", "c++", "-", "-ldl", "-lrt", "-o", f"{folder}/planted.so"]
+    done = subprocess.run(list(map(str, command)), input=together, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    library = ctypes.CDLL(f"{folder}/planted.so")
+    library.minillama_kernels.restype = ctypes.c_int64
+    torch.ops.minillama_simt.use_kernels(library.minillama_kernels())
+    yield lambda number: setattr(ctypes.c_int.in_dll(library, "planted"), "value", number)
+    torch.ops.minillama_simt.use_kernels(0)
+
+
+def decoding_laws_hold():
+    law, inputs = decoding.law_holds, decoding.random_inputs
+    law(*inputs(2, 4, 2, 1, 200, 40))
+    law(*inputs(1, 4, 2, 1, 150, 8, torch.bfloat16))
+    law(*inputs(1, 12, 2, 3, 33, 8))
+    for mask in decoding.masks(3, 3, 150):
+        law(*inputs(3, 4, 2, 3, 150, 8), True, mask)
+    law(*inputs(3, 2, 2, 1, 150, 8), True, next(decoding.masks(3, 1, 150)))
+    decoding.test_what_the_mask_hides_and_what_lies_behind_the_cache_is_not_read()
+    decoding.test_a_row_that_sees_nothing_is_zeros()
+    decoding.test_what_is_seen_and_not_a_number_is_as_written_out(1, float("nan"))
+    decoding.test_what_is_seen_and_not_a_number_is_as_written_out(1, float("-inf"))
+    decoding.test_scores_far_from_zero_neither_overflow_nor_vanish(16)
+
+
+def gradient_laws_hold():
+    law, inputs = gradients.law_holds, gradients.random_inputs
+    for T, S, causal in ((70, 140, True), (33, 5, True), (130, 67, False), (70, 70, True)):
+        law(inputs(1, 1, 1, T, S, 24, torch.float16), causal)
+    law(inputs(2, 4, 2, 37, 40, 16, torch.float16), True)
+    gradients.test_a_query_that_sees_nothing_takes_no_gradient_and_gives_none()
+    gradients.test_gradients_of_large_scores_keep_the_tolerance_law(30)
+
+
+LAWS = {DECODING: decoding_laws_hold, GRADIENTS: gradient_laws_hold}
+
+
+def test_without_a_fault_the_laws_hold(planted):
+    planted(0)
+    decoding_laws_hold()
+    gradient_laws_hold()
+
+
+@pytest.mark.parametrize("number", range(1, len(FAULTS) + 1), ids=[f"{text} -> {wrong}" for _, text, wrong in FAULTS])
+def test_every_fault_breaks_a_law(planted, number):
+    planted(number)
+    try:
+        with pytest.raises((AssertionError, RuntimeError)):
+            LAWS[FAULTS[number - 1][0]]()
+    finally:
+        planted(0)
