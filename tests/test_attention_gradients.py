@@ -92,8 +92,11 @@ def test_all_products_are_on_tensor_cores_no_bank_waits_and_bytes_are_those_of_t
     of_keys = [-(-min(T, first + 64) // keys) if causal else T // keys for first in range(0, T, 64)]
     of_queries = [T // walked - (first // walked if causal else 0) for first in range(0, T, 64)]
     products = 3 * sum(of_keys) * keys // 8 + 4 * sum(of_queries) * walked // 8
-    idle = [(first + 16 * w) // walked - first // walked for first in range(0, T, 64) for w in range(4)]
-    passed = 4 * walked // 8 * sum(idle) * causal  # a warp passes over queries that are older than its 16 keys
+    warps = [(first, first + 16 * w) for first in range(0, T, 64) for w in range(4)]
+    # a warp passes over queries that are older than its 16 keys, and over keys that are younger than its 16 queries
+    older = sum(mine // walked - first // walked for first, mine in warps)
+    younger = sum(-(-(first + 64) // keys) + -(mine + 16) // keys for first, mine in warps)
+    passed = causal * (4 * walked // 8 * older + 3 * keys // 8 * younger)
     assert p.events("mma_") == H * (d // 16) * (4 * products - passed)
     assert p.shared_load.conflicts == p.shared_store.conflicts == 0 and p.findings == []
     loads = {name: 32 * p.total("global", "load", name).sectors for name in ("flash_dq", "flash_dkv")}

@@ -19,25 +19,24 @@ from minillama.simt.profile_build import RUNTIME
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
-DECODING, GRADIENTS = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh"
+DECODING, GRADIENTS, TILES = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh", "flash_fragments.cuh"
 
 FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
     # decoding: which keys are seen, and which are read
     (DECODING, "visible && @key <= rows.last[r]@", "key < rows.last[r]"),
     (DECODING, "masked && (r == 0 || (@!one_query@ &&", "false"),
     (DECODING, "last = shape.causal ? @query + shape.keys - shape.queries@", "query"),
-    (DECODING, "rows.last[threadIdx.x] = @row < all_rows@", "true"),
     (DECODING, "mask.data + @batch * mask.batch@", "0"),
     (DECODING, "batch * mask.batch + @query * mask.query@", "0"),
     (DECODING, "seen[u] = @key < end@", "key < end - 1"),
-    (DECODING, "load_chunk(keys + key * k.row + column, @seen[u] != 0@ &&", "true"),
+    (DECODING, "load_chunk<N>(keys + key * k.row + column, @seen[u] != 0@ &&", "true"),
     (DECODING, "there = @wanted[key / 8] >> (key % 8 * kTeam) & 1@", "true"),
     (DECODING, "__ballot_sync(kWarpLanes, @seen[u] != 0@)", "seen[u] > 1"),
     # parts
     (DECODING, "part_begin(shape.keys, @part + 1@, parts)", "part"),
     (DECODING, "part_begin(shape.keys, @part@, parts) + warp", "0"),
-    (DECODING, "parts) + @warp * kStepKeys@", "0"),
-    (DECODING, "start += @kDecodingWarps * kStepKeys@", "2 * kDecodingWarps * kStepKeys"),
+    (DECODING, "parts) + @warp * kStep@", "0"),
+    (DECODING, "start += @kDecodingWarps * kStep@", "2 * kDecodingWarps * kStep"),
     (DECODING, "const float weight = @exp2f((part.x - base) * c)@", "1"),
     (DECODING, "sum += @part.y * weight@", "part.y"),
     (DECODING, "if (@part.y == -1@)", "false"),
@@ -49,7 +48,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # softmax
     (DECODING, "c = @shape.scale * kLog2E@;  // exp", "shape.scale * kLog2E * 1.0001f"),
     (DECODING, "alpha = @exp2f((highest[r] - base) * c)@", "1.0f"),
-    (DECODING, "sum[r] = @sum[r] * alpha@ +", "sum[r]"),
+    (DECODING, "sum[r] *= @alpha@", "1.0f"),
     (DECODING, "O[r][e] *= @alpha@", "1.0f"),
     (DECODING, "@now == -INFINITY@ ? 0 : now", "false"),
     (DECODING, "float score = @team_sum(p[u][r])@", "(team_sum(p[u][r]), p[u][r])"),
@@ -95,9 +94,9 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (GRADIENTS, "kv_head = @unsigned(head) / unsigned(shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
     (GRADIENTS, "cp_async<4>(to_delta + threadIdx.x, delta + @first + threadIdx.x@", "threadIdx.x"),
     (GRADIENTS, "cp_async<8>(to + threadIdx.x, rows + @first + threadIdx.x@", "threadIdx.x"),
-    (GRADIENTS, "tile + swizzled<D>(@first + lane % 16@, 2 * i", "first + lane % 8"),
-    (GRADIENTS, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
-    (GRADIENTS, "if (@row < rows@ && chunk", "row + 1 < rows"),
+    (TILES, "tile + swizzled<D>(@first + lane % 16@, 2 * i", "first + lane % 8"),
+    (TILES, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
+    (TILES, "if (@row < rows@ && chunk", "row + 1 < rows"),
 ]
 BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
 
@@ -105,7 +104,7 @@ BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
 def with_faults(folder):
     """A copy of csrc in which fault n is in force while the variable `planted` is n."""
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
-    for name in (DECODING, GRADIENTS):
+    for name in (DECODING, GRADIENTS, TILES):
         path, places = folder / "cuda" / name, {}
         source = path.read_text(encoding="utf-8")
         for number, (file, text, wrong) in enumerate(FAULTS, 1):
@@ -147,6 +146,7 @@ def decoding_laws_hold():
     law(*inputs(3, 2, 2, 1, 150, 8), True, next(decoding.masks(3, 1, 150)))
     decoding.test_what_the_mask_hides_and_what_lies_behind_the_cache_is_not_read()
     decoding.test_a_row_that_sees_nothing_is_zeros()
+    decoding.test_no_row_and_no_column_too_many_is_read(19, 40, torch.float32)
     decoding.test_what_is_seen_and_not_a_number_is_as_written_out(1, float("nan"))
     decoding.test_what_is_seen_and_not_a_number_is_as_written_out(1, float("-inf"))
     decoding.test_scores_far_from_zero_neither_overflow_nor_vanish(16)
@@ -161,7 +161,7 @@ def gradient_laws_hold():
     gradients.test_gradients_of_large_scores_keep_the_tolerance_law(30)
 
 
-LAWS = {DECODING: decoding_laws_hold, GRADIENTS: gradient_laws_hold}
+LAWS = {DECODING: decoding_laws_hold, GRADIENTS: gradient_laws_hold, TILES: gradient_laws_hold}
 
 
 def test_without_a_fault_the_laws_hold(planted):

@@ -67,7 +67,8 @@ def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
-    kernel = next((kernel for start, kernel in (("nf4", "nf4"), ("flash_tensor", "tensor"), ("flash_dec", "decoding"),
-                                                ("flash_back", "gradients")) if barrier.startswith(start)), "attention")
+    kinds = {"nf4": "nf4", "flash_tensor": "tensor", "flash_decoding": "decoding", "flash_backward": "gradients",
+             "flash_fragments": "gradients"}
+    kernel = next((kinds[start] for start in kinds if barrier.startswith(start)), "attention")
     right = run(planted, kernel, "none", "forward")
     assert all(run(planted, kernel, barrier, schedule) != right for schedule in SCHEDULES)

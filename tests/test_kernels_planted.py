@@ -23,7 +23,7 @@ from minillama.simt.profile_build import RUNTIME
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 FLASH, BACK, NF4, VECTORS = "flash_attention", "flash_attention_backward", "nf4_matmul", "nf4_vectors"
-ROPE, ROPE_V1, TENSOR = "rope_vectors", "rope", "flash_tensor_cores"
+ROPE, ROPE_V1, TENSOR, TILES = "rope_vectors", "rope", "flash_tensor_cores", "flash_fragments"
 BRAIN, HALF = "float(__nv_bfloat16({}))", "float(__half({}))"
 
 FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
@@ -112,11 +112,11 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (TENSOR, "i % 2 >= @ends[i / 2]@", "ends[i / 2] + 1"),
     (TENSOR, "state.sum *= @alpha@", "1.0f"),
     (TENSOR, "O[n][2 * half] *= @alpha@,", "1.0f"),
-    (TENSOR, "ldmatrix_x4(b, K + @swizzled<D>(n * 8 + row, 2 * k + half)@)", "swizzled<D>(n * 8 + row, 2 * k)"),
-    (TENSOR, "swizzled<D>(@k * 16 + lane % 16@, n + lane / 16)", "k * 16 + lane % 8"),
+    (TILES, "ldmatrix_x4(b, K + @swizzled<D>(n * 8 + row, 2 * k + half)@)", "swizzled<D>(n * 8 + row, 2 * k)"),
+    (TILES, "swizzled<D>(@k * 16 + lane % 16@, n + lane / 16)", "k * 16 + lane % 8"),
     (TENSOR, "kv_head = @unsigned(head) / unsigned(shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
     (TENSOR, "__fmaf_rn(S[n][i], @c@, -base)", "c * 1.001f"),
-    (TENSOR, "from + @c * 8@, inside", "0"),
+    (TILES, "from + @c * 8@, inside", "0"),
     (TENSOR, "1 / @sum@ : 0", "(sum * 1.01f)"),
 ]
 

@@ -1,11 +1,11 @@
 // The gradients of flash attention, version 2: all five products on tensor cores, for bf16 and fp16 (version 1, and the
-// formulas: flash_attention_backward.cuh; tiles, fragments and the swizzle: flash_tensor_cores.cuh).
+// formulas: flash_attention_backward.cuh; tiles and fragments: flash_fragments.cuh, flash_tensor_cores.cuh).
 //
 //   flash_dq_v2   A block takes 64 queries of one head, a warp 16 of them, and walks over tiles of keys and values as the
 //                 forward pass does. q and dO stay in registers. Of a tile: S = q k^T, dP = dO v^T, then dQ += dS k.
 //   flash_dkv_v2  A block takes 64 keys of one head, a warp 16 of them, and walks over tiles of 32 (d > 96: 16) queries of
-//                 every head that shares them, in their order. k and v stay in registers. The products are transposed: S^T =
-//                 k q^T and dP^T = v dO^T, so that P^T and dS^T are, rounded, operands of dV += P^T dO and dK += dS^T q.
+//                 every head that shares them, in their order. k and v stay in registers. S^T = k q^T and dP^T = v dO^T
+//                 are transposed, so that P^T and dS^T are, rounded, operands of dV += P^T dO and dK += dS^T q.
 //
 // Every tile is read twice from shared memory, by rows and by columns, without a bank conflict. No result needs a sum over
 // warps or blocks, and so none an atomic: the same inputs give the same bits. In return S and dP are formed twice, seven
@@ -54,35 +54,6 @@ __device__ void keep_columns(float (&P)[N][4], float (&dS)[N][4], const int (&be
       const int column = 8 * n + int(threadIdx.x) % 4 * 2 + i % 2;
       if (column < begins[i / 2] || column >= ends[i / 2]) P[n][i] = dS[n][i] = 0;
     }
-}
-
-// A warp's 16 rows of results times a factor, rounded, by way of its rows of a tile: 16 bytes a store.
-template <int D, class T>
-__device__ void store_rows(T* tile, const float (&C)[D / 8][4], float factor, T* to, int64_t rows, int d) {
-  const int lane = threadIdx.x % 32;
-  __syncwarp();  // nobody reads what lies there any more
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n)
-      *reinterpret_cast<unsigned*>(tile + swizzled<D>(lane / 4 + 8 * half, n) + lane % 4 * 2) =
-          packed<T>(C[n][2 * half] * factor, C[n][2 * half + 1] * factor);
-  __syncwarp();  // the rows are complete
-#pragma unroll 1
-  for (int i = lane; i < 16 * D / 8; i += 32) {
-    const int row = i / (D / 8), chunk = i % (D / 8);
-    if (row < rows && chunk * 8 < d)
-      *reinterpret_cast<uint4*>(to + row * d + chunk * 8) =
-          *reinterpret_cast<const uint4*>(tile + swizzled<D>(row, chunk));
-  }
-}
-
-// A warp's 16 rows of a tile, as operands: those that begin at row `first`.
-template <int D, class T>
-__device__ void load_operands(unsigned (&A)[D / 16][4], const T* tile, int first) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < D / 16; ++i) ldmatrix_x4(A[i], tile + swizzled<D>(first + lane % 16, 2 * i + lane / 16));
 }
 
 template <class T, int D>
@@ -166,8 +137,8 @@ flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
   const TileOfHead of(shape.keys, Keys, shape.kv_heads);
   const int64_t first = of.first, kv_head = of.head, batch = of.batch, mine = first + 16 * warp;
   const int64_t group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
-  const int64_t last_head = (kv_head + 1) * group, begin = shape.causal && first > shift
-                                                               ? (first - shift) / Walked * Walked : 0;
+  const int64_t begin = shape.causal && first > shift ? (first - shift) / Walked * Walked : 0;
+  const int64_t last_head = (kv_head + 1) * group;
   const float c = shape.scale * kLog2E;
 
   copy_tile<Keys, D>(tile, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
@@ -229,13 +200,11 @@ flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
   store_rows<D>(tile + 16 * warp * D, dV, 1, dv + place, shape.keys - mine, d);
 }
 
-// Both kernels of a version, in tiles of `rows` queries and keys.
+// Both kernels of a version, in tiles of so many queries and keys.
 template <int Rows, class Dq, class Dkv>
 void launch_gradients(const AttentionShape& shape, Dq dq, Dkv dkv) {
-  if (shape.batch * shape.heads * shape.queries > 0)
-    dq(tile_grid(shape.queries, Rows, shape.heads, shape.batch));
-  if (shape.batch * shape.kv_heads * shape.keys > 0)
-    dkv(tile_grid(shape.keys, Rows, shape.kv_heads, shape.batch));
+  if (shape.batch * shape.heads * shape.queries > 0) dq(tile_grid(shape.queries, Rows, shape.heads, shape.batch));
+  if (shape.batch * shape.kv_heads * shape.keys > 0) dkv(tile_grid(shape.keys, Rows, shape.kv_heads, shape.batch));
 }
 
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
@@ -243,7 +212,6 @@ void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Stri
                               AttentionShape shape, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   const auto* rows = reinterpret_cast<const float2*>(rows_);
-  const bool fits = fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width);
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     T *dq = static_cast<T*>(dq_), *dk = static_cast<T*>(dk_), *dv = static_cast<T*>(dv_);
@@ -251,7 +219,7 @@ void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Stri
       LAUNCH((flash_delta_v1<T>), tile_grid(shape.queries, kDeltaRows, shape.heads, shape.batch), 32 * kDeltaRows, 0,
              stream)(d_out, static_cast<const T*>(out), d_lse, delta, shape);
     if constexpr (sizeof(T) == 2)
-      if (fits)
+      if (fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width))
         return with_padded_width(shape.width, [&](auto width) {
           constexpr int D = decltype(width)::value;
           launch_gradients<kQueries>(

@@ -1,16 +1,15 @@
 // Flash attention for a model that writes: a few new queries and a long cache (what it means: flash_attention.cuh; the
 // order of work is that of arXiv 2205.14135 with the keys split over blocks, then combined by their log sums).
 //
-// A launch has few queries, so that the cache is all the traffic: 2 e d S K bytes a sequence, each to be read once, by
-// as many processors as there are.
+// The cache is all the traffic: 2 e d S K bytes a sequence, to be read once, by as many processors as there are.
 //
 //   packed    The H / K queries of a group (times T) are the rows of one tile, up to 8: a key and a value are read once for
 //             all of them.
 //   split     The keys of a head are cut into parts until there are 108 blocks; each part leaves, of every row, its
 //             unscaled output, its maximum and its sum. A second kernel adds the parts in their order: the same inputs give
 //             the same bits.
-//   16 bytes  A warp takes 16 keys at a time. Four lanes read a key, 64 neighbouring bytes a request, and add their parts of
-//             the score; then d e / 16 lanes read a value, and each keeps 16 bytes of the output's columns for every row.
+//   16 bytes  A warp takes 16 keys at a time, or 8. Four lanes read a key, 64 neighbouring bytes a request, and
+//             add their parts of the score; d e / 16 lanes read a value (8 rows of 16 bits: twice as many).
 //             Keys and values go from memory into registers, those of a step at once: no shared memory, no barrier.
 //   masks     Keys that no row of the tile sees are not read: padding on the left, or caches of unequal length.
 //
@@ -21,17 +20,22 @@
 
 namespace minillama::kernels {
 
-constexpr int kDecodingWarps = 4, kStepKeys = 16;  // of a block; keys that a warp takes at a time
+constexpr int kDecodingWarps = 4, kPartStep = 16;  // of a block; a part begins at a multiple of so many keys
+// Keys that a warp takes at a time, and elements of a value that a lane takes: with more, a thread needs 256 registers.
+template <int D, int R>
+constexpr int kStepKeys = R * D >= 256 ? 8 : 16;
+template <class T, int R>
+constexpr int kValueChunk = R > 4 && sizeof(T) == 2 ? 4 : 16 / sizeof(T);
 constexpr unsigned kWarpLanes = 0xffffffffu;
 
-template <class T>
-struct alignas(16) Chunk {
-  T x[16 / sizeof(T)];
+template <class T, int N>
+struct alignas(N * sizeof(T)) Chunk {
+  T x[N];
 };
 
-template <class T>
-__device__ Chunk<T> load_chunk(const T* from, bool wanted) {
-  return wanted ? *reinterpret_cast<const Chunk<T>*>(from) : Chunk<T>{};
+template <int N, class T>
+__device__ Chunk<T, N> load_chunk(const T* from, bool wanted) {
+  return wanted ? *reinterpret_cast<const Chunk<T, N>*>(from) : Chunk<T, N>{};
 }
 
 // The rows of a tile: the last key that each may see, -1 where there is no such row, and its mask.
@@ -74,15 +78,16 @@ struct MergedRow {
 };
 
 __device__ inline int64_t part_begin(int64_t keys, int64_t part, int parts) {
-  return part == parts ? keys : keys * part / parts / kStepKeys * kStepKeys;
+  return part == parts ? keys : keys * part / parts / kPartStep * kPartStep;
 }
 
 template <class T, int D, int R>
 __global__ void __launch_bounds__(32 * kDecodingWarps, 2)
 flash_decoding_v1(Strided q, Strided k, Strided v, AttentionMask mask, float* __restrict__ part_out,
                   float2* __restrict__ part_rows, AttentionShape shape, int parts) {
-  constexpr int V = 16 / sizeof(T), kPieces = D / (kTeam * V);       // of a key, for a lane
-  constexpr int kAcross = D / V, kTogether = 32 / kAcross;           // lanes of a value, values of a request
+  constexpr int N = 16 / sizeof(T), kPieces = D / (kTeam * N);       // of a key, for a lane
+  constexpr int V = kValueChunk<T, R>, kAcross = D / V, kTogether = 32 / kAcross;  // lanes of a value, values at once
+  constexpr int kStep = kStepKeys<D, R>, kEach = kStep * kTeam / 32;  // keys of a warp, and of a team of lanes
   __shared__ __align__(16) float Q[R][D], of_warp[kDecodingWarps][R][D];
   __shared__ float2 row_of_warp[kDecodingWarps][R];
   __shared__ DecodingRows<R> rows;
@@ -112,39 +117,40 @@ flash_decoding_v1(Strided q, Strided k, Strided v, AttentionMask mask, float* __
 #pragma unroll
   for (int r = 0; r < R; ++r) highest[r] = -INFINITY;
 #pragma unroll 1
-  for (int64_t start = part_begin(shape.keys, part, parts) + warp * kStepKeys; start < end;
-       start += kDecodingWarps * kStepKeys) {
-    unsigned seen[2], wanted[2];  // of this lane's two keys: the rows that see them; of all: whether any does
-    Chunk<T> K[2][kPieces], values_of[kStepKeys / kTogether];
+  for (int64_t start = part_begin(shape.keys, part, parts) + warp * kStep; start < end;
+       start += kDecodingWarps * kStep) {
+    unsigned seen[kEach], wanted[kEach];  // of this lane's keys: the rows that see them; of all: whether any does
+    Chunk<T, N> K[kEach][kPieces];
+    Chunk<T, V> values_of[kStep / kTogether];
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
+    for (int u = 0; u < kEach; ++u) {
       const int64_t key = start + 8 * u + lane / kTeam;
       seen[u] = key < end ? rows_that_see(rows, key, mask.data != nullptr, shape.queries == 1) : 0;
       seen_yet |= seen[u];
       wanted[u] = __ballot_sync(kWarpLanes, seen[u] != 0);
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
-        const int column = (member + kTeam * i) * V;
-        K[u][i] = load_chunk(keys + key * k.row + column, seen[u] != 0 && column < d);
+        const int column = (member + kTeam * i) * N;
+        K[u][i] = load_chunk<N>(keys + key * k.row + column, seen[u] != 0 && column < d);
       }
     }
 #pragma unroll
-    for (int j = 0; j < kStepKeys / kTogether; ++j) {
+    for (int j = 0; j < kStep / kTogether; ++j) {
       const int key = j * kTogether + lane / kAcross, column = lane % kAcross * V;
       const bool there = wanted[key / 8] >> (key % 8 * kTeam) & 1;
-      values_of[j] = load_chunk(values + (start + key) * v.row + column, there && column < d);
+      values_of[j] = load_chunk<V>(values + (start + key) * v.row + column, there && column < d);
     }
 
-    float p[2][R] = {};  // scores, then their exponentials
+    float p[kEach][R] = {};  // scores, then their exponentials
 #pragma unroll
     for (int i = 0; i < kPieces; ++i)
 #pragma unroll
       for (int r = 0; r < R; ++r)
 #pragma unroll
-        for (int e = 0; e < V; e += 4) {
-          const float4 x = *reinterpret_cast<const float4*>(&Q[r][(member + kTeam * i) * V + e]);
+        for (int e = 0; e < N; e += 4) {
+          const float4 x = *reinterpret_cast<const float4*>(&Q[r][(member + kTeam * i) * N + e]);
 #pragma unroll
-          for (int u = 0; u < 2; ++u) {
+          for (int u = 0; u < kEach; ++u) {
             const auto& y = K[u][i].x;
             p[u][r] += x.x * float(y[e]) + x.y * float(y[e + 1]) + x.z * float(y[e + 2]) + x.w * float(y[e + 3]);
           }
@@ -153,7 +159,7 @@ flash_decoding_v1(Strided q, Strided k, Strided v, AttentionMask mask, float* __
     for (int r = 0; r < R; ++r) {
       float now = highest[r];
 #pragma unroll
-      for (int u = 0; u < 2; ++u) {
+      for (int u = 0; u < kEach; ++u) {
         const float score = team_sum(p[u][r]);
         p[u][r] = seen[u] >> r & 1 ? score : -INFINITY;
         now = fmaxf(now, p[u][r]);
@@ -162,15 +168,18 @@ flash_decoding_v1(Strided q, Strided k, Strided v, AttentionMask mask, float* __
       for (int lanes = kTeam; lanes < 32; lanes *= 2) now = fmaxf(now, __shfl_xor_sync(kWarpLanes, now, lanes));
       // The difference first, then the factor: as in version 1.
       const float base = now == -INFINITY ? 0 : now, alpha = exp2f((highest[r] - base) * c);
+      sum[r] *= alpha;
 #pragma unroll
-      for (int u = 0; u < 2; ++u) p[u][r] = exp2f((p[u][r] - base) * c);
-      sum[r] = sum[r] * alpha + (p[0][r] + p[1][r]);
+      for (int u = 0; u < kEach; ++u) {
+        p[u][r] = exp2f((p[u][r] - base) * c);
+        sum[r] += p[u][r];
+      }
 #pragma unroll
       for (int e = 0; e < V; ++e) O[r][e] *= alpha;
       highest[r] = now;
     }
 #pragma unroll
-    for (int j = 0; j < kStepKeys / kTogether; ++j)
+    for (int j = 0; j < kStep / kTogether; ++j)
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         const int key = (j * kTogether) % 8 + lane / kAcross;  // of the eight

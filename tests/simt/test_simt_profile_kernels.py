@@ -90,7 +90,8 @@ PLANTED = f"""
 extern "C" void run(int file, int line, int which) {{
   static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
                                       "nf4_vectors.cuh", "flash_tensor_cores.cuh",
-                                      "flash_backward_tensor_cores.cuh", "flash_decoding.cuh"}};
+                                      "flash_backward_tensor_cores.cuh", "flash_decoding.cuh",
+                                      "flash_fragments.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
   which == 0 ? run_attention() : which == 1 ? run_nf4() : which == 2 ? run_tensor_cores()
       : which == 3 ? run_gradients() : run_decoding();
@@ -103,8 +104,8 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     from test_kernels_barriers import barriers
 
     files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh",
-             "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh")
-    runs = (0, 0, 1, 1, 2, 3, 4)  # of attention, NF4, attention on tensor cores, its gradients, decoding
+             "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh", "flash_fragments.cuh")
+    runs = (0, 0, 1, 1, 2, 3, 4, 3)  # of attention, NF4, attention on tensor cores, its gradients, decoding
     source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(5)]
     left_out += [(files.index(name), int(line), runs[files.index(name)])
                  for name, line in (barrier.split(":") for barrier in barriers())]
@@ -115,7 +116,7 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
         assert bool(p.findings) == (line > 0), (files[file], line)
         copies = {"asynchronous copy"} if which in (2, 3) else set()  # read before they are complete, or written again
         assert {finding.kind for finding in p.findings} <= {"race", *copies}
-        assert all(any(name in place for name in (files[file], files[0], files[2], files[4], "tensor.h"))
+        assert all(any(name in place for name in (files[file], files[0], files[2], files[4], files[7], "tensor.h"))
                    for finding in p.findings for place in (finding.place, finding.other))
 
 
