@@ -101,7 +101,7 @@ def _missing():
             *((name, _nf4_fake, None, None) for name in ("nf4_matmul_backward", "nf4_matmul_int8")),
             ("int8_matmul", lambda x, codes, *rest: x.new_empty((*x.shape[:-1], len(codes))), None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
-            ("flash_attention_backward", _flash_backward_fake, None, None),
+            ("flash_attention_backward", lambda _, __, *x: tuple(t.new_empty(t.shape) for t in x[:3]), None, None),
             ("flash_decoding", lambda q, *rest: q.new_empty(q.shape), None, None),
         ):
             if not hasattr(operators, name):
@@ -283,10 +283,6 @@ def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend=
 def _flash_fake(q, k, v, causal, mask=None):
     rows = q.new_empty((*q.shape[:3], 2), dtype=torch.float32)
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32), rows
-
-
-def _flash_backward_fake(d_out, d_lse, q, k, v, out, rows, causal, mask=None):
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _flash_remember(ctx, inputs, output):
