@@ -120,6 +120,14 @@ def test_the_benchmark_runs_and_prints_a_table(name):
     assert len(lines) >= 3 and {line.count("|") for line in lines} == {len(_rounds.COLUMNS) + 1}
 
 
+@pytest.mark.long
+def test_the_race_of_methods_runs_and_prints_a_row_for_each(tmp_path):
+    done = subprocess.run([sys.executable, BENCH / "tuning.py", "--small", "--threads", "1", "--out", tmp_path],
+                          capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("| ") for line in done.stdout.splitlines()) == 2 + 17
+
+
 MUTANTS = [
     Mutant("bench._rounds", "names if turn % 2 == 0 else reversed(names)", "names",
            test_contenders_take_turns_and_every_second_round_goes_backwards),

@@ -1,0 +1,103 @@
+"""docs/tuning.md is made from its record, and says what the record says; the surveys' numbers against arithmetic."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import Mutant
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "bench"))
+_survey, _tuning_page = pytest.importorskip("_survey"), pytest.importorskip("_tuning_page")
+RECORD = json.loads((ROOT / "bench" / "tuning.json").read_text(encoding="utf-8"))
+SUMMARY = {row["method"]: row for row in RECORD["methods"]["summary"]}
+CLASSES = {row["method"]: row for row in RECORD["methods"]["classes"]}
+GB = 1e9
+
+
+def mean(name, column):
+    return statistics.mean(SUMMARY[name][column])
+
+
+def test_the_page_is_made_from_the_record():
+    assert (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8") == _tuning_page.page(RECORD)
+
+
+def test_every_method_ran_in_equal_steps_on_three_seeds_at_the_rate_chosen_on_the_first():
+    settings, runs = RECORD["methods"]["settings"], RECORD["methods"]["runs"]
+    assert len(settings["seeds"]) >= 3 and len(SUMMARY) >= 9
+    for name in set(SUMMARY) - {"none"}:
+        swept = [run for run in runs if run["method"] == name and run["seed"] == settings["seeds"][0]]
+        assert [run["rate"] for run in swept] == settings["rates"]
+        chosen = min(swept, key=lambda run: run["training_loss"])
+        assert SUMMARY[name]["rate"] == chosen["rate"] and SUMMARY[name]["loss"][0] == chosen["loss"]
+        assert len(SUMMARY[name]["loss"]) == len(settings["seeds"])
+
+
+def test_full_tuning_and_lora_of_rank_1_differ_by_five_ranges_of_seeds():
+    apart, times = _tuning_page.gap(RECORD["methods"]["summary"])
+    full, one = SUMMARY["full"]["loss"], SUMMARY["lora of rank 1"]["loss"]
+    widest = max(max(full) - min(full), max(one) - min(one))
+    assert apart == statistics.mean(one) - statistics.mean(full) > 5 * widest and times == apart / widest
+
+
+def test_every_method_beats_the_base_and_more_numbers_of_one_kind_know_more():
+    for name in set(SUMMARY) - {"none"}:
+        assert mean(name, "loss") < mean("none", "loss"), name
+    assert mean("full", "loss") < mean("lora", "loss") < mean("lora of rank 1", "loss") < mean("prompt", "loss")
+
+
+def test_costs_are_those_of_the_formulas():
+    L, D, F = 3, 64, 176
+    rank = L * (4 * (D + D) + 3 * (D + F))
+    wanted = {"lora of rank 1": rank, "lora": 8 * rank, "prompt": 8 * D, "p-tuning-v2": 2 * 8 * L * D,
+              "ia3": L * (2 * D + F), "bitfit": L * (5 * D + 2 * F), "adapter": 2 * L * (2 * 8 * D + D + 8)}
+    assert {name: SUMMARY[name]["trained"] for name in wanted} == wanted
+    for row in (SUMMARY[name] for name in set(SUMMARY) - {"none"}):
+        assert row["step_bytes"] == row["saved_bytes"] + 12 * row["trained"]
+    assert SUMMARY["ladder"]["saved_bytes"] <= 0.6 * SUMMARY["lora"]["saved_bytes"]
+    assert {name for name in wanted if SUMMARY[name]["merges"] == "yes"} == {"lora of rank 1", "lora", "ia3"}
+
+
+def test_p_tuning_v2_tells_classes_better_than_a_soft_prompt_and_ten_points_better_after_more_steps():
+    """On three seeds in few steps, and on one seed in more, each at the rate chosen by its training losses."""
+    v2, prompt, full = (statistics.mean(CLASSES[name]["accuracy"])
+                        for name in ("p-tuning-v2", "prompt and head", "full and head"))
+    assert prompt < v2 < full
+    v2, prompt = (_tuning_page.longest(RECORD["methods"], name)["accuracy"] for name in ("p-tuning-v2",
+                                                                                         "prompt and head"))
+    assert v2 >= prompt + 0.1
+
+
+def test_t5_xxl_has_the_published_number_of_weights():
+    """11,135,332,352 as transformers counts google/t5-v1_1-xxl; a T5 of one layer and width 2 by hand."""
+    assert _survey.t5_parameters(**_survey.T5_XXL) == 11_135_332_352 and 5 * _survey.T5_XXL["dim"] == 20_480
+    by_hand = (4 * 4 + 3 * 2 * 3 + 2 * 2) + (8 * 4 + 3 * 2 * 3 + 3 * 2) + 2 * (2 + 7 * 1) + 2 * 5 * 2
+    assert _survey.t5_parameters(vocab=5, dim=2, hidden=3, heads=1, layers=1, buckets=7) == by_hand
+
+
+def test_counts_at_7b_are_those_of_the_formulas():
+    found, whole = {name: count for name, (count, _) in _survey.counts().items()}, 6_738_415_616
+    L, D, n = 32, 4096, 20
+    assert found["LoRA, rank 8 on q and v"] == L * 2 * 8 * 2 * D == 4_194_304
+    assert found["prefix of 20"] == 2 * n * L * D == 5_242_880 and found["prompt of 20"] == n * D == 81_920
+    assert found["P-tuning of 20, MLP"] == n * D + 3 * (D * D + D)
+    assert found["adapters, width 64"] == 2 * L * (2 * 64 * D + D + 64) == 33_820_672
+    n = _survey.prefix_tokens_of(1e-3)
+    assert 2 * (n - 1) * L * D < 1e-3 * whole <= 2 * n * L * D
+
+
+def test_65b_takes_above_780_gb_in_full_and_below_48_by_qlora():
+    full, qlora = _survey.gigabytes_65b()
+    assert full == 12 * 65_285_660_672 / GB > 780 and 34 < qlora < 48
+
+
+MUTANTS = [
+    Mutant("_survey", "8 * dim**2 + 3 * dim", "4 * dim**2 + 3 * dim", test_t5_xxl_has_the_published_number_of_weights),
+    Mutant("_survey", "(2 + 2 + 8)", "(2 + 2 + 4)", test_65b_takes_above_780_gb_in_full_and_below_48_by_qlora),
+    Mutant("_survey", "math.ceil(share", "math.floor(share", test_counts_at_7b_are_those_of_the_formulas),
+    Mutant("_tuning_page", "statistics.mean(one) - statistics.mean(full)", "statistics.mean(one)",
+           test_full_tuning_and_lora_of_rank_1_differ_by_five_ranges_of_seeds),
+]
