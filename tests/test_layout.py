@@ -21,11 +21,8 @@ LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "jinja2", "minilla
 EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds "
-<<<<<<< HEAD
-                    "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives").split()
-=======
-                    "doctests mutate lesson_rules lesson_seeds tiled_attention alternatives tuning_page").split()
->>>>>>> fa11b45 (WIP tuning)
+                    "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives "
+                    "tuning_page").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_command_line",
                     **dict.fromkeys(("protobuf", "sentencepiece_training"), "by test_sentencepiece, test_unigram"),
                     "unigram_training": "by test_unigram",
