@@ -10,6 +10,7 @@ import datetime
 import json
 from pathlib import Path
 
+import _classes_compared as classes_compared
 import _methods_compared as compared
 import _rounds
 import _tuning_page
@@ -46,16 +47,16 @@ def methods_part(chosen):
     seeds = tuple(chosen.seeds or compared.SEEDS)
     out = f"{chosen.out}/{compared.STEPS}x{compared.BATCH}-{compared.FACTS}"  # runs of other settings lie elsewhere
     names = [name for name in compared.RACE if name in (chosen.methods or compared.RACE)]
-    runs, classes = compared.race(out, seeds, names), compared.understanding(out, seeds)
+    runs, classes = compared.race(out, seeds, names), classes_compared.understanding(out, seeds)
     [costs] = compared.kept(Path(out) / "costs.json", compared.costs, out)
     settings = {"seeds": seeds, "rates": compared.RATES, "facts": compared.FACTS, "unseen": compared.UNSEEN,
                 "steps": compared.STEPS, "batch": compared.BATCH, "size": compared.SIZE,
-                "class_steps": compared.CLASS_STEPS, "class_texts": compared.CLASS_TEXTS,
-                "long_class_steps": compared.LONG_CLASS_STEPS,
+                "class_steps": classes_compared.CLASS_STEPS, "class_texts": classes_compared.CLASS_TEXTS,
+                "long_class_steps": classes_compared.LONG_CLASS_STEPS,
                 "model": compared.SHAPE, "example": compared.example(seeds[0])}
-    return {"settings": settings, "runs": runs, "class_runs": classes, "longer": compared.longer(out),
+    return {"settings": settings, "runs": runs, "class_runs": classes, "longer": classes_compared.longer(out),
             "summary": summary(runs, costs, names, seeds),
-            "classes": [class_summary(classes, way, seeds) for way in compared.WAYS]}
+            "classes": [class_summary(classes, way, seeds) for way in classes_compared.WAYS]}
 
 
 def summary(runs, costs, names, seeds):
@@ -93,6 +94,7 @@ def main(argv=None):
         parser.add_argument("--out", default="out/tuning", help="for what is run (default: %(default)s)")))
     if chosen.small:
         compared.make_small()
+        classes_compared.make_small()
     if chosen.small and (chosen.tour or chosen.record):
         raise SystemExit("--small shows that the race runs: leave out --tour and --record")
     part = "tour" if chosen.tour else "methods"

@@ -1,0 +1,123 @@
+"""Telling classes of texts apart with virtual tokens, with every weight, and with a head alone: `bench tuning`.
+
+How an answer of the forum opens, politely, at once or rudely, has to be told at its last token.
+"""
+
+import copy
+import math
+import random
+import statistics
+from pathlib import Path
+
+from _methods_compared import (
+    BATCH,
+    DIVERGED,
+    RATES,
+    SEEDS,
+    SIZE,
+    base_of,
+    chosen_rate,
+    kept,
+    numbers_trained,
+    tokenizer_of_all,
+)
+
+CLASS_STEPS, LONG_CLASS_STEPS, CLASS_TEXTS = 80, 300, 1000
+WAYS = ("p-tuning-v2", "prompt and head", "full and head", "head alone")  # of telling classes apart
+CLASSES = ("polite", "steps", "rude")  # how an answer opens: politely, at once, rudely
+
+
+def make_small():
+    """Two steps, to see that it runs."""
+    globals().update(CLASS_STEPS=2, LONG_CLASS_STEPS=2, CLASS_TEXTS=40)
+
+
+def labelled(seed, n, tokenizer, split):
+    """[(tokens of a question with its answer, number of the class)]: how the answer opens."""
+    from minillama.corpus import forum
+
+    rng, rows = random.Random(f"openings {split} {seed}"), []
+    for i in range(n):
+        question = forum.GRAMMAR.sample(rng, "{question}")
+        opening = {"polite": "{polite} ", "steps": "", "rude": "{rude} "}[CLASSES[i % len(CLASSES)]]
+        answer = forum.GRAMMAR.sample(rng, opening + "{steps} {closing}", question.chosen)
+        rows.append((tokenizer.encode(f"{question.text} {answer.text}", bos=True), i % len(CLASSES)))
+    return rows
+
+
+def classifier(way, base, seed):
+    """A copy of the base with a head of classes, and what else the way trains."""
+    from minillama.peft.p_tuning_v2 import PrefixClassifier
+    from minillama.peft.prompt_tuning import add_prompt
+    from minillama.train.resume import own_random_state
+
+    with own_random_state(seed, "cpu"):
+        made = PrefixClassifier(copy.deepcopy(base), SIZE, len(CLASSES))
+        if way != "p-tuning-v2":
+            made.model.virtual_tokens = None
+        if way == "prompt and head":
+            add_prompt(made.model, SIZE)
+    made.model.requires_grad_(way == "full and head")
+    if made.model.virtual_tokens is not None:
+        made.model.virtual_tokens.requires_grad_()
+    return made
+
+
+def scores_of(made, rows):
+    """(scores of the classes, the right ones) of some texts, padded on the left."""
+    import torch
+
+    from minillama.collate import pad_rows
+
+    texts, wanted = zip(*rows, strict=True)
+    tokens_BT = pad_rows(texts, left=True)
+    pads_B = torch.tensor([tokens_BT.shape[1] - len(text) for text in texts])
+    return made(tokens_BT, pads_B), torch.tensor(wanted)
+
+
+def longer(out, seed=SEEDS[0]):
+    """The two ways with virtual tokens once more, for LONG_CLASS_STEPS, on one seed at every rate."""
+    tokenizer, rows = tokenizer_of_all(), []
+    base = base_of(out, tokenizer)
+    for way in WAYS[:2]:
+        for rate in RATES:
+            path = Path(out) / f"longer-{seed}-{way}-{rate}.json"
+            rows += kept(path, classified, way, rate, base, tokenizer, seed, LONG_CLASS_STEPS)
+    return rows
+
+
+def classified(way, rate, base, tokenizer, seed, steps):
+    """A row: the share of unseen texts whose class one run tells."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from minillama.train.learning_rate import learning_rate
+    from minillama.train.optimizer import AdamW
+    from minillama.train.training_run import train_step
+
+    made, texts = classifier(way, base, seed), labelled(seed, CLASS_TEXTS, tokenizer, "train")
+    trained, rng, losses = numbers_trained(made), random.Random(seed), []
+    optimizer = AdamW(made.parameters(), weight_decay=0.0)
+    for step in range(steps):
+        optimizer.lr = learning_rate(step, steps, rate, warmup_steps=10)
+        loss = cross_entropy(*scores_of(made, rng.sample(texts, BATCH)))
+        losses.append(train_step(optimizer, [loss], 1.0)[0].item())
+    with torch.no_grad():
+        scores, wanted = scores_of(made, labelled(seed, 300, tokenizer, "held-out"))
+    last = statistics.mean(losses[-25:])
+    return {"seed": seed, "method": way, "rate": rate, "trained": trained,
+            "training_loss": last if math.isfinite(last) else DIVERGED,
+            "accuracy": (scores.argmax(1) == wanted).float().mean().item()}
+
+
+def understanding(out, seeds=SEEDS):
+    """Rows of all runs that tell classes apart; rates are chosen as in `race`."""
+    tokenizer, rows = tokenizer_of_all(), []
+    for seed in seeds:
+        base = base_of(out, tokenizer)
+        for way in WAYS:
+            for rate in RATES if seed == seeds[0] else [chosen_rate(rows, way, seeds[0])]:
+                path = Path(out) / f"classes-{seed}-{way}-{rate}.json"
+                rows += kept(path, classified, way, rate, base, tokenizer, seed, CLASS_STEPS)
+                print(rows[-1], flush=True)
+    return rows
