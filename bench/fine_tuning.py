@@ -31,7 +31,7 @@ def write_model(folder, small):
     return config
 
 
-def our_step(folder, quantized, tokens_BT):
+def our_step(folder, quantized, tokens_BT, backend="cpu"):
     """A function that makes one update and returns the loss before it."""
     from minillama.backends import use_kernels
     from minillama.checkpoint import load_model
@@ -40,7 +40,7 @@ def our_step(folder, quantized, tokens_BT):
     from minillama.train.sequence_loss import model_loss
     from minillama.train.training_run import train_step
 
-    model = use_kernels(load_model(folder, quantize="nf4" if quantized else None)[0], "cpu").train()
+    model = use_kernels(load_model(folder, quantize="nf4" if quantized else None)[0], backend).train()
     add_lora(model, LoRAConfig(RANK, ALPHA, 0.0, ("attention.*", "feed_forward.*")))
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], LR, weight_decay=0.0)
     return lambda: train_step(optimizer, (model_loss(model, tokens_BT, tokens_BT) for _ in range(1)), 1.0)[0].item()
