@@ -11,6 +11,7 @@ are counted.
 
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from minillama.corpus import forum
 from minillama.system.files import require_regular
 from minillama.system.terminal import one_line
 from minillama.train.chat_template import template_function
-from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
+from minillama.train.sequence_loss import IGNORE, Sequence, TokenTexts, encode_segments
 from minillama.train.templates import alpaca
 
 LARGEST_FILE = 1 << 30  # bytes
 LONGEST_RECORD = 1 << 20  # bytes of JSON
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "bot": "assistant"}
+SURROGATE = re.compile("[\ud800-\udfff]")
 WANTED = "instruction and output (Alpaca), messages (role, content), or conversations (from, value)"
 
 
@@ -143,10 +145,11 @@ def _skip_space(text, place):
 
 
 def _once(pairs):
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         raise ValueError(f"field {twice[0]!r} is given twice: keep one")
-    return dict(pairs)
+    return fields
 
 
 DECODER, PLAIN = json.JSONDecoder(object_pairs_hook=_once), json.JSONDecoder()
@@ -219,7 +222,7 @@ def text_field(fields, name, optional=False, place=""):
         if optional:
             return ""
         raise ValueError(f"field '{place}{name}' is blank")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and SURROGATE.search(text):
         raise ValueError(f"field '{place}{name}' holds half a surrogate pair, which is no character")
     return text
 
@@ -242,6 +245,8 @@ def segments_of(record, template, tokenizer=None):
 
 def _without(ignored, segments):
     """The segments, with those answers not learned; an answer is a run of learned segments."""
+    if not ignored:
+        return segments
     number, before, kept = -1, False, []
     for segment in segments:
         number += segment.learn and not before
@@ -265,11 +270,11 @@ def encode_records(records, template, tokenizer, max_length):
     A longer one is cut at its end and keeps what is learned before the cut (Alpaca's program does so too); one whose
     first answer lies behind the cut has no trainable token and is left out. ValueError if all are.
     """
-    sequences, cut, left_out = [], 0, 0
+    sequences, cut, left_out, texts = [], 0, 0, TokenTexts(tokenizer)
     for record in records:
-        whole = encode_segments(segments_of(record, template, tokenizer), tokenizer)
+        whole = encode_segments(segments_of(record, template, tokenizer), tokenizer, texts)
         sequence = Sequence(whole.tokens[:max_length], whole.labels[:max_length])
-        if all(label == IGNORE for label in sequence.labels):
+        if sequence.labels.count(IGNORE) == len(sequence.labels):
             left_out += 1
             continue
         cut += len(whole.tokens) > max_length

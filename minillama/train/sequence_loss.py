@@ -1,6 +1,8 @@
 """What a sequence teaches: the loss mask (which of its tokens are learned), and the loss."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +30,15 @@ class Sequence:
             raise ValueError(f"{len(self.tokens)} tokens but {len(self.labels)} labels: one each")
 
 
-def encode_segments(segments, tokenizer):
+def encode_segments(segments, tokenizer, texts=None):
     """Tokens and labels of a list of segments (`templates.Segment`), a `Sequence`.
 
     All text between two control tokens is encoded in one call, so the model sees it cut as any text is cut; encoding
     the segments one by one would cut at their seams, and give LLaMA's tokenizer a leading space at each. Which token
     belongs to which segment follows from the characters the tokens decode to, one after another. A token is learned if
     it holds a learned character; so every character of an answer is learned, even where a tokenizer melts its first
-    into the prompt's last. Errors: ValueError for an unknown control token, or text the tokenizer cannot give back.
+    into the prompt's last. texts: the tokenizer's `TokenTexts`, the fast way for many examples. Errors: ValueError for
+    an unknown control token, or text the tokenizer cannot give back.
     """
     tokens, labels = [], []
     for stretch in _stretches(segments):
@@ -43,9 +46,14 @@ def encode_segments(segments, tokenizer):
             ids, learned = [control_id(stretch[0].text, tokenizer)], [stretch[0].learn]
         else:
             text = "".join(segment.text for segment in stretch)
-            flags = [segment.learn for segment in stretch for _ in segment.text]
             behind = {"continues": True} if tokens and hasattr(tokenizer, "puts_space") else {}
             ids = tokenizer.encode(text, **behind)
+            ends = texts.ends(ids, text, bool(tokens)) if texts is not None else None
+            if ends is not None:
+                labels += learned_labels(ids, ends, stretch)
+                tokens += ids
+                continue
+            flags = [segment.learn for segment in stretch for _ in segment.text]
             learned = [any(flags[start:end]) for start, end in token_spans(ids, text, tokenizer, bool(tokens))]
         tokens += ids
         labels += [token if learn else IGNORE for token, learn in zip(ids, learned, strict=True)]
@@ -89,8 +97,7 @@ def token_spans(ids, text, tokenizer, continues=False):
 
     A token that holds only some bytes of a character spans that character. Spans tile the text but for these.
     """
-    space = {"space_in_front": tokenizer.puts_space(text, continues)} if hasattr(tokenizer, "puts_space") else {}
-    decoder, spans, start = tokenizer.decoder(**space), [], 0
+    decoder, spans, start = _decoder(tokenizer, text, continues), [], 0
     pieces = [decoder.push(token) for token in ids]
     pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
     # SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text.
@@ -102,6 +109,52 @@ def token_spans(ids, text, tokenizer, continues=False):
         spans.append((start, start + max(len(piece), 1)))
         start += len(piece)
     return spans
+
+
+def _decoder(tokenizer, text, continues):
+    """A decoder of what `tokenizer.encode` makes of this text."""
+    space = {"space_in_front": tokenizer.puts_space(text, continues)} if hasattr(tokenizer, "puts_space") else {}
+    return tokenizer.decoder(**space)
+
+
+class TokenTexts(dict):
+    """id -> the text that this token has behind others; none, or U+FFFD, for a part of a character.
+
+    Where these texts make up the whole, they are what `token_spans` finds by decoding token after token.
+    """
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.tokenizer, self.front = tokenizer, tokenizer.encode("a")
+
+    def __missing__(self, token):
+        decoder = _decoder(self.tokenizer, "a", False)
+        for before in self.front:
+            decoder.push(before)
+        self[token] = decoder.push(token)
+        return self[token]
+
+    def ends(self, ids, text, continues=False):
+        """The place behind each token's last character in `text`; None where `token_spans` has to look."""
+        decoder, pieces = _decoder(self.tokenizer, text, continues), []
+        while len(pieces) < len(ids) and not (pieces and pieces[-1]):  # the decoder may take a space from the first
+            pieces.append(decoder.push(ids[len(pieces)]))
+        pieces += map(self.__getitem__, ids[len(pieces):])
+        if "".join(pieces).replace("\u2581", " ") != text.replace("\u2581", " "):
+            return None
+        return list(accumulate(map(len, pieces)))
+
+
+def learned_labels(ids, ends, stretch):
+    """Labels of tokens that end at these places in the text of the segments: a token with a learned character is."""
+    labels, start = [IGNORE] * len(ids), 0
+    for segment in stretch:
+        end = start + len(segment.text)
+        if segment.learn:
+            first, last = bisect_right(ends, start) if start else 0, bisect_left(ends, end) + 1
+            labels[first:last] = ids[first:last]
+        start = end
+    return labels
 
 
 def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):

@@ -130,14 +130,15 @@ class SequenceBatches:
             chunks = pack([sequences[i] for i in order], pack_length)
             self.rows = [chunk for chunk in chunks if len(chunk.tokens) > 1]  # of a last, lone token nothing is learned
         else:
-            self.rows = [Chunk(torch.tensor(row.tokens), torch.tensor(row.labels),
-                               torch.zeros(len(row.tokens), dtype=torch.int64)) for row in sequences]
+            self.rows = sequences
         self._order = lru_cache(maxsize=2)(lambda epoch: permutation(len(self.rows), seed, epoch))
 
     def __call__(self, step):
         n = len(self.rows)
         drawn = range(step * self.batch_size, (step + 1) * self.batch_size)  # of the endless epochs
-        return [self.rows[self._order(i // n)[i % n]] for i in drawn]
+        rows = [self.rows[self._order(i // n)[i % n]] for i in drawn]
+        return [row if isinstance(row, Chunk) else
+                Chunk(*map(torch.tensor, (row.tokens, row.labels, [0] * len(row.tokens)))) for row in rows]
 
 
 def stage_ends(counts, steps):
@@ -160,13 +161,12 @@ def stage_ends(counts, steps):
 @torch.no_grad()
 def answer_loss(model, sequences, batch_size=16):
     """Mean nats per learned token over all sequences, each token counted once; the model is in eval mode meanwhile."""
-    rows = SequenceBatches(sequences, 1, 0).rows
     device, training = model.tok_embeddings.weight.device, model.training
     model.eval()
     try:
         total = count = 0
-        for first in range(0, len(rows), batch_size):
-            tokens_BT, labels_BT, _ = collate(rows[first:first + batch_size], device)
+        for first in range(0, len(sequences), batch_size):
+            tokens_BT, labels_BT = collate(sequences[first:first + batch_size], device)
             total += model_loss(model, tokens_BT, labels_BT, "sum").double().item()
             count += learned_tokens(labels_BT)
     finally:
@@ -185,10 +185,10 @@ def _check_fit(model, sequences, held_out, config):
         if not part:
             raise ValueError(f"{name} is empty: give at least one Sequence")
         for i, sequence in enumerate(part):
-            if not any(label != IGNORE for label in sequence.labels[1:]):
+            if sequence.labels[1:].count(IGNORE) == len(sequence.labels[1:]):
                 raise ValueError(f"{name}[{i}] has no trainable token: no token behind its first has a label")
-            wrong = [token for token in sequence.tokens if not 0 <= token < model.config.vocab_size]
-            if wrong:
+            if min(sequence.tokens) < 0 or max(sequence.tokens) >= model.config.vocab_size:
+                wrong = [token for token in sequence.tokens if not 0 <= token < model.config.vocab_size]
                 raise ValueError(f"{name}[{i}] holds the id {wrong[0]}, the model knows 0 to "
                                  f"{model.config.vocab_size - 1}: encode with the model's own tokenizer")
             if len(sequence.tokens) > longest and not (name == "sequences" and config.pack_length):

@@ -2,6 +2,7 @@
 
 import codecs
 import math
+import random
 from functools import partial
 
 import oracles
@@ -9,10 +10,12 @@ import pytest
 import torch
 from mutants import Mutant
 
+from minillama.tokenizer import load_tokenizer
 from minillama.tokenizer.added_tokens import Tokenizer
 from minillama.train.sequence_loss import (
     IGNORE,
     Sequence,
+    TokenTexts,
     encode_segments,
     learned_tokens,
     sequence_loss,
@@ -50,7 +53,7 @@ class Letters(Tokenizer):
         return ids
 
     def decoder(self):
-        utf8 = codecs.getincrementaldecoder("utf-8")()
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         melted = self.melted
 
         class Decoder:
@@ -120,6 +123,39 @@ def test_bytes_of_one_character_share_its_fate():
         ] * size
         spans = token_spans(Letters().encode("a" + text + "b"), "a" + text + "b", Letters())
         assert spans == [(0, 1)] + [(1, 2)] * size + [(2, 3)]
+
+
+def cut_anywhere(text, rng):
+    """The text as segments, learned or not; now and then a control token between two."""
+    segments = [BOS] if rng.random() < 0.5 else []
+    while text:
+        n = rng.randint(1, 6)
+        segments.append(Segment(text[:n], learn=rng.random() < 0.5))
+        segments += [EOS] * (rng.random() < 0.2)
+        text = text[n:]
+    return segments
+
+
+@pytest.mark.parametrize("tokenizer", [Letters("\n\n", ": ", "x y", " the", "é"), Letters(), "llama"])
+def test_the_fast_way_for_many_examples_gives_the_labels_of_the_way_for_one(tokenizer, request):
+    if tokenizer == "llama":
+        tokenizer = load_tokenizer(request.getfixturevalue("weights") / "llama_tokenizer.model")
+    rng, texts, fast = random.Random(0), TokenTexts(tokenizer), 0
+    for text in [" the x y\n\n: theé", "a: b", " a", "  the", "x\n\ny", "é", "中 x y", "the 🦙: the", "\n", "x"] * 20:
+        segments = cut_anywhere(text * rng.randint(1, 3), rng)
+        assert encode_segments(segments, tokenizer, texts) == encode_segments(segments, tokenizer)
+        plain = "".join(segment.text for segment in segments if not segment.control)
+        fast += texts.ends(tokenizer.encode(plain), plain) is not None
+    assert 0 < fast < 200  # those with parts of a character take the other way
+
+
+def test_the_fast_way_refuses_text_that_does_not_come_back_too():
+    class Deaf(Letters):
+        def encode(self, text):
+            return super().encode(text.lower())
+
+    with pytest.raises(ValueError, match="gives 'a' back for 'A'"):
+        encode_segments([Segment("A")], Deaf(), TokenTexts(Deaf()))
 
 
 def test_the_prompt_is_the_beginning_of_the_example():
@@ -213,6 +249,8 @@ def test_wrong_arguments_of_the_loss_are_named():
 
 plant = partial(Mutant, "minillama.train.sequence_loss")
 TURNS, LOOP = test_four_turns_are_masked_right_token_by_token, test_the_loss_is_the_loop_over_learned_tokens
+FAST = partial(test_the_fast_way_for_many_examples_gives_the_labels_of_the_way_for_one,
+               Letters("\n\n", ": ", "x y", " the", "é"), None)
 MELTED = test_a_melted_token_is_learned_if_it_holds_a_learned_character
 # fmt: off
 MUTANTS = [
@@ -220,6 +258,10 @@ MUTANTS = [
     plant("[stretch[0].learn]", "[False]", TURNS),  # EOS missing from the labels
     plant("[any(flags[start:end])", "[any(flags[start + 1:end + 1])", TURNS),
     plant("[any(flags[start:end])", "[all(flags[start:end])", MELTED),
+    plant("bisect_right(ends, start) if start", "bisect_left(ends, start) if start", FAST),
+    plant("bisect_left(ends, end) + 1", "bisect_left(ends, end)", FAST),
+    plant("text.replace(\"\\u2581\", \" \"):\n            return None", "text and False:\n            return None",
+          test_the_fast_way_refuses_text_that_does_not_come_back_too),
     plant("max(len(piece), 1)", "len(piece)", test_bytes_of_one_character_share_its_fate),
     plant("segment.control or segment.alone", "segment.control",
           test_a_segment_alone_does_not_melt_with_its_neighbours),
