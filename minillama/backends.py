@@ -1,5 +1,5 @@
-"""Which code computes a model's attention, RoPE and quantized products: plain PyTorch, its fused attention, or a
-kernel."""
+"""Which code computes a model's attention, RoPE, norms, gates and quantized products: plain PyTorch, its fused
+attention, or a kernel."""
 
 from functools import partial
 
@@ -9,7 +9,9 @@ from minillama import kernels
 from minillama.attention import attention, torch_attention
 from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
+from minillama.rms_norm import RMSNorm, rms_norm
 from minillama.rope import apply_rope_qk
+from minillama.swiglu import SwiGLU
 
 DECODED = 8  # queries of a head, at most, that the CUDA kernel for decoding takes
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
@@ -20,8 +22,8 @@ def use_kernels(model, backend, activations="fp32"):
 
     "reference"     `attention`, `apply_rope_qk`, `NF4Tensor.product` and `Int8Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
-    "cpu"           all by hand-written kernels for CPUs, on CPU tensors in fp32, bf16 or fp16, but attention of a
-                    single query, which is PyTorch's
+    "cpu"           all by hand-written kernels for CPUs, norms, gates and trained losses too, on CPU tensors in fp32,
+                    bf16 or fp16, but attention of a single query, which is PyTorch's
     "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
                     products, which stay the reference's
 
@@ -40,6 +42,10 @@ def use_kernels(model, backend, activations="fp32"):
             layer.activations = activations
         elif isinstance(layer, Int8Linear):
             layer.backend = backend if backend in kernels.KERNELS["int8_matmul"] else "reference"
+        elif isinstance(layer, RMSNorm):
+            layer.normalize = torch.ops.minillama.normalize if backend == "cpu" else rms_norm
+        elif isinstance(layer, SwiGLU):
+            layer.multiply = torch.ops.minillama.silu_product if backend == "cpu" else SwiGLU.multiply
     return model
 
 

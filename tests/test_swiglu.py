@@ -76,9 +76,9 @@ def test_an_unknown_gate_is_refused_with_the_list():
 
 
 MUTANTS = [
-    Mutant("minillama.swiglu", "F.silu(self.w1(x)) * self.w3(x)", "self.w1(x) * F.silu(self.w3(x))",
+    Mutant("minillama.swiglu", "self.multiply(self.w1(x), self.w3(x))", "self.multiply(self.w3(x), self.w1(x))",
            test_the_layer_equals_the_mlp_of_transformers),
-    Mutant("minillama.swiglu", "F.silu(self.w1(x)) * self.w3(x)", "F.silu(self.w1(x) * self.w3(x))",
+    Mutant("minillama.swiglu", "self.multiply(self.w1(x), self.w3(x))", "self.multiply(self.w1(x) * self.w3(x), 1)",
            test_the_layer_is_the_function_with_its_three_matrices),
     Mutant("minillama.swiglu", '"swiglu": F.silu', '"swiglu": F.gelu',
            lambda: test_each_member_of_the_family_is_the_papers_formula("swiglu", 3, 7)),

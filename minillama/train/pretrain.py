@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from minillama.bounds import MOST, choice, device, number, seed
 from minillama.checkpoint import save_model
@@ -20,6 +19,7 @@ from minillama.train import data_parallel
 from minillama.train.data import Batches
 from minillama.train.perplexity import held_out_loss
 from minillama.train.resume import settings_of
+from minillama.train.sequence_loss import next_token_loss
 from minillama.train.training_run import TrainingRun, check_training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -85,8 +85,7 @@ def batch_losses(model, batches_of_step, processes=1):
     cross-entropy, in fp32, over all of them, so that k batches of B sequences are one batch of k B. One of several
     processes yields its share of them, times the number of processes: of what each adds, the mean is taken."""
     for tokens_BT, targets_BT in data_parallel.shard(batches_of_step, model):
-        logits_BTV = model(tokens_BT)
-        yield F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) / (len(batches_of_step) / processes)
+        yield next_token_loss(model, tokens_BT, targets_BT) / (len(batches_of_step) / processes)
 
 
 class PretrainRun(TrainingRun):

@@ -7,6 +7,7 @@ from itertools import accumulate
 import torch
 import torch.nn.functional as F
 
+from minillama.backends import backend_of
 from minillama.collate import IGNORE
 
 HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed
@@ -178,6 +179,11 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     targets_BT = next_targets(labels_BT, document_ids_BT)
     learned_BT = targets_BT != IGNORE
     targets_N, logits_at_BT = targets_BT[learned_BT], F.pad(learned_BT, (0, 1))
+    if _has_fused_loss(model):
+        hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
+        ones_N = torch.ones(len(targets_N), requires_grad=True)
+        (factors_N,) = torch.autograd.grad(_reduced(ones_N, learned_BT, reduction), ones_N)  # it is linear in losses
+        return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
     if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
         losses_N = FrozenHeadLoss.apply(hidden_ND, model.output.weight, targets_N)
@@ -185,6 +191,23 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
         logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, logits_at_BT=logits_at_BT)
         losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
     return _reduced(losses_N, learned_BT, reduction)
+
+
+def next_token_loss(model, tokens_BT, targets_BT):
+    """Mean cross entropy of the model's logits for targets_BT (B, T) int64, in at least fp32."""
+    targets_N = targets_BT.flatten()
+    if not _has_fused_loss(model):
+        return F.cross_entropy(model(tokens_BT).flatten(0, 1), targets_N)
+    factors_N = torch.full(targets_N.shape, 1 / len(targets_N))
+    hidden_ND = model.hidden_states(tokens_BT).flatten(0, 1)
+    return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
+
+
+def _has_fused_loss(model):
+    """Whether the kernel for CPUs computes a loss with its gradient: under a plain head, not shared by processes."""
+    head = getattr(model, "output", None)
+    plain = type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter
+    return torch.is_grad_enabled() and plain and backend_of(model) == "cpu"
 
 
 def _has_large_frozen_head(model, n):

@@ -163,7 +163,7 @@ def test_a_gpu_follows_the_cpu(tmp_path):
 
 
 MUTANTS = [
-    mutant_of_run("targets_BT.flatten()) / (len(batches_of_step) / processes)", "targets_BT.flatten())",
+    mutant_of_run("targets_BT) / (len(batches_of_step) / processes)", "targets_BT)",
                   lambda _: test_k_small_batches_make_the_gradient_of_one_large_batch(3)),
     mutant_of_run("    optimizer.zero_grad()\n", "    pass\n", test_a_run_is_the_bare_loop_bit_for_bit, "training_run"),
     mutant_of_run("clip_norm or math.inf)", "math.inf)", test_a_run_is_the_bare_loop_bit_for_bit, "training_run"),

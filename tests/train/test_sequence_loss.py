@@ -266,7 +266,7 @@ MUTANTS = [
     plant("segment.control or segment.alone", "segment.control",
           test_a_segment_alone_does_not_melt_with_its_neighbours),
     plant("        if joinable and not single:", "        if False:", MELTED),  # cut at the seams
-    plant('if "".join(pieces).replace("\\u2581", " ") != text', "if text is None and text",
+    plant('text.replace("\\u2581", " "):\n        raise', "text and False:\n        raise",
           test_text_that_does_not_come_back_and_unknown_control_tokens_are_refused),
     plant("targets_BT = labels_BT[:, 1:]", "targets_BT = labels_BT[:, :-1]", LOOP),  # not shifted
     plant("logits_BTV[:, :-1][learned_BT]", "logits_BTV[:, 1:][learned_BT]", LOOP),
