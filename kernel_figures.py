@@ -17,7 +17,7 @@ from cuda_build import ARCHITECTURES, nvcc
 ROOT = Path(__file__).resolve().parent
 SM = {"80": (64, 32, 164), "89": (48, 24, 100), "90": (64, 32, 228), "120": (48, 24, 100)}  # warps, blocks, shared KiB
 THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope_scalar": 128, "nf4_matmul_v1": 64,
-           "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128,
+           "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128,
            "nf4_matmul_backward_v2": 256, "flash_delta_v1": 128, "flash_attention_v1": 64, "flash_dq_v1": 64,
            "flash_dkv_v1": 64, "flash_attention_v2": 128, "flash_dq_v2": 128, "flash_dkv_v2": 128,
            "flash_decoding_v1": 128, "flash_combine_v1": 128}  # of a block
@@ -74,6 +74,21 @@ def resident_warps(architecture, kernel, number):
     return warps * min(most_warps // warps, most_blocks, by_registers, by_shared)
 
 
+def loop_length(lines):
+    """How many instructions of PTX one turn of the loop has in which the products are: the shortest piece between a
+    label and a branch back to it that holds half of them. 0 where there is none. Branches around are counted too."""
+    product = re.compile(r"\s*(@!?%p\d+\s+)?(fma\.rn\.f32|mma\.sync)")
+    labels = {line.strip()[:-1]: number for number, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line.strip())}
+    half, found = sum(bool(product.match(line)) for line in lines) / 2, []
+    for end, line in enumerate(lines):
+        back = re.search(r"bra\S*\s+(\$\w+);", line)
+        if back and labels.get(back[1], end) < end:
+            piece = lines[labels[back[1]]:end + 1]
+            if sum(bool(product.match(line)) for line in piece) >= half > 0:
+                found.append(sum(bool(re.match(r"\s*[@a-z].*;", line)) for line in piece))
+    return min(found, default=0)
+
+
 def opcodes(source=ROOT / "csrc/cuda/kernels.cu"):
     """{kernel: {kind: how many such instructions its PTX for sm_80 holds}}."""
     with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +99,7 @@ def opcodes(source=ROOT / "csrc/cuda/kernels.cu"):
         lines = [re.sub(r"^\s*(@!?%p\d+\s+)?", "", line) for line in part.splitlines()]
         found[readable(part.split("(")[0])] = {
             kind: sum(bool(re.match(pattern, line)) for line in lines) for kind, pattern in OPCODES.items()}
+        found[readable(part.split("(")[0])]["loop"] = loop_length(part.splitlines())
     return found
 
 
@@ -99,13 +115,15 @@ def write_table(record):
     lines = [f"# What nvcc {record['nvcc']} makes of the kernels", "",
              "Counted, not timed; no GPU was asked. Registers a thread / warps that an SM can hold, for each compute",
              "capability; shared memory of a block in bytes; and instructions in the PTX for 8.0, as written, not run.",
+             "Loop: all instructions of one turn of the loop that multiplies, as written, not run.",
              "No kernel has a stack, a spill or a double. Made by `python kernel_figures.py`.", "",
-             " | ".join(["| kernel", *(f"{name[:-1]}.{name[-1]}" for name in names), "shared", *OPCODES, ""]),
-             "|---" * (2 + len(names) + len(OPCODES)) + "|"]
+             " | ".join(["| kernel", *(f"{name[:-1]}.{name[-1]}" for name in names), "shared", *OPCODES, "loop", ""]),
+             "|---" * (3 + len(names) + len(OPCODES)) + "|"]
     for kernel, counts in record["opcodes"].items():
         cells = [f"{(f := record['figures'][name][kernel])['registers']} / {f['warps']}" for name in names]
         shared = str(record["figures"]["80"][kernel]["shared"])
-        lines.append(" | ".join([f"| {kernel}", *cells, shared, *(str(counts[kind]) for kind in OPCODES), ""]))
+        numbers = (str(counts[kind]) for kind in (*OPCODES, "loop"))
+        lines.append(" | ".join([f"| {kernel}", *cells, shared, *numbers, ""]))
     text = "\n".join(line.rstrip() for line in lines)
     (ROOT / "docs/kernels.md").write_text(text + "\n", encoding="utf-8")
 

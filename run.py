@@ -16,6 +16,7 @@ test and measure:
     python3 run.py test            the quick tests; `test --all`: the long ones too; `test tests/test_rope.py`: one file
     python3 run.py test --cap sse  the numeric tests, as on a CPU with SSE alone; `--cap avx2`: with AVX2
     python3 run.py bench [name]    ratios to named peers and to the machine's limit
+    python3 run.py gpu             build the CUDA kernels for your GPU, verify and time them: one report to paste
     python3 run.py mutate 20 7     plant 20 random mistakes, one at a time, and list those that no test notices
 this checkout:
     python3 run.py shell           a shell in which `python` is minillama's own
@@ -66,6 +67,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
+    if verb == "gpu":
+        return call(PYTHON, ROOT / "tools" / "on_gpu.py", *rest)
     if verb == "mutate":
         return call(PYTHON, ROOT / "tools" / "mutate.py", *rest)
     if verb == "shell":

@@ -37,6 +37,15 @@ def test_nf4_products_read_no_row_and_no_column_too_many(M, N, K, double, aligne
         same(found, [kernels.nf4_matmul(x, stored, "simt"), kernels.nf4_matmul_backward(dy, stored, "simt")], aligned)
 
 
+@pytest.mark.parametrize(("M", "N", "K"), [(8, 33, 64), (17, 70, 192), (65, 130, 128)])
+def test_nf4_products_on_tensor_cores_read_no_row_and_no_column_too_many(M, N, K):
+    stored = quantize_nf4(torch.randn(N, K))
+    for dtype in DTYPES[1:]:
+        x, parts = torch.randn(M, K).to(dtype), [at_the_end(part) for part in stored.parts()]
+        ours = torch.ops.minillama_simt.nf4_matmul(at_the_end(x), *parts, N, 64)
+        assert torch.equal(ours, kernels.nf4_matmul(x, stored, "simt"))
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("T", "S", "d"), [(1, 1, 1), (5, 19, 12), (17, 33, 64), (3, 70, 80)])
@@ -117,13 +126,16 @@ def test_vectors_are_used_where_all_is_aligned_and_only_there():
         moved = NF4Tensor(codes, stored.absmax, stored.absmax_scale, stored.absmax_offset, stored.shape, 64)
         return lambda: kernels.nf4_matmul(x, moved, "simt")
 
-    stored, x = quantize_nf4(torch.randn(4, 64)), torch.randn(1, 64).bfloat16()
+    stored, x, rows = quantize_nf4(torch.randn(4, 64)), torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
     empty = torch.empty_like(q)
     for run, kernel in ((rope(q, k, empty), "rope_v4"), (rope(off(q), k, empty), "rope_scalar"),
                         (rope(q, off(k), empty), "rope_scalar"), (rope(q, k, off(empty)), "rope_scalar"),
                         (rope(q, k, wide), "rope_scalar"), (rope(wide, k, empty), "rope_scalar"),
                         (nf4(x, stored.codes), "nf4_matmul_v2"), (nf4(off(x), stored.codes), "nf4_matmul_v1"),
-                        (nf4(x, off(stored.codes)), "nf4_matmul_v1")):
+                        (nf4(x, off(stored.codes)), "nf4_matmul_v1"), (nf4(rows, stored.codes), "nf4_matmul_v3"),
+                        (nf4(rows[:7], stored.codes), "nf4_matmul_v2"),
+                        (nf4(rows.float(), stored.codes), "nf4_matmul_v2"),
+                        (nf4(off(rows), stored.codes), "nf4_matmul_v1")):
         assert kernels_launched(run) == [kernel]
 
 

@@ -9,7 +9,7 @@ from test_simt import ROOT
 
 import kernel_figures
 from cuda_build import ARCHITECTURES, nvcc
-from kernel_figures import figures, opcodes, readable, resident_warps, version
+from kernel_figures import figures, loop_length, opcodes, readable, resident_warps, version
 
 CSRC = ROOT / "csrc"
 RECORD = json.loads((ROOT / "docs" / "kernels.json").read_text())
@@ -46,8 +46,9 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     found = figures(architecture)
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
     # for 1 and for 8 rows; decoding in 3 head widths for 4 and for 8 rows, and what combines its parts; four other
-    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * 3 * 4
+    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, and NF4's
+    # version 3 for 16, 32 and 64 rows
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 + 3)
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -96,6 +97,40 @@ def test_flash_attention_on_tensor_cores_is_made_of_their_instructions_and_leave
     assert counts["async copies"] > 0 == counts["global loads"] and counts["16-byte stores"] == 1
     for figures_of in RECORD["figures"].values():
         assert figures_of[f"flash_attention_v2 {dtype} {d}"]["warps"] >= 8
+
+
+def test_the_loop_that_multiplies_is_the_shortest_with_half_of_the_products():
+    ptx = """
+        mov.u32 %r1, 0;
+      $L__BB0_1:
+        ld.shared.f32 %f1, [%r1];
+      $L__BB0_2:
+        fma.rn.f32 %f2, %f1, %f1, %f2;
+        .loc 1 2 3
+        @%p1 bra $L__BB0_2;
+        add.s32 %r1, %r1, 4;
+        @%p2 bra $L__BB0_1;
+        bra.uni $L__BB0_9;
+      $L__BB0_9:
+        ret;
+    """.splitlines()
+    assert loop_length(ptx) == 2  # the product and the branch back
+    assert loop_length([line for line in ptx if "bra $L__BB0_2" not in line]) == 4
+    assert loop_length([line for line in ptx if "fma" not in line]) == 0
+
+
+@pytest.mark.parametrize("rows", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_nf4_on_tensor_cores_is_made_of_their_instructions_and_leaves_room_for_8_warps(dtype, rows):
+    """A warp's 64 columns: 4 products for each 16 rows of x and 8 of W, and 16 bytes of x serve two of them."""
+    kernel = f"nf4_matmul_v3 {dtype} {rows}"
+    counts = RECORD["opcodes"][kernel]
+    assert counts["tensor-core products"] == 4 * 4 * rows // 16
+    # 12 KiB a step, 16 bytes each, by 128 threads; twice in front of the loop. With 64 rows written as two loops
+    assert counts["async copies"] == 3 * (6 if rows < 64 else 2)
+    assert counts["loop"] - counts["tensor-core products"] < 9 * 64  # of PTX, for 64 weights a lane
+    for figures_of in RECORD["figures"].values():
+        assert figures_of[kernel]["warps"] >= 8
 
 
 @pytest.mark.parametrize(("registers", "shared", "warps"), [
@@ -153,6 +188,8 @@ def test_the_instructions_that_have_no_words_in_c_compile(tmp_path):
 
 
 MUTANTS = [
+    Mutant(kernel_figures.__name__, "return min(found, default=0)", "return max(found, default=0)",
+           test_the_loop_that_multiplies_is_the_shortest_with_half_of_the_products),
     Mutant(kernel_figures.__name__, "number[\"shared\"] + 1024", "number[\"shared\"] // 2 + 1024",
            lambda: test_occupancy_counted_by_hand(16, 81 * 1024, 8)),
     Mutant(kernel_figures.__name__, "// 256) * 256)", "// 256) * 128)",

@@ -23,7 +23,8 @@ from minillama.simt.profile_build import RUNTIME
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 FLASH, BACK, NF4, VECTORS = "flash_attention", "flash_attention_backward", "nf4_matmul", "nf4_vectors"
-ROPE, ROPE_V1, TENSOR, TILES = "rope_vectors", "rope", "flash_tensor_cores", "flash_fragments"
+ROPE, ROPE_V1, TENSOR, NF4_TENSOR = "rope_vectors", "rope", "flash_tensor_cores", "nf4_tensor_cores"
+TILES = "flash_fragments"
 BRAIN, HALF = "float(__nv_bfloat16({}))", "float(__half({}))"
 
 FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
@@ -118,6 +119,27 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (TENSOR, "__fmaf_rn(S[n][i], @c@, -base)", "c * 1.001f"),
     (TILES, "from + @c * 8@, inside", "0"),
     (TENSOR, "1 / @sum@ : 0", "(sum * 1.01f)"),
+    # NF4 on tensor cores: codes to levels, fragments, scales, stages, parts of K
+    (NF4_TENSOR, "seven = @codes & 0x7777@", "codes & 0x3777"),
+    (NF4_TENSOR, "half = (@codes >> 1 & 0x4444@)", "codes >> 1 & 0x0444"),
+    (NF4_TENSOR, "__byte_perm(low, high, @0x4051@)", "0x5140"),
+    (NF4_TENSOR, ">> 16 * (@s % 2@)", "0"),
+    (NF4_TENSOR, "A[m][s][1] = @lower.x@", "upper.x"),
+    (NF4_TENSOR, "@row < rows@ && part", "row + 1 < rows"),
+    (NF4_TENSOR, "@row < wide@ && part", "row + 1 < wide"),
+    (NF4_TENSOR, "row < wide && @part < parts@", "part + 1 < parts"),
+    (NF4_TENSOR, "@mine * K + k@ >> log_block", "mine * K"),
+    (NF4_TENSOR, "right = __shfl_sync(kAllLanes, absmax, @8 * n + 2 * t + 1@)", "8 * n + 2 * t"),
+    (NF4_TENSOR, "stage = @(stage + 1) % kNF4Stages@", "(stage + 1) % 2"),
+    (NF4_TENSOR, "p < @Parts@", "1"),
+    (NF4_TENSOR, "T(@sum / kNF4Shrink@)", "sum"),
+]
+EDGES = [  # what only `kernels verify --thorough` sees
+    (FLASH, "T(@sees_any ? O[e] / l : 0.0f@)", "l > 0 ? O[e] / l : 0.0f"),
+    (FLASH, "inside = @first + row < rows@ && column", "first + row <= rows"),
+    (FLASH, "const bool inside = first + row < rows && @column < width@", "column <= width"),
+    (TILES, "inside = @row + r < there@ &&", "row + r <= there"),
+    (TENSOR, "const unsigned both = packed<T>(@x@, y)", "(x == x ? x : 0)"),
 ]
 
 ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1
@@ -146,7 +168,8 @@ static float two_units_off(float y) {
 
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
-    numbered = [*enumerate(FAULTS, 1), *enumerate(FUSABLE, 1001), *((-1, one) for one in ALLOWED)]
+    numbered = [*enumerate(FAULTS, 1), *enumerate(FUSABLE, 1001), *enumerate(EDGES, 2001),
+                *((-1, one) for one in ALLOWED)]
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
     for path in folder.glob("cuda/*.cuh"):
         source, places = path.read_text(encoding="utf-8"), {}
@@ -186,9 +209,9 @@ def planted():
     torch.ops.minillama_simt.use_kernels(0)
 
 
-def wrong_rows(name):
+def wrong_rows(name, thorough=False):
     operator = next(operator for operator in kernels_verify.CASES if name.startswith(operator.split("_")[0]))
-    return [row for row in kernels_verify.verify(["simt"], [operator]) if not row.ok]
+    return [row for row in kernels_verify.verify(["simt"], [operator], thorough) if not row.ok]
 
 
 def test_without_a_fault_every_row_is_right(planted):
@@ -201,6 +224,13 @@ def test_without_a_fault_every_row_is_right(planted):
 def test_every_fault_makes_a_row_wrong(planted, number):
     planted(number)
     assert wrong_rows(FAULTS[number - 1][0])
+
+
+@pytest.mark.parametrize("number", range(2001, 2001 + len(EDGES)), ids=[f"{name}: {text} -> {wrong}"
+                                                                        for name, text, wrong in EDGES])
+def test_every_fault_at_an_edge_makes_a_row_of_the_thorough_table_wrong(planted, number):
+    planted(number)
+    assert wrong_rows(EDGES[number - 2001][0], thorough=True)
 
 
 @pytest.mark.parametrize("number", range(1001, 1001 + len(FUSABLE)), ids=[wrong for *_, wrong in FUSABLE])

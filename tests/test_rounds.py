@@ -111,7 +111,7 @@ def test_seven_rounds_unless_told(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["decoding", "fine_tuning", "importing", "pretraining", "rope", "training"])
+@pytest.mark.parametrize("name", ["decoding", "fine_tuning", "gpu", "importing", "pretraining", "rope", "training"])
 def test_the_benchmark_runs_and_prints_a_table(name):
     done = subprocess.run([sys.executable, BENCH / f"{name}.py", "--rounds", "1", "--small", "--threads", "1"],
                           capture_output=True, text=True, timeout=300)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["mutate", "20", "7"], f"python {ROOT / 'tools' / 'mutate.py'} 20 7"),
     (["lesson", "5", "--seeds", "3"], f"python {ROOT / 'tools' / 'lesson_seeds.py'} 5 --seeds 3"),
     (["docs"], f"python {ROOT / 'tools' / 'api_pages.py'}"),
+    (["gpu"], f"python {ROOT / 'tools' / 'on_gpu.py'}"),
     (["info"], "python -m minillama info"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
@@ -61,6 +62,13 @@ def test_a_cap_is_set_for_the_numeric_tests_alone_and_an_unknown_one_is_refused(
     assert run.main(["test", "--cap", "avx1024"]) == run.main(["test", "--cap"]) == 2
     assert "--cap what? There are: avx2, sse" in capsys.readouterr().out and len(called) == 2
     assert not [name for name in NUMERIC if not list((run.ROOT / "tests").rglob(f"test_{name}.py"))]
+
+
+def test_without_a_gpu_its_report_says_in_one_line_what_to_do_before_anything_is_built():
+    done = subprocess.run([sys.executable, ROOT / "tools" / "on_gpu.py"], capture_output=True, text=True,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    line, = done.stdout.splitlines()
+    assert done.returncode == 2 and "there is no GPU that PyTorch" in line and "nvidia-smi" in line
 
 
 def test_help_and_an_unknown_benchmark_need_no_set_up(monkeypatch, capsys):

@@ -8,7 +8,8 @@
 //   codes K/2 bytes apart: 32 bytes fetched for each byte used. The gradient's threads read neighbouring codes.
 //   Sums are formed 64 numbers at a time, whatever the size of a block, which keeps their rounding errors small.
 //
-// Version 2, nf4_vectors.cuh, is the one that runs where rows are made of whole vectors; version 1 does the others.
+// Where rows are made of whole vectors version 2, nf4_vectors.cuh, runs, and for 8 rows of x or more in 16 bits version 3,
+// nf4_tensor_cores.cuh; version 1 does the others.
 #pragma once
 
 #include "../launch.h"

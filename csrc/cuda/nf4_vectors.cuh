@@ -185,26 +185,6 @@ inline int nf4_log_block(const void* x, const NF4& w, int64_t together) {
 
 inline dim3 nf4_grid(int64_t across, int64_t M) { return {unsigned(across), unsigned(M < 65535 ? M : 65535)}; }
 
-void nf4_matmul(DType dtype, const void* x_, NF4 w, void* y_, int64_t M, void* stream_) {
-  if (M * w.rows == 0) return;
-  const auto stream = static_cast<cudaStream_t>(stream_);
-  const unsigned blocks = ceil_div(w.rows, kNF4Warps * kNF4Rows);
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto* x = static_cast<const T*>(x_);
-    auto* y = static_cast<T*>(y_);
-    const int log = nf4_log_block(x, w, kNF4Lane);
-    if (log < 0)
-      LAUNCH((nf4_matmul_v1<T>), nf4_grid(ceil_div(w.rows, kNF4Threads), M), kNF4Threads, 0, stream)(x, w, y, M);
-    else if (M == 1)
-      LAUNCH((nf4_matmul_v2<T, 1>), nf4_grid(blocks, 1), 32 * kNF4Warps, 0, stream)(x, w, log, y, M);
-    else
-      LAUNCH((nf4_matmul_v2<T, kNF4Many>), nf4_grid(blocks, ceil_div(M, kNF4Many)), 32 * kNF4Warps, 0, stream)
-      (x, w, log, y, M);
-  });
-  check_launch("nf4_matmul");
-}
-
 void nf4_matmul_backward(DType dtype, const void* dy_, NF4 w, void* dx_, int64_t M, void* stream_) {
   if (M * w.columns == 0) return;
   const auto stream = static_cast<cudaStream_t>(stream_);

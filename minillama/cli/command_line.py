@@ -108,6 +108,7 @@ def add_kernels(commands):
     verify = flags.command(kernels, "verify", run_kernels_verify, "compare every kernel that is built with float64")
     verify.add_argument("--backend", metavar="NAME", help="only this one: reference, cpu, simt or simt+fma")
     verify.add_argument("--op", metavar="NAME", help="only this one: rope, nf4_matmul or flash_attention")
+    verify.add_argument("--thorough", action="store_true", help="edges too: odd sizes, any memory, NaN, repeats")
 
 
 def add_info(commands):
@@ -251,7 +252,7 @@ def run_kernels_verify(arguments):
     from minillama.parity.kernels_verify import print_table
 
     return 0 if print_table([arguments.backend] if arguments.backend else None,
-                            [arguments.op] if arguments.op else None) else 1
+                            [arguments.op] if arguments.op else None, arguments.thorough) else 1
 
 
 def run_info(arguments):

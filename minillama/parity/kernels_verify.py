@@ -7,7 +7,9 @@ Plain PyTorch ("reference") may round each intermediate result to the dtype of i
 """
 
 import contextlib
+import itertools
 import math
+import platform
 import time
 from dataclasses import dataclass
 
@@ -15,8 +17,9 @@ import torch
 
 from minillama import kernels
 from minillama.attention import attention
+from minillama.parity import kernels_thorough
 from minillama.parity.rounding import FP32, Bounded, exact
-from minillama.quant.nf4 import BLOCK, DYNAMIC_MAP, GROUP, NF4_LEVELS, quantize_nf4
+from minillama.quant.nf4 import DYNAMIC_MAP, GROUP, NF4_LEVELS, quantize_nf4
 from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
 from minillama.simt.compiler import NotBuilt, contraction, require_compiler
 
@@ -46,16 +49,18 @@ class Row:
 # ---- cases: (shape as text, dense inputs that have a gradient, function of (backend, *inputs), and the truth of
 # (inputs, gradient of the result, whether plain PyTorch computes): {"out": Bounded, "d<name>": Bounded, ...})
 
-def rope_cases(dtype):
+def rope_cases(dtype, shapes=((1, 1, 1, 2, True), (2, 7, 3, 70, False), (1, 33, 5, 64, True), (1, 5, 7, 80, False))):
     """Both layouts, odd sizes, more pairs than a warp has lanes, rows of whole vectors, and a strided input."""
-    for B, T, H, d, interleaved in ((1, 1, 1, 2, True), (2, 7, 3, 70, False), (1, 33, 5, 64, True),
-                                    (1, 5, 7, 80, False)):
+    for B, T, H, d, interleaved in shapes:
         x = torch.randn(B, H, T, d).to(dtype).transpose(1, 2)  # (B, T, H, d), strided
         rotations = rope_rotations(torch.arange(1000, 1000 + T), rope_frequencies(d)).to(x.device)
 
         def run(backend, x, rotations=rotations, interleaved=interleaved):
             if backend == "reference":
                 return (apply_rope if interleaved else apply_rope_half_split)(x, rotations)
+            if interleaved:  # rows that positions choose, the last one first
+                backwards = torch.arange(len(rotations)).flip(0)
+                return kernels.fused_rope_qk(x, x[:, :, :0], rotations.flip(0), backwards, backend=backend)[0]
             return kernels.fused_rope(x, rotations, interleaved, backend)
 
         def truth(inputs, d_out, plain, rotations=rotations, interleaved=interleaved):
@@ -74,11 +79,14 @@ def turned(x_BTHd, rotations, interleaved):
     return Bounded(*(torch.stack(pair, dim).flatten(-2) for pair in ((a.value, b.value), (a.error, b.error))))
 
 
-def nf4_cases(dtype):
+NF4_SHAPES = ((1, 1, 2, False), (3, 8, 64, True), (17, 25, 71, True), (9, 130, 192, False), (1, 19, 1056, True),
+              (17, 33, 640, True))
+
+
+def nf4_cases(dtype, shapes=NF4_SHAPES):
     """Blocks inside and across rows; more of them than share a scale, more rows and columns than are taken at once."""
-    for M, N, K, double in ((1, 1, 2, False), (3, 8, 64, True), (17, 25, 71, True), (9, 130, 192, False),
-                            (1, 19, 1056, True)):
-        stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
+    for M, N, K, double, *block in shapes:
+        stored = quantize_nf4(torch.randn(N, K), *block, double_quantization=double)
 
         def run(backend, x, stored=stored):
             if backend == "reference":
@@ -87,8 +95,10 @@ def nf4_cases(dtype):
 
         def truth(inputs, d_out, plain, stored=stored):
             weight = dequantized(stored)
-            weight = weight.stored(d_out.dtype) if plain and d_out.dtype != torch.float32 else weight
-            return {"out": exact(inputs["x"]) @ weight.T, "dx": exact(d_out) @ weight}
+            rounded = weight if d_out.dtype == torch.float32 else weight.stored(d_out.dtype)
+            many = plain or len(d_out) >= 8  # rows, which tensor cores multiply
+            return {"out": exact(inputs["x"]) @ (rounded if many else weight).T,
+                    "dx": exact(d_out) @ (rounded if plain else weight)}
 
         yield f"M={M} N={N} K={K} {'double' if double else 'single'}", {"x": torch.randn(M, K).to(dtype)}, run, truth
 
@@ -101,16 +111,19 @@ def dequantized(stored):
         entries = exact(torch.tensor(DYNAMIC_MAP)[stored.absmax.long()])
         scales = exact(stored.absmax_scale.repeat_interleave(GROUP)[:len(stored.absmax)])
         absmax = entries * scales + exact(stored.absmax_offset)
-    scales = absmax.moved(lambda x: x.repeat_interleave(BLOCK)[:len(numbers)])
+    scales = absmax.moved(lambda x: x.repeat_interleave(stored.block_size)[:len(numbers)])
     return (scales * exact(torch.tensor(NF4_LEVELS)[numbers])).moved(lambda x: x.view(stored.shape))
 
 
-def attention_cases(dtype):
+ATTENTION_SHAPES = (
+    (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
+    (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100))
+
+
+def attention_cases(dtype, shapes=ATTENTION_SHAPES):
     """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), and scores beyond the 88 at
     which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows narrow."""
-    for B, H, K, T, S, d, causal, fine, far in (
-            (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
-            (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100)):
+    for B, H, K, T, S, d, causal, fine, far in shapes:
         q, k, v = ((torch.randn(B, *shape, d) * fine).round() / fine for shape in ((H, T), (K, S), (K, S)))
         q, k, v = (x.to(dtype) for x in (q, k + far, v))
 
@@ -165,7 +178,7 @@ def direction_like(out):
 
 def results(run, backend, inputs):
     """{"out": ..., "d<name>": ...}: what `run` makes of the inputs, and its gradients for one fixed direction."""
-    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}  # in the memory where they lie
     out = run(backend, *inputs.values())
     gradients = torch.autograd.grad(out, list(inputs.values()), direction_like(out))
     return {"out": out.detach(), **{f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}}
@@ -181,8 +194,9 @@ def compare(operator, backend, dtype, shape, inputs, run, truth):
         yield Row(operator, backend, dtype, shape, name, *(float(x.flatten()[worst]) for x in (error, wanted.error)))
 
 
-def verify(backends=None, operators=None):
-    """Rows of every operator on every backend that is built here (or on those named: RuntimeError if not built)."""
+def verify(backends=None, operators=None, thorough=False):
+    """Rows of every operator on every backend that is built here (or on those named: RuntimeError if not built); of
+    `kernels_thorough` too."""
     for operator in operators or CASES:
         if operator not in CASES:
             raise ValueError(f"operator {operator!r} is not known: choose from {', '.join(CASES)}")
@@ -194,15 +208,21 @@ def verify(backends=None, operators=None):
                 continue
             if base in ("reference", *kernels.KERNELS[operator]):
                 for dtype in DTYPES:
-                    yield from rows_of(operator, backend, dtype)
+                    yield from rows_of(operator, backend, dtype, thorough)
 
 
-def rows_of(operator, backend, dtype):
+def rows_of(operator, backend, dtype, thorough=False):
     """All rows at once: the default device must be the caller's own again before it sees the first."""
     torch.manual_seed(0)
     with (kernels.contracted() if backend == FUSED else contextlib.nullcontext(),
           torch.device(kernels.DEVICES.get(backend, "cpu"))):
-        return [row for case in CASES[operator](dtype) for row in compare(operator, backend, dtype, *case)]
+        cases, base = list(CASES[operator](dtype)), backend.replace(FUSED, "simt")
+        more = [*cases, *CASES[operator](dtype, kernels_thorough.SHAPES[operator])] if thorough else cases
+        rows = [row for case in kernels_thorough.with_places(more, thorough)
+                for row in compare(operator, backend, dtype, *case)]
+        return rows + [Row(operator, backend, dtype, shape, law, float(count), 0.0)
+                       for shape, inputs, run, _ in cases * thorough
+                       for law, count in kernels_thorough.laws(base, inputs, run, results)]
 
 
 def why_not_fused():
@@ -216,17 +236,23 @@ def why_not_fused():
     return ""
 
 
-def print_table(backends=None, operators=None):
-    """Print the table as it is made, and return whether every row is within its bound."""
+def print_table(backends=None, operators=None, thorough=False):
+    """Print the table in Markdown, as it is made, and return whether every row is within its bound: for each operator,
+    backend and dtype the row that is nearest to its bound, or those beyond."""
     start, bad, count = time.perf_counter(), 0, 0
-    print(f"{'operator':16}{'backend':11}{'dtype':10}{'shape':44}{'result':8}{'error':>10}{'allowed':>10}  verdict")
-    for row in verify(backends, operators):
-        print(f"{row.operator:16}{row.backend:11}{str(row.dtype)[len('torch.'):]:10}{row.shape:44}{row.result:8}"
-              f"{row.error:10.1e}{row.allowed:10.1e}  {'ok' if row.ok else 'WRONG'}")
-        bad, count = bad + (not row.ok), count + 1
+    gpu = f", {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if torch.cuda.is_available() else ""
+    print(f"On {platform.machine()} {torch.backends.cpu.get_cpu_capability()}, PyTorch {torch.__version__}{gpu}\n")
+    print("| operator | backend | dtype | results | nearest | error | allowed | verdict |\n" + "|---" * 8 + "|")
+    found = verify(backends, operators, thorough)
+    for rows in (list(group) for _, group in itertools.groupby(found, lambda x: (x.operator, x.backend, x.dtype))):
+        wrong = [row for row in rows if not row.ok]
+        for row in wrong or [max(rows, key=lambda row: row.error / max(row.allowed, 1e-300))]:
+            print(f"| {row.operator} | {row.backend} | {str(row.dtype)[6:]} | {1 if wrong else len(rows)} | "
+                  f"{row.shape}: {row.result} | {row.error:.1e} | {row.allowed:.1e} | {'ok' if row.ok else 'WRONG'} |")
+        bad, count = bad + len(wrong), count + len(rows)
     absent = [name for name in kernels.LIBRARIES if name not in kernels.built_backends()]
     note = f"; not built here: {', '.join(absent)} ({kernels.BUILD})" if absent else ""
     note += f"; no {FUSED}: {why}" if (why := why_not_fused()) and not absent else ""
     note += "; no GPU here to run cuda on" if "cuda" not in absent and not torch.cuda.is_available() else ""
-    print(f"{count - bad} of {count} within their bounds in {time.perf_counter() - start:.1f} s{note}")
+    print(f"\n{count - bad} of {count} within their bounds in {time.perf_counter() - start:.1f} s{note}")
     return bad == 0

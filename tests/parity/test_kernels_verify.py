@@ -46,7 +46,7 @@ def test_a_gpu_that_is_not_there_is_passed_over_unless_it_was_asked_for(monkeypa
     monkeypatch.setattr(kernels, "require", lambda backend: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(kernels_verify, "why_not_fused", lambda: "it is not looked for")
-    monkeypatch.setattr(kernels_verify, "rows_of", lambda operator, backend, dtype: [
+    monkeypatch.setattr(kernels_verify, "rows_of", lambda operator, backend, dtype, thorough: [
         kernels_verify.Row(operator, backend, dtype, "", "out", float(backend == "simt"), 0.5)])
     found = [(row.operator, row.backend, row.dtype) for row in kernels_verify.verify()]
     assert found == [(operator, backend, dtype) for operator in kernels_verify.CASES
@@ -58,13 +58,15 @@ def test_a_gpu_that_is_not_there_is_passed_over_unless_it_was_asked_for(monkeypa
     ends = [line.split(" in ")[0] for line in lines if " within their bounds" in line]
     assert ends == ["9 of 18 within their bounds", "9 of 9 within their bounds"]
     assert all(line.endswith("no GPU here to run cuda on") for line in lines if " within their bounds" in line)
-    assert sum(line.endswith("  WRONG") for line in lines) == 9 and sum(line.endswith("  ok") for line in lines) == 18
+    assert [sum(line.endswith(f"| {word} |") for line in lines) for word in ("WRONG", "ok")] == [9, 18]
 
 
 def test_the_command_prints_the_table_and_its_verdict(capsys, monkeypatch):
     assert main(["kernels", "verify", "--backend", "reference", "--op", "rope"]) == 0
     out = capsys.readouterr().out
     assert "24 of 24 within their bounds" in out and "nf4" not in out and "WRONG" not in out
+    table = [line for line in out.splitlines() if line.startswith("|")]  # Markdown, to be pasted
+    assert len(table) == 2 + 3 and len({line.count("|") for line in table}) == 1 and set(table[1]) == {"|", "-"}
     monkeypatch.setattr(kernels_verify.Row, "ok", property(lambda row: row.error == 0))
     assert main(["kernels", "verify", "--backend", "reference", "--op", "rope"]) == 1
     assert "WRONG" in capsys.readouterr().out

@@ -16,6 +16,7 @@ needs_simt = pytest.mark.skipif(
 SHAPES = [(1, 1, 1), (3, 5, 7), (8, 24, 64), (2, 65, 63), (5, 3, 65), (1, 72, 130), (33, 64, 320)]  # (M, N, K)
 AROUND_TILES = [(4, 47, 1025), (5, 49, 127), (63, 48, 129), (64, 97, 128), (65, 6, 257), (130, 131, 65)]
 VECTORS = [(1, 17, 32), (1, 3, 1056), (2, 16, 96), (9, 15, 1024), (8, 66, 264)]  # GPUs read 4 or 16 bytes of codes
+TENSOR_CORES = [(8, 33, 64), (9, 70, 192), (16, 40, 1088), (17, 31, 128), (33, 129, 64), (64, 20, 448), (65, 130, 192)]
 KINDS = ["simt", "cpu plain", "cpu avx2", "cpu avx512"]
 
 
@@ -61,7 +62,7 @@ def test_the_kernels_tables_are_the_references():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("M", "N", "K", "backend"), [(*shape, kind) for kind in KINDS for shape in SHAPES] +
                          [(*shape, kind) for kind in KINDS[1:] for shape in AROUND_TILES] +
-                         [(*shape, "simt") for shape in VECTORS], indirect=["backend"])
+                         [(*shape, "simt") for shape in VECTORS + TENSOR_CORES], indirect=["backend"])
 def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double, backend):
     torch.manual_seed(0)
     stored = quantize_nf4(torch.randn(N, K), double_quantization=double)

@@ -33,7 +33,7 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
         for causal in (False, True):
             kernels.flash_attention(q, k, v, causal=causal).float().sum().backward()
         for double in (False, True):
-            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96)):  # element by element, and in vectors
+            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96), (9, 70, 192)):  # elements, vectors, tensor cores
                 weight = quantize_nf4(torch.randn(N, K), double_quantization=double)
                 x = torch.randn(M, K, dtype=dtype, requires_grad=True)
                 kernels.nf4_matmul(x, weight, "simt").float().sum().backward()
@@ -71,17 +71,38 @@ def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of
     """Bytes of all sectors, exactly, in requests of 512 and 128 bytes of codes; and no bank of shared memory waits."""
     N, K, asked = 64, 2048, -(-M // 8)
     weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
-    x, dy = (torch.randn(M, width).bfloat16() for width in (K, N))
+    x, dy = torch.randn(M, K), torch.randn(M, N).bfloat16()  # fp32: in bf16 8 rows go to tensor cores
     with kernels.profile() as forward:
         kernels.nf4_matmul(x, weight, "simt")
     with kernels.profile() as backward:
         kernels.nf4_matmul_backward(dy, weight, "simt")
-    assert 32 * forward.global_load.sectors == asked * weight.stored_bytes() + N // 16 * 2 * M * K
+    assert 32 * forward.global_load.sectors == asked * weight.stored_bytes() + N // 16 * 4 * M * K
     blocks = K // 256  # of columns; 4 absmax values of a row lie in one sector
     assert 32 * backward.global_load.sectors == asked * (N * K // 2 + blocks * N * 32) + blocks * 2 * M * N
     for p in (forward, backward):
         assert p.shared_load.conflicts == p.shared_store.conflicts == 0 and p.findings == []
-    assert forward.global_store.compulsory == 2 * M * N and backward.global_store.compulsory == 2 * M * K
+    assert forward.global_store.compulsory == 4 * M * N and backward.global_store.compulsory == 2 * M * K
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(8, 64, 512), (16, 40, 1088), (32, 64, 320), (64, 128, 192),
+                                             (130, 130, 128)])
+def test_nf4_products_on_tensor_cores_move_what_their_header_says_and_no_bank_waits(M, N, K):
+    """Codes once for the rows of a tile and x once for the columns of a block, a sector or less an absmax, and every
+    product of 16 columns by mma.sync: 4 of them for 64 columns, for each 16 rows and 8 columns of the result."""
+    rows = 16 if M <= 16 else 32 if M <= 32 else 64
+    wide, tiles = 2 * rows, -(-M // rows)  # columns of a block, tiles of rows
+    weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
+    with kernels.profile() as p:
+        kernels.nf4_matmul(torch.randn(M, K).bfloat16(), weight, "simt")
+    blocks, warps = -(-N // wide), -(-N // wide) * wide // 32  # the last block's warps multiply zeros
+    a_row = K // 64  # absmax values of a row of W; a lane reads one, and 8 lie in a sector
+    scales = sum(len({(n * a_row + k) // 8 for n in range(first, min(first + 32, N))})
+                 for first in range(0, N, 32) for k in range(a_row))
+    assert 32 * p.global_load.sectors == tiles * (N * K // 2 + 32 * scales) + blocks * 2 * M * K
+    assert p.global_store.compulsory == p.global_store.bytes == 2 * M * N
+    assert p.events("mma_") == tiles * warps * K // 64 * 4 * 4 * rows // 16
+    behind = tiles * blocks * 4 * rows // 16 * 4 * 2 * 2  # the loop: g++ stores two sums one by one, nvcc at once
+    assert p.shared_load.conflicts == 0 and p.shared_store.conflicts == behind and p.findings == []
 
 
 PLANTED = f"""
@@ -91,7 +112,7 @@ extern "C" void run(int file, int line, int which) {{
   static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
                                       "nf4_vectors.cuh", "flash_tensor_cores.cuh",
                                       "flash_backward_tensor_cores.cuh", "flash_decoding.cuh",
-                                      "flash_fragments.cuh"}};
+                                      "flash_fragments.cuh", "nf4_tensor_cores.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
   which == 0 ? run_attention() : which == 1 ? run_nf4() : which == 2 ? run_tensor_cores()
       : which == 3 ? run_gradients() : run_decoding();
@@ -104,8 +125,9 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
     from test_kernels_barriers import barriers
 
     files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh",
-             "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh", "flash_fragments.cuh")
-    runs = (0, 0, 1, 1, 2, 3, 4, 3)  # of attention, NF4, attention on tensor cores, its gradients, decoding
+             "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh", "flash_fragments.cuh",
+             "nf4_tensor_cores.cuh")
+    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1)  # of attention, NF4, attention on tensor cores, its gradients, decoding
     source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(5)]
     left_out += [(files.index(name), int(line), runs[files.index(name)])
                  for name, line in (barrier.split(":") for barrier in barriers())]
@@ -114,9 +136,9 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
         with kernels.profile(source) as p:
             source.run(file, line, which)
         assert bool(p.findings) == (line > 0), (files[file], line)
-        copies = {"asynchronous copy"} if which in (2, 3) else set()  # read before they are complete, or written again
+        copies = {"asynchronous copy"} if which in (2, 3) or "tensor" in files[file] else set()  # too early, or twice
         assert {finding.kind for finding in p.findings} <= {"race", *copies}
-        assert all(any(name in place for name in (files[file], files[0], files[2], files[4], files[7], "tensor.h"))
+        assert all(any(name in place for name in (*files, "tensor.h"))
                    for finding in p.findings for place in (finding.place, finding.other))
 
 

@@ -26,7 +26,7 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
-#include "cuda/nf4_vectors.cuh"
+#include "cuda/nf4_tensor_cores.cuh"
 #undef __syncwarp
 
 using namespace minillama::kernels;
@@ -114,8 +114,20 @@ static void run_nf4(int64_t N, int64_t K) {
   print(y), print(dx);
 }
 
-// For both versions, and with more than one tile of columns and of rows.
-static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32); }
+// On tensor cores: two blocks of 32 rows of W, and a step more than there are stages.
+static void run_nf4_tensor_cores() {
+  constexpr int M = 16, N = 40, K = 1024;
+  alignas(16) static uint8_t codes[N * K / 2];
+  for (size_t i = 0; i < sizeof codes; ++i) codes[i] = uint8_t(i * 37 + 11);
+  const auto absmax = numbers(N * K / 64, 8), x = numbers(M * K, 9);
+  alignas(16) static __half X[M * K], Y[M * N];
+  for (int i = 0; i < M * K; ++i) X[i] = __half(x[i]);
+  nf4_matmul(DType::f16, X, {codes, absmax.data(), nullptr, nullptr, nullptr, N, K, 64}, Y, M, nullptr);
+  print(std::vector<float>(Y, Y + M * N));
+}
+
+// For all versions, and with more than one tile of columns and of rows.
+static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32), run_nf4_tensor_cores(); }
 
 int main(int, char** words) {
   const std::string what = words[1];
