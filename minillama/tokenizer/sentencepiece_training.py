@@ -28,8 +28,8 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
 
     >>> tokenizer = train_sentencepiece(["low low low lower lowest"], 20, "unigram", byte_fallback=False,
     ...                                 hard_vocab_limit=False)
-    >>> [tokenizer.id_to_piece(i) for i in tokenizer.encode("low lower")]
-    ['▁low', '▁low', 'e', 'r']
+    >>> [tokenizer.id_to_piece(i) for i in tokenizer.encode("low low")]
+    ['▁low', '▁low']
     """
     types = {name: number for number, name in MODEL_TYPES.items()}
     if model_type not in types:

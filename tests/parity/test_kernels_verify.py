@@ -100,8 +100,8 @@ def bounds(operator, dtype, shape, backend="reference"):
 @pytest.mark.parametrize("dtype", kernels_verify.DTYPES)
 def test_the_bounds_are_a_small_share_of_the_results(dtype):
     """In fp32 as far as errors of scores are passed on at their worst, which few bits of the inputs reduce; a few units
-    in the last place in half precision, one of them the weights' own where tensor cores multiply: no fault that is more
-    than rounding hides below them."""
+    in the last place in half precision, of which tensor cores, that multiply weights and the gradients of scores in 16
+    bits, take two: no fault that is more than rounding hides below them."""
     for operator, shape, most in (("rope", "B=1 T=33 H=5 d=64 interleaved", 2e-7),
                                   ("nf4_matmul", "M=9 N=130 K=192 single", 4e-5),
                                   ("flash_attention", "B=1 H=2 K=1 T=5 S=37 d=80 causal", 4e-4),
@@ -110,7 +110,7 @@ def test_the_bounds_are_a_small_share_of_the_results(dtype):
         for name, found in bounds(operator, dtype, shape, "simt").items():
             size = found.value.square().mean().sqrt()
             share = (found.error.square().mean().sqrt() / size).item()
-            assert share < (most if dtype == torch.float32 else 6 * torch.finfo(dtype).eps), (operator, name, share)
+            assert share < (most if dtype == torch.float32 else 7 * torch.finfo(dtype).eps), (operator, name, share)
 
 
 def within_bounds(backend, operator):

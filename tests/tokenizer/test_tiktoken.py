@@ -71,8 +71,10 @@ def test_all_47_vectors_of_llama_cpp_are_met(weights):
         assert llama3().encode(text) == [int(i) for i in ids.split()], repr(text)
 
 
-def test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining():
-    tokenizer = read_tiktoken(tiny_file())
+@pytest.mark.parametrize("backend", [None, "python"])
+def test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining(backend):
+    read = read_tiktoken(tiny_file())
+    tokenizer = ByteBpeTokenizer(read.ids, {}, read.words, backend=backend)
     assert tokenizer.encode("abc") == [258]  # a word of the table, though a + bc is joined first
     assert tokenizer.encode("abcd") == [258, ord("d")]  # bc has the lower rank, then a + bc
     assert tokenizer.encode("xyz") == [259] and tokenizer.encode("wxyz") == [*b"wxyz"]  # no joins lead there
@@ -130,10 +132,15 @@ def test_the_file_is_saved_as_it_was_read(tmp_path):
 
 
 BYTE_BPE = "minillama.tokenizer.byte_bpe"
-JOINING = test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining
+
+
+def check_joining():
+    test_the_lowest_rank_is_joined_first_and_whole_words_before_any_joining("python")
+
+
 MUTANTS = [
-    Mutant("minillama.tokenizer.bpe", "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", JOINING),
-    Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", JOINING),
+    Mutant("minillama.tokenizer.bpe", "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", check_joining),
+    Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", check_joining),
     Mutant("minillama.tokenizer.added_tokens", "wanted = self._words\n", "wanted = list(self.added.values())\n",
            test_special_tokens_come_only_on_request),
     Mutant(BYTE_BPE, "return self.flush() + (added.text", "return '' + (added.text",
