@@ -33,6 +33,7 @@ def use_kernels(model, backend, activations="fp32"):
     RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
+    gate = kernels.operator_of("rope", "cpu", torch.empty(0), "silu_product") if backend == "cpu" else SwiGLU.multiply
     check_activations(model, backend, activations)
     for block in model.layers:
         block.attention.attend, block.attention.rotate = attend, rotate
@@ -45,7 +46,7 @@ def use_kernels(model, backend, activations="fp32"):
         elif isinstance(layer, RMSNorm):
             layer.normalize = torch.ops.minillama.normalize if backend == "cpu" else rms_norm
         elif isinstance(layer, SwiGLU):
-            layer.multiply = torch.ops.minillama.silu_product if backend == "cpu" else SwiGLU.multiply
+            layer.multiply = gate
     return model
 
 

@@ -121,8 +121,7 @@ def make_encoder(backend, pieces, unk_id, rules):
 
 
 def byte_encoder(tokenizer, classes, patterns):
-    """The compiled `encode` of a `ByteBpeTokenizer`. classes: (first, last, class) of code points; patterns: their
-    numbers."""
+    """The compiled core of a `ByteBpeTokenizer`. classes: (first, last, class) of characters; patterns: by number."""
     merges = [] if tokenizer.ids_are_ranks else tokenizer.merges()
     return _core().ByteBpeEncoder(list(tokenizer.ids), list(tokenizer.ids.values()), merges, tokenizer.ids_are_ranks,
                                   tokenizer.whole_words, classes, list(patterns))
