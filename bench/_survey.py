@@ -81,7 +81,7 @@ ROWS = (  # what, method, size, options
 
 
 def counts():
-    """{what: (numbers trained, share of 7B)}"""
+    """{what: (trained parameters, share of 7B)}"""
     from minillama.config import preset
 
     whole, found = preset("llama_7b").n_parameters(), {}
@@ -94,7 +94,7 @@ def counts():
 def section():
     """The page's part."""
     found, (full_gb, qlora_gb) = counts(), gigabytes_65b()
-    rows = [["method at LLaMA 7B", "numbers trained", "share"], ["---"] * 3]
+    rows = [["method at LLaMA 7B", "trained parameters", "share"], ["---"] * 3]
     rows += [[what, f"{count:,}", f"{share:.4%}"] for what, (count, share) in found.items()]
     bare = found["prompt of 20"][1]
     return SECTION.format(table="\n".join("| " + " | ".join(row) + " |" for row in rows),

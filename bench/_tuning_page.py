@@ -8,10 +8,10 @@ import _survey
 
 PAGE = _rounds.ROOT / "docs" / "tuning.md"
 TOUR_COLUMNS = ("seed", "entropy", "before", "full", "LoRA", "QLoRA", "LoRA - full", "QLoRA - LoRA", "numbers missed")
-METHOD_COLUMNS = ("method", "numbers trained", "share", "rate", "loss on the answers", "exact answers",
+METHOD_COLUMNS = ("method", "trained parameters", "share", "rate", "loss on the answers", "exact answers",
                   "loss on unseen questions", "forgotten", "a step, ms", "kept for backward, MiB",
                   "step in all, MiB", "file, kB", "merges")
-CLASS_COLUMNS = ("what is trained", "numbers trained", "rate", "classes told, of unseen texts")
+CLASS_COLUMNS = ("what is trained", "trained parameters", "rate", "classes told, of unseen texts")
 METHODS = """# Every method of tuning, on one task
 
 Made by `python3 run.py bench tuning --record` from [its record](../bench/tuning.json), {date}, with torch {torch}.
