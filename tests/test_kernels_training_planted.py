@@ -116,11 +116,11 @@ def errors(library, n):
     row = 30 * x
     loss = call(library.cross_entropy, row, n, target, 0.75)
     share = (30 * x).double().softmax(-1)
-    far = 0.75 * (share - (torch.arange(n) == target))
+    far = 0.75 * (share - (torch.arange(n) == target).double())
     pairs += [(row, far), (torch.tensor(loss), -(30 * x).double().log_softmax(-1)[target])]
     row = x.clone()
     call(library.cross_entropy, row, n, target, 0.75)
-    pairs += [(row, 0.75 * (wide.softmax(-1) - (torch.arange(n) == target)))]
+    pairs += [(row, 0.75 * (wide.softmax(-1) - (torch.arange(n) == target).double()))]
     return [float(((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).nan_to_num(1e9)) for a, b in pairs]
 
 
