@@ -61,7 +61,7 @@ static void forward_keys(const AttentionInputs& inputs, const TileOfQueries& que
   const auto K = tile_rows(inputs, inputs.k, rows_of(inputs.k, queries.batch, kv_head) + key * inputs.k.row, keys, f.k.data());
   const auto V = tile_rows(inputs, inputs.v, rows_of(inputs.v, queries.batch, kv_head) + key * inputs.v.row, keys, f.v.data());
   loops.set({K.data, K.row, f.q.data(), kQueries, f.scores.data(), kQueries, keys, width, first, last});
-  if (!f.visible.all) loops.hide(f.scores.data(), f.visible.seen, keys, first, last);
+  if (!f.visible.all) loops.hide(f.scores.data(), f.visible.seen, keys, first, last, kHidden);
   for (int64_t q = first; q < last; ++q) f.sees[q] |= f.visible.all || f.visible.seen[q];
   loops.softmax(f.scores.data(), keys, first, last, inputs.shape.scale, f.highest, f.sum, f.factor);
   loops.add_turned({V.data, V.row, f.scores.data(), kQueries, f.out.data(), kQueries, width, keys, first, last}, f.factor);

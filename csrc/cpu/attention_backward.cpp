@@ -52,9 +52,10 @@ static void backward_keys(const AttentionInputs& inputs, const TileOfQueries& qu
   const auto K = tile_rows(inputs, inputs.k, rows_of(inputs.k, queries.batch, kv_head) + key * inputs.k.row, keys, b.k.data());
   const auto V = tile_rows(inputs, inputs.v, rows_of(inputs.v, queries.batch, kv_head) + key * inputs.v.row, keys, b.v.data());
   loops.set({K.data, K.row, b.q.data(), kQueries, S, kQueries, keys, width, first, last});
-  if (!b.visible.all) loops.hide(S, b.visible.seen, keys, first, last);
+  if (!b.visible.all) loops.hide(S, b.visible.seen, keys, first, last, kHidden);
   loops.set({V.data, V.row, b.d_out.data(), kQueries, dP, kQueries, keys, width, first, last});
   loops.derive(S, dP, keys, first, last, inputs.shape.scale, b.highest, b.inverse_sum, b.delta);
+  if (!b.visible.all) loops.hide(dP, b.visible.seen, keys, first, last, 0.0f);  // also where D is NaN: 0 NaN is no 0
   const int64_t depth = last - first;
   loops.add({S + first, kQueries, b.d_out_rows.data() + first * padded, padded, b.dv.data() + key * padded, padded, keys,
              depth, 0, padded});

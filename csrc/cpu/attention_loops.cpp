@@ -6,7 +6,6 @@
 #include <c10/util/Half.h>
 
 #include <cmath>
-#include <limits>
 
 #include "exponential.h"
 #include "vectors.h"
@@ -77,8 +76,8 @@ static INLINE void product(const Product& p, const float* factor) {
 constexpr float kLog2E = 1.44269504088896340736f;
 
 template <int lanes>
-static INLINE void hide(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last) {
-  const Floats<lanes> hidden = Floats<lanes>{} - std::numeric_limits<float>::infinity();
+static INLINE void hide(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last, float value) {
+  const Floats<lanes> hidden = Floats<lanes>{} + value;
   for (int64_t c = first; c < last; c += lanes) {
     const Integers<lanes> bits = load_integers<lanes>(seen + c);
     for (int64_t key = 0; key < keys; ++key) {
@@ -184,8 +183,9 @@ static INLINE void write(kernels::DType dtype, const float* from, void* to, int6
   attributes static void add_turned(const Product& p, const float* factor) {                                         \
     product<lanes, most, true, Into::rescaled>(p, factor);                                                           \
   }                                                                                                                  \
-  attributes static void hide(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last) {       \
-    minillama::hide<lanes>(scores, seen, keys, first, last);                                                         \
+  attributes static void hide(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last,         \
+                              float hidden) {                                                                        \
+    minillama::hide<lanes>(scores, seen, keys, first, last, hidden);                                                 \
   }                                                                                                                  \
   attributes static void softmax(float* scores, int64_t keys, int64_t first, int64_t last, float scale,              \
                                  float* highest, float* sum, float* factor) {                                        \

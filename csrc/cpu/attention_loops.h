@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "../cuda/kernels.h"
 
@@ -25,13 +26,15 @@ struct Product {
   int64_t out_row, rows, depth, first, last;
 };
 
+constexpr float kHidden = -std::numeric_limits<float>::infinity();  // a score whose exponential is 0
+
 struct AttentionLoops {
   void (*set)(const Product& p);                              // out = a b, a (rows, depth)
   void (*add)(const Product& p);                              // out += a b
   void (*add_turned)(const Product& p, const float* factor);  // out = factor * out + a^T b: a (depth, rows); (columns) factors
 
-  // scores (keys, kQueries): those that bit `key` of seen[query] does not allow become -inf.
-  void (*hide)(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last);
+  // scores (keys, kQueries): those that bit `key` of seen[query] does not allow become `hidden`.
+  void (*hide)(float* scores, const int32_t* seen, int64_t keys, int64_t first, int64_t last, float hidden);
 
   // One step of the online softmax (arXiv 1805.02867) for every query: highest is its highest score so far, sum that of
   // exp(scale (score - highest)). Scores become such exponentials, below the new highest one; older exponentials are to be

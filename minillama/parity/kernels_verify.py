@@ -218,7 +218,7 @@ def rows_of(operator, backend, dtype, thorough=False):
           torch.device(kernels.DEVICES.get(backend, "cpu"))):
         cases, base = list(CASES[operator](dtype)), backend.replace(FUSED, "simt")
         more = [*cases, *CASES[operator](dtype, kernels_thorough.SHAPES[operator])] if thorough else cases
-        rows = [row for case in kernels_thorough.with_places(more, thorough)
+        rows = [row for case in kernels_thorough.with_places(more, thorough and base != "reference")
                 for row in compare(operator, backend, dtype, *case)]
         return rows + [Row(operator, backend, dtype, shape, law, float(count), 0.0)
                        for shape, inputs, run, _ in cases * thorough
