@@ -247,7 +247,7 @@ MUTANTS = [
           lambda: test_an_epoch_holds_every_row_once_and_the_order_follows_seed_and_step_alone(0)),
     plant("for i in drawn]", "for i in range(self.batch_size)]",
           lambda: test_an_epoch_holds_every_row_once_and_the_order_follows_seed_and_step_alone(7)),
-    plant("    return total / count", "    return total / len(rows)",
+    plant("    return total / count", "    return total / len(sequences)",
           test_the_held_out_loss_counts_every_answer_token_once),
     plant("held_out[:config.eval_sequences or None]", "sequences[:config.eval_sequences or None]",
           test_the_held_out_loss_counts_every_answer_token_once),
