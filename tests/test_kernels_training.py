@@ -293,5 +293,5 @@ MUTANTS = [
     Mutant(LOSS, "1 / len(targets_N)", "1 / len(targets_BT)", pretraining),
     Mutant(LOSS, 'plain and backend_of(model) == "cpu"', "False", RUN),
     Mutant("minillama.backends", 'normalize if backend == "cpu"', 'normalize if False', RUN),
-    Mutant("minillama.backends", 'silu_product if backend == "cpu"', "silu_product if False", RUN),
+    Mutant("minillama.backends", '"silu_product") if backend == "cpu"', '"silu_product") if False', RUN),
 ]
