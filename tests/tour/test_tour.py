@@ -102,7 +102,8 @@ SHORT = "import sys; from test_tour import *\nwith few_steps(): tour(Path(sys.ar
 def test_a_tour_killed_in_every_stage_ends_with_the_numbers_of_one_that_was_not(short_tour, tmp_path):
     """SIGKILL up to 400 ms after the third thing that it says, the tenth ..., and each time again from the start."""
     here, left, killed = Path(__file__).parents[1], random.Random(0), 0
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(map(str, (here.parent, here, here / "tour")))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     for lines in itertools.count(3, 7):
         process = subprocess.Popen([sys.executable, "-c", SHORT, tmp_path / "out", short_tour[1]], env=environment,
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
