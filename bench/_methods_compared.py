@@ -216,8 +216,8 @@ def tuned_at(rate, name, base, facts, unseen, seed):
     from minillama.train.sft import SftConfig, fine_tune
 
     learner = prepared(name, base, seed)
-    settings = SftConfig(steps=STEPS, batch_size=BATCH, max_lr=rate, warmup_steps=20, eval_every=0, eval_sequences=16,
-                         seed=seed)
+    settings = SftConfig(steps=STEPS, batch_size=BATCH, max_lr=rate, warmup_steps=min(20, STEPS - 1),
+                         eval_every=0, eval_sequences=16, seed=seed)
     try:
         history = fine_tune(learner, facts, unseen, settings, progress=False)
     except FloatingPointError:

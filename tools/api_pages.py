@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def write_pages(out):
     """Write the pages of every module into a folder and return the first; ValueError where pdoc is not installed."""
@@ -13,7 +15,8 @@ def write_pages(out):
         raise ValueError("the API pages need pdoc, which is not here: "
                          f"{sys.executable} -m pip install 'pdoc>=15'") from None
     pdoc.render.configure(docformat="markdown")
-    pdoc.pdoc("minillama", output_directory=Path(out))
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "minillama").rglob("[!_]*.py")]
+    pdoc.pdoc("minillama", *(".".join(path.parts) for path in sorted(paths)), output_directory=Path(out))
     return Path(out, "index.html")
 
 
