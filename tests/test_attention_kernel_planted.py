@@ -12,6 +12,7 @@ import pytest
 import test_attention_decoding as decoding
 import test_attention_gradients as gradients
 import torch
+from planted_sources import plant_all
 from test_simt import SIMT
 
 from minillama import kernels
@@ -104,18 +105,7 @@ BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
 def with_faults(folder):
     """A copy of csrc in which fault n is in force while the variable `planted` is n."""
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
-    for name in (DECODING, GRADIENTS, TILES):
-        path, places = folder / "cuda" / name, {}
-        source = path.read_text(encoding="utf-8")
-        for number, (file, text, wrong) in enumerate(FAULTS, 1):
-            if file == name:
-                before, right, after = text.split("@")
-                assert source.count(before + right + after) == 1, f"{text} occurs not once in {name}"
-                start = source.index(before + right + after) + len(before)
-                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
-        for (start, end), choices in sorted(places.items(), reverse=True):
-            source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
-        path.write_text(source, encoding="utf-8")
+    plant_all((number, folder / "cuda" / name, text, wrong) for number, (name, text, wrong) in enumerate(FAULTS, 1))
 
 
 @pytest.fixture(scope="module")

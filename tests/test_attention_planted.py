@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import test_attention_cpu as laws
 import torch
+from planted_sources import plant_all
 
 from minillama import kernels
 
@@ -101,20 +102,8 @@ extern "C" void backward(float** x, const bool* mask, const int64_t* n) {
 
 def with_faults(folder):
     """A copy of csrc/cpu in which fault n is in force while the variable `planted` is n."""
-    source_folder = kernels.source_folder()
-    shutil.copytree(source_folder, folder, dirs_exist_ok=True)
-    for name in {fault[0] for fault in FAULTS}:
-        path, places = folder / "cpu" / name, {}
-        source = path.read_text(encoding="utf-8")
-        for number, (file, text, wrong) in enumerate(FAULTS, 1):
-            if file == name:
-                before, right, after = text.split("@")
-                assert source.count(before + right + after) == 1, f"{text} occurs not once in {name}"
-                start = source.index(before + right + after) + len(before)
-                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
-        for (start, end), choices in sorted(places.items(), reverse=True):
-            source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
-        path.write_text(source, encoding="utf-8")
+    shutil.copytree(kernels.source_folder(), folder, dirs_exist_ok=True)
+    plant_all((number, folder / "cpu" / name, text, wrong) for number, (name, text, wrong) in enumerate(FAULTS, 1))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted_sources import plant_all
 from test_engine import linear_of
 from test_engine import test_int8_products_follow_the_rules_of_llm_int8 as int8_law
 from test_engine import test_nf4_products_are_those_of_the_dequantized_weight as nf4_law
@@ -71,17 +72,7 @@ BEFORE = 'extern "C" int planted;\n'
 def with_faults(folder):
     """A copy of csrc in `folder`, under another namespace, in which fault n is in force while `planted` is n."""
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
-    for path in folder.glob("cpu/*"):
-        source, places = path.read_text(encoding="utf-8"), {}
-        for number, (name, text, wrong) in enumerate(FAULTS, 1):
-            if name == path.name:
-                before, right, after = text.split("@")
-                assert source.count(before + right + after) == 1, f"{text} occurs not once in {path.name}"
-                start = source.index(before + right + after) + len(before)
-                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? ({wrong}) : ")
-        for (start, end), choices in sorted(places.items(), reverse=True):
-            source = f"{source[:start]}({''.join(choices)}({source[start:end]})){source[end:]}"
-        path.write_text(source, encoding="utf-8")
+    plant_all((number, folder / "cpu" / name, text, wrong) for number, (name, text, wrong) in enumerate(FAULTS, 1))
     for path in [path for path in folder.rglob("*") if path.suffix in (".h", ".cpp", ".cuh")]:
         source = path.read_text(encoding="utf-8")
         path.write_text(re.sub(r"\bminillama\b", "minillama_planted", source), encoding="utf-8")

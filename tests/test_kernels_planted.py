@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted_sources import plant_all
 from test_attention_kernel import test_scores_far_from_zero_neither_overflow_nor_vanish as far_scores
 from test_simt import SIMT
 
@@ -171,17 +172,7 @@ def with_faults(folder):
     numbered = [*enumerate(FAULTS, 1), *enumerate(FUSABLE, 1001), *enumerate(EDGES, 2001),
                 *((-1, one) for one in ALLOWED)]
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
-    for path in folder.glob("cuda/*.cuh"):
-        source, places = path.read_text(encoding="utf-8"), {}
-        for number, (name, text, wrong) in numbered:
-            if name == path.stem:
-                before, right, after = text.split("@")
-                assert source.count(before + right + after) == 1, f"{text} occurs not once in {path.name}"
-                start = source.index(before + right + after) + len(before)
-                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
-        for (start, end), choices in sorted(places.items(), reverse=True):
-            source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
-        path.write_text(source, encoding="utf-8")
+    plant_all((number, folder / "cuda" / f"{name}.cuh", text, wrong) for number, (name, text, wrong) in numbered)
 
 
 def compiled():

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 import torch
+from planted_sources import plant_all
 
 from minillama import kernels
 
@@ -71,16 +72,7 @@ def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     shutil.copytree(kernels.source_folder(), folder, dirs_exist_ok=True)
     path = folder / "cpu" / "row_loops.cpp"
-    source, places = path.read_text(encoding="utf-8"), {}
-    for number, fault in enumerate(FAULTS, 1):
-        text, wrong = fault.rsplit("|", 1)
-        before, right, after = text.split("@")
-        assert source.count(before + right + after) == 1, f"{text} occurs not once"
-        start = source.index(before + right + after) + len(before)
-        places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? {wrong} : ")
-    for (start, end), choices in sorted(places.items(), reverse=True):
-        source = f"{source[:start]}({''.join(choices)}{source[start:end]}){source[end:]}"
-    path.write_text(source, encoding="utf-8")
+    plant_all((number, path, *fault.rsplit("|", 1)) for number, fault in enumerate(FAULTS, 1))
     command = ["g++", "-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-I", f"{torch.__path__[0]}/include", "-x", "c++",
                "-", str(folder / "cpu" / "vectors.cpp"), "-o", str(folder / "planted.so")]
     done = subprocess.run(command, input=PLAIN % (folder / "cpu"), capture_output=True, text=True)

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import test_simt_profile as laws
 import torch
+from planted_sources import plant_all
 from test_simt_profile import (
     test_each_mistake_is_named_with_its_lines_under_every_schedule_and_its_sound_twin_is_not_accused as twin_law,
 )
@@ -22,7 +23,8 @@ COUNTS, SHADOW, ACCESSES = "requests.cpp", "shadow.cpp", "accesses.cpp"
 FAULTS = [  # file; text that occurs there once, with @what is right@ in it; what is wrong instead; who must see it
     (COUNTS, "all.ideal_sectors += @uint64_t(addresses.count * site.bytes + kSector - 1)@ / kSector",
      "uint64_t(addresses.count * site.bytes)", "broadcast"),
-    (COUNTS, "word = request.address(__builtin_ctz(rest)) @/ 4@;", "/ 8", "banks 2"),
+    (COUNTS, "word = @request.address(__builtin_ctz(rest)) / 4@;",
+     "request.address(__builtin_ctz(rest)) / 8", "banks 2"),
     (COUNTS, "site.bytes == 8 ? @16@ : kWarp;", "kWarp", "banks 6"),
     (COUNTS, "site.bytes >= 16 ? @8@ : site.bytes", "16", "banks 8"),
     (COUNTS, "site.counters.conflicts += @uint64_t(most - 1)@;", "uint64_t(most)", "banks 6"),
@@ -43,14 +45,8 @@ FAULTS = [  # file; text that occurs there once, with @what is right@ in it; wha
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
     shutil.copytree(profile_build.source_folder(), folder)
-    for number, (name, text, wrong, _) in enumerate(FAULTS, 1):
-        before, right, after = text.split("@")
-        path = folder / "simt" / "profile" / name
-        source = path.read_text(encoding="utf-8")
-        assert source.count(before + right + after) == 1, f"{text} occurs not once in {name}"
-        either = f"(planted == {number} ? ({wrong}) : ({right}))" if right[0] != "/" else (
-            f"/ (planted == {number} ? {wrong[1:]} : {right[1:]})")
-        path.write_text(source.replace(before + right + after, before + either + after), encoding="utf-8")
+    plant_all((number, folder / "simt" / "profile" / name, text, wrong)
+              for number, (name, text, wrong, _) in enumerate(FAULTS, 1))
     library = folder / "simt" / "profile" / "library.cpp"
     library.write_text('extern "C" int planted;\nint planted = 0;\n' + library.read_text(encoding="utf-8"))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pybind11
 import pytest
+from planted_sources import plant_all
 from test_byte_bpe import check_both_backends
 from test_character_classes import EVERYTHING, check_both_cut_alike
 
@@ -50,17 +51,10 @@ FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while `planted` is n, and whose types are its own."""
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
-    for file in (JOIN, WORDS):
-        source, places = (folder / "cpu" / file).read_text(encoding="utf-8"), {}
-        for number, (name, text, wrong) in enumerate(FAULTS, 1):
-            if name == file:
-                before, right, after = text.split("@")
-                assert source.count(before + right + after) == 1, f"{text} occurs not once in {file}"
-                start = source.index(before + right + after) + len(before)
-                places.setdefault((start, start + len(right)), []).append(f"planted == {number} ? ({wrong}) : ")
-        for (start, end), choices in sorted(places.items(), reverse=True):
-            source = f"{source[:start]}({''.join(choices)}({source[start:end]})){source[end:]}"
-        (folder / "cpu" / file).write_text(f"extern int planted;\n{source}", encoding="utf-8")
+    plant_all((number, folder / "cpu" / name, text, wrong) for number, (name, text, wrong) in enumerate(FAULTS, 1))
+    for name in (JOIN, WORDS):
+        path = folder / "cpu" / name
+        path.write_text(f"extern int planted;\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
     binding = (folder / "bind_c.cpp").read_text(encoding="utf-8")
     binding = binding.replace("namespace {\n", "int planted = 0;\nnamespace with_faults {\n", 1).replace(
         "}  // namespace\n", "}  // namespace\nusing namespace with_faults;\n", 1).replace(
