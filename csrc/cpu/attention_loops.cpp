@@ -206,7 +206,8 @@ static INLINE void write(kernels::DType dtype, const float* from, void* to, int6
     minillama::write(dtype, from, to, offset, count);                                                                \
   }                                                                                                                  \
   static const AttentionLoops loops{set, add, add_turned, hide, softmax, derive, turn, read, write};              \
-  }
+  }                                                                                                               \
+  static const AttentionLoops* const loops_##kind = &kind::loops;
 
 KIND(plain, , kPlainLanes, 2)
 #if MINILLAMA_X86
@@ -214,12 +215,6 @@ KIND(avx2, AVX2, 8, 2)
 KIND(avx512, AVX512, 16, 4)
 #endif
 
-const AttentionLoops& attention_loops() {
-#if MINILLAMA_X86
-  if (vectors().kind == Kind::avx512) return avx512::loops;
-  if (vectors().kind == Kind::avx2) return avx2::loops;
-#endif
-  return plain::loops;
-}
+const AttentionLoops& attention_loops() { return *OF_KIND_IN_USE(loops); }
 
 }  // namespace minillama

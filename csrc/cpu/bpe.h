@@ -188,6 +188,26 @@ class SegmentCache {
   size_t taken_ = 0;
 };
 
+// The caches of an encoder that is used by several threads: each call has one to itself.
+class CachePool {
+ public:
+  std::unique_ptr<SegmentCache> take() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (idle_.empty()) return std::make_unique<SegmentCache>();
+    std::unique_ptr<SegmentCache> cache = std::move(idle_.back());
+    idle_.pop_back();
+    return cache;
+  }
+  void give_back(std::unique_ptr<SegmentCache> cache) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    idle_.push_back(std::move(cache));
+  }
+
+ private:
+  std::mutex lock_;
+  std::vector<std::unique_ptr<SegmentCache>> idle_;
+};
+
 // Encodes with a SentencePiece BPE vocabulary; the same ids as bpe_encoder.py. May be used by several threads at once.
 class BpeEncoder {
  public:
@@ -237,8 +257,7 @@ class BpeEncoder {
   std::array<int32_t, 128> ascii_{};    // symbols, ' ' being U+2581
   std::array<std::array<bool, 128>, 128> ascii_neighbours_{};  // the same pairs again
   std::vector<uint64_t> maybe_neighbours_;  // bits by hash: a 0 spares looking
-  mutable std::mutex lock_;
-  mutable std::vector<std::unique_ptr<SegmentCache>> caches_;  // those not in use
+  mutable CachePool caches_;
 };
 
 }  // namespace minillama::bpe

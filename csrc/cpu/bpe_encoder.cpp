@@ -115,22 +115,13 @@ std::vector<int32_t> BpeEncoder::encode(std::string_view text, bool dummy_prefix
     dummy_prefix = spaces = false;
   }
   if (has_unused_) return encode_with_unused(text);
-  std::unique_ptr<SegmentCache> cache;
-  {
-    const std::lock_guard<std::mutex> guard(lock_);
-    if (!caches_.empty()) {
-      cache = std::move(caches_.back());
-      caches_.pop_back();
-    }
-  }
-  if (!cache) cache = std::make_unique<SegmentCache>();
+  std::unique_ptr<SegmentCache> cache = caches_.take();
   Work work;
   work.spaces = spaces;
   work.cache = cache.get();
   work.ids.reserve(text.size() / 3 + 8);
   encode_segments(work, text, dummy_prefix);
-  const std::lock_guard<std::mutex> guard(lock_);
-  caches_.push_back(std::move(cache));
+  caches_.give_back(std::move(cache));
   return std::move(work.ids);
 }
 

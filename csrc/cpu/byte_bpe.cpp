@@ -65,21 +65,12 @@ uint32_t ByteBpeEncoder::rank(std::string_view joined, uint32_t left) const {
 
 std::vector<int32_t> ByteBpeEncoder::encode(std::string_view text) const {
   if (text.size() >= 1ull << 32) throw std::length_error("a text of more than 4 GB: encode it in parts");
-  std::unique_ptr<SegmentCache> cache;
-  {
-    const std::lock_guard<std::mutex> guard(lock_);
-    if (!caches_.empty()) {
-      cache = std::move(caches_.back());
-      caches_.pop_back();
-    }
-  }
-  if (!cache) cache = std::make_unique<SegmentCache>();
+  std::unique_ptr<SegmentCache> cache = caches_.take();
   std::vector<int32_t> ids;
   std::vector<Part> parts;
   ids.reserve(text.size() / 3 + 8);
   splitter_.for_each(text, [&](std::string_view word) { add_word(word, *cache, ids, parts); });
-  const std::lock_guard<std::mutex> guard(lock_);
-  caches_.push_back(std::move(cache));
+  caches_.give_back(std::move(cache));
   return ids;
 }
 

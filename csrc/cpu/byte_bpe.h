@@ -114,8 +114,7 @@ class ByteBpeEncoder {
   bool ids_are_ranks_, whole_words_;
   size_t longest_ = 0;  // bytes of the longest token or merge: no pair makes more
   WordSplitter splitter_;
-  mutable std::mutex lock_;
-  mutable std::vector<std::unique_ptr<SegmentCache>> caches_;  // those not in use
+  mutable CachePool caches_;
 };
 
 }  // namespace minillama::bpe

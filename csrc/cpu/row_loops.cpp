@@ -171,7 +171,8 @@ static INLINE float cross_entropy(float* x, int64_t n, int64_t target, float fac
     return minillama::cross_entropy<lanes>(x, n, target, factor);                                                       \
   }                                                                                                                     \
   static const RowLoops loops{sum_of_squares, normalize, normalize_backward, gate, gate_backward, cross_entropy};       \
-  }
+  }                                                                                                                     \
+  static const RowLoops* const loops_##kind = &kind::loops;
 
 KIND(plain, , kPlainLanes)
 #if MINILLAMA_X86
@@ -179,12 +180,6 @@ KIND(avx2, AVX2, 8)
 KIND(avx512, AVX512, 16)
 #endif
 
-const RowLoops& row_loops() {
-#if MINILLAMA_X86
-  if (vectors().kind == Kind::avx512) return avx512::loops;
-  if (vectors().kind == Kind::avx2) return avx2::loops;
-#endif
-  return plain::loops;
-}
+const RowLoops& row_loops() { return *OF_KIND_IN_USE(loops); }
 
 }  // namespace minillama
