@@ -101,8 +101,15 @@ def test_a_modules_own_tests_come_first_then_those_that_import_it():
     assert "tests/corpus/test_forum.py" not in about
     through_a_helper = mutate_workshop.tests_about(ROOT, "minillama/config.py")
     assert "tests/checkpoint/test_huggingface.py" in through_a_helper
+
+
+def test_every_file_of_the_compiled_loops_has_tests_beside_those_of_all_kernels():
+    """A test that was renamed would be left out unnoticed."""
+    tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {name for names in mutate_workshop.ABOUT_CPP.values() for name in names} <= tests
     for path in (ROOT / "csrc/cpu").iterdir():
-        assert mutate_workshop.tests_about(ROOT, f"csrc/cpu/{path.name}")
+        assert set(mutate_workshop.tests_about(ROOT, f"csrc/cpu/{path.name}")) > {"tests/test_kernels.py"}, path.name
+    assert mutate_workshop.tests_about(ROOT, "csrc/cpu/row_loops.cpp")[0] == "tests/test_kernels_training.py"
 
 
 def test_every_module_that_can_hold_a_fault_has_tests_also_where_only_another_module_imports_it():

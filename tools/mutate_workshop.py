@@ -20,12 +20,15 @@ import mutate_python
 HANG = 60  # seconds of CPU time after which a quick test is taken to have no end
 WAITS = 4  # times as long may it take, as it waits for others
 WITHOUT = {"test_mutants", "test_mutate", "test_layout", "test_packaging"}  # they look at the text, not at what it does
-ENGINE = ("test_engine", "test_engine_decoding")
-ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_character_classes"), "bpe": ("test_compiled",),
-             "word_counts": ("test_compiled",), "rope": ("test_rope_qk",), "attention": ("test_attention_cpu",),
-             "exponential": ("test_attention_cpu",), "int8": ("test_int8_kernel", *ENGINE), "engine": ENGINE,
-             "matrix": ENGINE, "lanes": ENGINE, "nf4_int8": ("test_nf4_int8",), "nf4_absmax": ("test_nf4_quantize",),
-             "nf4_matmul": ("test_nf4_kernel",), "vectors": ("test_nf4_kernel",)}  # by the beginning of a file's name
+ENGINE, TRAINING = ("test_engine", "test_engine_decoding"), ("test_kernels_training",)
+ATTENTION, NF4_BYTES = ("test_attention_cpu",), ("test_nf4_quantize",)
+ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_byte_bpe_training", "test_character_classes"),
+             "bpe": ("test_compiled",), "word_counts": ("test_compiled",), "rope": ("test_rope_qk",),
+             "attention": (*ATTENTION, *TRAINING), "exponential": (*ATTENTION, *TRAINING), "row_loops": TRAINING,
+             "lanes": (*ENGINE, *NF4_BYTES, *TRAINING), "int8": ("test_int8_kernel", *ENGINE, "test_nf4_int8"),
+             "engine": ENGINE, "matrix": ENGINE, "nf4_int8": ("test_nf4_int8",), "nf4_quantize": NF4_BYTES,
+             "nf4_absmax": (*NF4_BYTES, "test_nf4_matvec", "test_nf4_int8"), "nf4_matvec": ("test_nf4_matvec", *ENGINE),
+             "nf4_matmul": ("test_nf4_kernel", *NF4_BYTES), "vectors": ("test_nf4_kernel",)}  # by a name's beginning
 AT_HOME = Path(__file__).resolve().parent, Path(__file__).resolve().parents[1]  # not to be imported from
 
 
