@@ -25,7 +25,6 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
                     "tuning_page").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_command_line",
                     **dict.fromkeys(("protobuf", "sentencepiece_training"), "by test_sentencepiece, test_unigram"),
-                    "unigram_training": "by test_unigram",
                     "simt_commands": "by test_cuda_program", "tokenizer_commands": "by test_command_line",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),

@@ -133,8 +133,8 @@ class UnigramEncoder(PieceEncoder):
         normal = [score for _, score, kind in pieces if kind == NORMAL]
         log_p = {text: pieces[i][1] for text, i in self.id_of.items()}
         for text, i in self.id_of.items():
-            if pieces[i][2] == USER_DEFINED:  # better than any pieces of its letters
-                log_p[text] = float32(len(text.encode()) * max([0.0, *normal]) - 0.1)
+            if pieces[i][2] == USER_DEFINED:  # as SentencePiece 0.2.3 has it: better than any pieces of its letters
+                log_p[text] = float32(0.1 * (len(text.encode()) - 1))
         self.model = UnigramModel(log_p, min(normal, default=0.0) - UNKNOWN_PENALTY)
 
     def segment(self, text):

@@ -1,6 +1,7 @@
 """The kernels of the NF4 product, for processors and for GPUs (run by the emulator): the stored bits mean what the
 reference says they mean."""
 
+import itertools
 import re
 
 import pytest
@@ -200,6 +201,37 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_a_backend_without_this_kernel_is_refused():
     with pytest.raises(ValueError, match="nf4_matmul has no kernel for backend 'reference': choose from cpu, simt"):
         kernels.nf4_matmul(torch.zeros(3, 8), quantize_nf4(torch.randn(5, 8)), backend="reference")
+
+
+@needs_simt
+def test_what_pytorch_may_use_of_a_processor_caps_the_best_vectors_and_no_others(monkeypatch):
+    """Each kind sums in an order of its own, which shows in the last bits of long sums."""
+    torch.manual_seed(0)
+    stored, x = quantize_nf4(torch.randn(7, 1031)), torch.randn(3, 1031)
+
+    def bits(kind):
+        torch.ops.minillama.set_vectors(kind)
+        return kernels.nf4_matmul(x, stored, "cpu")
+
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    try:
+        known = {}
+        for kind in ("plain", "avx2", "avx512"):
+            try:
+                known[kind] = bits(kind)
+            except RuntimeError:
+                pass  # not of this processor
+        best = list(known)[-1]
+        assert all(not torch.equal(known[a], known[b]) for a, b in itertools.combinations(known, 2))
+        for cap, kind in ((None, best), ("", best), ("avx512", best), ("avx2", "avx2"), ("default", "plain")):
+            monkeypatch.setenv("ATEN_CPU_CAPABILITY", cap) if cap is not None else None
+            assert torch.equal(bits("best"), known.get(kind, known[best])), (cap, kind)
+            assert all(torch.equal(bits(asked), known[asked]) for asked in known), "asked for by name"
+        with pytest.raises(RuntimeError, match="sse9"):
+            torch.ops.minillama.set_vectors("sse9")
+    finally:
+        monkeypatch.undo()
+        torch.ops.minillama.set_vectors("best")
 
 
 MUTANTS = [] if "simt" not in kernels.built_backends() else [

@@ -85,6 +85,16 @@ def test_infinity_and_nan_reach_every_result_of_their_row_and_no_other(vectors):
     assert torch.equal(y[1].nan_to_num(1.5), (weight[:, 5] * math.inf).nan_to_num(1.5))  # a weight 0 makes NaN of it
 
 
+def test_a_sum_that_only_its_scale_makes_small_enough_keeps_the_bound(vectors):
+    """64 numbers up to 3e38 times levels up to 1 overflow; times 1e-3 as well they do not. One and several chunks of
+    columns, and rows in one group and in two."""
+    for N, K in [(1, 64), (13, 192), (5, 320)]:
+        stored = quantize_nf4(1e-3 * (0.5 + 0.5 * torch.rand(N, K, generator=torch.Generator().manual_seed(0))))
+        for M in (1, 2, 6):
+            x = 3e38 * (0.5 + 0.5 * torch.rand(M, K, generator=torch.Generator().manual_seed(1)))
+            law(kernels.nf4_matmul(x, stored), x, stored.dequantize())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_numbers_are_summed_in_fp32_and_rounded_once(dtype, vectors):
     stored = quantize_nf4(normal(33, 320))
