@@ -94,8 +94,8 @@ class LlamaCpp:
         tokens = (ctypes.c_int32 * len(ids))(*ids)
         if self.api.llama_decode(self.context, self.api.llama_batch_get_one(tokens, len(ids))):
             raise RuntimeError(f"llama.cpp could not read {len(ids)} tokens")
-        scores = self.api.llama_get_logits_ith(self.context, -1)
-        return int(torch.frombuffer(ctypes.string_at(scores, 4 * self.vocabulary), dtype=torch.float32).argmax())
+        scores = ctypes.string_at(self.api.llama_get_logits_ith(self.context, -1), 4 * self.vocabulary)
+        return int(torch.frombuffer(bytearray(scores), dtype=torch.float32).argmax())
 
 
 def quiet(llama_cpp):

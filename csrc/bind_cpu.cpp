@@ -21,7 +21,7 @@ namespace minillama {
 
 // 32768 elements take some 10 microseconds, about what waking a thread costs: no smaller share is given to one.
 constexpr int64_t kElementsPerTask = 32768;
-constexpr int64_t kInt8Tile = 16;  // rows of W in int8 that share what is read of x
+constexpr int64_t kInt8Tile = 32;  // rows of W in int8 that share what is read of x
 
 static void turn_heads(const RopeTensors& tensors, const kernels::RopeTable& table, const kernels::RopeShape& shape) {
   const auto q = rope_rows(tensors.q, tensors.q_out), k = rope_rows(tensors.k, tensors.k_out);

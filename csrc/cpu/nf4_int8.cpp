@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "int8_rows.h"
+#include "int8_tiles.h"
 #include "lanes.h"
 #include "nf4_absmax.h"
 #include "nf4_matvec.h"
@@ -185,7 +186,29 @@ void nf4_int8_lay_out(const float* x, int64_t M, int64_t columns, NF4Int8Rows& r
   }
 }
 
+// Many rows of x: see int8_tiles.cpp. A piece is a run of its columns.
+static void rows_by_tiles(const NF4& w, const NF4Int8Rows& x, int64_t begin, int64_t end, float* y, int64_t y_row) {
+  const int64_t pieces = w.columns / kNF4Piece, row_bytes = w.columns / 2;
+  std::vector<uint8_t> levels(kTileRows * w.columns);
+  std::vector<float> of_row(pieces), absmax(pieces * kTileRows, 0.0f), sums(x.M * kTileRows);
+  uint8_t unsigned_levels[16];
+  for (int i = 0; i < 16; ++i) unsigned_levels[i] = static_cast<uint8_t>(kLevels[i] + kStep);
+  for (int64_t first = begin; first < end; first += kTileRows) {
+    const int64_t rows = std::min(kTileRows, end - first);
+    interleave_levels(w.codes + first * row_bytes, row_bytes, rows, unsigned_levels, levels.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      nf4_absmax_of_row(w, first + r, kNF4Piece, of_row.data());
+      for (int64_t p = 0; p < pieces; ++p) absmax[p * kTileRows + r] = of_row[p];
+    }
+    int8_tile_scaled_dots({levels.data(), x.codes.data(), w.columns, x.M, pieces, kNF4Piece, x.offsets.data()},
+                          absmax.data(), x.scales.data(), sums.data());
+    for (int64_t m = 0; m < x.M; ++m)
+      for (int64_t r = 0; r < rows; ++r) y[m * y_row + first - begin + r] = sums[m * kTileRows + r] / kStep;
+  }
+}
+
 void nf4_int8_rows(const NF4& w, const NF4Int8Rows& x, int64_t begin, int64_t end, float* y, int64_t y_row) {
+  if (int8_has_tiles(x.M, w.columns)) return rows_by_tiles(w, x, begin, end, y, y_row);
   const Kinds& kind = kinds();
   const int64_t pieces = w.columns / kNF4Piece;
   std::vector<float> absmax(kGroup * pieces);

@@ -16,8 +16,8 @@ from minillama.quant.quantize_linears import quantize_linears
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
-SHAPES = [(1, 1), (5, 3), (3, 31), (4, 33), (17, 64), (6, 65), (9, 200), (2, 1030)]  # (out, in)
-ROWS = (1, 2, 3, 4, 5, 9)
+SHAPES = [(1, 1), (5, 3), (3, 31), (4, 33), (17, 64), (6, 65), (9, 200), (2, 1030), (70, 68)]  # (out, in)
+ROWS = (1, 2, 3, 4, 5, 9, 12, 17)  # from 12 on by tiles of W, where there is VNNI and columns are whole fours
 
 
 def normal(*shape, seed=0):
@@ -33,17 +33,18 @@ def test_without_outliers_every_bit_is_the_references(dtype, vectors):
             assert torch.equal(int8_matmul(x, stored), stored.product(x))
 
 
-@pytest.mark.parametrize("columns", [64, 1000, 131073, 200001])
-def test_sums_of_the_largest_codes_do_not_run_over(columns, vectors):
+@pytest.mark.parametrize("rows", [3, 12])
+@pytest.mark.parametrize("columns", [64, 1000, 65536, 131073, 200001])
+def test_sums_of_the_largest_codes_do_not_run_over(columns, rows, vectors):
     """-128 is no code of ours, but a file's may be: two products with it fill an int16 of AVX2 to 32512 of 32767; and
     200,001 products of 127 * 128 need 32 bits and their sign."""
     codes = torch.tensor([[127], [-127], [-128], [1]], dtype=torch.int8).repeat(1, columns)
     codes[3, ::2] = -128
     stored = Int8Tensor(codes, torch.full((4,), 127.0), math.inf)
-    x = torch.ones(3, columns)
+    x = torch.ones(rows, columns)
     x[1], x[2, 1::2] = -1, -1  # codes 127 and -127
     sums = 127 * x.double() @ codes.double().T
-    assert torch.equal(int8_matmul(x, stored), sums.float() * (torch.ones(3) / 127)[:, None])
+    assert torch.equal(int8_matmul(x, stored), sums.float() * (torch.ones(rows) / 127)[:, None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

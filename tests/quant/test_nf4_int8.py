@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"
 PIECE, STEP = 64, 112
 SHAPES = [(1, 64), (13, 64), (12, 192), (17, 576), (5, 2112)]  # (N, K)
 ROWS = (1, 2, 3, 4, 5, 9)
+MANY = (12, 13, 16, 17, 31)  # by tiles of W, where there is VNNI
 
 
 def normal(*shape, seed=0):
@@ -55,7 +56,7 @@ def test_it_is_the_sum_of_exact_integers_scaled_in_fp32(block_size, double, vect
     for N, K in SHAPES:
         stored = quantize_nf4(normal(N, K), block_size, double)
         levels, absmax = levels_of(stored)
-        for M in ROWS:
+        for M in ROWS + MANY:
             x = normal(M, K, seed=1)
             codes, scales = codes_of(x)
             sizes = (scales.double()[:, None] * absmax.double()[None])[..., None] / STEP  # of a 1 in each piece
@@ -72,12 +73,13 @@ def test_where_all_scales_are_one_every_kind_gives_the_same_whole_numbers(vector
     generator = torch.Generator().manual_seed(2)
     levels = torch.tensor(NF4_LEVELS)[torch.randint(16, (9, 320), generator=generator)]
     levels[:, ::PIECE] = 1
-    x = torch.randint(-127, 128, (6, 320), generator=generator).float()
+    x = torch.randint(-127, 128, (MANY[-1], 320), generator=generator).float()
     x[:, 7::PIECE] = 127
     x[1] = -127
     whole, absmax = levels_of(stored := quantize_nf4(levels, double_quantization=False))
     assert bool((absmax == 1).all())
-    assert torch.equal(product(x, stored), (x.long() @ whole.flatten(1).T).float() / STEP)
+    for M in (6, *MANY):
+        assert torch.equal(product(x[:M], stored), (x[:M].long() @ whole.flatten(1).T).float() / STEP)
 
 
 def test_levels_are_rounded_to_the_multiples_said(vectors):
@@ -94,8 +96,9 @@ def test_levels_are_rounded_to_the_multiples_said(vectors):
 
 
 def test_a_row_has_the_same_bits_whatever_rows_threads_and_places_are_beside_it(vectors):
-    stored, x, threads = quantize_nf4(normal(61, 576)), normal(9, 576, seed=1), torch.get_num_threads()
-    alone = torch.cat([product(row[None], stored) for row in x])
+    """Rows of 1 to 9 among themselves, and of 12 and more: there tiles add pieces in another order."""
+    stored, x, threads = quantize_nf4(normal(61, 576)), normal(MANY[-1], 576, seed=1), torch.get_num_threads()
+    alone, many = torch.cat([product(row[None], stored) for row in x[:9]]), product(x, stored)
     elsewhere = NF4Tensor(*(torch.cat([part[:1], part])[1:] for part in stored.parts()[:3]), stored.absmax_offset,
                           stored.shape)
     try:
@@ -103,16 +106,19 @@ def test_a_row_has_the_same_bits_whatever_rows_threads_and_places_are_beside_it(
             torch.set_num_threads(count)
             for M in ROWS:
                 assert torch.equal(product(x[:M], elsewhere), alone[:M])
+            for M in MANY:
+                assert torch.equal(product(x[-M:], elsewhere), many[-M:])
     finally:
         torch.set_num_threads(threads)
 
 
 def test_zeros_stay_zero_and_numbers_that_are_none_make_their_row_nan(vectors):
     stored = quantize_nf4(normal(7, 192))
-    x = normal(4, 192, seed=1)
-    x[0], x[1, 70], x[2, 3] = 0, math.nan, math.inf
-    y = product(x, stored)
-    assert not y[0].any() and y[1].isnan().all() and y[2].isnan().all() and torch.isfinite(y[3]).all()
+    for M in (4, MANY[-1]):
+        x = normal(M, 192, seed=1)
+        x[0], x[1, 70], x[2, 3] = 0, math.nan, math.inf
+        y = product(x, stored)
+        assert not y[0].any() and y[1].isnan().all() and y[2].isnan().all() and torch.isfinite(y[3:]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
