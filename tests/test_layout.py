@@ -30,7 +30,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_feedback_commands",
                     "notebook": "by test_book",
-                    **dict.fromkeys(("bpe_training", "piece_trainer", "word_counts", "unicode_script"), "by test_bpe"),
+                    **dict.fromkeys(("piece_trainer", "word_counts", "unicode_script"), "by test_bpe"),
                     **dict.fromkeys(("training_run", "resumable"), "by test_pretrain, test_resume and test_sft")}
 
 

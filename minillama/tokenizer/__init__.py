@@ -4,11 +4,11 @@ from pathlib import Path
 
 from minillama.system.files import require_regular
 
-from .bpe_training import train_bpe
 from .byte_bpe import ByteBpeTokenizer
 from .compiled import default_backend
 from .llama2c_vocab import looks_like_llama2c_vocab, read_llama2c_vocab
 from .sentencepiece import SentencePieceTokenizer
+from .sentencepiece_training import train_bpe
 from .tiktoken import looks_like_tiktoken, read_tiktoken
 from .token_settings import read_token_settings
 from .tokenizer_json import read_tokenizer_json

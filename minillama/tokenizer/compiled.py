@@ -64,7 +64,7 @@ class CompiledEncoder:
 
 
 class CompiledTrainer:
-    """The counterpart of `bpe_training.PythonTrainer`."""
+    """The counterpart of `sentencepiece_training.PythonTrainer`."""
 
     def __init__(self, meta_pieces, max_line_bytes, max_piece_length, split_digits, threads=None):
         numbers = {"Inherited": 0, "Common": 1, "Han": 2, "Hiragana": 2, "Katakana": 2}
@@ -101,18 +101,10 @@ class CompiledTrainer:
         return [chr(code) for code in codes], uncovered
 
     def learn(self, most):
-        """Up to `most` further pieces."""
-        return self._core.learn(most)
-
-    @property
-    def last_count(self):
-        """How often the pair joined last occurred."""
-        return self._core.last_count
-
-    @property
-    def segments(self):
-        """Different runs of two or more characters that could share a piece."""
-        return self._core.segments
+        """Up to `most` further pieces; then it knows `last_count` and `segments` as a `PieceTrainer` does."""
+        found = self._core.learn(most)
+        self.last_count, self.segments = self._core.last_count, self._core.segments
+        return found
 
 
 def make_encoder(backend, pieces, unk_id, rules):

@@ -20,7 +20,7 @@ from .unigram import UnigramEncoder
 from .word_counts import SPACE, decode_utf8
 
 ENCODERS = {"unigram": UnigramEncoder, "word": WordEncoder, "char": CharacterEncoder}  # bpe: by its backend
-MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+MODEL_TYPES = {"unigram": 1, "bpe": 2, "word": 3, "char": 4}
 MAX_PIECE_BYTES = 8000  # SentencePiece's own limit
 BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -88,15 +88,16 @@ def _read_piece(data, index, byte_fallback):
 
 def _read_rules(trainer, normalizer):
     """Check that the model is of a form we encode, and return its rules. proto2 defaults where a field is absent."""
-    kind = int32_of(_last(trainer, 3, VARINT, 1))
-    if kind not in MODEL_TYPES:
-        raise ValueError(f"the model is of type {kind}: only {', '.join(MODEL_TYPES.values())} are known")
+    number = int32_of(_last(trainer, 3, VARINT, 1))
+    kind = next((name for name, known in MODEL_TYPES.items() if known == number), None)
+    if kind is None:
+        raise ValueError(f"the model is of type {number}: only {', '.join(MODEL_TYPES)} are known")
     if _last(normalizer, 2, BYTES, b""):
         raise ValueError(f"the model's normalizer {_text(normalizer, 1, '(no name)')!r} has a precompiled_charsmap: "
                          "only the identity normalizer is supported; train with normalization_rule_name='identity'")
     return Rules(*(bool(_last(spec, number, VARINT, default)) for spec, number, default in (
         (trainer, 35, 0), (normalizer, 3, 1), (normalizer, 4, 1), (normalizer, 5, 1), (trainer, 24, 0))),
-        MODEL_TYPES[kind])
+        kind)
 
 
 def _check_pieces(pieces, byte_fallback):
@@ -269,9 +270,9 @@ def _piece_field(piece):
     return 1, BYTES, write_fields(fields if piece.kind != NORMAL else fields[:2])
 
 
-def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True, model_type=2):
+def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True, model_type="bpe"):
     """A .model file with these pieces and LLaMA's trainer and normalizer options; model_type: of `MODEL_TYPES`."""
-    trainer = [(3, VARINT, model_type), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
+    trainer = [(3, VARINT, MODEL_TYPES[model_type]), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
                (25, VARINT, int(split_digits)), (26, VARINT, 1)]
     trainer += [(31, BYTES, piece.text.encode()) for piece in pieces if piece.kind == USER_DEFINED]
     trainer += [(35, VARINT, int(byte_fallback))]
