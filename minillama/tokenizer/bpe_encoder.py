@@ -1,8 +1,7 @@
 """Encoding with a SentencePiece BPE model, in plain Python: normalise, cut, join by score, fall back to bytes.
 
-SentencePiece runs one heap over the whole text. Two characters that stand side by side in no piece can never end up
-in one token, so a cut between them changes nothing; in LLaMA's vocabulary no piece has U+2581 after another
-character, so the text falls into words, and the words into a cache.
+SentencePiece runs one heap over the whole text. In LLaMA's vocabulary no piece has U+2581 after another character, so
+the text falls into words, whose ids are kept. The compiled core also cuts inside words.
 """
 
 import re
@@ -28,7 +27,15 @@ def own_pattern(pieces):
     """A regular expression for the strings of user-defined pieces, the longest first; None if there are none."""
     own = [text for text, _, kind in pieces if kind == USER_DEFINED]
     longest_first = sorted(own, key=lambda text: (-len(text), text))
-    return re.compile("|".join(map(re.escape, longest_first))) if own else None
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if own else None
+
+
+def cut_units(text, own):
+    """Characters, but the strings of user-defined pieces in one; `own`: what `own_pattern` gave."""
+    units = []
+    for place, part in enumerate(own.split(text) if own else [text]):
+        units += [part] if place % 2 else part  # every second part is a match
+    return units
 
 
 def whitespace_normalizer(pieces, rules):
@@ -41,10 +48,10 @@ def whitespace_normalizer(pieces, rules):
     def normalize(text):
         encode_utf8(text)  # refuses lone surrogates
         if rules.remove_extra_whitespaces:
-            units = _units(text, own)
-            text = _without_extra_spaces(units)
-            if not units:
+            units = cut_units(text, own)
+            if all(unit == " " for unit in units):
                 return ""
+            text = _without_extra_spaces(units)
         elif not text:
             return ""
         text = text.replace(" ", space)
@@ -59,17 +66,6 @@ def whitespace_normalizer(pieces, rules):
     return normalize
 
 
-def _units(text, own):
-    """Characters, the strings of user-defined pieces in one, without the spaces in front."""
-    units, place = [], 0
-    for match in own.finditer(text) if own else ():
-        units += [*text[place : match.start()], match[0]]
-        place = match.end()
-    units += text[place:]
-    first = next((i for i, unit in enumerate(units) if unit != " "), len(units))
-    return units[first:]
-
-
 def _without_extra_spaces(units):
     """Join the units; after a unit that ends with a space the next one's leading spaces go."""
     kept, after_space = [], True
@@ -80,96 +76,85 @@ def _without_extra_spaces(units):
     return "".join(kept)
 
 
-class BpeEncoder:
-    """pieces: [(text, score, kind)] by id; `unk_id` -1 if there is none; `rules` as in `sentencepiece.Rules`."""
+class PieceEncoder:
+    """Ids by a function `segment` from a normalised text to its pieces.
+
+    pieces: [(text, score, kind)] by id; `unk_id` -1 if there is none; `rules` as in `sentencepiece.Rules`.
+    """
 
     def __init__(self, pieces, unk_id, rules):
-        self.unk_id, self.rules = unk_id, rules
-        self.id_of = {text: i for i, (text, _, kind) in enumerate(pieces) if kind in MATCHABLE and text != "\0"}
+        self.unk_id, self.rules, self.normalize = unk_id, rules, whitespace_normalizer(pieces, rules)
+        self.own, self.all_ids = own_pattern(pieces), {text: i for i, (text, _, _) in enumerate(pieces)}
+        self.id_of = {text: i for text, i in self.all_ids.items() if pieces[i][2] in MATCHABLE and text != "\0"}
+
+    def encode(self, text):
+        """The ids of a text."""
+        return self.ids(self.segment(self.normalize(text)))
+
+    def ids(self, segmentation):
+        """The ids of these pieces (an id stands for itself); what is no piece becomes its bytes, or <unk>, a run of
+        which is one."""
+        ids = []
+        for part in segmentation:
+            known = part if isinstance(part, int) else self.id_of.get(part)
+            if known is not None:
+                ids.append(known)
+            elif self.rules.byte_fallback:
+                ids += [self.all_ids[f"<0x{byte:02X}>"] for byte in part.encode()]
+            elif not ids or ids[-1] != self.unk_id:
+                ids.append(self.unk_id)
+        return ids
+
+
+class BpeEncoder(PieceEncoder):
+    """Neighbours are joined by score. Arguments as for `PieceEncoder`."""
+
+    def __init__(self, pieces, unk_id, rules):
+        super().__init__(pieces, unk_id, rules)
         self.rank = {text: rank_of(pieces[i][1]) for text, i in self.id_of.items()}
         self.longest = max(map(len, self.id_of), default=0)
-        self.byte_ids = {int(text[3:5], 16): i for i, (text, _, kind) in enumerate(pieces) if kind == BYTE}
-        self.unused = {i for i in self.id_of.values() if pieces[i][2] == UNUSED}
-        self.own, self.normalize = own_pattern(pieces), whitespace_normalizer(pieces, rules)
-        self.neighbours = {text[i : i + 2] for text in self.id_of for i in range(len(text) - 1)}
-        inner_space = any(pair[1] == SPACE != pair[0] for pair in self.neighbours)
+        inner_space = any(re.search(f"[^{SPACE}]{SPACE}", text) for text in self.id_of)
+        self.unused = {text for text, i in self.id_of.items() if pieces[i][2] == UNUSED}
+        self.id_of = {text: i for text, i in self.id_of.items() if text not in self.unused}
         self.word = None if inner_space else re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
         self.cache = {}
 
     def encode(self, text):
-        """The ids of a text."""
+        """The ids of a text, word by word."""
         text = self.normalize(text)
         if self.unused:  # how an unused piece is split depends on the whole text: no cuts
-            return self._encode_segment(text)
-        ids, cache = [], self.cache
+            return self.ids(self.segment(text))
+        ids = []
         for word in self.word.findall(text) if self.word else (text,):
-            found = cache.get(word)
-            if found is None:
-                found = self._encode_word(word)
+            found = self._ids_of_word(word)
             if ids and found and ids[-1] == found[0] == self.unk_id:
                 found = found[1:]  # a run of unknowns is one <unk>
             ids += found
         return ids
 
-    def _encode_word(self, word):
-        if len(word) <= CACHE_LENGTH:
-            return self._remember(word)
-        ids = []
-        for segment in self._segments(word):
-            found = self._remember(segment) if len(segment) <= CACHE_LENGTH else self._encode_segment(segment)
-            if ids and ids[-1] == found[0] == self.unk_id:
-                found = found[1:]
-            ids += found
-        return ids
-
-    def _segments(self, word):
-        """Cut a word between all characters that are neighbours in no piece."""
-        start, neighbours = 0, self.neighbours
-        for place in range(1, len(word)):
-            if word[place - 1 : place + 1] not in neighbours:
-                yield word[start:place]
-                start = place
-        yield word[start:]
-
-    def _remember(self, segment):
-        found = self.cache.get(segment)
+    def _ids_of_word(self, word):
+        found = self.cache.get(word)
         if found is None:
-            if len(self.cache) >= CACHE_WORDS:
-                self.cache.clear()
-            found = self.cache[segment] = self._encode_segment(segment)
+            found = self.ids(self.segment(word))
+            if len(word) <= CACHE_LENGTH:
+                if len(self.cache) >= CACHE_WORDS:
+                    self.cache.clear()
+                self.cache[word] = found
         return found
 
-    def _encode_segment(self, segment):
-        parts, frozen, halves = list(segment), (), ({} if self.unused else None)
-        if self.own:
-            parts, frozen = self._parts_with_own(segment)
-        ids = []
-        for part in join_by_rank(parts, self.rank, self.longest, frozen, halves):
-            self._emit(part, halves, ids)
-        return ids
+    def segment(self, text):
+        """The pieces of a normalised text."""
+        parts = cut_units(text, self.own)
+        frozen = {place for place, part in enumerate(parts) if self.own.fullmatch(part)} if self.own else ()
+        halves = {} if self.unused else None
+        joined = join_by_rank(parts, self.rank, self.longest, frozen, halves)
+        return [part for whole in joined for part in self._split_unused(whole, halves)] if self.unused else joined
 
-    def _parts_with_own(self, segment):
-        """Characters, but the strings of user-defined pieces (longest first) stay whole and frozen."""
-        parts, frozen, place = [], set(), 0
-        for match in self.own.finditer(segment):
-            parts += segment[place : match.start()]
-            frozen.add(len(parts))
-            parts.append(match[0])
-            place = match.end()
-        return parts + list(segment[place:]), frozen
-
-    def _emit(self, part, halves, ids):
-        """Append the ids of one joined part: its own, its bytes', or <unk>; an unused piece falls apart again."""
-        waiting = [(part, 0)]
-        while waiting:
-            part, depth = waiting.pop()
-            known = self.id_of.get(part)
-            if known in self.unused and depth <= MAX_DEPTH and part in halves:
-                left, right = halves[part]
-                waiting += [(right, depth + 1), (left, depth + 1)]
-            elif known is not None and (known not in self.unused or depth > MAX_DEPTH):
-                ids.append(known)
-            elif self.rules.byte_fallback:
-                ids += [self.byte_ids[byte] for byte in part.encode()]
-            elif not ids or ids[-1] != self.unk_id:
-                ids.append(self.unk_id)
+    def _split_unused(self, part, halves, depth=0):
+        """The part, or those that it was joined of where it is an unused piece."""
+        if part in self.unused and depth > MAX_DEPTH:
+            return [self.all_ids[part]]
+        if part not in self.unused or part not in halves:
+            return [part]
+        left, right = halves[part]
+        return self._split_unused(left, halves, depth + 1) + self._split_unused(right, halves, depth + 1)

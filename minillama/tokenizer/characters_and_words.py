@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 
-from .bpe_encoder import MATCHABLE, own_pattern, whitespace_normalizer
+from .bpe_encoder import PieceEncoder, cut_units
 from .word_counts import RESERVED, SPACE
 
 WORD = re.compile(f"{SPACE}[^{SPACE}]*|[^{SPACE}]+")  # unlike in BPE training, each space begins a word of its own
@@ -39,38 +39,12 @@ def coverage(counts, size):
     return sum(sorted(counts.values(), reverse=True)[:size]) / sum(counts.values())
 
 
-class PieceEncoder:
-    """Ids by a function `segment` from a normalised text to its pieces; arguments as for `bpe_encoder.BpeEncoder`."""
-
-    def __init__(self, pieces, unk_id, rules):
-        self.unk_id, self.rules, self.normalize = unk_id, rules, whitespace_normalizer(pieces, rules)
-        self.own, self.all_ids = own_pattern(pieces), {text: i for i, (text, _, _) in enumerate(pieces)}
-        self.id_of = {text: i for text, i in self.all_ids.items() if pieces[i][2] in MATCHABLE and text != "\0"}
-
-    def encode(self, text):
-        """The ids of a text."""
-        return self.ids(self.segment(self.normalize(text)))
-
-    def ids(self, segmentation):
-        """The ids of these pieces; what is no piece becomes its bytes, or <unk>, a run of which is one."""
-        ids = []
-        for part in segmentation:
-            known = self.id_of.get(part)
-            if known is not None:
-                ids.append(known)
-            elif self.rules.byte_fallback:
-                ids += [self.all_ids[f"<0x{byte:02X}>"] for byte in part.encode()]
-            elif not ids or ids[-1] != self.unk_id:
-                ids.append(self.unk_id)
-        return ids
-
-
 class CharacterEncoder(PieceEncoder):
     """Each character is a token, and each string of a user-defined piece."""
 
     def segment(self, text):
         """The pieces of a normalised text."""
-        return re.findall(f"{self.own.pattern}|." if self.own else ".", text, re.DOTALL)
+        return cut_units(text, self.own)
 
 
 class WordEncoder(PieceEncoder):

@@ -10,8 +10,7 @@ import math
 from array import array
 from itertools import pairwise
 
-from .bpe_encoder import NORMAL, USER_DEFINED
-from .characters_and_words import PieceEncoder
+from .bpe_encoder import NORMAL, USER_DEFINED, PieceEncoder
 from .word_counts import float32
 
 UNKNOWN_PENALTY = 10.0  # SentencePiece's: an unknown character has log p = the lowest of all pieces' less this

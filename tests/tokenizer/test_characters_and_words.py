@@ -64,6 +64,6 @@ MUTANTS = [
     Mutant(PAGE, "-item[1], item[0]", "-item[1], -ord(item[0][0])", lambda: check_pieces_and_ids("char", 150, False)),
     Mutant(PAGE, "for part in WORD.findall(word):", "for part in [word]:",
            lambda: check_pieces_and_ids("word", 500, False)),
-    Mutant(PAGE, "elif not ids or ids[-1] != self.unk_id:", "else:",
+    Mutant("minillama.tokenizer.bpe_encoder", "elif not ids or ids[-1] != self.unk_id:", "else:",
            test_words_that_are_not_known_are_one_unknown_and_lost),
 ]
