@@ -34,8 +34,9 @@ from minillama.tour.tour_sft import fine_tuning_stages
 from minillama.train.data import write_tokens
 from minillama.train.perplexity import bits_per_character, model_nats
 from minillama.train.pretrain import pretrain
+from minillama.train.resumable import METRICS_FILE
 from minillama.train.resume import read_metrics
-from minillama.train.training_run import METRICS_FILE, STATE_FILE
+from minillama.train.training_run import STATE_FILE
 from minillama.transformer import Transformer
 
 PIECES = 1024  # vocabulary of the procedural corpus
@@ -173,7 +174,7 @@ def train_or_load(report, name, shape, tokenizer, tokenizer_path, split, pretrai
                        for part, documents in zip(("train", "held_out"), split, strict=True))
     if report.is_done(folder):
         model = load_model(folder)[0].eval()
-        return model, held_out, read_metrics(folder / METRICS_FILE, pretrain_config.steps, evaluated=True)[0]
+        return model, held_out, read_metrics(folder / METRICS_FILE, pretrain_config.steps, evaluated=True)
     torch.manual_seed(pretrain_config.seed)
     model = use_kernels(Transformer(shape), report.config.kernels)
     history = pretrain(model, train, held_out, pretrain_config, folder, resume=(folder / STATE_FILE).exists(),

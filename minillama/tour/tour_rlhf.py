@@ -25,8 +25,8 @@ from minillama.rlhf.train_reward import STATE_FILE as REWARD_STATE
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_scores, train_reward
 from minillama.tour.tour_pages import answers_page, hacking_page, ppo_page, reward_page
 from minillama.tour.tour_sft import fits_question
+from minillama.train.resumable import METRICS_FILE
 from minillama.train.resume import crc_of, read_metrics
-from minillama.train.training_run import METRICS_FILE
 
 PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
@@ -177,7 +177,7 @@ def train_or_load_ppo(report, name, model, reward_model, tokenizer, feedback, co
                   resume=(folder / STATE_FILE).exists(), progress=report.config.progress)
         save_model(folder, policy, report.out / "tokenizer.model")  # for `generate` and `chat` too
     policy = use_fused_attention(load_model(folder)[0])
-    history, _ = read_metrics(folder / METRICS_FILE, config.iterations, needs=("score", "kl"), unit="iteration")
+    history = read_metrics(folder / METRICS_FILE, config.iterations, needs=("score", "kl"), unit="iteration")
     before, after = (examine(each.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
                              feedback.max_new_tokens) for each in (model, policy))
     return Practice(policy, before, after, history)

@@ -22,10 +22,11 @@ from minillama.rlhf.evaluation import prompts_of
 from minillama.rlhf.rollout import sample_answers
 from minillama.tour.tour_pages import before_after_page, nf4_page, tuning_page
 from minillama.train.records import encode_records, forum_records
-from minillama.train.resume import own_random_state, read_metrics
+from minillama.train.resumable import METRICS_FILE
+from minillama.train.resume import frozen_fingerprint, own_random_state, read_metrics
 from minillama.train.sequence_loss import IGNORE
 from minillama.train.sft import SftConfig, answer_loss, fine_tune
-from minillama.train.training_run import METRICS_FILE, STATE_FILE, frozen_fingerprint
+from minillama.train.training_run import STATE_FILE
 
 TEMPLATE = "question_answer"  # the same in fine-tuning, reward model and reinforcement learning
 RECORDS, HELD_OUT = 2400, 200  # 150 steps of 16 see each record once
@@ -154,7 +155,7 @@ def tune_or_load(report, name, model, tokenizer, lessons, config):
     data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
     folder = report.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
     if report.is_done(folder, "params.json" if name == "sft" else CONFIG_FILE):
-        history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)[0]
+        history = read_metrics(folder / METRICS_FILE, config.steps, evaluated=True)
         if name == "sft":
             return Tuned(load_model(folder)[0].eval(), history)
         learner = copy_to_train(model) if name == "lora" else quantize_copy(model)

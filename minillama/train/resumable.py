@@ -14,7 +14,7 @@ from minillama.system.files import atomic_write, open_to_append
 from minillama.system.interrupts import stop_requested
 from minillama.system.terminal import tqdm
 from minillama.train import data_parallel
-from minillama.train.resume import check_total, read_state, truncate_metrics
+from minillama.train.resume import read_metrics, read_state, write_metrics
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -60,24 +60,26 @@ class ResumableRun:
         if (self.folder / self.state_file).exists():
             raise FileExistsError(f"{self.folder} already holds a run: go on with it (resume=True), or choose another "
                                   "folder")
-        with atomic_write(self.folder / METRICS_FILE, "w"):
-            pass
+        write_metrics(self.folder / METRICS_FILE, [])
 
     def resume(self, progress=False):
         """Go on from the last checkpoint: weights, optimizer and history as it left them."""
         state = read_state(self.folder / self.state_file, self.state(), self.total)
         done, asked, before = state[self.unit], self.signature[self.total], state["signature"][self.total]
-        changed = check_total(self.total, asked, state, done, self.end, self.folder)
+        if done > self.end:
+            raise ValueError(f"cannot resume: {self.total} is {asked}, but the run in {self.folder} has gone beyond "
+                             f"that: use --{self.total} {before}, or begin anew in another --out")
         # the other processes keep no file: any entry says that the run is under way
         self.history = [{self.unit: done}]
         if self.is_main:
-            self.history = truncate_metrics(self.folder / METRICS_FILE, done, needs=self.needs, unit=self.unit,
-                                            evaluated=self._evaluated_at(done, before))
+            path = self.folder / METRICS_FILE
+            self.history = read_metrics(path, done, self.needs, self.unit, self._evaluated_at(done, before))
+            write_metrics(path, self.history)  # without what came after the checkpoint
         self.load_state_dict(state)
         self.step = done
-        if changed and progress and self.is_main:
-            print(f"{changed}, on the new schedule from {self.unit} {done} on: {self.rate_words(before)}",
-                  file=sys.stderr)
+        if asked != before and progress and self.is_main:
+            print(f"{self.folder}: {self.total} {before} -> {asked}, on the new schedule from {self.unit} {done} on: "
+                  f"{self.rate_words(before)}", file=sys.stderr)
 
     def _evaluated_at(self, done, before):
         """Whether the run, of a total of `before`, recorded an evaluation at this step."""

@@ -50,13 +50,17 @@ def settings_of(config):
     return {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
 
 
+def frozen_fingerprint(model):
+    """CRC-32 of all that training does not change, 0 if that is nothing: of the base, whatever its dtype or form."""
+    return crc_of(tensor for tensor in [*model.parameters(), *model.buffers()] if not tensor.requires_grad)
+
+
 def model_facts(model, device):
     """What a run depends on in the model that it is given: where and in which form it computes, and all its weights."""
-    parameters = list(model.parameters())
-    rest = [tensor for tensor in [*parameters, *model.buffers()] if not tensor.requires_grad]
-    return {"device": torch.device(device).type, "dtype": str(parameters[0].dtype).removeprefix("torch."),
-            "kernels": backend_of(model), "frozen_weights": crc_of(rest),
-            "model": crc_of(p for p in parameters if p.requires_grad)}
+    dtype = next(model.parameters()).dtype
+    return {"device": torch.device(device).type, "dtype": str(dtype).removeprefix("torch."),
+            "kernels": backend_of(model), "frozen_weights": frozen_fingerprint(model),
+            "model": crc_of(p for p in model.parameters() if p.requires_grad)}
 
 
 def load_training_state(path):
@@ -88,36 +92,32 @@ def read_state(path, like, total):
         raise ValueError(f"{path} belongs to a run of {state['kind']!r:.40}, not of {like['kind']!r}: choose another "
                          "--out")
     theirs, ours = state.get("signature"), like["signature"]
-    if not isinstance(theirs, dict) or not _is_plain(theirs) or type(theirs.get(total)) is not int or any(
-            _differences(1, theirs[total])):
+    if not _is_signature(theirs, total):
         raise damaged(path, f"'signature' is no table of settings with {total}")
-    check_same(ours, theirs, Path(path).parent, total)
-    check_form(path, {**like, "signature": None}, {**state, "signature": None})
+    for name in ours:
+        if name != total and (name not in theirs or theirs[name] != ours[name]):
+            raise _another_run(name, ours[name], theirs.get(name), Path(path).parent)
+    for wrong in _differences({**like, "signature": None}, {**state, "signature": None}):
+        raise damaged(path, wrong)
     return state
 
 
-def check_form(path, wanted, given):
-    """ValueError unless `given`, read from `path`, has the keys, types, shapes and dtypes of `wanted`, all finite."""
-    for wrong in _differences(wanted, given):
-        raise damaged(path, wrong)
+def _another_run(name, ours, theirs, folder):
+    """The error that names a thing in which a run differs from the one in `folder`, and the flag to give."""
+    way = f"give the same {GIVEN.get(name, '--' + name.replace('_', '-'))}"
+    if name not in GIVEN and type(theirs) in (int, float, str):
+        way = f"use --{name.replace('_', '-')} {ascii(theirs).strip(QUOTE):.100}"
+    return ValueError(f"cannot resume: {name} is {ours!r:.200}, but the run in {folder} has {theirs!r:.200}: {way}, "
+                      "or begin anew in another --out")
 
 
-def check_same(ours, theirs, folder, total=None):
-    """ValueError that names the first thing in which a run differs from the one in `folder`, and the flag to give."""
-    for name in (name for name in ours if name != total):
-        if name not in theirs or theirs[name] != ours[name]:
-            value, flag = theirs.get(name), GIVEN.get(name, "--" + name.replace("_", "-"))
-            plain = name not in GIVEN and isinstance(value, (int, float, str)) and not isinstance(value, bool)
-            way = f"use {flag} {ascii(value).strip(QUOTE):.100}" if plain else f"give the same {flag}"
-            raise ValueError(f"cannot resume: {name} is {ours[name]!r:.200}, but the run in {folder} has "
-                             f"{value!r:.200}: {way}, or begin anew in another --out")
-
-
-def _is_plain(value):
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(
-        value, (bool, int, float, str, type(None)))
+def _is_signature(value, total):
+    """Whether it is a table of what JSON can say, in which `total` is a count."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and type(value.get(total)) is int and 0 <= value[total] < 2**62
 
 
 def _differences(wanted, given, place="it"):
@@ -145,10 +145,10 @@ def _differences(wanted, given, place="it"):
 
 
 def read_metrics(path, done, needs=("loss",), unit="step", evaluated=False):
-    """(rows, their lines) of a metrics file up to what is `done`; what was recorded later, or is half written, is left
-    out. ValueError unless there is one row with the numbers `needs` for each of what is done, in order, and where the
-    run was `evaluated` at this point a last one with "held_out_loss"."""
-    rows, lines, count = [], [], 0
+    """The rows of a metrics file up to what is `done`; what was recorded later, or is half written, is left out.
+    ValueError unless there is one row with the numbers `needs` for each of what is done, in order, and where the run
+    was `evaluated` at this point a last one with "held_out_loss"."""
+    rows, count = [], 0
     with contextlib.suppress(FileNotFoundError), opened(path) as (file, _):
         for line in iter(lambda: file.readline(LONGEST_ROW), b""):
             row = _row(line)
@@ -160,11 +160,10 @@ def read_metrics(path, done, needs=("loss",), unit="step", evaluated=False):
             else:
                 break
             rows.append(row)
-            lines.append(line)
     if count != done or evaluated and not (rows and "held_out_loss" in rows[-1]):
         raise ValueError(f"{path} is damaged: it does not hold the {done} {unit}s that the checkpoint beside it has "
                          "done: put the file back, or begin anew in another --out")
-    return rows, lines
+    return rows
 
 
 def _row(line):
@@ -176,23 +175,10 @@ def _row(line):
     return row if isinstance(row, dict) and all(isinstance(x, (int, float)) for x in row.values()) else None
 
 
-def truncate_metrics(path, done, **form):
-    """Drop what was recorded after what is `done` (a later line may be half written) -> the rows that stay; errors and
-    `form` as in `read_metrics`."""
-    rows, lines = read_metrics(path, done, **form)
-    with atomic_write(path) as file:
-        file.writelines(lines)
-    return rows
-
-
-def check_total(total, ours, state, done, end, folder):
-    """What is to be said where a run is made longer or shorter, "" where it is not; ValueError where more is `done`
-    than it would have at its new `end`."""
-    theirs = state["signature"][total]
-    if done > end:
-        raise ValueError(f"cannot resume: {total} is {ours}, but the run in {folder} has gone beyond that: use "
-                         f"--{total} {theirs}, or begin anew in another --out")
-    return f"{folder}: {total} {theirs} -> {ours}" if ours != theirs else ""
+def write_metrics(path, rows):
+    """The file anew, a line of JSON for each row; whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 @contextlib.contextmanager

@@ -20,10 +20,9 @@ from minillama.train import data_parallel
 from minillama.train.learning_rate import learning_rate
 from minillama.train.optimizer import AdamW, clip_gradients
 from minillama.train.paged_adamw import PagedAdamW
-from minillama.train.resumable import METRICS_FILE, ResumableRun
-from minillama.train.resume import crc_of, damaged, model_facts, own_random_state, random_state, set_random_state
+from minillama.train.resumable import ResumableRun
+from minillama.train.resume import damaged, model_facts, own_random_state, random_state, set_random_state
 
-__all__ = ["METRICS_FILE", "STATE_FILE", "TrainingRun", "check_training", "frozen_fingerprint", "train_step"]
 STATE_FILE = "training_state.pt"
 
 
@@ -133,9 +132,3 @@ class TrainingRun(ResumableRun):
     def _recovery_hint(self):
         spared = f"The last checkpoint in {self.folder} is untouched; begin" if self.folder else "Begin"
         return f"{spared} anew with a max_lr below {self.config.max_lr}"
-
-
-def frozen_fingerprint(model):
-    """CRC-32 of all that training does not change, 0 if that is nothing: tells a resumed run that it is the same
-    base, whatever its dtype or quantization."""
-    return crc_of(tensor for tensor in [*model.parameters(), *model.buffers()] if not tensor.requires_grad)

@@ -82,6 +82,6 @@ run = partial(Mutant, "minillama.train.training_run")
 MUTANTS = [
     run("if p.requires_grad}", "if p.requires_grad or True}",
         lambda: in_a_folder(test_a_checkpoint_holds_the_trained_parameters_alone)),
-    Mutant("minillama.train.resume", "crc_of(rest)", "0",
+    Mutant("minillama.train.resume", "\"frozen_weights\": frozen_fingerprint(model)", "\"frozen_weights\": 0",
         lambda: in_a_folder(test_another_base_other_data_and_other_settings_are_not_resumed)),
 ]
