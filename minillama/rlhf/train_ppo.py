@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from minillama.backends import backend_of
 from minillama.bounds import MOST, check_config, number, seed
 from minillama.rlhf import ppo
-from minillama.rlhf.evaluation import means
+from minillama.rlhf.evaluation import means, prompts_of
 from minillama.rlhf.experience import describe, make_experience, value_model_of
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
@@ -27,7 +28,7 @@ from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
-from minillama.train.sequence_loss import at_least_fp32, encode_segments
+from minillama.train.sequence_loss import at_least_fp32
 from minillama.train.templates import question_answer
 from minillama.train.training_run import train_step
 
@@ -195,24 +196,9 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     from where the run stands, the rates follow the line of the new number. facts: {name: plain value} of more that
     must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
     """
-    prompts = [encode_segments(template(question), tokenizer).tokens for question in questions]
-    end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
-    facts = {**(facts or {}), "prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(prompts),
-             "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-    signature = resume_signature(policy, reward_model, config, facts)
     ppo_of_run = PPO(policy, reward_model, value_model_of(reward_model), config)
-    run = PPORun(ppo_of_run, signature, folder and Path(folder), tokenizer)
-    run.questions, run.prompts, run.end_id, run.watch = questions, prompts, end_id, watch
-    run.other_loss = pretraining_loss(policy, pretraining_text, config)
+    run = PPORun(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder)
     return run.train(resume, progress)
-
-
-def resume_signature(policy, reward_model, config, facts):
-    """{name: plain value} of all that a run depends on, before its first iteration."""
-    judge = model_facts(reward_model, "cpu")
-    policy_facts = model_facts(policy, policy.tok_embeddings.weight.device)
-    return {**(facts or {}), **settings_of(config), **policy_facts, "reward_kernels": judge["kernels"],
-            "reward_model": crc_of(reward_model.state_dict().values())}
 
 
 class PPORun(ResumableRun):
@@ -220,9 +206,16 @@ class PPORun(ResumableRun):
 
     name, total, unit, state_file, needs = "ppo", "iterations", "iteration", STATE_FILE, ("score", "kl")
 
-    def __init__(self, ppo, signature, folder, tokenizer):
-        super().__init__(ppo.config, folder, signature, ppo.config.iterations)
-        self.ppo, self.tokenizer = ppo, tokenizer
+    def __init__(self, ppo, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder):
+        self.ppo, self.tokenizer, self.questions, self.watch = ppo, tokenizer, questions, watch
+        self.prompts = prompts_of(questions, tokenizer, template)
+        self.end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
+        self.other_loss = pretraining_loss(ppo.policy, pretraining_text, ppo.config)
+        data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts),
+                "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
+        judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
+        signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
+        super().__init__(ppo.config, folder and Path(folder), signature, ppo.config.iterations)
 
     def advance(self):
         """One iteration -> score and KL in words."""

@@ -67,7 +67,7 @@ class RewardRun(TrainingRun):
         rest = {"warmup_steps": warmup, "steps": steps, "min_lr_ratio": 0.1,
                 "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
         schedule = SimpleNamespace(**asdict(config) | rest)
-        super().__init__(model, schedule, folder, {**facts, **settings_of(config)}, model.head.weight.device)
+        super().__init__(model, schedule, folder, {**facts, **settings_of(config)})
         self.encoded, self.order = encoded, order
 
     def losses(self, step):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from minillama.bounds import MOST, choice, device, number, seed
+from minillama.bounds import MOST, choice, device, number
 from minillama.checkpoint import save_model
 from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.system.memory import require_device
@@ -20,37 +20,26 @@ from minillama.train.data import Batches
 from minillama.train.perplexity import held_out_loss
 from minillama.train.resume import settings_of
 from minillama.train.sequence_loss import next_token_loss
-from minillama.train.training_run import TrainingRun, check_training
+from minillama.train.training_run import TrainingConfig, TrainingRun
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(TrainingConfig):
     """Everything that decides a run's result, besides the model and the data. Optimizer: LLaMA's (arXiv
     2302.13971, section 2.3), with a rate and a warm-up for models of less than a million parameters."""
 
-    steps: int = number(600, 1, MOST)  # optimizer updates
-    batch_size: int = number(8, 1, MOST)  # sequences in memory at once
+    steps: int = number(600, 1, MOST)
+    batch_size: int = number(8, 1, MOST)
     seq_len: int = number(96, 1, MOST)  # tokens of a sequence
-    grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
     max_lr: float = number(4e-3, 1e-12, 10)
-    min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
     warmup_steps: int = number(30, 0, MOST)
-    weight_decay: float = number(0.1, 0, 10)  # per unit of learning rate
-    beta1: float = number(0.9, 0, below=1)
-    beta2: float = number(0.95, 0, below=1)
-    eps: float = number(1e-8, 1e-30, 1)
-    clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
-    eval_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
+    weight_decay: float = number(0.1, 0, 10)
+    eval_every: int = number(100, 0, MOST)
     eval_windows: int = number(64, 0, MOST)  # sequences of the held-out text; 0: all of it
-    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
-    seed: int = seed()  # order of the data, and dropout where a model has it
     device: str = device()  # "cpu", "cuda", "cuda:1", "mps"
     dtype: str = choice("float32", *DTYPES)  # of the weights (float16 underflows); the optimizer's are fp32 in any case
-
-    def __post_init__(self):
-        check_training(self)
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
@@ -96,7 +85,7 @@ class PretrainRun(TrainingRun):
     def __init__(self, model, train_tokens, held_out_tokens, config, out_dir, facts=None):
         data = {"train_tokens": train_tokens.fingerprint(), "held_out_tokens": held_out_tokens.fingerprint()}
         signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
-        super().__init__(model, config, out_dir, signature, config.device)
+        super().__init__(model, config, out_dir, signature)
         self.held_out_tokens = held_out_tokens
         self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len, config.seed)
         self.step_tokens = config.batch_size * config.grad_accumulation * config.seq_len

@@ -55,10 +55,10 @@ def frozen_fingerprint(model):
     return crc_of(tensor for tensor in [*model.parameters(), *model.buffers()] if not tensor.requires_grad)
 
 
-def model_facts(model, device):
+def model_facts(model):
     """What a run depends on in the model that it is given: where and in which form it computes, and all its weights."""
-    dtype = next(model.parameters()).dtype
-    return {"device": torch.device(device).type, "dtype": str(dtype).removeprefix("torch."),
+    first = next(model.parameters())
+    return {"device": first.device.type, "dtype": str(first.dtype).removeprefix("torch."),
             "kernels": backend_of(model), "frozen_weights": frozen_fingerprint(model),
             "model": crc_of(p for p in model.parameters() if p.requires_grad)}
 

@@ -1,11 +1,10 @@
 """What a sequence teaches: the loss mask (which of its tokens are learned), and the loss."""
 
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from minillama.backends import backend_of
 from minillama.collate import IGNORE
@@ -49,13 +48,9 @@ def encode_segments(segments, tokenizer, texts=None):
             text = "".join(segment.text for segment in stretch)
             behind = {"continues": True} if tokens and hasattr(tokenizer, "puts_space") else {}
             ids = tokenizer.encode(text, **behind)
-            ends = texts.ends(ids, text, bool(tokens)) if texts is not None else None
-            if ends is not None:
-                labels += learned_labels(ids, ends, stretch)
-                tokens += ids
-                continue
             flags = [segment.learn for segment in stretch for _ in segment.text]
-            learned = [any(flags[start:end]) for start, end in token_spans(ids, text, tokenizer, bool(tokens))]
+            spans = token_spans(ids, text, tokenizer, bool(tokens), texts)
+            learned = [any(flags[start:end]) for start, end in spans]
         tokens += ids
         labels += [token if learn else IGNORE for token, learn in zip(ids, learned, strict=True)]
     return Sequence(tokens, labels)
@@ -93,23 +88,31 @@ def control_id(name, tokenizer):
     return known[name]
 
 
-def token_spans(ids, text, tokenizer, continues=False):
+def token_spans(ids, text, tokenizer, continues=False, texts=None):
     """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token after token.
 
     A token that holds only some bytes of a character spans that character. Spans tile the text but for these.
+    texts: a `TokenTexts`, which is asked first.
     """
-    decoder, spans, start = _decoder(tokenizer, text, continues), [], 0
-    pieces = [decoder.push(token) for token in ids]
-    pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
-    # SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text.
-    if "".join(pieces).replace("\u2581", " ") != text.replace("\u2581", " "):
+    pieces = texts.pieces(ids, text, continues) if texts is not None else []
+    if not _is_same("".join(pieces), text):
+        decoder = _decoder(tokenizer, text, continues)
+        pieces = [decoder.push(token) for token in ids]
+        pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
+    if not _is_same("".join(pieces), text):
         raise ValueError(f"the tokenizer gives {''.join(pieces)[:60]!r} back for {text[:60]!r}: "
                          "characters it does not know, or rewrites, cannot be assigned to tokens. Use a "
                          "tokenizer with byte fallback and no normalising")
+    spans, start = [], 0
     for piece in pieces:
         spans.append((start, start + max(len(piece), 1)))
         start += len(piece)
     return spans
+
+
+def _is_same(decoded, text):
+    """SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text."""
+    return decoded.replace("\u2581", " ") == text.replace("\u2581", " ")
 
 
 def _decoder(tokenizer, text, continues):
@@ -119,10 +122,7 @@ def _decoder(tokenizer, text, continues):
 
 
 class TokenTexts(dict):
-    """id -> the text that this token has behind others; none, or U+FFFD, for a part of a character.
-
-    Where these texts make up the whole, they are what `token_spans` finds by decoding token after token.
-    """
+    """id -> the text that this token has behind others; none, or U+FFFD, for a part of a character."""
 
     def __init__(self, tokenizer):
         super().__init__()
@@ -135,27 +135,12 @@ class TokenTexts(dict):
         self[token] = decoder.push(token)
         return self[token]
 
-    def ends(self, ids, text, continues=False):
-        """The place behind each token's last character in `text`; None where `token_spans` has to look."""
+    def pieces(self, ids, text, continues=False):
+        """The text of each token; where they make up the whole, they are what decoding one after another gives."""
         decoder, pieces = _decoder(self.tokenizer, text, continues), []
         while len(pieces) < len(ids) and not (pieces and pieces[-1]):  # the decoder may take a space from the first
             pieces.append(decoder.push(ids[len(pieces)]))
-        pieces += map(self.__getitem__, ids[len(pieces):])
-        if "".join(pieces).replace("\u2581", " ") != text.replace("\u2581", " "):
-            return None
-        return list(accumulate(map(len, pieces)))
-
-
-def learned_labels(ids, ends, stretch):
-    """Labels of tokens that end at these places in the text of the segments: a token with a learned character is."""
-    labels, start = [IGNORE] * len(ids), 0
-    for segment in stretch:
-        end = start + len(segment.text)
-        if segment.learn:
-            first, last = bisect_right(ends, start) if start else 0, bisect_left(ends, end) + 1
-            labels[first:last] = ids[first:last]
-        start = end
-    return labels
+        return pieces + [self[token] for token in ids[len(pieces):]]
 
 
 def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):
@@ -186,7 +171,7 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
         return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
     if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
-        losses_N = FrozenHeadLoss.apply(hidden_ND, model.output.weight, targets_N)
+        losses_N = _frozen_head_losses(hidden_ND, model.output.weight, targets_N)
     else:
         logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, logits_at_BT=logits_at_BT)
         losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
@@ -216,32 +201,18 @@ def _has_large_frozen_head(model, n):
     return type(head) is torch.nn.Linear and not head.weight.requires_grad and 4 * n * head.out_features > HEAD_BYTES
 
 
-class FrozenHeadLoss(torch.autograd.Function):
-    """-log softmax(h W^T)[target] of each row, (N,), at least fp32, for a frozen head W; gradient to h alone.
+def _frozen_head_losses(hidden_ND, weight_VD, targets_N):
+    """-log softmax(h W^T)[target] of each row, (N,), at least fp32, for a frozen head W.
 
-    hidden_ND, weight_VD of one dtype, targets_N int64. Some rows at a time, HEAD_BYTES of logits: all (N, V) of them,
-    the largest tensor of a step, never are in memory. The gradient of row n is (softmax - onehot) W times what is
-    asked of its loss, so it is made as soon as the softmax is there.
+    Some rows at a time, HEAD_BYTES of logits, which the backward pass makes once more: all (N, V) of them, the largest
+    tensor of a step, never are in memory.
     """
+    def losses(hidden, targets):
+        return -at_least_fp32(hidden @ weight_VD.T).log_softmax(-1).gather(1, targets)[:, 0]
 
-    @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, targets_N):
-        rows = max(1, HEAD_BYTES // (4 * len(weight_VD)))
-        gradient_ND, losses = torch.empty_like(hidden_ND), []
-        pieces = (tensor.split(rows) for tensor in (hidden_ND, targets_N[:, None], gradient_ND))
-        for hidden, targets, gradient in zip(*pieces, strict=True):
-            scores = at_least_fp32(hidden @ weight_VD.T).log_softmax(-1)
-            losses.append(-scores.gather(1, targets)[:, 0])
-            scores.exp_().scatter_add_(1, targets, scores.new_full(targets.shape, -1.0))
-            gradient.copy_(scores.to(weight_VD.dtype) @ weight_VD)
-        ctx.save_for_backward(gradient_ND)
-        return torch.cat(losses)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, d_losses_N):
-        (gradient_ND,) = ctx.saved_tensors
-        return (d_losses_N[:, None] * gradient_ND).to(gradient_ND.dtype), None, None
+    rows = max(1, HEAD_BYTES // (4 * len(weight_VD)))
+    pieces = zip(hidden_ND.split(rows), targets_N[:, None].split(rows), strict=True)
+    return torch.cat([checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
 
 def _reduced(losses_N, learned_BT, reduction):

@@ -12,44 +12,33 @@ from pathlib import Path
 
 import torch
 
-from minillama.bounds import MOST, number, seed
+from minillama.bounds import MOST, number
 from minillama.collate import collate
 from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.packing import Chunk, pack
 from minillama.train.resume import crc_of_texts, settings_of
 from minillama.train.sequence_loss import IGNORE, learned_tokens, model_loss
-from minillama.train.training_run import TrainingRun, check_training
+from minillama.train.training_run import TrainingConfig, TrainingRun
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(TrainingConfig):
     """Everything that decides a run's result, besides the model and the data. The defaults suit full tuning of a
     model of less than a million parameters; LoRA wants some three times the rate, large models far less (Alpaca: 2e-5,
     QLoRA: 2e-4)."""
 
-    steps: int = number(150, 1, MOST)  # optimizer updates
-    batch_size: int = number(16, 1, MOST)  # rows in memory at once: sequences, or chunks of packed ones
-    grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
+    steps: int = number(150, 1, MOST)
+    batch_size: int = number(16, 1, MOST)  # sequences, or chunks of packed ones
     max_lr: float = number(2e-3, 1e-12, 10)
-    min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
     warmup_steps: int = number(10, 0, MOST)
-    weight_decay: float = number(0.0, 0, 10)  # per unit of learning rate; adapters and short runs need none
-    beta1: float = number(0.9, 0, below=1)
-    beta2: float = number(0.95, 0, below=1)
-    eps: float = number(1e-8, 1e-30, 1)
-    clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
+    weight_decay: float = number(0.0, 0, 10)  # adapters and short runs need none
     pack_length: int = number(0, 2, MOST, or_zero=True)  # tokens of a packed row; 0: one padded sequence a row
     separate_documents: bool = True  # packed sequences do not see one another (block-diagonal mask)
     gradient_checkpointing: bool = False  # less memory, a third more work
     paged_optimizer: int = number(0, 0, MOST)  # MiB of AdamW's state in memory, the rest in a file; 0: all of it
-    eval_every: int = number(50, 0, MOST)  # steps; 0: only before the first and after the last
+    eval_every: int = number(50, 0, MOST)
     eval_sequences: int = number(0, 0, MOST)  # of the held-out ones, the first so many; 0: all
-    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
-    seed: int = seed()  # order of the data, and dropout of adapters
-
-    def __post_init__(self):
-        check_training(self)
 
 
 def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(), facts=None):
@@ -86,7 +75,7 @@ class FineTuning(TrainingRun):
         data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out),
                 "stages": f"{list(stages)} over {config.steps} steps" if len(stages) > 1 else None}
         signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
-        super().__init__(model, config, folder, signature, model.tok_embeddings.weight.device)
+        super().__init__(model, config, folder, signature)
         self.held_out = held_out[:config.eval_sequences or None]
         rows, self.ends = iter(sequences), stage_ends(stages or [len(sequences)], config.steps)
         self.stages = [SequenceBatches(list(islice(rows, n)), config.batch_size * config.grad_accumulation, config.seed,

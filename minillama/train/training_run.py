@@ -11,11 +11,12 @@ what comes out does not depend on how often the run is stopped on the way.
 
 import math
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from minillama.bounds import check_config
+from minillama.bounds import MOST, check_config, number, seed
 from minillama.train import data_parallel
 from minillama.train.learning_rate import learning_rate
 from minillama.train.optimizer import AdamW, clip_gradients
@@ -26,12 +27,30 @@ from minillama.train.resume import damaged, model_facts, own_random_state, rando
 STATE_FILE = "training_state.pt"
 
 
-def check_training(config):
-    """`check_config`, and the warm-up against the steps."""
-    check_config(config)
-    if config.warmup_steps >= config.steps:
-        raise ValueError(f"warmup_steps {config.warmup_steps} leave nothing of {config.steps} steps: "
-                         f"use fewer, for instance {config.steps // 20}")
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What decides a run's result, besides the model and the data, whatever it learns."""
+
+    steps: int = number(least=1, most=MOST)  # optimizer updates
+    batch_size: int = number(least=1, most=MOST)  # rows in memory at once
+    grad_accumulation: int = number(1, 1, MOST)  # batches whose gradients make one update
+    max_lr: float = number(least=1e-12, most=10)
+    min_lr_ratio: float = number(0.1, 0, 1)  # the last step's rate, as a part of max_lr
+    warmup_steps: int = number(least=0, most=MOST)
+    weight_decay: float = number(least=0, most=10)  # per unit of learning rate
+    beta1: float = number(0.9, 0, below=1)
+    beta2: float = number(0.95, 0, below=1)
+    eps: float = number(1e-8, 1e-30, 1)
+    clip_norm: float = number(1.0, 1e-9, 1e9, or_zero=True)  # largest norm of all gradients together; 0: no clipping
+    eval_every: int = number(least=0, most=MOST)  # steps; 0: only before the first and after the last
+    checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
+    seed: int = seed()  # order of the data, and dropout where a model has it
+
+    def __post_init__(self):
+        check_config(self)
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} leave nothing of {self.steps} steps: "
+                             f"use fewer, for instance {self.steps // 20}")
 
 
 def train_step(optimizer, losses, clip_norm):
@@ -57,10 +76,9 @@ class TrainingRun(ResumableRun):
 
     name, state_file, evaluated, drops_out = "train", STATE_FILE, True, True
 
-    def __init__(self, model, config, folder, signature, device):
-        facts = {name: value for name, value in model_facts(model, device).items() if name not in signature}
-        super().__init__(config, folder, {**signature, **facts}, config.steps)
-        self.model, self.device = model, device
+    def __init__(self, model, config, folder, signature):
+        super().__init__(config, folder, {**signature, **model_facts(model)}, config.steps)
+        self.model, self.device = model, next(model.parameters()).device
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         adamw = AdamW
         if getattr(config, "paged_optimizer", 0):

@@ -114,8 +114,8 @@ def law(name, change):
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.train_ppo", "crc_of(reward_model.state_dict().values())", "0",
+    Mutant("minillama.rlhf.train_ppo", "crc_of(ppo.score.state_dict().values())", "0",
            law("reward_model", {"reward_model": lambda: other_judge("deviation")})),
-    Mutant("minillama.rlhf.train_ppo", 'judge["kernels"]', "None",
+    Mutant("minillama.rlhf.train_ppo", 'backend_of(ppo.score)', "None",
            law("reward_kernels", {"reward_model": lambda: fused_judge()})),
 ]

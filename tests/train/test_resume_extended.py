@@ -127,6 +127,6 @@ def test_a_reward_model_reads_its_pairs_once_more(tmp_path):
 
 
 MUTANTS = [
-    mutant_of_run("if done > end:", "if False:",
-                  test_an_unfinished_run_may_change_its_length_and_no_run_ends_before_it_stands, "resume"),
+    mutant_of_run("if done > self.end:", "if False:",
+                  test_an_unfinished_run_may_change_its_length_and_no_run_ends_before_it_stands, "resumable"),
 ]

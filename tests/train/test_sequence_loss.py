@@ -145,7 +145,7 @@ def test_the_fast_way_for_many_examples_gives_the_labels_of_the_way_for_one(toke
         segments = cut_anywhere(text * rng.randint(1, 3), rng)
         assert encode_segments(segments, tokenizer, texts) == encode_segments(segments, tokenizer)
         plain = "".join(segment.text for segment in segments if not segment.control)
-        fast += texts.ends(tokenizer.encode(plain), plain) is not None
+        fast += "".join(texts.pieces(tokenizer.encode(plain), plain)).replace("\u2581", " ") == plain
     assert 0 < fast < 200  # those with parts of a character take the other way
 
 
@@ -258,15 +258,13 @@ MUTANTS = [
     plant("[stretch[0].learn]", "[False]", TURNS),  # EOS missing from the labels
     plant("[any(flags[start:end])", "[any(flags[start + 1:end + 1])", TURNS),
     plant("[any(flags[start:end])", "[all(flags[start:end])", MELTED),
-    plant("bisect_right(ends, start) if start", "bisect_left(ends, start) if start", FAST),
-    plant("bisect_left(ends, end) + 1", "bisect_left(ends, end)", FAST),
-    plant("text.replace(\"\\u2581\", \" \"):\n            return None", "text and False:\n            return None",
-          test_the_fast_way_refuses_text_that_does_not_come_back_too),
+    plant("while len(pieces) < len(ids) and not (pieces and pieces[-1]):", "while False:", FAST),
+    plant("self[token] = decoder.push(token)", "self[token] = decoder.push(token) or '\\u0000'", FAST),
     plant("max(len(piece), 1)", "len(piece)", test_bytes_of_one_character_share_its_fate),
     plant("segment.control or segment.alone", "segment.control",
           test_a_segment_alone_does_not_melt_with_its_neighbours),
     plant("        if joinable and not single:", "        if False:", MELTED),  # cut at the seams
-    plant('text.replace("\\u2581", " "):\n        raise', "text and False:\n        raise",
+    plant('    return decoded.replace("\\u2581", " ") == text', '    return True or text',
           test_text_that_does_not_come_back_and_unknown_control_tokens_are_refused),
     plant("targets_BT = labels_BT[:, 1:]", "targets_BT = labels_BT[:, :-1]", LOOP),  # not shifted
     plant("logits_BTV[:, :-1][learned_BT]", "logits_BTV[:, 1:][learned_BT]", LOOP),
