@@ -9,8 +9,6 @@ import typing
 
 from minillama.bounds import check
 
-FORMER_NAMES = {"gradient_checkpointing": "recompute_blocks"}  # of 0.1: still understood, no longer shown
-
 
 def command(commands, name, run, help):
     """A sub-command whose arguments `run` will be called with."""
@@ -38,9 +36,6 @@ def add_fields(parser, config):
             options = {"type": parser_of(flag, kind, field.metadata.get("allowed"))}
         shown = {} if kind is bool else {"help": f"default: {field.default}"}
         parser.add_argument(flag, default=field.default, **options, **shown)
-        if field.name in FORMER_NAMES:
-            parser.add_argument(as_flag(FORMER_NAMES[field.name]), dest=field.name, default=argparse.SUPPRESS,
-                                help=argparse.SUPPRESS, **options)
 
 
 def add_number(parser, flag, allowed, default=None, kind=int, help="", **options):

@@ -19,7 +19,6 @@ class Settings:
     max_rate: float = 0.5
     name: str = "a"
     loud: bool = True
-    gradient_checkpointing: bool = False
     limit: int | None = None
 
 
@@ -35,15 +34,7 @@ def test_no_flags_give_the_defaults():
 
 def test_every_kind_of_field_has_its_flag():
     words = ("--steps", "7", "--max-rate", "1e-3", "--name", "b", "--no-loud", "--limit", "9")
-    assert parsed(*words) == Settings(7, 1e-3, "b", False, False, 9)
-
-
-def test_the_name_that_a_flag_had_before_is_understood_and_not_shown(capsys):
-    assert parsed("--gradient-checkpointing") == parsed("--recompute-blocks") == Settings(gradient_checkpointing=True)
-    assert parsed("--gradient-checkpointing", "--no-recompute-blocks") == Settings()
-    with pytest.raises(SystemExit):
-        parsed("--help")
-    assert "--gradient-checkpointing" in (help := capsys.readouterr().out) and "recompute" not in help
+    assert parsed(*words) == Settings(7, 1e-3, "b", False, 9)
 
 
 def flags_of(parser, command=()):
@@ -77,13 +68,7 @@ def test_a_command_runs_what_it_was_given_and_devices_are_the_three():
         parser.parse_args(["go", "--device", "tpu"])
 
 
-def _same(left, right):
-    assert left == right
-
-
 MUTANTS = [
-    Mutant("minillama.cli.flags", "dest=field.name, default=argparse.SUPPRESS", "default=argparse.SUPPRESS",
-           lambda: _same(parsed("--recompute-blocks"), Settings(gradient_checkpointing=True))),
     Mutant("minillama.cli.flags", "if kind is bool:", "if False:", test_every_kind_of_field_has_its_flag),
     Mutant("minillama.cli.flags", "isinstance(kind, types.UnionType)", "False", test_every_kind_of_field_has_its_flag),
     Mutant("minillama.cli.flags", "default=field.default, **options", "default=None, **options",
