@@ -7,24 +7,19 @@ are listed in character_classes.txt (tools/unicode_table.py writes it), for Pyth
 
 import functools
 import re
-from pathlib import Path
 
 import regex
 
+from .unicode_script import read_ranges
+
 LETTER, NUMBER, SPACE = 1, 2, 3  # as in csrc/cpu/byte_bpe.h, where 0 is any other character
+NAMES = {"letter": LETTER, "number": NUMBER, "space": SPACE}
 PROPERTIES = {LETTER: r"\p{L}", NUMBER: r"\p{N}", SPACE: r"\s"}
 
 
-@functools.cache
 def ranges():
-    """[(first, last, class)] by code point, of a table `name: first-last first-last ...;` in hexadecimal."""
-    table = Path(__file__).with_name("character_classes.txt").read_text(encoding="utf-8")
-    found = []
-    for kind, entry in zip(PROPERTIES, table.split(";"), strict=True):
-        for one in entry.partition(":")[2].split():
-            first, _, last = one.partition("-")
-            found.append((int(first, 16), int(last or first, 16), kind))
-    return found
+    """[(first, last, class)] by code point."""
+    return [(first, last, NAMES[name]) for first, last, name in read_ranges("character_classes.txt")]
 
 
 def pinned(pattern):

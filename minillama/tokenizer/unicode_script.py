@@ -5,23 +5,25 @@ scripts LLaMA's and SentencePiece's vocabularies were cut by. Characters that ar
 Unicode added later, are "Common", like punctuation and digits. "Inherited" marks combine with any script.
 """
 
+import functools
 from bisect import bisect_right
 from pathlib import Path
 
 
-def _ranges():
-    """(first, last, script) of every range, sorted by code point, of a table `name: first-last first-last ...;` in
-    hexadecimal."""
-    table, found = Path(__file__).with_name("unicode_scripts.txt").read_text(encoding="utf-8"), []
+@functools.cache
+def read_ranges(name):
+    """[(first, last, class), ...] in the order of a table beside this file, `class: first-last first-last ...;` of
+    code points in hexadecimal."""
+    table, found = Path(__file__).with_name(name).read_text(encoding="utf-8"), []
     for entry in table.split(";"):
-        name, _, ranges = entry.strip().partition(":")
+        kind, _, ranges = entry.strip().partition(":")
         for one in ranges.split():
             first, _, last = one.partition("-")
-            found.append((int(first, 16), int(last or first, 16), name))
-    return sorted(found)
+            found.append((int(first, 16), int(last or first, 16), kind))
+    return found
 
 
-RANGES = _ranges()
+RANGES = sorted(read_ranges("unicode_scripts.txt"))
 _FIRSTS = [first for first, _, _ in RANGES]
 
 

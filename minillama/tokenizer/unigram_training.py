@@ -71,16 +71,6 @@ def seed_pieces(word_counts, alphabet, max_piece_length, split_digits, whole_wor
     return {text: math.log(weight) - total for text, weight in weights.items()}
 
 
-def digamma(x):
-    """The derivative of log(gamma(x)), x > 0, by its asymptotic series; digamma(x) = digamma(x + 1) - 1 / x."""
-    below = 0.0
-    while x < 10:
-        below += 1 / x
-        x += 1
-    square = 1 / (x * x)
-    return math.log(x) - 0.5 / x - square * (1 / 12 - square * (1 / 120 - square / 252)) - below
-
-
 def expected_counts(model, word_counts):
     """The E step: {piece: how often it is expected in random segmentations of the words}."""
     expected = Counter()
@@ -93,9 +83,11 @@ def expected_counts(model, word_counts):
 def maximize(expected):
     """The M step: {piece: log probability}. Plain EM has log(count / sum); the digamma function in place of the
     logarithm favours few pieces, as a Dirichlet prior does."""
+    import torch
+
     kept = {piece: count for piece, count in expected.items() if count >= LEAST_COUNT}
-    total = digamma(sum(kept.values()))
-    return {piece: digamma(count) - total for piece, count in kept.items()}
+    digamma = torch.digamma(torch.tensor([sum(kept.values()), *kept.values()], dtype=torch.float64))
+    return dict(zip(kept, (digamma[1:] - digamma[0]).tolist(), strict=True))
 
 
 def prune(model, word_counts, size):

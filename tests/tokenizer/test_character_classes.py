@@ -68,6 +68,6 @@ MUTANTS = [
            test_a_pattern_takes_the_characters_of_the_table_whatever_unicode_regex_has),
     Mutant("minillama.tokenizer.character_classes", "runs[-1][1] == code - 1", "runs[-1][1] < code",
            test_a_pattern_takes_the_characters_of_the_table_whatever_unicode_regex_has),
-    Mutant("minillama.tokenizer.character_classes", "int(last or first, 16)", "int(first, 16)",
+    Mutant("minillama.tokenizer.unicode_script", "int(last or first, 16)", "int(first, 16)",
            test_the_table_is_what_tiktoken_takes_for_letters_numbers_and_spaces),
 ]
