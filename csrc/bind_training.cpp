@@ -213,6 +213,7 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> head_loss(const at::Tensor
   const int64_t N = hidden.size(0);
   if (rows == 0) rows = std::max<int64_t>(1, kLogits / weight.size(0));
   check_shape(targets, "targets", {N});
+  check_shape(factors, "factors", {N});
   const bool trained = weight.requires_grad();
   const at::Tensor d_hidden = at::empty(hidden.sizes(), hidden.options());
   const at::Tensor d_weight = at::zeros(trained ? weight.sizes() : at::IntArrayRef{0}, hidden.options().dtype(at::kFloat));
