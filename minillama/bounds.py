@@ -81,11 +81,6 @@ def _field(default, allowed):
     return field(default=default, metadata={"allowed": allowed})
 
 
-def range_of(config, name):
-    """What a field of a config may be."""
-    return config.__dataclass_fields__[name].metadata["allowed"]
-
-
 def check_config(config):
     """Hold every field of a config against its type and what it may be; TypeError or ValueError names the field.
 

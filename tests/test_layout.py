@@ -26,6 +26,7 @@ WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme le
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_command_line",
                     **dict.fromkeys(("protobuf", "sentencepiece_training"), "by test_sentencepiece, test_unigram"),
                     "simt_commands": "by test_cuda_program", "tokenizer_commands": "by test_command_line",
+                    "generation_commands": "by test_command_line",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_feedback_commands",
@@ -148,7 +149,7 @@ def test_the_forward_pass_and_the_package_keep_their_budgets():
     for path in modules():
         part = {"simt": "the emulator", "course": "the course"}.get(path.parent.name, "the rest")
         parts[part] += lines_in(path)
-    assert parts["the emulator"] <= 1350 and parts["the course"] <= 1450 and parts["the rest"] <= 18169, parts
+    assert parts["the emulator"] <= 1350 and parts["the course"] <= 1450 and parts["the rest"] <= 18119, parts
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():

@@ -10,10 +10,8 @@ import os
 import re
 import signal
 import sys
-from itertools import chain
 from pathlib import Path
 
-from minillama.bounds import MOST, SEEDS, Range
 from minillama.cli import flags
 from minillama.system.claim import claims
 from minillama.system.interrupts import Terminated, raise_on_signals
@@ -24,9 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinn
 GROUPS = {  # heading of the help -> {name: the module of this room that holds its add_NAME; "": this one}
     "learn": {"tour": "", "lesson": "lesson_commands", "check": "lesson_commands", "notebook": "lesson_commands",
               "book": "lesson_commands"},
-    "use a model": {"generate": "", "chat": "tuning_commands", "info": ""},
-    "train": {"tokenizer": "tokenizer_commands", "pretrain": "", "filter": "data_commands", "sft": "tuning_commands",
-              "reward": "feedback_commands", "ppo": "feedback_commands"},
+    "use a model": {"generate": "generation_commands", "chat": "generation_commands", "info": ""},
+    "train": {"tokenizer": "tokenizer_commands", "pretrain": "tuning_commands", "filter": "data_commands",
+              "sft": "tuning_commands", "reward": "feedback_commands", "ppo": "feedback_commands"},
     "convert": {"merge": "merge_command", "convert": "checkpoint_commands", "quantize": "checkpoint_commands"},
     "verify": {"parity": "checkpoint_commands", "weights": "checkpoint_commands", "kernels": "",
                "simt": "simt_commands"}}
@@ -130,39 +128,6 @@ def add_tour(commands):
     flags.add_fields(tour, TourConfig)
 
 
-def add_pretrain(commands):
-    """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
-    from minillama.train.pretrain import PretrainConfig
-
-    pretrain = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
-    pretrain.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
-    pretrain.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
-    pretrain.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
-    pretrain.add_argument("--out", required=True, metavar="DIR")
-    flags.add_resume(pretrain)
-    pretrain.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
-    flags.add_kernels_flag(pretrain)
-    flags.add_fields(pretrain, PretrainConfig)
-
-
-def add_generate(commands):
-    """generate --model PATH and the fields of Sampling."""
-    from minillama.sampling import Sampling
-
-    generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
-    generate.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
-    generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
-    generate.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
-    generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
-    flags.add_number(generate, "--max-new-tokens", Range(0, MOST), 256)
-    flags.add_number(generate, "--seed", Range(0, SEEDS), 0)
-    flags.add_fields(generate, Sampling)
-    flags.add_bits(generate)
-    flags.add_kernels_flag(generate)
-    flags.add_activations_flag(generate)
-    flags.add_device(generate)
-
-
 @claims("tour", "text", "sft", "preferences", run=True)
 def run_tour(arguments):
     """The whole tour (`tour.tour`); exit code 1 where a number missed its band."""
@@ -170,81 +135,6 @@ def run_tour(arguments):
 
     return 0 if tour(arguments.out, arguments.text, flags.from_flags(TourConfig, arguments), arguments.sft,
                      arguments.preferences) else 1
-
-
-@claims("pretrain", "text", "tokenizer", "model", run=True)
-def run_pretrain(arguments):
-    """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
-    import torch
-
-    from minillama.backends import use_kernels
-    from minillama.checkpoint import open_weights
-    from minillama.cli.model_arguments import choose_kernels, load_from_args
-    from minillama.config import preset
-    from minillama.corpus.text_files import check_texts, read_documents
-    from minillama.system.memory import require_memory, require_step_memory
-    from minillama.tokenizer import load_tokenizer
-    from minillama.train.data import open_train_and_held_out, write_train_and_held_out
-    from minillama.train.data_parallel import is_main_process, on_main_first, process_group
-    from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
-    from minillama.transformer import Transformer
-
-    settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
-    if not (given or arguments.tokenizer):
-        raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
-    if given and arguments.preset:
-        raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
-    check_texts(arguments.text)
-    tokenizer = None if given else load_tokenizer(arguments.tokenizer)
-    name = arguments.preset or "tiny"
-    shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
-    # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
-    print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
-    choose_kernels(arguments)
-    check_shape(shape, settings)
-    require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
-                        size=4 if settings.dtype == "float32" else 2)
-    model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
-    with process_group(settings.device):  # of torchrun, if that started us
-        train, held_out = on_main_first(
-            lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
-            lambda: open_train_and_held_out(arguments.out, tokenizer))
-        torch.manual_seed(settings.seed)
-        model = use_kernels(model or Transformer(shape), arguments.kernels)
-        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
-                 tokenizer=tokenizer if given else None)
-        if not is_main_process():
-            return
-    print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
-
-
-def run_generate(arguments):
-    """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
-    from minillama.backends import use_kernels
-    from minillama.cli.model_arguments import load_from_args, tell_decoding
-    from minillama.generate import generate_text
-    from minillama.peft.adapter_file import load_adapter
-    from minillama.sampling import Sampling
-
-    sampling = flags.from_flags(Sampling, arguments)
-    model, tokenizer = load_from_args(arguments)
-    use_kernels(model, arguments.kernels, arguments.activations)
-    if arguments.adapter:
-        load_adapter(arguments.adapter, model)
-    tell_decoding(model)
-    pieces = tell_if_cut(generate_text(model.eval(), tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
-                                       seed=arguments.seed), model.config.max_seq_len)
-    first = next(pieces, "")  # a prompt that is too long is refused before it is printed
-    for piece in chain([arguments.prompt, first], pieces):
-        print(piece, end="", flush=True)
-    if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
-        print()
-
-
-def tell_if_cut(pieces, max_seq_len):
-    """The pieces; where the context's end cut the text short, a line on stderr says so."""
-    if (yield from pieces) == "context":
-        tell(f"the text ends here because the model's context of {max_seq_len} tokens is full")
 
 
 def run_kernels_verify(arguments):

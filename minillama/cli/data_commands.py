@@ -6,8 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from minillama.bounds import range_of
-from minillama.cli.flags import add_number, command
+from minillama.cli.flags import add_fields, command
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write, require_regular
 
@@ -18,19 +17,15 @@ def add_filter(commands):
     """filter --data FILE --out KEPT.jsonl [--rejected FILE] [--pool FILE ...] and the fields of FilterRules."""
     from minillama.train.self_instruct import FilterRules
 
-    default = FilterRules()
     parser = command(commands, "filter", run_filter, "keep instructions that differ from one another (self-instruct)")
     parser.add_argument("--data", required=True, metavar="FILE", help="JSON or JSONL, Alpaca or conversations")
     parser.add_argument("--out", required=True, metavar="KEPT.jsonl", help="the records kept, unchanged, one a line")
     parser.add_argument("--rejected", metavar="FILE", help="all others, with line and reason (default: beside --out)")
     parser.add_argument("--pool", nargs="+", default=[], metavar="FILE", help="records that new ones must differ from")
-    add_number(parser, "--similarity", range_of(FilterRules, "similarity"), default.similarity, float,
-               "ROUGE-L from which a task counts as told before")
-    add_number(parser, "--min-words", range_of(FilterRules, "min_words"), default.min_words)
-    add_number(parser, "--max-words", range_of(FilterRules, "max_words"), default.max_words)
-    parser.add_argument("--english", action=argparse.BooleanOptionalAction, default=default.english,
-                        help="drop what begins with a letter beyond ASCII; --no-english compares words of any script")
-    parser.add_argument("--blacklist", nargs="*", default=default.blacklist, metavar="WORD",
+    add_fields(parser, FilterRules, similarity="ROUGE-L from which a task counts as told before",
+               min_words="of an instruction", max_words="of an instruction",
+               english="drop what begins with a letter beyond ASCII; --no-english compares words of any script")
+    parser.add_argument("--blacklist", nargs="*", default=FilterRules.blacklist, metavar="WORD",
                         help="drop instructions with these words; none given: none (default: Alpaca's image, map, ...)")
     parser.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                         help="put unreadable records on stderr and go on without them")

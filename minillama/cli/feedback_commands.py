@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, Range, range_of
+from minillama.bounds import MOST, Range
 from minillama.cli.flags import (
     add_device,
     add_fields,
@@ -63,7 +63,7 @@ def add_ppo(commands):
     ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
     add_template(ppo, "question_answer")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
-    add_number(ppo, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
+    add_fields(ppo, LoRAConfig, rank="of the adapter")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
                      "practice does not cost other abilities; goes with --pretraining-weight")
     add_resume(ppo)

@@ -23,10 +23,13 @@ def actions(commands, name, help):
     return parser.add_subparsers(required=True, metavar="ACTION")
 
 
-def add_fields(parser, config):
-    """One flag for each field of a frozen dataclass: its name, its type, its default."""
+def add_fields(parser, config, **helps):
+    """One flag for each field of a frozen dataclass: its name, its type, its default; or for those named alone, each
+    with the words that explain it."""
     kinds = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
+        if helps and field.name not in helps:
+            continue
         kind, flag = kinds[field.name], as_flag(field.name)
         if isinstance(kind, types.UnionType):  # `int | None`
             kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
@@ -34,8 +37,9 @@ def add_fields(parser, config):
             options = {"action": argparse.BooleanOptionalAction}
         else:
             options = {"type": parser_of(flag, kind, field.metadata.get("allowed"))}
-        shown = {} if kind is bool else {"help": f"default: {field.default}"}
-        parser.add_argument(flag, default=field.default, **options, **shown)
+        words = [helps[field.name]] if helps else []
+        words += [] if kind is bool else [f"default: {field.default}"]
+        parser.add_argument(flag, default=field.default, **options, help="; ".join(words) or None)
 
 
 def add_number(parser, flag, allowed, default=None, kind=int, help="", **options):
@@ -87,12 +91,6 @@ def add_kernels_flag(parser):
     `backends.use_kernels` takes, or auto (`model_arguments.choose_kernels`)."""
     parser.add_argument("--kernels", default="auto", metavar="NAME", help="reference, torch, cpu, simt, cuda, or auto: "
                         "the fastest that is built here (default: %(default)s)")
-
-
-def add_activations_flag(parser):
-    """--activations, for commands that only generate (`backends.use_kernels`)."""
-    parser.add_argument("--activations", default="fp32", choices=("fp32", "int8"),
-                        help="of products with weights in NF4: int8, with --kernels cpu, is faster and rounds them")
 
 
 def add_bits(parser):

@@ -1,30 +1,44 @@
-"""The commands that tune a model and talk with it."""
+"""The commands that train a model: from nothing (pretrain), and on instructions or conversations (sft)."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+import torch
+
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, SEEDS, Range, range_of
-from minillama.chat import HELP, ChatSampling, Conversation, chat
+from minillama.bounds import MOST, Range
+from minillama.checkpoint import open_weights
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, opened, shape_of, take_template, tell_decoding
+from minillama.cli.model_arguments import (
+    add_template,
+    choose_kernels,
+    load_from_args,
+    opened,
+    shape_of,
+    take_template,
+)
+from minillama.config import preset
+from minillama.corpus.text_files import check_texts, read_documents
 from minillama.generate import prompt_ids
-from minillama.peft.adapter_file import load_adapter, save_adapter
+from minillama.peft.adapter_file import save_adapter
 from minillama.peft.dora import DoRALinear
 from minillama.peft.lora import LoRAConfig, LoRALinear, add_lora
 from minillama.peft.lora_file import TABLES
 from minillama.peft.methods import METHODS, add_method
 from minillama.system.claim import claims
-from minillama.system.memory import require_step_memory
-from minillama.train.data import is_held_out
-from minillama.train.data_parallel import is_main_process, process_group
+from minillama.system.memory import require_memory, require_step_memory
+from minillama.tokenizer import load_tokenizer
+from minillama.train.data import is_held_out, open_train_and_held_out, write_train_and_held_out
+from minillama.train.data_parallel import is_main_process, on_main_first, process_group
+from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
 from minillama.train.sft import SftConfig, fine_tune, stage_ends
 from minillama.train.vocabulary import train_vocabulary
+from minillama.transformer import Transformer
 
 WHOLE = ("full", "embeddings")  # the methods of sft that change the model's own weights, and write all of them
 LORAS = ("lora", "rslora", "dora", "qlora")  # those that --rank, --alpha, --dropout and --targets are for
@@ -54,9 +68,8 @@ def add_sft(commands):
     flags.add_number(sft, "--bottleneck", Range(1, 2**16), 8, help="inner width of adapter, parallel-adapter, ladder")
     flags.add_bits(sft)
     add_template(sft, "alpaca")
-    flags.add_number(sft, "--rank", range_of(LoRAConfig, "rank"), 8, help="of the adapter")
-    flags.add_number(sft, "--alpha", range_of(LoRAConfig, "alpha"), 16.0, float, "the product's weight is alpha / R")
-    flags.add_number(sft, "--dropout", range_of(LoRAConfig, "dropout"), 0.0, float, "of the adapter's input")
+    flags.add_fields(sft, LoRAConfig, rank="of the adapter", alpha="the product's weight is alpha / R",
+                     dropout="of the adapter's input")
     sft.add_argument("--targets", nargs="+", metavar="NAME", default=["attention.*", "feed_forward.*"],
                      help="layers with an adapter (default: all but the head; alpaca-lora: attention.wq attention.wv)")
     sft.add_argument("--modules-to-save", nargs="+", default=[], choices=("embed_tokens", "lm_head"),
@@ -72,20 +85,49 @@ def add_sft(commands):
     flags.add_device(sft)
 
 
-def add_chat(commands):
-    """chat --model PATH [--adapter DIR] [--template NAME] and the fields of Sampling."""
-    chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
-    chat.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
-    chat.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
-    add_template(chat, "question_answer")
-    chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
-    flags.add_bits(chat)
-    flags.add_number(chat, "--max-new-tokens", Range(0, MOST), 256, help="of an answer")
-    flags.add_number(chat, "--seed", Range(0, SEEDS), 0)
-    flags.add_fields(chat, ChatSampling)
-    flags.add_kernels_flag(chat)
-    flags.add_activations_flag(chat)
-    flags.add_device(chat)
+def add_pretrain(commands):
+    """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
+    parser = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
+    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
+    parser.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
+    parser.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    flags.add_resume(parser)
+    parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
+    flags.add_kernels_flag(parser)
+    flags.add_fields(parser, PretrainConfig)
+
+
+@claims("pretrain", "text", "tokenizer", "model", run=True)
+def run_pretrain(arguments):
+    """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
+    settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
+    if not (given or arguments.tokenizer):
+        raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
+    if given and arguments.preset:
+        raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
+    check_texts(arguments.text)
+    tokenizer = None if given else load_tokenizer(arguments.tokenizer)
+    name = arguments.preset or "tiny"
+    shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
+    # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
+    print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
+    choose_kernels(arguments)
+    check_shape(shape, settings)
+    require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
+                        size=4 if settings.dtype == "float32" else 2)
+    model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
+    with process_group(settings.device):  # of torchrun, if that started us
+        train, held_out = on_main_first(
+            lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
+            lambda: open_train_and_held_out(arguments.out, tokenizer))
+        torch.manual_seed(settings.seed)
+        model = use_kernels(model or Transformer(shape), arguments.kernels)
+        pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
+                 tokenizer=tokenizer if given else None)
+        if not is_main_process():
+            return
+    print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
 
 @claims("sft", "model", "data", run=True)
@@ -196,35 +238,3 @@ def save(model, tokenizer, arguments):
         save_adapter(arguments.out, model, base_model=str(arguments.model))
         return
     save_with_tokenizer(arguments.out, model, tokenizer)
-
-
-def run_chat(arguments):
-    """Load, maybe quantize, and answer line after line (`chat.chat`)."""
-    sampling = flags.from_flags(ChatSampling, arguments)
-    model, tokenizer = load_from_args(arguments)
-    use_kernels(model, arguments.kernels, arguments.activations)
-    if arguments.adapter:
-        load_adapter(arguments.adapter, model)
-    tell_decoding(model)
-    conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
-    conversation.set_system(arguments.system)
-    print(HELP, file=sys.stderr)
-    chat(model.eval(), conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
-         sampling, arguments.seed)
-
-
-def lines():
-    """The user's lines until end of file; a prompt and line editing where somebody is typing."""
-    if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
-    try:
-        import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
-    except ImportError:
-        pass
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            print()
-            return

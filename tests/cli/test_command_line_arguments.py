@@ -12,14 +12,14 @@ from minillama.cli import checkpoint_commands as checkpoint_commands
 from minillama.cli import command_line as cli
 from minillama.cli import data_commands as data_commands
 from minillama.cli import feedback_commands as feedback_commands
+from minillama.cli import generation_commands as generation_commands
 from minillama.cli import lesson_commands as lesson_commands
 from minillama.cli import merge_command as merge_command
 from minillama.cli import simt_commands as simt_commands
 from minillama.cli import tuning_commands as tuning_commands
 
 NEEDED = {
-    cli: {"pretrain": "--text --out", "generate": "--model", "kernels": "ACTION", "kernels verify": "", "info": "",
-          "tour": ""},
+    cli: {"kernels": "ACTION", "kernels verify": "", "info": "", "tour": ""},
     checkpoint_commands: {"convert": "SRC DST --to",
                           "quantize": "SRC DST one of the arguments --nf4 --int8 is required",
                       "parity": "PATH", "weights": ""},
@@ -28,20 +28,20 @@ NEEDED = {
     lesson_commands: {"lesson": "", "check": "", "notebook": "N", "book": ""},
     merge_command: {"merge": "--model --adapter --out"},
     simt_commands: {"simt": "ACTION", "simt run": "FILE.cu ARGUMENT"},
-    tuning_commands: {"sft": "--model --data --out", "chat": "--model"},
+    generation_commands: {"generate": "--model", "chat": "--model"},
+    tuning_commands: {"pretrain": "--text --out", "sft": "--model --data --out"},
 }
 
 
 # flag -> the least and the largest number, and how far beyond them one is wrong
 TOKENS, PART, SEED = (0, MOST, 1), (1e-6, 1 - 1e-6, 1e-6), (0, SEEDS, 1)
 NUMBERS = {
-    cli: {"generate --max-new-tokens": TOKENS, "generate --seed": SEED},
+    generation_commands: {"generate --max-new-tokens": TOKENS, "generate --seed": SEED,
+                          "chat --max-new-tokens": TOKENS, "chat --seed": SEED},
     checkpoint_commands: {"quantize --block-size": (2, 2**32, 1)},
     feedback_commands: {"reward --max-new-tokens": (1, MOST, 1), "reward --held-out-fraction": PART},
     simt_commands: {"simt run --limit-seconds": (1e-3, 1e7, 5e-4)},
-    tuning_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART,
-                      "chat --max-new-tokens": TOKENS,
-                 "chat --seed": SEED},
+    tuning_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART},
 }
 
 
@@ -87,6 +87,6 @@ def test_every_command_is_among_them_and_a_word_is_needed_to_choose_one(capsys):
 
 
 MUTANTS = [
-    Mutant("minillama.cli.command_line", '"--text", nargs="+", required=True,', '"--text", nargs="+",',
-           lambda: test_a_command_given_nothing_names_all_that_it_needs_and_nothing_else(cli, "pretrain")),
+    Mutant("minillama.cli.tuning_commands", '"--text", nargs="+", required=True,', '"--text", nargs="+",',
+           lambda: test_a_command_given_nothing_names_all_that_it_needs_and_nothing_else(tuning_commands, "pretrain")),
 ]

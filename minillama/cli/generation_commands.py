@@ -1,0 +1,101 @@
+"""The commands that let a model write: generate continues a text, chat answers line after line."""
+
+import sys
+from itertools import chain
+
+from minillama.backends import use_kernels
+from minillama.bounds import MOST, SEEDS, Range
+from minillama.chat import HELP, ChatSampling, Conversation, chat
+from minillama.cli import flags
+from minillama.cli.model_arguments import add_template, load_from_args, take_template, tell_decoding
+from minillama.generate import generate_text
+from minillama.peft.adapter_file import load_adapter
+from minillama.sampling import Sampling
+from minillama.system.terminal import tell
+
+
+def add_generate(commands):
+    """generate --model PATH and the fields of Sampling."""
+    generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
+    generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
+    generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
+    add_generation(generate, Sampling)
+
+
+def add_chat(commands):
+    """chat --model PATH [--adapter DIR] [--template NAME] and the fields of ChatSampling."""
+    chat = flags.command(commands, "chat", run_chat, "talk with a model; /help while talking")
+    add_template(chat, "question_answer")
+    chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
+    add_generation(chat, ChatSampling)
+
+
+def add_generation(parser, sampling):
+    """The flags that both have: which model, how it runs, and how it chooses (`sampling`, a config)."""
+    parser.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    parser.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
+    flags.add_number(parser, "--max-new-tokens", Range(0, MOST), 256, help="of the text, or of each answer")
+    flags.add_number(parser, "--seed", Range(0, SEEDS), 0)
+    flags.add_fields(parser, sampling)
+    flags.add_bits(parser)
+    flags.add_kernels_flag(parser)
+    parser.add_argument("--activations", default="fp32", choices=("fp32", "int8"),
+                        help="of products with weights in NF4: int8, with --kernels cpu, is faster and rounds them")
+    flags.add_device(parser)
+
+
+def load_to_generate(arguments):
+    """(model, tokenizer) by the chosen kernels, with its adapter."""
+    model, tokenizer = load_from_args(arguments)
+    use_kernels(model, arguments.kernels, arguments.activations)
+    if arguments.adapter:
+        load_adapter(arguments.adapter, model)
+    tell_decoding(model)
+    return model.eval(), tokenizer
+
+
+def run_generate(arguments):
+    """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
+    sampling = flags.from_flags(Sampling, arguments)
+    model, tokenizer = load_to_generate(arguments)
+    pieces = tell_if_cut(generate_text(model, tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
+                                       seed=arguments.seed), model.config.max_seq_len)
+    first = next(pieces, "")  # a prompt that is too long is refused before it is printed
+    for piece in chain([arguments.prompt, first], pieces):
+        print(piece, end="", flush=True)
+    if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
+        print()
+
+
+def tell_if_cut(pieces, max_seq_len):
+    """The pieces; where the context's end cut the text short, a line on stderr says so."""
+    if (yield from pieces) == "context":
+        tell(f"the text ends here because the model's context of {max_seq_len} tokens is full")
+
+
+def run_chat(arguments):
+    """Load, maybe quantize, and answer line after line (`chat.chat`)."""
+    sampling = flags.from_flags(ChatSampling, arguments)
+    model, tokenizer = load_to_generate(arguments)
+    conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
+    conversation.set_system(arguments.system)
+    print(HELP, file=sys.stderr)
+    chat(model, conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
+         sampling, arguments.seed)
+
+
+def lines():
+    """The user's lines until end of file; a prompt and line editing where somebody is typing."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
