@@ -16,6 +16,7 @@ Products are rounded to fp32 in the order of the brackets, as ggml does it.
 Source: https://github.com/ggml-org/llama.cpp, ggml/src/ggml-common.h (the blocks) and ggml-quants.c (the numbers).
 """
 
+from functools import partial
 from typing import Callable, NamedTuple
 
 import torch
@@ -49,24 +50,16 @@ def _decode_q8_0(raw):
     return (_half(d) * q.contiguous().view(torch.int8).float()).flatten()
 
 
-def _decode_q4_0(raw):
-    d, q = raw.view(-1, 18).split([2, 16], 1)
-    return (_half(d) * (_fields(q, 4, 16).float() - 8)).flatten()
-
-
-def _decode_q4_1(raw):
-    d, m, q = raw.view(-1, 20).split([2, 2, 16], 1)
-    return (_half(d) * _fields(q, 4, 16).float() + _half(m)).flatten()
-
-
-def _decode_q5_0(raw):
-    d, fifth, q = raw.view(-1, 22).split([2, 4, 16], 1)
-    return (_half(d) * ((_fields(q, 4, 16) | (_fields(fifth, 1, 1) << 4)).float() - 16)).flatten()
-
-
-def _decode_q5_1(raw):
-    d, m, fifth, q = raw.view(-1, 24).split([2, 2, 4, 16], 1)
-    return (_half(d) * (_fields(q, 4, 16) | (_fields(fifth, 1, 1) << 4)).float() + _half(m)).flatten()
+def _decode_32(raw, has_least, has_fifth):
+    """Q4_0, Q4_1 (has_least), Q5_0 (has_fifth) and Q5_1."""
+    widths = [2, 2 * has_least, 4 * has_fifth, 16]
+    d, m, fifth, q = raw.view(-1, sum(widths)).split(widths, 1)
+    q = _fields(q, 4, 16)
+    if has_fifth:
+        q = q | (_fields(fifth, 1, 1) << 4)
+    if has_least:
+        return (_half(d) * q.float() + _half(m)).flatten()
+    return (_half(d) * (q.float() - (16 if has_fifth else 8))).flatten()
 
 
 def _scaled(q, scales, least=None):
@@ -94,16 +87,15 @@ def _six_bits(raw):
     return scales.float(), torch.cat([second & 63, (halves >> 4) | (second >> 6 << 4)], 1).float()
 
 
-def _decode_q4_k(raw):
-    d, e, packed, q = raw.view(-1, 144).split([2, 2, 12, 128], 1)
+def _decode_q45_k(raw, has_fifth):
+    """Q4_K and, with fifth bits, Q5_K."""
+    widths = [2, 2, 12, 32 * has_fifth, 128]
+    d, e, packed, fifth, q = raw.view(-1, sum(widths)).split(widths, 1)
+    q = _fields(q, 4, 32)
+    if has_fifth:
+        q = q | (_fields(fifth, 1, 32) << 4)
     scales, least = _six_bits(packed)
-    return _scaled(_fields(q, 4, 32), _half(d) * scales, _half(e) * least)
-
-
-def _decode_q5_k(raw):
-    d, e, packed, fifth, q = raw.view(-1, 176).split([2, 2, 12, 32, 128], 1)
-    scales, least = _six_bits(packed)
-    return _scaled(_fields(q, 4, 32) | (_fields(fifth, 1, 32) << 4), _half(d) * scales, _half(e) * least)
+    return _scaled(q, _half(d) * scales, _half(e) * least)
 
 
 def _decode_q6_k(raw):
@@ -133,15 +125,15 @@ def _plain(name, number, dtype):
 
 BLOCKS = dict([
     _plain("F32", 0, torch.float32), _plain("F16", 1, torch.float16), _plain("BF16", 30, torch.bfloat16),
-    (2, Block("Q4_0", 32, 18, torch.float32, _decode_q4_0)),
-    (3, Block("Q4_1", 32, 20, torch.float32, _decode_q4_1)),
-    (6, Block("Q5_0", 32, 22, torch.float32, _decode_q5_0)),
-    (7, Block("Q5_1", 32, 24, torch.float32, _decode_q5_1)),
+    (2, Block("Q4_0", 32, 18, torch.float32, partial(_decode_32, has_least=False, has_fifth=False))),
+    (3, Block("Q4_1", 32, 20, torch.float32, partial(_decode_32, has_least=True, has_fifth=False))),
+    (6, Block("Q5_0", 32, 22, torch.float32, partial(_decode_32, has_least=False, has_fifth=True))),
+    (7, Block("Q5_1", 32, 24, torch.float32, partial(_decode_32, has_least=True, has_fifth=True))),
     (8, Block("Q8_0", 32, 34, torch.float32, _decode_q8_0, _encode_q8_0)),
     (10, Block("Q2_K", 256, 84, torch.float32, _decode_q2_k)),
     (11, Block("Q3_K", 256, 110, torch.float32, _decode_q3_k)),
-    (12, Block("Q4_K", 256, 144, torch.float32, _decode_q4_k)),
-    (13, Block("Q5_K", 256, 176, torch.float32, _decode_q5_k)),
+    (12, Block("Q4_K", 256, 144, torch.float32, partial(_decode_q45_k, has_fifth=False))),
+    (13, Block("Q5_K", 256, 176, torch.float32, partial(_decode_q45_k, has_fifth=True))),
     (14, Block("Q6_K", 256, 210, torch.float32, _decode_q6_k)),
 ])
 # What ggml's other numbers mean (ggml/include/ggml.h), also those that it has given up; they are not read here.

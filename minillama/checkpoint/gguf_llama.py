@@ -9,6 +9,7 @@ import torch
 from minillama.checkpoint.gguf import write_gguf
 from minillama.checkpoint.gguf_blocks import BLOCKS, F32, PLAIN, Q8_0
 from minillama.checkpoint.gguf_split import read_gguf_parts
+from minillama.checkpoint.names import rename
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.config import ModelConfig, RopeScaling
 from minillama.rope import rope_frequencies
@@ -97,13 +98,6 @@ def _to_meta(name, path):
     raise ValueError(f"{path}: {name[:80]} is no tensor of a LLaMA")
 
 
-def _to_gguf(name):
-    layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name)
-    if layer:
-        return f"blk.{layer[1]}.{LAYER_BACK[layer[2]]}.weight"
-    return f"{TOP_BACK[name.removesuffix('.weight')]}.weight"
-
-
 def _norms_as_stored(tensors):
     """llama.cpp keeps norms in fp32 beside matrices in half precision: give them the matrices' dtype back where that
     loses nothing, so that a half-precision model stays one."""
@@ -128,7 +122,8 @@ def write_gguf_llama(path, weights, tokenizer=None, kind=None):
         wanted = PLAIN.get(stored.dtype, F32) if kind is None else by_name[kind]
         if len(shape) == 1 or (wanted == Q8_0 and shape[1] % 32):
             wanted = F32
-        entries.append((_to_gguf(name), shape, wanted, lambda stored=stored: stored.read().cpu()))
+        gguf_name = rename(name, r"layers\.(\d+)\.", TOP_BACK, LAYER_BACK, "blk.", "Meta's LLaMA")
+        entries.append((gguf_name, shape, wanted, lambda stored=stored: stored.read().cpu()))
     if config.rope_scaling is not None:
         table = _factors(config.head_dim, config.rope_theta, config.rope_scaling)
         entries.append((FREQUENCIES, tuple(table.shape), F32, lambda: table))

@@ -30,7 +30,7 @@ def to_hf(name):
     >>> to_hf("output")
     'lm_head'
     """
-    return _rename(name, r"layers\.(\d+)\.", TOP_NAMES, LAYER_NAMES, "model.layers.", "Meta's LLaMA")
+    return rename(name, r"layers\.(\d+)\.", TOP_NAMES, LAYER_NAMES, "model.layers.", "Meta's LLaMA")
 
 
 def to_meta(name):
@@ -39,7 +39,7 @@ def to_meta(name):
     >>> to_meta("model.layers.3.mlp.down_proj.weight")
     'layers.3.feed_forward.w2.weight'
     """
-    return _rename(name, r"model\.layers\.(\d+)\.", _HF_TOP, _HF_LAYER, "layers.", "Hugging Face's LLaMA")
+    return rename(name, r"model\.layers\.(\d+)\.", _HF_TOP, _HF_LAYER, "layers.", "Hugging Face's LLaMA")
 
 
 def rows_to_hf(name, rows, n_heads, n_kv_heads):
@@ -68,7 +68,9 @@ def state_dict_to_hf(state, n_heads, n_kv_heads):
     return {to_hf(name): rows_to_hf(name, rows, n_heads, n_kv_heads) for name, rows in state.items()}
 
 
-def _rename(name, layer_pattern, top_names, layer_names, layer_prefix, whose):
+def rename(name, layer_pattern, top_names, layer_names, layer_prefix, whose):
+    """The other name of a module or parameter of `whose` names, by a table for those in a layer and one for the
+    others; ValueError for one that is in neither."""
     layer = re.match(layer_pattern, name)
     prefix, rest = (f"{layer_prefix}{layer[1]}.", name[layer.end():]) if layer else ("", name)
     module, dot, parameter = rest, "", ""

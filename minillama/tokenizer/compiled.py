@@ -8,7 +8,7 @@ import functools
 import importlib
 import os
 
-from .bpe_encoder import BpeEncoder, whitespace_normalizer
+from .bpe_encoder import whitespace_normalizer
 from .unicode_script import RANGES
 from .word_counts import SPACE, blocks_of, encode_utf8
 
@@ -105,11 +105,6 @@ class CompiledTrainer:
         found = self._core.learn(most)
         self.last_count, self.segments = self._core.last_count, self._core.segments
         return found
-
-
-def make_encoder(backend, pieces, unk_id, rules):
-    """The encoder of a backend."""
-    return (CompiledEncoder if backend == "cpp" else BpeEncoder)(pieces, unk_id, rules)
 
 
 def byte_encoder(tokenizer, classes, patterns):

@@ -4,8 +4,6 @@ A message is a row of fields; a field is a varint key (number * 8 + wire type) a
 against what is left before anything is taken, so a truncated or hostile file ends in a ValueError.
 """
 
-import struct
-
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
 
@@ -75,16 +73,6 @@ def write_fields(fields):
         else:
             out += value
     return bytes(out)
-
-
-def float_bytes(number):
-    """A float field's four bytes."""
-    return struct.pack("<f", number)
-
-
-def float_of(data):
-    """The number in a float field's four bytes."""
-    return struct.unpack("<f", data)[0]
 
 
 def int32_of(value):

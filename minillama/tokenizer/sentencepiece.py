@@ -5,17 +5,17 @@ The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a
 name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
 """
 
-from functools import partial
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
 from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
-from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
 from .characters_and_words import CharacterEncoder, WordEncoder
-from .compiled import choose_backend, make_encoder
-from .protobuf import BYTES, FIXED32, VARINT, float_bytes, float_of, int32_of, read_fields, write_fields
+from .compiled import CompiledEncoder, choose_backend
+from .protobuf import BYTES, FIXED32, VARINT, int32_of, read_fields, write_fields
 from .unigram import UnigramEncoder
 from .word_counts import SPACE, decode_utf8
 
@@ -83,7 +83,7 @@ def _read_piece(data, index, byte_fallback):
         raise ValueError(f"piece {index} ({text!r}) is not UTF-8: not a SentencePiece model") from None
     if text == "\0" and byte_fallback:  # some converters add this piece; SentencePiece 0.2.3 makes it unused too
         kind = UNUSED
-    return Piece(text, float_of(score), kind if 1 <= kind <= 6 else NORMAL)
+    return Piece(text, struct.unpack("<f", score)[0], kind if 1 <= kind <= 6 else NORMAL)
 
 
 def _read_rules(trainer, normalizer):
@@ -165,8 +165,8 @@ class SentencePieceTokenizer(Tokenizer):
         """The encoder of ordinary text, with or without a space put in front."""
         if prefix not in self._encoders:
             rules, unk_id = self.rules._replace(add_dummy_prefix=prefix), -1 if self.unk_id is None else self.unk_id
-            kind = ENCODERS.get(rules.model_type, partial(make_encoder, self.backend))
-            self._encoders[prefix] = kind(self._vocabulary, unk_id, rules)
+            of_bpe = CompiledEncoder if self.backend == "cpp" else BpeEncoder
+            self._encoders[prefix] = ENCODERS.get(rules.model_type, of_bpe)(self._vocabulary, unk_id, rules)
         return self._encoders[prefix]
 
     @classmethod
@@ -266,14 +266,14 @@ class SentencePieceDecoder:
 
 
 def _piece_field(piece):
-    fields = [(1, BYTES, piece.text.encode()), (2, FIXED32, float_bytes(piece.score)), (3, VARINT, piece.kind)]
+    fields = [(1, BYTES, piece.text.encode()), (2, FIXED32, struct.pack("<f", piece.score)), (3, VARINT, piece.kind)]
     return 1, BYTES, write_fields(fields if piece.kind != NORMAL else fields[:2])
 
 
 def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True, prefix=True, model_type="bpe"):
     """A .model file with these pieces and LLaMA's trainer and normalizer options; model_type: of `MODEL_TYPES`."""
-    trainer = [(3, VARINT, MODEL_TYPES[model_type]), (4, VARINT, len(pieces)), (10, FIXED32, float_bytes(coverage)),
-               (25, VARINT, int(split_digits)), (26, VARINT, 1)]
+    trainer = [(3, VARINT, MODEL_TYPES[model_type]), (4, VARINT, len(pieces)),
+               (10, FIXED32, struct.pack("<f", coverage)), (25, VARINT, int(split_digits)), (26, VARINT, 1)]
     trainer += [(31, BYTES, piece.text.encode()) for piece in pieces if piece.kind == USER_DEFINED]
     trainer += [(35, VARINT, int(byte_fallback))]
     normalizer = [(1, BYTES, b"identity"), (2, BYTES, b""), (3, VARINT, int(prefix)), (4, VARINT, 0), (5, VARINT, 1)]

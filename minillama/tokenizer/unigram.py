@@ -121,10 +121,7 @@ class UnigramEncoder(PieceEncoder):
             if pieces[i][2] == USER_DEFINED:  # as SentencePiece 0.2.3 has it: better than any pieces of its letters
                 log_p[text] = float32(0.1 * (len(text.encode()) - 1))
         self.model = UnigramModel(log_p, min(normal, default=0.0) - UNKNOWN_PENALTY)
-
-    def segment(self, text):
-        """The pieces of a normalised text."""
-        return self.model.segment(text)
+        self.segment = self.model.segment
 
     def sample(self, text, alpha, draw):
         """The ids of a segmentation drawn by `UnigramModel.sample`."""

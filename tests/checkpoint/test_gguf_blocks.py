@@ -87,8 +87,8 @@ def decoding(name):
 MUTANTS = [
     Mutant(MODULE, "raw.reshape(len(raw), -1, 1, run) >> shifts",
            "raw.reshape(len(raw), 1, -1, run) >> shifts[:, None]", decoding("Q2_K")),
-    Mutant(MODULE, "(_fields(q, 4, 16).float() - 8)", "(_fields(q, 4, 16).float() - 7)", DECODING),
-    Mutant(MODULE, "(_fields(fifth, 1, 1) << 4)).float() - 16", "(_fields(fifth, 1, 4) << 4)).float() - 16",
+    Mutant(MODULE, "(16 if has_fifth else 8)", "(16 if has_fifth else 7)", DECODING),
+    Mutant(MODULE, "(_fields(fifth, 1, 1) << 4)", "(_fields(fifth, 1, 4) << 4)",
            decoding("Q5_0")),
     Mutant(MODULE, "_half(d) * (scales & 15).float(), _half(e) * (scales >> 4)",
            "_half(d) * (scales >> 4).float(), _half(e) * (scales & 15)", decoding("Q2_K")),
