@@ -25,13 +25,14 @@ from lessons.other_feedback import (
     n_answers,
     train_dpo,
 )
+from minillama.backends import use_kernels
 from minillama.checkpoint.pth import read_plain
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.system.files import atomic_write
 from minillama.tour.report import caption, section
-from minillama.tour.tour_rlhf import PENALIZED, fingerprint, use_fused_attention
+from minillama.tour.tour_rlhf import PENALIZED, fingerprint
 from minillama.train.sft import SftConfig, fine_tune
 
 DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
@@ -54,7 +55,7 @@ def alternatives_stage(report, model, tokenizer, feedback, reward_model, penaliz
     """Every way trained and examined -> {name: [(kl, score, measured, distinct), ...]}, last the one it ends with."""
     report.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
                "(lessons/other_feedback.py)")
-    task = use_fused_attention(model), reward_model, tokenizer, feedback, report.config.seed
+    task = use_kernels(model, "torch"), reward_model, tokenizer, feedback, report.config.seed
     ways = {"PPO": [row_of(penalized.after)]}
     settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(PENALIZED)}
     settings |= {"judge": fingerprint(reward_model), "policy": fingerprint(model), **feedback.key}

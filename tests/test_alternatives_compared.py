@@ -9,11 +9,12 @@ from test_tour_rlhf import a_model, tokenizer
 
 from bench import alternatives
 from bench.alternatives import WAYS, alternatives_stage, best_of_n, drawn_answers, kind_and_in_steps
+from minillama.backends import use_kernels
 from minillama.corpus import forum
 from minillama.rlhf.reward_model import RewardModel
 from minillama.tour import tour_rlhf
 from minillama.tour.tour import TourConfig, TourReport
-from minillama.tour.tour_rlhf import Feedback, feedback_stages, fingerprint, pairs_of, questions_of, use_fused_attention
+from minillama.tour.tour_rlhf import Feedback, feedback_stages, fingerprint, pairs_of, questions_of
 
 FIXTURES = (tokenizer,)  # of test_tour_rlhf, used here by name
 
@@ -62,7 +63,7 @@ def test_every_way_is_walked_and_shown_beside_ppos_path(walk):
 
 
 def test_best_of_one_is_the_mean_of_what_was_drawn_and_more_draws_score_higher(tokenizer):
-    model, judge = use_fused_attention(one_that_ends(tokenizer)), RewardModel(a_model(tokenizer, 1), 16).eval()
+    model, judge = use_kernels(one_that_ends(tokenizer), "torch"), RewardModel(a_model(tokenizer, 1), 16).eval()
     task = small()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alternatives, "BEST_OF", (1, 2, 4))

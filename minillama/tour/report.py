@@ -10,6 +10,7 @@ from minillama.system.files import atomic_write
 from minillama.system.terminal import visible
 
 PAGES = json.loads(Path(__file__).with_name("report_pages.json").read_text(encoding="utf-8"))
+ROWS = json.loads(Path(__file__).with_name("report_rows.json").read_text(encoding="utf-8"))
 PAGE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 
 

@@ -26,9 +26,9 @@ from minillama.system.files import atomic_write
 from minillama.system.memory import peak_memory
 from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tour import tour_pages as pages
-from minillama.tour.report import table, write_report
+from minillama.tour.report import ROWS, caption, table, write_report
 from minillama.tour.tour_config import TEXT_PIECES, TourConfig, check_inputs, code_digest
-from minillama.tour.tour_own import check_lengths, own_stages, skipped_part
+from minillama.tour.tour_own import check_lengths, own_stages
 from minillama.tour.tour_rlhf import feedback_stages, forum_feedback
 from minillama.tour.tour_sft import fine_tuning_stages
 from minillama.train.data import write_tokens
@@ -60,6 +60,12 @@ class TourReport:
                           "seconds": round(now - self.clock, 2), "module": module, "lesson": lesson})
         self.clock = now
         self.say(f"  {'pass' if passed else 'FAIL'}  expected {expected}; got {got}")
+
+    def measure(self, name, passed, **numbers):
+        """The row of that name in the words of report_rows.json, with these numbers."""
+        words = ROWS[name]
+        self.check(words["stage"], words["expected"].format(**numbers), words["got"].format(**numbers), passed,
+                   words["module"], words["lesson"])
 
     def skip(self, stage, why):
         """A number that cannot be had in this tour."""
@@ -138,9 +144,7 @@ def corpus_stage(report):
     entropy, n = mixture_entropy_bits(), len(train)
     mean = sum(document.bits for document in train) / n
     error = math.sqrt(sum((document.bits - mean) ** 2 for document in train) / n / n)
-    report.check("corpus", f"entropy {entropy:.2f} bits a document, within 4 standard errors ({4 * error:.2f})",
-                 f"mean -log2 p of {n} documents {mean:.2f}", abs(mean - entropy) < 4 * error,
-                 "minillama/corpus/grammar.py", "lessons/14_data.py")
+    report.measure("corpus", abs(mean - entropy) < 4 * error, entropy=entropy, within=4 * error, n=n, mean=mean)
     report.pages.append(pages.corpus_page(train, entropy, count_shared(train, held_out), len(held_out)))
     return train, held_out
 
@@ -155,9 +159,8 @@ def tokenizer_stage(report, train, held_out):
     ids = [tokenizer.encode(document.text) for document in held_out]
     same = sum(tokenizer.decode(i) == document.text for i, document in zip(ids, held_out, strict=True))
     characters = sum(len(document.text) for document in held_out)
-    report.check("tokenizer", f"{len(held_out)} of {len(held_out)} unseen documents come back letter for letter",
-                 f"{same}, at {characters / sum(map(len, ids)):.2f} characters a token", same == len(held_out),
-                 "minillama/tokenizer/bpe.py", "lessons/01_bpe.py")
+    report.measure("tokenizer", same == len(held_out), n=len(held_out), same=same,
+                   rate=characters / sum(map(len, ids)))
     report.pages.append(pages.tokenizer_page(tokenizer, held_out[0].text))
     return tokenizer
 
@@ -194,9 +197,7 @@ def pretrain_stage(report, tokenizer, train, held_out):
     model, tokens, history = train_or_load(report, "pretrain", shape, tokenizer, path, split, settings)
     nats, _ = model_nats(model, tokens, seq_len=settings.seq_len, stride=settings.seq_len // 2)
     bits, entropy = nats / math.log(2) / len(held_out), sum(document.bits for document in held_out) / len(held_out)
-    report.check("pretrain", f"at most 10 % above the entropy of the held-out documents ({entropy:.1f} bits each)",
-                 f"{bits:.1f} bits a document, {bits / entropy - 1:+.1%}", bits < 1.10 * entropy,
-                 "minillama/train/pretrain.py", "lessons/15_pretrain.py")
+    report.measure("pretrain", bits < 1.10 * entropy, entropy=entropy, bits=bits, above=bits / entropy - 1)
     report.pages += [pages.pretrain_page(history, tokens, held_out, entropy),
                    pages.attention_page(model, tokenizer, held_out[0].text)]
     return model
@@ -212,8 +213,8 @@ def talk_stage(report, model, tokenizer):
     good = sum(is_answer(question, answer) for question, answer in answers)
     for question, answer in answers[:3]:
         report.say(f"    {question}{answer}")
-    report.check("talk", f"at least {QUESTIONS * 3 // 4} of {QUESTIONS} answers are what the forum could have said",
-                 f"{good}", good >= QUESTIONS * 3 // 4, "minillama/generate.py", "lessons/13_generate.py")
+    least = QUESTIONS * 3 // 4
+    report.measure("talk", good >= least, least=least, n=QUESTIONS, good=good)
     report.pages.append(pages.talk_page(answers))
 
 
@@ -239,9 +240,8 @@ def text_stage(report, paths):
     model, tokens, history = train_or_load(report, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), pages.text_levels(split)
     level = pages.context(3) if paths is None else pages.context(2)
-    report.check("real text", f"fewer bits per character than a model of {level}: {levels[level]:.3f}",
-                 f"{ours:.3f} on {tokens.characters} unseen characters", ours < levels[level],
-                 "minillama/corpus/char_ngram.py", "lessons/14_data.py")
+    report.measure("real text", ours < levels[level], level=level, needed=levels[level], ours=ours,
+                   characters=tokens.characters)
     samples = pages.continuations(model, tokenizer, split[1])
     report.say("\n".join(f"    {given}{made}".replace("\n", "\n    ") for given, made in samples[:1]))
     report.pages.append(pages.text_page(name, history, tokens, levels, ours, samples))
@@ -253,15 +253,15 @@ def write_results(report, seconds):
     if (peak := peak_memory()) is None:
         report.skip("memory", "this system does not tell the peak of a process")
     else:  # a process that was larger before it set out has nothing to show
-        passed = peak < 1.5e9 or peak == report.peak_before
-        report.check("memory", "a peak below 1.5 GB", f"{peak / 1e9:.2f} GB", passed, "minillama/system/memory.py")
+        report.measure("memory", peak < 1.5e9 or peak == report.peak_before, peak=peak / 1e9)
     passed = sum(row["pass"] for row in report.rows)
     summary = f"{passed} of {len(report.rows)} numbers in their bands, {seconds:.0f} seconds, no download."
     with atomic_write(report.out / "report.json", "w") as file:
         json.dump({"version": minillama.__version__, "config": asdict(report.config), "seconds": round(seconds, 1),
                    "rows": report.rows, "skipped": report.skipped}, file, indent=1)
     write_report(report.out / "report.html", "From text to a talking LLaMA", summary,
-                 [*report.pages, table(report.rows), *skipped_part(report.skipped)])
+                 [*report.pages, table(report.rows),
+                  *(caption(f"Left out: {stage}: {why}.") for stage, why in report.skipped)])
     width = max(len(row["stage"]) for row in report.rows)
     report.say("")
     for row in report.rows:

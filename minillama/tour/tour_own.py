@@ -9,7 +9,6 @@ import zlib
 
 from minillama.rlhf.preferences import read_pairs, split_by_prompt
 from minillama.rlhf.train_reward import encode_pairs
-from minillama.tour.report import caption
 from minillama.tour.tour_pages import before_after_page
 from minillama.tour.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of
 from minillama.tour.tour_sft import FULL, TEMPLATE, Lessons, answers, tune_or_load
@@ -71,9 +70,7 @@ def own_sft_stage(report, model, tokenizer, records):
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
     full = tune_or_load(report, "sft", model, tokenizer, lessons, FULL)
-    report.check("fine-tuning", f"a lower loss on {len(held_out)} unseen answers than before",
-                 f"{before:.3f} to {full.loss:.3f} nats a token", full.loss < before, "minillama/train/sft.py",
-                 "lessons/19_sft.py")
+    report.measure("your answers", full.loss < before, n=len(held_out), before=before, after=full.loss)
     questions = [record.question for record in parts[1]][:4]
     report.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
                                                  answers(full.model, tokenizer, questions), strict=True))))
@@ -91,8 +88,3 @@ def own_feedback(pairs, tokenizer, context):
     longest = max(len(tokenizer.encode(text)) for pair in pairs for text in (pair.chosen, pair.rejected))
     return Feedback(train, held_out, practice, asked[:ASKED], {"pairs": zlib.crc32(repr(pairs).encode())},
                     max_new_tokens=min(longest + 2, LONGEST_ANSWER, room))
-
-
-def skipped_part(skipped):
-    """The lines of the report that say what was left out, and why."""
-    return [caption(f"Left out: {stage}: {why}.") for stage, why in skipped]

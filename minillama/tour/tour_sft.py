@@ -98,15 +98,13 @@ def sft_stage(report, model, tokenizer, lessons):
                f"(minillama/train/sft.py)\n    before: {before:.1f} bits an answer")
     full = tune_or_load(report, "sft", model, tokenizer, lessons, FULL)
     bits = lessons.bits_of(full.loss)
-    report.check("fine-tuning",
-                 f"at most {FULL_EXCESS:.1%} above the entropy of unseen answers ({lessons.bits:.1f} bits each)",
-                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}; before {before:.1f}",
-                 bits <= (1 + FULL_EXCESS) * lessons.bits, "minillama/train/sft.py", "lessons/19_sft.py")
+    report.measure("fine-tuning", bits <= (1 + FULL_EXCESS) * lessons.bits, most=FULL_EXCESS, entropy=lessons.bits,
+                   bits=bits, above=bits / lessons.bits - 1, before=before)
     questions = [question for question, _ in lessons.asked[:ASKED]]
     told = answers(full.model, tokenizer, questions)
     good = sum(ended and fits_question(question, text) for question, (text, ended) in zip(questions, told, strict=True))
-    report.check("answers", f"at least {ASKED * 7 // 8} of {ASKED} sampled answers fit their question and end by "
-                 "themselves", f"{good}", good >= ASKED * 7 // 8, "minillama/train/templates.py", "lessons/19_sft.py")
+    least = ASKED * 7 // 8
+    report.measure("answers", good >= least, least=least, n=ASKED, good=good)
     untuned = answers(model, tokenizer, questions[:4])
     report.pages.append(before_after_page(list(zip(questions, untuned, told, strict=False))))
     return full
@@ -120,13 +118,10 @@ def lora_stage(report, model, tokenizer, lessons, full):
     moved = abs(answer_loss(lora.model, lessons.held_out) - plain)
     unmerge_lora(lora.model)
     share = sum(p.numel() for p in lora.model.parameters() if p.requires_grad) / model.config.n_parameters()
-    bits, (low, high) = lessons.bits_of(lora.loss), LORA_ABOVE_FULL
-    report.check("LoRA", f"at most {LORA_EXCESS:.1%} above the entropy, {low} to +{high} nats a token from full "
-                 "tuning; merged, the loss moves by less than 1e-5",
-                 f"{bits:.2f} bits an answer, {bits / lessons.bits - 1:+.1%}, {lora.loss - full.loss:+.4f} nats; "
-                 f"{share:.0%} of the parameters; moved by {moved:.0e}",
-                 bits <= (1 + LORA_EXCESS) * lessons.bits and low <= lora.loss - full.loss <= high and moved < 1e-5,
-                 "minillama/peft/lora.py", "lessons/20_lora.py")
+    bits, distance, (low, high) = lessons.bits_of(lora.loss), lora.loss - full.loss, LORA_ABOVE_FULL
+    passed = bits <= (1 + LORA_EXCESS) * lessons.bits and low <= distance <= high and moved < 1e-5
+    report.measure("LoRA", passed, most=LORA_EXCESS, low=low, high=high, bits=bits, above=bits / lessons.bits - 1,
+                   distance=distance, share=share, moved=moved)
     return lora
 
 
@@ -138,10 +133,8 @@ def qlora_stage(report, model, tokenizer, lessons, full, lora):
     frozen = [p for p in qlora.model.parameters() if not p.requires_grad]
     same = frozen_fingerprint(qlora.model) == frozen_fingerprint(base.requires_grad_(False))
     distance = qlora.loss - lora.loss
-    report.check("QLoRA", f"within {QLORA_FROM_LORA} nats a token of LoRA, on a base of 4.1 bits a weight that keeps "
-                 "every byte and gets no gradient", f"{distance:+.4f} nats; base {'unchanged' if same else 'CHANGED'}",
-                 abs(distance) <= QLORA_FROM_LORA and same and all(p.grad is None for p in frozen),
-                 "minillama/quant/nf4.py", "lessons/24_qlora.py")
+    passed = abs(distance) <= QLORA_FROM_LORA and same and all(p.grad is None for p in frozen)
+    report.measure("QLoRA", passed, most=QLORA_FROM_LORA, distance=distance, base="unchanged" if same else "CHANGED")
     curves = {"full": full.history, "LoRA": lora.history, "QLoRA": qlora.history}
     report.pages += [tuning_page(curves, lessons, before), nf4_page(model)]
     return qlora
@@ -150,7 +143,7 @@ def qlora_stage(report, model, tokenizer, lessons, full, lora):
 def tune_or_load(report, name, model, tokenizer, lessons, config):
     """`model` fine-tuned in one of the three ways, trained now or found in the stage's folder -> Tuned."""
     config = replace(config, seed=report.config.seed)
-    learner = {"sft": copy_to_train, "lora": with_lora, "qlora": with_qlora}[name](model, config.seed)
+    learner = learner_of(name, model, config.seed)
     base = frozen_fingerprint(copy.deepcopy(model).requires_grad_(False))
     data = hashlib.sha256(repr((lessons.train, lessons.held_out)).encode()).hexdigest()
     folder = report.folder(name, train=asdict(config), lora=asdict(LORA), base=base, data=data)
@@ -170,7 +163,17 @@ def tune_or_load(report, name, model, tokenizer, lessons, config):
     return Tuned(learner, history)
 
 
-def copy_to_train(model, seed=0):
+def learner_of(name, model, seed):
+    """A copy of the model to be trained: whole, or by fresh adapters on all its linear layers, quantized for QLoRA."""
+    if name == "sft":
+        return copy_to_train(model)
+    learner = quantize_copy(model) if name == "qlora" else copy_to_train(model)
+    with own_random_state(seed, "cpu"):
+        add_lora(learner, LORA)
+    return learner
+
+
+def copy_to_train(model):
     """A copy to be trained, with the fused spelling of attention."""
     return use_kernels(copy.deepcopy(model).requires_grad_(True), "torch")
 
@@ -180,19 +183,6 @@ def quantize_copy(model):
     twin = copy_to_train(model)
     quantize_linears(twin)
     return twin
-
-
-def with_lora(model, seed, base=copy_to_train):
-    """A copy with fresh adapters on all linear layers."""
-    twin = base(model)
-    with own_random_state(seed, "cpu"):
-        add_lora(twin, LORA)
-    return twin
-
-
-def with_qlora(model, seed):
-    """Adapters on the quantized copy."""
-    return with_lora(model, seed, quantize_copy)
 
 
 def answers(model, tokenizer, questions, max_new_tokens=64):

@@ -99,7 +99,7 @@ def test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(answer
 def test_the_three_learners_train_what_they_say():
     torch.manual_seed(0)
     model = Transformer(preset("tiny", vocab_size=300)).eval()
-    full, lora, qlora = (make(model, 0) for make in (tour_sft.copy_to_train, tour_sft.with_lora, tour_sft.with_qlora))
+    full, lora, qlora = (tour_sft.learner_of(name, model, 0) for name in ("sft", "lora", "qlora"))
     assert all(p.requires_grad for p in full.parameters())
     for learner in (lora, qlora):
         names = {name for name, p in learner.named_parameters() if p.requires_grad}
@@ -277,6 +277,6 @@ MUTANTS = [
            lambda: test_an_answer_fits_if_the_forum_could_have_given_it_to_this_question(
                "Just fix the hat by the well. That is all.", False)),
     Mutant("minillama.tour.tour_sft", "    quantize_linears(twin)\n", "", test_the_three_learners_train_what_they_say),
-    Mutant("minillama.tour.tour_sft", "add_lora(twin, LORA)", 'add_lora(twin, replace(LORA, targets="attention.*"))',
-           test_the_three_learners_train_what_they_say),
+    Mutant("minillama.tour.tour_sft", "add_lora(learner, LORA)",
+           'add_lora(learner, replace(LORA, targets="attention.*"))', test_the_three_learners_train_what_they_say),
 ]

@@ -169,7 +169,7 @@ MUTANTS = [
           whole(packed=False)),
     plant(".gather(1, targets)[:, 0]", ".gather(1, targets.flip(0))[:, 0]", HEAD),
     plant("hidden_ND.split(rows)", "hidden_ND.detach().requires_grad_().split(rows)", HEAD),
-    plant("not head.weight.requires_grad and", "", TRAINED),
+    plant("type(head) is torch.nn.Linear and not", "not", TRAINED),
     Mutant("minillama.transformer", "hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT]", "hidden_BTD",
            whole()),
     plant("document_ids_BT[:, 1:] != document_ids_BT[:, :-1], IGNORE", "document_ids_BT[:, 1:] < 0, IGNORE", BLOCKS),
