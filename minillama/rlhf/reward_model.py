@@ -56,10 +56,10 @@ class RewardModel(nn.Module):
         everything and knows that nothing follows). mask_BT: bool, True on real tokens; padding may stand on both sides.
         The place comes from the mask, never from searching pad or EOS ids: in many models the two are the same.
         """
-        last_B = last_real_token(mask_BT)
-        tokens_BT, first_B = moved_left(tokens_BT, mask_BT)
+        tokens_BT, _ = moved_left(tokens_BT, mask_BT)
+        last_B = mask_BT.sum(-1) - 1
         hidden_BTD = self.body.hidden_states(tokens_BT)
-        hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B - first_B]
+        hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
         # The product in fp32: bf16 has 8 bits, and would tie texts that are close.
         scores_B = F.linear(at_least_fp32(hidden_BD), at_least_fp32(self.head.weight)).squeeze(-1)
         return (scores_B - self.mean) / self.deviation
@@ -86,15 +86,3 @@ def normalisation(scores):
     if deviation == 0.0:
         raise ValueError(f"all {scores.numel()} scores equal {scores[0].item()}: no spread to normalise")
     return scores.mean().item(), deviation
-
-
-def last_real_token(mask_BT):
-    """Index of the last True of each row, (B,). The real tokens of a row must be one unbroken run."""
-    if mask_BT.dtype != torch.bool or mask_BT.dim() != 2:
-        raise TypeError(f"the mask is {mask_BT.dtype} of shape {tuple(mask_BT.shape)}: expected bool, (B, T)")
-    T = mask_BT.shape[1]
-    last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)
-    first_B = mask_BT.int().argmax(-1)
-    if not (mask_BT.sum(-1) == last_B - first_B + 1).all():
-        raise ValueError("a row of the mask is empty or has a hole: its real tokens must stand side by side")
-    return last_B

@@ -20,7 +20,7 @@ from minillama.corpus import forum
 from minillama.system.files import require_regular
 from minillama.system.terminal import one_line
 from minillama.train.chat_template import template_function
-from minillama.train.sequence_loss import IGNORE, Sequence, TokenTexts, encode_segments
+from minillama.train.sequence_loss import IGNORE, Sequence, encode_segments
 from minillama.train.templates import alpaca
 
 LARGEST_FILE = 1 << 30  # bytes
@@ -270,9 +270,9 @@ def encode_records(records, template, tokenizer, max_length):
     A longer one is cut at its end and keeps what is learned before the cut (Alpaca's program does so too); one whose
     first answer lies behind the cut has no trainable token and is left out. ValueError if all are.
     """
-    sequences, cut, left_out, texts = [], 0, 0, TokenTexts(tokenizer)
+    sequences, cut, left_out = [], 0, 0
     for record in records:
-        whole = encode_segments(segments_of(record, template, tokenizer), tokenizer, texts)
+        whole = encode_segments(segments_of(record, template, tokenizer), tokenizer)
         sequence = Sequence(whole.tokens[:max_length], whole.labels[:max_length])
         if sequence.labels.count(IGNORE) == len(sequence.labels):
             left_out += 1

@@ -30,15 +30,14 @@ class Sequence:
             raise ValueError(f"{len(self.tokens)} tokens but {len(self.labels)} labels: one each")
 
 
-def encode_segments(segments, tokenizer, texts=None):
+def encode_segments(segments, tokenizer):
     """Tokens and labels of a list of segments (`templates.Segment`), a `Sequence`.
 
     All text between two control tokens is encoded in one call, so the model sees it cut as any text is cut; encoding
     the segments one by one would cut at their seams, and give LLaMA's tokenizer a leading space at each. Which token
     belongs to which segment follows from the characters the tokens decode to, one after another. A token is learned if
     it holds a learned character; so every character of an answer is learned, even where a tokenizer melts its first
-    into the prompt's last. texts: the tokenizer's `TokenTexts`, the fast way for many examples. Errors: ValueError for
-    an unknown control token, or text the tokenizer cannot give back.
+    into the prompt's last. ValueError for an unknown control token, or text the tokenizer cannot give back.
     """
     tokens, labels = [], []
     for stretch in _stretches(segments):
@@ -49,7 +48,7 @@ def encode_segments(segments, tokenizer, texts=None):
             behind = {"continues": True} if tokens and hasattr(tokenizer, "puts_space") else {}
             ids = tokenizer.encode(text, **behind)
             flags = [segment.learn for segment in stretch for _ in segment.text]
-            spans = token_spans(ids, text, tokenizer, bool(tokens), texts)
+            spans = token_spans(ids, text, tokenizer, bool(tokens))
             learned = [any(flags[start:end]) for start, end in spans]
         tokens += ids
         labels += [token if learn else IGNORE for token, learn in zip(ids, learned, strict=True)]
@@ -57,9 +56,15 @@ def encode_segments(segments, tokenizer, texts=None):
 
 
 def moved_left(tokens_BT, mask_BT):
-    """Rows whose real tokens (mask_BT, each row one unbroken run) begin at place 0, (B, longest row), and what each
-    moved by, (B,). Such rows need no mask: causality hides the padding behind them, and none of it takes a position."""
+    """Rows whose real tokens (mask_BT, bool, each row one unbroken run) begin at place 0, (B, longest row), and what
+    each moved by, (B,). Such rows need no mask: causality hides the padding behind them, and none of it takes a
+    position."""
+    if mask_BT.dtype != torch.bool or mask_BT.dim() != 2:
+        raise TypeError(f"the mask is {mask_BT.dtype} of shape {tuple(mask_BT.shape)}: expected bool, (B, T)")
     first_B = mask_BT.int().argmax(-1)
+    last_B = mask_BT.shape[1] - 1 - mask_BT.flip(-1).int().argmax(-1)
+    if not (mask_BT.sum(-1) == last_B - first_B + 1).all():
+        raise ValueError("a row of the mask is empty or has a hole: its real tokens must stand side by side")
     places_BT = first_B[:, None] + torch.arange(int(mask_BT.sum(-1).max()), device=tokens_BT.device)
     return tokens_BT.gather(1, places_BT.clamp(max=tokens_BT.shape[1] - 1)), first_B
 
@@ -88,59 +93,24 @@ def control_id(name, tokenizer):
     return known[name]
 
 
-def token_spans(ids, text, tokenizer, continues=False, texts=None):
+def token_spans(ids, text, tokenizer, continues=False):
     """[(start, end), ...]: the characters of `text` that each token holds, found by decoding token after token.
 
     A token that holds only some bytes of a character spans that character. Spans tile the text but for these.
-    texts: a `TokenTexts`, which is asked first.
     """
-    pieces = texts.pieces(ids, text, continues) if texts is not None else []
-    if not _is_same("".join(pieces), text):
-        decoder = _decoder(tokenizer, text, continues)
-        pieces = [decoder.push(token) for token in ids]
-        pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
-    if not _is_same("".join(pieces), text):
+    space = {"space_in_front": tokenizer.puts_space(text, continues)} if hasattr(tokenizer, "puts_space") else {}
+    decoder, spans, start = tokenizer.decoder(**space), [], 0
+    pieces = [decoder.push(token) for token in ids]
+    pieces[-1:] = [pieces[-1] + decoder.flush()] if pieces else []
+    # SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text.
+    if "".join(pieces).replace("\u2581", " ") != text.replace("\u2581", " "):
         raise ValueError(f"the tokenizer gives {''.join(pieces)[:60]!r} back for {text[:60]!r}: "
                          "characters it does not know, or rewrites, cannot be assigned to tokens. Use a "
                          "tokenizer with byte fallback and no normalising")
-    spans, start = [], 0
     for piece in pieces:
         spans.append((start, start + max(len(piece), 1)))
         start += len(piece)
     return spans
-
-
-def _is_same(decoded, text):
-    """SentencePiece writes spaces as U+2581, and gives a space back for one that stood in the text."""
-    return decoded.replace("\u2581", " ") == text.replace("\u2581", " ")
-
-
-def _decoder(tokenizer, text, continues):
-    """A decoder of what `tokenizer.encode` makes of this text."""
-    space = {"space_in_front": tokenizer.puts_space(text, continues)} if hasattr(tokenizer, "puts_space") else {}
-    return tokenizer.decoder(**space)
-
-
-class TokenTexts(dict):
-    """id -> the text that this token has behind others; none, or U+FFFD, for a part of a character."""
-
-    def __init__(self, tokenizer):
-        super().__init__()
-        self.tokenizer, self.front = tokenizer, tokenizer.encode("a")
-
-    def __missing__(self, token):
-        decoder = _decoder(self.tokenizer, "a", False)
-        for before in self.front:
-            decoder.push(before)
-        self[token] = decoder.push(token)
-        return self[token]
-
-    def pieces(self, ids, text, continues=False):
-        """The text of each token; where they make up the whole, they are what decoding one after another gives."""
-        decoder, pieces = _decoder(self.tokenizer, text, continues), []
-        while len(pieces) < len(ids) and not (pieces and pieces[-1]):  # the decoder may take a space from the first
-            pieces.append(decoder.push(ids[len(pieces)]))
-        return pieces + [self[token] for token in ids[len(pieces):]]
 
 
 def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):

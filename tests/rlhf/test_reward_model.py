@@ -10,11 +10,11 @@ from mutants import Mutant
 
 from minillama.rlhf.reward_model import (
     RewardModel,
-    last_real_token,
     normalisation,
     pair_accuracy,
     preference_loss,
 )
+from minillama.train.sequence_loss import moved_left
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # fp64, a handful of operations
 
@@ -170,12 +170,14 @@ def test_what_cannot_be_normalised_is_refused():
 
 
 def test_masks_without_a_single_run_are_refused():
-    assert last_real_token(torch.tensor([[True, True, False], [False, False, True]])).tolist() == [1, 2]
+    tokens = torch.arange(6).view(2, 3)
+    moved, first = moved_left(tokens, torch.tensor([[True, True, False], [False, True, True]]))
+    assert moved.tolist() == [[0, 1], [4, 5]] and first.tolist() == [0, 1]
     for wrong in ([False, False, False], [True, False, True]):
         with pytest.raises(ValueError, match="hole"):
-            last_real_token(torch.tensor([wrong]))
+            moved_left(tokens[:1], torch.tensor([wrong]))
     with pytest.raises(TypeError, match="int64"):
-        last_real_token(torch.ones(2, 2, dtype=torch.int64))
+        moved_left(tokens, torch.ones(2, 3, dtype=torch.int64))
 
 
 def test_losses_without_a_pair_are_refused():
@@ -197,9 +199,8 @@ MUTANTS = [
           "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
           test_preference_loss_stays_finite_for_any_difference),
     plant("+ 0.5 * (chosen == rejected)", "+ (chosen == rejected)", test_pair_accuracy_counts_a_tie_as_half),
-    plant("last_B = T - 1 - mask_BT.flip(-1).int().argmax(-1)", "last_B = mask_BT.sum(-1) - 1", PADDING),
-    plant("device=hidden_BTD.device), last_B - first_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
-    plant("last_B - first_B]", "last_B.clamp(max=hidden_BTD.shape[1] - 1)]", PADDING),
+    plant("last_B = mask_BT.sum(-1) - 1", "last_B = mask_BT.shape[1] - 1 - mask_BT.flip(-1).int().argmax(-1)", PADDING),
+    plant("device=hidden_BTD.device), last_B]", "device=hidden_BTD.device), -1]", PADDING),  # on a pad
     plant("self.body.hidden_states(tokens_BT)", "self.body.hidden_states(tokens_BT.roll(1, 1))", PADDING),
     plant("std=1.0 / math.sqrt(dim + 1)", "std=1.0 / (dim + 1)",
           test_the_head_starts_with_variance_one_over_d_plus_one),
