@@ -15,6 +15,8 @@ import lzma
 
 import numpy as np
 
+from minillama.bounds import Range, check
+
 UNICODE_SCALARS = 0x110000 - 2048  # code points without the surrogates
 
 
@@ -25,8 +27,7 @@ class CharNgram:
     """
 
     def __init__(self, order):
-        if not isinstance(order, int) or not 1 <= order <= 20:
-            raise ValueError(f"order {order!r} is not allowed: an integer from 1 to 20")
+        check("order", order, int, Range(1, 20))
         self.order = order
 
     def fit(self, text):

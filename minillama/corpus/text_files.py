@@ -10,6 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from minillama.bounds import Range, check
+
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".js", ".html", ".css", ".json", ".csv", ".tex")
 LONGEST_LINE = 1 << 20  # bytes; a longer one is read in such pieces
 DOCUMENT_BYTES = 1 << 18  # a document ends at the first line end after so many bytes
@@ -113,8 +115,7 @@ def split(documents, one_in=20, say=print):
     across, and copies that differ in case or spacing fall on one side (only the first of them is kept). Where a side
     would stay empty, the end of the text is held out (`sides`).
     """
-    if one_in < 2:
-        raise ValueError(f"one_in {one_in!r} is not allowed: at least 2, or nothing is left to train on")
+    check("one_in", one_in, int, Range(2))  # or nothing is left to train on
     first = {}
     for text in documents:
         first.setdefault(_digest(normalised(text)), text)

@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 
+from minillama.bounds import Range, check
 from minillama.train.sequence_loss import at_least_fp32, learned_losses, next_targets
 
 
@@ -28,10 +29,8 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
     label_smoothing: the share e in [0, 0.5) of pairs whose label is believed to be the wrong way round; the loss is
     then (1 - e) * loss + e * loss of the swapped pair, and its best difference is finite, log((1 - e) / e).
     """
-    if not 0.0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is {label_smoothing}: a share of wrong labels lies in [0, 0.5)")
-    if beta <= 0:
-        raise ValueError(f"beta is {beta}: it must be positive")
+    check("label_smoothing", label_smoothing, float, Range(0, below=0.5))
+    check("beta", beta, float, Range(1e-9))
     shapes = {tuple(x.shape) for x in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)}
     if len(shapes) != 1:
         raise ValueError(f"log-probabilities have shapes {sorted(shapes)}: expected one shape for all four")

@@ -2,6 +2,8 @@
 
 import torch
 
+from minillama.bounds import Range, check
+
 
 @torch.no_grad()
 def gae(rewards_BT, values_BT, mask_BT, gamma=1.0, lam=0.95):
@@ -21,7 +23,13 @@ def gae(rewards_BT, values_BT, mask_BT, gamma=1.0, lam=0.95):
     >>> gae(rewards, values, mask, lam=0.5)[0]
     tensor([[0.2500, 0.5000, 1.0000]])
     """
-    _check(rewards_BT, values_BT, mask_BT, gamma, lam)
+    shapes = [tuple(x.shape) for x in (rewards_BT, values_BT, mask_BT)]
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+        raise ValueError(f"rewards, values and mask have shapes {shapes}: expected one (batch, time)")
+    if mask_BT.dtype != torch.bool:
+        raise TypeError(f"the mask has dtype {mask_BT.dtype}: pass a bool tensor, True on real tokens")
+    check("gamma", gamma, float, Range(0, 1))
+    check("lam", lam, float, Range(0, 1))
     dtype = torch.promote_types(torch.promote_types(rewards_BT.dtype, values_BT.dtype), torch.float32)
     rewards_BT, values_BT = rewards_BT.to(dtype), values_BT.to(dtype)
     advantages_BT = torch.zeros_like(rewards_BT)
@@ -34,14 +42,3 @@ def gae(rewards_BT, values_BT, mask_BT, gamma=1.0, lam=0.95):
         advantages_BT[:, t] = next_advantage_B
     returns_BT = advantages_BT + values_BT
     return advantages_BT.masked_fill(~mask_BT, 0.0), returns_BT.masked_fill(~mask_BT, 0.0)
-
-
-def _check(rewards_BT, values_BT, mask_BT, gamma, lam):
-    shapes = [tuple(x.shape) for x in (rewards_BT, values_BT, mask_BT)]
-    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
-        raise ValueError(f"rewards, values and mask have shapes {shapes}: expected one (batch, time)")
-    if mask_BT.dtype != torch.bool:
-        raise TypeError(f"the mask has dtype {mask_BT.dtype}: pass a bool tensor, True on real tokens")
-    for name, number in (("gamma", gamma), ("lam", lam)):
-        if not 0.0 <= number <= 1.0:
-            raise ValueError(f"{name} is {number}: it must lie in [0, 1]")

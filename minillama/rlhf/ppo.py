@@ -23,10 +23,12 @@ import math
 
 import torch
 
+from minillama.bounds import Words, check
 from minillama.train.sequence_loss import at_least_fp32
 
-KL_ESTIMATORS = ("k1", "k2", "k3")
-SCORE_PLACES = ("eos", "pad", "every_token")
+KL_ESTIMATORS = Words(("k1", "k2", "k3"))
+SCORE_PLACES = Words(("eos", "pad", "every_token"))
+AVERAGES = Words(("tokens", "answers"))
 
 
 def masked_mean(x, mask):
@@ -67,8 +69,7 @@ def kl_estimate(log_p, log_q, estimator="k1"):
     k1 and k3 are unbiased. k1 has either sign: as a penalty in the reward its expected gradient is that of the true KL,
     so it is the default there. k3 is never negative and far less noisy where p and q are close: the one to log.
     """
-    if estimator not in KL_ESTIMATORS:
-        raise ValueError(f"KL estimator {estimator!r} is not known: choose one of {', '.join(KL_ESTIMATORS)}")
+    check("estimator", estimator, str, KL_ESTIMATORS)
     x = at_least_fp32(log_q) - at_least_fp32(log_p)
     if estimator == "k1":
         return -x
@@ -87,8 +88,7 @@ def token_rewards(score_B, log_prob_BT, ref_log_prob_BT, mask_BT, kl_coefficient
     score_limit: scores are cut to [-limit, limit]; None by default, as normalised scores
     (`RewardModel.normalise`) have no outliers worth hiding, and a cut hides a reward model gone wrong.
     """
-    if score_at not in SCORE_PLACES:
-        raise ValueError(f"score_at {score_at!r} is not known: choose one of {', '.join(SCORE_PLACES)}")
+    check("score_at", score_at, str, SCORE_PLACES)
     if not mask_BT.any(-1).all():
         raise ValueError("an answer without a real token has no place for its score: drop it from the batch")
     penalty_BT = kl_estimate(_blank(log_prob_BT, mask_BT), _blank(ref_log_prob_BT, mask_BT), estimator)
@@ -134,8 +134,7 @@ def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, 
     long answers weigh less, so that rambling is punished less than brevity). No gradient flows into the
     old log-probabilities or the advantages.
     """
-    if average not in ("tokens", "answers"):
-        raise ValueError(f"average {average!r} is not known: choose 'tokens' or 'answers'")
+    check("average", average, str, AVERAGES)
     ratio_BT = _ratio(log_prob_BT, old_log_prob_BT, mask_BT)
     if ratio_limit is not None:
         ratio_BT = ratio_BT.clamp(max=ratio_limit)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from minillama.bounds import check
 from minillama.rlhf.reward_model import pair_accuracy
-from minillama.train.data import is_held_out
+from minillama.train.data import FRACTION, is_held_out
 from minillama.train.records import json_values, text_field
 
 
@@ -52,8 +53,7 @@ def thread_pairs(thread, most=10, seed=0):
 
 def split_by_prompt(pairs, fraction):
     """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"held_out_fraction is {fraction}: it must lie between 0 and 1")
+    check("held_out_fraction", fraction, float, FRACTION)
     parts = [], []
     for pair in pairs:
         parts[is_held_out(pair.prompt, fraction)].append(pair)

@@ -1,10 +1,10 @@
 """Rollouts: answers that a model samples, kept with the places of their tokens, and their log-probabilities."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
+from minillama.bounds import Range, check
 from minillama.collate import pad_rows, real_tokens
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
@@ -52,10 +52,8 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
 
     An answer ends where its prompt and it fill the model's context, so that they can be scored as a whole.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature is {temperature}: it must be positive, greedy answers have no distribution")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: an answer needs at least 1")
+    check("temperature", temperature, float, Range(1e-9))  # greedy answers have no distribution
+    check("max_new_tokens", max_new_tokens, int, Range(1))
     prompts, context = [list(prompt) for prompt in prompts], model.config.max_seq_len
     if max(map(len, prompts), default=0) >= context:
         raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer in a context of "

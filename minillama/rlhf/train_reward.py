@@ -3,7 +3,6 @@
 import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
@@ -13,7 +12,7 @@ from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_l
 from minillama.train.resume import crc_of_texts, own_random_state, settings_of
 from minillama.train.sequence_loss import encode_segments
 from minillama.train.templates import question_answer
-from minillama.train.training_run import TrainingRun
+from minillama.train.training_run import TrainingConfig, TrainingRun
 
 STATE_FILE = "reward_state.pt"
 
@@ -64,10 +63,9 @@ class RewardRun(TrainingRun):
     def __init__(self, model, encoded, order, config, folder, facts):
         steps = len(order) // config.batch_size
         warmup = min(10, steps - 1) if config.warmup_steps is None else config.warmup_steps
-        rest = {"warmup_steps": warmup, "steps": steps, "min_lr_ratio": 0.1,
-                "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
-        schedule = SimpleNamespace(**asdict(config) | rest)
-        super().__init__(model, schedule, folder, {**facts, **settings_of(config)})
+        settings = asdict(config) | {"steps": steps, "warmup_steps": warmup, "eval_every": 0}
+        del settings["epochs"]
+        super().__init__(model, TrainingConfig(**settings), folder, {**facts, **settings_of(config)})
         self.encoded, self.order = encoded, order
 
     def losses(self, step):

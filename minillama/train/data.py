@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minillama.bounds import Range, check
 from minillama.corpus.text_files import sides
 from minillama.system.files import atomic_write
 from minillama.system.snapshot import opened
@@ -26,6 +27,7 @@ from minillama.system.terminal import tqdm
 MAGIC, VERSION = b"MLTOKENS", 1
 # Little-endian: magic, version, bytes per id (2 or 4), vocabulary size, ids, documents, their characters.
 HEADER = struct.Struct("<8sIIQQQQ")
+FRACTION = Range(1e-6, below=1)  # of the documents, to be held out
 DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
@@ -43,8 +45,7 @@ class Tokens:
             raise TypeError("ids must be a one-dimensional numpy array of integers, not a "
                             f"{type(self.ids).__name__} {getattr(self.ids, 'shape', '')} "
                             f"{getattr(self.ids, 'dtype', '')}")
-        if isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int) or self.vocab_size < 1:
-            raise ValueError(f"vocab_size is {self.vocab_size!r}: it must be a positive whole number")
+        check("vocab_size", self.vocab_size, int, Range(1))
 
     def __len__(self):
         return len(self.ids)
@@ -72,8 +73,7 @@ def write_train_and_held_out(folder, documents, tokenizer, held_out_fraction=0.0
     document keeps its side when others are added, removed or reordered. The share held out is right on
     average only; of too few documents the end is held out (`corpus.text_files.sides`), which is told with the progress.
     """
-    if not 0 < held_out_fraction < 1:
-        raise ValueError(f"held_out_fraction is {held_out_fraction!r}: it must lie between 0 and 1")
+    check("held_out_fraction", held_out_fraction, float, FRACTION)
     paths = [Path(folder) / "train.bin", Path(folder) / "held_out.bin"]
     with _token_writer(paths[0], tokenizer) as train, _token_writer(paths[1], tokenizer) as held_out:
         tell = partial(print, file=sys.stderr) if progress else lambda line: None

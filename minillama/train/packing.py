@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from minillama.bounds import Range, check
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -22,8 +24,7 @@ def pack(sequences, length, eos_id=None):
     in the next chunk without its beginning. `document_ids` serve the model and the loss when documents must not see one
     another; without them a token may look back into its neighbour, as in pretraining.
     """
-    if length < 2:
-        raise ValueError(f"length is {length}: a chunk needs two tokens, one to predict the other")
+    check("length", length, int, Range(2))  # one token predicts the other
     end = [] if eos_id is None else [eos_id]
     tokens, labels, documents = [], [], []
     for number, sequence in enumerate(sequences):

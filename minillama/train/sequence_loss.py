@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minillama.backends import backend_of
+from minillama.bounds import Words, check
 from minillama.collate import IGNORE
 
+REDUCTIONS = Words(("tokens", "sequences", "sum"))
 HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed
 
 
@@ -187,8 +189,7 @@ def _frozen_head_losses(hidden_ND, weight_VD, targets_N):
 
 def _reduced(losses_N, learned_BT, reduction):
     """One number of the losses of the learned tokens, row after row."""
-    if reduction not in ("tokens", "sequences", "sum"):
-        raise ValueError(f"reduction {reduction!r} is not known: choose 'tokens', 'sequences' or 'sum'")
+    check("reduction", reduction, str, REDUCTIONS)
     if reduction != "sum" and not learned_BT.any():
         raise ValueError("no token of this batch is learned (answers cut off?): the mean would be 0/0")
     if reduction != "sequences":

@@ -198,7 +198,7 @@ def test_the_split_depends_on_a_text_alone_and_shares_none():
     copies = split(texts + [text.upper().replace(" ", " \n ") for text in texts])
     assert copies == (train, held_out)
     assert normalised(" A\n b\t") == "a b"
-    with pytest.raises(ValueError, match="one_in 1"):
+    with pytest.raises(ValueError, match="one_in is 1"):
         split(texts, one_in=1)
 
 

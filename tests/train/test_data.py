@@ -137,7 +137,7 @@ def test_of_a_single_document_the_end_is_held_out(tmp_path, text):
 def test_an_impossible_split_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="too few"):
         write_train_and_held_out(tmp_path, [], Letters(), 0.1, progress=False)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="held_out_fraction is 1.0"):
         write_train_and_held_out(tmp_path, DOCUMENTS, Letters(), 1.0, progress=False)
     assert os.listdir(tmp_path) == []
 
