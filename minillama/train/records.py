@@ -27,6 +27,7 @@ LARGEST_FILE = 1 << 30  # bytes
 LONGEST_RECORD = 1 << 20  # bytes of JSON
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "bot": "assistant"}
+SPACE = re.compile(r"[ \t\r\n]*")  # what JSON takes for it
 SURROGATE = re.compile("[\ud800-\udfff]")
 WANTED = "instruction and output (Alpaca), messages (role, content), or conversations (from, value)"
 
@@ -113,7 +114,7 @@ def json_values(path):
         return
     place, line, counted = text.index("[") + 1, 1, 0
     while True:
-        place = _skip_space(text, place)
+        place = SPACE.match(text, place).end()
         line, counted = line + text.count("\n", counted, place), place
         if text[place:place + 1] == "]" and not text[place + 1:].strip():
             return
@@ -124,7 +125,7 @@ def json_values(path):
         except ValueError as error:  # a field given twice: the text around it is whole
             value, place = error, PLAIN.raw_decode(text, place)[1]
         yield line, _too_long(text[counted:place]) or value
-        place = _skip_space(text, place)
+        place = SPACE.match(text, place).end()
         if text[place:place + 1] == ",":
             place += 1
         elif text[place:place + 1] != "]":
@@ -138,17 +139,12 @@ def _too_long(text):
     return None
 
 
-def _skip_space(text, place):
-    while text[place:place + 1] in (" ", "\t", "\r", "\n"):
-        place += 1
-    return place
-
-
 def _once(pairs):
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ValueError(f"field {twice[0]!r} is given twice: keep one")
+    fields = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"field {name!r} is given twice: keep one")
+        fields[name] = value
     return fields
 
 

@@ -192,9 +192,12 @@ def own_random_state(seed, device):
 
 def random_state(device):
     """The states of torch's generators, CPU and device, as byte tensors."""
-    kind = torch.device(device).type
-    own = {"cuda": lambda: torch.cuda.get_rng_state(device), "mps": torch.mps.get_rng_state}.get(kind)
-    return {"cpu": torch.get_rng_state(), kind: own() if own else torch.get_rng_state()}
+    states, kind = {"cpu": torch.get_rng_state()}, torch.device(device).type
+    if kind == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif kind == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
 
 
 def set_random_state(saved, device):
