@@ -12,7 +12,6 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -215,7 +214,7 @@ class PPORun(ResumableRun):
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
         judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
         signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
-        super().__init__(ppo.config, folder and Path(folder), signature, ppo.config.iterations)
+        super().__init__(ppo.config, folder, signature, ppo.config.iterations)
 
     def advance(self):
         """One iteration -> score and KL in words."""

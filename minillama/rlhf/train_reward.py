@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
@@ -51,7 +50,7 @@ def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=questio
         order = torch.cat([torch.randperm(len(encoded))[:epoch * config.batch_size]
                            for _ in range(config.epochs)]).tolist()
     model.to(body.tok_embeddings.weight.device)
-    run = RewardRun(model, encoded, order, config, folder and Path(folder), facts)
+    run = RewardRun(model, encoded, order, config, folder, facts)
     return model, run.train(resume, progress)
 
 

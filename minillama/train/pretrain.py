@@ -7,7 +7,6 @@ same machine, torch and number of threads, because sums of floats depend on thei
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
@@ -60,7 +59,7 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     """
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])
-    history = PretrainRun(model, train_tokens, held_out_tokens, config, Path(out_dir), facts).train(resume, progress)
+    history = PretrainRun(model, train_tokens, held_out_tokens, config, out_dir, facts).train(resume, progress)
     if data_parallel.is_main_process():
         if tokenizer is None:
             save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files

@@ -4,9 +4,11 @@ The state is saved before the first step, every so many, where the run is asked 
 recorded reaches the disk before a state says that it is done.
 """
 
+import contextlib
 import json
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -32,7 +34,8 @@ class ResumableRun:
     needs: tuple[str, ...] = ("loss",)  # what each row of the metrics holds
 
     def __init__(self, config, folder, signature, end):
-        self.config, self.folder, self.signature, self.end = config, folder, signature, end
+        self.config, self.signature, self.end = config, signature, end
+        self.folder = None if folder is None else Path(folder)
         self.step, self.history, self.metrics = 0, [], None
         self.is_main = data_parallel.is_main_process()  # of several processes one writes
 
@@ -41,16 +44,12 @@ class ResumableRun:
         if self.folder is None and resume:
             raise ValueError("resume=True needs the folder that holds the run")
         with stop_requested() as request:
-            if self.folder is None:
-                self._steps(request, progress)
-                return self.history
-            self.resume(progress) if resume else self.start()
-            data_parallel.wait_for_all()
-            if not self.is_main:
-                self._steps(request, False)
-                return self.history
-            with open_to_append(self.folder / METRICS_FILE) as self.metrics:
-                self._steps(request, progress)
+            if self.folder is not None:
+                self.resume(progress) if resume else self.start()
+                data_parallel.wait_for_all()
+            writes = self.folder is not None and self.is_main
+            with open_to_append(self.folder / METRICS_FILE) if writes else contextlib.nullcontext() as self.metrics:
+                self._steps(request, progress and self.is_main)
         return self.history
 
     def start(self):

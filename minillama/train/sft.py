@@ -8,7 +8,6 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate, islice
-from pathlib import Path
 
 import torch
 
@@ -59,8 +58,7 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
         raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
     before, model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing
     try:
-        run = FineTuning(model, sequences, held_out, config, None if folder is None else Path(folder), stages, facts)
-        return run.train(resume, progress)
+        return FineTuning(model, sequences, held_out, config, folder, stages, facts).train(resume, progress)
     finally:
         model.gradient_checkpointing = before
         model.eval()
