@@ -73,13 +73,15 @@ def _imports(tests, name, above):
 
 @functools.cache
 def _named_in(path):
-    """Modules, and names in them, that a file imports."""
+    """Modules, and names in them, that a file imports, and modules that it names as the place of its planted faults."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("minillama."):
+            found.add(node.value)
     return frozenset(found)
 
 

@@ -54,6 +54,11 @@ def test_a_damaged_file_gets_one_clear_line(tmp_path):
             read_llama2c_vocab(content)
 
 
+def test_a_piece_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match=r"piece 3 \(b'\\xff\\xfe'\) is not UTF-8: not a llama2.c tokenizer.bin"):
+        read_llama2c_vocab(records((b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0), (b"\xff\xfe", 0.0)))
+
+
 def test_the_form_is_told_to_the_byte():
     assert looks_like_llama2c_vocab(SMALL)
     for end in range(len(SMALL)):

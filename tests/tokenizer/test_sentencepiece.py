@@ -2,13 +2,14 @@
 
 import pickle
 import random
+import struct
 
 import pytest
 from mutants import Mutant
 from tokenizer_texts import hand_made, own_model, processor, real_text, tiny_model, train_oracle
 
 from minillama.tokenizer import SentencePieceTokenizer, load_tokenizer, train_bpe
-from minillama.tokenizer.protobuf import read_fields, write_fields
+from minillama.tokenizer.protobuf import int32_of, read_fields, write_fields
 from minillama.tokenizer.sentencepiece import Piece, append_pieces
 
 
@@ -18,6 +19,11 @@ def test_saving_and_pickling_keep_the_file_byte_for_byte(tmp_path):
         tokenizer.save(tmp_path / "copy.model")
         assert (tmp_path / "copy.model").read_bytes() == model == pickle.loads(pickle.dumps(tokenizer)).model
         assert load_tokenizer(tmp_path / "copy.model").pieces == tokenizer.pieces
+
+
+def test_an_int32_is_the_low_half_of_its_varint_in_twos_complement():
+    for number in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32 + 5, 2**64 - 1, 2**64 - 2**31):
+        assert int32_of(number) == struct.unpack("<i", struct.pack("<Q", number)[:4])[0]
 
 
 def test_reading_and_writing_all_fields_gives_the_file_back(weights):

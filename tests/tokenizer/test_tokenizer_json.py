@@ -62,6 +62,31 @@ def test_whole_words_need_no_joining_where_the_file_says_so():
         assert len(ours) == wanted and ours == library().Tokenizer.from_str(text).encode("zq").ids
 
 
+def with_template(template):
+    theirs = trained(None)
+    names = [(name, theirs.token_to_id(name)) for name in ("<|endoftext|>", "<|im_start|>")]
+    theirs.post_processor = library().processors.TemplateProcessing(single=template, special_tokens=names)
+    return theirs
+
+
+@pytest.mark.parametrize(("template", "bos", "eos"), [
+    ("$A", False, False), ("<|im_start|> $A", True, False), ("$A <|endoftext|>", False, True),
+    ("<|im_start|> $A <|endoftext|>", True, True), ("<|endoftext|> $A <|endoftext|>", True, True)])
+def test_the_tokens_around_a_text_are_those_of_the_library(template, bos, eos):
+    theirs = with_template(template)
+    ours = read_tokenizer_json(theirs.to_str().encode())
+    assert (bool(ours.add_bos), bool(ours.add_eos)) == (bos, eos)
+    assert ours.encode("the cat", bos=bos, eos=eos) == theirs.encode("the cat").ids
+
+
+@pytest.mark.parametrize("template", [
+    "<|im_start|> <|im_start|> $A", "$A <|endoftext|> <|endoftext|>", "<|im_start|> <|im_start|> $A <|endoftext|>",
+    "<|im_start|> $A <|endoftext|> <|endoftext|>", "$A <|endoftext|> $A"])
+def test_more_tokens_than_one_on_a_side_of_a_text_are_refused(template):
+    with pytest.raises(ValueError, match="puts more around a text than one known token on either side"):
+        read_tokenizer_json(with_template(template).to_str().encode())
+
+
 def test_what_we_write_the_library_reads():
     source = read_tokenizer_json(trained([SINGLE_DIGITS, GPT2_WORDS]).to_str().encode())
     written = tokenizer_json(source)
