@@ -102,11 +102,8 @@ def run_parity(arguments):
 
 def run_weights(arguments):
     """Real weights for everyone (`real_weights.install_smollm2`), then their parity with transformers."""
-    from minillama.parity.parity_peers import parity
     from minillama.parity.real_weights import install_smollm2
 
     path = install_smollm2()
     print(path)
-    result = parity(path)
-    print(result)
-    return 0 if result.passed else 1
+    return run_parity(argparse.Namespace(model=path, against="transformers", record=None))

@@ -126,13 +126,16 @@ def add_tour(commands):
     tour.add_argument("--preferences", metavar="FILE", help="your own pairs, JSONL with prompt, chosen and rejected")
     tour.add_argument("--out", default="out/tour", metavar="DIR", help="where the report goes (default: %(default)s)")
     flags.add_fields(tour, TourConfig)
+    tour.set_defaults(kernels="auto")
 
 
 @claims("tour", "text", "sft", "preferences", run=True)
 def run_tour(arguments):
     """The whole tour (`tour.tour`); exit code 1 where a number missed its band."""
+    from minillama.cli.model_arguments import choose_kernels
     from minillama.tour.tour import TourConfig, tour
 
+    choose_kernels(arguments)
     return 0 if tour(arguments.out, arguments.text, flags.from_flags(TourConfig, arguments), arguments.sft,
                      arguments.preferences) else 1
 

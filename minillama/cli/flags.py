@@ -38,7 +38,7 @@ def add_fields(parser, config, **helps):
         else:
             options = {"type": parser_of(flag, kind, field.metadata.get("allowed"))}
         words = [helps[field.name]] if helps else []
-        words += [] if kind is bool else [f"default: {field.default}"]
+        words += [] if kind is bool else ["default: %(default)s"]
         parser.add_argument(flag, default=field.default, **options, help="; ".join(words) or None)
 
 

@@ -91,7 +91,7 @@ def choose_kernels(arguments):
     if getattr(arguments, "kernels", None) == "auto":
         begun = read_backend_of_run(arguments.out) if getattr(arguments, "resume", False) else None
         why = f"the run in {arguments.out} was begun with them" if begun else None
-        arguments.kernels, why = (begun, why) if begun else choose_fastest(arguments.device)
+        arguments.kernels, why = (begun, why) if begun else choose_fastest(getattr(arguments, "device", "cpu"))
         print(f"kernels: {arguments.kernels} ({why})", file=sys.stderr)
     functions(getattr(arguments, "kernels", "torch"))
 

@@ -156,7 +156,7 @@ def test_before_there_is_a_state_nothing_is_saved_and_what_writes_nothing_says_n
 
 def test_a_stopped_tour_says_that_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
     signal_at(monkeypatch, (TrainingRun, "advance"), 2, signal.SIGTERM)
-    words = ("tour", "--out", tmp_path, "--documents", 100, "--steps", 40, "--no-progress")
+    words = ("tour", "--out", tmp_path, "--documents", 100, "--steps", 40, "--no-progress", "--kernels", "torch")
     code, _, err = run(capsys, *words)
     assert code == 143
     assert err == ("minillama: interrupted: stopped after step 2 of 40: what is finished is kept in "

@@ -17,6 +17,7 @@ from mutants import Mutant
 
 from minillama.cli.command_line import build_parser
 from minillama.cli.flags import from_flags
+from minillama.cli.model_arguments import choose_kernels
 from minillama.corpus import stdlib_docs
 from minillama.corpus.forum import threads
 from minillama.tour import tour as tour_module
@@ -173,6 +174,7 @@ def test_the_longer_run_of_the_readme_needs_fewer_bits_than_a_model_of_5_charact
     """The command, its result and the level that it beats stand in one paragraph of the README."""
     shown = re.search(r"`python3 run.py (tour --text-steps[^`]*)`.*?(\d\.\d+) bits.*?(\d\.\d+)", README, flags=re.S)
     arguments = build_parser("tour").parse_args([*shown[1].split(), "--no-progress"])
+    choose_kernels(arguments)
     report = TourReport(tmp_path, from_flags(TourConfig, arguments))
     text_stage(report, None)
     level = text_levels(stdlib_docs.train_and_held_out())[context(5)]
