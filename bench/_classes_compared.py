@@ -45,14 +45,14 @@ def labelled(seed, n, tokenizer, split):
     return rows
 
 
-def classifier(way, base, seed):
+def classifier(way, base, seed, classes=None):
     """A copy of the base with a head of classes, and what else the way trains."""
     from minillama.peft.p_tuning_v2 import PrefixClassifier
     from minillama.peft.prompt_tuning import add_prompt
     from minillama.train.resume import own_random_state
 
     with own_random_state(seed, "cpu"):
-        made = PrefixClassifier(copy.deepcopy(base), SIZE, len(CLASSES))
+        made = PrefixClassifier(copy.deepcopy(base), SIZE, classes or len(CLASSES))
         if way != "p-tuning-v2":
             made.model.virtual_tokens = None
         if way == "prompt and head":

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 RATES = (2e-3, 1e-2, 5e-2)  # factors of five, for every method
 FACTS, UNSEEN = 128, 64  # questions that are learned, and others, whose answers nobody knows
 STEPS, BATCH, SIZE = 150, 16, 8  # SIZE: rank, virtual tokens, inner width of an adapter and of the ladder
@@ -59,8 +59,8 @@ def tokenizer_of_all():
     return train_bpe([document.text for document in mixture(0, 900)], 512)
 
 
-def base_of(out, tokenizer):
-    """The pretrained model, made once and kept in `out`."""
+def base_of(out, tokenizer, width=SHAPE["dim"]):
+    """The pretrained model, made once and kept in `out`; its feed-forward layers grow with the width."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -74,7 +74,8 @@ def base_of(out, tokenizer):
 
     path = Path(out) / "base.pt"
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(**SHAPE), torch_attention)
+    shape = SHAPE | {"dim": width, "hidden_dim": SHAPE["hidden_dim"] * width // SHAPE["dim"]}
+    model = Transformer(ModelConfig(**shape), torch_attention)
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()

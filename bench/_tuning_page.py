@@ -45,8 +45,8 @@ last training losses, p-tuning-v2 tells {long_v2:.0f} % and a soft prompt {long_
 
 {advice}
 
-What is missing: {not_run}five seeds (there are {seeds}), sequence labelling and extraction, few data against full data,
-and prompt tuning over several widths of model. Where the rate is the highest of the sweep, a method might do better
+What is missing: {not_run}sequence labelling and extraction, few data against full data, and prompt tuning over several
+widths of model. Where the rate is the highest of the sweep, a method might do better
 beyond it.
 
 """

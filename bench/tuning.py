@@ -87,7 +87,7 @@ def made():
 
 def main(argv=None):
     chosen = _rounds.options(__doc__, argv, lambda parser: (
-        parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 2, with --tour 0 to 4"),
+        parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4"),
         parser.add_argument("--methods", nargs="+", choices=compared.RACE, help="default: all"),
         parser.add_argument("--tour", action="store_true", help="the tour's three tunings instead"),
         parser.add_argument("--record", action="store_true", help="write bench/tuning.json and docs/tuning.md"),
