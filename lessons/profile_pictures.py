@@ -2,11 +2,12 @@
 
 `sectors(p, title)` and `banks(p, title)` draw the first request of the access that has the most requests; op="load" or
 "store", line=12 and kernel="part of a name" choose among accesses. `lanes(p, title)` draws a whole warp's time.
+`fragments`, `matrix_banks` and `stages` show what feeds tensor cores (lesson 39).
 """
 
 from collections import defaultdict
 
-from minillama.plots import CONTEXT, CONTRAST, OURS, figure
+from minillama.plots import CONTEXT, CONTRAST, INK, OURS, WIDTH, column_of_panels, figure
 
 
 def most_requested(profile, line=None, space=None, op=None, kernel=None):
@@ -64,3 +65,67 @@ def _grid(title, label, access, place_of, fold):
     last = fold - 1 if fold else max(column(place) for place in places)
     axes.set(xlim=(-0.8, max(last, 7) + 0.8), ylim=(32, -1), yticks=(0, 8, 16, 24, 31))
     return picture
+
+
+def fragments(title, A, B, C, lane):
+    """Which lane holds which number of a product by mma.sync: A and C as {(row, column): lane}, B as {(column, row):
+    lane}. B stands above C and A left of C, as on paper; a cell is two neighbours, those of `lane` are in contrast."""
+    picture, axes = figure(title, figsize=(WIDTH, 5.6))
+    up = {(row // 2, column): L for (column, row), L in B.items()}
+    across = [{(row, column // 2): L for (row, column), L in matrix.items()} for matrix in (A, C)]
+    for cells, left, top, wide in ((up, 8.6, 0, 0.5), (across[0], 0, 8.8, 1), (across[1], 8.6, 8.8, 1)):
+        for (row, column), L in cells.items():
+            corner, mine = (left + column * wide, top + row), L == lane
+            axes.add_patch(_cell(corner, wide, CONTRAST if mine else "none"))
+            axes.text(corner[0] + wide / 2, corner[1] + 0.54, str(L), ha="center", va="center",
+                      color="white" if mine else INK)
+    words = "The number of the lane\nthat holds two neighbours:\nof a row in A and C,\nof a column in B."
+    axes.text(0, 4, words, color=INK, va="center")
+    for name, x, y in (("A", 0, 8.5), ("B", 8.2, 0.9), ("C", 8.2, 9.7)):
+        axes.text(x, y, name, color=INK, fontweight="bold", ha="left" if name == "A" else "right")
+    axes.set(xlim=(-0.1, 12.7), ylim=(24.9, -0.1))
+    axes.axis("off")
+    return picture
+
+
+def matrix_banks(title, profiles):
+    """{name: profile} one above the other: the banks of the 8 rows that `ldmatrix` reads first, as one matrix; banks in
+    which rows meet are in contrast."""
+    picture, panels = column_of_panels(title, ["row"] * len(profiles))
+    for axes, (name, profile) in zip(panels, profiles.items(), strict=True):
+        rows = most_requested(profile, space="shared", op="load").offsets[:8]
+        banks = [[(start // 4 + word) % 32 for word in range(4)] for start in rows]
+        for row, four in enumerate(banks):
+            meet = sum(bank == four[0] for others in banks for bank in others) > 1
+            axes.scatter(four, [row] * 4, marker="s", s=40, color=CONTRAST if meet else OURS, linewidths=0)
+        axes.lines[0].remove()  # the zero of the iterations
+        axes.text(31.5, 0.2, name, color=INK, ha="right", va="center")
+        axes.set(xlim=(-0.8, 31.8), ylim=(7.8, -0.8), yticks=(0, 3, 7), xticks=(0, 8, 16, 24, 31))
+    panels[-1].set_xlabel("bank")
+    return picture
+
+
+def stages(title, order, copies, reads):
+    """{name: "cc...rr..."}, a warp's copies and reads of shared memory in their order, one panel each: when each tile is
+    copied, with so many copies, and read, with so many reads."""
+    picture, panels = column_of_panels(title, [f"tile, {name}" for name in order])
+    for axes, steps in zip(panels, order.values(), strict=True):
+        axes.lines[0].remove()
+        for kind, each, colour in (("c", copies, CONTRAST), ("r", reads, OURS)):
+            places = [n for n, step in enumerate(steps) if step == kind]
+            for tile in range(len(places) // each):
+                mine = places[tile * each:(tile + 1) * each]
+                axes.barh(tile + 1, mine[-1] - mine[0] + 1, left=mine[0], color=colour, height=0.6)
+        tiles = len([step for step in steps if step == "c"]) // copies
+        axes.set(ylim=(tiles + 0.6, 0.4), yticks=range(1, tiles + 1), xlim=(0, len(steps)))
+        if axes is panels[0]:
+            axes.text(copies / 2, 1.9, "copied", color=CONTRAST, ha="left", va="center")
+        axes.text(steps.index("r") + 1, 1, "read", color="white", ha="left", va="center")
+    panels[-1].set_xlabel("memory requests of the first warp, in order")
+    return picture
+
+
+def _cell(corner, wide, colour):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, wide, 1, facecolor=colour, edgecolor=CONTEXT, linewidth=0.6)
