@@ -106,8 +106,8 @@ def matrix_banks(title, profiles):
 
 
 def stages(title, order, copies, reads):
-    """{name: "cc...rr..."}, a warp's copies and reads of shared memory in their order, one panel each: when each tile is
-    copied, with so many copies, and read, with so many reads."""
+    """{name: "cc...rr..."}, a warp's copies and reads of shared memory in their order, one panel each: when each tile
+    is copied, with so many copies, and read, with so many reads."""
     picture, panels = column_of_panels(title, [f"tile, {name}" for name in order])
     for axes, steps in zip(panels, order.values(), strict=True):
         axes.lines[0].remove()

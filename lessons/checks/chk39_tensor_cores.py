@@ -1,5 +1,5 @@
-"""Checks of exercise 39: fragments as the instruction wants them, rows spread over the banks, and a kernel whose products
-all run on tensor cores, without a race or a bank conflict."""
+"""Checks of exercise 39: fragments as the instruction wants them, rows spread over the banks, and a kernel whose
+products all run on tensor cores, without a race or a bank conflict."""
 
 import torch
 
@@ -16,15 +16,16 @@ HINTS = {
         "Two neighbouring rows fill a line of 32 banks. So rows 0, 2, 4, 6 must differ, and rows 1, 3, 5, 7.",
     ),
     "kernel": (
-        "A tile has two moments: before it is read, all copies into it must have arrived (cp_async_wait), and all threads "
-        "know it (a barrier); and nobody may still read what a copy overwrites.",
+        "A tile has two moments: before it is read, all copies into it must have arrived (cp_async_wait), and all "
+        "threads know it (a barrier); and nobody may still read what a copy overwrites.",
         "What is not in the matrix is neither read nor written: `wanted` is 0 there, and a store has a guard.",
         "Which rows and columns does each lane name for ldmatrix, and which hold its sums? Compare with the lesson.",
         "K beyond a tile: the sums go on, the stage changes, and columns beyond K are zeros.",
     ),
     "products": ("Every 16 columns of a warp's 16 rows with 8 of w are one mma.sync, and each is done once.",),
     "moved": (
-        "Eight rows that ldmatrix reads at once must lie in different banks: swizzle where you copy and where you read.",
+        "Eight rows that ldmatrix reads at once must lie in different banks: swizzle where you copy and where you "
+        "read.",
         "A block copies its 64 rows of x and of w once for each 64 columns.",
         "One barrier a tile is enough if the next tile goes to the other stage.",
     ),
