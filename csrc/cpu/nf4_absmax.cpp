@@ -68,14 +68,14 @@ void nf4_absmax(const NF4& w, int64_t begin, int64_t end, float* absmax) {
   absmax_plain(w, begin, end, absmax);
 }
 
-void nf4_absmax_of_row(const NF4& w, int64_t row, int64_t piece, float* absmax) {
-  const int64_t pieces = w.columns / piece, in_block = w.block_size / piece, begin = row * pieces;
-  if (in_block == 1) return nf4_absmax(w, begin, begin + pieces, absmax);
-  for (int64_t p = 0, next; p < pieces; p = next) {
-    const int64_t block = (begin + p) / in_block;
-    next = std::min(pieces, (block + 1) * in_block - begin);
-    nf4_absmax(w, block, block + 1, absmax + p);
-    std::fill(absmax + p, absmax + next, absmax[p]);
+void nf4_absmax_of_rows(const NF4& w, int64_t first, int64_t rows, int64_t piece, float* absmax) {
+  const int64_t pieces = w.columns / piece, in_block = w.block_size / piece;
+  const int64_t begin = first * pieces, end = begin + rows * pieces;
+  if (in_block == 1) return nf4_absmax(w, begin, end, absmax);
+  for (int64_t p = begin, next; p < end; p = next) {
+    next = std::min(end, (p / in_block + 1) * in_block);
+    nf4_absmax(w, p / in_block, p / in_block + 1, absmax + p - begin);
+    std::fill(absmax + p - begin, absmax + next - begin, absmax[p - begin]);
   }
 }
 

@@ -42,7 +42,7 @@ namespace {
 struct Strip {
   const uint8_t* codes;
   int64_t row_bytes;
-  const float* absmax;  // one for each piece, rows `absmax_row` apart; one more is read after an odd number of pieces
+  const float* absmax;  // one for each piece, rows `absmax_row` apart; one more is read where pieces are odd
   int64_t absmax_row;
   const float* x;  // (chunks, M, kMatvecChunk)
   int64_t pieces;
@@ -236,12 +236,12 @@ static float number_of_y(const NF4& w, const float* absmax, const float* x, int6
 
 void nf4_matvec(const NF4& w, const std::vector<float>& x, int64_t M, int64_t begin, int64_t end, float* y,
                 int64_t y_row) {
-  const int64_t absmax_row = w.columns / kNF4Piece + 1;
+  const int64_t absmax_row = w.columns / kNF4Piece;
   std::vector<float> absmax(kGroup * absmax_row + 1, 0.0f);
   float sums[kGroup * kMost * kLanes];
   for (int64_t first = begin; first < end; first += kGroup) {
     const int64_t rows = std::min(kGroup, end - first);
-    for (int64_t r = 0; r < rows; ++r) nf4_absmax_of_row(w, first + r, kNF4Piece, &absmax[r * absmax_row]);
+    nf4_absmax_of_rows(w, first, rows, kNF4Piece, absmax.data());
     for (int64_t m = 0; m < M; m += kMost) {
       const int64_t taken = std::min<int64_t>(kMost, M - m);
       const float* together = line_in(x) + size_of(m, w.columns);
