@@ -10,6 +10,7 @@ learn:
     python3 run.py book            all lessons as pages to read offline
     python3 run.py docs            the docstrings of every module as pages (needs pdoc, and says so)
 use, train, convert, verify:
+    python3 run.py clean-corpus    keep of raw text what is worth learning from, and say what went
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
 test and measure:
@@ -63,6 +64,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "lesson" and "--seeds" in rest:
         return call(PYTHON, ROOT / "tools" / "lesson_seeds.py", *rest)
+    if verb == "clean-corpus":
+        return call(PYTHON, ROOT / "tools" / "clean_corpus.py", *rest)
     if verb == "docs":
         return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 14 · Data
-# Covers: `minillama/train/data.py`, `tests/train/test_data.py`
+# Covers: `minillama/corpus/cleaning.py`, `minillama/corpus/minhash.py`, `minillama/train/data.py`
 # Needs: 01, 02
 # Time: 6 s
 # Teaches: duplicates, shingles, MinHash, heuristic and n-gram filters, mixture, packing
@@ -174,6 +174,17 @@ kept, removed["near copies"] = sieve(kept, [i in near for i in range(len(kept))]
 for name, counts in removed.items():
     print(f"{name:13} removed {dict(counts)}")
 print("left:", Counter(kind for _, kind in kept))
+
+# The library has the same tools, for files larger than memory: `run.py clean-corpus`.
+from minillama.corpus.cleaning import CleaningRules, find_fault, hash_words
+from minillama.corpus.minhash import find_near_duplicates, hash_runs
+from minillama.corpus.minhash import signature as sign
+
+bad = [find_fault(text, CleaningRules(min_words=10), ("latin",)) for text, _ in web]
+theirs, faults = sieve(web, bad)
+of_all = np.array([sign(hash_runs(hash_words(text), 5)) for text, _ in theirs])
+theirs, copies = sieve(theirs, find_near_duplicates(of_all, similarity=0.6) >= 0)
+assert faults["junk"] == copies["copy"] == 40 and copies["near copy"] >= 38
 
 # %% figure
 from minillama.plots import CONTEXT, OURS, figure, show

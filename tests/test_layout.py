@@ -22,7 +22,7 @@ EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"}}  # what on
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds "
                     "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives "
-                    "tuning_page").split()
+                    "tuning_page clean_corpus corpus_shards").split()
 TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_command_line",
                     **dict.fromkeys(("protobuf", "sentencepiece_training"), "by test_sentencepiece, test_unigram"),
                     "simt_commands": "by test_cuda_program", "tokenizer_commands": "by test_command_line",
@@ -149,7 +149,7 @@ def test_the_forward_pass_and_the_package_keep_their_budgets():
     for path in modules():
         part = {"simt": "the emulator", "course": "the course"}.get(path.parent.name, "the rest")
         parts[part] += lines_in(path)
-    assert parts["the emulator"] <= 1350 and parts["the course"] <= 1450 and parts["the rest"] <= 17997, parts
+    assert parts["the emulator"] <= 1350 and parts["the course"] <= 1450 and parts["the rest"] <= 18260, parts
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():

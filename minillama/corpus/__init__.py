@@ -9,7 +9,7 @@ import random
 from minillama.corpus import forum, stories
 from minillama.corpus.grammar import Document, Grammar
 
-FLOOR = 0  # imports from its own floor or a lower one
+FLOOR = 2  # imports from its own floor or a lower one
 __all__ = ["Document", "mixture", "mixture_entropy_bits", "mixture_log2_probability", "count_shared"]
 
 GRAMMAR = Grammar({"document": ["{story}", "{question} {answer}"]} | stories.RULES | forum.RULES, start="{document}")
