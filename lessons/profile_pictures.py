@@ -74,9 +74,13 @@ def fragments(title, A, B, C, lane):
     up = {(row // 2, column): L for (column, row), L in B.items()}
     across = [{(row, column // 2): L for (row, column), L in matrix.items()} for matrix in (A, C)]
     for cells, left, top, wide in ((up, 8.6, 0, 0.5), (across[0], 0, 8.8, 1), (across[1], 8.6, 8.8, 1)):
+        rows, columns = (1 + max(numbers) for numbers in zip(*cells, strict=True))
+        axes.vlines([left + i * wide for i in range(columns + 1)], top, top + rows, color=CONTEXT, linewidth=0.6)
+        axes.hlines([top + i for i in range(rows + 1)], left, left + columns * wide, color=CONTEXT, linewidth=0.6)
         for (row, column), L in cells.items():
             corner, mine = (left + column * wide, top + row), L == lane
-            axes.add_patch(_cell(corner, wide, CONTRAST if mine else "none"))
+            if mine:
+                axes.add_patch(_cell(corner, wide, CONTRAST))
             axes.text(corner[0] + wide / 2, corner[1] + 0.54, str(L), ha="center", va="center",
                       color="white" if mine else INK)
     words = "The number of the lane\nthat holds two neighbours:\nof a row in A and C,\nof a column in B."

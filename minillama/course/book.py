@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from minillama.course import recording
-from minillama.course.lesson import COURSE, FOLDER, PARTS, lessons, neighbours, read
+from minillama.course.lesson import FOLDER, NAMES, PARTS, lessons, neighbours, read
 from minillama.course.prose import math_text
 from minillama.system.files import atomic_write
 
@@ -156,7 +156,7 @@ def index_page(folder=FOLDER):
 
 def _row(number, path):
     if path is None:
-        name = COURSE[number][3:].replace("_", " ")
+        name = NAMES[number][3:].replace("_", " ")
         return f'<li class="planned"><span class="no">{number:02}</span> {name} <span class="time">planned</span></li>'
     lesson = read(path)
     return (f'<li><span class="no">{number:02}</span> <a href="{path.stem}.html">{html.escape(lesson.title)}</a>'

@@ -23,6 +23,7 @@ from minillama import plots
 FOLDER = Path(__file__).resolve().parents[2] / "lessons"
 _PARTS = json.loads(Path(__file__).with_name("course.json").read_text(encoding="utf-8"))
 COURSE = [name for names in _PARTS.values() for name in names]  # written or planned
+NAMES = {int(name[:2]): name for name in COURSE}  # by number
 PARTS = {part: [int(name[:2]) for name in names] for part, names in _PARTS.items()}  # numbers of a part's lessons
 HEADER = ("Covers", "Needs", "Time", "Teaches", "Paper")  # lines of the first cell, in this order
 
