@@ -175,6 +175,7 @@ for name, counts in removed.items():
     print(f"{name:13} removed {dict(counts)}")
 print("left:", Counter(kind for _, kind in kept))
 
+# %% library
 # The library has the same tools, for files larger than memory: `run.py clean-corpus`.
 from minillama.corpus.cleaning import CleaningRules, find_fault, hash_words
 from minillama.corpus.minhash import find_near_duplicates, hash_runs
