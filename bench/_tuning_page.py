@@ -2,6 +2,7 @@
 
 import statistics
 
+import _conditions_page
 import _methods_compared
 import _rounds
 import _survey
@@ -41,12 +42,12 @@ token. A third is chance.
 Virtual tokens learn slowly. After {long_class_steps} steps, on seed {first} alone, at the best of the same rates by the
 last training losses, p-tuning-v2 tells {long_v2:.0f} % and a soft prompt {long_prompt:.0f} %.
 
+{conditions}
 ## Which method for my data and my memory?
 
 {advice}
 
-What is missing: {not_run}sequence labelling and extraction, few data against full data, and prompt tuning over several
-widths of model. Where the rate is the highest of the sweep, a method might do better
+{not_run}Where the rate is the highest of the sweep, a method might do better
 beyond it.
 
 """
@@ -147,7 +148,18 @@ def methods_section(part):
                           rates=", ".join(f"{rate:g}" for rate in settings["rates"]), first=settings["seeds"][0],
                           seeds=len(settings["seeds"]), table=methods_table(part), classes=class_table(part),
                           advice=advice(part), long_v2=long_v2, long_prompt=long_prompt,
-                          not_run=f"runs of {', '.join(not_run)}; " if not_run else "")
+                          not_run=f"Missing: runs of {', '.join(not_run)}. " if not_run else "",
+                          conditions=_conditions_page.section(part, markdown, spread))
+
+
+def few_data_clause(part, added):
+    """What a few questions teach: the method whose answers to unseen ones are the least surprising."""
+    rows, few = part["conditions"]["data"], part["settings"]["few"]
+    unseen = {name: statistics.mean(_conditions_page.column(rows, "unseen", method=name, count=few))
+              for name in ("none", "full", *added)}
+    best = min(unseen, key=unseen.get)
+    yield (f"**Little data**: behind {few} questions {best} has {unseen[best]:.2f} nats on unseen ones, full tuning "
+           f"{unseen['full']:.2f}, the base {unseen['none']:.2f}.")
 
 
 def advice(part):
@@ -182,6 +194,7 @@ def advice(part):
         f"{mean['full']['unseen']:.2f}.",
         f"**What was known before must stay**: with {calm} in place the loss on the old text moves least, by "
         f"{mean[calm]['forgot']:+.3f} nats; full tuning moves it by {mean['full']['forgot']:+.3f}, for good.",
+        *few_data_clause(part, added),
         f"**Classes of texts**: p-tuning-v2 tells {classes['p-tuning-v2']:.0f} %, a soft prompt "
         f"{classes['prompt and head']:.0f} %, a head alone {classes['head alone']:.0f} %, full tuning "
         f"{classes['full and head']:.0f} %; over {part['settings']['long_class_steps']} steps p-tuning-v2 comes to "

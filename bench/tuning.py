@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 
 import _classes_compared as classes_compared
+import _conditions_compared as conditions_compared
+import _labels_compared as labels_compared
 import _methods_compared as compared
 import _rounds
 import _tuning_page
@@ -49,13 +51,17 @@ def methods_part(chosen):
     names = [name for name in compared.RACE if name in (chosen.methods or compared.RACE)]
     runs, classes = compared.race(out, seeds, names), classes_compared.understanding(out, seeds)
     [costs] = compared.kept(Path(out) / "costs.json", compared.costs, out)
-    settings = {"seeds": seeds, "rates": compared.RATES, "facts": compared.FACTS, "unseen": compared.UNSEEN,
-                "steps": compared.STEPS, "batch": compared.BATCH, "size": compared.SIZE,
+    rows = summary(runs, costs, names, seeds)
+    rates = {row["method"]: row["rate"] for row in rows if row["rate"]}
+    other = {"data": conditions_compared.data_runs(out, rates), "shown": conditions_compared.few_shot_runs(out),
+             "widths": conditions_compared.width_runs(out), "labels": labels_compared.label_runs(out)}
+    settings = {"seeds": seeds, "few": conditions_compared.FEW, "rates": compared.RATES, "facts": compared.FACTS,
+                "unseen": compared.UNSEEN, "steps": compared.STEPS, "batch": compared.BATCH, "size": compared.SIZE,
                 "class_steps": classes_compared.CLASS_STEPS, "class_texts": classes_compared.CLASS_TEXTS,
                 "long_class_steps": classes_compared.LONG_CLASS_STEPS,
                 "model": compared.SHAPE, "example": compared.example(seeds[0])}
     return {"settings": settings, "runs": runs, "class_runs": classes, "longer": classes_compared.longer(out),
-            "summary": summary(runs, costs, names, seeds),
+            "summary": rows, "conditions": other,
             "classes": [class_summary(classes, way, seeds) for way in classes_compared.WAYS]}
 
 
@@ -95,6 +101,8 @@ def main(argv=None):
     if chosen.small:
         compared.make_small()
         classes_compared.make_small()
+        conditions_compared.make_small()
+        labels_compared.make_small()
     if chosen.small and (chosen.tour or chosen.record):
         raise SystemExit("--small shows that the race runs: leave out --tour and --record")
     part = "tour" if chosen.tour else "methods"

@@ -11,6 +11,7 @@ from mutants import Mutant
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "bench"))
 _survey, _tuning_page = pytest.importorskip("_survey"), pytest.importorskip("_tuning_page")
+_conditions_page = pytest.importorskip("_conditions_page")
 RECORD = json.loads((ROOT / "bench" / "tuning.json").read_text(encoding="utf-8"))
 SUMMARY = {row["method"]: row for row in RECORD["methods"]["summary"]}
 CLASSES = {row["method"]: row for row in RECORD["methods"]["classes"]}
@@ -71,6 +72,47 @@ def test_p_tuning_v2_tells_classes_better_than_a_soft_prompt_and_ten_points_bett
     assert v2 >= prompt + 0.1
 
 
+CONDITIONS = RECORD["methods"]["conditions"]
+
+
+def of_data(name, count, column):
+    return statistics.mean(_conditions_page.column(CONDITIONS["data"], column, method=name, count=count))
+
+
+def test_every_condition_ran_on_three_seeds_at_the_rates_of_the_main_table():
+    for rows in CONDITIONS.values():
+        assert len({row["seed"] for row in rows}) >= 3
+    few, facts = (RECORD["methods"]["settings"][name] for name in ("few", "facts"))
+    for name in set(SUMMARY) - {"none"}:
+        rows = [row for row in CONDITIONS["data"] if row["method"] == name and row["count"] in (few, facts)]
+        assert len(rows) >= 6 and {row["rate"] for row in rows} == {SUMMARY[name]["rate"]}
+
+
+def test_of_few_questions_a_soft_prompt_learns_the_form_and_full_tuning_the_answers():
+    few = RECORD["methods"]["settings"]["few"]
+    assert of_data("prompt", few, "unseen") < of_data("none", few, "unseen") < of_data("full", few, "unseen")
+    assert of_data("full", few, "exact") == 1 and of_data("prompt", few, "exact") < 0.2
+    shown = {row["count"]: row["unseen"] for row in CONDITIONS["shown"] if row["seed"] == 0}
+    assert sorted(shown, key=shown.get) == sorted(shown), "examples in the prompt only confuse this base"
+
+
+def test_a_soft_prompt_gains_by_the_width_of_its_model_and_full_tuning_needs_none():
+    def told(width, way):
+        rows = _conditions_page.chosen([row for row in CONDITIONS["widths"] if row["width"] == width], way)
+        return statistics.mean(row["accuracy"] for row in rows)
+
+    prompts = [told(width, "prompt and head") for width in (32, 64, 128)]
+    assert prompts == sorted(prompts) and prompts[2] > prompts[0] + 0.1
+    assert min(told(width, "full and head") for width in (32, 64, 128)) > 0.98
+
+
+def test_spans_are_found_by_full_tuning_then_p_tuning_v2_then_a_soft_prompt_and_not_by_a_head():
+    told = {key: statistics.mean(shares) for key, shares in _conditions_page.label_shares(CONDITIONS["labels"]).items()}
+    spans = [told["spans", way] for way in ("head alone", "prompt and head", "p-tuning-v2", "full and head")]
+    assert spans == sorted(spans) and spans[0] < 0.3 and spans[3] > 0.98
+    assert told["labels", "head alone"] > 0.95, "as the page says: the task is too easy to tell ways apart"
+
+
 def test_t5_xxl_has_the_published_number_of_weights():
     """11,135,332,352 as transformers counts google/t5-v1_1-xxl; a T5 of one layer and width 2 by hand."""
     assert _survey.t5_parameters(**_survey.T5_XXL) == 11_135_332_352 and 5 * _survey.T5_XXL["dim"] == 20_480
@@ -95,6 +137,8 @@ def test_65b_takes_above_780_gb_in_full_and_below_48_by_qlora():
 
 
 MUTANTS = [
+    Mutant("_conditions_page", "row[\"seed\"] == max(row[\"seed\"] for row in found)", "row[\"seed\"] == 0",
+           test_spans_are_found_by_full_tuning_then_p_tuning_v2_then_a_soft_prompt_and_not_by_a_head),
     Mutant("_survey", "8 * dim**2 + 3 * dim", "4 * dim**2 + 3 * dim", test_t5_xxl_has_the_published_number_of_weights),
     Mutant("_survey", "(2 + 2 + 8)", "(2 + 2 + 4)", test_65b_takes_above_780_gb_in_full_and_below_48_by_qlora),
     Mutant("_survey", "math.ceil(share", "math.floor(share", test_counts_at_7b_are_those_of_the_formulas),
