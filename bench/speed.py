@@ -49,6 +49,10 @@ GOALS = (
     Goal(r"^attention.*forward, against SDPA", "T=4096 .*float32", 1.0),
     Goal(r"^attention.*backward, against SDPA", r"T=(256|512|1024) .*float32", 1.3),
     Goal(r"^attention.*backward, against cast", "bfloat16", 1.5),
+    Goal(r"^training step.*against transformers", "", 1.2),
+    Goal(r"^training step.*against torch.compile", "", 1.0),
+    Goal(r"^LoRA.*against peft", "256 tokens", 1.1),
+    Goal(r"^QLoRA.*against peft", " 64 tokens", 1.6),
 )
 
 

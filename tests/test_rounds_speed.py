@@ -66,6 +66,31 @@ def test_every_benchmark_that_it_runs_is_there_or_was_left_out_on_purpose():
     assert {name for name, _ in speed.RUNS} - {"training"} <= {path.stem for path in BENCH.glob("[!_]*.py")}
 
 
+def decoded(what):
+    """(tokens a second, ratio to the peer) of a row of decoding in docs/speed.md."""
+    (row,) = [line.split("|") for line in (BENCH.parent / "docs" / "speed.md").read_text(encoding="utf-8").splitlines()
+              if line.startswith(f"| decoding, CPU time, engine {what} |")]
+    return first_number(row[3].strip()), first_number(row[5].strip())
+
+
+def test_the_readmes_say_the_ratios_of_the_page():
+    of_peer = {name: f"{decoded(row)[1]:.1f}" for name, row in {
+        "fp32": "fp32, against transformers fp32", "NF4": "NF4, against bitsandbytes NF4",
+        "head": "NF4, head int8, against bitsandbytes NF4",
+        "int8": "NF4 x int8 activations, head int8, against llama.cpp Q4_0"}.items()}
+    gain = decoded("NF4 x int8 activations, head int8, against llama.cpp Q4_0")[0] / decoded(
+        "NF4, head int8, against llama.cpp Q4_0")[0]
+    english, chinese = (" ".join((BENCH.parent / name).read_text(encoding="utf-8").split())
+                        for name in ("README.md", "README.zh.md"))
+    for words in (f"{of_peer['fp32']} times as fast as `transformers` in fp32",
+                  f"in NF4 {of_peer['NF4']} times as fast as `bitsandbytes` ({of_peer['head']} with `--head int8`)",
+                  f"{of_peer['int8']} of the speed of llama.cpp's Q4_0", f"{gain:.1f} times as fast as exact products"):
+        assert words in english, words
+    for words in (f"`transformers` 的 {of_peer['fp32']} 倍", f"`bitsandbytes` 的 {of_peer['NF4']} 倍",
+                  f"`--head int8` 是 {of_peer['head']} 倍", f"llama.cpp Q4_0 的 {of_peer['int8']}"):
+        assert words in chinese, words
+
+
 MUTANTS = [
     Mutant("bench.speed", "measured >= goal.wanted", "measured > goal.wanted",
            test_a_goal_is_met_where_its_column_has_at_least_the_number),
