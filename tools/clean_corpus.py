@@ -149,7 +149,7 @@ def find_faults(shard, boilerplate, cleaning):
             if room > 0:
                 sample.append(text)
                 room -= len(text)
-    return {"reasons": np.array(reasons, "U64").reshape(-1, 2), "sample": np.array("\0".join(sample)),
+    return {"reasons": np.array(reasons, "U32").reshape(-1, 2), "sample": np.array("\0".join(sample)),
             "signatures": np.array(signatures, np.uint32).reshape(-1, HASHES)}
 
 
@@ -157,7 +157,7 @@ def _join_near_duplicates(judged, similarity):
     """The (reason, detail) of all documents, an array for each shard: now also of near-duplicates of an earlier one."""
     reasons = np.concatenate([part["reasons"] for part in judged])
     kept = np.flatnonzero(reasons[:, 0] == "")
-    earlier = find_near_duplicates(np.concatenate([part["signatures"] for part in judged]), similarity)
+    earlier = find_near_duplicates(np.concatenate([part.pop("signatures") for part in judged]), similarity)
     copies = earlier >= 0
     reasons[kept[copies], 0] = "near copy"
     reasons[kept[copies], 1] = [f"of document {kept[other] + 1}" for other in earlier[copies]]
