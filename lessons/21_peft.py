@@ -58,7 +58,7 @@ for name in ("lora", *METHODS):
     counts[name] = sum(p.numel() for _, p in trained)
     moved[name] = (model(text) - base(text)).abs().max().item()
 for name in sorted(counts, key=branches.get):
-    print(f"{branches[name]:18} {name:16} {counts[name]:6,} numbers, "
+    print(f"{branches[name]:18} {name:16} {counts[name]:6,} parameters, "
           f"output moved at the start: {moved[name]:.2g}")
 
 # %% [markdown] formula
@@ -237,8 +237,8 @@ record = json.loads(path.read_text())["methods"]
 found = {row["method"]: row for row in record["summary"] if row["trained"]}
 exact = {name: sum(row["exact"]) / len(row["exact"]) for name, row in found.items()}
 told = {row["method"]: row["accuracy"] for row in record["longer"]}  # highest rate last
-picture, axes = figure("Answers by heart need numbers to hold them",
-                       "numbers trained, % of the model", "answers known, %")
+picture, axes = figure("Answers by heart need parameters to hold them",
+                       "trainable parameters, % of the model", "answers known, %")
 for name, row in found.items():
     place, colour = (100 * row["share"], 100 * exact[name]), OURS
     axes.plot(*place, "o", color=colour)
