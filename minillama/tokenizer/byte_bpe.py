@@ -84,8 +84,8 @@ class ByteBpeTokenizer(Tokenizer):
         return byte_encoder(self, ranges(), map(KNOWN_PATTERNS.index, self.words)) if known else None
 
     @functools.cached_property
-    def _patterns(self):  # groups, so that `split` keeps what they match
-        return [regex.compile(pinned(f"({pattern})")) for pattern in self.words]
+    def _patterns(self):
+        return [regex.compile(pinned(pattern)) for pattern in self.words]
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "_compiled"}
@@ -110,7 +110,7 @@ class ByteBpeTokenizer(Tokenizer):
             return self._compiled.split(text)
         pieces = [text] if text else []
         for pattern in self._patterns:
-            pieces = [part for piece in pieces for part in pattern.split(piece) if part]
+            pieces = [part for piece in pieces for part in _isolate(pattern, piece)]
         return pieces
 
     def _word_ids(self, word):
@@ -203,3 +203,12 @@ class ByteDecoder:
         shown = self._utf8.decode(b"", True)
         self._utf8.reset()
         return shown
+
+
+def _isolate(pattern, text):
+    """The matches of the pattern, and what lies between them, in order; `split` would add what its groups match."""
+    place, parts = 0, []
+    for match in pattern.finditer(text):
+        parts += [text[place:match.start()], match[0]]
+        place = match.end()
+    return [part for part in [*parts, text[place:]] if part]

@@ -5,6 +5,7 @@ All of them are paths through a lattice, `lattice[end] = [(start, log p), ...]`:
 each place. A character that is no piece is an edge too, worth less than any piece.
 """
 
+import heapq
 import math
 from array import array
 from itertools import pairwise
@@ -42,6 +43,10 @@ class UnigramModel:
         """
         return parts(text, best_path(self.lattice(text)))
 
+    def n_best(self, text, n):
+        """The n most probable segmentations: [(log p, pieces), ...], the best first."""
+        return [(score, parts(text, path)) for score, path in best_paths(self.lattice(text), n)]
+
     def sample(self, text, alpha, draw):
         """A segmentation drawn with probability proportional to p ** alpha. alpha is an inverse temperature: 0 draws
         all segmentations alike, infinity would take the best. draw: `random.Random`."""
@@ -71,6 +76,15 @@ def best_path(lattice):
     while path[-1]:
         path.append(back[path[-1]])
     return path[::-1]
+
+
+def best_paths(lattice, n):
+    """The n best paths as [(log p, places), ...]: each place keeps the n best ways to reach it."""
+    ways = [[(0.0, (0,))]]
+    for end in range(1, len(lattice)):
+        found = [(total + score, (*path, end)) for start, score in lattice[end] for total, path in ways[start]]
+        ways.append(heapq.nlargest(n, found))
+    return ways[-1]
 
 
 def log_sum(terms):

@@ -134,6 +134,14 @@ def test_both_backends_name_a_missing_byte_alike_and_take_any_id():
     assert said[0] == said[1] and "0x63" in said[0]
 
 
+@pytest.mark.parametrize(("pattern", "pieces"), [
+    (r"[ab]+", ["x", "abb", "xy", "a"]), (r"(a|b)+", ["x", "abb", "xy", "a"]), (r"(?P<name>a)b", ["x", "ab", "bxya"])])
+def test_a_text_is_cut_into_matches_and_what_lies_between_whatever_groups_a_pattern_has(pattern, pieces):
+    tokenizer = ByteBpeTokenizer({bytes([byte]): byte for byte in range(256)}, {}, [pattern])
+    assert tokenizer.split("xabbxya") == pieces
+    assert tokenizer.decode(tokenizer.encode("xabbxya")) == "xabbxya"
+
+
 @built
 def test_a_pattern_that_the_core_does_not_know_is_pythons():
     tokenizer = ByteBpeTokenizer({b"a": 0, b"aa": 1}, {}, ["aa?"])
@@ -161,6 +169,9 @@ def test_a_tokenizer_can_be_pickled_and_used_by_several_threads():
 
 
 MUTANTS = [
+    Mutant("minillama.tokenizer.byte_bpe", "match[0]]", "*match.groups()]",
+           lambda: test_a_text_is_cut_into_matches_and_what_lies_between_whatever_groups_a_pattern_has(
+               r"(a|b)+", ["x", "abb", "xy", "a"])),
     Mutant("minillama.tokenizer.bpe", "len(parts[left]) + len(parts[right]) != length:", "False:",
            test_the_heap_joins_what_looking_everywhere_joins),
     Mutant("minillama.tokenizer.bpe", "consider(previous[left], left)", "pass",

@@ -50,6 +50,16 @@ def test_the_best_segmentation_is_the_best_of_all():
         assert scores[tuple(model.segment(text))] == max(scores.values())
 
 
+def test_the_n_best_are_the_n_best_of_all():
+    draw = random.Random(2)
+    for _ in range(40):
+        model, text = random_model(draw), "".join(draw.choices("abc", k=draw.randrange(1, 9)))
+        everything = sorted((score for score, _ in segmentations(model, text)), reverse=True)
+        found = model.n_best(text, 5)
+        assert [score for score, _ in found] == everything[:5] and len({*map(str, found)}) == len(found)
+        assert found[0][0] == math.fsum(model.log_p.get(piece, model.unknown) for piece in model.segment(text))
+
+
 def test_the_likelihood_and_the_probability_of_each_piece_are_sums_over_all_segmentations():
     draw = random.Random(3)
     for _ in range(40):
@@ -158,6 +168,7 @@ MODEL = "minillama.tokenizer.unigram"
 MUTANTS = [
     Mutant(MODEL, "if best[-1] > best[end]:", "if best[-1] >= best[end]:", lambda: check_ids(0, 400)),
     Mutant(MODEL, "self.unknown))", "0.0))", test_the_best_segmentation_is_the_best_of_all),
+    Mutant(MODEL, "heapq.nlargest(n, found)", "heapq.nlargest(n, found)[:2]", test_the_n_best_are_the_n_best_of_all),
     Mutant(MODEL, "math.exp(sums[start] + score + rest - sums[size])", "math.exp(score + rest - sums[size])",
            test_the_likelihood_and_the_probability_of_each_piece_are_sums_over_all_segmentations),
     Mutant(MODEL, "self.ids(self.model.sample(self.normalize(text), alpha,", "self.ids(self.model.sample(text, alpha,",
