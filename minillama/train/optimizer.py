@@ -81,10 +81,13 @@ class AdamW:
     @torch.no_grad()
     def load_state_dict(self, state):
         """Go on from a saved state. ValueError, and nothing changed, where it belongs to other parameters."""
-        theirs, ours = ([tuple(t.shape) for t in tensors] for tensors in (state["m"], self.parameters))
-        if theirs != ours:
-            raise ValueError(f"the saved m has shapes {theirs}, the parameters {ours}: load the state into the model "
-                             "it was saved with")
+        for key in ("m", "v"):
+            theirs, ours = ([tuple(t.shape) for t in tensors] for tensors in (state[key], getattr(self, key)))
+            if theirs != ours:
+                raise ValueError(f"the saved {key} has shapes {theirs}, the parameters {ours}: "
+                                 "load the state into the model it was saved with")
+        if len(state["steps"]) != len(self.steps) or len(state["fp32_weights"]) != len(self.weights):
+            raise ValueError(f"the saved state counts {len(state['steps'])} tensors, not {len(self.steps)}")
         for i, (weight, copy) in enumerate(zip(self.weights, state["fp32_weights"], strict=True)):
             self.m[i].copy_(state["m"][i])
             self.v[i].copy_(state["v"][i])

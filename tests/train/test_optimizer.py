@@ -125,6 +125,20 @@ def test_the_state_of_another_model_is_refused():
         AdamW(others).load_state_dict(AdamW(ours).state_dict())
 
 
+@pytest.mark.parametrize("damage", [
+    {"v": [torch.ones(1, 1), torch.ones(1)]}, {"m": [torch.ones(3, 2), torch.ones(5)]}, {"v": [torch.ones(3, 2)]},
+    {"steps": [7]}, {"fp32_weights": []}], ids=str)
+def test_a_damaged_state_is_refused_and_nothing_changes(damage):
+    """Shapes that would spread over the right ones, too."""
+    weights = [torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))]
+    adamw = AdamW(weights)
+    state, before = adamw.state_dict(), str(adamw.state_dict())
+    changed = {"m": [torch.full((3, 2), 5.0), torch.full((2,), 5.0)], "steps": [7, 7]}
+    with pytest.raises(ValueError, match="saved (m|v) has shapes|counts"):
+        adamw.load_state_dict({**state, **changed, **damage})
+    assert str(adamw.state_dict()) == before
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_weights_follow_an_fp32_copy_that_keeps_small_steps(dtype):
     """200 steps of 1e-5 on a weight of 1: each alone would round away (half an ulp of bfloat16 at 1 is 2e-3)."""
@@ -208,6 +222,8 @@ MUTANTS = [
             "        root = torch._foreach_sqrt(v)\n", test_a_step_is_the_papers_algorithm),
     _mutant("torch._foreach_add_(root, self.eps)", "pass", test_a_step_is_the_papers_algorithm),
     _mutant("gradients, gradients, 1 - self.betas[1])", "gradients, gradients, 1.0)", fifty_steps),
+    _mutant('for key in ("m", "v"):', 'for key in ("m",):', lambda: test_a_damaged_state_is_refused_and_nothing_changes(
+        {"v": [torch.ones(1, 1), torch.ones(1)]})),
     _mutant("self.steps = list(state[\"steps\"])", "pass", test_a_saved_state_goes_on_bit_for_bit),
     _mutant("self.v[i].copy_(state[\"v\"][i])", "pass", test_a_saved_state_goes_on_bit_for_bit),
     _mutant("p.detach().float()", "p",
