@@ -2,6 +2,7 @@
 was cut, shared or interrupted."""
 
 import json
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -143,6 +144,29 @@ def test_nothing_finished_is_overwritten_and_no_text_is_refused(corpus, tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no text in"):
         clean(tmp_path / "empty", tmp_path / "other")
+
+
+@pytest.mark.parametrize("flag", ["word_list", "reference", "good"])
+def test_files_to_judge_by_are_looked_at_before_any_work(corpus, tmp_path, flag):
+    for path, words in ((tmp_path / "nothing", "No such file"), (tmp_path, "give the path of a file")):
+        with pytest.raises((ValueError, OSError), match=words):
+            clean_corpus.clean_corpus([corpus], tmp_path / "out", Cleaning(RULES, **{flag: str(path)}))
+    (tmp_path / "empty").write_text(" \n")
+    with pytest.raises(ValueError, match="the list of words is empty"):
+        clean_corpus.clean_corpus([corpus], tmp_path / "out", Cleaning(RULES, word_list=str(tmp_path / "empty")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_refused_and_what_is_written_is_not_read(corpus, tmp_path):
+    os.mkfifo(corpus / "pipe.txt")
+    with pytest.raises(ValueError, match="give the path of a file"):
+        clean(corpus, tmp_path / "out")
+    (corpus / "pipe.txt").unlink()
+    (corpus / "out").mkdir()
+    (corpus / "out" / "old.txt").write_text("Something.")
+    with pytest.raises(ValueError, match="choose an --out apart from --text"):
+        clean(corpus, corpus / "out")
 
 
 def test_a_reference_judges_its_own_languages_and_the_corpus_the_others(tmp_path):

@@ -56,6 +56,7 @@ def test_lines_of_jsonl_are_documents(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("a.txt", b"good\n\nb\xffd\n", "byte 6 is not UTF-8"),
     ("a.jsonl", b'{"text": "x"}\n[1]\n', 'byte 14 is no JSON object with a "text"'),
+    ("a.txt", b"good\n\na\0b", "byte 6 holds a zero byte"), ("a.jsonl", b'{"text": "\\ud800"}', "byte 0 holds half a"),
     ("a.jsonl", b'{"text": 7}\n', "byte 0 is no JSON"), ("a.jsonl", b'{"txt": ""}', "byte 0 is no JSON"),
     ("a.jsonl", b"[" * 100_000, "byte 0 is no JSON"), ("a.jsonl", b'{"text": "\xff"}', "byte 0 is not UTF-8")])
 def test_what_is_no_text_is_refused_with_its_place(tmp_path, name, content, words):

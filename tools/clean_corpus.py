@@ -45,7 +45,7 @@ from minillama.corpus.cleaning import (
 )
 from minillama.corpus.minhash import HASHES, SHINGLE, find_near_duplicates, hash_runs, hash_word, signature
 from minillama.system.claim import claims
-from minillama.system.files import atomic_write
+from minillama.system.files import atomic_write, require_regular
 from minillama.system.interrupts import Terminated, raise_on_signals
 from minillama.system.terminal import explain, guard_streams, tell, tqdm
 
@@ -74,6 +74,12 @@ def clean_corpus(paths, out, cleaning=None, workers=1):
     out, shards, cleaning = Path(out), cut_into_shards(paths), cleaning or Cleaning()
     if (out / "report.md").exists():
         raise ValueError(f"{out} holds a cleaned corpus: choose another --out")
+    if any(out.resolve() in Path(shard.path).resolve().parents for shard in shards):
+        raise ValueError(f"{out} lies in what is read: choose an --out apart from --text")
+    for path in filter(None, (cleaning.word_list, cleaning.reference, cleaning.good)):
+        open(require_regular(path), "rb").close()
+    if cleaning.word_list:
+        compile_word_list(Path(cleaning.word_list))
     if not shards:
         raise ValueError(f"no text in {', '.join(map(str, paths))}: give files, or folders with {' '.join(SUFFIXES)}")
     hold_settings(out / "work" / "settings.json", cleaning, shards)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from minillama.corpus.text_files import files_below
+from minillama.system.files import require_regular
 
 SHARD_BYTES = 4 << 20
 PIECE = 1 << 16  # bytes read at once on the way to the next document
@@ -44,10 +45,15 @@ class Shard:
                 text = json.loads(text)["text"]
                 if not isinstance(text, str):
                     raise TypeError
+                text.encode("utf-8")
         except UnicodeDecodeError:
             raise ValueError(f"{where} is not UTF-8: convert the file first") from None
+        except UnicodeEncodeError:
+            raise ValueError(f"{where} holds half a surrogate pair: repair it") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f'{where} is no JSON object with a "text": give one such object a line') from None
+        if "\0" in text:
+            raise ValueError(f"{where} holds a zero byte: give text, not a binary file")
         return text.replace("\r\n", "\n").strip()
 
 
@@ -59,7 +65,7 @@ def between_documents(path):
 def cut_into_shards(paths):
     """All files of these paths, in pieces of about SHARD_BYTES that begin and end with documents."""
     shards = []
-    for path in map(str, files_below(paths, SUFFIXES)):
+    for path in map(str, map(require_regular, files_below(paths, SUFFIXES))):
         begin, size = 0, os.path.getsize(path)
         with open(path, "rb") as file:
             while begin < size:
