@@ -19,6 +19,11 @@ PARTS = "rms_norm rope attention swiglu".split()  # take plain numbers and tenso
 SIMT_ALONE = re.compile(r"minillama(?!\.simt)")  # what minillama/simt may not import
 LIBRARIES = {"torch", "numpy", "regex", "tqdm", "matplotlib", "jinja2", "minillama"}  # what the package may import
 EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"}}  # what one module may import beyond
+# Lines of Python that each part of the package may have. What is built after the house was moved into has a limit of
+# its own, so that it is never paid for by pressing the rest together.
+COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
+    ("evaluate", "web", "wordpiece", "grpo", "blank_infilling", "mesh", "sharded"), "what is new")}
+LIMITS = {"the emulator": 1350, "the course": 1450, "the rest": 18286, "what is new": 1500}
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds "
                     "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives "
@@ -145,11 +150,11 @@ def test_functions_are_short():
 
 def test_the_forward_pass_and_the_package_keep_their_budgets():
     assert sum(lines_in(PACKAGE / f"{name}.py") for name in CORE) <= 800
-    parts = dict.fromkeys(("the emulator", "the course", "the rest"), 0)
+    parts = dict.fromkeys(LIMITS, 0)
     for path in modules():
-        part = {"simt": "the emulator", "course": "the course"}.get(path.parent.name, "the rest")
+        part = COUNTED_AS.get(path.parent.name) or COUNTED_AS.get(path.stem, "the rest")
         parts[part] += lines_in(path)
-    assert parts["the emulator"] <= 1350 and parts["the course"] <= 1450 and parts["the rest"] <= 18286, parts
+    assert all(parts[part] <= limit for part, limit in LIMITS.items()), parts
 
 
 def test_every_module_has_a_floor_and_nothing_imports_upward():
