@@ -134,7 +134,8 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 # %% [markdown] post_norm
 # The first Transformer and BERT normalised *after* the sum (by LayerNorm):
 # $x \leftarrow \mathrm{RMSNorm}(x + f(x))$, called **post-norm**. That too keeps sizes
-# at 1. So why did LLaMA and most others move the norm?
+# at 1. So why did GPT-2, then LLaMA and most others move the norm? (Pre-norm is older
+# than LLaMA; RMSNorm in that place is what LLaMA chose.)
 #
 # Look at the *gradient* of the last layer's weights (how much the loss changes with
 # each of them) before any training. A pre-norm model ends with one more norm, which

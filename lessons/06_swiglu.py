@@ -164,8 +164,8 @@ for name in targets:
 # %% [markdown] exercise
 # Each wins at home. Which home is language more like? No formula says so; it took an
 # experiment. With language models of equal size and cost, the paper's table 1 has GEGLU
-# and SwiGLU first, by a small margin. The author offers no explanation, and credits
-# "divine benevolence".
+# and SwiGLU first, by a small margin. The author, Shazeer, offers no explanation, and
+# credits "divine benevolence". (PaLM used SwiGLU before LLaMA; it is not PaLM's own.)
 #
 # **Exercise.** Write two functions. One returns the width $F$ for a given $D$. The
 # other returns the slope of SiLU at each entry of a tensor, which training needs.

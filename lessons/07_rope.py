@@ -67,6 +67,8 @@ for position in (0, 1, 2, 100):
 # by an angle $\varphi$ is one multiplication by
 # $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. That is how the library does it.
 # Nothing here is learned.
+# (RoPE is by Su and others, not by GPT-Neo; and $f_j$ is the series of the first
+# Transformer's sinusoids, here over the width of a head.)
 # %% agree
 d = 128
 q, k = torch.randn(2, d).double()

@@ -64,7 +64,8 @@ def forward(tokens, w, config):
 #
 # No biases anywhere (constants added after a matrix), and no vectors that stand for
 # positions: RoPE inside attention and the causal mask are all the model is told about
-# order.
+# order. LLaMA is a *decoder* alone: no encoder, and no attention to one. So is GPT-3,
+# with 175 billion parameters (not 135); `docs/family.md` compares them.
 # %% agree
 torch.manual_seed(0)
 config = ModelConfig(dim=48, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=100)

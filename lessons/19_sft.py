@@ -46,8 +46,9 @@ print(*train_set[:3], sep="\n")
 # **Where examples come from.** *Self-instruct* lets a strong model write them: from 175
 # tasks written by people it makes new ones, and those too similar to old ones are
 # dropped (`minillama/train/self_instruct.py`, or `python3 run.py filter` for your own
-# file). Alpaca got 52,000 that way. Our teacher is a small program, so that we can mark
-# its pupil.
+# file). Alpaca got 52,000 that way, and is fine-tuned on them alone: no reward model,
+# no reinforcement learning. Our teacher is a small program, so that we can mark its
+# pupil.
 #
 # **What is learned.** The mean runs over the answer and its end mark, not over the
 # prompt:
