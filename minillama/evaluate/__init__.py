@@ -1,0 +1,7 @@
+"""How good a model is: likelihoods of choices and of texts, and what their averages are worth.
+
+`likelihood` asks a model a question by the choices it finds most likely; `standard_error` says how far a result may be
+from the truth. Benchmark files and the command `evaluate` are in `tools/`.
+"""
+
+FLOOR = 5  # imports from its own floor or a lower one
