@@ -2,7 +2,7 @@
 
     a(x) = W_up relu(W_down x + b) + c        (W_down: m x D, W_up: D x m; 2 m D + D + m numbers)
     series: y + a(y) where y leaves attention and feed-forward: two in each block
-    parallel: f(x) + a(x) beside the feed-forward layer f: one in each block
+    parallel: f(x) + a(x) beside the feed-forward layer f, x behind its norm: one in each block
 
 W_up and c start at zero, so the new model is the base, bit for bit. A nonlinearity stands between the two matrices, so
 no single weight does the same, and an adapter cannot be merged.
