@@ -20,8 +20,8 @@ THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128,
            "nf4_matmul_backward_v2": 256, "flash_delta_v1": 128, "flash_attention_v1": 64, "flash_dq_v1": 64,
            "flash_dkv_v1": 64, "flash_attention_v2": 128, "flash_dq_v2": 128, "flash_dkv_v2": 128,
-           "flash_decoding_v1": 128, "flash_combine_v1": 128}  # of a block
-LAYOUTS = {"0": "half-split", "1": "interleaved"}  # the bool of a template
+           "flash_decoding_v1": 128, "flash_combine_v1": 128, "pack_mask_v1": 128}  # of a block
+BOOLS = {"rope": ("half-split", "interleaved"), "flash": (None, "masked")}  # of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",
            "global stores": r"st\.global", "16-byte stores": r"st\.global\.(v4\.\w32|v2\.\w64)",
@@ -46,7 +46,10 @@ def readable(mangled):
     """"flash_dq_v1 fp16 64" or "rope_v4 fp16 interleaved" for the mangled name of that instance; None for others'."""
     for name in sorted(THREADS, key=len, reverse=True):
         if found := re.search(rf"\d{name}I({'|'.join(TYPES)})(?:Li(\d+)E)?(?:Li(\d+)E)?(?:Lb(\d)E)?E", mangled):
-            return " ".join(filter(None, (name, TYPES[found[1]], found[2], found[3], LAYOUTS.get(found[4]))))
+            which = BOOLS[name.split("_")[0]][int(found[4])] if found[4] else None
+            return " ".join(filter(None, (name, TYPES[found[1]], found[2], found[3], which)))
+        if re.search(rf"\d{name}E", mangled):  # of no type
+            return name
     return None
 
 

@@ -88,24 +88,41 @@ static kernels::AttentionShape attention_shape(const at::Tensor& q, const at::Te
   return {q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3), scale, causal};
 }
 
+// A mask as the kernels take it: its bools by their strides, and room for their bits.
+struct MaskTensors {
+  at::Tensor bools, bits;
+  kernels::AttentionMask by_strides = {};
+
+  MaskTensors(const std::optional<at::Tensor>& mask, const at::Tensor& q, const kernels::AttentionShape& shape) {
+    if (!mask) return;
+    bools = spread_mask(*mask, shape.batch, shape.queries, shape.keys, kDevice);
+    check_together({{"q", q}, {"mask", bools}});
+    bits = at::empty({shape.batch, kernels::mask_words(shape.keys), shape.queries}, q.options().dtype(at::kInt));
+    by_strides = {bools.const_data_ptr<bool>(), bools.stride(0), bools.stride(1)};
+  }
+  unsigned* words() const { return bits.defined() ? static_cast<unsigned*>(bits.mutable_data_ptr()) : nullptr; }
+};
+
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::Tensor& q, const at::Tensor& k,
                                                                       const at::Tensor& v, bool causal,
                                                                       const std::optional<at::Tensor>& mask) {
-  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
   const auto shape = attention_shape(q, k, v, causal);
   const c10::DeviceGuard guard(q.device());
+  const MaskTensors seen(mask, q, shape);
   at::Tensor out = at::empty(q.sizes(), q.options());
   at::Tensor lse = at::empty(q.sizes().slice(0, 3), q.options().dtype(at::kFloat));
   at::Tensor rows = at::empty({q.size(0), q.size(1), q.size(2), 2}, lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v);
-  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"out", out}, {"lse", lse}, {"rows", rows}};
-  in_use->flash_attention(dtype_of(q), strided(Q), strided(K), strided(V), out.mutable_data_ptr(),
-                          lse.mutable_data_ptr<float>(), rows.mutable_data_ptr<float>(), shape, stream_of(q));
+  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"mask", seen.bools}, {"bits of the mask", seen.bits},
+                        {"out", out}, {"lse", lse}, {"rows", rows}};
+  in_use->flash_attention(dtype_of(q), strided(Q), strided(K), strided(V), seen.by_strides, seen.words(),
+                          out.mutable_data_ptr(), lse.mutable_data_ptr<float>(), rows.mutable_data_ptr<float>(), shape,
+                          stream_of(q));
   return {out, lse, rows};
 }
 
-// For a few queries and without a gradient: any mask, and the keys split over blocks. What is not aligned to 16 bytes and
-// has no mask is left to the kernels above.
+// For a few queries and without a gradient: the keys split over blocks. What is not aligned to 16 bytes is left to the
+// kernels above.
 static at::Tensor flash_decoding(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
                                  const std::optional<at::Tensor>& mask) {
   const auto shape = attention_shape(q, k, v, causal);
@@ -113,9 +130,7 @@ static at::Tensor flash_decoding(const at::Tensor& q, const at::Tensor& k, const
   const bool fits = kernels::fits_decoding(dtype_of(q), strided(K), strided(V), shape.width);
   TORCH_CHECK(shape.queries <= kernels::kDecodingQueries, "q has ", shape.queries, " queries, and this kernel takes up to ",
               kernels::kDecodingQueries, ": use flash_attention");
-  TORCH_CHECK(!mask || fits, "k has shape ", k.sizes(), " and strides ", k.strides(), ": with a mask these kernels want "
-              "heads of a multiple of 16 bytes, aligned: use minillama.attention");
-  if (!fits) return std::get<0>(flash_attention(q, k, v, causal, {}));
+  if (!fits) return std::get<0>(flash_attention(q, k, v, causal, mask));
   const c10::DeviceGuard guard(q.device());
   const at::Tensor seen = mask ? spread_mask(*mask, shape.batch, shape.queries, shape.keys, kDevice) : at::Tensor();
   check_together({{"q", q}, {"mask", seen}});
@@ -136,7 +151,6 @@ static at::Tensor flash_decoding(const at::Tensor& q, const at::Tensor& k, const
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_out, const at::Tensor& d_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& out, const at::Tensor& rows, bool causal, const std::optional<at::Tensor>& mask) {
-  TORCH_CHECK(!mask, "these kernels know no mask but the causal one: use minillama.attention for others");
   const auto shape = attention_shape(q, k, v, causal);
   check_together({{"q", q}, {"d_out", d_out}, {"d_lse", d_lse}, {"out", out}, {"rows", rows}});
   const c10::DeviceGuard guard(q.device());
@@ -147,15 +161,16 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   check_shape(d_lse, "d_lse", q.sizes().slice(0, 3));
   check_shape(rows, "rows", {q.size(0), q.size(1), q.size(2), 2});
   for (const at::Tensor* tensor : {&d_lse, &rows}) check_dtype(*tensor, "d_lse or rows", at::kFloat);
+  const MaskTensors seen(mask, q, shape);
   at::Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options());
   at::Tensor dv = at::empty(v.sizes(), v.options()), delta = at::empty(d_lse.sizes(), d_lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v), dO = dense_rows(d_out);
   const at::Tensor O = out.contiguous(), R = rows.contiguous(), dL = d_lse.contiguous();
   const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"d_out", dO}, {"out", O}, {"rows", R}, {"d_lse", dL},
-                        {"delta", delta}, {"dq", dq}, {"dk", dk}, {"dv", dv}};
-  in_use->flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), O.const_data_ptr(),
-                                   R.const_data_ptr<float>(), dL.const_data_ptr<float>(),
-                                   delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
+                        {"mask", seen.bools}, {"bits of the mask", seen.bits}, {"delta", delta}, {"dq", dq}, {"dk", dk}, {"dv", dv}};
+  in_use->flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), seen.by_strides,
+                                   seen.words(), O.const_data_ptr(), R.const_data_ptr<float>(),
+                                   dL.const_data_ptr<float>(), delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
                                    dv.mutable_data_ptr(), shape, stream_of(q));
   return {dq, dk, dv};
 }

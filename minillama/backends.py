@@ -28,8 +28,7 @@ def use_kernels(model, backend, activations="fp32"):
                     products, which stay the reference's
 
     activations: "int8" (with "cpu" alone) rounds those that layers in NF4 multiply: faster, for generation only; see
-    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. The CUDA kernels know no mask but the
-    causal one, except for up to 8 queries without a gradient: a batch that writes. ValueError for an unknown name,
+    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. ValueError for an unknown name,
     RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
@@ -83,7 +82,7 @@ def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
 
 def cuda_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
     """`attention` by the CUDA kernels: for up to 8 queries that need no gradient, as in decoding, by one that splits
-    the keys over blocks (csrc/cuda/flash_decoding.cuh) and knows any mask; else by that which knows none."""
+    the keys over blocks (csrc/cuda/flash_decoding.cuh)."""
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTd, k_BKSd, v_BKSd))
     if learns or q_BHTd.shape[2] > DECODED:
         return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend)

@@ -272,11 +272,9 @@ def _nf4_backward(operators, ctx, gradient):
 def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
     """`minillama.attention.attention` without the T x S matrix (arXiv 2205.14135), with all three gradients.
 
-    fp32, bf16 or fp16, computed in fp32; any strides; v as wide as q; d up to 512 with "cpu", else to 128 and without
-    a mask: ValueError. Same inputs give the same bits, for any number of threads. RuntimeError if it is not built.
+    fp32, bf16 or fp16, computed in fp32; any strides; v as wide as q; d up to 512 with "cpu", else to 128. Same inputs
+    give the same bits, for any number of threads. RuntimeError if it is not built.
     """
-    if mask_BTS is not None and backend != "cpu":
-        raise ValueError("the CUDA kernels know no mask but the causal one: use minillama.attention for mask_BTS")
     return operator_of("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)[0]
 
 

@@ -1,4 +1,4 @@
-"""The laws of decoding and of gradients on tensor cores see every planted fault of their CUDA code.
+"""The laws of decoding, of gradients on tensor cores and of masks see every planted fault of their CUDA code.
 
 The kernels are compiled once, each marked expression as `planted == n ? wrong : right`, and take the place of the
 built ones (the other kernels' faults: test_kernels_planted.py).
@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import test_attention_decoding as decoding
 import test_attention_gradients as gradients
+import test_attention_masks as masked
 import torch
 from planted_sources import plant_all
 from test_simt import SIMT
@@ -21,6 +22,8 @@ from minillama.simt.profile_build import RUNTIME
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 DECODING, GRADIENTS, TILES = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh", "flash_fragments.cuh"
+MASK, PARTS, FORWARD = "flash_mask.cuh", "flash_mask_tiles.cuh", "flash_tensor_cores.cuh"
+PLAIN, PLAIN_BACK = "flash_attention.cuh", "flash_attention_backward.cuh"
 
 FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
     # decoding: which keys are seen, and which are read
@@ -67,7 +70,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # gradients: masks
     (GRADIENTS, "{within(@seen_by(shape, query) - start@, Keys)", "seen_by(shape, query) - start + 1"),
     (GRADIENTS, "within(@seen_by(shape, query + 8) - start@, Keys)", "seen_by(shape, query) - start"),
-    (GRADIENTS, "if (@seen_by(shape, mine) < start + Keys@)", "false"),
+    (GRADIENTS, "if (@seen_by(shape, mine) < start + Keys@) {", "false"),
     (GRADIENTS, "seen_by(shape, @mine + 15@) <= start", "mine"),
     (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[0]"),
     (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[i / 2] - 1"),
@@ -83,13 +86,13 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (GRADIENTS, "dp = @s * (dp - row.delta)@", "s * dp"),
     (GRADIENTS, "dp = @s * (dp - row.delta)@", "dp - row.delta"),
     (GRADIENTS, "s = @fast_exp2(__fmaf_rn(s, c, -row.base)) * row.inverse@", "fast_exp2(__fmaf_rn(s, c, -row.base))"),
-    (GRADIENTS, "row[@i / 2@], c);\n    if (seen_by", "0"),
+    (GRADIENTS, "row[@i / 2@], c);\n    if constexpr", "0"),
     (GRADIENTS, "row[@i % 2@], c);\n    }", "0"),
     (GRADIENTS, "add_values<D>(dV, S, @tile_do@)", "tile_q"),
     (GRADIENTS, "dQ, @shape.scale@, dq", "1"),
     (GRADIENTS, "dK, @shape.scale@, dk", "1"),
     # tiles, stages and heads
-    (GRADIENTS, "start < end; start += Keys, stage ^= @1@", "0"),
+    (GRADIENTS, "start < end; start = next, stage ^= @1@", "0"),
     (GRADIENTS, "if (@start >= shape.queries@) start", "start + Walked > shape.queries"),
     (GRADIENTS, "last_head = @(kv_head + 1) * group@", "kv_head * group + 1"),
     (GRADIENTS, "kv_head = @unsigned(head) / unsigned(shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
@@ -99,13 +102,55 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (TILES, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
     (TILES, "if (@row < rows@ && chunk", "row + 1 < rows"),
 ]
+MASKED = [  # behind a mask of the caller's own
+    (MASK, "from = mask.data + @batch * mask.batch@", "0"),
+    (MASK, "batch * mask.batch + @query * mask.query@", "0"),
+    (MASK, "@sees(shape, query, key)@ && from[key]", "key < shape.keys"),
+    (MASK, "sees(shape, query, key) && @from[key]@", "true"),
+    (MASK, "to[@start / 32@ * shape.queries] = word", "0"),
+    (MASK, "to = seen + @batch * words_of(shape)@ * shape.queries", "0"),
+    (PLAIN, "seen[(@batch * words_of(shape)@ + key / 32)", "0"),
+    (PLAIN, "words_of(shape) + @key / 32@) * shape.queries", "0"),
+    (PLAIN, "query, key) >> @(key & 31)@ & 1", "(key & 15)"),
+    (PLAIN, "saw = @visible ? 1 : saw@", "1"),
+    (PLAIN, "saw = @visible ? 1 : saw@", "visible"),
+    (PLAIN, "sees_any = @team_max(saw) > 0@", "saw > 0"),
+    (PLAIN_BACK, "bool visible = @sees(shape, seen, batch, query, start + key)@", "sees(shape, query, start + key)"),
+    (PLAIN_BACK, "shape.queries && @sees(shape, seen, batch, query, key)@", "sees(shape, query, key)"),
+    (PARTS, "batch, @query + 8 * half@, start", "query"),
+    (PARTS, "half, @start + 32 * i@)", "start"),
+    (PARTS, "words[i / 2][@n / 4@] >>", "0"),
+    (PARTS, "words[@i / 2@][n / 4]", "0"),
+    (PARTS, ">> (8 * (n % 4) + @int(threadIdx.x) % 4 * 2@ + i % 2)", "0"),
+    (PARTS, "% 4 * 2 + @i % 2@) & 1", "0"),
+    (FORWARD, "if (@!seen(n, i)@) S[n][i]", "false"),
+    (FORWARD, "saw[0] |= @here.any(0)@", "here.any(1)"),
+    (FORWARD, "saw[1] |= @here.any(1)@", "0"),
+    (PARTS, "bits |= @words[half][i]@", "words[half][0]"),
+    (FORWARD, "sees_any = @Masked ? saw[half] != 0 : sees(shape, row, 0)@", "sees(shape, row, 0)"),
+    (PARTS, "query = first + @threadIdx.x / 2@, offset", "threadIdx.x % 2"),
+    (PARTS, "offset = @threadIdx.x % 2 * 32 % kKeys<D>@", "0"),
+    (FORWARD, "next = @next_seen<D>(seen, shape, batch, first, next, end)@", "end"),
+    (GRADIENTS, "next = @next_seen<D>(seen, shape, batch, first, next, end)@", "end"),
+    (GRADIENTS, "if (@!seen(n, i)@) P[n][i]", "false"),
+    (PARTS, "seen_word(seen, shape, batch, start + @8 * n@ +", "0"),
+    (PARTS, "8 * n + @threadIdx.x % 4 * 2@ + i, key)", "0"),
+    (PARTS, "threadIdx.x % 4 * 2 + @i@, key)", "0"),
+    (PARTS, ">> @(key & 16)@;", "0"),
+    (PARTS, "words[n][@i % 2@] >>", "0"),
+    (PARTS, ">> (@int(threadIdx.x) % 32 / 4@ + i / 2 * 8)", "0"),
+    (PARTS, "% 32 / 4 + @i / 2 * 8@) & 1", "0"),
+    (PARTS, "asks = @threadIdx.x < 2 * Rows@", "threadIdx.x < Rows"),
+    (PARTS, "query, @key + threadIdx.x % 2 * 32@) != 0", "key"),
+]
 BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
 
 
 def with_faults(folder):
     """A copy of csrc in which fault n is in force while the variable `planted` is n."""
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
-    plant_all((number, folder / "cuda" / name, text, wrong) for number, (name, text, wrong) in enumerate(FAULTS, 1))
+    plant_all((number, folder / "cuda" / name, text, wrong) for number, (name, text, wrong) in
+              [*enumerate(FAULTS, 1), *enumerate(MASKED, 1001)])
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +196,18 @@ def gradient_laws_hold():
     gradients.test_gradients_of_large_scores_keep_the_tolerance_law(30)
 
 
+def masked_laws_hold():
+    for number in (0, 2, 4):
+        for T, S in ((70, 130), (66, 70)):
+            masked.test_any_mask_keeps_the_law_at_odd_lengths(T, S, number, True)
+    masked.test_every_width_and_dtype_keeps_the_law(96, torch.float16)
+    for dtype, d in ((torch.float32, 8), (torch.bfloat16, 16)):
+        masked.test_a_query_that_sees_nothing_gives_zeros_and_takes_no_gradient(dtype, d)
+    masked.test_packed_documents_are_what_each_is_alone(torch.bfloat16, 16)
+    masked.test_tiles_that_nobody_sees_are_not_read(16)
+    masked.test_of_64_keys_the_last_32_may_be_all_that_is_seen(torch.bfloat16, 16)
+
+
 LAWS = {DECODING: decoding_laws_hold, GRADIENTS: gradient_laws_hold, TILES: gradient_laws_hold}
 
 
@@ -158,6 +215,17 @@ def test_without_a_fault_the_laws_hold(planted):
     planted(0)
     decoding_laws_hold()
     gradient_laws_hold()
+    masked_laws_hold()
+
+
+@pytest.mark.parametrize("number", range(1001, 1001 + len(MASKED)), ids=[f"{text} -> {wrong}" for _, text, wrong in MASKED])
+def test_every_fault_of_a_mask_breaks_a_law(planted, number):
+    planted(number)
+    try:
+        with pytest.raises((AssertionError, RuntimeError)):
+            masked_laws_hold()
+    finally:
+        planted(0)
 
 
 @pytest.mark.parametrize("number", range(1, len(FAULTS) + 1), ids=[f"{text} -> {wrong}" for _, text, wrong in FAULTS])

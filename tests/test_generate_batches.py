@@ -77,13 +77,6 @@ def test_no_token_is_read_at_a_position_beyond_the_context(monkeypatch):
     assert max(read) == 39
 
 
-def test_the_kernels_that_know_no_mask_say_so():
-    if "simt" not in kernels.built_backends():
-        pytest.skip("the emulator is not built")
-    with pytest.raises(ValueError, match="know no mask but the causal one"):
-        list(generate_tokens(use_kernels(lively_model(), "simt"), [[1] * 9, [3]], 2))
-
-
 def test_padding_takes_no_position():
     model, tokens, pads = Transformer(TINY), torch.zeros(2, 40, dtype=torch.int64), torch.tensor([8, 30])
     with torch.no_grad():

@@ -46,9 +46,9 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     found = figures(architecture)
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
     # for 1 and for 8 rows; decoding in 3 head widths for 4 and for 8 rows, and what combines its parts; four other
-    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, and NF4's
-    # version 3 for 16, 32 and 64 rows
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 + 3)
+    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, with and
+    # without a mask, and NF4's version 3 for 16, 32 and 64 rows. And what packs a mask
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 * 2 + 3) + 1
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -149,6 +149,9 @@ def test_mangled_names_are_read():
         "flash_attention_v1 fp16 32")
     assert readable("_ZN9minillama7kernels22nf4_matmul_backward_v1I13__nv_bfloat16EEv") == "nf4_matmul_backward_v1 bf16"
     assert readable("_ZN9minillama7kernels7rope_v4I13__nv_bfloat16Lb0EEEvNS0_8RopeRowsE") == "rope_v4 bf16 half-split"
+    assert readable("_ZN9minillama7kernels18flash_attention_v2I6__halfLi32ELb1EEEv") == "flash_attention_v2 fp16 32 masked"
+    assert readable("_ZN9minillama7kernels18flash_attention_v2I6__halfLi32ELb0EEEv") == "flash_attention_v2 fp16 32"
+    assert readable("_ZN9minillama7kernels12pack_mask_v1ENS0_13AttentionMaskEPj") == "pack_mask_v1"
     assert readable("_ZN9minillama7kernels11rope_scalarIfEEvNS0_8RopeRowsES2_") == "rope_scalar fp32"
     assert readable("_Z3fooIfEvPT_") is None
 

@@ -33,8 +33,10 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (FLASH, "@key <= query + shape.keys - shape.queries@", "key < query + shape.keys - shape.queries"),
     (FLASH, "@key <= query + shape.keys - shape.queries@", "key <= query + 1 + shape.keys - shape.queries"),
     (FLASH, "last_seen + 1 < shape.keys ? @last_seen + 1@", "last_seen"),
-    (BACK, "bool seen = @sees(shape, query, start + key)@", "sees(shape, query, start + key + 1)"),
-    (BACK, "query < shape.queries && @sees(shape, query, key)@", "sees(shape, query - 1, key)"),
+    (BACK, "bool visible = @sees(shape, seen, batch, query, start + key)@",
+     "sees(shape, seen, batch, query, start + key + 1)"),
+    (BACK, "query < shape.queries && @sees(shape, seen, batch, query, key)@",
+     "sees(shape, seen, batch, query - 1, key)"),
     (BACK, "@(first - shift) / kTile * kTile@", "(first - shift) / kTile * kTile + 1"),
     # scale of the softmax
     (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
@@ -102,7 +104,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # what earlier tiles are worth
     (FLASH, "l *= @alpha@", "1.0f"),
     (FLASH, "@O[e] * alpha + sum@", "O[e] + sum"),
-    (FLASH, "INFINITY, l = 0, O[D / kTeam] = {};\n  for (int64_t start = @0@", "kTile"),
+    (FLASH, "INFINITY, l = 0, saw = 0, O[D / kTeam] = {};\n  for (int64_t start = @0@", "kTile"),
     # heads
     (FLASH, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
     (BACK, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),

@@ -4,8 +4,8 @@
 // Cost for element size e: 4 B H T S d FLOPs, half of it when causal; compulsory bytes e d (2 T H + 2 S K) + 4 T H, times
 // B. k and v are read once for every 16 queries of every query head.
 //
-// Query head h reads key head h / (H / K). Causal is bottom-right: query i sees key j <= i + S - T. A query that sees
-// nothing gives O = 0 and LSE = +infinity. All sums in fp32. Beside LSE, a row's maximum (before the scale) and sum are
+// Query head h reads key head h / (H / K). Causal is bottom-right: query i sees key j <= i + S - T, and of these what the
+// mask leaves; its bits, `seen`, hold both (flash_mask.cuh). A query that sees nothing gives O = 0 and LSE = +infinity. All sums in fp32. Beside LSE, a row's maximum (before the scale) and sum are
 // kept apart: of scores near 1e4 their rounded LSE would leave the backward pass too few bits.
 //
 // NaN: a query, key or value that is NaN and seen makes NaN, as it does written out. In tiles that a query sees nothing of
@@ -62,6 +62,20 @@ __device__ inline bool sees(const AttentionShape& shape, int64_t query, int64_t 
   return key < shape.keys && (!shape.causal || key <= query + shape.keys - shape.queries);
 }
 
+__device__ inline int64_t words_of(const AttentionShape& shape) { return (shape.keys + 31) / 32; }  // for each query
+
+// A word of the mask's bits (flash_mask.cuh): 32 keys of a query, `key` among them. Beyond the last ones nothing is seen.
+__device__ inline unsigned seen_word(const unsigned* seen, const AttentionShape& shape, int64_t batch, int64_t query,
+                                     int64_t key) {
+  if (query >= shape.queries || key >= shape.keys) return 0;
+  return seen[(batch * words_of(shape) + key / 32) * shape.queries + query];
+}
+
+// The same for one key, with or without a mask.
+__device__ inline bool sees(const AttentionShape& shape, const unsigned* seen, int64_t batch, int64_t query, int64_t key) {
+  return seen ? seen_word(seen, shape, batch, query, key) >> (key & 31) & 1 : sees(shape, query, key);
+}
+
 // The first key that none of the queries of this tile sees.
 __device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query, int tile = kTile) {
   const int64_t last_seen = first_query + tile - 1 + shape.keys - shape.queries;
@@ -89,7 +103,7 @@ __device__ const T* head_of(const Strided& x, int64_t batch, int64_t head) {
 
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
-flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
+flash_attention_v1(Strided q, Strided k, Strided v, const unsigned* __restrict__ seen, T* __restrict__ out, float* __restrict__ lse,
                    float2* __restrict__ rows, AttentionShape shape) {
   __shared__ Tile<D> Q, K, V;
   __shared__ float P[kTile][kTile + 1];
@@ -99,7 +113,7 @@ flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
   const T *keys = head_of<T>(k, batch, kv_head), *values = head_of<T>(v, batch, kv_head);
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   const float c = shape.scale * kLog2E;  // exp(scale s) = 2^(c s)
-  float m = -INFINITY, l = 0, O[D / kTeam] = {};
+  float m = -INFINITY, l = 0, saw = 0, O[D / kTeam] = {};
   for (int64_t start = 0; start < keys_end(shape, first); start += kTile) {
     __syncthreads();  // nobody reads the previous tile any more
     load_tile<D>(K, keys, k.row, start, shape.keys, d);
@@ -109,7 +123,9 @@ flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
     float s[kTile / kTeam], highest = m;
     for (int i = 0; i < kTile / kTeam; ++i) {
       const int key = member + kTeam * i;
-      s[i] = sees(shape, query, start + key) ? dot<D>(Q[row], K[key]) : -INFINITY;
+      const bool visible = sees(shape, seen, batch, query, start + key);
+      s[i] = visible ? dot<D>(Q[row], K[key]) : -INFINITY;
+      saw = visible ? 1 : saw;
       highest = fmaxf(highest, s[i]);
     }
     highest = team_max(highest);
@@ -133,9 +149,9 @@ flash_attention_v1(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
     m = highest;
   }
   l = team_sum(l);
+  const bool sees_any = team_max(saw) > 0;
   if (query >= shape.queries) return;
   const int64_t place = (batch * shape.heads + head) * shape.queries + query;
-  const bool sees_any = sees(shape, query, 0);
 #pragma unroll
   for (int e = 0; e < D / kTeam; ++e)
     if (member + kTeam * e < d) out[place * d + member + kTeam * e] = T(sees_any ? O[e] / l : 0.0f);

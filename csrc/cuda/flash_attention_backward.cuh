@@ -35,8 +35,8 @@ __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const f
 
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
-flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
-            const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
+flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
+            const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
   __shared__ float dS[kTile][kTile + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
@@ -55,9 +55,9 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __rest
     load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, start, shape.keys, d);
     __syncthreads();
     for (int key = member; key < kTile; key += kTeam) {
-      const bool seen = sees(shape, query, start + key);
-      const float p = seen ? share(dot<D>(Q[row], K[key]), my_row, c) : 0.0f;
-      dS[row][key] = seen ? p * (dot<D>(dO[row], V[key]) - my_delta) : 0.0f;
+      const bool visible = sees(shape, seen, batch, query, start + key);
+      const float p = visible ? share(dot<D>(Q[row], K[key]), my_row, c) : 0.0f;
+      dS[row][key] = visible ? p * (dot<D>(dO[row], V[key]) - my_delta) : 0.0f;
     }
     __syncwarp();
 #pragma unroll
@@ -75,8 +75,9 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __rest
 
 template <class T, int D>
 __global__ void __launch_bounds__(kTileThreads, kBlocks)
-flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
-             const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, AttentionShape shape) {
+flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
+             const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv,
+             AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
   __shared__ float P[kTile][kTile + 1], dS[kTile][kTile + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
@@ -96,10 +97,10 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
       __syncthreads();
       for (int i = member; i < kTile; i += kTeam) {
         const int64_t query = start + i;
-        const bool seen = query < shape.queries && sees(shape, query, key);
-        const float p = seen ? share(dot<D>(Q[i], K[row]), rows[of_head + query], c) : 0.0f;
+        const bool visible = query < shape.queries && sees(shape, seen, batch, query, key);
+        const float p = visible ? share(dot<D>(Q[i], K[row]), rows[of_head + query], c) : 0.0f;
         P[row][i] = p;
-        dS[row][i] = seen ? p * (dot<D>(dO[i], V[row]) - delta[of_head + query]) : 0.0f;
+        dS[row][i] = visible ? p * (dot<D>(dO[i], V[row]) - delta[of_head + query]) : 0.0f;
       }
       __syncwarp();
 #pragma unroll

@@ -14,6 +14,8 @@
 // P is formed as the forward pass formed it, from exponents that count from the rounded maximum, so that the roundings of
 // both cancel. P and dS are rounded to 16 bits for their products, all sums are fp32; 1 / sqrt(d) comes last.
 //
+// Behind a mask of the caller's own both test its bits, and copy no tile of which nobody in the block has any part.
+//
 // Bytes: for each 64 queries of a head k and v once; for each 64 keys, q, dO and 12 bytes a row of all heads of the group.
 #pragma once
 
@@ -24,6 +26,11 @@ namespace minillama::kernels {
 
 template <int D>
 constexpr int kWalked = D <= 96 ? 32 : 16;  // queries of a tile: more, and a thread needs more than 255 registers
+// Whether the rows of a warp stay in registers, or are loaded anew for each tile, since they would not fit: q and k.
+template <int D, bool Masked>
+constexpr bool kHeld = D <= 96 || !Masked;
+template <int D, bool Masked>
+constexpr bool kKeysHeld = D <= (Masked ? 64 : 96);
 
 // What the exponents of a row count from, the reciprocal of their sum, and delta.
 struct RowNumbers {
@@ -56,10 +63,20 @@ __device__ void keep_columns(float (&P)[N][4], float (&dS)[N][4], const int (&be
     }
 }
 
-template <class T, int D>
+// The same by a mask's bits: seen(n, i) says whether they meet.
+template <int N, class Seen>
+__device__ void keep_seen(float (&P)[N][4], float (&dS)[N][4], const Seen& seen) {
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (!seen(n, i)) P[n][i] = dS[n][i] = 0;
+}
+
+template <class T, int D, bool Masked>
 __global__ void __launch_bounds__(32 * kWarps, 2)
-flash_dq_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
-            const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
+flash_dq_v2(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
+            const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
   constexpr int Keys = kKeys<D>;
   __shared__ __align__(128) T tile_q[kQueries * D], tiles[2][2 * Keys * D];  // of either stage: keys, then values
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = int(shape.width);
@@ -70,10 +87,12 @@ flash_dq_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __rest
   const int64_t end = keys_end(shape, first, kQueries);
   const float c = shape.scale * kLog2E;
 
+  int64_t start = 0, next;
+  if constexpr (Masked) start = next_seen<D>(seen, shape, batch, first, 0, end);
   copy_tile<kQueries, D>(tile_q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   copy_tile<kQueries, D>(tiles[1], head_of<T>(d_out, batch, head), d_out.row, first, shape.queries, d);
-  copy_tile<Keys, D>(tiles[0], keys, k.row, 0, shape.keys, d);
-  copy_tile<Keys, D>(tiles[0] + Keys * D, values, v.row, 0, shape.keys, d);
+  copy_tile<Keys, D>(tiles[0], keys, k.row, start, shape.keys, d);
+  copy_tile<Keys, D>(tiles[0] + Keys * D, values, v.row, start, shape.keys, d);
   cp_async_commit();
   RowNumbers row[2];
 #pragma unroll
@@ -83,29 +102,34 @@ flash_dq_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __rest
   cp_async_wait<0>();
   __syncthreads();  // queries and gradients are complete
   unsigned Q[D / 16][4], dO[D / 16][4];
-  load_operands<D>(Q, tile_q, 16 * warp);
+  if constexpr (kHeld<D, Masked>) load_operands<D>(Q, tile_q, 16 * warp);
   load_operands<D>(dO, tiles[1], 16 * warp);
   float dQ[D / 8][4] = {};
   int stage = 0;
-  for (int64_t start = 0; start < end; start += Keys, stage ^= 1) {
+  for (; start < end; start = next, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this tile is complete, and the other stage is read by all
-    if (start + Keys < end) {
-      copy_tile<Keys, D>(tiles[stage ^ 1], keys, k.row, start + Keys, shape.keys, d);
-      copy_tile<Keys, D>(tiles[stage ^ 1] + Keys * D, values, v.row, start + Keys, shape.keys, d);
+    next = start + Keys;
+    if constexpr (Masked) next = next_seen<D>(seen, shape, batch, first, next, end);
+    if (next < end) {
+      copy_tile<Keys, D>(tiles[stage ^ 1], keys, k.row, next, shape.keys, d);
+      copy_tile<Keys, D>(tiles[stage ^ 1] + Keys * D, values, v.row, next, shape.keys, d);
       cp_async_commit();
     }
     if (mine >= shape.queries || seen_by(shape, mine + 15) <= start) continue;  // nobody here sees any of it
 
     const T *tile_k = tiles[stage], *tile_v = tile_k + Keys * D;
     float S[Keys / 8][4] = {}, dP[Keys / 8][4] = {};
+    if constexpr (!kHeld<D, Masked>) load_operands<D>(Q, tile_q, 16 * warp);
     scores_of<D>(S, Q, tile_k);
     scores_of<D>(dP, dO, tile_v);
 #pragma unroll
     for (int n = 0; n < Keys / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) share_and_gradient(S[n][i], dP[n][i], row[i / 2], c);
-    if (seen_by(shape, mine) < start + Keys) {
+    if constexpr (Masked) {
+      keep_seen(S, dP, SeenKeys<D>(seen, shape, batch, query, start));
+    } else if (seen_by(shape, mine) < start + Keys) {
       const int begins[2] = {}, ends[2] = {within(seen_by(shape, query) - start, Keys),
                                            within(seen_by(shape, query + 8) - start, Keys)};
       keep_columns(S, dP, begins, ends);
@@ -125,10 +149,11 @@ __device__ void copy_numbers(float2* to, float* to_delta, const float2* rows, co
   cp_async<4>(to_delta + threadIdx.x, delta + first + threadIdx.x, 4 * wanted);
 }
 
-template <class T, int D>
+template <class T, int D, bool Masked>
 __global__ void __launch_bounds__(32 * kWarps, 2)
-flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __restrict__ rows,
-             const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, AttentionShape shape) {
+flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
+             const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv,
+             AttentionShape shape) {
   constexpr int Keys = kQueries, Walked = kWalked<D>, Side = Walked * D;
   __shared__ __align__(128) T tile[Keys * D], tiles[4 * Side];  // of either stage: queries, then gradients
   __shared__ __align__(16) float2 tile_rows[2][Walked];
@@ -147,7 +172,7 @@ flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
   cp_async_wait<0>();
   __syncthreads();  // keys and values are complete
   unsigned K[D / 16][4], V[D / 16][4];
-  if constexpr (D <= 96) load_operands<D>(K, tile, 16 * warp);
+  if constexpr (kKeysHeld<D, Masked>) load_operands<D>(K, tile, 16 * warp);
   load_operands<D>(V, tiles, 16 * warp);
   __syncthreads();  // the values are read by all
   const auto copy = [&](int64_t head, int64_t start, int stage) {
@@ -161,20 +186,30 @@ flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
   float dK[D / 8][4] = {}, dV[D / 8][4] = {};
   int64_t head = kv_head * group, start = begin;
   int stage = 0;
-  if (begin < shape.queries) copy(head, start, 0);
+  const auto step = [&] {
+    start += Walked;
+    if (start >= shape.queries) start = begin, ++head;
+  };
+  const auto pass_unseen = [&] {  // on to a tile of which somebody sees a key
+    if constexpr (Masked)
+      while (head < last_head && !any_sees<Walked>(seen, shape, batch, start, first)) step();
+  };
+  pass_unseen();
+  if (begin < shape.queries && head < last_head) copy(head, start, 0);
   while (begin < shape.queries && head < last_head) {
     cp_async_wait<0>();
     __syncthreads();  // this tile is complete, and the other stage is read by all
     const int64_t now = start;
     const int here = stage;
-    start += Walked, stage ^= 1;
-    if (start >= shape.queries) start = begin, ++head;
+    stage ^= 1;
+    step();
+    pass_unseen();
     if (head < last_head) copy(head, start, stage);
     if (mine >= shape.keys || (shape.causal && now + Walked - 1 + shift < mine)) continue;  // nobody sees any of these
 
     const T *tile_q = tiles + here * 2 * Side, *tile_do = tile_q + Side;
     float S[Walked / 8][4] = {}, dP[Walked / 8][4] = {};
-    if constexpr (D > 96) load_operands<D>(K, tile, 16 * warp);  // once more: held, they would not fit in registers
+    if constexpr (!kKeysHeld<D, Masked>) load_operands<D>(K, tile, 16 * warp);
     scores_of<D>(S, K, tile_q);
     scores_of<D>(dP, V, tile_do);
 #pragma unroll
@@ -187,7 +222,9 @@ flash_dkv_v2(Strided q, Strided k, Strided v, Strided d_out, const float2* __res
 #pragma unroll
       for (int i = 0; i < 4; ++i) share_and_gradient(S[n][i], dP[n][i], row[i % 2], c);
     }
-    if (now + Walked > shape.queries || (shape.causal && now + shift < mine + 15)) {
+    if constexpr (Masked) {
+      keep_seen(S, dP, SeeingQueries<Walked>(seen, shape, batch, now, mine));
+    } else if (now + Walked > shape.queries || (shape.causal && now + shift < mine + 15)) {
       const int64_t from = shape.causal ? mine + lane / 4 - shift - now : -8;  // the query here that sees the key first
       const int begins[2] = {within(from, Walked), within(from + 8, Walked)}, left = within(shape.queries - now, Walked);
       keep_columns(S, dP, begins, {left, left});
@@ -207,11 +244,13 @@ void launch_gradients(const AttentionShape& shape, Dq dq, Dkv dkv) {
   if (shape.batch * shape.kv_heads * shape.keys > 0) dkv(tile_grid(shape.keys, Rows, shape.kv_heads, shape.batch));
 }
 
-void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
-                              const float* rows_, const float* d_lse, float* delta, void* dq_, void* dk_, void* dv_,
-                              AttentionShape shape, void* stream_) {
+void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, AttentionMask mask,
+                              unsigned* seen, const void* out, const float* rows_, const float* d_lse, float* delta,
+                              void* dq_, void* dk_, void* dv_, AttentionShape shape, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   const auto* rows = reinterpret_cast<const float2*>(rows_);
+  if (mask.data) pack_mask(mask, seen, shape, stream);
+  const unsigned* bits = mask.data ? seen : nullptr;
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     T *dq = static_cast<T*>(dq_), *dk = static_cast<T*>(dk_), *dv = static_cast<T*>(dv_);
@@ -221,25 +260,31 @@ void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Stri
     if constexpr (sizeof(T) == 2)
       if (fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width))
         return with_padded_width(shape.width, [&](auto width) {
-          constexpr int D = decltype(width)::value;
-          launch_gradients<kQueries>(
-              shape,
-              [&](dim3 grid) {
-                LAUNCH((flash_dq_v2<T, D>), grid, 32 * kWarps, 0, stream)(q, k, v, d_out, rows, delta, dq, shape);
-              },
-              [&](dim3 grid) {
-                LAUNCH((flash_dkv_v2<T, D>), grid, 32 * kWarps, 0, stream)(q, k, v, d_out, rows, delta, dk, dv, shape);
-              });
+          const auto launch = [&](auto masked) {
+            constexpr int D = decltype(width)::value;
+            constexpr bool M = decltype(masked)::value;
+            launch_gradients<kQueries>(
+                shape,
+                [&](dim3 grid) {
+                  LAUNCH((flash_dq_v2<T, D, M>), grid, 32 * kWarps, 0, stream)(q, k, v, d_out, bits, rows, delta, dq, shape);
+                },
+                [&](dim3 grid) {
+                  LAUNCH((flash_dkv_v2<T, D, M>), grid, 32 * kWarps, 0, stream)(
+                      q, k, v, d_out, bits, rows, delta, dk, dv, shape);
+                });
+          };
+          if (bits) return launch(std::true_type{});
+          launch(std::false_type{});
         });
     with_width(shape.width, [&](auto width) {
       constexpr int D = decltype(width)::value;
       launch_gradients<kTile>(
           shape,
           [&](dim3 grid) {
-            LAUNCH((flash_dq_v1<T, D>), grid, kTileThreads, 0, stream)(q, k, v, d_out, rows, delta, dq, shape);
+            LAUNCH((flash_dq_v1<T, D>), grid, kTileThreads, 0, stream)(q, k, v, d_out, bits, rows, delta, dq, shape);
           },
           [&](dim3 grid) {
-            LAUNCH((flash_dkv_v1<T, D>), grid, kTileThreads, 0, stream)(q, k, v, d_out, rows, delta, dk, dv, shape);
+            LAUNCH((flash_dkv_v1<T, D>), grid, kTileThreads, 0, stream)(q, k, v, d_out, bits, rows, delta, dk, dv, shape);
           });
     });
   });

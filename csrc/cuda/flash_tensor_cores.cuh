@@ -9,7 +9,8 @@
 //              or column is filled with zeros. One barrier a tile.
 //   swizzle    Row r of a tile keeps its 16 bytes number c at place c ^ (r mod 8), so that the 8 rows that ldmatrix reads at
 //              once, and those that a copy writes, lie in 32 different banks: no conflicts.
-//   masks      Only tiles that the diagonal or the end of the keys cuts compare indices.
+//   masks      Only tiles that the diagonal or the end of the keys cuts compare indices. Behind a mask of the caller's own
+//              they test its bits instead (flash_mask.cuh), and tiles that no query of the block sees are not copied.
 //
 // Cost: 64 tensor-core products of a warp a tile (d = 64 and 128), and in the loop's machine code for sm_80 490 other
 // instructions, 32 of them ldmatrix and some 75 (d = 128: 45) for masks, which whole tiles pass over: 7 a product.
@@ -18,6 +19,7 @@
 #pragma once
 
 #include "flash_fragments.cuh"
+#include "flash_mask_tiles.cuh"
 
 namespace minillama::kernels {
 
@@ -36,6 +38,16 @@ __device__ void mask(float (&S)[kKeys<D> / 8][4], int64_t seen, int64_t below) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (8 * n + int(threadIdx.x) % 4 * 2 + i % 2 >= ends[i / 2]) S[n][i] = -INFINITY;
+}
+
+// -infinity for what is not seen.
+template <int D>
+__device__ void mask(float (&S)[kKeys<D> / 8][4], const SeenKeys<D>& seen) {
+#pragma unroll
+  for (int n = 0; n < kKeys<D> / 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (!seen(n, i)) S[n][i] = -INFINITY;
 }
 
 // What a thread knows of its two rows: the highest score yet, and that in units of the exponent; the sum of its own columns.
@@ -66,10 +78,10 @@ __device__ void exponentiate(float (&S)[kKeys<D> / 8][4], float (&O)[D / 8][4], 
   state.highest = highest, state.base = highest * c;
 }
 
-template <class T, int D>
+template <class T, int D, bool Masked>
 __global__ void __launch_bounds__(32 * kWarps, 2)
-flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* __restrict__ lse,
-                   float2* __restrict__ rows, AttentionShape shape) {
+flash_attention_v2(Strided q, Strided k, Strided v, const unsigned* __restrict__ seen, T* __restrict__ out,
+                   float* __restrict__ lse, float2* __restrict__ rows, AttentionShape shape) {
   __shared__ __align__(128) T tile_q[kQueries * D], tile_k[2][kKeys<D> * D], tile_v[2][kKeys<D> * D];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = int(shape.width);
   const auto [first, head, batch] = TileOfHead(shape.queries, kQueries, shape.heads);
@@ -78,9 +90,11 @@ flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
   const int64_t end = keys_end(shape, first, kQueries);
   const float c = shape.scale * kLog2E;  // exp(scale s) = 2^(c s)
 
+  int64_t start = 0, next;
+  if constexpr (Masked) start = next_seen<D>(seen, shape, batch, first, 0, end);
   copy_tile<kQueries, D>(tile_q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
-  copy_tile<kKeys<D>, D>(tile_k[0], keys, k.row, 0, shape.keys, d);
-  copy_tile<kKeys<D>, D>(tile_v[0], values, v.row, 0, shape.keys, d);
+  copy_tile<kKeys<D>, D>(tile_k[0], keys, k.row, start, shape.keys, d);
+  copy_tile<kKeys<D>, D>(tile_v[0], values, v.row, start, shape.keys, d);
   cp_async_commit();
   cp_async_wait<0>();
   __syncthreads();  // the queries are complete
@@ -90,21 +104,32 @@ flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
     ldmatrix_x4(Q[i], tile_q + swizzled<D>(16 * warp + lane % 16, 2 * i + lane / 16));
   float O[D / 8][4] = {};
   RowState state[2];
+  unsigned saw[2] = {};
   int stage = 0;
-  for (int64_t start = 0; start < end; start += kKeys<D>, stage ^= 1) {
+  for (; start < end; start = next, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this tile is complete, and the other stage is read by all
-    if (start + kKeys<D> < end) {
-      copy_tile<kKeys<D>, D>(tile_k[stage ^ 1], keys, k.row, start + kKeys<D>, shape.keys, d);
-      copy_tile<kKeys<D>, D>(tile_v[stage ^ 1], values, v.row, start + kKeys<D>, shape.keys, d);
+    next = start + kKeys<D>;
+    if constexpr (Masked) next = next_seen<D>(seen, shape, batch, first, next, end);
+    if (next < end) {
+      copy_tile<kKeys<D>, D>(tile_k[stage ^ 1], keys, k.row, next, shape.keys, d);
+      copy_tile<kKeys<D>, D>(tile_v[stage ^ 1], values, v.row, next, shape.keys, d);
       cp_async_commit();
     }
     if (mine >= shape.queries || seen_by(shape, mine + 15) <= start) continue;  // nobody here sees any of it
 
     float S[kKeys<D> / 8][4] = {};
-    scores_of<D>(S, Q, tile_k[stage]);
-    if (seen_by(shape, mine) < start + kKeys<D>)  // what the warp's first row sees all of, the others do
-      mask<D>(S, seen_by(shape, query) - start, seen_by(shape, query + 8) - start);
+    if constexpr (Masked) {
+      const SeenKeys<D> here(seen, shape, batch, query, start);
+      if (!__any_sync(kAllLanes, here.any(0) | here.any(1))) continue;
+      saw[0] |= here.any(0), saw[1] |= here.any(1);
+      scores_of<D>(S, Q, tile_k[stage]);
+      mask<D>(S, here);
+    } else {
+      scores_of<D>(S, Q, tile_k[stage]);
+      if (seen_by(shape, mine) < start + kKeys<D>)  // what the warp's first row sees all of, the others do
+        mask<D>(S, seen_by(shape, query) - start, seen_by(shape, query + 8) - start);
+    }
     exponentiate<D>(S, O, state[0], 0, c);
     exponentiate<D>(S, O, state[1], 1, c);
     add_values<D>(O, S, tile_v[stage]);
@@ -113,7 +138,7 @@ flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int64_t row = query + 8 * half, place = (batch * shape.heads + head) * shape.queries + row;
-    const bool sees_any = sees(shape, row, 0);
+    const bool sees_any = Masked ? saw[half] != 0 : sees(shape, row, 0);
     const float sum = team_sum(state[half].sum), highest = state[half].highest, share = sees_any ? 1 / sum : 0;
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {  // the warp's rows of q are read: their place is the output's
@@ -136,24 +161,30 @@ flash_attention_v2(Strided q, Strided k, Strided v, T* __restrict__ out, float* 
   }
 }
 
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows_,
-                     AttentionShape shape, void* stream_) {
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, AttentionMask mask, unsigned* seen, void* out,
+                     float* lse, float* rows_, AttentionShape shape, void* stream_) {
   if (shape.batch * shape.heads * shape.queries == 0) return;
   const auto stream = static_cast<cudaStream_t>(stream_);
   auto* rows = reinterpret_cast<float2*>(rows_);
   const bool fits = fits_tensor_cores({q, k, v}, {out}, shape.width);
+  if (mask.data) pack_mask(mask, seen, shape, stream);
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     auto* to = static_cast<T*>(out);
     if constexpr (sizeof(T) == 2)
       if (fits)
-        return with_padded_width(shape.width, [&](auto D) {
+        return with_padded_width(shape.width, [&](auto width) {
+          constexpr int D = decltype(width)::value;
           const dim3 grid = tile_grid(shape.queries, kQueries, shape.heads, shape.batch);
-          LAUNCH((flash_attention_v2<T, decltype(D)::value>), grid, 32 * kWarps, 0, stream)(q, k, v, to, lse, rows, shape);
+          if (mask.data)
+            LAUNCH((flash_attention_v2<T, D, true>), grid, 32 * kWarps, 0, stream)(q, k, v, seen, to, lse, rows, shape);
+          else
+            LAUNCH((flash_attention_v2<T, D, false>), grid, 32 * kWarps, 0, stream)(q, k, v, seen, to, lse, rows, shape);
         });
     with_width(shape.width, [&](auto D) {
       const dim3 grid = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
-      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, stream)(q, k, v, to, lse, rows, shape);
+      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, stream)(
+          q, k, v, mask.data ? seen : nullptr, to, lse, rows, shape);
     });
   });
   check_launch("flash_attention");

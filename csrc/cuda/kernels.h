@@ -63,16 +63,17 @@ constexpr int64_t kMaxHeadWidth = 128;
 constexpr int kDeltaRows = 4;  // of the smallest tiles, those of the kernel that sums dO O: a warp each
 constexpr int64_t kMaxBlocks = 0x7fffffff;  // of a launch
 
-// out (B, H, T, d), lse (B, H, T) and rows (B, H, T, 2), contiguous. Of each row: the maximum of its scores before they are
-// scaled, and the sum of exp(scale (score - maximum)).
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, void* out, float* lse, float* rows,
-                     AttentionShape shape, void* stream);
-
 // Which keys may be seen, bool (B, T, S) by its strides, of which a row's keys lie side by side; without data: all.
 struct AttentionMask {
   const bool* data;
   int64_t batch, query;
 };
+inline int64_t mask_words(int64_t keys) { return (keys + 31) / 32; }  // of 32 bits, for each query
+
+// out (B, H, T, d), lse (B, H, T) and rows (B, H, T, 2), contiguous. Of each row: the maximum of its scores before they are
+// scaled, and the sum of exp(scale (score - maximum)). Scratch, where there is a mask: seen (B, words, T), its bits.
+void flash_attention(DType dtype, Strided q, Strided k, Strided v, AttentionMask mask, unsigned* seen, void* out,
+                     float* lse, float* rows, AttentionShape shape, void* stream);
 
 // The same out, alone, for up to 8 queries. Scratch: part_out (B, H, T, parts, d), part_rows (B, H, T, parts, 2).
 void flash_decoding(DType dtype, Strided q, Strided k, Strided v, AttentionMask mask, void* out, float* part_out,
@@ -98,9 +99,9 @@ inline bool fits_decoding(DType dtype, const Strided& k, const Strided& v, int64
   return fits;
 }
 
-// dq like q, dk and dv like k, contiguous; `delta` is scratch like lse, d_lse may be null.
-void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, const void* out,
-                              const float* rows, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
+// dq like q, dk and dv like k, contiguous; `delta` is scratch like lse, `seen` as above; d_lse may be null.
+void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, AttentionMask mask,
+                              unsigned* seen, const void* out, const float* rows, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
                               AttentionShape shape, void* stream);
 
 }  // namespace minillama::kernels

@@ -117,24 +117,31 @@ def dequantized(stored):
 
 ATTENTION_SHAPES = (
     (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
-    (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100))
+    (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100),
+    (2, 2, 1, 35, 70, 64, True, 8, 0, "masked"), (2, 2, 1, 19, 67, 12, False, 2**20, 0, "masked"))
 
 
 def attention_cases(dtype, shapes=ATTENTION_SHAPES):
-    """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), and scores beyond the 88 at
-    which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows narrow."""
-    for B, H, K, T, S, d, causal, fine, far in shapes:
+    """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), padding with holes, and scores
+    beyond the 88 at which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows
+    narrow."""
+    for B, H, K, T, S, d, causal, fine, far, *masked in shapes:
         q, k, v = ((torch.randn(B, *shape, d) * fine).round() / fine for shape in ((H, T), (K, S), (K, S)))
         q, k, v = (x.to(dtype) for x in (q, k + far, v))
 
-        def run(backend, q, k, v, causal=causal):
-            attend = attention if backend == "reference" else kernels.flash_attention
-            return attend(q, k, v, causal, **({} if backend == "reference" else {"backend": backend}))
+        pad = torch.arange(S) >= 5 * torch.arange(1, B + 1)[:, None, None]
+        mask = pad & (torch.rand(B, T, S) < 0.6) if masked else None
 
-        def truth(inputs, d_out, plain, causal=causal):
-            return attended(**inputs, d_out=d_out, causal=causal, plain=plain)
+        def run(backend, q, k, v, causal=causal, mask=mask):
+            if backend == "reference":
+                return attention(q, k, v, causal, mask)
+            return kernels.flash_attention(q, k, v, causal, None if mask is None else mask.to(q.device), backend)
 
-        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' far' if far else ''}",
+        def truth(inputs, d_out, plain, causal=causal, mask=mask):
+            return attended(**inputs, d_out=d_out, causal=causal, plain=plain, mask_BTS=mask)
+
+        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' far' if far else ''}"
+               f"{' masked' if masked else ''}",
                {"q": q, "k": k, "v": v}, run, truth)
 
 
