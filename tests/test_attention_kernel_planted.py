@@ -218,7 +218,8 @@ def test_without_a_fault_the_laws_hold(planted):
     masked_laws_hold()
 
 
-@pytest.mark.parametrize("number", range(1001, 1001 + len(MASKED)), ids=[f"{text} -> {wrong}" for _, text, wrong in MASKED])
+@pytest.mark.parametrize("number", range(1001, 1001 + len(MASKED)),
+                         ids=[f"{text} -> {wrong}" for _, text, wrong in MASKED])
 def test_every_fault_of_a_mask_breaks_a_law(planted, number):
     planted(number)
     try:

@@ -149,8 +149,8 @@ def test_mangled_names_are_read():
         "flash_attention_v1 fp16 32")
     assert readable("_ZN9minillama7kernels22nf4_matmul_backward_v1I13__nv_bfloat16EEv") == "nf4_matmul_backward_v1 bf16"
     assert readable("_ZN9minillama7kernels7rope_v4I13__nv_bfloat16Lb0EEEvNS0_8RopeRowsE") == "rope_v4 bf16 half-split"
-    assert readable("_ZN9minillama7kernels18flash_attention_v2I6__halfLi32ELb1EEEv") == "flash_attention_v2 fp16 32 masked"
-    assert readable("_ZN9minillama7kernels18flash_attention_v2I6__halfLi32ELb0EEEv") == "flash_attention_v2 fp16 32"
+    for number, name in enumerate(("flash_dq_v2 fp16 32", "flash_dq_v2 fp16 32 masked")):
+        assert readable(f"_ZN9minillama7kernels11flash_dq_v2I6__halfLi32ELb{number}EEEv") == name
     assert readable("_ZN9minillama7kernels12pack_mask_v1ENS0_13AttentionMaskEPj") == "pack_mask_v1"
     assert readable("_ZN9minillama7kernels11rope_scalarIfEEvNS0_8RopeRowsES2_") == "rope_scalar fp32"
     assert readable("_Z3fooIfEvPT_") is None

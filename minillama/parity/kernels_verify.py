@@ -12,6 +12,7 @@ import math
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -122,27 +123,22 @@ ATTENTION_SHAPES = (
 
 
 def attention_cases(dtype, shapes=ATTENTION_SHAPES):
-    """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), padding with holes, and scores
-    beyond the 88 at which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows
-    narrow."""
+    """Tiles cut anywhere, grouped heads, decoding (T < S), rows that see nothing (T > S), masks, scores beyond the 88
+    at which exp overflows. Multiples of 1/8 make sums of products exact, and the bounds of what follows narrow."""
     for B, H, K, T, S, d, causal, fine, far, *masked in shapes:
         q, k, v = ((torch.randn(B, *shape, d) * fine).round() / fine for shape in ((H, T), (K, S), (K, S)))
         q, k, v = (x.to(dtype) for x in (q, k + far, v))
-
-        pad = torch.arange(S) >= 5 * torch.arange(1, B + 1)[:, None, None]
-        mask = pad & (torch.rand(B, T, S) < 0.6) if masked else None
+        mask = (torch.arange(S) >= 5) & (torch.rand(B, T, S) < 0.6) if masked else None
 
         def run(backend, q, k, v, causal=causal, mask=mask):
-            if backend == "reference":
-                return attention(q, k, v, causal, mask)
-            return kernels.flash_attention(q, k, v, causal, None if mask is None else mask.to(q.device), backend)
+            attend = attention if backend == "reference" else partial(kernels.flash_attention, backend=backend)
+            return attend(q, k, v, causal, None if mask is None else mask.to(q.device))
 
         def truth(inputs, d_out, plain, causal=causal, mask=mask):
             return attended(**inputs, d_out=d_out, causal=causal, plain=plain, mask_BTS=mask)
 
-        yield (f"B={B} H={H} K={K} T={T} S={S} d={d}{' causal' if causal else ''}{' far' if far else ''}"
-               f"{' masked' if masked else ''}",
-               {"q": q, "k": k, "v": v}, run, truth)
+        kinds = [*["causal"] * causal, *["far"] * (far != 0), *masked]
+        yield " ".join([f"B={B} H={H} K={K} T={T} S={S} d={d}", *kinds]), {"q": q, "k": k, "v": v}, run, truth
 
 
 def attended(q, k, v, d_out, causal, plain, mask_BTS=None):

@@ -46,9 +46,9 @@ static void run_attention() {
   const auto q = numbers(2 * 35 * 20, 1), k = numbers(50 * 20, 2), v = numbers(50 * 20, 3), d_out = numbers(1400, 4);
   std::vector<float> out(1400), lse(70), rows(140), delta(70), dq(1400), dk(1000), dv(1000);
   const Strided Q{q.data(), 1400, 700, 20}, K{k.data(), 1000, 1000, 20}, V{v.data(), 1000, 1000, 20};
-  flash_attention(DType::f32, Q, K, V, out.data(), lse.data(), rows.data(), shape, nullptr);
-  flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, out.data(), rows.data(), nullptr,
-                           delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+  flash_attention(DType::f32, Q, K, V, {}, nullptr, out.data(), lse.data(), rows.data(), shape, nullptr);
+  flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, {}, nullptr, out.data(), rows.data(),
+                           nullptr, delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
   for (const auto& result : {out, dq, dk, dv}) print(result);
 }
 
@@ -61,8 +61,8 @@ static void run_tensor_cores() {
   for (int i = 0; i < T * d; ++i) Q[i] = __half(q[i]);
   for (int i = 0; i < S * d; ++i) K[i] = __half(k[i]), V[i] = __half(v[i]);
   std::vector<float> lse(T), rows(2 * T), read(T * d);
-  flash_attention(DType::f16, {Q, T * d, T * d, d}, {K, S * d, S * d, d}, {V, S * d, S * d, d}, out, lse.data(),
-                  rows.data(), shape, nullptr);
+  flash_attention(DType::f16, {Q, T * d, T * d, d}, {K, S * d, S * d, d}, {V, S * d, S * d, d}, {}, nullptr, out,
+                  lse.data(), rows.data(), shape, nullptr);
   for (int i = 0; i < T * d; ++i) read[i] = float(out[i]);
   print(read);
 }
@@ -86,8 +86,8 @@ static void run_gradients() {
   auto out = d_out, dq = q, dk = k, dv = v;
   std::vector<float> rows(2 * T, 1.0f), delta(T);
   const Strided Q{q.data(), T * d, T * d, d}, K{k.data(), S * d, S * d, d}, V{v.data(), S * d, S * d, d};
-  flash_attention_backward(DType::f16, Q, K, V, {d_out.data(), T * d, T * d, d}, out.data(), rows.data(), nullptr,
-                           delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+  flash_attention_backward(DType::f16, Q, K, V, {d_out.data(), T * d, T * d, d}, {}, nullptr, out.data(), rows.data(),
+                           nullptr, delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
   for (const auto& result : {dq, dk, dv}) print(result);
 }
 
