@@ -108,9 +108,9 @@ def train_bpeasy(path, vocab_size, threads):
 
 
 def encode_ours(model):
-    from minillama.tokenizer import SentencePieceTokenizer
+    from minillama.tokenizer import load_tokenizer
 
-    return loaded(SentencePieceTokenizer.load(model))
+    return loaded(load_tokenizer(model))
 
 
 def loaded(tokenizer):
@@ -129,9 +129,9 @@ def encode_tokenizers(model):
     """The same vocabulary, its merges by score: left and right of every piece that are pieces too."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    from minillama.tokenizer import SentencePieceTokenizer
+    from minillama.tokenizer import load_tokenizer
 
-    pieces = SentencePieceTokenizer.load(model).pieces
+    pieces = load_tokenizer(model).pieces
     ids, merges = {piece.text: index for index, piece in enumerate(pieces)}, []
     for text, score, kind in pieces:
         parts = [(text[:cut], text[cut:]) for cut in range(1, len(text)) if kind == 1]

@@ -18,6 +18,7 @@ from minillama.tokenizer import SentencePieceTokenizer
 from minillama.tokenizer.llama2c_vocab import llama2c_vocab
 from minillama.tokenizer.token_settings import added_tokens_json
 from minillama.tokenizer.tokenizer_json import sentencepiece_json, tokenizer_json
+from minillama.tokenizer.wordpiece import WordPieceTokenizer, wordpiece_json
 
 FORMS = ("meta", "hf", "llama2c", "gguf")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
@@ -121,7 +122,8 @@ def write_tokenizer(folder, tokenizer, as_json):
     if has_model:
         tokenizer.save(folder / "tokenizer.model")
     if as_json or not has_model:
-        content = sentencepiece_json(tokenizer) if is_sentencepiece else tokenizer_json(tokenizer)
+        writers = {SentencePieceTokenizer: sentencepiece_json, WordPieceTokenizer: wordpiece_json}
+        content = writers.get(type(tokenizer), tokenizer_json)(tokenizer)
         if content is not None:
             with atomic_write(folder / "tokenizer.json") as file:
                 file.write(content)

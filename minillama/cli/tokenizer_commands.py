@@ -13,7 +13,7 @@ from minillama.system.claim import claims
 from minillama.tokenizer import load_tokenizer
 from minillama.tokenizer.byte_bpe_training import PATTERNS, train_byte_bpe
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
-from minillama.tokenizer.word_counts import TrainingReport
+from minillama.tokenizer.wordpiece import train_wordpiece
 
 
 def add_tokenizer(commands):
@@ -23,8 +23,8 @@ def add_tokenizer(commands):
     train.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
     add_number(train, "--vocab-size", Range(1, 1 << 30), required=True, help="pieces, from some 300 on")
     add_number(train, "--max-line-bytes", Range(10, 1 << 30), default=4192, help="longer lines are skipped, and told")
-    train.add_argument("--type", choices=("bpe", "unigram", "char", "word", "byte"), default="bpe",
-                       help="byte: byte-level BPE, written as a tokenizer.json; default: bpe")
+    train.add_argument("--type", choices=("bpe", "unigram", "char", "word", "byte", "wordpiece"),
+                       default="bpe", help="byte: byte-level BPE; it and wordpiece write tokenizer.json; default: bpe")
     train.add_argument("--pattern", choices=tuple(PATTERNS), help="how byte cuts words; default: llama3")
     add_number(train, "--character-coverage", Range(0.98, 1), default=0.99995, kind=float, help="share of the text's "
                "characters that become pieces")
@@ -49,7 +49,7 @@ def run_tokenizer_train(arguments):
         warnings.simplefilter("ignore")  # they are in the report
         tokenizer = _train(arguments, read_documents(arguments.text))
     tokenizer.save(arguments.out)
-    for note in getattr(tokenizer, "training_report", TrainingReport()).notes:
+    for note in getattr(getattr(tokenizer, "training_report", None), "notes", ()):
         print(spelled_as_flags(note, arguments), file=sys.stderr)
     print(f"{arguments.out}: {tokenizer.vocab_size} pieces", file=sys.stderr)
 
@@ -59,12 +59,14 @@ def _train(arguments, texts):
     options = {name: getattr(arguments, name) for name in (
         "max_line_bytes", "character_coverage", "user_defined_symbols", "byte_fallback")}
     usual = {"max_line_bytes": 4192, "character_coverage": 0.99995, "user_defined_symbols": [], "byte_fallback": None}
-    ignored = [name for name in options if options[name] != usual[name]] if arguments.type == "byte" else []
+    ignored = [name for name in options if options[name] != usual[name] and arguments.type in ("byte", "wordpiece")]
     ignored += ["pattern"] if arguments.pattern and arguments.type != "byte" else []
     if ignored:
         raise ValueError(f"--type {arguments.type} has no --{ignored[0].replace('_', '-')}: leave it out")
     if arguments.type == "byte":
         return train_byte_bpe(texts, arguments.vocab_size, arguments.pattern or "llama3", progress=True)
+    if arguments.type == "wordpiece":
+        return train_wordpiece(texts, arguments.vocab_size, progress=True)
     return train_sentencepiece(texts, arguments.vocab_size, arguments.type, progress=True, **options)
 
 

@@ -12,6 +12,7 @@ from .sentencepiece_training import train_bpe
 from .tiktoken import looks_like_tiktoken, read_tiktoken
 from .token_settings import read_token_settings
 from .tokenizer_json import read_tokenizer_json
+from .wordpiece import looks_like_wordpiece, read_wordpiece
 
 FLOOR = 1  # imports from its own floor or a lower one
 __all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "load_tokenizer", "train_bpe"]
@@ -21,7 +22,7 @@ def load_tokenizer(path):
     """Read a tokenizer file, whatever its name; ValueError if its content is damaged or of no known form.
 
     Known: SentencePiece BPE models (Llama 1 and 2, Mistral: tokenizer.model), Llama 3's tokenizer.model, Hugging
-    Face's tokenizer.json of BPE type, llama2.c's tokenizer.bin.
+    Face's tokenizer.json of BPE type, BERT's tokenizer.json and vocab.txt, llama2.c's tokenizer.bin.
     """
     path = Path(path)
     data = require_regular(path).read_bytes()
@@ -32,9 +33,11 @@ def load_tokenizer(path):
             return SentencePieceTokenizer(data).obey(read_token_settings(path.parent))
         if looks_like_tiktoken(data):
             return read_tiktoken(data).obey(read_token_settings(path.parent))
+        if looks_like_wordpiece(data):
+            return read_wordpiece(data, path.parent)
         if data.lstrip()[:1] == b"{":
             return read_tokenizer_json(data, path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     raise ValueError(f"{path} is no tokenizer we know (it begins with {data[:16]!r}): SentencePiece .model, Llama 3's "
-                     "tokenizer.model, tokenizer.json and llama2.c's tokenizer.bin are read")
+                     "tokenizer.model, tokenizer.json, vocab.txt and llama2.c's tokenizer.bin are read")

@@ -69,6 +69,7 @@ class ByteBpeTokenizer(Tokenizer):
         self._begin(AddedToken(name, index) for name, index in specials.items())
         self.ids = ids
         self._merges, self._file = merges, file
+        self.ids_are_ranks = merges is None  # as in Llama 3's own file
         self.whole_words, self.prefix_space = whole_words, prefix_space
         self.words, self.backend = list(words), choose_backend(backend)
         self._bytes = {index: token for token, index in ids.items()}
@@ -135,11 +136,6 @@ class ByteBpeTokenizer(Tokenizer):
 
     def _rank(self, left, right):
         return self.ids.get(left + right) if self._merges is None else self._merges.get((left, right))
-
-    @property
-    def ids_are_ranks(self):
-        """Whether pairs rank by ids, as in Llama 3's own file, and not by a list of merges."""
-        return self._merges is None
 
     def merges(self):
         """Pairs of bytes in the order of their ranks. Where ids are the ranks, the pair that makes a token is what

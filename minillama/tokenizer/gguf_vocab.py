@@ -122,6 +122,9 @@ def gguf_vocab(tokenizer, n_rows=0):
     settings |= {"tokenizer.ggml.add_bos_token": tokenizer.begins, "tokenizer.ggml.add_eos_token": tokenizer.add_eos}
     if tokenizer.chat_template:
         settings["tokenizer.chat_template"] = tokenizer.chat_template
+    pre = next((name for name, words in WORDS.items() if words == getattr(tokenizer, "words", None)), None)
+    if pre is None and not isinstance(tokenizer, SentencePieceTokenizer):
+        raise ValueError("llama.cpp has no name for the way this tokenizer cuts words: leave the tokenizer out")
     rows = [*map(_row(tokenizer), range(tokenizer.vocab_size))]
     rows += [Piece("", 0.0, UNUSED)] * (n_rows - len(rows))
     rows = [row if row.text else Piece(f"[PAD{index}]", row.score, UNUSED) for index, row in enumerate(rows)]
@@ -133,9 +136,6 @@ def gguf_vocab(tokenizer, n_rows=0):
                              "bpe vocabulary only: leave the tokenizer out")
         return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
                 "tokenizer.ggml.add_space_prefix": tokenizer.prefix != "never", **settings}
-    pre = next((name for name, words in WORDS.items() if words == tokenizer.words), None)
-    if pre is None:
-        raise ValueError("llama.cpp has no name for the way this tokenizer cuts words: leave the tokenizer out")
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **settings,
             "tokenizer.ggml.merges": [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]}
 

@@ -6,7 +6,6 @@ name. Ordinary text never becomes a control token: `<s>` typed by a user is text
 """
 
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 from minillama.system.files import atomic_write
@@ -168,11 +167,6 @@ class SentencePieceTokenizer(Tokenizer):
             of_bpe = CompiledEncoder if self.backend == "cpp" else BpeEncoder
             self._encoders[prefix] = ENCODERS.get(rules.model_type, of_bpe)(self._vocabulary, unk_id, rules)
         return self._encoders[prefix]
-
-    @classmethod
-    def load(cls, path, backend=None):
-        """Read a .model file."""
-        return cls(Path(path).read_bytes(), backend=backend)
 
     def save(self, path):
         """Write the .model file, byte for byte as it was read."""

@@ -22,14 +22,15 @@ CLEAN_UP = ("{} asks for clean_up_tokenization_spaces: decoded text is exact all
             "transformers 5 ignores it too (transformers 4 took spaces before punctuation away)")
 
 
-def read_token_settings(folder, inside=None):
-    """The `TokenSettings` of a folder; `inside`: the added tokens of its tokenizer.json, where that has been read.
-    ValueError for a damaged file, and for one whose statements no tokenizer could obey."""
+def read_token_settings(folder, inside=None, form="tokenizer_config.json"):
+    """The `TokenSettings` of a folder. inside: the added tokens of its tokenizer.json, where that has been read. form:
+    what known_settings.json calls the settings of tokenizer_config.json. ValueError for a damaged file, and for one
+    whose statements no tokenizer could obey."""
     folder = Path(folder)
     paths = [folder / f"{name}.json" for name in FILES]
     contents = [read_settings(path, MAX_BYTES) if path.exists() else {} for path in paths]
     for path, content in zip(paths[:3], contents, strict=False):
-        check_known(content, path, path.name)
+        check_known(content, path, form if path is paths[0] else path.name)
     config, names, generation, added, model = contents
     tokens, whole = list(inside or ()), folder / "tokenizer.json"
     if inside is None and whole.exists():

@@ -39,12 +39,12 @@ def read_tokenizer_json(data, folder=None):
     settings = read_token_settings(folder, added) if folder else TokenSettings(tuple(added))
     if flag(model, "byte_fallback", "tokenizer.json"):
         tokenizer = _sentencepiece(content, vocab, merges, settings)
-        return tokenizer.obey(_filled(settings, content, tokenizer))
+        return tokenizer.obey(fill_ends(settings, content, tokenizer))
     words, prefix_space = _words(content.get("pre_tokenizer"))
     if content.get("normalizer") is not None:
         raise ValueError(f"tokenizer.json has the normalizer {_kind(content['normalizer'])!r}: LLaMA's has none")
     if [_kind(step) for step in _steps(content.get("decoder"), "decoders")] not in ([], ["ByteLevel"]):
-        raise _not_known(content["decoder"])
+        raise unknown_part(content["decoder"])
     ids = {spelled(token): index for token, index in vocab.items() if token not in names}
     pairs = {(spelled(left), spelled(right)): rank for rank, (left, right) in enumerate(merges)}
     if None in ids or any(None in pair for pair in pairs):
@@ -55,7 +55,7 @@ def read_tokenizer_json(data, folder=None):
     whole_words = flag(model, "ignore_merges", "tokenizer.json")
     tokenizer = ByteBpeTokenizer(ids, {token.text: token.id for token in added}, words, pairs, whole_words, file=data,
                                  prefix_space=prefix_space)
-    return tokenizer.obey(_filled(replace(settings, prefix=None), content, tokenizer))
+    return tokenizer.obey(fill_ends(replace(settings, prefix=None), content, tokenizer))
 
 
 def _check_settings(content, model, added):
@@ -72,7 +72,7 @@ def _check_settings(content, model, added):
                              f"{model['vocab'][token.text]} in the vocabulary: tokenizer.json contradicts itself")
 
 
-def _filled(settings, content, tokenizer):
+def fill_ends(settings, content, tokenizer):
     """Where the settings beside the file say nothing: begin and end as its post_processor puts them around a text,
     their names by custom."""
     front, back = _around(content.get("post_processor"), tokenizer)
@@ -103,7 +103,7 @@ def _around(part, tokenizer):
                 return (front or [None])[0], (back or [None])[0]
     except (KeyError, TypeError, AttributeError, ValueError):
         pass
-    raise _not_known(part, "puts more around a text than one known token on either side, or other ids")
+    raise unknown_part(part, "puts more around a text than one known token on either side, or other ids")
 
 
 def tokenizer_json(tokenizer):
@@ -114,7 +114,7 @@ def tokenizer_json(tokenizer):
              for pattern in tokenizer.words]
     byte_level = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True,
                   "use_regex": False}
-    return _written(tokenizer, {"ignore_merges": tokenizer.whole_words, "vocab": vocab, "merges": merges},
+    return file_bytes(tokenizer, {"ignore_merges": tokenizer.whole_words, "vocab": vocab, "merges": merges},
                     pre_tokenizer={"type": "Sequence", "pretokenizers": [*split, byte_level]}, decoder=byte_level)
 
 
@@ -133,13 +133,13 @@ def sentencepiece_json(tokenizer):
     model = {"unk_token": tokenizer.id_to_piece(tokenizer.unk_id), "fuse_unk": True, "byte_fallback": True,
              "vocab": vocab, "merges": [f"{left} {right}" for left, right in cuts]}
     form = next(form for form in PARTS["spaces"] if form["prefix"] == tokenizer.prefix)
-    return _written(tokenizer, model, **{name: part for name, part in form.items() if name != "prefix"})
+    return file_bytes(tokenizer, model, **{name: part for name, part in form.items() if name != "prefix"})
 
 
-def _written(tokenizer, model, **parts):
+def file_bytes(tokenizer, model, form="model", **parts):
     """The bytes of the file with this model; what is not named is as usual."""
     content = {**PARTS["content"], **parts, "added_tokens": added_tokens_json(tokenizer),
-               "post_processor": _post_processor(tokenizer), "model": {**PARTS["model"], **model}}
+               "post_processor": _post_processor(tokenizer), "model": {**PARTS[form], **model}}
     return json.dumps(content, ensure_ascii=False).encode()
 
 
@@ -169,7 +169,8 @@ def _kind(part):
     return part.get("type") if isinstance(part, dict) else part
 
 
-def _not_known(part, what="has"):
+def unknown_part(part, what="has"):
+    """The error for a part of a tokenizer.json that is not known here."""
     return ValueError(f"tokenizer.json {what}: {json.dumps(part)[:120]}: not known here")
 
 
@@ -179,9 +180,9 @@ def _steps(part, inside):
     for step in steps if isinstance(steps, list) else [steps]:
         shape = KNOWN["steps of tokenizer.json"].get(str(_kind(step))) if isinstance(step, dict) else None
         if shape is None or any(type(value).__name__ != shape.get(name) for name, value in step.items()):
-            raise _not_known(step, "cuts text by" if inside == "pretokenizers" else "has")
+            raise unknown_part(step, "cuts text by" if inside == "pretokenizers" else "has")
     if _kind(part) == "Sequence" and part.keys() != {"type", inside}:
-        raise _not_known(part)
+        raise unknown_part(part)
     return steps
 
 
@@ -197,12 +198,12 @@ def _words(part):
         elif kind == "ByteLevel":
             pattern = GPT2_WORDS if step.get("use_regex", True) else ""
         if pattern not in ("", *KNOWN_PATTERNS):  # a foreign one could be made to run for ever
-            raise _not_known(step, "cuts text by")
+            raise unknown_part(step, "cuts text by")
         words += [pattern] if pattern else []
     prefix_space = bool(steps) and steps[-1].get("add_prefix_space", False)
     if [step["type"] for step in steps].count("ByteLevel") != 1 or steps[-1]["type"] != "ByteLevel" or (
             prefix_space and len(steps) > 1):  # it would put a space before each word that an earlier step cut
-        raise _not_known(part, "cuts text by")
+        raise unknown_part(part, "cuts text by")
     return words, prefix_space
 
 
@@ -215,7 +216,7 @@ def _prefix(content):
                          f"{json.dumps([*parts.values()])[:120]}, are not in the form of Llama 2's: use its "
                          "tokenizer.model")
     if content.get("decoder") not in (None, form["decoder"], form["pre_tokenizer"]):
-        raise _not_known(content["decoder"])
+        raise unknown_part(content["decoder"])
     words = [entry for entry in content.get("added_tokens") or [] if not entry.get("special", True)]
     if form["normalizer"] and any(entry.get("normalized") for entry in words):
         raise ValueError("tokenizer.json has an added word that is normalized: a space would be put before it too, "

@@ -1,5 +1,7 @@
 """Conversion: round the circle of all forms and back to the same bits, the same text, the same tokenizer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from byte_texts import fuzzed
@@ -8,10 +10,11 @@ from mutants import Mutant
 from test_tiktoken import tiny_file
 
 from minillama.checkpoint import load_model, save_model
-from minillama.checkpoint.convert import FORMS, convert
+from minillama.checkpoint.convert import FORMS, convert, save_with_tokenizer
 from minillama.config import ModelConfig, RopeScaling
 from minillama.generate import generate_text
 from minillama.tokenizer import train_bpe
+from minillama.tokenizer.wordpiece import train_wordpiece
 
 PLAIN = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=280, hidden_dim=96, max_seq_len=64)
 LLAMA3 = ModelConfig(dim=64, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=518, hidden_dim=96, max_seq_len=64,
@@ -27,6 +30,18 @@ def round_the_circle(start, forms, folder):
         convert(place, target, form)
         place = target
         yield place
+
+
+def test_a_wordpiece_vocabulary_goes_along_but_not_into_gguf(tmp_path):
+    tokenizer = train_wordpiece(["the cat and the hat and the bat"] * 20, 24)
+    save_with_tokenizer(tmp_path / "start", model_of(replace(PLAIN, vocab_size=24)), tokenizer)
+    for place in round_the_circle(tmp_path / "start", ["hf", "meta"], tmp_path):
+        inside = load_model(place)[1]
+        assert inside.ids == tokenizer.ids and (inside.begins, inside.add_eos) == (True, False)
+        assert inside.encode("The bat") == tokenizer.encode("The bat")
+        assert inside.decode(inside.encode("x bat")) == "[UNK] bat"
+    with pytest.raises(ValueError, match="no name for the way this tokenizer cuts words"):
+        convert(place, tmp_path / "x.gguf", "gguf")
 
 
 def test_every_form_gives_the_same_bits_back(tmp_path):

@@ -44,7 +44,8 @@ def test_what_was_learned_is_what_the_library_learns_and_stands_on_stderr(tmp_pa
 
 
 @pytest.mark.parametrize(("kind", "size", "words"), [
-    ("unigram", 268, ()), ("char", 9, ()), ("word", 5, ()), ("byte", 262, ()), ("byte", 262, ("--pattern", "gpt2"))])
+    ("unigram", 268, ()), ("char", 9, ()), ("word", 5, ()), ("byte", 262, ()), ("byte", 262, ("--pattern", "gpt2")),
+    ("wordpiece", 18, ())])
 def test_each_type_is_learned_saved_and_recognised_by_its_content(tmp_path, monkeypatch, capsys, kind, size, words):
     (tmp_path / "text.txt").write_text("low lower lowest\nlow lowest\nlower low\n" * 9)
     code, out, err = run(monkeypatch, capsys, "tokenizer", "train", "--text", tmp_path / "text.txt", "--type", kind,
@@ -55,7 +56,8 @@ def test_each_type_is_learned_saved_and_recognised_by_its_content(tmp_path, monk
 
 
 @pytest.mark.parametrize(("kind", "flag"), [("byte", "--no-byte-fallback"), ("bpe", "--pattern=gpt2"),
-                                            ("byte", "--character-coverage=0.99"), ("char", "--pattern=gpt2")])
+                                            ("byte", "--character-coverage=0.99"), ("char", "--pattern=gpt2"),
+                                            ("wordpiece", "--byte-fallback"), ("wordpiece", "--pattern=gpt2")])
 def test_a_flag_that_a_type_would_ignore_is_refused(tmp_path, monkeypatch, capsys, kind, flag):
     (tmp_path / "text.txt").write_text(TEXT)
     code, _, err = run(monkeypatch, capsys, "tokenizer", "train", "--text", tmp_path / "text.txt", "--type", kind,
