@@ -181,6 +181,6 @@ def beside_a_vocabulary(tmp_path):
 
 
 MUTANTS = [
-    Mutant("minillama.tokenizer.token_settings", "(content, path, path.name)\n    config", "({}, path, path.name)\n"
-           "    config", lambda: in_a_folder(beside_a_vocabulary)),
+    Mutant("minillama.tokenizer.token_settings", "check_known(content, path, form if", "check_known({}, path, form if",
+           lambda: in_a_folder(beside_a_vocabulary)),
 ]

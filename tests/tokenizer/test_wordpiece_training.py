@@ -112,6 +112,6 @@ MUTANTS = [
     plant("if found >= least", "if found > 0", test_rare_pairs_are_left_alone_if_asked),
     plant("count(number, -1)", "pass",
           lambda: test_each_merge_has_the_greatest_ratio_and_ties_fall_by_the_written_rule(0)),
-    plant("while len(pieces) < vocab_size and (", "for _ in range(vocab_size - fixed):\n            if (",
+    plant("while len(pieces) < vocab_size and", "while len(pieces) <= vocab_size and",
           test_training_stops_at_the_size_wanted_however_often_a_piece_is_made_twice),
 ]
