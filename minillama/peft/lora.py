@@ -35,7 +35,6 @@ class LoRAConfig:
     alpha: float = number(16.0, 1e-6, 1e6)  # the product is scaled by alpha / R: R can change without a new rate
     dropout: float = number(0.0, 0, below=1)  # probability with which an input of A is dropped in training
     targets: tuple = ("attention.wq", "attention.wv")  # names of linear layers, whole or their ends, * for any text
-
     rank_stabilized: bool = False  # rsLoRA (arXiv 2312.03732): alpha / sqrt(R), so that a large R learns as fast
 
     def __post_init__(self):

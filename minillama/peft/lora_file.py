@@ -49,7 +49,8 @@ def save_lora(folder, model, base_model=None):
         if isinstance(layer, DoRALinear):
             m = rows_to_hf(path, layer.m.detach(), model.config.n_heads, model.config.n_kv_heads)
             tensors[f"{PREFIX}{to_hf(path)}.lora_magnitude_vector"] = m
-    tables = [word for word, path in TABLES.items() if _learns(model.get_submodule(path))]
+    learned = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    tables = [word for word, path in TABLES.items() if f"{path}.weight" in learned]
     for word in tables:
         tensors[f"{PREFIX}{to_hf(TABLES[word])}.weight"] = model.get_submodule(TABLES[word]).weight.detach()
     config = next(iter(layers.values())).config
@@ -122,11 +123,11 @@ def read_tensors(folder):
         raise ValueError(f"{folder}: neither {TENSOR_FILE} nor {OLD_TENSOR_FILE} is beside {CONFIG_FILE}: fetch it too")
     if len(paths) == 2:
         warnings.warn(f"{folder}: {TENSOR_FILE} is read, not {OLD_TENSOR_FILE} beside it", stacklevel=3)
-    return (read_safetensors if paths[0].name == TENSOR_FILE else read_pth)(paths[0]), paths[0]
-
-
-def _learns(module):
-    return isinstance(getattr(module, "weight", None), torch.nn.Parameter) and module.weight.requires_grad
+    tensors = (read_safetensors if paths[0].name == TENSOR_FILE else read_pth)(paths[0])
+    if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
+        raise ValueError(f"{paths[0]}: {broken[0]} holds NaN or an infinite number: its training diverged, or the file "
+                         "is damaged; train it, or fetch it, again")
+    return tensors, paths[0]
 
 
 def _tables(tensors, config, model, path):

@@ -54,6 +54,8 @@ def test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was(name
     refuse("never_heard_of", {**config, "never_heard_of": 3})
     refuse("another base", tensors={**tensors, first: tensors[first][..., None]})
     refuse("another base", tensors={**tensors, "x": torch.ones(2)})
+    for broken in (float("nan"), float("-inf")):
+        refuse("holds NaN or an infinite number: .*again", tensors={**tensors, first: tensors[first] + broken})
     refuse("another base|no file|holds", tensors={key: t for key, t in tensors.items() if key != first} or {
         "x": torch.ones(1)})
     if name == "ia3":
@@ -75,6 +77,8 @@ def test_a_config_that_tells_another_shape_is_refused_by_its_name(field, value, 
 
 refusals = test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was
 MUTANTS = [
+    Mutant("minillama.peft.lora_file", "if not tensor.float().isfinite().all()", "if False",
+           lambda: in_a_folder(lambda folder: refusals("ia3", folder))),
     Mutant("minillama.peft.adapter_file", "    if found != wanted:", "    if False:",
            lambda: in_a_folder(lambda folder: refusals("bitfit", folder))),
     Mutant("minillama.peft.adapter_file", "check_known(config, config_path, f\"adapter_config.json of {form}\")",

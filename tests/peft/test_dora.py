@@ -51,6 +51,26 @@ def test_forward_is_equation_5(shape):
     assert torch.allclose(layer(x).double(), x.double() @ (m[:, None] * W / lengths[:, None]).T, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_those_of_equation_5_with_the_norm_held_constant(shape):
+    """Section 4.3. float64 autograd of the formula; fp32 sums of at most 40 products and a division: 1e-5."""
+    layer = DoRALinear(nn.Linear(shape[1], shape[0], bias=False), LoRAConfig(3, 5.0))
+    layer.B.data, x, dy = normal(*layer.B.shape), normal(4, shape[1], seed=4), normal(4, shape[0], seed=6)
+    layer(x).backward(dy)
+    A, B, m = (p.detach().double().requires_grad_() for p in (layer.A, layer.B, layer.m))
+    W = layer.base.weight.detach().double() + 5 / 3 * B @ A
+    (x.double() @ ((m / W.detach().norm(dim=1))[:, None] * W).T).backward(dy.double())
+    for ours, wanted in ((layer.A, A), (layer.B, B), (layer.m, m)):
+        assert torch.allclose(ours.grad.double(), wanted.grad, rtol=1e-5, atol=1e-5 * float(wanted.grad.abs().max()))
+
+
+def test_a_row_of_zeros_stays_zeros():
+    base = nn.Linear(5, 3, bias=False)
+    base.weight.data[1] = 0
+    y = DoRALinear(base, LoRAConfig(2))(normal(4, 5))
+    assert y.isfinite().all() and not y[:, 1].any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_and_we_compute_the_same(kind):
     model = adapted(kind)
@@ -103,6 +123,17 @@ MUTANTS = [
            lambda: test_forward_is_equation_5((3, 5))),
     Mutant("minillama.peft.dora", "[:, None] * super()", "[:, None] + super()",
            lambda: test_merging_keeps_the_function_and_unmerging_restores_every_bit("dora")),
+    Mutant("minillama.peft.dora", "nn.Parameter(self.row_norms())", "nn.Parameter(self.row_norms().square())",
+           lambda: test_a_new_layer_is_the_base_bit_for_bit((3, 5), "linear")),
+    Mutant("minillama.peft.dora", ".clamp(min=1e-30)", "", test_a_row_of_zeros_stays_zeros),
+    Mutant("minillama.peft.dora", "self.row_norms())).to(", "self.row_norms()).detach()).to(",
+           lambda: test_gradients_are_those_of_equation_5_with_the_norm_held_constant((3, 5))),
+    Mutant("minillama.peft.lora", "(self.B @ self.A).detach()", "(self.B @ self.A)",
+           lambda: test_gradients_are_those_of_equation_5_with_the_norm_held_constant((3, 5))),
+    Mutant("minillama.peft.lora_file", '"use_rslora": config.rank_stabilized', '"use_rslora": False',
+           lambda: test_peft_and_we_compute_the_same("rslora")),
+    Mutant("minillama.peft.lora_file", "config[\"use_rslora\"]), kind", "False), kind",
+           lambda: test_peft_and_we_compute_the_same("rslora")),
     Mutant("minillama.peft.lora", "math.sqrt(self.rank) if", "self.rank if",
            test_rank_stabilized_scaling_is_alpha_over_the_root_of_the_rank),
     Mutant("minillama.peft.lora_file", "m = rows_to_hf(path, layer.m.detach(), model.config.n_heads,",

@@ -1,13 +1,15 @@
 """What every method keeps: the base's bits, the same text by every road, and a clear no where it cannot be merged."""
 
+import argparse
 import copy
 
 import pytest
 import torch
 from mutants import Mutant
-from tuned_models import changed, close, small_model, tokens, trained, tuned
+from tuned_models import EVERY, attach, changed, close, small_model, tokens, trained, tuned
 
 from minillama.backends import use_kernels
+from minillama.cli.tuning_commands import add_sft
 from minillama.engine import refusal
 from minillama.generate import generate_tokens
 from minillama.kernels import built_backends
@@ -16,7 +18,9 @@ from minillama.quant.quantize_linears import quantize_linears
 from minillama.train.sequence_loss import Sequence
 from minillama.train.sft import SftConfig, fine_tune
 
-STARTS_AS_BASE = {"adapter", "parallel-adapter", "ladder", "bitfit", "ia3"}
+STARTS_AS_BASE = {"full", "embeddings", "lora", "rslora", "dora", "adapter", "parallel-adapter", "ladder", "bitfit",
+                  "ia3"}
+FROZEN_BASE = [name for name in EVERY if name not in ("full", "embeddings", "qlora")]  # qlora is lora over nf4
 
 
 def lessons(count=6):
@@ -24,21 +28,29 @@ def lessons(count=6):
     return [Sequence(row[:8 + i % 5], [-100] * 3 + row[3:8 + i % 5]) for i, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_these_are_the_methods_of_sft():
+    parser = argparse.ArgumentParser()
+    add_sft(parser.add_subparsers())
+    [sft] = parser._subparsers._group_actions[0].choices.values()
+    [method] = [action for action in sft._actions if action.dest == "method"]
+    assert sorted(method.choices) == sorted(EVERY) and len(EVERY) == 15
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_a_new_one_is_the_base_exactly_where_its_page_says_so(name):
     model = tuned(name, change=False)
     assert (changed(model) == 0) == (name in STARTS_AS_BASE)
 
 
 @pytest.mark.parametrize("kind", [None, "nf4", "int8"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", FROZEN_BASE)
 def test_training_learns_and_leaves_every_bit_of_the_base(name, kind):
     """Padded and packed, with gradient checkpointing and without."""
     model = small_model()
     if kind:
         quantize_linears(model, kind=kind)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    add_method(model, name, 4)
+    attach(model, name, 4)
     kept = [tensor for tensor in [*model.parameters(), *model.buffers()] if not tensor.requires_grad]
     copies = [tensor.clone() for tensor in kept]
     start = {key: tensor.detach().clone() for key, tensor in trained(model).items()}
@@ -52,7 +64,7 @@ def test_training_learns_and_leaves_every_bit_of_the_base(name, kind):
     assert sum(not torch.equal(tensor, start[key]) for key, tensor in trained(model).items()) >= len(start) - 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_gradient_checkpointing_changes_no_gradient(name):
     gradients = []
     for on in (False, True):
@@ -64,7 +76,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
     assert all(close(one, other) for one, other in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_padding_and_packing_change_nothing(name):
     """Left padding, and documents of 9, 21 and 7 tokens in one row: each is what it is alone."""
     model, row = tuned(name), tokens()[:1]
@@ -76,12 +88,12 @@ def test_padding_and_packing_change_nothing(name):
     assert close(model(row, document_ids_BT=documents), alone)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("backend", [name for name in built_backends() if name in ("reference", "cpu")])
 def test_generation_behind_a_cache_is_the_full_forward_pass(backend, name):
-    """Also where a plain model would be decoded by the engine, which knows of nothing that was added."""
+    """Also where a plain model is decoded by the engine, which knows of nothing that was added."""
     model, prompts = use_kernels(tuned(name), backend), [[3, 60, 7], [21], [5, 5, 8, 13, 21]]
-    assert backend != "cpu" or refusal(model)
+    assert backend != "cpu" or (refusal(model) is None) == (name in ("full", "embeddings"))
     made = list(zip(*generate_tokens(model, prompts, 6), strict=True))
     for prompt, answer in zip(prompts, made, strict=True):
         row = list(prompt)
@@ -104,7 +116,7 @@ def test_one_method_at_a_time():
 
 
 def test_a_tuned_model_can_be_copied():
-    for name in METHODS:
+    for name in EVERY:
         model = tuned(name)
         assert torch.equal(copy.deepcopy(model)(tokens()), model(tokens())), name
 

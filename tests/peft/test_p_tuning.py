@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mutants import Mutant
-from tuned_models import close, same_in_peft, small_model, tokens, tuned
+from tuned_models import close, same_in_peft, small_model, tokens, trained, tuned
 
 KINDS = {"MLP": False, "LSTM": True}
 
@@ -41,6 +41,21 @@ def test_counts_of_a_tiny_model():
         5760, 59008]
 
 
+def test_the_vectors_begin_as_normal_numbers_as_pefts_do():
+    start = tuned("p-tuning", 400, change=False, h=3).virtual_tokens.embedding
+    assert start.shape == (400, 32)
+    assert abs(start.mean()) < 5 / 12800**0.5 and torch.allclose(start.std(), torch.ones(()), rtol=5 / 25600**0.5)
+
+
+def test_only_vectors_and_network_learn():
+    assert all(name.startswith("virtual_tokens.") for name in trained(tuned("p-tuning")))
+
+
+def test_the_encoder_is_as_wide_as_the_model_unless_another_width_is_asked_for():
+    widths = [tuned("p-tuning", **asked).virtual_tokens.mlp[0].out_features for asked in ({}, {"h": 9})]
+    assert widths == [32, 9]
+
+
 def test_a_saved_prompt_needs_no_network(tmp_path):
     from minillama.peft.adapter_file import load_adapter, save_adapter
 
@@ -54,4 +69,12 @@ MUTANTS = [
     Mutant("minillama.peft.p_tuning", "num_layers=2", "num_layers=1", test_counts_of_a_tiny_model),
     Mutant("minillama.peft.p_tuning", "nn.Linear(inner, inner), nn.ReLU(),", "nn.Linear(inner, inner), nn.Tanh(),",
            lambda: test_the_network_is_pefts_number_by_number("MLP")),
+    Mutant("minillama.peft.p_tuning", "self.lstm(self.embedding)[0]", "self.lstm(self.embedding.flip(0))[0]",
+           lambda: test_the_network_is_pefts_number_by_number("LSTM")),
+    Mutant("minillama.peft.p_tuning", "bidirectional=True", "bidirectional=False", test_counts_of_a_tiny_model),
+    Mutant("minillama.peft.p_tuning", "torch.randn(n,", "0.1 * torch.randn(n,",
+           test_the_vectors_begin_as_normal_numbers_as_pefts_do),
+    Mutant("minillama.peft.methods", "size, h or model.config.dim, lstm)", "size, model.config.dim, lstm)",
+           test_the_encoder_is_as_wide_as_the_model_unless_another_width_is_asked_for),
+    Mutant("minillama.peft.p_tuning", "    model.requires_grad_(False)\n", "", test_only_vectors_and_network_learn),
 ]

@@ -81,7 +81,22 @@ def test_peft_and_we_score_classes_alike():
             assert close(load_classifier(folder, small_model())(texts), made(texts).logits)
 
 
+def test_prefix_and_head_alone_learn_and_no_encoder_stands_between():
+    model = classifier()
+    assert set(trained(model)) == {"model.virtual_tokens.embedding", "head.weight"}
+    F.cross_entropy(model(tokens()), torch.tensor([0, 2])).backward()
+    assert all(p.grad is not None and p.grad.any() for p in trained(model).values())
+
+
 MUTANTS = [
+    Mutant("minillama.peft.p_tuning_v2", "left_pad_B=left_pad_B)", "left_pad_B=None)",
+           test_the_head_reads_the_last_token_whatever_the_padding),
+    Mutant("minillama.peft.p_tuning_v2", "if n:", "if False:",
+           test_prefix_and_head_alone_learn_and_no_encoder_stands_between),
+    Mutant("minillama.peft.p_tuning_v2", "hidden_BD.float()", "hidden_BD.detach().float()",
+           test_prefix_and_head_alone_learn_and_no_encoder_stands_between),
+    Mutant("minillama.peft.prefix_tuning", "    model.requires_grad_(False)\n", "",
+           test_prefix_and_head_alone_learn_and_no_encoder_stands_between),
     Mutant("minillama.peft.p_tuning_v2", "[:, -1]", "[:, 0]", test_the_head_reads_the_last_token_whatever_the_padding),
     Mutant("minillama.peft.adapter_file", "classifier.head.weight.copy_(W)", "pass",
            lambda: in_a_folder(test_prefix_and_head_load_back_to_the_same_scores_and_bytes)),

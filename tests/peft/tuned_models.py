@@ -1,13 +1,19 @@
 """Small models with something added by each method, for the tests of `minillama.peft`."""
 
 import torch
-from test_lora import small_model, tokens
+from test_lora import ALL, small_model, tokens
 from test_lora_file import close, peft_twin
 
 from minillama.peft.adapter_file import load_adapter, save_adapter
-from minillama.peft.methods import add_method
+from minillama.peft.dora import DoRALinear
+from minillama.peft.lora import LoRAConfig, LoRALinear, add_lora
+from minillama.peft.methods import METHODS, add_method
+from minillama.quant.quantize_linears import quantize_linears
+from minillama.train.vocabulary import train_vocabulary
 
-__all__ = ["changed", "close", "disturb", "same_in_peft", "small_model", "tokens", "trained", "tuned"]
+__all__ = ["EVERY", "attach", "changed", "close", "disturb", "same_in_peft", "small_model", "tokens", "trained",
+           "tuned"]
+EVERY = ("full", "embeddings", "lora", "rslora", "dora", "qlora", *METHODS, "p-tuning-v2")  # what sft --method takes
 
 
 def trained(model):
@@ -24,10 +30,22 @@ def disturb(model, seed=5):
     return model
 
 
+def attach(model, name, size=5, **options):
+    """Add what `sft --method` adds, in place."""
+    if name == "qlora":
+        quantize_linears(model)
+    if name in ("lora", "rslora", "dora", "qlora"):
+        add_lora(model, LoRAConfig(size, 2.0 * size, 0.0, ALL, name == "rslora"),
+                 DoRALinear if name == "dora" else LoRALinear)
+    elif name == "embeddings":
+        train_vocabulary(model)
+    elif name != "full":
+        add_method(model, "prefix" if name == "p-tuning-v2" else name, size, **options)
+
+
 def tuned(name, size=5, seed=0, change=True, **options):
     """A small model with what the method adds; with `change`, as after some training."""
-    model = small_model(seed)
-    add_method(model, name, size, **options)
+    attach(model := small_model(seed), name, size, **options)
     return disturb(model) if change else model
 
 
