@@ -1,8 +1,8 @@
 # %% [markdown] question
 # # 18 · Memory
-# Covers: `minillama/system/memory.py`, `tests/system/test_memory.py`
+# Covers: `minillama/system/memory.py`, `tools/memory_cost.py`, `tests/system/test_memory.py`
 # Needs: 10, 12
-# Time: 6 s
+# Time: 8 s
 # Teaches: bytes per parameter, Adam's moments, activations, checkpointing, data parallelism
 # Paper: [Rajbhandari et al. 2020](https://arxiv.org/abs/1910.02054), section 3
 #
@@ -131,7 +131,22 @@ halves = (gradient(tokens[:4]) + gradient(tokens[4:])) / 2  # two machines
 apart = (halves - gradient(tokens)).abs().max().item()
 print(f"two halves of a batch, averaged, against the whole: {apart:.1e} apart")
 
+# %% articles
+from tools.memory_cost import articles, sentence, terms
+
+# What articles say in GB, what the terms add up to, and by how much they differ
+held = articles()
+for what, said, given, off, _ in held:
+    print(f"{what:47} {said:6g} {given:8.2f} {off:+4.0%}")
+small = terms(big, "qlora", tokens=512, recompute=True)
+print(sentence("llama_7b", "qlora, 512 tokens, checkpointing,", small, 8e9))
+
 # %% [markdown] exercise
+# **What articles say.** Two rows are no sum of anything: 60 and 30 GB on a CPU are
+# rules of thumb. 65B in 780 GB has no exact copy of its weights; 4 bytes a weight
+# more make 1,045. By this count QLoRA of 7B fits into the 8 GB of a phone; what was
+# *shown* on phones in 2023 is the tuned model running, not its tuning.
+#
 # **Data parallelism.** Two machines hold the same weights, take half of the batch each,
 # and average their gradients: the same step, as the last cell shows, in half of the
 # time, but for what it takes to exchange the gradients. It spares activations, not
@@ -145,6 +160,7 @@ print(f"two halves of a batch, averaged, against the whole: {apart:.1e} apart")
 # %% closing
 assert f"{total:.1f}" == "107.8" and f"{(2 + 8) * N / 1e9:.1f}" == "67.4"
 assert cache_bytes(big, tokens=1) == 512 * 1024 and 3.5 < sizes["nf4"] < 4.1
+assert max(abs(off) for *_, off, _ in held) < 0.11 and sum(small.values()) < 8e9
 assert saving > 6 and torch.allclose(a, b, atol=1e-6) and apart < 1e-6
 print("You should see: 16 bytes a weight, 107.8 GB for 7B; "
       f"{sizes['nf4']:.1f} GB in NF4; {saving:.0f} times less kept "
