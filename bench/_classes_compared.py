@@ -75,14 +75,22 @@ def scores_of(made, rows):
     return made(tokens_BT, pads_B), torch.tensor(wanted)
 
 
-def longer(out, seed=SEEDS[0]):
-    """The two ways with virtual tokens once more, for LONG_CLASS_STEPS, on one seed at every rate."""
+def longer(out, seeds=SEEDS):
+    """Rows of the two ways with virtual tokens once more, for LONG_CLASS_STEPS; rates are chosen as in `race`."""
+    return runs_of(out, "longer", WAYS[:2], seeds, LONG_CLASS_STEPS)
+
+
+def runs_of(out, name, ways, seeds, steps):
+    """Rows of telling classes apart: each way at every one of RATES on the first seed, and on the others at the one
+    whose last training losses were least there."""
     tokenizer, rows = tokenizer_of_all(), []
     base = base_of(out, tokenizer)
-    for way in WAYS[:2]:
-        for rate in RATES:
-            path = Path(out) / f"longer-{seed}-{way}-{rate}.json"
-            rows += kept(path, classified, way, rate, base, tokenizer, seed, LONG_CLASS_STEPS)
+    for seed in seeds:
+        for way in ways:
+            for rate in RATES if seed == seeds[0] else [chosen_rate(rows, way, seeds[0])]:
+                path = Path(out) / f"{name}-{seed}-{way}-{rate}.json"
+                rows += kept(path, classified, way, rate, base, tokenizer, seed, steps)
+                print(rows[-1], flush=True)
     return rows
 
 
@@ -111,13 +119,5 @@ def classified(way, rate, base, tokenizer, seed, steps):
 
 
 def understanding(out, seeds=SEEDS):
-    """Rows of all runs that tell classes apart; rates are chosen as in `race`."""
-    tokenizer, rows = tokenizer_of_all(), []
-    for seed in seeds:
-        base = base_of(out, tokenizer)
-        for way in WAYS:
-            for rate in RATES if seed == seeds[0] else [chosen_rate(rows, way, seeds[0])]:
-                path = Path(out) / f"classes-{seed}-{way}-{rate}.json"
-                rows += kept(path, classified, way, rate, base, tokenizer, seed, CLASS_STEPS)
-                print(rows[-1], flush=True)
-    return rows
+    """Rows of all ways, for CLASS_STEPS."""
+    return runs_of(out, "classes", WAYS, seeds, CLASS_STEPS)

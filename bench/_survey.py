@@ -8,14 +8,14 @@ Counted from what each method adds to LLaMA 7B on the meta device, where a model
 
 {table}
 
-- "Prefix tuning trains 0.1 %": so it does at 7B from {prefix_tokens} virtual tokens on.
+- "Prefix tuning trains 0.1 %": at 7B that is a prefix of {prefix_tokens} virtual tokens.
 - "P-tuning trains 0.65 %" names neither model nor length. At 7B with 20 tokens it is {mlp:.2%} with an encoder of three
   linear layers, {lstm:.1%} with an LSTM; what is kept in the end, the vectors alone, is {bare:.4%}.
 - "11 B against 20 k": full tuning of T5-XXL changes {t5:,} weights, a prompt of 5 tokens {prompt:,} numbers. Its
   shape is published; it is no model of ours.
 - "Above 780 GB against 48 GB": full tuning of 65B in 16 bits takes 2 bytes a weight, 2 a gradient and 8 of Adam's
-  averages, {full_gb:.0f} GB; its weights in NF4 with adapters of rank 64 everywhere, which take 16 bytes a number,
-  {qlora_gb:.1f} GB, and inputs of layers beside that.
+  averages, {full_gb:.0f} GB. Its weights in NF4 take {qlora_gb:.1f} GB together with adapters of rank 64 on every
+  layer, at 16 bytes for each of their numbers. Activations come on top of both.
 """
 T5_XXL = {"vocab": 32128, "dim": 4096, "hidden": 10240, "heads": 64, "layers": 24, "buckets": 32}  # of T5 1.1
 

@@ -12,44 +12,53 @@ TOUR_COLUMNS = ("seed", "entropy", "before", "full", "LoRA", "QLoRA", "LoRA - fu
 METHOD_COLUMNS = ("method", "trained parameters", "share", "rate", "loss on the answers", "exact answers",
                   "loss on unseen questions", "forgotten", "a step, ms", "kept for backward, MiB",
                   "step in all, MiB", "file, kB", "merges")
-CLASS_COLUMNS = ("what is trained", "trained parameters", "rate", "classes told, of unseen texts")
+CLASS_COLUMNS = ("what is trained", "trained parameters", "rate", "classes told, of unseen texts", "in more steps")
 METHODS = """# Every method of tuning, on one task
 
-Made by `python3 run.py bench tuning --record` from [its record](../bench/tuning.json), {date}, with torch {torch}.
+Made by `python3 run.py bench tuning --record` from [its record](../bench/tuning.json), {date}, with torch {torch}. The
+short answer stands [at the end](#which-method-for-my-data-and-my-memory).
 
 **The task tells methods apart.** A LLaMA of {parameters:,} weights, which has read stories and a forum, learns {facts}
-of the forum's questions whose answers are drawn at random: "{example}" The form of an answer can be learned by few
-numbers; which words belong to which question only by as many as hold them, 8 bits a question. All methods make {steps}
-steps of {batch} from the same weights on the same batches. The rate is the one of {rates} whose last 25 training losses
-are least on seed {first}; it then serves all {seeds} seeds. Ranks, virtual tokens and inner widths are {size}. Full
-tuning and LoRA of rank 1 end {gap:.3f} nats apart, {times:.0f} times the wider of their ranges over seeds.
+of the forum's questions. Their answers are drawn at random: "{example}" A few trained numbers are enough to learn the
+form of such an answer. Its words have to be stored, 8 bits for each question, so they take more. The losses of full
+tuning and of LoRA of rank 1 differ by {gap:.3f} nats, {times:.0f} times as much as the seeds of either differ.
+
+**The race is fair.** All methods make {steps} steps of {batch} examples from the same weights on the same batches. Each
+method tries the learning rates {rates} on seed {first}; the one with the lowest mean of the last 25 training losses is
+used for all {seeds} seeds. Every rank, number of virtual tokens and inner width is {size}.
 
 {table}
 
-Losses are mean nats a learned token; a range in brackets is that of the seeds. Exact answers: greedy decoding gives
-every word. Unseen questions have no right answer but its form. Forgotten: how much the loss on pretraining text rose,
-with the method in place; all but full and embeddings can be taken off again, and the base is as it was. A step: CPU
-time of one thread, median of turns. Kept for backward: what autograd holds, counted; in all: with gradients and
-AdamW's averages too. File: what is saved.
+- A loss is in nats, the mean over the tokens of the answers. Brackets hold the least and the most of the seeds.
+- Exact answers: greedy decoding gives every word.
+- Unseen questions: nobody can know their answers, so this loss tells only how well the form was learned.
+- Forgotten: how much the loss on the pretraining text rose while the method is in place. All but full and embeddings
+  can be taken off again; then the base is as it was.
+- A step: CPU time of one thread, the median over turns in which every method takes one step.
+- Kept for backward: the bytes that autograd holds for the backward pass, counted tensor by tensor. Step in all: these
+  bytes, the gradients and AdamW's two averages.
+- File: the size of what is saved.
 
 ## Understanding: which of three ways an answer opens
 
-{class_steps} steps of {batch} out of {class_texts} texts of the forum; a head of three classes learns at the last
-token. A third is chance.
+An answer of the forum opens politely, at once or rudely. A head of three classes learns to tell which at the last token
+of the text, in {class_steps} steps of {batch} out of {class_texts} texts. A third is chance. Virtual tokens learn
+slowly, so the two ways with them have {long_class_steps} steps as well, on the same {seeds} seeds and with the rate
+chosen by the same rule.
 
 {classes}
 
-Virtual tokens learn slowly. After {long_class_steps} steps, on seed {first} alone, at the best of the same rates by the
-last training losses, p-tuning-v2 tells {long_v2:.0f} % and a soft prompt {long_prompt:.0f} %.
+After {long_class_steps} steps p-tuning-v2 is {ahead:.1f} points ahead of a soft prompt ({least_ahead:.0f} to
+{most_ahead:.0f}, seed by seed), and {behind:.1f} behind full tuning after {class_steps}.
 
 {conditions}
+"""
+ADVICE = """
 ## Which method for my data and my memory?
 
 {advice}
 
-{not_run}Where the rate is the highest of the sweep, a method might do better
-beyond it.
-
+{not_run}A method whose rate is the highest of the three might do better at a higher one.
 """
 TOUR = """## Full tuning, LoRA and QLoRA in the tour, over {seeds} seeds
 
@@ -57,9 +66,10 @@ Made by `python3 run.py bench tuning --tour --record`, {date}, with torch {torch
 
 Mean nats a learned token on {held_out} unseen answers, after {steps} steps of {batch} out of {records} questions and
 answers of the forum; entropy: the least that any model could need, known from the grammar; before: the pretrained
-model. All three begin at the same weights and see the same batches. A number is missed that falls out of its band in
-the tour, or where a weight of the frozen base has moved or got a gradient. Full tuning at a rate of {full_lr};
-adapters, rank {rank} and alpha {alpha} on all linear layers but the head, at {lora_lr}. The template is `{name}`:
+model. All three begin at the same weights and see the same batches. Numbers missed: how many of the tour's checks
+failed, because a number left its band or a weight of the frozen base changed or got a gradient. Full tuning at a rate
+of {full_lr}; adapters, rank {rank} and alpha {alpha} on all linear layers but the head, at {lora_lr}. The template is
+`{name}`:
 
 ```text
 {template}
@@ -71,8 +81,9 @@ adapters, rank {rank} and alpha {alpha} on all linear layers but the head, at {l
 
 def page(record):
     """docs/tuning.md."""
-    methods = methods_section(record["methods"]) if "methods" in record else ""
-    return methods + _survey.section() + "\n" + tour_section(record["tour"])
+    methods, short_answer = ("", "") if "methods" not in record else (
+        methods_section(record["methods"]), advice_section(record["methods"]))
+    return methods + _survey.section() + "\n" + tour_section(record["tour"]) + short_answer
 
 
 def markdown(columns, rows):
@@ -118,9 +129,19 @@ def methods_table(part):
 
 
 def class_table(part):
-    return markdown(CLASS_COLUMNS, [[row["method"], f"{row['trained']:,}", f"{row['rate']:g}",
-                                     spread([100 * share for share in row["accuracy"]], "{:.0f} %")]
-                                    for row in part["classes"]])
+    """A row for each way; what it tells in more steps, where it ran for them."""
+    rows = []
+    for row in part["classes"]:
+        told = [[100 * share for share in shares] for shares in (row["accuracy"], longer_shares(part, row["method"]))]
+        rows.append([row["method"], f"{row['trained']:,}", f"{row['rate']:g}",
+                     *(spread(shares, "{:.0f} %") if shares else "" for shares in told)])
+    return markdown(CLASS_COLUMNS, rows)
+
+
+def longer_shares(part, way):
+    """The shares of classes told by the longer runs of a way, one for each seed, at its chosen rate; [] without any."""
+    found = [row for row in part["longer"] if row["method"] == way]
+    return [row["accuracy"] for row in _conditions_page.chosen(found, way)] if found else []
 
 
 def gap(summary):
@@ -130,25 +151,26 @@ def gap(summary):
     return apart, apart / max(max(row) - min(row) for row in (full, one))
 
 
-def longest(part, way):
-    """The longer run of a way, at the rate whose last training losses are least."""
-    return min((run for run in part["longer"] if run["method"] == way), key=lambda run: run["training_loss"])
+def class_distances(part):
+    """{name in METHODS: points} between p-tuning-v2 and a soft prompt in more steps, and full tuning in fewer."""
+    v2, prompt = ([100 * share for share in longer_shares(part, way)] for way in ("p-tuning-v2", "prompt and head"))
+    ahead = [one - other for one, other in zip(v2, prompt, strict=True)]
+    full = next(row["accuracy"] for row in part["classes"] if row["method"] == "full and head")
+    return {"ahead": statistics.mean(ahead), "least_ahead": min(ahead), "most_ahead": max(ahead),
+            "behind": 100 * statistics.mean(full) - statistics.mean(v2)}
 
 
 def methods_section(part):
     from minillama.config import ModelConfig
 
     settings, (apart, times) = part["settings"], gap(part["summary"])
-    not_run = sorted(set(_methods_compared.RACE) - {row["method"] for row in part["summary"]})
     given = {name: settings[name] for name in ("facts", "steps", "batch", "size", "class_steps", "class_texts",
                                                 "long_class_steps")}
-    long_v2, long_prompt = (100 * longest(part, way)["accuracy"] for way in ("p-tuning-v2", "prompt and head"))
     return METHODS.format(**given, date=part["made"]["date"], torch=part["made"]["torch"], gap=apart, times=times,
                           parameters=ModelConfig(**settings["model"]).n_parameters(), example=settings["example"],
                           rates=", ".join(f"{rate:g}" for rate in settings["rates"]), first=settings["seeds"][0],
                           seeds=len(settings["seeds"]), table=methods_table(part), classes=class_table(part),
-                          advice=advice(part), long_v2=long_v2, long_prompt=long_prompt,
-                          not_run=f"Missing: runs of {', '.join(not_run)}. " if not_run else "",
+                          **class_distances(part),
                           conditions=_conditions_page.section(part, markdown, spread))
 
 
@@ -158,8 +180,21 @@ def few_data_clause(part, added):
     unseen = {name: statistics.mean(_conditions_page.column(rows, "unseen", method=name, count=few))
               for name in ("none", "full", *added)}
     best = min(unseen, key=unseen.get)
-    yield (f"**Little data**: behind {few} questions {best} has {unseen[best]:.2f} nats on unseen ones, full tuning "
-           f"{unseen['full']:.2f}, the base {unseen['none']:.2f}.")
+    yield (f"**Little data**: after learning {few} questions {best} has {unseen[best]:.2f} nats on unseen ones, full "
+           f"tuning {unseen['full']:.2f}, and the base, which learned none, {unseen['none']:.2f}.")
+
+
+def labels_clause(part):
+    """Which way finds spans."""
+    told = _conditions_page.label_shares(part["conditions"]["labels"])
+    words = [f"{way} finds {statistics.mean(told['spans', way]):.0%}"
+             for way in ("full and head", "p-tuning-v2", "prompt and head", "head alone")]
+    return f"{', '.join(words)} of the spans."
+
+
+def advice_section(part):
+    not_run = sorted(set(_methods_compared.RACE) - {row["method"] for row in part["summary"]})
+    return ADVICE.format(advice=advice(part), not_run=f"Missing: runs of {', '.join(not_run)}. " if not_run else "")
 
 
 def advice(part):
@@ -175,12 +210,12 @@ def advice(part):
     light, least = min(added, key=lambda name: rows[name]["step_bytes"]), min(added, key=lambda n: rows[n]["trained"])
     calm = min(added, key=lambda name: mean[name]["forgot"])
     clauses = [
-        f"**Much that is new, and memory for it**: full tuning, {mean['full']['exact']:.0%} of the answers exact with "
+        f"**Many new facts, and memory enough**: full tuning, {mean['full']['exact']:.0%} of the answers exact with "
         f"{rows['full']['step_bytes'] / 2**20:.1f} MiB a step and a file of {rows['full']['file_bytes'] / 1e3:.0f} kB. "
-        f"The next best that leaves the base frozen is {best}: {mean[best]['exact']:.0%} exact with "
+        f"The best that leaves the base frozen is {best}: {mean[best]['exact']:.0%} exact with "
         f"{rows[best]['share']:.1%} of the numbers.",
-        f"**No slower afterwards**: what merges; of those {merged} knows most, {mean[merged]['exact']:.0%} exact, in a "
-        f"file of {rows[merged]['file_bytes'] / 1e3:.0f} kB.",
+        f"**No slower generation afterwards**: a method that merges into the weights. Of those {merged} knows most, "
+        f"{mean[merged]['exact']:.0%} exact, in a file of {rows[merged]['file_bytes'] / 1e3:.0f} kB.",
         *([f"**A base that hardly fits**: qlora, {mean['qlora']['exact']:.0%} exact against "
            f"{mean['lora']['exact']:.0%} of lora, over a base of a quarter of the bytes of 16 bits."]
           if "qlora" in rows else []),
@@ -188,16 +223,18 @@ def advice(part):
         f"{rows['lora']['step_bytes'] / 2**20:.1f}; the ladder keeps "
         f"{rows['ladder']['saved_bytes'] / rows['lora']['saved_bytes']:.0%} of what lora keeps for the backward pass, "
         f"and knows {mean['ladder']['exact']:.0%}.",
-        f"**A form alone, nothing to be known by heart**: any method will do. On unseen questions the base has "
+        f"**A form to learn, and no facts**: any method will do. On unseen questions the base has "
         f"{mean['none']['unseen']:.2f} nats, {least} with {rows[least]['trained']:,} numbers "
-        f"{mean[least]['unseen']:.2f}, and full tuning, which has learned answers by heart, "
+        f"{mean[least]['unseen']:.2f}, and full tuning, which has learned its own answers by heart, "
         f"{mean['full']['unseen']:.2f}.",
-        f"**What was known before must stay**: with {calm} in place the loss on the old text moves least, by "
-        f"{mean[calm]['forgot']:+.3f} nats; full tuning moves it by {mean['full']['forgot']:+.3f}, for good.",
+        f"**What was known before must stay**: the loss on the old text rises least with {calm}, by "
+        f"{mean[calm]['forgot']:.3f} nats, and only while it is in place; full tuning raises it by "
+        f"{mean['full']['forgot']:.3f}, for good.",
         *few_data_clause(part, added),
         f"**Classes of texts**: p-tuning-v2 tells {classes['p-tuning-v2']:.0f} %, a soft prompt "
         f"{classes['prompt and head']:.0f} %, a head alone {classes['head alone']:.0f} %, full tuning "
         f"{classes['full and head']:.0f} %; over {part['settings']['long_class_steps']} steps p-tuning-v2 comes to "
-        f"{100 * longest(part, 'p-tuning-v2')['accuracy']:.0f} %, a soft prompt to "
-        f"{100 * longest(part, 'prompt and head')['accuracy']:.0f} %."]
+        f"{100 * statistics.mean(longer_shares(part, 'p-tuning-v2')):.0f} %, a soft prompt to "
+        f"{100 * statistics.mean(longer_shares(part, 'prompt and head')):.0f} %.",
+        f"**Spans within a text**: {labels_clause(part)}"]
     return "\n".join(f"- {clause}" for clause in clauses)

@@ -60,7 +60,7 @@ def methods_part(chosen):
                 "class_steps": classes_compared.CLASS_STEPS, "class_texts": classes_compared.CLASS_TEXTS,
                 "long_class_steps": classes_compared.LONG_CLASS_STEPS,
                 "model": compared.SHAPE, "example": compared.example(seeds[0])}
-    return {"settings": settings, "runs": runs, "class_runs": classes, "longer": classes_compared.longer(out),
+    return {"settings": settings, "runs": runs, "class_runs": classes, "longer": classes_compared.longer(out, seeds),
             "summary": rows, "conditions": other,
             "classes": [class_summary(classes, way, seeds) for way in classes_compared.WAYS]}
 
