@@ -5,9 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -18,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bind_linear.h"
 #include "checks.h"
 #include "cpu/attention_loops.h"
 #include "cpu/row_loops.h"
@@ -221,12 +219,12 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> head_loss(const at::Tensor
   for (int64_t begin = 0; begin < N; begin += rows) {
     const int64_t n = std::min(rows, N - begin);
     const at::Tensor h = hidden.detach().narrow(0, begin, n), f = factors.narrow(0, begin, n);
-    const at::Tensor scores = at::matmul(h, W.t()).to(at::kFloat).contiguous();
+    const at::Tensor scores = multiply_rows(h, W).to(at::kFloat).contiguous();
     const at::Tensor losses = cross_entropy_(scores, targets.narrow(0, begin, n), f);
     loss.add_(at::sum(at::mul(losses, f)));
     at::Tensor to = d_hidden.narrow(0, begin, n);
-    at::mm_out(to, scores.to(W.scalar_type()), W);
-    if (trained) d_weight.addmm_(scores.t(), h.to(at::kFloat));
+    to.copy_(multiply_rows(scores.to(W.scalar_type()), W.t()));
+    if (trained) d_weight.add_(multiply_rows(scores.t(), h.to(at::kFloat).t()));
   }
   return {loss, d_hidden, d_weight};
 }
@@ -240,6 +238,8 @@ TORCH_LIBRARY_FRAGMENT(minillama, m) {
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor y, Tensor scale)");
   m.def("normalize(Tensor x, Tensor weight, float eps) -> Tensor", &minillama::normalize);  // y alone
   m.def("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor scale) -> (Tensor dx, Tensor d_weight)");
+  // x (..., K), weight (N, K) -> x W^T (..., N)
+  m.def("linear(Tensor x, Tensor weight) -> Tensor");
   // a and b of one shape and dtype -> silu(a) * b
   m.def("silu_product(Tensor a, Tensor b) -> Tensor");
   m.def("silu_product_backward(Tensor dy, Tensor a, Tensor b) -> (Tensor da, Tensor db)");
@@ -253,6 +253,7 @@ TORCH_LIBRARY_FRAGMENT(minillama, m) {
 TORCH_LIBRARY_IMPL(minillama, CPU, m) {
   m.impl("rms_norm", &minillama::rms_norm);
   m.impl("rms_norm_backward", &minillama::rms_norm_backward);
+  m.impl("linear", &minillama::linear);
   m.impl("silu_product", &minillama::silu_product);
   m.impl("silu_product_backward", &minillama::silu_product_backward);
   m.impl("cross_entropy_", &minillama::cross_entropy_);
@@ -261,6 +262,7 @@ TORCH_LIBRARY_IMPL(minillama, CPU, m) {
 
 TORCH_LIBRARY_IMPL(minillama, Autograd, m) {
   m.impl("rms_norm", &minillama::rms_norm_autograd);
+  m.impl("linear", &minillama::linear_autograd);
   m.impl("silu_product", &minillama::silu_product_autograd);
   m.impl("head_loss", &minillama::head_loss_autograd);
 }
@@ -268,6 +270,7 @@ TORCH_LIBRARY_IMPL(minillama, Autograd, m) {
 TORCH_LIBRARY_IMPL(minillama, Meta, m) {
   m.impl("rms_norm", &minillama::rms_norm_meta);
   m.impl("rms_norm_backward", &minillama::rms_norm_backward_meta);
+  m.impl("linear", &minillama::linear_meta);
   m.impl("silu_product", &minillama::silu_product_meta);
   m.impl("silu_product_backward", &minillama::silu_product_backward_meta);
   m.impl("cross_entropy_", &minillama::cross_entropy_meta);

@@ -23,7 +23,8 @@ def use_kernels(model, backend, activations="fp32"):
     "reference"     `attention`, `apply_rope_qk`, `NF4Tensor.product` and `Int8Tensor.product`, written out
     "torch"         PyTorch's fused attention, the same meaning in less memory and time; the others as above
     "cpu"           all by hand-written kernels for CPUs, norms, gates and trained losses too, on CPU tensors in fp32,
-                    bf16 or fp16, but attention of a single query, which is PyTorch's
+                    bf16 or fp16, but attention of a single query, which is PyTorch's, and linear layers of many rows,
+                    which are oneDNN's (csrc/bind_linear.h)
     "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
                     products, which stay the reference's
 
@@ -42,6 +43,9 @@ def use_kernels(model, backend, activations="fp32"):
             layer.activations = activations
         elif isinstance(layer, Int8Linear):
             layer.backend = backend if backend in kernels.KERNELS["int8_matmul"] else "reference"
+        elif type(layer) is torch.nn.Linear and layer.bias is None:
+            layer.multiply = torch.ops.minillama.linear if backend == "cpu" else torch.nn.functional.linear
+            layer.__dict__["forward"] = partial(multiply_by_own, layer)  # in place of the class's
         elif isinstance(layer, RMSNorm):
             layer.normalize = torch.ops.minillama.normalize if backend == "cpu" else rms_norm
         elif isinstance(layer, SwiGLU):
@@ -70,6 +74,11 @@ def functions(backend):
     kernels.require(backend)
     attend = attention_on_cpu if backend == "cpu" else partial(cuda_attention, backend=backend)
     return attend, partial(kernels.fused_rope_qk, backend=backend)
+
+
+def multiply_by_own(layer, x):
+    """x W^T of a linear layer, by the operator that it was given."""
+    return layer.multiply(x, layer.weight)
 
 
 def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):

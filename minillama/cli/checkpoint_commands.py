@@ -69,7 +69,7 @@ def run_convert(arguments):
 def run_quantize(arguments):
     """A layer at a time, with a progress bar (`checkpoint.convert.quantize`)."""
     from minillama.checkpoint.convert import quantize
-    from minillama.cli.info import describe_checkpoint
+    from minillama.cli.info import examine_checkpoint
     from minillama.cli.model_arguments import choose_fastest
 
     settings = {name: getattr(arguments, name) for name in ("block_size", "double_quantization", "fit_scales")
@@ -84,7 +84,7 @@ def run_quantize(arguments):
     if arguments.nf4 and compiled:
         print("kernels: cpu (compiled for CPUs)", file=sys.stderr)
     step = typed("generate", "--model", arguments.target)
-    print(f"{describe_checkpoint(arguments.target)}\ntry {step}", file=sys.stderr)
+    print(f"{examine_checkpoint(arguments.target)[0]}\ntry {step}", file=sys.stderr)
 
 
 def run_parity(arguments):

@@ -38,14 +38,10 @@ def describe():
     return "\n".join(lines + [_row(name, config, free) for name, config in PRESETS.items() if "b" in name])
 
 
-def describe_checkpoint(path):
-    """What is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, settings, tokens,
-    template, and which commands take it. ValueError where nothing can be read of it."""
-    return examine_checkpoint(path)[0]
-
-
 def examine_checkpoint(path):
-    """(the text of `describe_checkpoint`, whether something that the files say is refused)."""
+    """(what is at `path`, in few lines: shape, parameters, dtypes, quantization and bits a weight, settings, tokens,
+    template, and which commands take it; whether something that the files say is refused). ValueError where nothing
+    can be read of it."""
     with collect_verdicts() as verdicts:
         weights, tokenizer, refused = open_weights(path), None, []
         try:

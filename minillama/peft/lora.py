@@ -102,9 +102,6 @@ class LoRALinear(nn.Module):
         self.base, self.unmerged_base = self.unmerged_base[0].to(beside(self.base)["device"]), ()
         self.merged = False
 
-    def extra_repr(self):
-        return f"rank={self.config.rank}, alpha={self.config.alpha}, merged={self.merged}"
-
 
 class LowRankSum(torch.autograd.Function):
     """`low_rank_sum`, where A may read what dropout left of x: gradients to x, to that, to A and to B.
@@ -145,7 +142,9 @@ def _add_product(rows, a, b):
 
 def _product_backward(base, dy):
     """dy W, a new tensor: the gradient of a frozen base's input."""
-    return base.stored().product_backward(dy) if isinstance(base, QuantizedLinear) else dy @ base.weight
+    if isinstance(base, QuantizedLinear):
+        return base.stored().product_backward(dy)
+    return getattr(base, "multiply", nn.functional.linear)(dy, base.weight.T)
 
 
 def add_lora(model, config, kind=None):

@@ -36,10 +36,6 @@ class QuantizedLinear(nn.Module):
         """(..., in) -> (..., out), in the dtype of x."""
         return FrozenProduct.apply(x, self.stored())
 
-    def extra_repr(self):
-        settings = ", ".join(f"{name}={value}" for name, value in self.settings().items())
-        return f"in_features={self.in_features}, out_features={self.out_features}, {settings}"
-
     def _apply(self, fn, recurse=True):
         # model.bfloat16() means the activations: block scales rounded to 8 bits would damage every weight.
         buffers = dict(self.named_buffers(recurse=False))

@@ -15,7 +15,7 @@ from minillama.checkpoint.gguf_blocks import BLOCKS
 from minillama.checkpoint.gguf_llama import _to_meta, read_gguf_llama, write_gguf_llama
 from minillama.checkpoint.llama2c import read_llama2c
 from minillama.checkpoint.weights import build_model, from_model
-from minillama.cli.info import describe_checkpoint
+from minillama.cli.info import examine_checkpoint
 from minillama.config import ModelConfig, RopeScaling, preset
 from minillama.generate import generate_text
 from minillama.tokenizer import load_tokenizer, train_bpe
@@ -104,7 +104,7 @@ def test_a_model_in_blocks_of_every_kind_has_the_weights_that_llama_cpp_reads(tm
     assert model.config == config and model.state_dict().keys() == wanted.keys()
     for name, weight in model.state_dict().items():
         assert weight.dtype == torch.float32 and np.array_equal(weight.numpy(), wanted[name]), name
-    text = describe_checkpoint(tmp_path / "blocks.gguf")
+    text = examine_checkpoint(tmp_path / "blocks.gguf")[0]
     assert all(word in text for word in [*HALVES][:9]) and "all together 32" not in text
 
 

@@ -19,7 +19,7 @@ from minillama.checkpoint.convert import convert, quantize
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
 from minillama.checkpoint.weights import Weights, from_model, stored
-from minillama.cli.info import describe_checkpoint
+from minillama.cli.info import examine_checkpoint
 from minillama.config import ModelConfig
 from minillama.quant.quantize_linears import quantize_linears
 from run import CAPS
@@ -89,13 +89,12 @@ def test_info_counts_the_bits_of_a_weight(tmp_path):
     save_model(tmp_path / "whole", model_of(TIED))
     for kind, bits in (("nf4", 4 + 8 / 64 + 2 * 32 / 4096), ("int8", 8 + 32 / 64)):
         quantize(tmp_path / "whole", tmp_path / kind, kind)
-        text = describe_checkpoint(tmp_path / kind)
+        text = examine_checkpoint(tmp_path / kind)[0]
         assert f"quantized: {kind}" in text and f"7 linear layers, {bits:.3f} bits a weight" in text
         size = sum(t.nbytes for name, t in read_safetensors(tmp_path / kind / "quantized.safetensors").items()
                    if not name.endswith("layout"))
         assert f"all together {8 * size / TIED.n_parameters():.2f} bits" in text
-    assert "32.00 bits" in describe_checkpoint(tmp_path / "whole") and "quantized" not in describe_checkpoint(
-        tmp_path / "whole")
+    assert "32.00 bits" in examine_checkpoint(tmp_path / "whole")[0] and "quantized" not in examine_checkpoint(tmp_path / "whole")[0]
 
 
 WRITE_ALL = """

@@ -9,7 +9,7 @@ from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, open_weights, save_model
 from minillama.checkpoint.convert import convert, quantize
-from minillama.cli.info import describe_checkpoint
+from minillama.cli.info import examine_checkpoint
 from minillama.config import ModelConfig
 from minillama.engine import refusal
 from minillama.quant.quantize_linears import quantize_linears
@@ -33,7 +33,7 @@ def test_the_head_is_quantized_too_where_that_is_asked_for(kind, tmp_path):
     assert torch.equal(model(TOKENS), found(TOKENS))
     settings = open_weights(tmp_path / "few").quantization
     assert (settings["kind"], settings["head"]) == (kind, "int8")
-    assert "head int8: 15 linear layers" in describe_checkpoint(tmp_path / "few")
+    assert "head int8: 15 linear layers" in examine_checkpoint(tmp_path / "few")[0]
     convert(tmp_path / "few", tmp_path / "again", "meta")
     assert torch.equal(load_model(tmp_path / "again")[0].output.weight, found.output.dequantize())
     if "cpu" in kernels.built_backends():

@@ -68,7 +68,7 @@ def test_a_checkpoint_is_described_by_what_it_stores(tmp_path):
     shape = ModelConfig(32, 2, 4, 96, hidden_dim=40, max_seq_len=64)
     save_model(tmp_path / "a", Transformer(shape))
     count = 2 * 32 * 96 + 2 * (4 * 32 * 32 + 3 * 32 * 40 + 2 * 32) + 32
-    assert info.describe_checkpoint(tmp_path / "a").splitlines() == [
+    assert info.examine_checkpoint(tmp_path / "a")[0].splitlines() == [
         f"{tmp_path / 'a'}: {count:,} parameters in float32",
         "dim 32, n_layers 2, n_heads 4, n_kv_heads 4, hidden_dim 40, vocab_size 96, max_seq_len 64",
         f"all together 32.00 bits a weight, {4 * count / 2**20:,.1f} MiB",
@@ -89,7 +89,7 @@ def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
             "added_tokens_decoder": {"280": {"content": "<|end|>", "special": True},
                                      "281": {"content": "<tool>", "special": False}}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
-    lines = info.describe_checkpoint(tmp_path).splitlines()
+    lines = info.examine_checkpoint(tmp_path)[0].splitlines()
     assert [line for line in lines if line.startswith("settings ignored: ")][0].count("hidden_act") == 1
     for line in ("tokenizer: 282 pieces", "a text begins with: no token in front; it ends at: '<|end|>' (280)",
                  "special tokens: 3, added words of the text: 1, rows without a token: 18",
@@ -100,7 +100,7 @@ def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
         assert line in lines, line
     config = json.loads((tmp_path / "config.json").read_text()) | {"sliding_window": 8, "soft_cap\n": 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    lines = info.describe_checkpoint(tmp_path).splitlines()
+    lines = info.examine_checkpoint(tmp_path)[0].splitlines()
     assert "refused: sliding_window is 8: LLaMA's is None" in lines and not any(": yes" in line for line in lines)
     assert any(line.startswith("refused: soft_cap") and "is not known here" in line for line in lines)
     assert lines[-1].startswith("taken by no command")
