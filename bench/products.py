@@ -1,4 +1,4 @@
-"""Products of a quantized weight with few rows on the CPU: CPU time beside PyTorch's fp32 linear, bitsandbytes
+"""Products of a weight with few rows on the CPU, quantized and in fp32: CPU time beside PyTorch's fp32 linear, bitsandbytes
 and the time that reading the weight's bytes takes.
 
 The weights are several, one after another, so that none is found in a cache. Times are of the process, not of the wall:
@@ -65,7 +65,8 @@ def contenders(weights, nf4, int8, M):
     rounded = lambda w: torch.ops.minillama.nf4_matmul_int8(x, *w.parts(), w.shape[0], w.block_size)  # noqa: E731
     found = {"fp32": each_of(weights, lambda w: torch.nn.functional.linear(x, w)),
              "read nf4": reading([part for w in nf4 for part in (w.codes, w.absmax)]),
-             "read int8": reading([w.codes for w in int8])}
+             "read int8": reading([w.codes for w in int8]),
+             "kernels cpu, fp32": each_of(weights, lambda w: torch.ops.minillama.linear(x, w)), "read fp32": reading(weights)}
     for kind in KINDS:
         found[f"NF4 exact, {kind}"] = with_vectors(kind, each_of(nf4, lambda w: kernels.nf4_matmul(x, w)))
         found[f"NF4 int8 activations, {kind}"] = with_vectors(kind, each_of(nf4, rounded))
@@ -79,17 +80,17 @@ def rows_of(M, weights, nf4, int8, rounds):
     """The table's rows for M rows of x: against PyTorch's fp32 linear, and one more against bitsandbytes."""
     with torch.inference_mode():
         times = _rounds.alternate(contenders(weights, nf4, int8, M), rounds, cpu_seconds)
-    per_weight = {"fp32": len(weights), "bitsandbytes": 1}
+    per_weight = {name: len(weights) for name in times if "fp32" in name} | {"bitsandbytes": 1}
     ms = {name: [1e3 * t / per_weight.get(name, len(nf4)) for t in values] for name, values in times.items()}
     size = f"{M} x {weights[0].shape[1]} times {' x '.join(map(str, weights[0].shape))}"
 
     def row(name, peer):
-        limit = ms["read int8" if name.startswith("int8") else "read nf4"]
+        limit = ms["read fp32" if "fp32" in name else "read int8" if name.startswith("int8") else "read nf4"]
         against = "PyTorch's fp32 linear" if peer == "fp32" else peer
         return _rounds.Row(f"{name}, against {against}", size, "ms", ms[name], ms[peer], limit, more_is_better=False)
 
-    ours = [name for name in ms if name.startswith(("NF4", "int8"))]
-    beside = [row(ours[0], "bitsandbytes")] if "bitsandbytes" in ms else []
+    ours = [name for name in ms if name.startswith(("NF4", "int8", "kernels"))]
+    beside = [row("NF4 exact, best", "bitsandbytes")] if "bitsandbytes" in ms else []
     return [row(name, "fp32") for name in ours] + beside
 
 

@@ -12,7 +12,7 @@
 
 namespace minillama {
 
-constexpr int64_t kWorth = int64_t{1} << 20;  // multiplications that pay for the 10 microseconds that oneDNN's call takes
+constexpr int64_t kWorth = int64_t{1} << 21;  // multiplications that pay for the 10 microseconds that oneDNN's call takes
 
 // PyTorch's operator over oneDNN; none in a PyTorch that was built without it.
 static const std::optional<c10::OperatorHandle>& onednn_linear() {
