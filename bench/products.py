@@ -1,5 +1,5 @@
-"""Products of a weight with few rows on the CPU, quantized and in fp32: CPU time beside PyTorch's fp32 linear, bitsandbytes
-and the time that reading the weight's bytes takes.
+"""Products of a weight, quantized or in fp32, with few rows on the CPU: CPU time beside PyTorch's fp32 linear,
+bitsandbytes and the time that reading the weight's bytes takes.
 
 The weights are several, one after another, so that none is found in a cache. Times are of the process, not of the wall:
 other programs on the machine cost the contenders little. One thread unless --threads says otherwise.
@@ -66,7 +66,8 @@ def contenders(weights, nf4, int8, M):
     found = {"fp32": each_of(weights, lambda w: torch.nn.functional.linear(x, w)),
              "read nf4": reading([part for w in nf4 for part in (w.codes, w.absmax)]),
              "read int8": reading([w.codes for w in int8]),
-             "kernels cpu, fp32": each_of(weights, lambda w: torch.ops.minillama.linear(x, w)), "read fp32": reading(weights)}
+             "kernels cpu, fp32": each_of(weights, lambda w: torch.ops.minillama.linear(x, w)),
+             "read fp32": reading(weights)}
     for kind in KINDS:
         found[f"NF4 exact, {kind}"] = with_vectors(kind, each_of(nf4, lambda w: kernels.nf4_matmul(x, w)))
         found[f"NF4 int8 activations, {kind}"] = with_vectors(kind, each_of(nf4, rounded))

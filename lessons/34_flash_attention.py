@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 34 · Flash attention
-# Covers: `csrc/cuda/flash_attention.cuh`, `csrc/cuda/flash_attention_backward.cuh`, `lessons/tiled_attention.py`
+# Covers: `csrc/cuda/flash_attention.cuh`, `csrc/cuda/flash_attention_backward.cuh`, `csrc/cuda/flash_tensor_cores.cuh`
 # Needs: 08, 30, 31
 # Time: 30 s
 # Teaches: FlashAttention, online softmax, tiles in shared memory, causal tiles, logsumexp, recomputation in backward
@@ -25,7 +25,7 @@ import torch
 
 from minillama import kernels
 from minillama.attention import attention
-from minillama.plots import CONTRAST, OURS, figure, label_end, show
+from minillama.plots import CONTEXT, CONTRAST, OURS, bars, figure, label_end, show
 
 naive = kernels.CudaSource("""
 __global__ void two_passes(const float* q, const float* k, const float* v, float* S,
@@ -108,8 +108,14 @@ assert rises < 20
 # Then come the next 16 keys. So a key is fetched once for 16 queries. The formulas
 # stay: $m_{new}$ now looks at a whole tile, and one $\alpha$ serves 16 keys.
 #
-# Both kernels must agree with softmax in float64, also where $T$ is not a multiple of
-# anything. And the emulator counts the numbers that they store.
+# Reads do not become linear: $2 T^2 d / 16$ numbers are left. **Version 2**, for 16-bit
+# numbers, takes 64 queries to a tile, so that keys are fetched once for 64. And it
+# gives both products, $q k^T$ and that of the weights with $v$, to *tensor cores*
+# (lesson 39): one instruction multiplies 16 rows of 16 numbers by 8 columns. The limit
+# of any version: q, k and v read once.
+#
+# All must agree with softmax in float64, also where $T$ is not a multiple of
+# anything. And the emulator counts the numbers that they store and read.
 # %% library
 written, read = {}, {}
 for T in (1, 31, 32, 33, 65, 128, 256, 384, 512):
@@ -142,12 +148,27 @@ axes.set(xticks=(32, 128, 256, 384, 512), xlim=(0, 680), ylim=(0, 1250))
 many, few = (4 * numbers / 1e3 for numbers in written[512])
 show(picture, f"At 512 tokens the naive kernel writes {many:.0f} KB, the library's "
               f"{few:.0f} KB")
+T = 256
+q, k, v = (x.bfloat16() for x in torch.randn(3, 1, 1, T, d))
+with kernels.profile() as p:
+    ours = kernels.flash_attention(q, k, v, causal=False, backend="simt")
+kilobytes = [*(n / 1e3 for n in read[T]), p.global_load.sectors * 0.032, 0.006 * T * d]
+assert p.global_load.sectors * 32 == 2 * (T * d + T // 64 * 2 * T * d)  # 2 bytes each
+products = 2 * (T // 16) * (T // 8) * (d // 16)  # of each product: rows, columns, steps
+assert p.events("mma_") == products and not p.findings
+exact = attention(q.double(), k.double(), v.double(), causal=False)
+assert (ours - exact).abs().max() < 2 ** -8  # bf16 keeps 8 bits
+names = "naive, fp32", "version 1, fp32", "version 2, bf16", "limit in bf16"
+rows = list(zip(names, kilobytes, (CONTRAST, OURS, OURS, CONTEXT), strict=True))
+picture = bars("Larger tiles and smaller numbers near the limit", rows,
+               f"KB read from global memory, {T} tokens")
+show(picture, "KB read: " + ", ".join(f"{name} {value:.0f}" for name, value, _ in rows))
+print(f"version 2: {products} products on tensor cores, and no other")
 # %% [markdown] backward
-# Reads did not become linear: $2 T^2 d / 16$ numbers are left. With more queries to a
-# tile there are fewer.
-#
 # **Causal.** Token $i$ sees no key that comes after it. So a block stops at the
-# diagonal: of $n \times n$ tiles, $n (n + 1) / 2$ are visited.
+# diagonal: of $n \times n$ tiles, $n (n + 1) / 2$ are visited. Behind a mask of any
+# other form (padding, packed documents) it passes over tiles that none of its queries
+# sees.
 #
 # **Backward.** The gradients need $p_{ij}$, all $T^2$. Keep them after all? No: with
 # $L_i$, one number for each query, every weight can be *made again*. Write $Q$, $K$,

@@ -94,7 +94,8 @@ def test_info_counts_the_bits_of_a_weight(tmp_path):
         size = sum(t.nbytes for name, t in read_safetensors(tmp_path / kind / "quantized.safetensors").items()
                    if not name.endswith("layout"))
         assert f"all together {8 * size / TIED.n_parameters():.2f} bits" in text
-    assert "32.00 bits" in examine_checkpoint(tmp_path / "whole")[0] and "quantized" not in examine_checkpoint(tmp_path / "whole")[0]
+    text = examine_checkpoint(tmp_path / "whole")[0]
+    assert "32.00 bits" in text and "quantized" not in text
 
 
 WRITE_ALL = """
