@@ -130,12 +130,13 @@ assert (wide, codes, scales, double_scales) == (33.55, 8.39, 1.05, 0.27)
 # copies the 16 levels into its shared memory first: 64 bytes, in 16 different banks.
 # Two lanes want either different banks or the same word, and neither makes a conflict.
 #
-# **Who reads what?** The library has two versions. The first takes any shape: a thread
+# **Who reads what?** The first version takes any shape: a thread
 # has one output $n$, and walks along its row. Neighbouring threads then read codes that
 # lie $K / 2$ bytes apart. The second wants rows of whole vectors ($K$ a multiple of
 # 32): a lane reads 16 bytes of codes at once, 32 weights of one output, and its
-# neighbour the next 16. At the end the lanes of a warp add up what they have. Let us
-# count the requests for codes in both.
+# neighbour the next 16. At the end the lanes of a warp add up what they have. (A third,
+# for 16-bit numbers and 8 tokens or more, multiplies on tensor cores: lesson 39.) Let
+# us count the requests for codes in the first two.
 #
 # And in the gradient: in training, that of $x$ is made from that of $y$,
 # $dx = dy \, W$. There neighbours have neighbouring *inputs* $k$, and read neighbouring
