@@ -27,8 +27,8 @@ from lessons.other_feedback import (
 )
 from minillama.backends import use_kernels
 from minillama.checkpoint.pth import read_plain
+from minillama.evaluate.exam import examine, prompts_of
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
-from minillama.rlhf.evaluation import examine, prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.system.files import atomic_write
 from minillama.tour.report import caption, section

@@ -15,7 +15,7 @@ def results(seed, out):
     """All numbers of one seed, in the order of COLUMNS."""
     from dataclasses import replace
 
-    from minillama.rlhf.preferences import label_ceiling, order_in_truth
+    from minillama.evaluate.exam import label_ceiling, order_in_truth
     from minillama.rlhf.reward_model import pair_accuracy
     from minillama.rlhf.train_reward import encode_pairs, held_out_scores
     from minillama.tour import tour_rlhf, tour_sft

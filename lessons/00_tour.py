@@ -177,8 +177,7 @@ prompts = [form.tokens for form in forms]
 rollout = sample_answers(model, prompts, tokenizer.eos_id, 40)
 with torch.no_grad():
     judge.normalise(judge(rollout.tokens_BT, rollout.mask_BT))  # mean 0, deviation 1
-settings = PPOConfig(iterations=8, lr=5e-4, kl_coefficient=0.15, kl_target=3.0,
-                     kl_horizon=300.0)
+settings = PPOConfig(iterations=8, lr=5e-4, value_lr=3e-3, max_new_tokens=40)
 rounds = train_ppo(model, judge, tokenizer, practice, settings, progress=False)
 examine("practised")
 kl = rounds[-1]["kl"]

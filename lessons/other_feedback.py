@@ -8,7 +8,7 @@
 | DPO (`train_dpo`) | pairs | raises the better, lowers the worse answer | 2305.18290 |
 | chain of hindsight (`hindsight_sequences`) | pairs | reads both, each under its name | 2302.02676 |
 
-All start from the same fine-tuned model, and `evaluation.examine` holds all to the same measures; bench/alternatives.py
+All start from the same fine-tuned model, and `exam.examine` holds all to the same measures; bench/alternatives.py
 draws them in one picture. What best of n makes of a policy, and how far it moves it, is also here in closed form.
 """
 

@@ -70,6 +70,9 @@ def test_what_is_not_is_named_with_its_value_and_what_is(settings, error, messag
         Settings(**settings)
 
 
+KINDS = {float: (int, float), float | None: (int, float)}  # a whole number is a float
+
+
 def lines_of(config):
     """A line for each field: its default, and what it may be."""
     for field in fields(config):
@@ -102,7 +105,7 @@ def test_no_config_takes_a_value_beyond_a_field_s_bounds(config):
                 config(**{field.name: value})  # a default that is worked out
                 continue
             allowed = field.metadata.get("allowed")
-            is_bool, right = isinstance(value, bool), {float: (int, float)}.get(field.type, field.type)
+            is_bool, right = isinstance(value, bool), KINDS.get(field.type, field.type)
             if is_bool is not (field.type is bool) or not isinstance(value, right):
                 with pytest.raises(TypeError, match=field.name):
                     config(**{field.name: value})

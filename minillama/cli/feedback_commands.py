@@ -5,32 +5,25 @@ Both take the user's own pairs: what is good is what the pairs say. One JSON obj
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range
-from minillama.cli.flags import (
-    add_device,
-    add_fields,
-    add_kernels_flag,
-    add_number,
-    add_resume,
-    command,
-    facts,
-    from_flags,
-    typed,
-)
+from minillama.cli import flags
 from minillama.cli.model_arguments import add_template, load_from_args, opened, take_template
 from minillama.cli.tuning_commands import save
 from minillama.corpus.text_files import check_texts, read_documents
+from minillama.evaluate.diagnosis import diagnose_reward, summary
+from minillama.evaluate.exam import answer_tokens, answer_tokens_in, prompts_of, split_prompts
 from minillama.peft.lora import LoRAConfig, add_lora
-from minillama.rlhf.evaluation import prompts_of
 from minillama.rlhf.preferences import read_pairs, read_prompts, split_by_prompt
+from minillama.rlhf.pretraining_mix import check_mixing
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import sample_answers
-from minillama.rlhf.train_ppo import PPOConfig, check_mixing, train_ppo
+from minillama.rlhf.train_ppo import PPOConfig, train_ppo
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
 from minillama.system.claim import claims
 from minillama.system.memory import require_step_memory
@@ -41,41 +34,46 @@ from minillama.train.resume import own_random_state
 
 def add_reward(commands):
     """reward --model PATH --pairs FILE.jsonl --out DIR and the fields of RewardConfig."""
-    reward = command(commands, "reward", run_reward, "learn from pairs which of two answers is better")
+    reward = flags.command(commands, "reward", run_reward, "learn from pairs which of two answers is better")
     reward.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     reward.add_argument("--pairs", required=True, metavar="FILE", help="JSONL with prompt, chosen and rejected")
     reward.add_argument("--out", required=True, metavar="DIR", help="for the reward model")
     add_template(reward, "question_answer")
-    add_number(reward, "--max-new-tokens", Range(1, MOST), 40, help="of the model's own answers, over which scores get "
-               "mean 0 and deviation 1; as in `ppo`")
-    add_number(reward, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts")
-    add_resume(reward)
-    add_fields(reward, RewardConfig)
-    add_device(reward)
+    flags.add_number(reward, "--max-new-tokens", Range(1, MOST), help="of the model's own answers, over which scores "
+                     "get mean 0 and deviation 1; as in `ppo` (default: as the longest of the pairs, and two)")
+    flags.add_number(reward, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts")
+    flags.add_resume(reward)
+    flags.add_fields(reward, RewardConfig)
+    flags.add_device(reward)
 
 
 def add_ppo(commands):
-    """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] and the fields of PPOConfig."""
-    ppo = command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
+    """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] [--check] and the fields of
+    PPOConfig."""
+    ppo = flags.command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
     ppo.add_argument("--prompts", required=True, metavar="FILE", help="JSONL with prompt; a file of pairs will do")
     ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
     add_template(ppo, "question_answer")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
-    add_fields(ppo, LoRAConfig, rank="of the adapter")
+    flags.add_fields(ppo, LoRAConfig, rank="of the adapter")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
                      "practice does not cost other abilities; goes with --pretraining-weight")
-    add_resume(ppo)
-    add_fields(ppo, PPOConfig)
-    add_kernels_flag(ppo)
-    add_device(ppo)
+    flags.add_number(ppo, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts: by their score the "
+                     "best policy is kept; as in `sft` and `reward`, so that no stage has learned them")
+    ppo.add_argument("--check", action="store_true", help="three iterations, nothing written: what looks wrong?")
+    flags.add_resume(ppo)
+    flags.add_fields(ppo, PPOConfig)
+    ppo.set_defaults(max_new_tokens=None)  # as the longest answer, where --prompts are pairs
+    flags.add_kernels_flag(ppo)
+    flags.add_device(ppo)
 
 
 @claims("reward", "model", "pairs", run=True)
 def run_reward(arguments):
     """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
-    config = from_flags(RewardConfig, arguments)
+    config = flags.from_flags(RewardConfig, arguments)
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     steps_of(config, len(train))
     found = weights, tokenizer, *_ = opened(arguments, whole=True)
@@ -84,25 +82,29 @@ def run_reward(arguments):
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
     require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
     model, _ = load_from_args(arguments, found=found)
-    given = facts(arguments, "template", "held_out_fraction", "max_new_tokens")
+    longest = max(map(len, prompts_of([pair.prompt for pair in train + held_out], tokenizer, template)))
+    room = arguments.max_new_tokens or answer_tokens(train + held_out, tokenizer, weights.config.max_seq_len - longest)
+    given = {**flags.facts(arguments, "template", "held_out_fraction"), "max_new_tokens": room}
     reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template,
                                    folder=arguments.out, resume=arguments.resume, facts=given)
-    accuracy = held_out_accuracy(reward_model, encode_pairs(held_out, tokenizer, template, model.config.max_seq_len))
+    accuracy, learned = (held_out_accuracy(reward_model, part) for part in (pairs[len(train):], pairs[:len(train)]))
     prompts = prompts_of([pair.prompt for pair in train][:256], tokenizer, template)
-    rollout = sample_answers(model.eval(), prompts, end, arguments.max_new_tokens, seed=config.seed)
+    rollout = sample_answers(model.eval(), prompts, end, room, seed=config.seed)
     with torch.no_grad():
         reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
     save_reward(arguments.out, reward_model, tokenizer)
-    step = typed("ppo", "--model", arguments.model, "--reward", arguments.out, "--prompts", arguments.pairs,
+    step = flags.typed("ppo", "--model", arguments.model, "--reward", arguments.out, "--prompts", arguments.pairs,
                  "--template", arguments.template, "--out", f"{Path(arguments.out)}-ppo")
     print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try {step}",
-          file=sys.stderr)
+          diagnose_reward(accuracy, len(held_out), learned), sep="\n", file=sys.stderr)
 
 
 @claims("ppo", "model", "reward", "prompts", run=True)
 def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
-    config, out = from_flags(PPOConfig, arguments), Path(arguments.out)
+    given = arguments.max_new_tokens
+    arguments.max_new_tokens = given or 1  # until the tokenizer is there
+    config, out = flags.from_flags(PPOConfig, arguments), Path(arguments.out)
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
     check_mixing(config, arguments.pretraining_text)
@@ -114,6 +116,8 @@ def run_ppo(arguments):
     if longest >= weights.config.max_seq_len:
         raise ValueError(f"a prompt of {longest} tokens leaves no room for an answer in a context of "
                          f"{weights.config.max_seq_len}: leave it out, or shorten it")
+    room = weights.config.max_seq_len - longest
+    config = replace(config, max_new_tokens=given or answer_tokens_in(arguments.prompts, tokenizer, room))
     require_step_memory(weights.config, config.batch_size // config.minibatches, config.minibatches, longest + 1,
                         arguments.device, vocabulary=False)
     model, _ = load_from_args(arguments, found=found)
@@ -129,16 +133,17 @@ def run_ppo(arguments):
         attach_adapter(model, arguments)
     for part in (model, reward_model.body):
         use_kernels(part, arguments.kernels)
+    practice, asked = split_prompts(prompts, arguments.held_out_fraction)
+    folder, config = (None, replace(config, iterations=3)) if arguments.check else (out, config)
     out.mkdir(parents=True, exist_ok=True)
     text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
                                                        read_documents(arguments.pretraining_text), tokenizer)
-    history = train_ppo(model, reward_model, tokenizer, prompts, config, template, folder=out,
-                        resume=arguments.resume, pretraining_text=text, end_id=end,
-                        facts=facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora")))
-    save(model, tokenizer, arguments)
-    first, last = history[0], history[-1]
-    print(f"{out}: score {first['score']:+.2f} -> {last['score']:+.2f}, {last['kl']:.1f} nats from the start",
-          file=sys.stderr)
+    facts = flags.facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora"))
+    history = train_ppo(model, reward_model, tokenizer, practice, config, template, folder=folder,
+                        resume=arguments.resume, pretraining_text=text, end_id=end, facts=facts, asked=asked)
+    if not arguments.check:
+        save(model, tokenizer, arguments)
+    print(f"{out}: {summary(history, len(asked))}", file=sys.stderr)
 
 
 def choose_template(arguments, tokenizer):

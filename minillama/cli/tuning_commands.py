@@ -1,7 +1,6 @@
 """The commands that train a model: from nothing (pretrain), and on instructions or conversations (sft)."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -31,12 +30,12 @@ from minillama.peft.methods import METHODS, add_method
 from minillama.system.claim import claims
 from minillama.system.memory import require_memory, require_step_memory
 from minillama.tokenizer import load_tokenizer
-from minillama.train.data import is_held_out, open_train_and_held_out, write_train_and_held_out
+from minillama.train.data import open_train_and_held_out, question_held_out, write_train_and_held_out
 from minillama.train.data_parallel import is_main_process, on_main_first, process_group
 from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
-from minillama.train.sft import SftConfig, fine_tune, stage_ends
+from minillama.train.sft import SftConfig, fine_tune, stage_ends, with_steps
 from minillama.train.vocabulary import train_vocabulary
 from minillama.transformer import Transformer
 
@@ -76,7 +75,7 @@ def add_sft(commands):
                      help="tables that learn beside the adapter, and are saved whole with it (lora, qlora): both, for "
                           "new pieces, after --method embeddings")
     flags.add_number(sft, "--max-length", Range(2, MOST), 512, help="tokens of an example")
-    flags.add_number(sft, "--held-out-fraction", Range(1e-6, below=1), 0.05, float, "of the records")
+    flags.add_number(sft, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the questions")
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                      help="list bad records on stderr and go on without them")
     flags.add_resume(sft)
@@ -153,6 +152,7 @@ def run_sft(arguments):
     *train, held_out = (encode_all(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
                         for part in (*stages, rest))
     sizes = [len(stage) for stage in train]
+    settings = with_steps(settings, sum(sizes))
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
         print(f"{path}: learned up to step {end}", file=sys.stderr)
     prepare(shape_of(weights), arguments, tokenizer)  # --targets that match nothing are told before anything is loaded
@@ -181,8 +181,8 @@ def run_sft(arguments):
 
 
 def read_and_split(arguments):
-    """([training records of each file of --data], held-out records of all); a hash of its text decides a record's
-    side."""
+    """([training records of each file of --data], held-out records of all); a hash of its question decides a
+    record's side."""
     stages, held_out = [], []
     for path in arguments.data:
         read = read_records(path, arguments.skip_bad)
@@ -191,8 +191,8 @@ def read_and_split(arguments):
         print(f"{path}: {read.summary()}", file=sys.stderr)
         parts = [], held_out
         for record in read.records:
-            text = json.dumps([record.messages, record.input])
-            parts[is_held_out(text, arguments.held_out_fraction)].append(record)
+            question = f"{record.question} {record.input}"
+            parts[question_held_out(question, arguments.held_out_fraction)].append(record)
         stages.append(parts[0])
     if not all([*stages, held_out]):
         side = "training" if held_out else "held-out"

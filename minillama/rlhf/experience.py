@@ -63,19 +63,3 @@ def make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, k
     advantages_BA, returns_BA = gae(rewards_BA, values_BA, mask_BA, gamma, lam)
     return Experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, ppo.whiten(advantages_BA, mask_BA),
                       returns_BA)
-
-
-@torch.no_grad()
-def describe(experience):
-    """What to watch of a batch: {"score", "kl", "length", "ended", "explained_variance"}.
-
-    score: mean, missing EOS included; kl: nats of a whole answer, summed over its tokens, by k1, which
-    is unbiased: clearly below zero it says that sampling and scoring disagree; length: tokens, EOS
-    included; ended: share with EOS; explained_variance: of the returns, by the values.
-    """
-    mask_BA = experience.rollout.answer_mask_BA
-    kl_BA = ppo.kl_estimate(experience.log_prob_BA, experience.ref_log_prob_BA).masked_fill(~mask_BA, 0.0)
-    return {"score": experience.score_B.mean().item(), "kl": kl_BA.sum(-1).mean().item(),
-            "length": mask_BA.sum(-1).double().mean().item(),
-            "ended": experience.rollout.ended_B.double().mean().item(),
-            "explained_variance": ppo.explained_variance(experience.values_BA, experience.returns_BA, mask_BA)}

@@ -12,7 +12,11 @@ function here; the default is argued where it is documented.
 | variance of whitening | `whiten(unbiased=)` | not told | biased | unbiased | unbiased | no whitening |
 | rewards whitened, mean kept | `whiten(keep_mean=True)` | - | yes | optional | optional | no |
 | bound on the ratio | `policy_loss(ratio_limit=)` | - | - | - | - | 10 |
-| a batch is skipped above a mean ratio of | not here | - | - | 10 | - | 20 |
+| a batch is left above a mean ratio of | `train_ppo.PPOConfig.mean_ratio` 10 | - | - | 10 | - | 20 |
+| a batch is left above a KL per token of | `PPOConfig.old_kl` 0.1, times 1.5 | - | - | the same, optional | - | - |
+| KL target and horizon | `PPOConfig.kl_target` 3, 300 | - | 6, 10000 | 6, 10000 | - | - |
+| the policy's rate | `train_ppo.with_rates`, 0.064 / D | not told | 1e-5 | 1.4e-5 | 3e-6 | 9e-6 |
+| the policy that is kept | the best (`evaluate.best_policy`) | not told | last | last | last | last |
 | the policy loss averages over | `policy_loss(average=)` | not told | tokens | tokens | tokens | answers |
 
 Shapes: (B, T) over the tokens of the answers; masks are bool, True on real tokens. What stands under a

@@ -5,11 +5,8 @@ import random
 from itertools import combinations
 from typing import NamedTuple
 
-import torch
-
 from minillama.bounds import check
-from minillama.rlhf.reward_model import pair_accuracy
-from minillama.train.data import FRACTION, is_held_out
+from minillama.train.data import FRACTION, question_held_out
 from minillama.train.records import json_values, text_field
 
 
@@ -56,32 +53,11 @@ def split_by_prompt(pairs, fraction):
     check("held_out_fraction", fraction, float, FRACTION)
     parts = [], []
     for pair in pairs:
-        parts[is_held_out(pair.prompt, fraction)].append(pair)
+        parts[question_held_out(pair.prompt, fraction)].append(pair)
     if not all(parts):
         raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at a "
                          f"held-out fraction of {fraction}: give more prompts or another fraction")
     return parts
-
-
-def label_ceiling(pairs, quality):
-    """Share of pairs whose label agrees with the hidden `quality(prompt, answer)`, equal quality counting
-    one half: what a reward model that knew the truth would score on these noisy labels. One that scores
-    more has learned the noise, or was tested on what it had seen."""
-    return pair_accuracy(*_qualities(pairs, quality))
-
-
-def order_in_truth(chosen, rejected, pairs, quality):
-    """Share of pairs that scores put in the order of the hidden quality, whatever their labels say; pairs of equal
-    quality have no order and are left out. chosen, rejected: the scores of each pair's two answers, (P,)."""
-    better, worse = _qualities(pairs, quality)
-    labelled_well, unequal = better > worse, better != worse
-    high, low = torch.where(labelled_well, chosen, rejected), torch.where(labelled_well, rejected, chosen)
-    return pair_accuracy(high[unequal], low[unequal])
-
-
-def _qualities(pairs, quality):
-    return [torch.tensor([float(quality(pair.prompt, getattr(pair, side))) for pair in pairs])
-            for side in ("chosen", "rejected")]
 
 
 def read_pairs(path):

@@ -11,53 +11,54 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from minillama.backends import backend_of
 from minillama.bounds import MOST, check_config, number, seed
+from minillama.evaluate.best_policy import BestPolicy
+from minillama.evaluate.diagnosis import describe, tell_news
+from minillama.evaluate.exam import means, prompts_of
 from minillama.rlhf import ppo
-from minillama.rlhf.evaluation import means, prompts_of
-from minillama.rlhf.experience import describe, make_experience, value_model_of
+from minillama.rlhf.experience import make_experience, value_model_of
+from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.train.data import Batches
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
-from minillama.train.sequence_loss import at_least_fp32
 from minillama.train.templates import question_answer
 from minillama.train.training_run import train_step
 
 RATIO_TOLERANCE = 1e-2  # of the first ratios; dropout, another temperature or a wrong place is far above it
 STATE_FILE = "ppo_state.pt"
-PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update, where some is mixed in
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """What decides a run, besides models and questions. The rates suit models of less than a million
-    parameters; the other defaults are those of 1909.08593's program where no other source is named."""
+    """What decides a run, besides models and questions; the defaults are those of 1909.08593's program where no other
+    source is named, but for beta's own three: a tenth of its answers are all that a run of minutes has."""
 
-    iterations: int = number(40, 1, MOST)  # rounds of sampling and learning
+    iterations: int = number(30, 1, MOST)  # rounds of sampling and learning
     batch_size: int = number(64, 1, MOST)  # questions of a round, one answer each
-    max_new_tokens: int = number(40, 1, MOST)  # an answer without EOS by then is cut off
+    max_new_tokens: int = number(64, 1, MOST)  # an answer without EOS by then is cut off
     temperature: float = number(1.0, 1e-3, 1e3)  # of sampling and of scoring alike
     epochs: int = number(4, 1, 1000)  # times that each batch is learned
     minibatches: int = number(1, 1, MOST)  # updates of an epoch
-    lr: float = number(1e-3, 1e-12, 10)  # of the policy, falling in a straight line to 0 over the run
-    value_lr: float = number(3e-3, 1e-12, 10)  # of the value model, likewise
+    lr: float | None = number(None, 1e-12, 10)  # of the policy, falling in a straight line to 0; None: `with_rates`
+    value_lr: float | None = number(None, 1e-12, 10)  # of the value model, likewise; None: three times lr
     adam_eps: float = number(1e-5, 1e-30, 1)  # 1e-8 would take large steps where gradients are tiny
     clip_norm: float = number(1.0, 1e-9, 1e9)  # largest norm of each model's gradients
     clip: float = number(0.2, 1e-6, 1e6)  # of the ratio
     value_clip: float = number(0.2, 1e-6, 1e6)  # of a value's change, in units of the score
     gamma: float = number(1.0, 0, 1)
     lam: float = number(0.95, 0, 1)
-    kl_coefficient: float = number(0.05, 0, 1e6)  # beta at the start; 0: no KL penalty
-    kl_target: float = number(6.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays
-    kl_horizon: float = number(2000.0, 1, 1e12)  # answers in which beta may change by a fifth
+    old_kl: float = number(0.1, 1e-6, 1e6, or_zero=True)  # nats a token; `PPO.learn` ends beyond 1.5 times; 0: never
+    mean_ratio: float = number(10.0, 1, 1e12)  # beyond it likewise (TRL v1's ratio_threshold)
+    kl_coefficient: float = number(0.15, 0, 1e6)  # beta at the start; 0: no KL penalty
+    kl_target: float = number(3.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays
+    kl_horizon: float = number(300.0, 1, 1e12)  # answers in which beta may change by a fifth
     missing_eos_score: float = number(-1.0, -1e6, 1e6)  # instead of the reward model's
     pretraining_weight: float = number(0.0, 0, 1e6)  # of the loss on pretraining text; InstructGPT's gamma was 27.8
     checkpoint_every: int = number(10, 0, MOST)  # iterations; 0: only before the first and after the last
@@ -72,6 +73,13 @@ class PPOConfig:
                              f"{self.batch_size / 4:g} on")
 
 
+def with_rates(config, D):
+    """The config with its rates: where it has none, 0.064 / D for the policy, since Adam's best rate falls as the width
+    grows (arXiv 2203.03466): 5e-4 at 128, and at LLaMA's 4096 the 1.6e-5 that published programs use."""
+    lr = config.lr or 0.064 / D
+    return replace(config, lr=lr, value_lr=config.value_lr or 3 * lr)
+
+
 class PPO:
     """A run in progress. The policy learns in place; its reference is what it was at the start.
 
@@ -81,7 +89,8 @@ class PPO:
     """
 
     def __init__(self, policy, score, value, config):
-        self.policy, self.score, self.value, self.config = policy.eval(), score, value.eval(), config
+        self.policy, self.score, self.value = policy.eval(), score, value.eval()
+        self.config = config = with_rates(config, policy.config.dim)
         self.reference = Reference(policy)
         options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
@@ -124,28 +133,38 @@ class PPO:
             return self.log_probs(policy, rollout)
 
     def learn(self, experience, seed, other_loss=None):
-        """All epochs over one batch -> means of what its updates measured; of the first update alone:
-        "entropy", and "first_ratio", the farthest from 1 (which is 1 itself, if nothing is wrong)."""
+        """All epochs over one batch, or those until the policy is too far from the one that sampled (`update`) -> means
+        of what its updates measured, their number, "updates"; of the first update alone: "entropy", and
+        "first_ratio", the farthest from 1 (which is 1 itself, if nothing is wrong)."""
         generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
-        for _ in range(self.config.epochs):
-            for chosen in torch.randperm(rows, generator=generator).chunk(self.config.minibatches):
-                whole = len(chosen) == rows  # in its own order: then the first ratio is 1 to the last bit
-                number = self.iteration * self.config.epochs * self.config.minibatches + len(measured)
-                measured.append(self.update(experience if whole else experience.rows(chosen),
-                                            other_loss and other_loss(number)))
-                if len(measured) == 1 and not abs(measured[0]["first_ratio"] - 1) < RATIO_TOLERANCE:
-                    raise FloatingPointError(f"a ratio is {measured[0]['first_ratio']} before the first update, not 1: "
-                                             "the policy that learns is not the one that sampled. Does it drop out, "
-                                             "or keep state between calls?")
-        first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
+        for chosen in (part for _ in range(self.config.epochs)
+                       for part in torch.randperm(rows, generator=generator).chunk(self.config.minibatches)):
+            whole = len(chosen) == rows  # in its own order: then the first ratio is 1 to the last bit
+            number = self.iteration * self.config.epochs * self.config.minibatches + len(measured)
+            row = self.update(experience if whole else experience.rows(chosen), other_loss and other_loss(number),
+                              not measured)
+            if row is None:
+                break
+            measured.append(row)
+            if len(measured) == 1 and not abs(row["first_ratio"] - 1) < RATIO_TOLERANCE:
+                raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: the policy "
+                                         "that learns is not the one that sampled. Does it drop out, or keep state "
+                                         "between calls?")
+        first = {name: measured[0][name] for name in ("entropy", "first_ratio")} | {"updates": len(measured)}
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
 
-    def update(self, experience, other_loss=None):
+    def update(self, experience, other_loss=None, first=False):
         """One step of the policy (and a loss to be added to its own) and one of the value model -> what was measured
-        before them."""
+        before them; None, and no step, where, but for the first, the policy is too far from the one that sampled: the
+        KL estimate of a token beyond 1.5 times `old_kl` (as in StackLLaMA's program), or the mean ratio too large."""
         config, rollout, mask_BA = self.config, experience.rollout, experience.rollout.answer_mask_BA
         logits_BAV = answer_logits(self.policy, rollout, config.temperature)
         log_prob_BA, old_BA = log_probs_of(logits_BAV, rollout), experience.log_prob_BA
+        with torch.no_grad():
+            ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
+            old_kl = ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item()
+        if not first and (config.old_kl and old_kl > 1.5 * config.old_kl or ratios_N.mean() > config.mean_ratio):
+            return None
         advantages_BA = experience.advantages_BA
         loss = ppo.policy_loss(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip)
         _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
@@ -153,11 +172,10 @@ class PPO:
                                     config.value_clip)
         _step(self.value_optimizer, value_loss, config.clip_norm)
         with torch.no_grad():
-            ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
             other = {} if other_loss is None else {"other_loss": other_loss.item()}
             return {**other, "policy_loss": loss.item(), "value_loss": value_loss.item(),
                     "clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip),
-                    "approx_kl": ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item(),
+                    "approx_kl": old_kl,
                     "entropy": ppo.entropy(logits_BAV.detach(), mask_BA).item(),
                     "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}
 
@@ -182,13 +200,15 @@ def _step(optimizer, loss, clip_norm):
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
-              folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None):
+              folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None, asked=()):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
     template(question) gives the segments of the prompt; end_id (None: the tokenizer's eos) ends an answer. watch:
     {name: f(question, answer)}, numbers whose mean over every batch is reported under their name, never learned from.
-    Metrics: those of `experience.describe`, `PPO.learn`, "distinct" (share of the batch's answers that are unlike all
-    before them), "seconds".
+    Metrics: those of `diagnosis.describe`, `PPO.learn`, "distinct" (share of the batch's answers that are unlike all
+    before them), "seconds". What looks wrong in them is told on stderr once, with what to try (`diagnosis`).
+    asked: questions that are none of `questions`; now and then "held_out_score" and "held_out_kl" of the
+    answers to them are measured, and the policy ends as it was at its best by them (`best_policy`); (): as it ends.
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
     `config.pretraining_weight`. folder: where the run is kept; resume=True goes on from it, bit for
     bit, given the same policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`:
@@ -196,8 +216,10 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
     """
     ppo_of_run = PPO(policy, reward_model, value_model_of(reward_model), config)
-    run = PPORun(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder)
-    return run.train(resume, progress)
+    run = PPORun(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked)
+    history = run.train(resume, progress)
+    run.best.put_back()
+    return history
 
 
 class PPORun(ResumableRun):
@@ -205,12 +227,13 @@ class PPORun(ResumableRun):
 
     name, total, unit, state_file, needs = "ppo", "iterations", "iteration", STATE_FILE, ("score", "kl")
 
-    def __init__(self, ppo, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder):
-        self.ppo, self.tokenizer, self.questions, self.watch = ppo, tokenizer, questions, watch
-        self.prompts = prompts_of(questions, tokenizer, template)
+    def __init__(self, ppo, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked):
+        self.ppo, self.tokenizer, self.questions, self.watch, self.told = ppo, tokenizer, questions, watch, set()
+        self.prompts, exam = (prompts_of(part, tokenizer, template) for part in (questions, asked))
         self.end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
+        self.best = BestPolicy(ppo, exam, self.end_id)
         self.other_loss = pretraining_loss(ppo.policy, pretraining_text, ppo.config)
-        data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts),
+        data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
         judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
         signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
@@ -219,51 +242,27 @@ class PPORun(ResumableRun):
     def advance(self):
         """One iteration -> score and KL in words."""
         start, chosen = time.perf_counter(), batch_of(len(self.prompts), self.step, self.config)
+        began = {} if self.step else self.best.examine()
         rollout, metrics = self.ppo.advance([self.prompts[i] for i in chosen], self.end_id, self.other_loss)
         self.step = self.ppo.iteration
         texts = [text.strip() for text in rollout.texts(self.tokenizer)]
-        metrics |= means(self.watch, [self.questions[i] for i in chosen], texts)
-        self.record(metrics | {"distinct": len(set(texts)) / len(texts),
+        metrics |= began | means(self.watch, [self.questions[i] for i in chosen], texts)
+        self.record(metrics | self.best.examine() | {"distinct": len(set(texts)) / len(texts),
                                "seconds": round(time.perf_counter() - start, 3)})
+        tell_news(self.history, self.config, self.told)
         return f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}"
 
     def state_dict(self):
-        return self.ppo.state_dict()
+        return {**self.ppo.state_dict(), "best": self.best.state_dict()}
 
     def load_state_dict(self, state):
         self.ppo.load_state_dict(state)
+        self.best.load_state_dict(state["best"])
 
     def rate_words(self, before):
         """What a new number of iterations makes of the learning rates."""
         last, now = max(0, 1 - (self.step - 1) / before), 1 - self.step / self.end
         return f"the learning rates go from {last:.0%} to {now:.0%} of --lr and --value-lr"
-
-
-def check_mixing(config, text):
-    """ValueError where a weight for pretraining text stands without a text, or the other way round."""
-    if (text is None) != (config.pretraining_weight == 0):
-        raise ValueError(f"pretraining_weight is {config.pretraining_weight} {'without' if text is None else 'with'} "
-                         "a text to mix in: give both or neither")
-
-
-def pretraining_loss(policy, tokens, config):
-    """other_loss(number of the update) for `PPO.advance`, or None where the weight is 0: the weighted mean
-    cross-entropy of a batch of pretraining text, so that practice does not cost the model its other abilities (PPO-ptx,
-    arXiv 2203.02155 eq. 2). Which batch depends on the seed and the number alone: a resumed run goes on bit for bit."""
-    check_mixing(config, tokens)
-    if tokens is None:
-        return None
-    if tokens.vocab_size != policy.config.vocab_size:
-        raise ValueError(f"the pretraining text has a vocabulary of {tokens.vocab_size} pieces, the policy one of "
-                         f"{policy.config.vocab_size}: encode it with the policy's tokenizer")
-    batches = Batches(tokens, PRETRAINING_ROWS, min(PRETRAINING_LENGTH, policy.config.max_seq_len), config.seed)
-
-    def other_loss(number):
-        tokens_BT, targets_BT = (ids.to(policy.tok_embeddings.weight.device) for ids in batches(number))
-        logits_BTV = at_least_fp32(policy(tokens_BT))
-        return config.pretraining_weight * F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
-
-    return other_loss
 
 
 def batch_of(n_questions, iteration, config):

@@ -48,7 +48,7 @@ class TourReport:
 
     def __init__(self, out, config):
         self.out, self.config, self.rows, self.pages = Path(out), config, [], []
-        self.skipped, self.peak_before = [], peak_memory()  # (stage, why); bytes
+        self.skipped, self.advice, self.peak_before = [], [], peak_memory()  # (stage, why); sentences; bytes
         self.check_lengths = lambda tokenizer, context: None  # of the user's own records and pairs, where there are any
         self.clock = time.perf_counter()
 
@@ -71,6 +71,12 @@ class TourReport:
         """A number that cannot be had in this tour."""
         self.skipped.append((stage, why))
         self.say(f"  skip  {stage}: {why}")
+
+    def advise(self, *sentences):
+        """What looks wrong, and what to try; nothing where a sentence is empty."""
+        for sentence in filter(None, sentences):
+            self.advice.append(sentence)
+            self.say(f"  advice  {sentence}")
 
     def say(self, text):
         print(text, flush=True)
@@ -258,9 +264,9 @@ def write_results(report, seconds):
     summary = f"{passed} of {len(report.rows)} numbers in their bands, {seconds:.0f} seconds, no download."
     with atomic_write(report.out / "report.json", "w") as file:
         json.dump({"version": minillama.__version__, "config": asdict(report.config), "seconds": round(seconds, 1),
-                   "rows": report.rows, "skipped": report.skipped}, file, indent=1)
+                   "rows": report.rows, "skipped": report.skipped, "advice": report.advice}, file, indent=1)
     write_report(report.out / "report.html", "From text to a talking LLaMA", summary,
-                 [*report.pages, table(report.rows),
+                 [*report.pages, table(report.rows), *(caption(f"Advice: {sentence}.") for sentence in report.advice),
                   *(caption(f"Left out: {stage}: {why}.") for stage, why in report.skipped)])
     width = max(len(row["stage"]) for row in report.rows)
     report.say("")

@@ -43,6 +43,9 @@ class TourConfig:
     text_dim: int = number(128, 32, 2**13)  # width of the model of real text, a multiple of 32
     text_max_lr: float = number(5e-3, 1e-12, 10)  # its highest learning rate; a longer run wants a lower one
     documents: int = number(12000, 100, MOST)  # of the procedural corpus
+    rounds: int | None = number(None, 1, MOST)  # of PPO; None, as in the next two: what the task's own settings say
+    ppo_lr: float | None = number(None, 1e-12, 10)  # the policy's highest learning rate
+    kl_target: float | None = number(None, 1e-6, 1e6)  # nats of an answer that PPO's KL penalty steers to
     seed: int = seed()
     kernels: str = "torch"  # what computes attention and RoPE in both pretrainings, a name of backends.BACKENDS
     progress: bool = True  # progress bars

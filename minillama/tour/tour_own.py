@@ -6,17 +6,20 @@ pairs are what it is tuned on. What needs the forum's ground truth is skipped, a
 """
 
 import zlib
+from dataclasses import replace
 
+from minillama.evaluate.diagnosis import diagnose_tuning
+from minillama.evaluate.exam import answer_tokens
 from minillama.rlhf.preferences import read_pairs, split_by_prompt
 from minillama.rlhf.train_reward import encode_pairs
 from minillama.tour.tour_pages import before_after_page
 from minillama.tour.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of
 from minillama.tour.tour_sft import FULL, TEMPLATE, Lessons, answers, tune_or_load
-from minillama.train.data import is_held_out
+from minillama.train.data import question_held_out
 from minillama.train.records import Record, encode_records, read_records
-from minillama.train.sft import answer_loss
+from minillama.train.sft import answer_loss, with_steps
 
-LONGEST_ANSWER = 128  # tokens that PPO lets an answer have, even where the pairs hold longer ones
+OWN_SFT = replace(FULL, steps=None)  # as many as the answers want
 
 
 def own_stages(report, model, tokenizer, sft=None, preferences=None):
@@ -55,10 +58,10 @@ def check_lengths(tokenizer, context, sft, preferences):
 
 
 def own_answers(records, tokenizer, context):
-    """(records to train on and held-out ones, their sequences), each a pair."""
+    """(records to train on and held-out ones, split by their questions as pairs are; their sequences), each a pair."""
     parts = [], []
     for record in records:
-        parts[is_held_out(repr(record), 0.1)].append(record)
+        parts[question_held_out(f"{record.question} {record.input}", 0.1)].append(record)
     if not all(parts):
         raise ValueError(f"{len(records)} answers leave one side of the split empty: give more, some 50 or above")
     return parts, [encode_records(part, TEMPLATE, tokenizer, context).sequences for part in parts]
@@ -69,7 +72,8 @@ def own_sft_stage(report, model, tokenizer, records):
     parts, (train, held_out) = own_answers(records, tokenizer, model.config.max_seq_len)
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
-    full = tune_or_load(report, "sft", model, tokenizer, lessons, FULL)
+    full = tune_or_load(report, "sft", model, tokenizer, lessons, with_steps(OWN_SFT, len(train)))
+    report.advise(diagnose_tuning(full.history))
     report.measure("your answers", full.loss < before, n=len(held_out), before=before, after=full.loss)
     questions = [record.question for record in parts[1]][:4]
     report.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
@@ -85,6 +89,5 @@ def own_feedback(pairs, tokenizer, context):
     if room < 2:
         raise ValueError(f"the longest prompt leaves {room} of {context} tokens for its answer: leave "
                          "it out or shorten it")
-    longest = max(len(tokenizer.encode(text)) for pair in pairs for text in (pair.chosen, pair.rejected))
     return Feedback(train, held_out, practice, asked[:ASKED], {"pairs": zlib.crc32(repr(pairs).encode())},
-                    max_new_tokens=min(longest + 2, LONGEST_ANSWER, room))
+                    max_new_tokens=answer_tokens(pairs, tokenizer, room))

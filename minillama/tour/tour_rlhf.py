@@ -15,14 +15,15 @@ import torch
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
-from minillama.rlhf.evaluation import Exam, examine, prompts_of
-from minillama.rlhf.preferences import label_ceiling, order_in_truth, thread_pairs
+from minillama.evaluate.diagnosis import diagnose, diagnose_reward
+from minillama.evaluate.exam import Exam, examine, label_ceiling, order_in_truth, prompts_of
+from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.rlhf.rollout import sample_answers
-from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo
+from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo, with_rates
 from minillama.rlhf.train_reward import STATE_FILE as REWARD_STATE
-from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_scores, train_reward
+from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, held_out_scores, train_reward
 from minillama.tour.tour_pages import answers_page, hacking_page, ppo_page, reward_page
 from minillama.tour.tour_sft import fits_question
 from minillama.train.resumable import METRICS_FILE
@@ -31,7 +32,8 @@ from minillama.train.resume import crc_of, read_metrics
 PAIRS, HELD_OUT_PAIRS = 2400, 600
 ASKED = 128  # questions that are asked before and after, and never in training
 REWARD = RewardConfig(max_lr=2e-3)
-PENALIZED = PPOConfig(iterations=25, lr=2e-3, kl_coefficient=0.15, kl_target=3.0, kl_horizon=300.0)
+PENALIZED = PPOConfig(iterations=25, lr=2e-3, value_lr=3e-3, old_kl=0.0)  # of the forum: fast, as it is well known
+OWN_PPO = PPOConfig()  # of tasks that nobody here has seen: what follows the model and the data
 WATCHED = {"quality": forum.quality, "sound": fits_question}  # measured of every batch, never learned from
 
 
@@ -45,7 +47,7 @@ class Feedback:
     asked: list  # questions
     key: dict  # what the pairs are, for the name of the stage's folder
     truth: Callable | None = None  # f(question, answer), the hidden quality where there is one
-    max_new_tokens: int = PENALIZED.max_new_tokens
+    max_new_tokens: int = 40
 
     @property
     def watched(self):
@@ -102,6 +104,9 @@ def reward_stage(report, model, tokenizer, feedback):
     chosen, rejected = held_out_scores(reward_model, encode_pairs(feedback.held_out, tokenizer))
     expected, got, passed, ceiling = verdict(chosen, rejected, feedback)
     report.check("reward model", expected, got, passed, "minillama/rlhf/train_reward.py", "lessons/25_reward_model.py")
+    if feedback.truth is None:
+        learned = held_out_accuracy(reward_model, encode_pairs(feedback.pairs, tokenizer))
+        report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned))
     report.pages.append(reward_page(chosen.tolist(), rejected.tolist(), pair_accuracy(chosen, rejected), *ceiling))
     return reward_model
 
@@ -122,8 +127,9 @@ def verdict(chosen, rejected, feedback):
 
 def ppo_stage(report, model, reward_model, tokenizer, feedback):
     """PPO with the KL penalty, and what it has done to answers to questions that were never practised -> `Practice`."""
-    report.say(f"  PPO: {PENALIZED.iterations} rounds of {PENALIZED.batch_size} answers (minillama/rlhf/train_ppo.py)")
-    run = train_or_load_ppo(report, "ppo", model, reward_model, tokenizer, feedback, PENALIZED)
+    config = settings_of_practice(report, feedback)
+    report.say(f"  PPO: {config.iterations} rounds of {config.batch_size} answers (minillama/rlhf/train_ppo.py)")
+    run = train_or_load_ppo(report, "ppo", model, reward_model, tokenizer, feedback, config)
     before, after, history = run.before, run.after, run.history
     numbers = {"n": len(feedback.asked), "before": before, "after": after}
     if feedback.truth:
@@ -139,9 +145,15 @@ def ppo_stage(report, model, reward_model, tokenizer, feedback):
     return run
 
 
+def settings_of_practice(report, feedback):
+    """PPO's settings: the forum's or a new task's, but for what the tour was told."""
+    told = {"iterations": report.config.rounds, "lr": report.config.ppo_lr, "kl_target": report.config.kl_target}
+    return replace(PENALIZED if feedback.truth else OWN_PPO, **{name: value for name, value in told.items() if value})
+
+
 def free_stage(report, model, reward_model, tokenizer, feedback, penalized):
     """The same PPO without the KL penalty: a better score for a worse truth."""
-    config = replace(PENALIZED, kl_coefficient=0.0)
+    config = replace(settings_of_practice(report, feedback), kl_coefficient=0.0)
     free = train_or_load_ppo(report, "ppo-free", model, reward_model, tokenizer, feedback, config)
     before, after, gamed = penalized.before, penalized.after, free.after
     worse = gamed.measured["quality"] <= after.measured["quality"] - 1
@@ -159,14 +171,18 @@ def train_or_load_ppo(report, name, model, reward_model, tokenizer, feedback, co
     """PPO with `config` from `model`, trained now or found in the stage's folder -> `Practice`."""
     model = use_kernels(model, "torch")
     config = replace(config, seed=report.config.seed, max_new_tokens=feedback.max_new_tokens)
+    config = with_rates(config, model.config.dim)
     folder = report.folder(name, train=asdict(config), policy=fingerprint(model), reward=fingerprint(reward_model))
     if not report.is_done(folder):
         policy = copy.deepcopy(model).requires_grad_(True)
         train_ppo(policy, reward_model, tokenizer, feedback.practice, config, folder=folder, watch=feedback.watched,
-                  resume=(folder / STATE_FILE).exists(), progress=report.config.progress)
+                  resume=(folder / STATE_FILE).exists(), progress=report.config.progress,
+                  asked=() if feedback.truth else feedback.asked)
         save_model(folder, policy, report.out / "tokenizer.model")  # for `generate` and `chat` too
     policy = use_kernels(load_model(folder)[0], "torch")
     history = read_metrics(folder / METRICS_FILE, config.iterations, needs=("score", "kl"), unit="iteration")
+    if config.kl_coefficient:
+        report.advise(*diagnose(history, config).values())
     before, after = (examine(each.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
                              feedback.max_new_tokens) for each in (model, policy))
     return Practice(policy, before, after, history)

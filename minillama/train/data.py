@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from minillama.bounds import Range, check
-from minillama.corpus.text_files import sides
+from minillama.corpus.text_files import normalised, sides
 from minillama.system.files import atomic_write
 from minillama.system.snapshot import opened
 from minillama.system.terminal import tqdm
@@ -92,6 +92,12 @@ def is_held_out(text, fraction):
     """Whether the 64-bit BLAKE2 hash of the text falls into the lowest `fraction` of all hashes."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
+
+
+def question_held_out(question, fraction):
+    """`is_held_out` of a question (with its input), whatever its case and spacing. All stages that learn from questions
+    split by this (fine-tuning, pairs, practice), so that none has learned what another is examined on."""
+    return is_held_out(normalised(question), fraction)
 
 
 def open_tokens(path, vocab_size=None):

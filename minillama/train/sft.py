@@ -5,13 +5,13 @@ Runs can be killed and resumed as in pretraining (`training_run`).
 """
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, islice
 
 import torch
 
-from minillama.bounds import MOST, number
+from minillama.bounds import MOST, check_config, number
 from minillama.collate import collate
 from minillama.train import data_parallel
 from minillama.train.data import permutation
@@ -27,7 +27,7 @@ class SftConfig(TrainingConfig):
     model of less than a million parameters; LoRA wants some three times the rate, large models far less (Alpaca: 2e-5,
     QLoRA: 2e-4)."""
 
-    steps: int = number(150, 1, MOST)
+    steps: int | None = number(None, 1, MOST)  # None: as many as the data want (`with_steps`)
     batch_size: int = number(16, 1, MOST)  # sequences, or chunks of packed ones
     max_lr: float = number(2e-3, 1e-12, 10)
     warmup_steps: int = number(10, 0, MOST)
@@ -38,6 +38,16 @@ class SftConfig(TrainingConfig):
     paged_optimizer: int = number(0, 0, MOST)  # MiB of AdamW's state in memory, the rest in a file; 0: all of it
     eval_every: int = number(50, 0, MOST)
     eval_sequences: int = number(0, 0, MOST)  # of the held-out ones, the first so many; 0: all
+
+    def __post_init__(self):
+        super().__post_init__() if self.steps else check_config(self)
+
+
+def with_steps(config, rows):
+    """The config with its steps: where it has none, those of three epochs (Alpaca's number) over so many rows, but from
+    150 (a small model learns to stop, and to copy a name, by doing it often) to 500 (minutes on two cores)."""
+    each = config.batch_size * config.grad_accumulation
+    return config if config.steps else replace(config, steps=min(max(round(3 * rows / each), 150), 500))
 
 
 def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(), facts=None):
@@ -54,6 +64,7 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
     Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
     """
     _check_fit(model, sequences, held_out, config)
+    config = with_steps(config, len(sequences))
     if stages and (min(stages) < 1 or sum(stages) != len(sequences)):
         raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
     before, model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing

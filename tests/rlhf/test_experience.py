@@ -8,7 +8,8 @@ import torch
 from mutants import Mutant
 
 from minillama.config import ModelConfig
-from minillama.rlhf.experience import ValueModel, describe, make_experience, value_model_of
+from minillama.evaluate.diagnosis import describe
+from minillama.rlhf.experience import ValueModel, make_experience, value_model_of
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import Rollout, sample_answers
 from minillama.rlhf.train_ppo import PPO, PPOConfig
@@ -124,11 +125,12 @@ MUTANTS = [
     Mutant("minillama.rlhf.experience", "mask_BA, gamma, lam)", "mask_BA | True, gamma, lam)",
            test_what_stands_on_padding_changes_nothing),
     Mutant("minillama.rlhf.experience", "ppo.whiten(advantages_BA, mask_BA)", "advantages_BA", LOOPS),
-    Mutant("minillama.rlhf.experience", "experience.log_prob_BA, experience.ref_log_prob_BA",
+    Mutant("minillama.evaluate.diagnosis", "experience.log_prob_BA, experience.ref_log_prob_BA",
            "experience.ref_log_prob_BA, experience.log_prob_BA",
            test_the_kl_is_that_of_whole_answers_and_positive_where_the_policy_left),
-    Mutant("minillama.rlhf.experience", ".masked_fill(~mask_BA, 0.0)", "", test_what_stands_on_padding_changes_nothing),
-    Mutant("minillama.rlhf.experience", "kl_BA.sum(-1).mean()", "kl_BA.mean()",
+    Mutant("minillama.evaluate.diagnosis", ".masked_fill(~mask_BA, 0.0)", "",
+           test_what_stands_on_padding_changes_nothing),
+    Mutant("minillama.evaluate.diagnosis", "kl_BA.sum(-1).mean()", "kl_BA.mean()",
            test_the_kl_is_that_of_whole_answers_and_positive_where_the_policy_left),
     Mutant("minillama.rlhf.experience", "copy.deepcopy(reward_model.body)", "reward_model.body",
            test_a_new_value_model_guesses_zero_and_has_a_body_of_its_own),

@@ -9,10 +9,9 @@ import torch
 from mutants import Mutant
 
 from minillama.corpus import forum
+from minillama.evaluate.exam import label_ceiling, order_in_truth
 from minillama.rlhf.preferences import (
     Pair,
-    label_ceiling,
-    order_in_truth,
     read_pairs,
     thread_pairs,
     vote_score,
@@ -118,9 +117,9 @@ MUTANTS = [
            lambda: test_votes_become_scores_by_the_published_rule(7, True, 4)),
     Mutant("minillama.rlhf.preferences", "if score_a > score_b else", "if score_a < score_b else", PAIRS_LAW),
     Mutant("minillama.rlhf.preferences", "score_a != score_b and a != b", "a != b", PAIRS_LAW),
-    Mutant("minillama.rlhf.preferences", "better > worse, better != worse", "better > worse, better == better",
+    Mutant("minillama.evaluate.exam", "better > worse, better != worse", "better > worse, better == better",
            test_scores_are_held_to_the_truth_whatever_the_labels_say),
-    Mutant("minillama.rlhf.preferences", "labelled_well, rejected, chosen)", "labelled_well, chosen, chosen)",
+    Mutant("minillama.evaluate.exam", "labelled_well, rejected, chosen)", "labelled_well, chosen, chosen)",
            test_scores_are_held_to_the_truth_whatever_the_labels_say),
     Mutant("minillama.rlhf.preferences", "[:most]", "",
            test_a_question_gives_ten_pairs_at_most_and_the_seed_says_which),

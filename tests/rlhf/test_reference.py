@@ -9,9 +9,9 @@ from mutants import Mutant
 from test_train_ppo import a_run, prompts, walk
 
 from minillama.config import ModelConfig
+from minillama.evaluate.diagnosis import describe
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.quant.quantize_linears import quantize_linears
-from minillama.rlhf.experience import describe
 from minillama.rlhf.ppo import kl_estimate
 from minillama.rlhf.rollout import sample_answers
 from minillama.transformer import Transformer

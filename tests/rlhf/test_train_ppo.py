@@ -17,7 +17,8 @@ from minillama.rlhf.train_ppo import PPO, PPOConfig, batch_of, train_ppo
 from minillama.transformer import Transformer
 
 QUESTIONS = ["a?", "what is b?", "c", "dd", "who?"]
-CONFIG = PPOConfig(iterations=4, batch_size=6, max_new_tokens=6, epochs=3, kl_horizon=60, checkpoint_every=2, seed=1)
+CONFIG = PPOConfig(iterations=4, batch_size=6, max_new_tokens=6, epochs=3, lr=1e-3, value_lr=3e-3,
+                   kl_coefficient=0.05, kl_target=6.0, kl_horizon=60, checkpoint_every=2, seed=1)
 A_LETTER = Letters.alphabet.index("a")
 
 

@@ -1,5 +1,6 @@
 """Laws of PPO's updates: what is measured, averaged and kept, and the order in which questions are asked."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,56 @@ from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_run, prompts, trained
 
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPOConfig, PPORun, batch_of
+from minillama.rlhf.train_ppo import PPOConfig, PPORun, batch_of, with_rates
 
 
 def test_the_defaults_are_those_of_the_published_program():
     """train_policy.py of openai/lm-human-preferences, the program of arXiv 1909.08593."""
     config = PPOConfig()
     assert (config.epochs, config.minibatches, config.gamma, config.lam) == (4, 1, 1.0, 0.95)
-    assert (config.clip, config.value_clip, config.kl_target, config.temperature) == (0.2, 0.2, 6.0, 1.0)
+    assert (config.clip, config.value_clip, config.kl_coefficient, config.temperature) == (0.2, 0.2, 0.15, 1.0)
+
+
+def test_rates_that_are_not_given_fall_as_the_width_grows():
+    """0.064 / D, and three times that for the value model: 5e-4 at 128; what is given stays."""
+    assert [with_rates(PPOConfig(), D).lr for D in (64, 128, 4096)] == pytest.approx([1e-3, 5e-4, 1.5625e-5])
+    assert with_rates(PPOConfig(), 128).value_lr == pytest.approx(1.5e-3)
+    given = with_rates(PPOConfig(lr=0.25, value_lr=0.125), 128)
+    assert (given.lr, given.value_lr) == (0.25, 0.125) and with_rates(PPOConfig(lr=0.25), 8).value_lr == 0.75
+    assert a_run(a_model(), lr=None, value_lr=None).config.lr == 0.064 / 16
+
+
+def far_from_the_sampler(log_ratio, **changes):
+    """The update of a batch whose policy makes every token exp(log_ratio) times as likely as when it sampled."""
+    run = a_run(a_model(), **changes)
+    rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, 0)
+    experience = run.judge(rollout)
+    before = [p.detach().clone() for p in [*run.policy.parameters(), *run.value.parameters()]]
+    measured = run.update(replace(experience, log_prob_BA=experience.log_prob_BA - log_ratio))
+    after = [*run.policy.parameters(), *run.value.parameters()]
+    assert (measured is None) == all(map(torch.equal, before, after)), "no measure, no step"
+    return measured
+
+
+def test_an_update_too_far_from_the_policy_that_sampled_is_not_made():
+    """k3 of a token at a ratio e^x is e^-x - 1 + x with the roles of the two; 0.15 is 1.5 times 0.1: x about 0.5."""
+    for x in (0.49, 0.61):
+        kl = math.exp(x) - 1 - x
+        assert (far_from_the_sampler(x, old_kl=0.1) is None) == (kl > 0.15)
+        assert far_from_the_sampler(x, old_kl=kl / 1.5 + 1e-3) and far_from_the_sampler(x, old_kl=0.0)
+    assert far_from_the_sampler(2.2, old_kl=0.0) and far_from_the_sampler(2.4, old_kl=0.0) is None, "e^2.3 is 10"
+    assert far_from_the_sampler(2.4, old_kl=0.0, mean_ratio=12.0)
+
+
+def test_a_batch_is_left_where_its_policy_is_too_far_but_never_before_its_first_update(monkeypatch):
+    run = a_run(a_model(), epochs=4)
+    rows = iter([{"entropy": 1.0, "first_ratio": 1.0}, {"entropy": 2.0, "first_ratio": 1.5}, None])
+    firsts = []
+    monkeypatch.setattr(run, "update", lambda experience, other, first: firsts.append(first) or next(rows))
+    metrics = run.advance(prompts(run, 0), Letters.eos_id)[1]
+    assert firsts == [True, False, False] and metrics["updates"] == 2
+    wild = a_run(a_model(), old_kl=1e-6, lr=1e-1)
+    assert wild.advance(prompts(wild, 0), Letters.eos_id)[1]["updates"] == 1
 
 
 def test_beta_never_falls_below_0_within_the_horizon_that_is_allowed():
@@ -37,7 +80,7 @@ def test_what_updates_measured_is_averaged_but_for_the_first_ones_alone(monkeypa
     """Two epochs of two minibatches: four updates, numbered over the whole run."""
     run, numbers, rows = a_run(a_model(), epochs=2, minibatches=2), [], []
 
-    def update(experience, other_loss):
+    def update(experience, other_loss, first):
         rows.append(len(experience.score_B))
         numbers.append(other_loss)
         return {"loss": float(len(rows)), "entropy": 10.0 * len(rows), "first_ratio": 1.0 if len(rows) == 1 else 9.0}
@@ -105,4 +148,10 @@ def test_checkpoints_are_kept_at_their_iterations_and_at_the_end(tmp_path, monke
 MUTANTS = [
     Mutant("minillama.rlhf.train_ppo", "(log_prob_BA - old_BA)[mask_BA]", "(old_BA - log_prob_BA)[mask_BA]",
            lambda: test_an_update_measures_by_its_formulas_before_it_steps(torch.randn)),
+    Mutant("minillama.rlhf.train_ppo", "old_kl > 1.5 * config.old_kl", "old_kl > 2.5 * config.old_kl",
+           test_an_update_too_far_from_the_policy_that_sampled_is_not_made),
+    Mutant("minillama.rlhf.train_ppo", "ratios_N.mean() > config.mean_ratio", "ratios_N.mean() < 0",
+           test_an_update_too_far_from_the_policy_that_sampled_is_not_made),
+    Mutant("minillama.rlhf.train_ppo", "lr or 0.064 / D", "lr or 0.064 / 128",
+           test_rates_that_are_not_given_fall_as_the_width_grows),
 ]

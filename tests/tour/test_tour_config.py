@@ -78,7 +78,7 @@ def test_files_are_read_before_anything_is_trained_or_written(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("pairs", "last", "message"), [
-    (15, "Where?", "do not fill a batch of 16"), (60, "What is it? " * 99, "the longest prompt leaves")])
+    (15, "Where then?", "do not fill a batch of 16"), (60, "What is it? " * 99, "the longest prompt leaves")])
 def test_pairs_of_no_use_to_the_last_stages_are_refused_before_the_first_is_trained(tmp_path, pairs, last, message):
     (tmp_path / "text.txt").write_text("".join(f"A line of text, number {n}.\n" for n in range(400)))
     few = TourConfig(text_steps=31, progress=False)

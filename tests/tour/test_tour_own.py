@@ -14,13 +14,14 @@ from test_tour import fresh_tour
 from minillama.cli.command_line import build_parser
 from minillama.config import ModelConfig
 from minillama.corpus import forum
-from minillama.rlhf.evaluation import prompts_of
+from minillama.evaluate import exam
+from minillama.evaluate.exam import LONGEST_ANSWER, prompts_of
 from minillama.rlhf.preferences import Pair, thread_pairs
 from minillama.tokenizer import train_bpe
 from minillama.tour import tour_own, tour_rlhf, tour_sft
 from minillama.tour.tour import TourConfig, TourReport, tour
-from minillama.tour.tour_own import LONGEST_ANSWER, own_feedback
-from minillama.train.data import is_held_out
+from minillama.tour.tour_own import own_feedback
+from minillama.train.data import question_held_out
 from minillama.train.records import Record, encode_records
 from minillama.train.sft import answer_loss
 from minillama.transformer import Transformer
@@ -34,9 +35,9 @@ def few_steps():
     penalized = replace(tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_sft, "FULL", replace(tour_sft.FULL, steps=4, warmup_steps=1))
-        patch.setattr(tour_own, "FULL", tour_sft.FULL)
-        patch.setattr(tour_own, "LONGEST_ANSWER", 12)
-        patch.setattr(tour_rlhf, "PENALIZED", penalized)
+        patch.setattr(tour_own, "OWN_SFT", tour_sft.FULL)
+        patch.setattr(exam, "LONGEST_ANSWER", 12)
+        patch.setattr(tour_rlhf, "OWN_PPO", penalized)
         yield
 
 
@@ -109,7 +110,7 @@ def own_records(count):
 def test_own_answers_are_learned_on_nine_tenths_and_judged_and_shown_on_the_rest(after, passed, monkeypatch, tmp_path):
     """The tuning is a stand-in that ends so many nats above its start."""
     model, tokenizer, records, seen = a_model(), a_tokenizer(), own_records(70), []
-    held_out = [record for record in records if is_held_out(repr(record), 0.1)]
+    held_out = [record for record in records if question_held_out(record.question, 0.1)]
     kept = [record for record in records if record not in held_out]
     assert len(held_out) >= 4 and len(kept) > 4 * len(held_out)
     expected = [encode_records(part, "question_answer", tokenizer, 128).sequences for part in (kept, held_out)]
@@ -142,11 +143,13 @@ def test_one_side_of_the_answers_left_empty_is_refused():
 
 
 def test_a_batch_of_pairs_is_enough_and_one_fewer_is_not(tmp_path):
-    """Of prompts in their order, the first that leave 15 and then 16 pairs to learn from."""
+    """Those that are held out come first, and then as many as leave 15, and 16, pairs to learn from."""
     pairs = [Pair(f"Where is {n}?", "Here.", "No.") for n in range(60)]
-    learned = [not is_held_out(pair.prompt, 0.1) for pair in pairs]
+    pairs.sort(key=lambda pair: not question_held_out(pair.prompt, 0.1))
+    held_out = sum(question_held_out(pair.prompt, 0.1) for pair in pairs)
+    assert held_out > 0
     for wanted in (15, 16):
-        count = next(n for n in range(60) if sum(learned[:n]) == wanted and not all(learned[:n]))
+        count = held_out + wanted
         write_pairs(tmp_path / "pairs.jsonl", pairs[:count])
         records = tmp_path / "sft.jsonl"
         records.write_text("".join(json.dumps({"instruction": f"Where is {n}?", "output": "Here."}) + "\n"
@@ -164,7 +167,7 @@ def test_a_pair_that_does_not_fit_the_context_is_refused_before_anything_is_trai
 
 
 def test_an_answer_may_be_as_long_as_the_longest_of_the_pairs_and_two_tokens_or_as_the_room_left(monkeypatch):
-    monkeypatch.setattr(tour_own, "LONGEST_ANSWER", LONGEST_ANSWER)
+    monkeypatch.setattr(exam, "LONGEST_ANSWER", LONGEST_ANSWER)
     tokenizer = a_tokenizer()
     pairs = [Pair(f"Where is {n}?", "Here.", "No" + " indeed" * (n % 7) + ".") for n in range(60)]
     longest = max(len(tokenizer.encode(text)) for pair in pairs for text in pair[1:])

@@ -9,7 +9,7 @@ from mutants import Mutant
 import minillama.tour.tour_rlhf
 from minillama.config import ModelConfig
 from minillama.corpus import forum
-from minillama.rlhf.evaluation import Exam
+from minillama.evaluate.exam import Exam
 from minillama.rlhf.preferences import Pair
 from minillama.tokenizer import train_bpe
 from minillama.tour.tour import TourConfig, TourReport
@@ -90,8 +90,8 @@ def test_without_a_truth_the_stages_say_what_can_be_said_and_what_was_left_out(t
     known = two_walks[0][0]
     assert known.skipped == []
     with pytest.MonkeyPatch.context() as patch:
-        few = replace(minillama.tour.tour_rlhf.PENALIZED, iterations=2, batch_size=4, epochs=2)
-        patch.setattr(minillama.tour.tour_rlhf, "PENALIZED", few)
+        few = replace(minillama.tour.tour_rlhf.OWN_PPO, iterations=2, batch_size=4, epochs=2)
+        patch.setattr(minillama.tour.tour_rlhf, "OWN_PPO", few)
         report, given = TourReport(known.out, TourConfig(progress=False)), pairs_of("mine", 60)
         report.say = lambda text: None
         mine = Feedback(given[:40], given[40:], ["how?", "why?"], ["who?", "what?", "when?"], {"pairs": 7}, None, 5)
@@ -222,8 +222,8 @@ MUTANTS = [
     Mutant("minillama.tour.tour_rlhf", "questions[ASKED:]", "questions[1:]",
            test_questions_of_the_exam_are_never_practised),
     Mutant("minillama.tour.tour_rlhf", "n // 3 + 1", "n // 9", test_pairs_are_as_many_as_asked_for),
-    Mutant("minillama.rlhf.preferences", "pair_accuracy(high[unequal], low[unequal])", "pair_accuracy(high, low)",
+    Mutant("minillama.evaluate.exam", "pair_accuracy(high[unequal], low[unequal])", "pair_accuracy(high, low)",
            test_the_verdict_counts_what_differs_in_truth_by_the_truth),
-    Mutant("minillama.rlhf.preferences", "torch.where(labelled_well, chosen, rejected), ", "chosen, ",
+    Mutant("minillama.evaluate.exam", "torch.where(labelled_well, chosen, rejected), ", "chosen, ",
            test_the_verdict_counts_what_differs_in_truth_by_the_truth),
 ]

@@ -4,8 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 from pictures import panels, parts, taken
 
+from minillama.evaluate.exam import Exam
 from minillama.plots import CONTEXT, CONTRAST, OURS
-from minillama.rlhf.evaluation import Exam
 from minillama.tour import report
 from minillama.tour.tour_pages import answers_page, hacking_page, ppo_page, reward_page
 

@@ -5,7 +5,7 @@ from letters import Letters, bare
 from mutants import Mutant
 from test_train_ppo import a_model
 
-from minillama.rlhf.evaluation import examine, prompts_of
+from minillama.evaluate.exam import examine, prompts_of
 from minillama.rlhf.rollout import sample_answers, with_prompts
 
 QUESTIONS = ["a?", "what is b?", "c", "a?"]
@@ -66,9 +66,9 @@ def test_the_same_answers_stand_behind_other_prompts():
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.evaluation", "rollout if given == asked else with_prompts(rollout, given)", "rollout",
+    Mutant("minillama.evaluate.exam", "rollout if given == asked else with_prompts(rollout, given)", "rollout",
            test_asked_otherwise_the_kl_is_between_the_answers_under_each_ones_own_prompt),
-    Mutant("minillama.rlhf.evaluation", "kl_estimate(log_prob_BA, start_BA)", "kl_estimate(start_BA, log_prob_BA)",
+    Mutant("minillama.evaluate.exam", "kl_estimate(log_prob_BA, start_BA)", "kl_estimate(start_BA, log_prob_BA)",
            test_asked_otherwise_the_kl_is_between_the_answers_under_each_ones_own_prompt),
     Mutant("minillama.rlhf.rollout", "return _rollout([list(prompt) for prompt in prompts], rollout.answers_BA",
            "return _rollout([[*prompt, 0] for prompt in prompts], rollout.answers_BA",

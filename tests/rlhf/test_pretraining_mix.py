@@ -8,8 +8,9 @@ from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_run, prompts, same, trained
 from torch.nn import functional as F
 
+from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.rollout import sample_answers
-from minillama.rlhf.train_ppo import PPOConfig, pretraining_loss
+from minillama.rlhf.train_ppo import PPOConfig
 from minillama.train.data import Batches, Tokens
 
 TEXT = Tokens(np.arange(3000).astype(np.uint16) * 7 % Letters.vocab_size, Letters.vocab_size)
@@ -82,7 +83,7 @@ def test_a_weight_without_text_and_text_without_a_weight_are_refused():
 MUTANTS = [
     Mutant("minillama.rlhf.train_ppo", "loss + other_loss", "loss",
            test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
-    Mutant("minillama.rlhf.train_ppo", "return config.pretraining_weight * F", "return F",
+    Mutant("minillama.rlhf.pretraining_mix", "return config.pretraining_weight * F", "return F",
            test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
     Mutant("minillama.rlhf.train_ppo", "self.config.minibatches + len(measured)", "self.config.minibatches",
            test_mixed_in_text_comes_in_the_order_of_the_updates),
