@@ -54,7 +54,8 @@ print(f"{before:.2f} tokens a character; the first character takes",
 # ascii: 32000 + (20000 - 2047) = 49953
 #
 # Each piece has a *score*, which decides what is joined first. LLaMA's own are zero and
-# below; the new ones all get zero, and so go first.
+# below; the new ones get scores above, and so go first. (Chinese-LLaMA gave all of them
+# zero. Of equals its encoder joins the leftmost, which other programs cannot say.)
 #
 # **A trap.** LLaMA cuts numbers into single digits (lesson 02). A tokenizer trained
 # without that rule has pieces like `20` and `23`, and in the merge they win: 2023 is

@@ -27,14 +27,18 @@ def cut(tokenizer, text):
     return [tokenizer.id_to_piece(i) for i in tokenizer.encode(text)]
 
 
-def test_new_pieces_stand_behind_the_old_ones_with_score_0():
+def scored(*texts):
+    return [Piece(text, float(len(texts) - place)) for place, text in enumerate(texts)]
+
+
+def test_new_pieces_stand_behind_the_old_ones_each_with_a_score_of_its_own_above_theirs():
     old, other = small()
     new = extend_tokenizer(old, other.pieces)
     assert new.pieces[:old.vocab_size] == old.pieces
     added = new.pieces[old.vocab_size:]
     texts = {piece.text for piece in old.pieces}
-    assert added == [Piece(p.text) for p in other.pieces if p.kind == NORMAL and p.text not in texts] and added
-    assert all(piece.score == 0.0 and piece.kind == NORMAL for piece in added)
+    assert added == scored(*(p.text for p in other.pieces if p.kind == NORMAL and p.text not in texts)) and added
+    assert min(piece.score for piece in added) > max(piece.score for piece in old.pieces)
     assert (new.bos_id, new.eos_id, new.unk_id, new.rules) == (old.bos_id, old.eos_id, old.unk_id, old.rules)
 
 
@@ -51,7 +55,7 @@ def test_only_text_is_taken_and_each_text_once():
     old, _ = small()
     pieces = [Piece("a"), Piece("zq"), Piece("<pad>", 0, CONTROL), Piece("<unk2>", 0, UNKNOWN),
               Piece("<0x41>", 0, BYTE), Piece("zq", 5.0), Piece("[tool]", -1.0, USER_DEFINED), Piece("the")]
-    assert new_pieces(old, pieces) == [Piece("zq"), Piece("[tool]")] + ([] if "the" in old._ids else [Piece("the")])
+    assert new_pieces(old, pieces) == scored("zq", "[tool]", *([] if "the" in old._ids else ["the"]))
 
 
 def test_pieces_that_join_digits_can_be_left_out():
@@ -78,17 +82,19 @@ def real(weights):
 
 
 def test_chinese_llamas_numbers(weights):
-    """32,000 + 20,000 - 2,047 = 49,953, and 35 tokens become 16."""
+    """32,000 + 20,000 - 2,047 = 49,953, and 35 tokens become 16. Characters alone, as Ziya took them, come to 29."""
     llama, chinese = real(weights)
     new = extend_tokenizer(llama, chinese)
     assert (llama.vocab_size, len(chinese), new.vocab_size) == (32000, 20000, 49953)
     assert new.vocab_size - llama.vocab_size == 17953
     assert (len(llama.encode(SENTENCE)), len(new.encode(SENTENCE))) == (35, 16)
+    characters = extend_tokenizer(llama, [piece for piece in chinese if len(piece.text) == 1])
+    assert (characters.vocab_size, len(characters.encode(SENTENCE))) == (38356, 29)
     english = "The capital of France is Paris."
     assert new.encode(english) == llama.encode(english)
     unused = [p.text for p in new.pieces[32000:]
               if new.encode(p.text if p.text[0] == "\u2581" else "\n" + p.text)[-1] != new._ids[p.text]]
-    assert len(unused) == 345 and "\u610f\u5927\u5229" in unused  # Italy: neither half of it is a piece
+    assert len(unused) == 343 and "\u610f\u5927\u5229" in unused  # Italy: neither half of it is a piece
 
 
 def test_chinese_llamas_merge_undoes_digit_splitting_and_the_other_keeps_it(weights):
@@ -129,10 +135,10 @@ def test_sentencepiece_reads_the_merged_file_and_cuts_alike(weights, split_digit
 
 plant = partial(Mutant, "minillama.tokenizer.extend")
 MUTANTS = [
-    plant("new[text] = Piece(text)", "new[text] = Piece(text, -1e6)",
-          test_new_pieces_stand_behind_the_old_ones_with_score_0),
+    plant("float(len(new) - place)", "0.0",
+          test_new_pieces_stand_behind_the_old_ones_each_with_a_score_of_its_own_above_theirs),
     plant("kind in (NORMAL, USER_DEFINED) and ", "", test_only_text_is_taken_and_each_text_once),
-    plant(" and text not in known", "", test_what_cannot_be_extended_is_refused),
+    plant(" and text not in known\n", "\n", test_what_cannot_be_extended_is_refused),
     plant("len(text) > 1 and ", "", test_pieces_that_join_digits_can_be_left_out),
     plant("not (split_digits and joins_digits(text))", "True", test_pieces_that_join_digits_can_be_left_out),
 ]
