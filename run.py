@@ -68,6 +68,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "clean_corpus.py", *rest)
     if verb == "info" and ("--method" in rest or "--articles" in rest):
         return call(PYTHON, ROOT / "tools" / "memory_cost.py", *rest)
+    if verb == "pretrain" and "--recipe" in rest:
+        return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
     if verb == "docs":
         return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":

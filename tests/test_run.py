@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["docs"], f"python {ROOT / 'tools' / 'api_pages.py'}"),
     (["gpu"], f"python {ROOT / 'tools' / 'on_gpu.py'}"),
     (["info"], "python -m minillama info"),
+    (["pretrain", "--recipe", "x"], f"python {ROOT / 'tools' / 'pretrain_recipe.py'} --recipe x"),
     (["info", "tiny", "--method", "qlora"], f"python {ROOT / 'tools' / 'memory_cost.py'} tiny --method qlora"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
