@@ -208,4 +208,4 @@ def test_few_random_faults_in_the_project_survive(language):
     said = re.search(r"^(\d+) of (\d+) survive$", ended.stdout, re.MULTILINE)
     assert said, ended.stderr[-2000:]
     survivors, found = map(int, said.groups())
-    assert found == 20 and chance < 0.01 and survivors <= 4, said
+    assert found == 20 and chance < 0.01 and survivors <= 4, ended.stdout
