@@ -42,8 +42,10 @@ def test_every_command_runs(tmp_path):
         if line.strip() in ELSEWHERE:
             continue
         assert line.count("python3 run.py") == 1, f"the README shows {line!r}, which is not a command of run.py"
-        tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / 'clean_corpus.py'))}"
-        command = line.replace("python3 run.py clean-corpus", tool)
+        command = line
+        for name in ("clean-corpus", "evaluate"):  # what run.py finds in tools
+            tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / name.replace('-', '_')))}.py"
+            command = command.replace(f"python3 run.py {name}", tool)
         command = command.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
         done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
                               timeout=300)

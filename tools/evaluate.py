@@ -1,0 +1,258 @@
+"""`run.py evaluate`: a model on benchmark files -> accuracies with their standard errors, as a table and as JSON.
+
+The questions are scored in pieces, each kept in OUT/work as soon as it is done, so that a stopped run goes on behind
+the last of them and ends the same. OUT then holds
+
+    items.jsonl   each item: where it stands, the log-likelihoods of its choices, which measures took the right one
+    report.json   the model, the settings, and each mean with its standard error and number of items
+    report.md     the table
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+from benchmark_lookalikes import LANGUAGES, write_lookalikes
+from benchmark_tasks import TASKS, group_of, read_task
+
+from minillama.backends import use_kernels
+from minillama.bounds import MOST, SEEDS, Range
+from minillama.cli import flags
+from minillama.cli.model_arguments import load_from_args
+from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods
+from minillama.evaluate.standard_error import mean_and_error, paired_difference
+from minillama.peft.adapter_file import load_adapter
+from minillama.system.claim import claims
+from minillama.system.files import atomic_write
+from minillama.system.interrupts import Terminated, raise_on_signals
+from minillama.system.terminal import explain, guard_streams, one_line, tell, tqdm
+
+PIECE = 32  # items scored and kept at once
+
+
+def evaluate(model, tokenizer, asked, out, settings, batch_size=16):
+    """Score {task: [Question, ...]} -> the items, in order; each a dict as in items.jsonl.
+
+    settings: what a result depends on; ValueError where `out` holds work of others.
+    """
+    work, items = Path(out) / "work", []
+    hold_settings(work / "settings.json", settings)
+    pieces = [(name, questions[first:first + PIECE]) for name, questions in asked.items()
+              for first in range(0, len(questions), PIECE)]
+    for number, (name, questions) in enumerate(tqdm(pieces, desc="evaluate", unit=f" x {PIECE} items")):
+        path = work / f"{number:06}.json"
+        if not path.exists():
+            scored = score_questions(model, tokenizer, name, questions, batch_size)
+            with atomic_write(path, "w") as file:
+                json.dump(scored, file, ensure_ascii=False)
+        items += json.loads(path.read_text(encoding="utf-8"))
+    return items
+
+
+def hold_settings(path, settings):
+    """ValueError where a run of other settings, files or another model has left its work."""
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{path.parents[1]} holds unfinished work of another model, other settings or files: choose "
+                         "another --out")
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def score_questions(model, tokenizer, name, questions, batch_size=16):
+    """Items as items.jsonl holds them, one for each question of the task `name`."""
+    task, pairs = TASKS[name], []
+    for question in questions:
+        try:
+            pairs += [encode_pair(tokenizer, text, " " + answer)
+                      for text, answer in zip(question.texts, question.answers, strict=True)]
+            if "acc_pmi" in task.measures:
+                pairs += [encode_pair(tokenizer, task.unconditional, " " + answer) for answer in question.answers]
+        except ValueError as error:
+            raise ValueError(f"{question.place}: {error}") from None
+    sums, place, items = log_likelihoods(model, pairs, batch_size), 0, []
+    for question in questions:
+        n = len(question.answers)
+        n_tokens = [len(rest) for _, rest in pairs[place:place + n]]
+        ours, place = sums[place:place + n], place + n
+        unconditional = None
+        if "acc_pmi" in task.measures:
+            unconditional, place = sums[place:place + n], place + n
+        taken = chosen(ours, question.answers, n_tokens, unconditional)
+        items.append({"task": name, "subject": question.subject, "place": question.place, "gold": question.gold,
+                      "log_likelihoods": ours, "unconditional": unconditional,
+                      **{measure: int(taken[measure] == question.gold) for measure in task.measures}})
+    return items
+
+
+def rows_of(items, theirs=None):
+    """The table: {"task", "group", "items", "chance", measure: [mean, error], ...} for each task, below it for each
+    group of subjects, below that for each subject. theirs: another model's items, for "difference" and its error in the
+    first measure, paired item by item."""
+    rows, groups = [], {}
+    for number, item in enumerate(items):
+        group = group_of(item["task"], item["subject"])[0]
+        for key in dict.fromkeys(((item["task"], "", ""), (item["task"], group, ""),
+                                  (item["task"], group, item["subject"]))):
+            groups.setdefault(key, []).append(number)
+    order = {name: place for place, name in enumerate(dict.fromkeys(item["task"] for item in items))}
+    for (name, group, subject), numbers in sorted(groups.items(), key=lambda one: (order[one[0][0]], one[0][1:])):
+        mine = [items[number] for number in numbers]
+        row = {"task": name, "group": group, "subject": subject, "items": len(mine),
+               "chance": sum(1 / len(item["log_likelihoods"]) for item in mine) / len(mine)}
+        for measure in TASKS[name].measures:
+            row[measure] = _finite(mean_and_error([item[measure] for item in mine]))
+        if theirs is not None:
+            pairs = zip(*[(items[i]["acc"], theirs[i]["acc"]) for i in numbers], strict=True)
+            row["difference"] = _finite(paired_difference(*pairs))
+        rows.append(row)
+    return rows
+
+
+def _finite(numbers):
+    return [None if math.isnan(number) else number for number in numbers]
+
+
+def table(rows):
+    """The rows in Markdown, in per cent: mean +- standard error."""
+    names = [name for name in ("acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "difference")
+             if any(name in row for row in rows)]
+    lines = [" | ".join(["| task", "items", "chance", *names]) + " |", "|---|" + "---:|" * (2 + len(names))]
+    for row in rows:
+        title = one_line(": ".join(part for part in (row["task"], row["group"], row["subject"]) if part))
+        cells = [f"{row['items']:,}", f"{100 * row['chance']:.1f}", *(_cell(row.get(name)) for name in names)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(numbers):
+    if numbers is None:
+        return ""
+    return f"{100 * numbers[0]:.1f} ± " + ("?" if numbers[1] is None else f"{100 * numbers[1]:.1f}")
+
+
+def read_result(folder):
+    """(report, items) of a finished evaluation; ValueError where `folder` holds none."""
+    try:
+        report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+        lines = (Path(folder) / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        return report, [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        raise ValueError(f"--against {folder} holds no finished evaluation: make one there with --model OTHER "
+                         f"--out {folder}") from None
+
+
+def compared_items(against, settings):
+    """The items of the evaluation in `against`, which must be one of the same questions."""
+    report, items = read_result(against)
+    other = report.get("settings", {})
+    for name in ("questions", "tasks"):
+        if other.get(name) != settings[name]:
+            raise ValueError(f"--against {against} has other {name}, {one_line(str(other.get(name)))[:80]}: evaluate "
+                             "that model with the same --tasks, --data, --shots and --limit")
+    return items
+
+
+def fingerprint(model):
+    """CRC-32 of all weights: tells one model from another, wherever it lies."""
+    crc = 0
+    for _, tensor in sorted(model.state_dict().items()):
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return crc
+
+
+def main(argv=None):
+    """Parse, evaluate, print the table; a bad input is one line and exit code 2."""
+    arguments = parser().parse_args(argv)
+    with guard_streams():
+        try:
+            with raise_on_signals():
+                return run_evaluate(arguments)
+        except (KeyboardInterrupt, Terminated) as stopped:
+            tell(f"interrupted: what is finished is kept in {arguments.out}: the same command goes on")
+            return 128 + getattr(stopped, "signal", signal.SIGINT)
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            tell(f"error: {flags.spelled_as_flags(explain(error), arguments)}")
+            return 2
+
+
+def parser():
+    """The flags: model, benchmarks, where they lie, and how the model runs."""
+    found = argparse.ArgumentParser(prog="run.py evaluate", description="Score a model on benchmark files.")
+    found.add_argument("--model", required=True, metavar="PATH", help="a model folder or file")
+    found.add_argument("--adapter", metavar="DIR", help="what sft or peft has learned over it")
+    found.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
+    found.add_argument("--tasks", required=True, nargs="+", choices=list(TASKS), metavar="NAME",
+                       help=f"benchmarks: {', '.join(TASKS)}")
+    found.add_argument("--data", metavar="DIR", help="a folder with NAME/ or NAME.jsonl for each: JSON, JSONL, CSV or "
+                       "parquet as their authors or the hub hand them out (default: look-alikes made from --seed)")
+    flags.add_number(found, "--seed", Range(0, SEEDS), 0, help="of the look-alikes")
+    found.add_argument("--language", choices=LANGUAGES, default="english", help="of the look-alikes (default: english)")
+    found.add_argument("--out", required=True, metavar="DIR", help="report.md, report.json and items.jsonl; the same "
+                       "command goes on with what was interrupted")
+    found.add_argument("--against", metavar="OUT", help="an earlier --out, of another model on the same questions: the "
+                       "difference and its paired error")
+    flags.add_number(found, "--shots", Range(0, 100), help="solved examples in front of each question (default: 5 for "
+                     "exams by letter, else 0)")
+    flags.add_number(found, "--limit", Range(1, MOST), help="of each subject only the first N items")
+    flags.add_number(found, "--batch-size", Range(1, 4096), 16, help="texts read at once")
+    flags.add_bits(found)
+    flags.add_kernels_flag(found)
+    flags.add_device(found)
+    found.set_defaults(resume=True)
+    return found
+
+
+@claims("evaluate", "data", "model", run=True)
+def run_evaluate(arguments):
+    """Read the questions, load the model, score, write, print."""
+    out, names = Path(arguments.out), list(dict.fromkeys(arguments.tasks))
+    if (out / "report.json").exists():
+        raise ValueError(f"{out} holds a finished evaluation, of {_named(out)}: choose another --out")
+    data = arguments.data or out / "work" / "lookalikes"
+    if arguments.data is None:
+        write_lookalikes(data, arguments.seed, language=arguments.language, names=names)
+    asked = {name: read_task(data, name, arguments.shots, arguments.limit) for name in names}
+    digest = zlib.crc32(repr([question[:3] for part in asked.values() for question in part]).encode())
+    settings = {"tasks": names, "questions": digest, "shots": arguments.shots}
+    theirs = compared_items(arguments.against, settings) if arguments.against else None
+    model, tokenizer = load_from_args(arguments)
+    use_kernels(model, arguments.kernels)
+    if arguments.adapter:
+        load_adapter(arguments.adapter, model)
+    settings |= {"model": fingerprint(model), "dtype": str(model.tok_embeddings.weight.dtype).removeprefix("torch."),
+                 "kernels": arguments.kernels, "device": arguments.device, "batch_size": arguments.batch_size}
+    items = evaluate(model, tokenizer, asked, out, settings, arguments.batch_size)
+    write_report(out, {"model": arguments.model, "settings": settings, "against": arguments.against,
+                       "rows": rows_of(items, theirs)}, items)
+    print((out / "report.md").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _named(out):
+    return one_line(str(read_result(out)[0].get("model")))
+
+
+def write_report(out, report, items):
+    """items.jsonl and report.md, then report.json, which says that all is there; the pieces go."""
+    with atomic_write(out / "items.jsonl", "w") as file:
+        file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    with atomic_write(out / "report.md", "w") as file:
+        file.write(f"{table(report['rows'])}\n\nPer cent, ± one standard error")
+        file.write(f"; difference in acc to {one_line(report['against'])}, item by item.\n" if report["against"]
+                   else ".\n")
+    with atomic_write(out / "report.json", "w") as file:
+        json.dump(report, file, indent=1, ensure_ascii=False)
+    shutil.rmtree(out / "work", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(main())
