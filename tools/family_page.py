@@ -22,6 +22,7 @@ OPENING = """<!-- generated from docs/family.json by `tools/family_page.py`; do 
 {models} models, oldest first, by the month of their publication. The number behind each fact leads to its source, below
 the table. "Not published" means that the source says nothing of it, or says that it will not be said. G is a thousand
 millions, T a thousand G. Made by `tools/family_page.py` from [family.json](family.json).
+[Lesson 40](lessons/40_family.md) builds the core of two of them, RWKV's time mixing and BLOOM's ALiBi.
 
 ![{alt}]({picture})
 
