@@ -60,10 +60,10 @@ def diagnose(history, config):
         way = "it hardly moves, try a higher --lr" if last["kl"] < 1 else "it moves in vain, try a lower --lr"
         found["flat"] = (f"after {len(history)} iterations the policy's score went from {first['score']:+.2f} to "
                          f"{last['score']:+.2f}: {way}")
-    held_out = [row["held_out_score"] for row in history if "held_out_score" in row]
-    if held_out and last["score"] > held_out[-1] + 0.7:
-        found["unseen"] = (f"the score is {last['score']:+.2f} on what is practised and {held_out[-1]:+.2f} on other "
-                           "questions: it learns its prompts by heart. Try more prompts, or fewer --iterations")
+    exam = next((row for row in reversed(history) if "held_out_score" in row), None)
+    if exam and exam["score"] > exam["held_out_score"] + 0.7:
+        found["unseen"] = (f"the score is {exam['score']:+.2f} on what is practised and {exam['held_out_score']:+.2f} "
+                           "on other questions: it learns its prompts by heart. Try more prompts, fewer --iterations")
     return found
 
 

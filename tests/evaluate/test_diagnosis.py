@@ -31,6 +31,11 @@ def test_what_went_wrong_on_the_way_is_named_beyond_its_bound_and_not_at_it(name
     assert list(found(wrong)) == [name] and re.search(words, found(wrong)[name])
 
 
+def test_an_exam_is_held_against_the_practice_of_its_own_iteration():
+    rows = [{**FINE, "held_out_score": 0.0}, {**FINE, "score": 2.0}]
+    assert diagnose(rows, CONFIG) == {}
+
+
 def test_what_was_wrong_at_the_start_is_named():
     assert "60% of the first answers" not in str(found()) and found() == {}
     assert "30% of the first answers were cut off at 40" in found({"ended": 0.7}, {"ended": 0.7})["unended"]
