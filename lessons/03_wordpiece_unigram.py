@@ -114,6 +114,7 @@ assert likelihoods == sorted(likelihoods)
 from random import Random
 
 from minillama.tokenizer.unigram import UnigramModel, edge_probabilities
+from minillama.tokenizer.wordpiece import gain_score, wordpiece_merges
 
 model = UnigramModel({piece: math.log(value) for piece, value in first.items()})
 whole, shares, expected, _ = em_step(first, "hug")
@@ -123,6 +124,8 @@ for start, end, share in edge_probabilities(model.lattice("hug")):
     found["hug"[start:end]] += share
 assert all(abs(found[piece] - expected[piece]) < 1e-12 for piece in first)
 assert model.segment("hug") == list(max(shares, key=shares.get))
+assert next(wordpiece_merges(words)) == max(pairs, key=ratio.get)
+assert next(wordpiece_merges(words, gain_score)) == max(pairs, key=gain.get)
 
 draw = Random(0)
 for alpha in (0.0, 0.5, 1.0):
