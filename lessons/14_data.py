@@ -240,7 +240,19 @@ print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed t
 #
 # **Mixture.** What is left is still weighed: LLaMA read Wikipedia and books more than
 # twice and its code two thirds of once, by taking 4.5 % of each batch from each of the
-# three.
+# three. An *epoch* is one reading of a source (the paper's table 1, over 1.4 T tokens):
+#
+# | source | share of a batch, % | epochs |
+# |---|---|---|
+# | CommonCrawl | 67.0 | 1.10 |
+# | C4 | 15.0 | 1.06 |
+# | GitHub | 4.5 | 0.64 |
+# | Wikipedia | 4.5 | 2.45 |
+# | books | 4.5 | 2.23 |
+# | ArXiv | 2.5 | 1.06 |
+# | StackExchange | 2.0 | 1.03 |
+#
+# `python3 run.py pretrain --recipe llama_7b --dry-run` prints them for 1.0 T.
 #
 # **Exercise.** Pack, and write the mask, in `lessons/exercises/ex14_data.py`. Then
 # `python3 run.py check 14`.

@@ -45,6 +45,14 @@ def test_shares_are_all_and_epochs_follow_the_tokens():
         assert less / drawn == pytest.approx(1 / 1.4) and fewer / times == pytest.approx(1 / 1.4), name
 
 
+def test_lesson_14_shows_the_same_shares_and_epochs():
+    lesson = (ROOT / "lessons" / "14_data.py").read_text(encoding="utf-8")
+    rows = {name.lower(): (float(share), float(times)) for name, share, times in
+            re.findall(r"^# \| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", lesson, re.MULTILINE)}
+    wanted = RECORD["shares"]["llama"].items()
+    assert rows == {name.lower(): tuple(row[:2]) for name, row in wanted if name != "source"}
+
+
 def test_the_flags_are_those_of_pretrain():
     help_of = subprocess.run([sys.executable, "-m", "minillama", "pretrain", "--help"], cwd=ROOT, capture_output=True,
                              text=True).stdout
