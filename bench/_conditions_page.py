@@ -2,7 +2,7 @@
 
 import statistics
 
-TASKS = ("labels", "spans")
+TASKS = ("labels", "participants", "spans")
 SECTION = """## Fewer questions, another topic
 
 Seeds: {seeds}. The rates are those of the main table; only the data differ. A method learns {few} questions instead of
@@ -29,8 +29,13 @@ do, so it gains from a wider one; full tuning does not need it.
 
 ## Sequence labelling and extraction
 
-The same ways, with a head on each token. **Words labelled**: the kind of each word. {easy} **Spans found**: the first
-and the last token of what a text asks for, both of them right.
+The same ways, with a head on each token.
+
+- Words labelled: the kind of each word. {easy}
+- Participants told: a question names two objects, and each step of its answer is about the first, the second or a third
+  one. Which it is hangs on words far to the left, so these runs have {steps} steps. A third is chance.
+  {participants}
+- Spans found: the first and the last token of what a text asks for, both of them right.
 
 {labels}
 """
@@ -43,11 +48,20 @@ def section(part, markdown, spread):
     head = statistics.mean(told["labels", "head alone"])
     easy = f"A head alone tells {head:.0%} of them: the base knows them, and labelling compares nothing."
     seeds = ", ".join(map(str, sorted({row["seed"] for row in found["data"]})))
-    return SECTION.format(few=few, facts=facts, seeds=seeds, easy=easy,
+    return SECTION.format(few=few, facts=facts, seeds=seeds, easy=easy, steps=part["settings"]["long_class_steps"],
+                          participants=participants_sentence(told),
                           data=data_table(found["data"], few, facts, markdown, spread),
                           shown=shown_table(found, markdown, spread),
                           widths=width_table(found["widths"], markdown, spread),
                           labels=label_table(told, markdown, spread))
+
+
+def participants_sentence(told):
+    """How far the ways are apart where labels hang on words to the left."""
+    head, prompt, v2, full = (statistics.mean(told["participants", way]) for way in (
+        "head alone", "prompt and head", "p-tuning-v2", "full and head"))
+    return (f"A head alone tells {head:.0%} of them, a soft prompt {prompt:.0%}, p-tuning-v2 {v2:.0%}, full tuning "
+            f"{full:.0%}: virtual tokens hardly make a frozen base compare words, and all its weights learn to.")
 
 
 def column(rows, name, **wanted):
@@ -99,6 +113,6 @@ def label_shares(rows):
 
 def label_table(told, markdown, spread):
     ways = dict.fromkeys(way for _, way in told)
-    return markdown(("what is trained", "words labelled", "spans found"),
+    return markdown(("what is trained", "words labelled", "participants told", "spans found"),
                     [[way, *(spread([100 * share for share in told[task, way]], "{:.0f} %")
                              for task in TASKS)] for way in ways])

@@ -185,11 +185,11 @@ def few_data_clause(part, added):
 
 
 def labels_clause(part):
-    """Which way finds spans."""
+    """Which way tells labels that hang on other words, and spans."""
     told = _conditions_page.label_shares(part["conditions"]["labels"])
-    words = [f"{way} finds {statistics.mean(told['spans', way]):.0%}"
+    words = [f"{way} {statistics.mean(told['participants', way]):.0%} and {statistics.mean(told['spans', way]):.0%}"
              for way in ("full and head", "p-tuning-v2", "prompt and head", "head alone")]
-    return f"{', '.join(words)} of the spans."
+    return f"of labels that hang on words to the left, and of spans, are told: {', '.join(words)}."
 
 
 def advice_section(part):
@@ -236,5 +236,5 @@ def advice(part):
         f"{classes['full and head']:.0f} %; over {part['settings']['long_class_steps']} steps p-tuning-v2 comes to "
         f"{100 * statistics.mean(longer_shares(part, 'p-tuning-v2')):.0f} %, a soft prompt to "
         f"{100 * statistics.mean(longer_shares(part, 'prompt and head')):.0f} %.",
-        f"**Spans within a text**: {labels_clause(part)}"]
+        f"**Labels and spans within a text**: {labels_clause(part)}"]
     return "\n".join(f"- {clause}" for clause in clauses)

@@ -119,6 +119,14 @@ def test_spans_are_found_by_full_tuning_then_p_tuning_v2_then_a_soft_prompt_and_
     assert told["labels", "head alone"] > 0.95, "as the page says: the task is too easy to tell ways apart"
 
 
+def test_labels_that_hang_on_words_to_the_left_are_told_in_full_tuning_and_hardly_with_virtual_tokens():
+    shares = _conditions_page.label_shares(CONDITIONS["labels"])
+    told = {way: statistics.mean(found) for (task, way), found in shares.items() if task == "participants"}
+    assert all(len(found) >= 3 for found in shares.values())
+    assert 1 / 3 < told["head alone"] < min(told["prompt and head"], told["p-tuning-v2"])
+    assert max(told["prompt and head"], told["p-tuning-v2"]) + 0.3 < told["full and head"]
+
+
 def test_t5_xxl_has_the_published_number_of_weights():
     """11,135,332,352 as transformers counts google/t5-v1_1-xxl; a T5 of one layer and width 2 by hand."""
     assert _survey.t5_parameters(**_survey.T5_XXL) == 11_135_332_352 and 5 * _survey.T5_XXL["dim"] == 20_480
