@@ -91,6 +91,16 @@ def test_ppo_leaves_what_chat_talks_with_and_its_metrics(method, model_folder, r
     assert run(capsys, *words, "--resume")[0] == 0
 
 
+def test_a_check_writes_no_run_and_says_what_it_found(model_folder, reward_folder, pairs_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ("ppo", "--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, "--out", out, *FEW)
+    code, said, err = run(capsys, *words, "--check")
+    assert (code, said) == (0, "") and "nats from the start" in err
+    assert "of the first answers were cut off at 6 tokens" in err, "the model was never taught to stop"
+    assert not out.exists() or not [path for path in out.rglob("*") if path.suffix in (".jsonl", ".pt", ".pth", ".bin")]
+    assert run(capsys, *words)[0] == 0, "the run itself may follow in the same folder"
+
+
 def test_ppo_mixes_the_users_text_in(model_folder, reward_folder, pairs_file, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("All llamas count to ten before they sleep. " * 40)
     words = ("ppo", "--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, "--out",

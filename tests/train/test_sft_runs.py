@@ -12,7 +12,7 @@ from test_sft import CONFIG, HELD_OUT, TRAIN, V, a_model, tuned, with_adapter
 from tiny_run import Killed, kill_after, one_thread, same_weights, without_times
 
 from minillama.train.sequence_loss import IGNORE, Sequence
-from minillama.train.sft import SftConfig, fine_tune
+from minillama.train.sft import SftConfig, fine_tune, with_steps
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 
@@ -69,8 +69,18 @@ def test_what_does_not_fit_is_refused_by_name():
         tuned(model=frozen)
 
 
+@pytest.mark.parametrize(("rows", "steps"), [(10, 150), (800, 150), (811, 152), (2400, 450), (2667, 500), (10**6, 500)])
+def test_steps_that_are_not_given_are_three_epochs_between_150_and_500(rows, steps):
+    assert with_steps(SftConfig(), rows).steps == steps
+    assert with_steps(SftConfig(batch_size=8, grad_accumulation=2), rows).steps == steps
+    assert with_steps(SftConfig(steps=7, warmup_steps=1), rows).steps == 7
+    with pytest.raises(ValueError, match="warmup_steps 500"):
+        with_steps(SftConfig(warmup_steps=500), rows)
+
+
 def test_settings_are_checked():
-    for wrong in ({"steps": 0}, {"batch_size": 0}, {"max_lr": math.nan}, {"pack_length": 1}, {"warmup_steps": 150}):
+    for wrong in ({"steps": 0}, {"batch_size": 0}, {"max_lr": math.nan}, {"pack_length": 1},
+                  {"warmup_steps": 150, "steps": 150}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SftConfig(**wrong)
     for wrong in ({"separate_documents": 1}, {"gradient_checkpointing": None}, {"steps": True}, {"max_lr": "1"}):
