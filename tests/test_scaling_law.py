@@ -101,6 +101,19 @@ def test_the_correction_comes_out_of_its_points_within_its_standard_errors():
     assert off[found] < 0.8 * off[HOFFMANN]  # the printed law misses the points that it was fitted to
 
 
+def test_the_record_has_four_budgets_of_five_sizes_for_three_seeds_and_none_beats_the_entropy():
+    record = json.loads((ROOT / "bench" / "scaling.json").read_text(encoding="utf-8"))
+    assert len(record["seeds"]) >= 3
+    for run in record["seeds"]:
+        near = [p for p in run["points"] if p["budget"] < record["far"]]
+        assert len({p["budget"] for p in near}) == 4 and len({p["N"] for p in near}) == 5 and len(near) == 20
+        assert max(p["budget"] for p in near) * 4 == record["far"]
+        for p in run["points"]:  # D is whole batches: less than one of four documents, 122 tokens each, too many
+            assert 0 <= p["D"] - p["budget"] / (6 * p["N"]) < 4 * 130 and p["loss"] > run["entropy"]
+        best = min((p for p in near if p["budget"] == record["far"] / 4), key=lambda p: p["loss"])
+        assert min(p["N"] for p in near) < best["N"] < max(p["N"] for p in near)  # an interior optimum
+
+
 MUTANTS = [
     Mutant("lessons.scaling_law", "(law.alpha * law.A / (law.beta * law.B))",
            "(law.alpha * law.B / (law.beta * law.A))",
