@@ -54,6 +54,19 @@ def test_activations_grow_with_the_tokens_scores_with_their_square():
     assert again["activations"] < long["activations"] and "attention scores" not in terms(ODD, "full")
 
 
+def test_checkpointing_and_flash_attention_pay_for_four_times_the_length(capsys):
+    rows = {row[:3]: row[3] for row in memory_cost.lengths()}
+    assert len(rows) == 8
+    for _, recompute, flash in rows:
+        assert rows[2048, recompute, flash] > 3.999 * rows[512, recompute, flash]
+    assert rows[2048, True, True] < rows[512, False, False]  # both together: four times the text in less
+    for tokens in (512, 2048):
+        assert rows[tokens, True, True] < rows[tokens, True, False] < rows[tokens, False, True]
+        assert rows[tokens, False, True] < rows[tokens, False, False]
+    memory_cost.main(["--articles"])
+    assert "| 2,048 | yes | yes |" in capsys.readouterr().out
+
+
 def test_every_figure_of_the_articles_has_its_residual():
     rows = articles()
     assert len(rows) == len(RESIDUALS)

@@ -123,6 +123,18 @@ def alpaca(config=PRESETS["llama_7b"], examples=52_002, limit=512, epochs=3, dev
             "dollars an hour": 100 / (devices * hours), "tokens an example": 500 / 0.02 * 1000 / examples}
 
 
+def lengths(config=PRESETS["llama_13b"], batch=4):
+    """[(tokens, checkpointing, flash attention, bytes that grow with the text)]: Vicuna's step from 512 to 2,048."""
+    rows = []
+    for tokens in (512, 2048):
+        for recompute in (False, True):
+            for flash in (False, True):
+                found = terms(config, "full", tokens, batch, recompute=recompute, flash=flash)
+                grows = sum(found.get(name, 0) for name in ("activations", "attention scores", "buffers"))
+                rows.append((tokens, recompute, flash, grows))
+    return rows
+
+
 def table(rows):
     """The rows as a Markdown table."""
     lines = ["| what | an article says, GB | the terms give, GB | residual | remark |", "|---|---|---|---|---|"]
@@ -145,7 +157,11 @@ def main(argv=None):
     chosen = parser.parse_args(argv)
     if chosen.articles:
         print(table(articles()))
-        print("Alpaca: " + ", ".join(f"{name} {value:.3g}" for name, value in alpaca().items()))
+        print("\nVicuna 13B, 4 texts: what grows with their length\n")
+        print("| tokens | checkpointing | flash attention | GB |\n|---|---|---|---|")
+        for tokens, recompute, flash, grows in lengths():
+            print(f"| {tokens:,} | {'yes' if recompute else 'no'} | {'yes' if flash else 'no'} | {grows / GB:.1f} |")
+        print("\nAlpaca: " + ", ".join(f"{name} {value:.3g}" for name, value in alpaca().items()))
         return
     if chosen.model is None:
         parser.error("which model? One of: " + ", ".join(PRESETS))
