@@ -74,7 +74,7 @@ def _load(folder, model, name, config, tensors, path):
         if config.get(field) not in (None, *fitting):
             raise ValueError(f"{config_path}: {field} is {config[field]!r}, this model has {fitting[0]}: it was made "
                              "for another base")
-    size = whole(config, "num_virtual_tokens" if name in VIRTUAL else "size", config_path, 1)
+    size = min(whole(config, "num_virtual_tokens" if name in VIRTUAL else "size", config_path, 1), 2**16)  # flags' most
     with torch.device("meta"):
         add_method(planned := Transformer(model.config), name, size)
     wanted, found = ({key: tuple(tensor.shape) for key, tensor in each.items()}

@@ -124,9 +124,9 @@ def read_tensors(folder):
     if len(paths) == 2:
         warnings.warn(f"{folder}: {TENSOR_FILE} is read, not {OLD_TENSOR_FILE} beside it", stacklevel=3)
     tensors = (read_safetensors if paths[0].name == TENSOR_FILE else read_pth)(paths[0])
-    if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
-        raise ValueError(f"{paths[0]}: {broken[0]} holds NaN or an infinite number: its training diverged, or the file "
-                         "is damaged; train it, or fetch it, again")
+    if odd := [name for name, t in tensors.items() if not (t.is_floating_point() and t.float().isfinite().all())]:
+        raise ValueError(f"{paths[0]}: {odd[0]} holds NaN, an infinite number or whole numbers: its training diverged, "
+                         "or the file is damaged; train it, or fetch it, again")
     return tensors, paths[0]
 
 
@@ -139,7 +139,7 @@ def _tables(tensors, config, model, path):
     found = {TABLES[word]: tensors.pop(f"{PREFIX}{to_hf(TABLES[word])}.weight", None) for word in words}
     for table, tensor in found.items():
         wanted = getattr(model.get_submodule(table), "weight", torch.empty(0)).shape
-        if tensor is None or tensor.shape != wanted or not tensor.is_floating_point():
+        if tensor is None or tensor.shape != wanted:
             raise ValueError(f"{path}: {table} is {None if tensor is None else tuple(tensor.shape)}, this model wants "
                              f"{tuple(wanted)}: it was made for another base")
     ends = list(found.values())
@@ -164,7 +164,7 @@ def _pairs(tensors, path, wanted):
     for key, tensor in tensors.items():
         parts = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB]\.weight|magnitude_vector)", key)
         part = parts and parts[2][0]
-        if not part or part not in wanted or tensor.dim() != 1 + (part != "m") or not tensor.is_floating_point():
+        if not part or part not in wanted or tensor.dim() != 1 + (part != "m"):
             raise ValueError(f"{path}: {key} {tuple(tensor.shape)} is no matrix of a LoRA: expected "
                              f"{PREFIX}<layer>.lora_A.weight or lora_B.weight")
         pairs.setdefault(to_meta(parts[1]), {})[part] = tensor

@@ -55,7 +55,10 @@ def test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was(name
     refuse("another base", tensors={**tensors, first: tensors[first][..., None]})
     refuse("another base", tensors={**tensors, "x": torch.ones(2)})
     for broken in (float("nan"), float("-inf")):
-        refuse("holds NaN or an infinite number: .*again", tensors={**tensors, first: tensors[first] + broken})
+        refuse("holds NaN, an infinite number or whole .*again", tensors={**tensors, first: tensors[first] + broken})
+    refuse("whole numbers: .*damaged", tensors={**tensors, first: tensors[first].long()})
+    if "size" in config and name != "bitfit":
+        refuse("another base", {**config, "size": 10**9})  # which no memory holds, not even in planning
     refuse("another base|no file|holds", tensors={key: t for key, t in tensors.items() if key != first} or {
         "x": torch.ones(1)})
     if name == "ia3":
@@ -77,7 +80,11 @@ def test_a_config_that_tells_another_shape_is_refused_by_its_name(field, value, 
 
 refusals = test_damaged_or_foreign_files_are_refused_and_the_model_stays_as_it_was
 MUTANTS = [
-    Mutant("minillama.peft.lora_file", "if not tensor.float().isfinite().all()", "if False",
+    Mutant("minillama.peft.lora_file", "t.is_floating_point() and ", "",
+           lambda: in_a_folder(lambda folder: refusals("ia3", folder))),
+    Mutant("minillama.peft.adapter_file", "config_path, 1), 2**16)", "config_path, 1), 2**60)",
+           lambda: in_a_folder(lambda folder: refusals("ladder", folder))),
+    Mutant("minillama.peft.lora_file", "and t.float().isfinite().all()", "",
            lambda: in_a_folder(lambda folder: refusals("ia3", folder))),
     Mutant("minillama.peft.adapter_file", "    if found != wanted:", "    if False:",
            lambda: in_a_folder(lambda folder: refusals("bitfit", folder))),
