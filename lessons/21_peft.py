@@ -236,15 +236,6 @@ path = Path(minillama.__file__).parents[1] / "bench" / "tuning.json"
 record = json.loads(path.read_text())["methods"]
 found = {row["method"]: row for row in record["summary"] if row["trained"]}
 exact = {name: sum(row["exact"]) / len(row["exact"]) for name, row in found.items()}
-
-
-def told(way):
-    runs = [row for row in record["longer"] if row["method"] == way]
-    rate = runs[-1]["rate"]  # the first seed ran at all rates, the last at the chosen one
-    shares = [row["accuracy"] for row in runs if row["rate"] == rate]
-    return sum(shares) / len(shares)
-
-
 picture, axes = figure("Answers by heart need parameters to hold them",
                        "trainable parameters, % of the model", "answers known, %")
 for name, row in found.items():
@@ -260,7 +251,6 @@ assert work["full"][0] < work["lora"][0] and work["lora"][1] < work["full"][1]
 assert moved["lora"] == moved["adapter"] == moved["ladder"] == 0 < moved["prefix"]
 assert same.abs().max() < 1e-3 and nats["soft"] < min(nats["no prompt"], nats["words"])
 assert kept <= 0.6 and exact["full"] > exact["lora of rank 1"] > exact["prompt"]
-assert told("p-tuning-v2") > told("prompt and head") + 0.05
 print(f"You should see: a soft prompt at {nats['soft']:.2f} nats, its nearest words at "
       f"{nats['words']:.2f}; a ladder keeps {kept:.0%} (below 60); of random answers "
       f"full tuning knows {exact['full']:.0%}, a prompt {exact['prompt']:.0%}")
