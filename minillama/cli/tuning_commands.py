@@ -197,7 +197,7 @@ def read_and_split(arguments):
     if not all([*stages, held_out]):
         side = "training" if held_out else "held-out"
         raise ValueError(f"{sum(map(len, stages)) + len(held_out)} records leave the {side} side of a file empty at "
-                         f"--held-out-fraction {arguments.held_out_fraction}: give more records or another fraction")
+                         f"--held-out-fraction {arguments.held_out_fraction}: give more questions, or another fraction")
     return stages, held_out
 
 

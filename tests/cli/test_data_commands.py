@@ -98,7 +98,7 @@ def test_unreadable_records_stop_it_or_are_listed(data, tmp_path, capsys):
 def chinese(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chinese")
     text = "\u732b\u5934\u9e70\u548c\u6bcd\u9e21\u57281999\u5e74\u76f8\u9047\u3002" * 20
-    rows = [{"instruction": "\u732b\u5934\u9e70?", "output": f"\u6bcd\u9e21 {n}"} for n in range(20)]
+    rows = [{"instruction": f"\u732b\u5934\u9e70 {n}?", "output": f"\u6bcd\u9e21 {n}"} for n in range(20)]
     (folder / "text.txt").write_text(text, encoding="utf-8")
     return folder / "text.txt", folder / "other.model", written(folder / "rows.jsonl", rows), text
 
