@@ -165,6 +165,7 @@ def load_from_args(arguments, whole=False, found=None):
     for adapter in arguments.merged:
         load_adapter(adapter, model)
         merge_method(model)
+        model.requires_grad_()  # which adding the adapter froze: it is a plain model again
     if told and (has := quantization_of(model)) != told[1]:
         print(f"{arguments.adapter} was learned over {told[0]} ({in_words(told[1])}), not over this base "
               f"({in_words(has)}): expect other answers, or give --model {told[0]}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Laws of `sft --method`: what each writes, `generate`, `chat` and `merge` read, also by the adapter's folder alone."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from test_command_line import model_folder, run, tokenizer_file
 from test_tuning_commands import SHORT, data
 
 from minillama.checkpoint import load_model
+from minillama.cli.model_arguments import load_from_args
 from minillama.cli.tuning_commands import READ_BY
 from minillama.peft.adapter_file import load_adapter
 from minillama.peft.methods import METHODS
@@ -71,6 +73,14 @@ def test_a_second_adapter_is_learned_over_the_first_merged(model_folder, data, t
     chained = run(capsys, "generate", "--model", second, *GENERATE)
     stepwise = run(capsys, "generate", "--model", whole, "--adapter", second, *GENERATE)
     assert chained[:2] == stepwise[:2] and chained[0] == 0
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_a_model_with_its_adapter_merged_in_can_learn_as_a_whole(name, model_folder, data, tmp_path, capsys):
+    """As `reward` and `ppo` do with --model of an adapter's folder."""
+    sft(capsys, model_folder, data, tmp_path / "out", "--method", name, "--max-lr", "0.3")
+    given = Namespace(model=tmp_path / "out", dtype=None, device="cpu")
+    assert all(parameter.requires_grad for parameter in load_from_args(given, whole=True)[0].parameters())
 
 
 @pytest.mark.parametrize(("words", "said"), [
