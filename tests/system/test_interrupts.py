@@ -131,7 +131,7 @@ def test_a_stopped_command_says_in_one_line_what_is_saved_and_the_flag_that_goes
                       "--warmup-steps", 1, "--seq-len", 16), "step"),
         "sft": (("--model", model_folder, "--data", tmp_path / "data.jsonl", "--steps", 3, "--warmup-steps", 1,
                  "--template", "question_answer", "--held-out-fraction", 0.3), "step"),
-        "reward": (("--model", model_folder, "--pairs", pairs_file, "--batch-size", 13, "--max-new-tokens", 4), "step"),
+        "reward": (("--model", model_folder, "--pairs", pairs_file, "--batch-size", 16, "--max-new-tokens", 4), "step"),
         "ppo": (("--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, *FEW, "--iterations", 3,
                  "--checkpoint-every", 10), "iteration")}[command]
     out = tmp_path / "out"
