@@ -27,7 +27,7 @@ class SftConfig(TrainingConfig):
     model of less than a million parameters; LoRA wants some three times the rate, large models far less (Alpaca: 2e-5,
     QLoRA: 2e-4)."""
 
-    steps: int | None = number(None, 1, MOST)  # None: as many as the data want (`with_steps`)
+    steps: int | None = number(None, 1, MOST)  # type: ignore[assignment]  # None: as the data want (`with_steps`)
     batch_size: int = number(16, 1, MOST)  # sequences, or chunks of packed ones
     max_lr: float = number(2e-3, 1e-12, 10)
     warmup_steps: int = number(10, 0, MOST)
