@@ -111,7 +111,7 @@ def wordpiece_merges(word_counts, score=ratio_score, least=1):
 
     >>> merges = wordpiece_merges({"hug": 10, "pug": 5, "pun": 12, "bun": 4, "hugs": 5})
     >>> next(merges), next(merges)
-    (('##g', '##s'), ('h', '##u'))
+    (('##g', '##s'), ('p', '##u'))
     """
     words, weights = [symbols_of(word) for word in word_counts], list(word_counts.values())
     singles, pairs, places = Counter(), Counter(), defaultdict(set)
