@@ -91,7 +91,7 @@ def loss_of(model, tokens):
 
 def test_a_model_uses_it_with_these_kernels_alone_and_so_does_its_copy(monkeypatch):
     model, tokens = use_kernels(small_model(), "cpu"), torch.arange(258).view(2, 129)
-    wanted = loss_of(use_kernels(copy.deepcopy(model), "reference"), tokens)
+    wanted = loss_of(small_model(), tokens)  # as the classes themselves multiply
     for one in (model, copy.deepcopy(model)):
         with torch.no_grad():
             one.layers[0].attention.wq.weight.add_(0.25)
