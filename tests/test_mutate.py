@@ -119,7 +119,7 @@ def test_every_module_that_can_hold_a_fault_has_tests_also_where_only_another_mo
     assert "tests/peft/test_dora.py" in planting, "it imports another module, and plants faults in this one"
     paths = {fault.path for fault in mutate.draw_faults(ROOT, "python", "", 0)}
     untested = {path for path in paths if not mutate_workshop.tests_about(ROOT, path)}
-    assert untested == {"minillama/peft/__init__.py"}  # a floor
+    assert not untested
 
 
 TOY = {"minillama/__init__.py": "", "minillama/toy.py": "def older(a, b):\n    return a > b\n"}
