@@ -83,8 +83,8 @@ after = tokens_per_character(new, unseen)
 print(f"{V} + {n} = {new.vocab_size} pieces; {after:.2f} tokens a character")
 singles = [piece for piece in other.pieces if len(piece.text) == 1]
 signs = extend_tokenizer(old, singles)
-alone = tokens_per_character(signs, unseen)
-print(f"characters alone: {signs.vocab_size} pieces; {alone:.2f} tokens a character")
+single = tokens_per_character(signs, unseen)
+print(f"characters alone: {signs.vocab_size} pieces; {single:.2f} tokens a character")
 
 # %% [markdown] formula
 # **The rows.** The model needs $n$ new rows in $E$, or it cannot read the new pieces,
@@ -246,7 +246,7 @@ show(picture, f"As bytes {curves['bytes'][-1]:.2f} nats a character, as pieces "
 
 # %% closing
 bytes_end, pieces_end = (curve[-1] for curve in curves.values())
-assert 3.1 > before > 4 * after and after < 0.7 and 1 < alone < 1.1
+assert 3.1 > before > 4 * after and after < 0.7 and 1 < single < 1.1
 assert all(abs(alone / staged - 1) < 0.2 for staged, alone in ends)
 assert pieces_end < 0.6 and bytes_end > 5 * pieces_end and curves["pieces"][3] < 2
 before_nats = nats(start, old, told)
