@@ -23,12 +23,12 @@ static void define_operators(torch::Library& m) {
         "int in_features, int block_size) -> Tensor");
   // q (B, H, T, d), k and v (B, K, S, d) -> out (B, H, T, d); in fp32, log sum exp of the scores (B, H, T), and for the
   // gradients rows (B, H, T, 2): each row's highest score before the scale, and its sum of exponentials below that.
-  // mask: which keys may be seen, bool (B, T, S) or 1s in it; on CPUs only
+  // mask: which keys may be seen, bool (B, T, S) or 1s in it
   m.def("flash_attention(Tensor q, Tensor k, Tensor v, bool causal, Tensor? mask=None) "
         "-> (Tensor out, Tensor lse, Tensor rows)");
   m.def("flash_attention_backward(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor rows, "
         "bool causal, Tensor? mask=None) -> (Tensor dq, Tensor dk, Tensor dv)");
-  // the same out for up to 8 queries, without a gradient, and with any mask; CUDA kernels only
+  // the same out for up to 8 queries, without a gradient; CUDA kernels only
   m.def("flash_decoding(Tensor q, Tensor k, Tensor v, bool causal, Tensor? mask=None) -> Tensor");
 }
 

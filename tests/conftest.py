@@ -16,11 +16,12 @@ import pytest
 sys.path += [str(room) for room in sorted(Path(__file__).parent.iterdir()) if room.is_dir()]  # tests share helpers
 
 # Tests whose results come from the CPU's vectors: bounds, bits that must be equal, files of quantized weights.
-NUMERIC = ("attention attention_kernel backends dpo engine engine_decoding experience gae gguf_blocks gguf_llama int8 "
-           "kernels_training kernels_verify kv_cache llama2c lora lora_gradients nearest nf4 nf4_chunks nf4_kernel "
-           "nf4_scales nf4_tables optimizer packing perplexity ppo quantize_linears quantized_linear rms_norm rollout "
-           "rope rope_kernel rope_qk rounding sampling sequence_loss swiglu tiled_attention tiled_attention_gradients "
-           "transformer transformer_parity vocabulary").split()
+NUMERIC = ("attention attention_kernel attention_masks backends backends_linear dpo engine engine_decoding "
+           "experience gae gguf_blocks gguf_llama int8 kernels_training kernels_verify kv_cache likelihood llama2c "
+           "lora lora_gradients nearest nf4 nf4_chunks nf4_kernel nf4_scales nf4_tables optimizer packing perplexity "
+           "ppo quantize_linears quantized_linear rms_norm rollout rope rope_kernel rope_qk rounding sampling "
+           "sequence_loss swiglu tiled_attention tiled_attention_gradients transformer transformer_parity "
+           "vocabulary").split()
 
 
 def pytest_collection_modifyitems(items):
