@@ -12,6 +12,7 @@ learn:
 use, train, convert, verify:
     python3 run.py clean-corpus    keep of raw text what is worth learning from, and say what went
     python3 run.py evaluate        score a model on benchmark files, with standard errors
+    python3 run.py judge           let a model compare the answers of two others, in both orders
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
 test and measure:
@@ -73,6 +74,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
     if verb == "evaluate":
         return call(PYTHON, ROOT / "tools" / "evaluate.py", *rest)
+    if verb == "judge":
+        return call(PYTHON, ROOT / "tools" / "judge_answers.py", *rest)
     if verb == "docs":
         return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":

@@ -43,8 +43,8 @@ def test_every_command_runs(tmp_path):
             continue
         assert line.count("python3 run.py") == 1, f"the README shows {line!r}, which is not a command of run.py"
         command = line
-        for name in ("clean-corpus", "evaluate"):  # what run.py finds in tools
-            tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / name.replace('-', '_')))}.py"
+        for name, tool in (("clean-corpus", "clean_corpus"), ("evaluate", "evaluate"), ("judge", "judge_answers")):
+            tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / tool))}.py"  # as run.py does it
             command = command.replace(f"python3 run.py {name}", tool)
         command = command.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
         done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,

@@ -49,8 +49,8 @@ def test_every_command_of_the_chinese_readme_runs(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     lines = [line for block in re.findall(r"```bash\n(.*?)```", CHINESE, flags=re.S) for line in block.splitlines()]
     for line in lines[2:]:  # tour and test have tests of their own
-        for name in ("clean-corpus", "evaluate"):  # what run.py finds in tools
-            tool = ROOT / "tools" / f"{name.replace('-', '_')}.py"
+        for name, tool in (("clean-corpus", "clean_corpus"), ("evaluate", "evaluate"), ("judge", "judge_answers")):
+            tool = ROOT / "tools" / f"{tool}.py"  # as run.py does it
             line = line.replace(f"python3 run.py {name}", f"PYTHONPATH={shlex.quote(str(ROOT))} "
                                 f"{shlex.quote(sys.executable)} {tool}")
         command = line.replace("python3 run.py", f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} "

@@ -29,7 +29,7 @@ from minillama.system.files import (
 RUN_FILE = "run.json"
 MODEL_FILES = ("params.json", "config.json", "adapter_config.json")  # the last of a model's files to be written
 STATES = {"pretrain": "training_state.pt", "sft": "training_state.pt", "reward": "reward_state.pt",
-          "ppo": "ppo_state.pt", "tour": "stages", "clean-corpus": "work", "evaluate": "work"}  # what goes on later
+          "ppo": "ppo_state.pt", "tour": "stages", "clean-corpus": "work", "evaluate": "work", "judge": "work"}
 # What a run writes, beside its state and MODEL_FILES: none of it may be the user's own.
 WRITTEN = ("train.bin", "held_out.bin", "pretraining.bin", "metrics.jsonl", "consolidated.00.pth", "tokenizer.model",
            "tokenizer.json", "tokenizer_config.json", "reward_head.pth", "adapter_model.safetensors",

@@ -7,7 +7,7 @@ import pytest
 from mutants import Mutant
 from oracles import mean, variance
 
-from minillama.evaluate.standard_error import mean_and_error, paired_difference
+from minillama.evaluate.standard_error import mean_and_error, paired_difference, ratio_and_error
 
 
 def test_the_error_is_the_spread_of_the_means_of_many_samples():
@@ -40,7 +40,26 @@ def test_a_paired_difference_counts_only_what_the_two_answer_differently():
         paired_difference(ours, theirs[:-1])
 
 
+def test_the_error_of_a_ratio_is_its_spread_over_many_samples():
+    """1,000 samples of 60 documents whose nats follow their bytes: as above 5 standard deviations are 11 %, and to
+    first order in 1 / 60 some 2 % more."""
+    for seed in range(3):
+        rng, found = random.Random(seed), []
+        for _ in range(1000):
+            wholes = [rng.uniform(50, 150) for _ in range(60)]
+            found.append(ratio_and_error([whole * 0.7 + rng.gauss(0, 10) for whole in wholes], wholes))
+        spread = math.sqrt(variance([one for one, _ in found]))
+        assert mean([one for one, _ in found]) == pytest.approx(0.7, rel=0.01)
+        assert math.sqrt(mean([error**2 for _, error in found])) == pytest.approx(spread, rel=0.13)
+    assert ratio_and_error([3.0], [4.0])[0] == 0.75 and math.isnan(ratio_and_error([3.0], [4.0])[1])
+    assert ratio_and_error([1.0, 2.0], [2.0, 4.0]) == (0.5, 0.0)
+
+
 MUTANTS = [
+    Mutant("minillama.evaluate.standard_error", "part - ratio * whole", "part",
+           test_the_error_of_a_ratio_is_its_spread_over_many_samples),
+    Mutant("minillama.evaluate.standard_error", "[1] / fmean(wholes)", "[1]",
+           test_the_error_of_a_ratio_is_its_spread_over_many_samples),
     Mutant("minillama.evaluate.standard_error", "/ math.sqrt(len(values))", "/ len(values)",
            test_the_error_is_the_spread_of_the_means_of_many_samples),
     Mutant("minillama.evaluate.standard_error", "stdev(values) /", "(sum(values) + stdev(values)) /",
