@@ -1,4 +1,4 @@
-"""Benchmarks as they lie on disk: JSON, JSONL, CSV and parquet files -> rows, each with its place.
+"""Benchmarks as they lie on disk: JSON, JSONL, CSV, parquet and plain text files -> rows, each with its place.
 
 A benchmark NAME is a folder DIR/NAME, or one file DIR/NAME.jsonl (or another suffix). In a folder, a file belongs to a
 split if a part of its path says so (`dev`, `val_000`, `accountant_val`, `test/`); a benchmark of many subjects has one
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from minillama.system.files import require_regular
 from minillama.system.terminal import one_line
-from minillama.train.records import LARGEST_FILE, json_values
+from minillama.train.records import LARGEST_FILE, LONGEST_RECORD, json_values
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")  # of a split in several forms the first is read
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")  # of a split in several forms the first is read
 SPLITS = {"train": "train", "dev": "dev", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+csv.field_size_limit(LONGEST_RECORD)  # of a cell
 NO_HEADER = ("question", "A", "B", "C", "D", "answer")  # the columns of MMLU's files
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -37,13 +38,13 @@ def read_split(folder, name, splits):
     ValueError where the benchmark is not there, or a file of it cannot be read.
     """
     home, found = Path(folder) / name, {}
-    files = sorted(path for path in home.rglob("*") if path.suffix in SUFFIXES) if home.is_dir() else [
+    files = sorted(path for path in home.rglob("[!.]*") if path.suffix in SUFFIXES) if home.is_dir() else [
         path for path in (home.with_name(name + suffix) for suffix in SUFFIXES) if path.exists()][:1]
     if not files:
         raise ValueError(f"{home}: no such benchmark: put its files there ({', '.join(SUFFIXES)}), or give --data the "
                          f"folder that holds {name}/")
     for path in files:
-        split = split_of(path.relative_to(folder)) or (splits[0] if not home.is_dir() else "")
+        split = split_of(path.relative_to(folder)) if home.is_dir() else splits[0]
         found.setdefault(split, []).append(path)
     for split in splits:
         if split in found:
@@ -75,7 +76,7 @@ def read_rows(path, subject=""):
     require_regular(path)
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, more than the {LARGEST_FILE} that are read at once")
-    read = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix, _json_rows)
+    read = {".csv": _csv_rows, ".parquet": _parquet_rows, ".txt": _text_row}.get(path.suffix, _json_rows)
     rows = [Row(fields, f"{path}:{line}", subject) for line, fields in read(path)]
     labels = path.with_name(path.stem + "-labels.lst")
     return _with_labels(rows, labels) if labels.exists() else rows
@@ -90,15 +91,23 @@ def _json_rows(path):
         yield line, value
 
 
+def _text_row(path):
+    yield 1, {"text": decoded(path)}
+
+
 def _csv_rows(path):
     reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
     names, line = None, 1
     try:
         for cells in reader:
             begun, line = line, reader.line_num + 1
+            if not cells:  # an empty line
+                continue
             if names is None and any(cell.strip().lower() in ("question", "goal", "sentence", "label", "endings")
                                      for cell in cells):
                 names = cells
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise ValueError(f"{path}:{begun}: two columns are called {short(twice)}: keep one")
                 continue
             names = names or NO_HEADER
             if len(cells) != len(names):

@@ -34,6 +34,7 @@ class Words(NamedTuple):
     fits: tuple
     sums: str
     after: str
+    join: str
 
 
 ENGLISH = Words(
@@ -43,13 +44,13 @@ ENGLISH = Words(
     "Turn the {0} key.", "{0} gave {1} the {2} {3}.", "Who has it now?", "{0} takes the {1} {2}.", "{0}",
     "looks at the {0} {1}.", ("The {0} does not fit into the {1} because the _ is too large.",
                  "The {0} does not fit into the {1} because the _ is too small."),
-    "What is {0} plus {1}?", "The day after {0} is")
+    "What is {0} plus {1}?", "The day after {0} is", " ")
 CHINESE = Words(
     ("红色", "蓝色", "绿色", "白色", "黑色", "黄色"), ("杯子", "盒子", "袋子", "球", "书", "灯"),
     ("小明", "小红", "小刚", "小丽", "小华"), ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"),
     "{0}的{2}里有一把钥匙。{1}的{2}是空的。", "{0}的{1}里有钥匙吗", "打开{0}的{1}", "转动{0}的钥匙。",
     "{0}把{2}的{3}给了{1}。", "现在东西在谁那里？", "{0}拿起{1}的{2}。", "{0}", "看着{0}的{1}。",
-    ("{0}放不进{1}，因为_太大了。", "{0}放不进{1}，因为_太小了。"), "{0}加{1}等于几？", "{0}的后一天是")
+    ("{0}放不进{1}，因为_太大了。", "{0}放不进{1}，因为_太小了。"), "{0}加{1}等于几？", "{0}的后一天是", "")
 LANGUAGES = {"english": ENGLISH, "chinese": CHINESE}
 
 
@@ -127,9 +128,27 @@ def _exam(rng, words):
     return [words.sums.format(a, b), *choices, "ABCD"[label]]
 
 
+def _gsm8k(rng, words):
+    a, b = rng.randrange(10, 50), rng.randrange(10, 50)
+    return {"question": words.sums.format(a, b), "answer": f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}\n#### {a + b}"}
+
+
+def _triviaqa(rng, words):
+    giver, taker = rng.sample(words.people, 2)
+    told = words.gives.format(giver, taker, rng.choice(words.colours), rng.choice(words.things))
+    return {"question": f"{told} {words.who[:-1]}", "answer": {"value": taker, "aliases": [taker, taker + "!"]}}
+
+
+def _document(rng, words):
+    names = rng.sample(words.people, 2)
+    told = [words.gives.format(*names, rng.choice(words.colours), rng.choice(words.things)) for _ in range(3)]
+    return {"text": words.join.join(told) + "\n"}
+
+
 MAKERS = {"boolq": _boolq, "piqa": _piqa, "siqa": _siqa, "hellaswag": _hellaswag, "winogrande": _winogrande,
-          "arc_easy": _arc, "arc_challenge": _arc, "obqa": _obqa}
-SPLITS = {"arc_easy": "test", "arc_challenge": "test", "obqa": "test"}  # where it is not val
+          "arc_easy": _arc, "arc_challenge": _arc, "obqa": _obqa,
+          "gsm8k": _gsm8k, "triviaqa": _triviaqa, "text": _document}
+SPLITS = dict.fromkeys(("arc_easy", "arc_challenge", "obqa", "gsm8k", "text"), "test")  # where it is not val
 EXAMS = {"mmlu": (None, "test", ("abstract_algebra", "elementary_mathematics", "philosophy")),
          "ceval": (("id", "question", "A", "B", "C", "D", "answer"), "val", ("accountant", "logic")),
          "cmmlu": (("", "Question", "A", "B", "C", "D", "Answer"), "test", ("agronomy", "arts"))}

@@ -13,6 +13,8 @@ from typing import Callable, NamedTuple
 
 from benchmark_files import read_split, short
 
+from minillama.train.records import SURROGATE
+
 SUBJECTS = json.loads((Path(__file__).parent / "benchmark_subjects.json").read_text(encoding="utf-8"))
 DESCRIPTIONS = {
     "mmlu": "The following are multiple choice questions (with answers) about {}.\n\n",
@@ -24,7 +26,8 @@ EXAMPLE_SEED = 1234  # of the harness, where examples are drawn
 
 class Question(NamedTuple):
     """One item. texts: what stands before each answer (the same, unless the choice lies in it). answers: without the
-    space in front. gold: number of the right one."""
+    space in front. gold: number of the right one. Where the model writes its answer, one text and the answers that are
+    right; a document is one text without an answer."""
 
     texts: tuple
     answers: tuple
@@ -40,7 +43,7 @@ class Question(NamedTuple):
 class Task(NamedTuple):
     """A benchmark: how a row becomes a `Question`, and which splits hold the questions and the examples. drawn:
     how many more examples are drawn for each question than are shown (as the harness does it); None: the first ones
-    are shown to all."""
+    are shown to all. form: "choice", "written" (the model writes until one of `stop`) or "document"."""
 
     ask: Callable
     splits: tuple = ("val", "dev")
@@ -49,6 +52,8 @@ class Task(NamedTuple):
     measures: tuple = ("acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi")
     shots: int = 0
     unconditional: str = "Answer:"
+    form: str = "choice"
+    stop: tuple = ()
 
 
 def text_of(row, *names, blank=False):
@@ -57,10 +62,12 @@ def text_of(row, *names, blank=False):
     if name is None:
         raise ValueError(f"{row.place}: field {names[0]!r} is missing: there are {', '.join(map(str, row.fields))}")
     value = row.fields[name]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:  # NaN: what pandas misses
         raise ValueError(f"{row.place}: field {name!r} is {short(value)}: expected a text")
     if not (blank or str(value).strip()):
         raise ValueError(f"{row.place}: field {name!r} is blank: expected a text")
+    if SURROGATE.search(str(value)):
+        raise ValueError(f"{row.place}: field {name!r} holds half a surrogate pair, which is no character")
     return str(value)
 
 
@@ -69,7 +76,8 @@ def label_of(row, names, allowed):
     name = next((name for name in names if row.fields.get(name) is not None), None)
     if name is None:
         raise ValueError(f"{row.place}: field {names[0]!r} is missing: a file without answers cannot be scored")
-    value = str(row.fields[name]).strip()
+    value = row.fields[name]
+    value = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if value not in allowed:
         raise ValueError(f"{row.place}: field {name!r} is {short(row.fields[name])}: expected one of "
                          f"{', '.join(allowed)}")
@@ -77,7 +85,12 @@ def label_of(row, names, allowed):
 
 
 def _question(row, text, answers, gold):
-    return Question((text,) * len(answers), tuple(answers), gold, row.place, row.fields.get("subject") or row.subject)
+    return Question((text,) * len(answers), tuple(answers), gold, row.place, subject_in(row))
+
+
+def subject_in(row):
+    """The subject that a row names itself, else that of its file."""
+    return row.subject if row.fields.get("subject") in (None, "") else text_of(row, "subject")
 
 
 def boolq(row):
@@ -103,8 +116,9 @@ def siqa(row):
 def hellaswag(row):
     """How a text goes on."""
     endings = row.fields.get("endings")
-    if not isinstance(endings, list) or not endings or not all(isinstance(text, str) for text in endings):
-        raise ValueError(f"{row.place}: field 'endings' is {short(endings)}: expected a list of texts")
+    if not isinstance(endings, list) or len(endings) < 2 or not all(isinstance(text, str) and _clean(text) for text in
+                                                                    endings):
+        raise ValueError(f"{row.place}: field 'endings' is {short(endings)}: expected a list of two texts or more")
     begin = f"{text_of(row, 'ctx_a')} {text_of(row, 'ctx_b', blank=True).capitalize()}"
     return _question(row, _clean(f"{text_of(row, 'activity_label')}: {begin}"), [_clean(text) for text in endings],
                      label_of(row, ("label",), [str(i) for i in range(len(endings))]))
@@ -129,9 +143,11 @@ def _of_labelled_choices(row, text, choices):
     if isinstance(choices, list) and all(isinstance(one, dict) for one in choices):
         choices = {name: [one.get(name) for one in choices] for name in ("text", "label")}
     texts, labels = (choices.get(name) if isinstance(choices, dict) else None for name in ("text", "label"))
-    if not isinstance(texts, list) or not texts or not isinstance(labels, list) or len(texts) != len(labels) or not all(
-            isinstance(part, str) and part for part in texts + labels):
-        raise ValueError(f"{row.place}: field 'choices' is {short(choices)}: expected texts and as many labels")
+    if not isinstance(texts, list) or not isinstance(labels, list) or not all(
+            isinstance(part, str) and part.strip() for part in texts + labels) or len(texts) < 2 or len(
+            set(labels)) != len(texts):
+        raise ValueError(f"{row.place}: field 'choices' is {short(choices)}: expected two texts or more, and as many "
+                         "labels that differ")
     return _question(row, text, texts, label_of(row, ("answerKey",), labels))
 
 
@@ -162,11 +178,37 @@ def by_letter(row, name, answer):
         choices = [text_of(row, letter, blank=True) for letter in LETTERS]
     if not isinstance(choices, list) or len(choices) != len(LETTERS):
         raise ValueError(f"{row.place}: field 'choices' is {short(choices)}: expected {len(LETTERS)} texts")
-    subject = row.fields.get("subject") or row.subject
+    choices = [text_of(row._replace(fields={"choices": choice}), "choices", blank=True) for choice in choices]
     lines = [text_of(row, "question", "Question").strip(), *(f"{letter}. {choice}" for letter, choice in
                                                              zip(LETTERS, choices, strict=True)), answer]
     gold = label_of(row, ("answer", "Answer"), (*LETTERS, "0", "1", "2", "3")) % len(LETTERS)
-    return _question(row, "\n".join(lines), LETTERS, gold)._replace(subject=subject)
+    return _question(row, "\n".join(lines), LETTERS, gold)
+
+
+def gsm8k(row):
+    """Sums told as stories; the model writes its way and then #### and the number."""
+    answer = text_of(row, "answer")
+    if not re.search(r"(####|^) *-?\$?[0-9.,]*[0-9]\.?$", answer.strip()):
+        raise ValueError(f"{row.place}: field 'answer' is {short(answer)}: expected a text that ends in #### and a "
+                         "number, or a number alone")
+    return Question((f"Question: {text_of(row, 'question')}\nAnswer:",), (answer,), 0, row.place, row.subject)
+
+
+def triviaqa(row):
+    """What everybody may know; the model writes a word or a few, and each of several spellings is right."""
+    answers = row.fields.get("answer")
+    answers = answers.get("aliases") if isinstance(answers, dict) else answers
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(answers, list) or not answers or not all(
+            isinstance(one, str) and one.strip() for one in answers):
+        raise ValueError(f"{row.place}: field 'answer' is {short(row.fields.get('answer'))}: expected a text, a list "
+                         "of texts, or {\"aliases\": [texts]}")
+    return Question((f"Question: {text_of(row, 'question')}?\nAnswer:",), tuple(answers), 0, row.place, row.subject)
+
+
+def document(row):
+    """A text to be read as it stands."""
+    return Question((text_of(row, "text", "page"),), (), 0, row.place, row.subject)
 
 
 def _exam(name, answer, splits):
@@ -178,15 +220,22 @@ TASKS = {"boolq": Task(boolq), "piqa": Task(piqa), "siqa": Task(siqa), "hellaswa
          "arc_challenge": Task(arc, ("test", "val", "dev"), drawn=0),
          "obqa": Task(obqa, ("test", "val", "dev"), drawn=0),
          "mmlu": _exam("mmlu", "Answer:", ("test", "val")), "ceval": _exam("ceval", "答案：", ("val", "test")),
-         "cmmlu": _exam("cmmlu", "答案：", ("test",))}
+         "cmmlu": _exam("cmmlu", "答案：", ("test",)),
+         "gsm8k": Task(gsm8k, ("test",), drawn=0, measures=("exact_match", "last_number"), shots=5, form="written",
+                       stop=("Question:", "</s>", "<|im_end|>")),
+         "triviaqa": Task(triviaqa, measures=("exact_match",), form="written", stop=("\n", ".", ",")),
+         "text": Task(document, ("test", "val", ""), measures=("bits_per_byte",), form="document")}
+CHOICES = [name for name, task in TASKS.items() if task.form == "choice"]
 
 
-def group_of(name, subject):
-    """(group of subjects, the subject's own name in the benchmark's language) of a benchmark's subject."""
-    for group, subjects in SUBJECTS.get(name, {}).items():
-        if subject in subjects:
-            return group, subjects[subject]
-    return "", subject.replace("_", " ")
+def groups_of(name, subject):
+    """The groups of subjects that a benchmark's subject belongs to, the one that it is listed in first."""
+    return [group for group, subjects in SUBJECTS.get(name, {}).items() if subject in subjects] or [""]
+
+
+def title_of(name, subject):
+    """The subject's own name in the benchmark's language."""
+    return SUBJECTS.get(name, {}).get(groups_of(name, subject)[0], {}).get(subject) or subject.replace("_", " ")
 
 
 def read_task(folder, name, shots=None, limit=None):
@@ -198,13 +247,14 @@ def read_task(folder, name, shots=None, limit=None):
     task, seen = TASKS[name], {}
     questions = [task.ask(row) for row in read_split(folder, name, task.splits)]
     if not questions:
-        raise ValueError(f"{Path(folder) / name}: no questions: expected a file of the split "
-                         f"{' or '.join(task.splits)}")
+        raise ValueError(f"{Path(folder) / name}: no question in a file of the split "
+                         f"{' or '.join(filter(None, task.splits))}: name one so, with a row for each question")
     for question in questions:
         seen.setdefault(question.subject, []).append(question)
     questions = [question for group in seen.values() for question in group[:limit]]
-    shots = task.shots if shots is None else shots
-    examples = [task.ask(row) for row in read_split(folder, name, task.example_splits)] if shots else []
+    shots = 0 if task.form == "document" else task.shots if shots is None else shots
+    apart = shots and (Path(folder) / name).is_dir()  # one file holds the questions, which must not show themselves
+    examples = [task.ask(row) for row in read_split(folder, name, task.example_splits)] if apart else []
     return _with_examples(name, task, questions, examples, shots)
 
 
@@ -217,7 +267,7 @@ def _with_examples(name, task, questions, examples, shots):
                              f"{' or '.join(task.example_splits)}, fewer than --shots {shots}: give them, or --shots 0")
         drawn = task.drawn is not None and shots > 0
         shown = rng.sample(pool, shots + task.drawn)[:shots] if drawn else pool[:shots]
-        front = DESCRIPTIONS.get(name, "").format(group_of(name, question.subject)[1])
+        front = DESCRIPTIONS.get(name, "").format(title_of(name, question.subject))
         front += "".join(example.example() for example in shown)
         questions[number] = question._replace(texts=tuple(front + text for text in question.texts))
     return questions

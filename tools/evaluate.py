@@ -1,16 +1,16 @@
-"""`run.py evaluate`: a model on benchmark files -> accuracies with their standard errors, as a table and as JSON.
+"""`run.py evaluate`: a model on benchmark files -> what it scores, with standard errors, as a table and as JSON.
 
 The questions are scored in pieces, each kept in OUT/work as soon as it is done, so that a stopped run goes on behind
 the last of them and ends the same. OUT then holds
 
-    items.jsonl   each item: where it stands, the log-likelihoods of its choices, which measures took the right one
+    items.jsonl   each item: where it stands, the log-likelihoods of its choices, which measures took the right one; or
+                  what the model wrote; or the nats of a text, its tokens, bytes and words
     report.json   the model, the settings, and each mean with its standard error and number of items
     report.md     the table
 """
 
 import argparse
 import json
-import math
 import os
 import shutil
 import signal
@@ -20,14 +20,14 @@ from pathlib import Path
 
 import torch
 from benchmark_lookalikes import LANGUAGES, write_lookalikes
-from benchmark_tasks import TASKS, group_of, read_task
+from benchmark_scores import score
+from benchmark_table import rows_of, table
+from benchmark_tasks import TASKS, read_task
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, SEEDS, Range
 from minillama.cli import flags
 from minillama.cli.model_arguments import load_from_args
-from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods
-from minillama.evaluate.standard_error import mean_and_error, paired_difference
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
@@ -37,10 +37,11 @@ from minillama.system.terminal import explain, guard_streams, one_line, tell, tq
 PIECE = 32  # items scored and kept at once
 
 
-def evaluate(model, tokenizer, asked, out, settings, batch_size=16):
+def evaluate(model, tokenizer, asked, out, settings, batch_size=16, **options):
     """Score {task: [Question, ...]} -> the items, in order; each a dict as in items.jsonl.
 
-    settings: what a result depends on; ValueError where `out` holds work of others.
+    options: as `benchmark_scores.score` takes them. settings: what a result depends on; ValueError where `out` holds
+    work of others.
     """
     work, items = Path(out) / "work", []
     hold_settings(work / "settings.json", settings)
@@ -49,7 +50,7 @@ def evaluate(model, tokenizer, asked, out, settings, batch_size=16):
     for number, (name, questions) in enumerate(tqdm(pieces, desc="evaluate", unit=f" x {PIECE} items")):
         path = work / f"{number:06}.json"
         if not path.exists():
-            scored = score_questions(model, tokenizer, name, questions, batch_size)
+            scored = score(model, tokenizer, name, questions, batch_size, **options)
             with atomic_write(path, "w") as file:
                 json.dump(scored, file, ensure_ascii=False)
         items += json.loads(path.read_text(encoding="utf-8"))
@@ -64,78 +65,6 @@ def hold_settings(path, settings):
                          "another --out")
     with atomic_write(path, "w") as file:
         file.write(text)
-
-
-def score_questions(model, tokenizer, name, questions, batch_size=16):
-    """Items as items.jsonl holds them, one for each question of the task `name`."""
-    task, pairs = TASKS[name], []
-    for question in questions:
-        try:
-            pairs += [encode_pair(tokenizer, text, " " + answer)
-                      for text, answer in zip(question.texts, question.answers, strict=True)]
-            if "acc_pmi" in task.measures:
-                pairs += [encode_pair(tokenizer, task.unconditional, " " + answer) for answer in question.answers]
-        except ValueError as error:
-            raise ValueError(f"{question.place}: {error}") from None
-    sums, place, items = log_likelihoods(model, pairs, batch_size), 0, []
-    for question in questions:
-        n = len(question.answers)
-        n_tokens = [len(rest) for _, rest in pairs[place:place + n]]
-        ours, place = sums[place:place + n], place + n
-        unconditional = None
-        if "acc_pmi" in task.measures:
-            unconditional, place = sums[place:place + n], place + n
-        taken = chosen(ours, question.answers, n_tokens, unconditional)
-        items.append({"task": name, "subject": question.subject, "place": question.place, "gold": question.gold,
-                      "log_likelihoods": ours, "unconditional": unconditional,
-                      **{measure: int(taken[measure] == question.gold) for measure in task.measures}})
-    return items
-
-
-def rows_of(items, theirs=None):
-    """The table: {"task", "group", "items", "chance", measure: [mean, error], ...} for each task, below it for each
-    group of subjects, below that for each subject. theirs: another model's items, for "difference" and its error in the
-    first measure, paired item by item."""
-    rows, groups = [], {}
-    for number, item in enumerate(items):
-        group = group_of(item["task"], item["subject"])[0]
-        for key in dict.fromkeys(((item["task"], "", ""), (item["task"], group, ""),
-                                  (item["task"], group, item["subject"]))):
-            groups.setdefault(key, []).append(number)
-    order = {name: place for place, name in enumerate(dict.fromkeys(item["task"] for item in items))}
-    for (name, group, subject), numbers in sorted(groups.items(), key=lambda one: (order[one[0][0]], one[0][1:])):
-        mine = [items[number] for number in numbers]
-        row = {"task": name, "group": group, "subject": subject, "items": len(mine),
-               "chance": sum(1 / len(item["log_likelihoods"]) for item in mine) / len(mine)}
-        for measure in TASKS[name].measures:
-            row[measure] = _finite(mean_and_error([item[measure] for item in mine]))
-        if theirs is not None:
-            pairs = zip(*[(items[i]["acc"], theirs[i]["acc"]) for i in numbers], strict=True)
-            row["difference"] = _finite(paired_difference(*pairs))
-        rows.append(row)
-    return rows
-
-
-def _finite(numbers):
-    return [None if math.isnan(number) else number for number in numbers]
-
-
-def table(rows):
-    """The rows in Markdown, in per cent: mean +- standard error."""
-    names = [name for name in ("acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "difference")
-             if any(name in row for row in rows)]
-    lines = [" | ".join(["| task", "items", "chance", *names]) + " |", "|---|" + "---:|" * (2 + len(names))]
-    for row in rows:
-        title = one_line(": ".join(part for part in (row["task"], row["group"], row["subject"]) if part))
-        cells = [f"{row['items']:,}", f"{100 * row['chance']:.1f}", *(_cell(row.get(name)) for name in names)]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(numbers):
-    if numbers is None:
-        return ""
-    return f"{100 * numbers[0]:.1f} ± " + ("?" if numbers[1] is None else f"{100 * numbers[1]:.1f}")
 
 
 def read_result(folder):
@@ -201,6 +130,9 @@ def parser():
                        "difference and its paired error")
     flags.add_number(found, "--shots", Range(0, 100), help="solved examples in front of each question (default: 5 for "
                      "exams by letter, else 0)")
+    flags.add_number(found, "--max-new-tokens", Range(1, MOST), 256, help="of an answer that the model writes")
+    flags.add_number(found, "--stride", Range(1, MOST), help="of the window over a text: how many tokens it moves on "
+                     "(default: the model's whole context; less sees more before each token)")
     flags.add_number(found, "--limit", Range(1, MOST), help="of each subject only the first N items")
     flags.add_number(found, "--batch-size", Range(1, 4096), 16, help="texts read at once")
     flags.add_bits(found)
@@ -208,6 +140,18 @@ def parser():
     flags.add_device(found)
     found.set_defaults(resume=True)
     return found
+
+
+def tell_repeated(asked):
+    """A line on stderr for each task of which a question stands more than once."""
+    for name, questions in asked.items():
+        first, again = {}, []
+        for question in questions:
+            if first.setdefault(question[:2], question) is not question:
+                again.append((question.place, first[question[:2]].place))
+        if again:
+            print(f"{name}: {len(again)} questions stand there again, as {again[0][0]} that is {again[0][1]}: their "
+                  "standard error takes them for questions of their own", file=sys.stderr)
 
 
 @claims("evaluate", "data", "model", run=True)
@@ -220,6 +164,7 @@ def run_evaluate(arguments):
     if arguments.data is None:
         write_lookalikes(data, arguments.seed, language=arguments.language, names=names)
     asked = {name: read_task(data, name, arguments.shots, arguments.limit) for name in names}
+    tell_repeated(asked if arguments.data else {})
     digest = zlib.crc32(repr([question[:3] for part in asked.values() for question in part]).encode())
     settings = {"tasks": names, "questions": digest, "shots": arguments.shots}
     theirs = compared_items(arguments.against, settings) if arguments.against else None
@@ -228,8 +173,9 @@ def run_evaluate(arguments):
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
     settings |= {"model": fingerprint(model), "dtype": str(model.tok_embeddings.weight.dtype).removeprefix("torch."),
-                 "kernels": arguments.kernels, "device": arguments.device, "batch_size": arguments.batch_size}
-    items = evaluate(model, tokenizer, asked, out, settings, arguments.batch_size)
+                 "kernels": arguments.kernels, "device": arguments.device, "batch_size": arguments.batch_size,
+                 **(options := {"stride": arguments.stride, "max_new_tokens": arguments.max_new_tokens})}
+    items = evaluate(model, tokenizer, asked, out, settings, arguments.batch_size, **options)
     write_report(out, {"model": arguments.model, "settings": settings, "against": arguments.against,
                        "rows": rows_of(items, theirs)}, items)
     print((out / "report.md").read_text(encoding="utf-8"), end="")
@@ -245,9 +191,9 @@ def write_report(out, report, items):
     with atomic_write(out / "items.jsonl", "w") as file:
         file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
     with atomic_write(out / "report.md", "w") as file:
-        file.write(f"{table(report['rows'])}\n\nPer cent, ± one standard error")
-        file.write(f"; difference in acc to {one_line(report['against'])}, item by item.\n" if report["against"]
-                   else ".\n")
+        file.write(f"{table(report['rows'])}\n\nShares in per cent, ± one standard error")
+        file.write(f"; difference in the first measure to {one_line(report['against'])}, item by item.\n"
+                   if report["against"] else ".\n")
     with atomic_write(out / "report.json", "w") as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
     shutil.rmtree(out / "work", ignore_errors=True)

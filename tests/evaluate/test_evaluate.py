@@ -8,9 +8,11 @@ import evaluate
 import pytest
 import torch
 from benchmark_lookalikes import write_lookalikes
-from benchmark_tasks import TASKS, read_task
+from benchmark_scores import score, score_questions
+from benchmark_table import rows_of, table
+from benchmark_tasks import CHOICES, TASKS, Question, read_task
 from checkpoints import model_of
-from evaluate import main, rows_of, score_questions, table
+from evaluate import main
 from mutants import Mutant
 
 from minillama.checkpoint import save_model
@@ -59,7 +61,7 @@ class Knowing(torch.nn.Module):
 @pytest.mark.parametrize("language", ["english", pytest.param("chinese", marks=pytest.mark.long)])
 def test_who_knows_scores_everything_and_who_knows_nothing_scores_at_chance(tmp_path, language):
     """Three seeds; 3 standard errors of a guess among the choices of 48 items."""
-    for name in TASKS:
+    for name in CHOICES:
         items = []
         for seed in range(3):
             write_lookalikes(tmp_path / str(seed), seed, 16, language, [name])
@@ -101,7 +103,7 @@ def tiny_folder(folder, seed):
     return folder
 
 
-def score(model, out, *more, tasks=("obqa", "boolq")):
+def run(model, out, *more, tasks=("obqa", "boolq")):
     return main(["--model", str(model), "--tasks", *tasks, "--limit", "9", "--kernels", "torch", "--out", str(out),
                  *more])
 
@@ -109,44 +111,79 @@ def score(model, out, *more, tasks=("obqa", "boolq")):
 def test_a_stopped_run_ends_as_one_that_was_not_stopped_and_results_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "PIECE", 4)
     model, other = tiny_folder(tmp_path / "a", 0), tiny_folder(tmp_path / "b", 1)
-    assert score(model, tmp_path / "whole") == 0
+    assert run(model, tmp_path / "whole") == 0
     assert capsys.readouterr().out.startswith("| task | items | chance | acc | acc_norm |")
-    right, calls = score_questions, []
+    right, calls = score, []
 
-    def stopping(*arguments):
+    def stopping(*arguments, **options):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return right(*arguments)
+        return right(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "score_questions", stopping)
-        assert score(model, tmp_path / "stopped") == 130
+        patch.setattr(evaluate, "score", stopping)
+        assert run(model, tmp_path / "stopped") == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert score(other, tmp_path / "stopped") == 2
+    assert run(other, tmp_path / "stopped") == 2
     assert "holds unfinished work of another model, other settings or files" in capsys.readouterr().err
-    assert score(model, tmp_path / "stopped") == 0
+    assert run(model, tmp_path / "stopped") == 0
     for name in ("report.json", "report.md"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     items = [json.loads(line) for line in (tmp_path / "stopped" / "items.jsonl").read_text("utf-8").splitlines()]
     assert len(items) == 18 and not (tmp_path / "stopped" / "work").exists()
     before = (tmp_path / "whole" / "report.json").read_bytes()
-    assert score(other, tmp_path / "whole") == 2
+    assert run(other, tmp_path / "whole") == 2
     assert "holds a finished evaluation, of" in capsys.readouterr().err
     assert (tmp_path / "whole" / "report.json").read_bytes() == before
     _compare(model, other, tmp_path, items, capsys)
 
 
 def _compare(model, other, tmp_path, items, capsys):
-    assert score(other, tmp_path / "other", "--against", str(tmp_path / "whole")) == 0
+    assert run(other, tmp_path / "other", "--against", str(tmp_path / "whole")) == 0
     assert "item by item" in capsys.readouterr().out
     report = json.loads((tmp_path / "other" / "report.json").read_text(encoding="utf-8"))
     theirs = sum(item["acc"] for item in items if item["task"] == "obqa") / 9
     assert report["rows"][0]["difference"][0] == pytest.approx(report["rows"][0]["acc"][0] - theirs)
-    assert score(other, tmp_path / "fewer", "--against", str(tmp_path / "whole"), tasks=("obqa",)) == 2
+    assert run(other, tmp_path / "fewer", "--against", str(tmp_path / "whole"), tasks=("obqa",)) == 2
     assert "--against" in capsys.readouterr().err
-    assert score(other, tmp_path / "fewer", "--against", str(tmp_path / "nothing")) == 2
+    assert run(other, tmp_path / "fewer", "--against", str(tmp_path / "nothing")) == 2
     assert "holds no finished evaluation: make one there" in capsys.readouterr().err
+
+
+def test_a_model_writes_its_answers_and_a_text_is_read_to_its_end(tmp_path, capsys):
+    model, out = tiny_folder(tmp_path / "a", 0), tmp_path / "out"
+    assert run(model, out, "--shots", "0", "--max-new-tokens", "4", "--stride", "8",
+               tasks=("gsm8k", "triviaqa", "text")) == 0
+    said = capsys.readouterr().out
+    assert "| task | items | chance | exact_match | last_number |" in said
+    assert "| task | items | bytes | bits_per_byte | byte_perplexity | word_perplexity |" in said
+    items = [json.loads(line) for line in (out / "items.jsonl").read_text("utf-8").splitlines()]
+    assert len(items) == 27 and {len(item["written"]) > 0 for item in items if "written" in item} <= {True, False}
+    (row,) = [row for row in json.loads((out / "report.json").read_text("utf-8"))["rows"]
+              if (row["task"], row["group"]) == ("text", "") and row["subject"] == ""]
+    nats, n_bytes = (sum(item.get(key, 0) for item in items) for key in ("nats", "bytes"))
+    assert row["bits_per_byte"][0] == pytest.approx(nats / n_bytes / math.log(2))
+    assert run(model, tmp_path / "no", "--shots", "0", "--max-new-tokens", "64", tasks=("gsm8k",)) == 2
+    assert "max_new_tokens 64 leave no room" in capsys.readouterr().err.replace("--max-new-tokens", "max_new_tokens")
+
+
+def test_the_table_of_texts_divides_all_nats_by_all_bytes_and_words():
+    documents = [{"task": "text", "subject": "", "nats": nats, "tokens": 9, "bytes": n_bytes, "words": n_words}
+                 for nats, n_bytes, n_words in ((6.0, 10, 2), (2.0, 6, 2))]
+    row = rows_of(documents, [{**one, "nats": one["nats"] + 1} for one in documents])[0]
+    assert row["bits_per_byte"][0] == pytest.approx(0.5 / math.log(2))
+    assert row["byte_perplexity"][0] == pytest.approx(math.exp(0.5))
+    assert row["word_perplexity"][0] == pytest.approx(math.exp(2.0))
+    assert row["difference"][0] == pytest.approx(-2 / 16 / math.log(2)) and (row["bytes"], row["tokens"]) == (16, 18)
+    one = rows_of(documents[:1])[0]
+    assert one["bits_per_byte"][1] is None and "± ?" in table([one])
+
+
+def test_a_question_that_stands_twice_is_told(capsys):
+    question = Question(("a",), ("b",), 0, "f:1")
+    evaluate.tell_repeated({"piqa": [question, question._replace(place="f:2"), question._replace(answers=("c",))]})
+    assert "piqa: 1 questions stand there again, as f:2 that is f:1" in capsys.readouterr().err
 
 
 def test_the_model_and_not_its_place_is_what_a_result_belongs_to():
@@ -160,7 +197,9 @@ def _table():
 
 
 MUTANTS = [
-    Mutant("evaluate", "theirs[i][\"acc\"]", "items[i][\"acc\"]", _table),
-    Mutant("evaluate", "sum(1 / len(", "sum(2 / len(", _table),
+    Mutant("benchmark_table", "exp(per_word), exp(per_word)", "exp(per_byte), exp(per_word)",
+           test_the_table_of_texts_divides_all_nats_by_all_bytes_and_words),
+    Mutant("benchmark_table", "[theirs[number] for number in numbers]", "mine", _table),
+    Mutant("benchmark_table", "sum(1 / len(", "sum(2 / len(", _table),
     Mutant("evaluate", "zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)",
            "zlib.crc32(bytes(tensor.shape), crc)", test_the_model_and_not_its_place_is_what_a_result_belongs_to)]

@@ -34,6 +34,15 @@ def test_files_without_a_header_have_the_columns_of_mmlu(tmp_path):
     assert row.fields == {"question": "Why?", "A": "1", "B": "2", "C": "3", "D": "4, 5", "answer": "B"}
 
 
+def test_empty_lines_and_files_that_a_system_hides_are_no_questions(tmp_path):
+    written(tmp_path / "piqa" / "val.csv", "goal,n\r\na,2\r\n\r\n")
+    written(tmp_path / "piqa" / "._val.csv", b"\xff\x00")
+    assert [row.fields for row in read_split(tmp_path, "piqa", ("val",))] == [{"goal": "a", "n": "2"}]
+    assert read_rows(written(tmp_path / "a.jsonl", "\n\r\n")) == read_rows(written(tmp_path / "b.csv", "")) == []
+    (row,) = read_rows(written(tmp_path / "c.txt", "It was.\r\nSo."))
+    assert row.fields == {"text": "It was.\r\nSo."}
+
+
 def test_labels_that_come_apart_are_put_in(tmp_path):
     path = written(tmp_path / "valid.jsonl", '{"goal": "a"}\n{"goal": "b", "label": 7}\n')
     written(tmp_path / "valid-labels.lst", "1\n0\n")
@@ -87,6 +96,12 @@ def test_the_first_split_that_is_there_is_read_in_its_first_form(tmp_path):
     ("a.jsonl", b'{"a": 1}\n{"b": "\xff"}', r":2: byte 0xff is not UTF-8"),
     ("a.csv", "question,A\na,b\nc\n", r":3: 1 cells, beginning with .*c.*: expected 2: question, A"),
     ("a.csv", 'question,A\n"a"b,c\n', r":2: no CSV"), ("a.csv", b"question\n\xe4\n", r":2: byte 0xe4 is not UTF-8"),
+    ("a.csv", "question,A,A\nx,y,z\n", r":1: two columns are called 'A'"),
+    ("a.csv", "question,A\nx," + "y" * (1 << 20) + "y\n", r":2: no CSV .field larger than field limit"),
+    ("a.jsonl", '{"a": 1, "a": 2}', r":1: field 'a' is given twice"), ("a.jsonl", "7\n", r":1: '7' is int"),
+    ("a.jsonl", '{"a": "' + "y" * (1 << 20) + '"}', r":1: a record of more than 1048576 bytes"),
+    ("a.json", '[{"a": 1}\n{"a": 2}]', r":1: a comma or the closing"), ("a.jsonl", "[" * 99999, r":1: the array is"),
+    ("a.jsonl", '{"data": [\n{"a": 1}]}', r":1: not JSON"), ("a.csv", b"\xff\xfea\0", r":1: byte 0xff is not UTF-8"),
     ("a.csv", "Why?,1,2\n", r":1: 3 cells, beginning with .*Why.*: expected 6: question, A, B, C, D, answer")])
 def test_a_hostile_file_is_one_line_with_its_name_and_line(tmp_path, name, content, told):
     with pytest.raises(ValueError, match=told) as error:

@@ -1,9 +1,12 @@
 """Laws of the benchmarks' forms: each row becomes the texts of its specification, and a bad one is named."""
 
+import json
+import math
+
 import pytest
 from benchmark_files import Row
 from benchmark_lookalikes import LANGUAGES, write_lookalikes
-from benchmark_tasks import SUBJECTS, TASKS, group_of, read_task
+from benchmark_tasks import SUBJECTS, TASKS, groups_of, read_task, title_of
 from mutants import Mutant
 
 ARC = {"question": {"stem": "Hot?", "choices": [{"text": "ice", "label": "1"}, {"text": "fire", "label": "2"},
@@ -29,7 +32,13 @@ ASKED = [  # task, row, texts before the answers, answers, the right one
     ("mmlu", {"question": "Why?", "choices": list("abcd"), "answer": 3}, "Why?\nA. a\nB. b\nC. c\nD. d\nAnswer:",
      list("ABCD"), 3),
     ("cmmlu", {**EXAM, "Question": "何故？", "question": None, "Answer": "A", "answer": None},
-     "何故？\nA. a\nB. b\nC. c\nD. d\n答案：", list("ABCD"), 0)]
+     "何故？\nA. a\nB. b\nC. c\nD. d\n答案：", list("ABCD"), 0),
+    ("gsm8k", {"question": "2 + 5?", "answer": "So.\n#### 7"}, ["Question: 2 + 5?\nAnswer:"], ["So.\n#### 7"], 0),
+    ("triviaqa", {"question": "Who", "answer": {"value": "Kim", "aliases": ["Kim", "kim!"]}},
+     ["Question: Who?\nAnswer:"], ["Kim", "kim!"], 0),
+    ("triviaqa", {"question": "Who", "answer": "Kim"}, ["Question: Who?\nAnswer:"], ["Kim"], 0),
+    ("mmlu", {**EXAM, "answer": 2.0}, "Why?\nA. a\nB. b\nC. c\nD. d\nAnswer:", list("ABCD"), 2),
+    ("text", {"page": " It was.\n"}, [" It was.\n"], [], 0)]
 
 
 def test_a_row_becomes_the_texts_that_its_benchmark_is_published_with():
@@ -46,18 +55,44 @@ def test_a_row_becomes_the_texts_that_its_benchmark_is_published_with():
     ("piqa", {"goal": "G", "sol1": " ", "sol2": "y", "label": 1}, "field 'sol1' is blank"),
     ("siqa", {"context": 1.5, "question": ["q"], "answerA": "a", "answerB": "b", "answerC": "c"},
      "field 'question' is '.*q.*': expected a text"),
-    ("hellaswag", {"endings": "a"}, "field 'endings' is 'a': expected a list of texts"),
+    ("hellaswag", {"endings": "a"}, "field 'endings' is 'a': expected a list of two texts"),
     ("hellaswag", {**HELLASWAG, "label": "2"}, "field 'label' is '2': expected one of 0, 1$"),
     ("winogrande", {"sentence": "No blank."}, "field 'sentence' is 'No blank.': expected a _"),
     ("arc_easy", {**HUB_ARC, "answerKey": "D"}, "field 'answerKey' is 'D': expected one of 1, 2, 3"),
     ("arc_easy", {**HUB_ARC, "choices": {"text": ["a"], "label": ["A", "B"]}}, "field 'choices' is .*as many labels"),
-    ("obqa", {"question_stem": "Q", "choices": None}, "field 'choices' is 'null': expected texts"),
+    ("obqa", {"question_stem": "Q", "choices": None}, "field 'choices' is 'null': expected two texts"),
     ("mmlu", {**EXAM, "answer": "E"}, "field 'answer' is 'E': expected one of A, B, C, D"),
-    ("mmlu", {**EXAM, "choices": ["a"]}, "field 'choices' is .*: expected 4 texts")])
+    ("mmlu", {**EXAM, "choices": ["a"]}, "field 'choices' is .*: expected 4 texts"),
+    ("mmlu", {**EXAM, "choices": ["a", "b", ["c"], "d"]}, "field 'choices' is .*c.*: expected a text"),
+    ("mmlu", {**EXAM, "subject": ["s"]}, "field 'subject' is .*s.*: expected a text"),
+    ("piqa", {"goal": math.nan, "sol1": "x", "sol2": "y", "label": 1}, "field 'goal' is 'NaN': expected a text"),
+    ("piqa", {"goal": "g", "sol1": "x", "sol2": "\ud800", "label": 1}, "field 'sol2' holds half a surrogate pair"),
+    ("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": math.nan}, "field 'label' is 'NaN': expected one of 0"),
+    ("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": True}, "field 'label' is 'true': expected one of 0, 1"),
+    ("hellaswag", {**HELLASWAG, "endings": ["one"]}, "field 'endings' is .*: expected a list of two texts"),
+    ("hellaswag", {**HELLASWAG, "endings": ["one", "[header]"]}, "field 'endings' is .*: expected a list of two"),
+    ("arc_easy", {**HUB_ARC, "choices": {"text": ["a"], "label": ["2"]}}, "field 'choices' is .*: expected two texts"),
+    ("arc_easy", {**HUB_ARC, "choices": {"text": ["a", "b"], "label": ["2", "2"]}}, "field 'choices'.*that differ"),
+    ("gsm8k", {"question": "q", "answer": "seven"}, "field 'answer' is 'seven': expected a text that ends in ####"),
+    ("triviaqa", {"question": "q", "answer": []}, "field 'answer' is .*: expected a text, a list of texts"),
+    ("triviaqa", {"question": "q"}, "field 'answer' is 'null': expected a text, a list of texts"),
+    ("text", {"text": "  "}, "field 'text' is blank: expected a text")])
 def test_a_bad_row_is_one_line_that_names_its_place_field_value_and_what_is_allowed(name, changed, told):
     with pytest.raises(ValueError, match=f"^f.jsonl:7: {told}") as error:
         TASKS[name].ask(Row(changed, "f.jsonl:7"))
     assert "\n" not in str(error.value)
+
+
+def test_one_file_alone_shows_no_question_its_own_answer(tmp_path):
+    row = {"goal": "G", "sol1": "x", "sol2": "y", "label": 1}
+    (tmp_path / "piqa.jsonl").write_text("".join(json.dumps({**row, "goal": f"G{i}"}) + "\n" for i in range(9)))
+    assert len(read_task(tmp_path, "piqa", 0)) == 9
+    with pytest.raises(ValueError, match="piqa: 0 examples for .*, fewer than --shots 2: give them, or --shots 0"):
+        read_task(tmp_path, "piqa", 2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "piqa.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="piqa: no question in a file of the split val or dev: name one so"):
+        read_task(tmp_path / "empty", "piqa")
 
 
 def test_examples_stand_in_front_with_their_answers_and_exams_say_what_they_are_about(tmp_path):
@@ -80,11 +115,17 @@ def test_examples_stand_in_front_with_their_answers_and_exams_say_what_they_are_
 
 
 def test_subjects_are_those_of_the_exams_with_their_groups():
-    counts = {name: sum(map(len, groups.values())) for name, groups in SUBJECTS.items()}
+    counts = {name: len(set().union(*groups.values())) for name, groups in SUBJECTS.items()}
     assert counts == {"mmlu": 57, "ceval": 52, "cmmlu": 67}
-    assert group_of("mmlu", "abstract_algebra") == ("STEM", "abstract algebra")
-    assert group_of("ceval", "law") == ("humanities", "法学")
-    assert group_of("mmlu", "my_own") == ("", "my own")
+    assert (groups_of("mmlu", "abstract_algebra"), title_of("mmlu", "abstract_algebra")) == (
+        ["STEM"], "abstract algebra")
+    assert (groups_of("ceval", "law"), title_of("ceval", "law")) == (["humanities"], "法学")
+    assert (groups_of("mmlu", "my_own"), title_of("mmlu", "my_own")) == ([""], "my own")
+    # of CMMLU's five groups one, what is particular to China, holds subjects of the others too
+    assert {name: len(subjects) for name, subjects in SUBJECTS["cmmlu"].items()} == {
+        "STEM": 17, "humanities": 13, "social science": 22, "other": 15, "China specific": 15}
+    assert groups_of("cmmlu", "ancient_chinese") == ["social science", "China specific"]
+    assert title_of("cmmlu", "agronomy") == "农学"
 
 
 def _mutant(old, new, law):
