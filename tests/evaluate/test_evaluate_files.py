@@ -118,4 +118,4 @@ def splits(tmp_path=None):
 
 
 MUTANTS = [Mutant("benchmark_files", "    for split in splits:\n", "    for split in splits[:1]:\n", splits),
-           Mutant("benchmark_files", '(".jsonl", ".json", ".parquet", ".csv")', '(".csv", ".jsonl")', splits)]
+           Mutant("benchmark_files", '(".jsonl", ".json", ".parquet", ".csv", ".txt")', '(".csv", ".jsonl")', splits)]
