@@ -1,7 +1,8 @@
-"""Other ways to learn from the tour's feedback: best of n, expert iteration, a written rule, DPO, chain of hindsight.
+"""Other ways to learn from the tour's feedback: best of n, expert iteration, a written rule, DPO, chain of hindsight,
+GRPO, RLOO.
 
 All start from the tour's tuned model, with the reward model and the pairs that PPO has, and are held to the same exam.
-The chain of the tour comes first, then three minutes more; the report in --out has the picture. What was trained is
+The chain of the tour comes first, then five minutes more; the report in --out has the picture. What was trained is
 kept there, so that a run that was stopped goes on.
 """
 
@@ -9,6 +10,7 @@ import copy
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -29,6 +31,7 @@ from minillama.backends import use_kernels
 from minillama.checkpoint.pth import read_plain
 from minillama.evaluate.exam import examine, prompts_of
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
+from minillama.rlhf.grpo import GRPO, RLOO
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.system.files import atomic_write
 from minillama.tour.report import caption, section
@@ -53,8 +56,8 @@ def kind_and_in_steps(text):
 
 def alternatives_stage(report, model, tokenizer, feedback, reward_model, penalized):
     """Every way trained and examined -> {name: [(kl, score, measured, distinct), ...]}, last the one it ends with."""
-    report.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight "
-               "(lessons/other_feedback.py)")
+    report.say("  other ways: best of n, expert iteration, a rule, DPO, chain of hindsight, GRPO, "
+               "RLOO (lessons/other_feedback.py, minillama/rlhf/grpo.py)")
     task = use_kernels(model, "torch"), reward_model, tokenizer, feedback, report.config.seed
     ways = {"PPO": [row_of(penalized.after)]}
     settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(PENALIZED)}
@@ -178,6 +181,14 @@ def ppo_on_a_rule(model, reward_model, tokenizer, feedback, seed):
     yield examined(policy, model, reward_model, tokenizer, feedback)
 
 
+def ppo_without_values(learner, model, reward_model, tokenizer, feedback, seed):
+    """GRPO or RLOO with PPO's settings and as many answers, four to each question."""
+    policy = copy.deepcopy(model).requires_grad_(True)
+    config = replace(PENALIZED, seed=seed, max_new_tokens=feedback.max_new_tokens)
+    train_ppo(policy, reward_model, tokenizer, feedback.practice, config, progress=False, learner=learner)
+    yield examined(policy, model, reward_model, tokenizer, feedback)
+
+
 def examined(policy, model, reward_model, tokenizer, feedback, asked_with=None):
     """The exam that PPO sat, as a row."""
     return row_of(examine(policy.eval(), model, reward_model, tokenizer, feedback.asked, feedback.watched,
@@ -185,7 +196,8 @@ def examined(policy, model, reward_model, tokenizer, feedback, asked_with=None):
 
 
 WAYS = {"best of n": best_of_n, "expert iteration": expert_iteration, "DPO": dpo,
-        "chain of hindsight": chain_of_hindsight, "rule": ppo_on_a_rule}
+        "chain of hindsight": chain_of_hindsight, "rule": ppo_on_a_rule,
+        "GRPO": partial(ppo_without_values, GRPO), "RLOO": partial(ppo_without_values, RLOO)}
 
 
 def alternatives_page(ways, start, history):
@@ -213,7 +225,8 @@ def alternatives_page(ways, start, history):
         "Best of n writes several answers and shows the one that the reward model likes best; nothing is learned. "
         "Expert iteration tunes the model on such answers, in rounds. DPO learns from the pairs themselves, without a "
         "reward model. Chain of hindsight reads good and bad answers under their names, and is asked for a good one. "
-        "The rule pays for friendly words and steps instead of votes.",
+        "The rule pays for friendly words and steps instead of votes. GRPO and RLOO are PPO without a value model: "
+        "four answers to one question are held against each other.",
         svg(picture, words),
         caption(f"The faint line is PPO's path (at most {max(row['kl'] for row in history):.1f} nats on the way). "
                 f"Score: {words}. Before: {start[1]:+.2f}." + (f" Hidden quality: {truth}." if truth else "")

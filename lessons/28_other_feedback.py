@@ -94,7 +94,9 @@ print(f"best of 4: judge {exact:.3f} exactly, {sampled:.3f} sampled; "
 #   pair, each under its name (`Good:`, `Bad:`), and is asked for a good one; here that
 #   comes to the same, for a table would keep a row for each name.
 # * *DPO*: make the preferred likelier, the other less likely, without a judge.
-# * *Policy gradient*, what PPO does, here without noise.
+# * *Policy gradient*, what PPO does, here without noise. *RLOO* and *GRPO* do it too,
+#   without PPO's value model: several answers to one question are held against each
+#   other (`rlhf/grpo.py`; `ppo --algorithm`).
 #
 # The judge may be people, a *rule* as here, or another model (*AI feedback*): it is all
 # one to them. The dotted curve is the most that anyone can get for a nat,

@@ -17,9 +17,10 @@ from minillama.cli.model_arguments import add_template, load_from_args, opened, 
 from minillama.cli.tuning_commands import save
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.evaluate.diagnosis import diagnose_reward, summary
-from minillama.evaluate.exam import answer_tokens, answer_tokens_in, prompts_of, split_prompts
+from minillama.evaluate.exam import answer_tokens, answer_tokens_in, prompts_of, split_by_prompt, split_prompts
 from minillama.peft.lora import LoRAConfig, add_lora
-from minillama.rlhf.preferences import read_pairs, read_prompts, split_by_prompt
+from minillama.rlhf.grpo import LEARNERS
+from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.rlhf.pretraining_mix import check_mixing
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import sample_answers
@@ -48,14 +49,16 @@ def add_reward(commands):
 
 
 def add_ppo(commands):
-    """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--method full|lora] [--check] and the fields of
-    PPOConfig."""
+    """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--algorithm ppo|grpo|rloo] [--method full|lora]
+    [--check] and the fields of PPOConfig."""
     ppo = flags.command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
     ppo.add_argument("--prompts", required=True, metavar="FILE", help="JSONL with prompt; a file of pairs will do")
     ppo.add_argument("--out", required=True, metavar="DIR", help="for the model (full) or the adapter (lora)")
     add_template(ppo, "question_answer")
+    ppo.add_argument("--algorithm", choices=LEARNERS, default="ppo", help="grpo and rloo have no value model, and four "
+                     "--answers to each question (default: %(default)s)")
     ppo.add_argument("--method", choices=("full", "lora"), default="full", help="default: %(default)s")
     flags.add_fields(ppo, LoRAConfig, rank="of the adapter")
     ppo.add_argument("--pretraining-text", nargs="+", metavar="FILE", help="text mixed into the learning, so that "
@@ -140,7 +143,8 @@ def run_ppo(arguments):
                                                        read_documents(arguments.pretraining_text), tokenizer)
     facts = flags.facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora"))
     history = train_ppo(model, reward_model, tokenizer, practice, config, template, folder=folder,
-                        resume=arguments.resume, pretraining_text=text, end_id=end, facts=facts, asked=asked)
+                        resume=arguments.resume, pretraining_text=text, end_id=end, facts=facts, asked=asked,
+                        learner=LEARNERS[arguments.algorithm])
     if not arguments.check:
         save(model, tokenizer, arguments)
     print(f"{out}: {summary(history, len(asked))}", file=sys.stderr)

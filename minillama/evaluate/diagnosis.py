@@ -4,6 +4,7 @@ The bounds are rules of thumb, not laws. They stand where runs on several little
 not; each says what it looks at.
 """
 
+import math
 import sys
 
 import torch
@@ -26,7 +27,16 @@ def describe(experience):
     return {"score": experience.score_B.mean().item(), "kl": kl_BA.sum(-1).mean().item(),
             "length": mask_BA.sum(-1).double().mean().item(),
             "ended": experience.rollout.ended_B.double().mean().item(),
-            "explained_variance": ppo.explained_variance(experience.values_BA, experience.returns_BA, mask_BA)}
+            "explained_variance": explained_variance(experience.values_BA, experience.returns_BA, mask_BA)}
+
+
+@torch.no_grad()
+def explained_variance(values_BT, returns_BT, mask_BT):
+    """1 - Var(R - V) / Var(R): 1 for a perfect value head, 0 for a constant, below 0 for one worse
+    than a constant; NaN if all returns are equal, when there is nothing to explain."""
+    left = ppo.masked_variance(returns_BT - values_BT, mask_BT)
+    total = ppo.masked_variance(returns_BT, mask_BT)
+    return (1.0 - left / total).item() if total > 0 else math.nan
 
 
 def diagnose(history, config):

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from minillama.bounds import check
 from minillama.rlhf.ppo import kl_estimate, punish_missing_eos
 from minillama.rlhf.preferences import read_pairs
 from minillama.rlhf.reward_model import pair_accuracy
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers, with_prompts
-from minillama.train.data import question_held_out
+from minillama.train.data import FRACTION, question_held_out
 from minillama.train.sequence_loss import encode_segments
 from minillama.train.templates import question_answer
 
@@ -59,8 +60,20 @@ def prompts_of(questions, tokenizer, template=question_answer):
     return [encode_segments(template(question), tokenizer).tokens for question in questions]
 
 
+def split_by_prompt(pairs, fraction):
+    """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
+    check("held_out_fraction", fraction, float, FRACTION)
+    parts = [], []
+    for pair in pairs:
+        parts[question_held_out(pair.prompt, fraction)].append(pair)
+    if not all(parts):
+        raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at a "
+                         f"held-out fraction of {fraction}: give more prompts or another fraction")
+    return parts
+
+
 def split_prompts(prompts, fraction):
-    """(to practise, to be asked in exams, at most 128), by the hash of `preferences.split_by_prompt`. Of prompts too
+    """(to practise, to be asked in exams, at most 128), by the hash of `split_by_prompt`. Of prompts too
     few for two sides all are practised, and a line on stderr says so."""
     parts = [], []
     for prompt in prompts:
@@ -100,6 +113,20 @@ def order_in_truth(chosen, rejected, pairs, quality):
     labelled_well, unequal = better > worse, better != worse
     high, low = torch.where(labelled_well, chosen, rejected), torch.where(labelled_well, rejected, chosen)
     return pair_accuracy(high[unequal], low[unequal])
+
+
+def verdict(chosen, rejected, feedback):
+    """(expected, got, passed, (label ceiling, accuracy in truth) or ()) for a reward model's scores of unseen pairs."""
+    accuracy, n = pair_accuracy(chosen, rejected), len(chosen)
+    if feedback.truth is None:
+        chance = 0.5 + n**-0.5  # two standard errors of a coin
+        return (f"more than a coin and two standard errors ({chance:.3f})", f"{accuracy:.3f} of {n} unseen pairs",
+                accuracy > chance, ())
+    ceiling = label_ceiling(feedback.held_out, feedback.truth)
+    true = order_in_truth(chosen, rejected, feedback.held_out, feedback.truth)
+    return (f"0.92 or more of unseen pairs in the order of the truth; of the noisy labels at most 0.03 fewer than a "
+            f"judge who knew the truth ({ceiling:.3f})", f"{true:.3f} in truth, {accuracy:.3f} by the labels, of {n}",
+            true >= 0.92 and accuracy > ceiling - 0.03, (ceiling, true))
 
 
 def _qualities(pairs, quality):

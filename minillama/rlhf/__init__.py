@@ -1,7 +1,8 @@
-"""Learning from feedback: preferences, a reward model, PPO and DPO.
+"""Learning from feedback: preferences, a reward model, PPO, GRPO, RLOO and DPO.
 
 `train_reward` turns pairs of answers into a reward model; `train_ppo` improves a policy by it: `rollout` samples
-answers, `experience` and `gae` judge each token, `ppo` is the loss. `dpo` needs no reward model. Read `ppo` first.
+answers, `experience` and `gae` judge each token, `ppo` is the loss. `grpo` needs no value model, `dpo` no reward
+model. Read `ppo` first.
 """
 
 FLOOR = 5  # imports from its own floor or a lower one

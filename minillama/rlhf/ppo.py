@@ -182,15 +182,6 @@ def entropy(logits_BTV, mask_BT):
     return torch.special.entr(probabilities_NV).sum(-1).mean()
 
 
-@torch.no_grad()
-def explained_variance(values_BT, returns_BT, mask_BT):
-    """1 - Var(R - V) / Var(R): 1 for a perfect value head, 0 for a constant, below 0 for one worse
-    than a constant; NaN if all returns are equal, when there is nothing to explain."""
-    left = masked_variance(_blank(returns_BT, mask_BT) - _blank(values_BT, mask_BT), mask_BT)
-    total = masked_variance(returns_BT, mask_BT)
-    return (1.0 - left / total).item() if total > 0 else math.nan
-
-
 def _ratio(log_prob_BT, old_log_prob_BT, mask_BT):
     return (_blank(log_prob_BT, mask_BT) - _blank(old_log_prob_BT, mask_BT).detach()).exp()
 

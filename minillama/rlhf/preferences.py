@@ -5,8 +5,6 @@ import random
 from itertools import combinations
 from typing import NamedTuple
 
-from minillama.bounds import check
-from minillama.train.data import FRACTION, question_held_out
 from minillama.train.records import json_values, text_field
 
 
@@ -46,18 +44,6 @@ def thread_pairs(thread, most=10, seed=0):
         rng = random.Random(f"pairs {seed} {thread.question}")
         pairs = sorted(pairs, key=lambda _: rng.random())[:most]
     return pairs
-
-
-def split_by_prompt(pairs, fraction):
-    """(train, held-out): all pairs of a prompt on the side that a hash of the prompt chooses."""
-    check("held_out_fraction", fraction, float, FRACTION)
-    parts = [], []
-    for pair in pairs:
-        parts[question_held_out(pair.prompt, fraction)].append(pair)
-    if not all(parts):
-        raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at a "
-                         f"held-out fraction of {fraction}: give more prompts or another fraction")
-    return parts
 
 
 def read_pairs(path):

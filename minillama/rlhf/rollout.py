@@ -43,6 +43,19 @@ class Rollout:
                 zip(self.answers_BA.tolist(), kept_B.tolist(), strict=True)]
 
 
+def batch_of(n_questions, iteration, config):
+    """Places of an iteration's questions, one for each answer: each is asked once before one is asked again, in an
+    order of the seed, and then so often in a row as it gets `answers`."""
+    if n_questions < 1:
+        raise ValueError("no question given: PPO needs prompts to answer")
+    answers = config.answers or 1
+    asked = config.batch_size // answers
+    places = range(iteration * asked, (iteration + 1) * asked)
+    orders = {turn: torch.randperm(n_questions, generator=torch.Generator().manual_seed(config.seed + turn)).tolist()
+              for turn in {place // n_questions for place in places}}
+    return [orders[place // n_questions][place % n_questions] for place in places for _ in range(answers)]
+
+
 def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed=0):
     """One answer to each prompt (a list of ids), sampled with a KV cache from the whole distribution: a `Rollout`.
 

@@ -24,7 +24,7 @@ from minillama.rlhf import ppo
 from minillama.rlhf.experience import make_experience, value_model_of
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
-from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
+from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
@@ -41,7 +41,8 @@ class PPOConfig:
     source is named, but for beta's own three: a tenth of its answers are all that a run of minutes has."""
 
     iterations: int = number(30, 1, MOST)  # rounds of sampling and learning
-    batch_size: int = number(64, 1, MOST)  # questions of a round, one answer each
+    batch_size: int = number(64, 1, MOST)  # answers of a round
+    answers: int | None = number(None, 1, MOST)  # of them to each question; None: as the `learner` wants
     max_new_tokens: int = number(64, 1, MOST)  # an answer without EOS by then is cut off
     temperature: float = number(1.0, 1e-3, 1e3)  # of sampling and of scoring alike
     epochs: int = number(4, 1, 1000)  # times that each batch is learned
@@ -66,8 +67,9 @@ class PPOConfig:
 
     def __post_init__(self):
         check_config(self)
-        if self.batch_size % self.minibatches:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of {self.minibatches} minibatches")
+        for name in ("minibatches", "answers"):
+            if self.batch_size % (getattr(self, name) or 1):
+                raise ValueError(f"batch_size {self.batch_size} is no multiple of {getattr(self, name)} {name}")
         if self.batch_size >= 5 * self.kl_horizon:  # beta changes by up to a fifth in so many answers: never below 0
             raise ValueError(f"kl_horizon {self.kl_horizon} is too short for batch_size {self.batch_size}: from "
                              f"{self.batch_size / 4:g} on")
@@ -85,16 +87,20 @@ class PPO:
 
     policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and only
     that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a `RewardModel`, or any rule.
-    value: an `experience.ValueModel`. Nothing drops out: the policy that learns has to be the one that sampled.
+    value: an `experience.ValueModel`; None for learners that guess none (`grpo`). Nothing drops out: the policy that
+    learns has to be the one that sampled.
     """
 
+    answers, guesses_values = 1, True  # to each question, unless told; whether there is a value model
+
     def __init__(self, policy, score, value, config):
-        self.policy, self.score, self.value = policy.eval(), score, value.eval()
-        self.config = config = with_rates(config, policy.config.dim)
+        self.policy, self.score, self.value = policy.eval(), score, value and value.eval()
+        config = with_rates(config, policy.config.dim)
+        self.config = config = replace(config, answers=config.answers or self.answers)
         self.reference = Reference(policy)
         options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
-        self.value_optimizer = AdamW(value.parameters(), config.value_lr, **options)
+        self.value_optimizer = value and AdamW(value.parameters(), config.value_lr, **options)
         self.kl_coefficient, self.iteration = config.kl_coefficient, 0
 
     def advance(self, prompts, eos_id, other_loss=None):
@@ -104,7 +110,9 @@ class PPO:
         """
         config, seed = self.config, self.config.seed * 1_000_003 + self.iteration
         rate = 1 - self.iteration / config.iterations
-        self.policy_optimizer.lr, self.value_optimizer.lr = rate * config.lr, rate * config.value_lr
+        self.policy_optimizer.lr = rate * config.lr
+        if self.value:
+            self.value_optimizer.lr = rate * config.value_lr
         rollout = sample_answers(self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)
         experience = self.judge(rollout)
         metrics = {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient, **describe(experience),
@@ -120,9 +128,12 @@ class PPO:
         """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
         score_B = ppo.punish_missing_eos(self.score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B,
                                          self.config.missing_eos_score)
-        return make_experience(rollout, score_B, self.log_probs(self.policy, rollout),
-                               self.reference_log_probs(rollout), self.value(rollout), self.kl_coefficient,
-                               self.config.gamma, self.config.lam)
+        return self.weigh(rollout, score_B, self.log_probs(self.policy, rollout), self.reference_log_probs(rollout))
+
+    def weigh(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+        """The experience, its advantages by GAE."""
+        return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.value(rollout),
+                               self.kl_coefficient, self.config.gamma, self.config.lam)
 
     def log_probs(self, model, rollout):
         return log_probs_of(answer_logits(model, rollout, self.config.temperature), rollout)
@@ -165,31 +176,43 @@ class PPO:
             old_kl = ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item()
         if not first and (config.old_kl and old_kl > 1.5 * config.old_kl or ratios_N.mean() > config.mean_ratio):
             return None
-        advantages_BA = experience.advantages_BA
-        loss = ppo.policy_loss(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip)
+        loss = self.policy_loss(log_prob_BA, experience)
         _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
-        value_loss = ppo.value_loss(self.value(rollout), experience.values_BA, experience.returns_BA, mask_BA,
-                                    config.value_clip)
-        _step(self.value_optimizer, value_loss, config.clip_norm)
+        values = self.learn_values(experience)
         with torch.no_grad():
             other = {} if other_loss is None else {"other_loss": other_loss.item()}
-            return {**other, "policy_loss": loss.item(), "value_loss": value_loss.item(),
-                    "clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip),
-                    "approx_kl": old_kl,
+            clipped = ppo.clip_fraction(log_prob_BA, old_BA, experience.advantages_BA, mask_BA, config.clip)
+            return {**other, "policy_loss": loss.item(), **values, "clip_fraction": clipped, "approx_kl": old_kl,
                     "entropy": ppo.entropy(logits_BAV.detach(), mask_BA).item(),
                     "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}
 
+    def policy_loss(self, log_prob_BA, experience):
+        """The clipped loss, averaged over tokens."""
+        return ppo.policy_loss(log_prob_BA, experience.log_prob_BA, experience.advantages_BA,
+                               experience.rollout.answer_mask_BA, self.config.clip)
+
+    def learn_values(self, experience):
+        """One step of the value model -> {"value_loss": before it}."""
+        loss = ppo.value_loss(self.value(experience.rollout), experience.values_BA, experience.returns_BA,
+                              experience.rollout.answer_mask_BA, self.config.value_clip)
+        _step(self.value_optimizer, loss, self.config.clip_norm)
+        return {"value_loss": loss.item()}
+
     def state_dict(self):
         """All that a continued run needs. The reference is not in it: it is the policy that the run was given."""
-        return {"policy": self.policy.state_dict(), "value": self.value.state_dict(), "iteration": self.iteration,
-                "policy_optimizer": self.policy_optimizer.state_dict(), "kl_coefficient": self.kl_coefficient,
-                "value_optimizer": self.value_optimizer.state_dict()}
+        return {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient,
+                **{name: part.state_dict() for name, part in self.parts().items()}}
 
     def load_state_dict(self, state):
         """Go on from a saved run."""
-        for name in ("policy", "value", "policy_optimizer", "value_optimizer"):
-            getattr(self, name).load_state_dict(state[name])
         self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+
+    def parts(self):
+        """{name: what learns, and its optimizer}."""
+        names = ("policy", "policy_optimizer", "value", "value_optimizer")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def _step(optimizer, loss, clip_norm):
@@ -200,7 +223,8 @@ def _step(optimizer, loss, clip_norm):
 
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
-              folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None, asked=()):
+              folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None, asked=(),
+              learner=PPO):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
     template(question) gives the segments of the prompt; end_id (None: the tokenizer's eos) ends an answer. watch:
@@ -210,12 +234,14 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     asked: questions that are none of `questions`; now and then "held_out_score" and "held_out_kl" of the
     answers to them are measured, and the policy ends as it was at its best by them (`best_policy`); (): as it ends.
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. folder: where the run is kept; resume=True goes on from it, bit for
-    bit, given the same policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`:
-    from where the run stands, the rates follow the line of the new number. facts: {name: plain value} of more that
-    must be the same. A request to stop ends the iteration, saves and raises as in `pretrain`.
+    `config.pretraining_weight`. learner: `PPO`, or another of `grpo.LEARNERS`. folder: where the run is kept;
+    resume=True goes on from it, bit for bit, given the same policy as at the start. Of the settings `checkpoint_every`
+    may differ then, and `iterations`: from where the run stands, the rates follow the line of the new number. facts:
+    {name: plain value} of more that must be the same. A request to stop ends the iteration, saves and raises as in
+    `pretrain`.
     """
-    ppo_of_run = PPO(policy, reward_model, value_model_of(reward_model), config)
+    value = value_model_of(reward_model) if learner.guesses_values else None
+    ppo_of_run = learner(policy, reward_model, value, config)
     run = PPORun(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked)
     history = run.train(resume, progress)
     run.best.put_back()
@@ -236,6 +262,7 @@ class PPORun(ResumableRun):
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
         judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
+        judge["algorithm"] = type(ppo).__name__.lower()
         signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
         super().__init__(ppo.config, folder, signature, ppo.config.iterations)
 
@@ -263,14 +290,3 @@ class PPORun(ResumableRun):
         """What a new number of iterations makes of the learning rates."""
         last, now = max(0, 1 - (self.step - 1) / before), 1 - self.step / self.end
         return f"the learning rates go from {last:.0%} to {now:.0%} of --lr and --value-lr"
-
-
-def batch_of(n_questions, iteration, config):
-    """Places of an iteration's questions: each is asked once before one is asked again, in an order of the seed."""
-    if n_questions < 1:
-        raise ValueError("no question given: PPO needs prompts to answer")
-    first = iteration * config.batch_size
-    places = range(first, first + config.batch_size)
-    orders = {turn: torch.randperm(n_questions, generator=torch.Generator().manual_seed(config.seed + turn)).tolist()
-              for turn in {place // n_questions for place in places}}
-    return [orders[place // n_questions][place % n_questions] for place in places]

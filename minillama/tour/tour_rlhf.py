@@ -16,7 +16,7 @@ from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
 from minillama.evaluate.diagnosis import diagnose, diagnose_reward
-from minillama.evaluate.exam import Exam, examine, label_ceiling, order_in_truth, prompts_of
+from minillama.evaluate.exam import Exam, examine, prompts_of, verdict
 from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.reward_model import pair_accuracy
@@ -109,20 +109,6 @@ def reward_stage(report, model, tokenizer, feedback):
         report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned))
     report.pages.append(reward_page(chosen.tolist(), rejected.tolist(), pair_accuracy(chosen, rejected), *ceiling))
     return reward_model
-
-
-def verdict(chosen, rejected, feedback):
-    """(expected, got, passed, (label ceiling, accuracy in truth) or ()) for a reward model's scores of unseen pairs."""
-    accuracy, n = pair_accuracy(chosen, rejected), len(chosen)
-    if feedback.truth is None:
-        chance = 0.5 + n**-0.5  # two standard errors of a coin
-        return (f"more than a coin and two standard errors ({chance:.3f})", f"{accuracy:.3f} of {n} unseen pairs",
-                accuracy > chance, ())
-    ceiling = label_ceiling(feedback.held_out, feedback.truth)
-    true = order_in_truth(chosen, rejected, feedback.held_out, feedback.truth)
-    return (f"0.92 or more of unseen pairs in the order of the truth; of the noisy labels at most 0.03 fewer than a "
-            f"judge who knew the truth ({ceiling:.3f})", f"{true:.3f} in truth, {accuracy:.3f} by the labels, of {n}",
-            true >= 0.92 and accuracy > ceiling - 0.03, (ceiling, true))
 
 
 def ppo_stage(report, model, reward_model, tokenizer, feedback):

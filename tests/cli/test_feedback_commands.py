@@ -12,8 +12,9 @@ from test_preferences import write_pairs
 
 from minillama.checkpoint import load_model
 from minillama.corpus import forum
+from minillama.evaluate.exam import split_by_prompt
 from minillama.generate import generate_text
-from minillama.rlhf.preferences import Pair, read_prompts, split_by_prompt, thread_pairs
+from minillama.rlhf.preferences import Pair, read_prompts, thread_pairs
 from minillama.rlhf.reward_file import load_reward
 from minillama.sampling import Sampling
 
@@ -99,6 +100,20 @@ def test_a_check_writes_no_run_and_says_what_it_found(model_folder, reward_folde
     assert "of the first answers were cut off at 6 tokens" in err, "the model was never taught to stop"
     assert not out.exists() or not [path for path in out.rglob("*") if path.suffix in (".jsonl", ".pt", ".pth", ".bin")]
     assert run(capsys, *words)[0] == 0, "the run itself may follow in the same folder"
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_ppo_learns_without_a_value_model_where_it_is_told_so(algorithm, model_folder, reward_folder, pairs_file,
+                                                             tmp_path, capsys):
+    words = ("ppo", "--model", model_folder, "--reward", reward_folder, "--prompts", pairs_file, "--out",
+             tmp_path / "out", *FEW, "--algorithm", algorithm)
+    code, _, err = run(capsys, *words, "--answers", 1)
+    assert code == 2 and "answers is 1: a group needs two or more" in err
+    assert run(capsys, *words)[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all("value_loss" not in row for row in rows)
+    code, _, err = run(capsys, *words[:-1], "ppo", "--answers", 4, "--resume")
+    assert code == 2 and "use --algorithm " + algorithm in err
 
 
 def test_ppo_mixes_the_users_text_in(model_folder, reward_folder, pairs_file, tmp_path, capsys):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mutants import Mutant
 
+from minillama.evaluate.diagnosis import explained_variance
 from minillama.rlhf.ppo import (
     clip_fraction,
     entropy,
-    explained_variance,
     masked_mean,
     masked_variance,
     policy_loss,
@@ -241,8 +241,9 @@ MUTANTS = [
     # what to watch
     plant("advantages_BT < ratio_BT * advantages_BT", "advantages_BT != ratio_BT * advantages_BT", CLIPPED),
     plant("logits_BTV[mask_BT]", "logits_BTV", test_entropy_is_that_of_the_definition),
-    plant("_blank(returns_BT, mask_BT) - _blank(values_BT, mask_BT), mask_BT)", "_blank(values_BT, mask_BT), mask_BT)",
-          test_explained_variance_is_that_of_the_definition),
-    plant("(1.0 - left / total)", "(left / total)", test_explained_variance_is_that_of_the_definition),
+    Mutant("minillama.evaluate.diagnosis", "(returns_BT - values_BT, mask_BT)", "(values_BT, mask_BT)",
+           test_explained_variance_is_that_of_the_definition),
+    Mutant("minillama.evaluate.diagnosis", "(1.0 - left / total)", "(left / total)",
+           test_explained_variance_is_that_of_the_definition),
 ]
 # fmt: on

@@ -12,8 +12,8 @@ from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora, remove_lora
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.reward_model import RewardModel
-from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPO, PPOConfig, batch_of, train_ppo
+from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.train_ppo import PPO, PPOConfig, train_ppo
 from minillama.transformer import Transformer
 
 QUESTIONS = ["a?", "what is b?", "c", "dd", "who?"]
@@ -251,8 +251,8 @@ MUTANTS = [
            law(test_before_the_first_update_every_ratio_is_exactly_one, False)),
     Mutant("minillama.rlhf.train_ppo", "< RATIO_TOLERANCE", "< 1e9",
            test_a_policy_that_is_not_the_one_that_sampled_is_found_out),
-    Mutant("minillama.rlhf.train_ppo", "log_prob_BA, old_BA, advantages_BA, mask_BA, config.clip)\n        _step",
-           "log_prob_BA, old_BA, -advantages_BA, mask_BA, config.clip)\n        _step",
+    Mutant("minillama.rlhf.train_ppo", "experience.log_prob_BA, experience.advantages_BA",
+           "experience.log_prob_BA, -experience.advantages_BA",
            test_the_first_gradient_is_that_of_the_policy_gradient_theorem),
     Mutant("minillama.rlhf.train_ppo", "metrics[\"kl\"], config.kl_target", "config.kl_target, config.kl_target",
            test_the_kl_penalty_adapts_to_the_target_by_the_published_rule),
@@ -260,7 +260,7 @@ MUTANTS = [
            test_the_kl_penalty_adapts_to_the_target_by_the_published_rule),
     Mutant("minillama.rlhf.train_ppo", "rollout.ended_B,", "rollout.ended_B | True,",
            test_an_answer_without_end_gets_the_fixed_score),
-    Mutant("minillama.rlhf.train_ppo", "place % n_questions", "0 * place", lambda:
+    Mutant("minillama.rlhf.rollout", "place % n_questions", "0 * place", lambda:
            test_every_question_is_asked_once_before_one_is_asked_again()),
     Mutant("minillama.rlhf.train_ppo", "1 - self.iteration / config", "1 - 0 * self.iteration / config",
            test_the_rate_falls_to_zero_in_a_straight_line),

@@ -9,8 +9,8 @@ from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_run, prompts, trained
 
-from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPOConfig, PPORun, batch_of, with_rates
+from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.train_ppo import PPOConfig, PPORun, with_rates
 
 
 def test_the_defaults_are_those_of_the_published_program():

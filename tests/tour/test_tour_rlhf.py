@@ -9,7 +9,7 @@ from mutants import Mutant
 import minillama.tour.tour_rlhf
 from minillama.config import ModelConfig
 from minillama.corpus import forum
-from minillama.evaluate.exam import Exam
+from minillama.evaluate.exam import Exam, verdict
 from minillama.rlhf.preferences import Pair
 from minillama.tokenizer import train_bpe
 from minillama.tour.tour import TourConfig, TourReport
@@ -22,7 +22,6 @@ from minillama.tour.tour_rlhf import (
     pairs_of,
     prompts_of,
     questions_of,
-    verdict,
 )
 from minillama.transformer import Transformer
 
