@@ -192,6 +192,6 @@ def mean_quality(folder, questions):
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.preferences", "question_held_out(pair.prompt,", "question_held_out(str(len(parts[0])),",
+    Mutant("minillama.evaluate.exam", "question_held_out(pair.prompt,", "question_held_out(str(len(parts[0])),",
            test_all_pairs_of_a_prompt_are_on_one_side),
 ]
