@@ -18,11 +18,12 @@ from minillama.kv_cache import KVCache
 class Ours:
     """Our model, with the compiled engine for single tokens where one is wanted."""
 
-    def __init__(self, model, room, engine=False):
+    def __init__(self, model, room, engine=False, cache_dtype=None):
         self.model, self.room, self.engine = model, room, Engine(model) if engine else None
+        self.cache_dtype = cache_dtype or model.tok_embeddings.weight.dtype
 
     def read(self, ids):
-        self.cache = KVCache(self.model.config, 1, self.room, self.model.tok_embeddings.weight.dtype)
+        self.cache = KVCache(self.model.config, 1, self.room, self.cache_dtype)
         return int(prefill(self.model, torch.tensor([ids]), self.cache).argmax())
 
     def step(self, token):

@@ -5,11 +5,15 @@ Each new token reads every weight once (all but the embedding table), so decodin
 weights can be read: that is the limit, by a sum over the same weights in fp32, in the same rounds. The peers' calls are
 theirs alone, without the loop that a user's program has around them. With one thread times are CPU time, so that other
 programs on the machine cost little; with more they are the wall's, and worth something on an idle machine alone.
+
+Far into a text the keys and values of what was read are a good part of those bytes: --position says how far, and
+--cache-dtype how ours are kept. llama.cpp keeps them in float16.
 """
 
 import copy
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import _rounds  # first: it speaks to OpenMP before torch loads
@@ -59,12 +63,15 @@ def in_form(model, form):
     return use_kernels(other, "cpu", activations)
 
 
-def bytes_of_a_token(model):
-    """Bytes of the weights that a step reads: all but the embedding table, unless the head is that table."""
+def bytes_of_a_token(model, position, cache_dtype):
+    """Bytes that a step reads: the weights, all but the embedding table, unless the head is that table; and the keys
+    and values of all tokens before it."""
     table = model.tok_embeddings
     modules = [module for module in model.modules() if module is not table or model.config.tie_embeddings]
-    return sum(tensor.nbytes for module in modules for tensor in
-               (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+    weights = sum(tensor.nbytes for module in modules for tensor in
+                  (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+    c = model.config
+    return weights + 2 * c.n_layers * c.n_kv_heads * c.head_dim * position * cache_dtype.itemsize
 
 
 def reading(model):
@@ -78,20 +85,22 @@ def reading(model):
 
 def opened(chosen, config, model, folder):
     """({name: reader} of all that can be had here, {name: bytes a token})."""
-    room = max(POSITION + N, PROMPT) + 1
+    room = max(chosen.position + N, PROMPT) + 1
+    cache_dtype = chosen.cache_dtype and getattr(torch, chosen.cache_dtype)
     found = {"PyTorch fp32": Ours(use_kernels(copy.deepcopy(model, {id(w): w for w in model.parameters()}), "torch"),
                                   room)}
     bytes_read = {}
     for form in FORMS:
         made = in_form(model, form)
-        found[f"engine {form}"], bytes_read[form] = Ours(made, room, engine=True), bytes_of_a_token(made)
+        found[f"engine {form}"] = ours = Ours(made, room, engine=True, cache_dtype=cache_dtype)
+        bytes_read[form] = bytes_of_a_token(made, chosen.position, ours.cache_dtype)
     if _rounds.has_peer("transformers"):
         found["transformers fp32"] = Transformers(model)
         if _rounds.has_peer("bitsandbytes"):
             found["bitsandbytes NF4"] = Transformers(model, nf4=True)
     if _rounds.has_peer("llama_cpp"):
         for kind, path in gguf_files(model, folder, PEERS.values()).items():
-            found[f"llama.cpp {kind}"] = LlamaCpp(path, 2 * PROMPT, chosen.threads)
+            found[f"llama.cpp {kind}"] = LlamaCpp(path, max(2 * PROMPT, room), chosen.threads)
     return found, bytes_read
 
 
@@ -142,18 +151,22 @@ def rows_of(what, seconds, tokens, found, limits, size):
 def measure(chosen, config, found, bytes_read, model):
     """All rows, of decoding and of reading a prompt."""
     clock, how = ((time.process_time, "CPU time") if chosen.threads == 1 else (time.perf_counter, "wall clock"))
-    ids = torch.randint(config.vocab_size, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist()
-    short, prompt = ids[:POSITION], ids[:PROMPT if not chosen.small else 40]
+    size = max(PROMPT, chosen.position)
+    ids = torch.randint(config.vocab_size, (size,), generator=torch.Generator().manual_seed(1)).tolist()
+    short, prompt = ids[:chosen.position], ids[:PROMPT if not chosen.small else 40]
     exact = {name: text_of(found[name], short, N) for name in found if name.endswith(("fp32", "F32"))}
-    if len(set(map(tuple, exact.values()))) > 1:
+    if len(set(map(tuple, exact.values()))) > 1 and not chosen.cache_dtype:  # which rounds
         raise SystemExit(f"the greedy texts differ, {exact}: nothing was timed")
     shape = f"{config.n_parameters() / 1e6:.0f} M weights"
+    cache = f", cache {chosen.cache_dtype}" if chosen.cache_dtype else ""
     steps = {name: decoding(reader, short, N, clock) for name, reader in found.items()}
     steps["limit"] = timed(reading(model), clock)
     seconds = _rounds.alternate(steps, chosen.rounds, lambda work: work())
     whole = sum(weight.nbytes for weight in model.parameters())
     limits = {form: [whole / n / s for s in seconds["limit"]] for form, n in bytes_read.items()}
-    rows = rows_of(f"decoding, {how}", seconds, N, found, limits, f"{shape}, {N} tokens after {POSITION}")
+    rows = rows_of(f"decoding, {how}", seconds, N, found, limits, f"{shape}, {N} tokens after {chosen.position}{cache}")
+    if chosen.position > PROMPT:
+        return rows
     reads = {name: timed(lambda reader=reader: reader.read(prompt), clock) for name, reader in found.items()}
     seconds = _rounds.alternate(reads, max(1, chosen.rounds // 2), lambda work: work())
     return rows + rows_of(f"reading a prompt, {how}", seconds, len(prompt), found, {},
@@ -163,10 +176,13 @@ def measure(chosen, config, found, bytes_read, model):
 def main(argv=None):
     def shape(parser):
         parser.add_argument("--shape", choices=list(SHAPES), default="110m", help="of the model (default 110m)")
+        parser.add_argument("--position", type=int, default=POSITION, help="tokens read before (default %(default)s)")
+        parser.add_argument("--cache-dtype", choices=("bfloat16", "float16"), help="default: that of the weights")
 
     chosen = _rounds.options(__doc__, argv, shape)
     kernels.require("cpu")
     config = ModelConfig(64, 2, 4, 512, hidden_dim=192) if chosen.small else SHAPES[chosen.shape]
+    config = replace(config, max_seq_len=max(config.max_seq_len, chosen.position + N + 1))
     model = lively_model(config)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         found, bytes_read = opened(chosen, config, model, Path(folder))

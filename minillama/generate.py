@@ -48,8 +48,8 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
     _check_prompt(config, tokens_BT)
     # The scores at the last place of the context give one token more.
     budgets = [min(max_new_tokens, config.max_seq_len - len(prompt) + 1) for prompt in prompts]
-    cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), weight.dtype, weight.device,
-                    pad_B if pad_B.any() else None)
+    cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), model.cache_dtype or weight.dtype,
+                    weight.device, pad_B if pad_B.any() else None)
     u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
     seen_BV, rows = tokens_in_rows(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
     engine = engine_for(model)

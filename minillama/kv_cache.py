@@ -35,7 +35,7 @@ class KVCache:
             raise ValueError(f"the cache holds {self.max_len} tokens and {end} are wanted: give a larger max_len")
         self.keys[layer, :, :, self.length:end] = k_BKTd
         self.values[layer, :, :, self.length:end] = v_BKTd
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.keys[layer, :, :, :end].to(k_BKTd.dtype), self.values[layer, :, :, :end].to(v_BKTd.dtype)
 
     def advance(self, n_tokens: int) -> None:
         self.length += n_tokens

@@ -36,14 +36,14 @@ class Transformer(nn.Module):
 
     `attend` is the attention function of every layer: `attention.attention`, written out, unless another is asked
     for. `gradient_checkpointing = True` forgets activations inside blocks and computes them again in the backward
-    pass (arXiv 1604.06174). `virtual_tokens`, a module called with the model, gives keys and values that every query
-    of a layer sees besides those of the text (`peft.prefix_tuning`).
+    pass (arXiv 1604.06174). `virtual_tokens`, a module called with the model, gives keys and values that every query of
+    a layer sees besides those of the text (`peft.prefix_tuning`). `cache_dtype`: of the KV cache in `generate`, if set.
     """
 
     def __init__(self, config: ModelConfig, attend: Callable[..., Tensor] = attention) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing, self.virtual_tokens = False, None
+        self.gradient_checkpointing, self.virtual_tokens, self.cache_dtype = False, None, None
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)

@@ -99,6 +99,30 @@ def test_models_and_caches_in_half_precision_are_no_further_off_than_pytorch(dty
         check_every_stage(lively_model(config, dtype), 2, factor=1)
 
 
+class Held(KVCache):
+    """A cache that answers with the keys and values that another holds, whatever it is given."""
+
+    def __init__(self, held, dtype):
+        self.keys, self.values, self.max_len = held.keys.to(dtype), held.values.to(dtype), held.max_len
+        self.length, self.left_pad_B = 0, held.left_pad_B
+
+    def append(self, layer, k, v):
+        end = self.length + k.shape[2]
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_fp32_reads_a_cache_in_half_precision_as_the_numbers_it_holds(dtype, vectors):
+    for model, pads in ((lively_model(ODD[1]), None), (lively_model(ODD[3], kind="nf4"), [7, 0, 1])):
+        tokens_BT, pad_B = torch.randint(7, (3, 20)), pads and torch.tensor(pads)
+        cache, engine = KVCache(model.config, 3, 20, dtype, left_pad_B=pad_B), Engine(model)
+        ours = torch.stack([engine.step(tokens_BT[:, t].contiguous(), cache) for t in range(20)], 1)
+        exact, plain = (one(tokens_BT, Held(cache, of)) for one, of in ((widened(model), torch.float64),
+                                                                        (model, torch.float32)))
+        real = torch.arange(20) >= (torch.zeros(3, 1) if pads is None else pad_B[:, None])
+        law(ours[real], plain[real], exact[real], "logits")
+
+
 @pytest.mark.parametrize("kind", ["nf4", "int8", "mixed"])
 def test_quantized_layers_keep_the_tolerance_law(kind, vectors):
     """LLM.int8 rounds activations: its error is that rounding's, the same for both but for numbers on a half."""

@@ -3,11 +3,14 @@
 import sys
 from itertools import chain
 
-from minillama.backends import use_kernels
+import torch
+
+from minillama.backends import backend_of, use_kernels
 from minillama.bounds import MOST, SEEDS, Range
 from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, take_template, tell_decoding
+from minillama.cli.model_arguments import add_template, load_from_args, take_template
+from minillama.engine import refusal
 from minillama.generate import generate_text
 from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
@@ -42,15 +45,19 @@ def add_generation(parser, sampling):
     parser.add_argument("--activations", default="fp32", choices=("fp32", "int8"),
                         help="of products with weights in NF4: int8, with --kernels cpu, is faster and rounds them")
     flags.add_device(parser)
+    parser.add_argument("--cache-dtype", choices=("float32", "bfloat16", "float16"),
+                        help="of the KV cache, which half precision halves (default: that of the weights)")
 
 
 def load_to_generate(arguments):
-    """(model, tokenizer) by the chosen kernels, with its adapter."""
+    """(model, tokenizer) by the chosen kernels, with its adapter; a line says why if the engine cannot decode it."""
     model, tokenizer = load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
-    tell_decoding(model)
+    model.cache_dtype = getattr(torch, arguments.cache_dtype or "", None)
+    if backend_of(model) == "cpu" and (reason := refusal(model)):
+        tell(f"PyTorch decodes, not the compiled engine: {reason}")
     return model.eval(), tokenizer
 
 

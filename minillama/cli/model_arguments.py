@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from minillama.backends import BACKENDS, backend_of, functions
+from minillama.backends import BACKENDS, functions
 from minillama.checkpoint import find_tokenizer, load_model, open_weights
 from minillama.checkpoint.weights import common_dtype
-from minillama.engine import refusal
 from minillama.kernels import require
 from minillama.peft.adapter_file import load_adapter, method_of
 from minillama.peft.lora_file import CONFIG_FILE, learned_over
@@ -121,12 +120,6 @@ def read_backend_of_run(folder):
                 name = load_training_state(path).get("signature").get("kernels")
                 return BACKENDS[BACKENDS.index(name)] if name in BACKENDS else None  # one object: the same pickle
     return None
-
-
-def tell_decoding(model):
-    """Where kernels for CPUs were chosen and their engine does not decode this model, a line that says why."""
-    if backend_of(model) == "cpu" and (reason := refusal(model)):
-        print(f"PyTorch decodes, not the compiled engine: {reason}", file=sys.stderr)
 
 
 def add_template(command, otherwise):

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
-from minillama.cli.model_arguments import choose_kernels, load_from_args, tell_decoding
+from minillama.cli import generation_commands
+from minillama.cli.model_arguments import choose_kernels, load_from_args
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import save_lora
@@ -178,17 +179,29 @@ def test_a_run_begun_before_auto_goes_on_with_the_backend_in_its_state(model_fol
     assert code == 2 and "kernels is 'reference', but the run in" in err and "use --kernels torch" in err
 
 
-def test_where_the_engine_does_not_decode_a_line_says_why(capsys):
-    model = use_kernels(Transformer(SHAPES[1]), "torch")
-    tell_decoding(model)
-    if "cpu" in kernels.built_backends():
-        tell_decoding(use_kernels(model, "cpu"))
-        assert capsys.readouterr().err == ""
-        add_lora(model, LoRAConfig(2))
-        tell_decoding(model)
-        assert capsys.readouterr().err == ("PyTorch decodes, not the compiled engine: it has a layer that is a "
-                                           "LoRALinear\n")
-    assert capsys.readouterr().err == ""
+@pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
+def test_where_the_engine_does_not_decode_a_line_says_why(model_folder, tmp_path, capsys):  # noqa: F811
+    model = load_model(model_folder)[0]
+    for name in add_lora(model, LoRAConfig(2)):
+        torch.nn.init.ones_(model.get_submodule(name).B)
+    save_lora(tmp_path, model, base_model=str(model_folder))
+    for flags, why in (((), ""), (("--adapter", tmp_path), "it has a layer that is a LoRALinear\n")):
+        for backend in ("torch", "cpu"):
+            err = run(capsys, "generate", "--model", model_folder, *flags, "--max-new-tokens", "1",
+                      "--kernels", backend)[2]
+            said = f"PyTorch decodes, not the compiled engine: {why}"
+            assert (said in err) == (backend == "cpu" and bool(why)), err
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", None])
+def test_the_kv_cache_is_kept_in_the_dtype_that_is_asked_for(name, model_folder, capsys, monkeypatch):  # noqa: F811
+    found = []
+    monkeypatch.setattr(generation_commands, "generate_text",
+                        lambda model, *_, **__: found.append(model.cache_dtype) or iter(()))
+    flag = ("--cache-dtype", name) if name else ()
+    code, _, err = run(capsys, "generate", "--model", model_folder, *flag)
+    assert code == 0, err
+    assert found == [name and getattr(torch, name)]
 
 
 def _estimate(recompute=False):
@@ -198,5 +211,7 @@ def _estimate(recompute=False):
 MUTANTS = [
     Mutant("minillama.system.memory", "3 * config.hidden_dim + 2 * config.dim", "9 * config.hidden_dim", _estimate),
     Mutant("minillama.system.memory", "8 * config.vocab_size * vocabulary", "0", lambda: _estimate(True)),
+    Mutant("minillama.cli.generation_commands", 'getattr(torch, arguments.cache_dtype or "", None)', "None",
+           test_the_kv_cache_is_kept_in_the_dtype_that_is_asked_for),
     Mutant("minillama.system.memory", "(asked.index or 0) >= count", "False", test_a_device_that_is_not_there_is_named),
 ]
