@@ -252,7 +252,8 @@ print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed t
 # | ArXiv | 2.5 | 1.06 |
 # | StackExchange | 2.0 | 1.03 |
 #
-# `python3 run.py pretrain --recipe llama_7b --dry-run` prints them for 1.0 T.
+# `python3 run.py pretrain --recipe llama_7b --dry-run` prints them for 1.0 T, and
+# `pretrain --shares FILE` draws its batches so (`docs/examples/llama_shares.json`).
 #
 # **Exercise.** Pack, and write the mask, in `lessons/exercises/ex14_data.py`. Then
 # `python3 run.py check 14`.

@@ -1,5 +1,6 @@
 """Laws of the recipes: they are LLaMA's own table, `pretrain` takes their flags, their hours follow from 6 N D."""
 
+import json
 import re
 import subprocess
 import sys
@@ -51,6 +52,11 @@ def test_lesson_14_shows_the_same_shares_and_epochs():
             re.findall(r"^# \| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", lesson, re.MULTILINE)}
     wanted = RECORD["shares"]["llama"].items()
     assert rows == {name.lower(): tuple(row[:2]) for name, row in wanted if name != "source"}
+
+
+def test_the_file_of_shares_that_is_shipped_is_the_same():
+    shares = json.loads((ROOT / "docs" / "examples" / "llama_shares.json").read_text(encoding="utf-8"))
+    assert shares == {name: row[0] for name, row in RECORD["shares"]["llama"].items() if name != "source"}
 
 
 def test_the_flags_are_those_of_pretrain():

@@ -20,7 +20,6 @@ from minillama.cli.model_arguments import (
     take_template,
 )
 from minillama.config import preset
-from minillama.corpus.text_files import check_texts, read_documents
 from minillama.generate import prompt_ids
 from minillama.peft.adapter_file import save_adapter
 from minillama.peft.dora import DoRALinear
@@ -30,8 +29,9 @@ from minillama.peft.methods import METHODS, add_method
 from minillama.system.claim import claims
 from minillama.system.memory import require_memory, require_step_memory
 from minillama.tokenizer import load_tokenizer
-from minillama.train.data import open_train_and_held_out, question_held_out, write_train_and_held_out
+from minillama.train.data import question_held_out
 from minillama.train.data_parallel import is_main_process, on_main_first, process_group
+from minillama.train.mixture import find_sources, open_sources, tell_epochs, write_sources
 from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
@@ -85,9 +85,11 @@ def add_sft(commands):
 
 
 def add_pretrain(commands):
-    """pretrain --text FILE ... --tokenizer T.model|--model PATH --out DIR [--resume], and PretrainConfig's fields."""
+    """pretrain --text FILE ...|--shares FILE --tokenizer T|--model PATH --out DIR, and the fields of PretrainConfig."""
     parser = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="text files or folders")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", nargs="+", metavar="FILE", help="text files or folders")
+    text.add_argument("--shares", metavar="FILE", help='JSON {"folder or file": per cent, ...}: draw each row from one')
     parser.add_argument("--tokenizer", metavar="T.model", help="needed unless --model brings one")
     parser.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
     parser.add_argument("--out", required=True, metavar="DIR")
@@ -97,7 +99,7 @@ def add_pretrain(commands):
     flags.add_fields(parser, PretrainConfig)
 
 
-@claims("pretrain", "text", "tokenizer", "model", run=True)
+@claims("pretrain", "text", "shares", "tokenizer", "model", run=True)
 def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
@@ -105,10 +107,9 @@ def run_pretrain(arguments):
         raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
-    check_texts(arguments.text)
+    sources = find_sources(arguments.text, arguments.shares)
     tokenizer = None if given else load_tokenizer(arguments.tokenizer)
-    name = arguments.preset or "tiny"
-    shape = open_weights(given).config if given else preset(name, vocab_size=tokenizer.vocab_size)
+    shape = open_weights(given).config if given else preset(arguments.preset or "tiny", vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
     choose_kernels(arguments)
@@ -117,16 +118,15 @@ def run_pretrain(arguments):
                         size=4 if settings.dtype == "float32" else 2)
     model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
     with process_group(settings.device):  # of torchrun, if that started us
-        train, held_out = on_main_first(
-            lambda: write_train_and_held_out(arguments.out, read_documents(arguments.text), tokenizer),
-            lambda: open_train_and_held_out(arguments.out, tokenizer))
+        train, held_out = on_main_first(lambda: write_sources(arguments.out, sources, tokenizer),
+                                        lambda: open_sources(arguments.out, sources, tokenizer))
+        tell_epochs(train, settings)
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
                  tokenizer=tokenizer if given else None)
-        if not is_main_process():
-            return
-    print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
+        if is_main_process():
+            print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
 
 @claims("sft", "model", "data", run=True)

@@ -31,8 +31,8 @@ MODEL_FILES = ("params.json", "config.json", "adapter_config.json")  # the last 
 STATES = {"pretrain": "training_state.pt", "sft": "training_state.pt", "reward": "reward_state.pt",
           "ppo": "ppo_state.pt", "tour": "stages", "clean-corpus": "work", "evaluate": "work", "judge": "work"}
 # What a run writes, beside its state and MODEL_FILES: none of it may be the user's own.
-WRITTEN = ("train.bin", "held_out.bin", "pretraining.bin", "metrics.jsonl", "consolidated.00.pth", "tokenizer.model",
-           "tokenizer.json", "tokenizer_config.json", "reward_head.pth", "adapter_model.safetensors",
+WRITTEN = ("train.bin", "held_out.bin", "sources", "pretraining.bin", "metrics.jsonl", "consolidated.00.pth",
+           "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "reward_head.pth", "adapter_model.safetensors",
            "adapter_base.json", "quantized.safetensors", "model.safetensors", "text_tokenizer.model", "report.html",
            "report.json", "report.md", "dropped.jsonl", RUN_FILE)
 

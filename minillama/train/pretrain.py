@@ -15,8 +15,7 @@ from minillama.checkpoint import save_model
 from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.system.memory import require_device
 from minillama.train import data_parallel
-from minillama.train.data import Batches
-from minillama.train.perplexity import held_out_loss
+from minillama.train.mixture import batches_of, held_out_loss
 from minillama.train.resume import settings_of
 from minillama.train.sequence_loss import next_token_loss
 from minillama.train.training_run import TrainingConfig, TrainingRun
@@ -43,7 +42,7 @@ class PretrainConfig(TrainingConfig):
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
              tokenizer_path=None, tokenizer=None, facts=None):
-    """Train `model` in place on `train_tokens` (see `train.data`) -> the history, as in metrics.jsonl.
+    """Train `model` in place on `train_tokens` (see `train.data`, `train.mixture`) -> the history, as in metrics.jsonl.
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token
     of the step's batch; grad_norm: before clipping; seconds: of this step alone) and, of evaluations,
@@ -86,8 +85,9 @@ class PretrainRun(TrainingRun):
         signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
         super().__init__(model, config, out_dir, signature)
         self.held_out_tokens = held_out_tokens
-        self.batches = Batches(train_tokens, config.batch_size * config.grad_accumulation, config.seq_len, config.seed)
-        self.step_tokens = config.batch_size * config.grad_accumulation * config.seq_len
+        rows = config.batch_size * config.grad_accumulation
+        self.batches = batches_of(train_tokens, rows, config.seq_len, config.seed)
+        self.step_tokens = rows * config.seq_len
 
     def losses(self, step):
         tokens_BT, targets_BT = (ids.to(self.device) for ids in self.batches(step))

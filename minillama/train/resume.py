@@ -27,7 +27,7 @@ LONGEST_ROW = 1 << 20  # bytes of a line of metrics
 GIVEN = {**{field.name: "--model or --preset" for field in fields(ModelConfig)},
          **dict.fromkeys(("frozen_weights", "model"), "--model"), "prompts": "--prompts", "pairs": "--pairs",
          "reward_model": "--reward", "pretraining_text": "--pretraining-text", "stages": "--data and --steps",
-         **dict.fromkeys(("train_tokens", "held_out_tokens"), "--text and tokenizer"),
+         **dict.fromkeys(("train_tokens", "held_out_tokens"), "--text or --shares and tokenizer"),
          **dict.fromkeys(("sequences", "held_out"), "--data and tokenizer"),
          **dict.fromkeys(("prompt_tokens", "pair_tokens"), "--template and tokenizer")}
 

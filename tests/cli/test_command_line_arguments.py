@@ -29,7 +29,8 @@ NEEDED = {
     merge_command: {"merge": "--model --adapter --out"},
     simt_commands: {"simt": "ACTION", "simt run": "FILE.cu ARGUMENT"},
     generation_commands: {"generate": "--model", "chat": "--model"},
-    tuning_commands: {"pretrain": "--text --out", "sft": "--model --data --out"},
+    tuning_commands: {"pretrain": "--out one of the arguments --text --shares is required",
+                      "sft": "--model --data --out"},
 }
 
 
@@ -87,6 +88,7 @@ def test_every_command_is_among_them_and_a_word_is_needed_to_choose_one(capsys):
 
 
 MUTANTS = [
-    Mutant("minillama.cli.tuning_commands", '"--text", nargs="+", required=True,', '"--text", nargs="+",',
+    Mutant("minillama.cli.tuning_commands", "add_mutually_exclusive_group(required=True)",
+           "add_mutually_exclusive_group()",
            lambda: test_a_command_given_nothing_names_all_that_it_needs_and_nothing_else(tuning_commands, "pretrain")),
 ]
