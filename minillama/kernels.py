@@ -95,7 +95,7 @@ def _missing():
     for library in dict.fromkeys(LIBRARIES.values()):
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
-            ("rope", _rope_fake, _rope_remember, _rope_backward),
+            ("rope", _rope_fake, _rope_setup_context, _rope_backward),
             *((name, lambda *arguments: None, None, None) for name in ("rope_", "rope_into")),
             ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
             *((name, _nf4_fake, None, None) for name in ("nf4_matmul_backward", "nf4_matmul_int8")),
@@ -219,7 +219,7 @@ def _rope_fake(q, k, rotations, positions, offset, interleaved, inverse):
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
-def _rope_remember(ctx, inputs, output):
+def _rope_setup_context(ctx, inputs, output):
     _, _, *tensors, ctx.offset, ctx.interleaved, ctx.inverse = inputs
     ctx.save_for_backward(*tensors)
 

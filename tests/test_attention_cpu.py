@@ -9,7 +9,7 @@ from test_nf4_kernel import backend as chosen_vectors
 
 from minillama import kernels
 from minillama.attention import attention
-from minillama.parity.kernels_verify import attended
+from minillama.parity.kernels_verify import attend_by_formula
 
 pytestmark = pytest.mark.skipif("cpu" not in kernels.built_backends(), reason=f"not built: {kernels.BUILD}")
 backend = chosen_vectors  # the fixture: which vectors the loops are to use
@@ -42,7 +42,7 @@ def law_holds(inputs, causal=True, mask=None):
     direction = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     found = with_gradients(attend, inputs, direction, causal=causal, mask_BTS=mask)
     plain = [x.detach() for x in inputs]
-    for name, bound in attended(*plain, direction, causal, plain=False, mask_BTS=mask).items():
+    for name, bound in attend_by_formula(*plain, direction, causal, plain=False, mask_BTS=mask).items():
         bound = bound if bound.dtype == dtype else bound.stored(dtype)
         error = (found[name].double() - bound.value).abs()
         assert found[name].dtype == dtype and found[name].shape == bound.value.shape

@@ -13,7 +13,7 @@ from minillama import kernels
 from minillama.attention import attention
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
-from minillama.parity.kernels_verify import attended
+from minillama.parity.kernels_verify import attend_by_formula
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def random_inputs(B, H, K, T, S, d, dtype=torch.float32, seed=0):
 def law_holds(q, k, v, causal=True, mask_BTS=None):
     """Within what fp32 may lose on any processor, and one rounding to the dtype: the shares are not rounded to it."""
     out = decode(q, k, v, causal, mask_BTS)
-    bound = attended(*(x.float() for x in (q, k, v)), torch.zeros(q.shape), causal, False, mask_BTS)["out"]
+    bound = attend_by_formula(*(x.float() for x in (q, k, v)), torch.zeros(q.shape), causal, False, mask_BTS)["out"]
     bound = bound if out.dtype == torch.float32 else bound.stored(out.dtype)
     beyond = ((out.double() - bound.value).abs() / bound.error.clamp(min=1e-300)).max()
     assert out.dtype == q.dtype and out.shape == q.shape and beyond <= 1, f"{float(beyond):.1f} bounds"

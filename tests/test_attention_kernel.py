@@ -9,7 +9,7 @@ from mutants import Mutant
 
 from minillama import kernels
 from minillama.attention import attention
-from minillama.parity.kernels_verify import attended
+from minillama.parity.kernels_verify import attend_by_formula
 
 pytestmark = pytest.mark.skipif(
     "simt" not in kernels.built_backends(), reason=f"the kernels are not built: {kernels.BUILD}"
@@ -48,7 +48,7 @@ def law_holds(inputs, causal, allowed=True):
         assert o.dtype == inputs[0].dtype and o.shape == e.shape
         if not error <= factor * of_plain + unit:  # NaN too. Plain PyTorch may be lucky, the arithmetic's bound is not
             assert allowed, f"{name}: error {error:.2e}, plain PyTorch has {of_plain:.2e}"
-            bound = attended(*(x.detach() for x in inputs), direction, causal, plain=False)[name]
+            bound = attend_by_formula(*(x.detach() for x in inputs), direction, causal, plain=False)[name]
             bound = bound if bound.dtype == o.dtype else bound.stored(o.dtype)
             beyond = float(((o.double() - bound.value).abs() / bound.error.clamp(min=1e-300)).max())
             assert beyond <= 1, f"{name}: error {error:.2e}, plain PyTorch has {of_plain:.2e}; {beyond:.1f} bounds"

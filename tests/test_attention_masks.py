@@ -15,7 +15,7 @@ from minillama.attention import attention
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
-from minillama.parity.kernels_verify import attended
+from minillama.parity.kernels_verify import attend_by_formula
 from minillama.sampling import Sampling
 from minillama.transformer import Transformer
 
@@ -30,7 +30,7 @@ def law_holds(inputs, causal, mask):
     """Output and gradients within what the arithmetic allows each number, as in `kernels verify`."""
     direction = torch.randn(inputs[0].shape).to(inputs[0].dtype)
     ours = with_gradients(lambda *x: kernels.flash_attention(*x, causal, mask), inputs, direction)
-    bounds = attended(*(x.detach() for x in inputs), direction, causal, plain=False, mask_BTS=mask)
+    bounds = attend_by_formula(*(x.detach() for x in inputs), direction, causal, plain=False, mask_BTS=mask)
     for (name, bound), found in zip(bounds.items(), ours, strict=True):
         bound = bound if bound.dtype == found.dtype else bound.stored(found.dtype)
         beyond = float(((found.double() - bound.value).abs() / bound.error.clamp(min=1e-300)).max())
@@ -67,7 +67,7 @@ def test_packed_documents_are_what_each_is_alone(dtype, d):
         part = slice(start, start + length)
         alone = [x.detach()[:, :, part].requires_grad_() for x in inputs]
         wide = [x.detach() for x in alone]
-        bounds = attended(*wide, direction[:, :, part], True, plain=False)
+        bounds = attend_by_formula(*wide, direction[:, :, part], True, plain=False)
         for (name, bound), found in zip(bounds.items(), together, strict=True):
             bound = bound if bound.dtype == dtype else bound.stored(dtype)
             assert ((found[:, :, part].double() - bound.value).abs() <= bound.error).all(), name

@@ -288,7 +288,7 @@ def fine_tuning():
 RUN = test_the_kernels_asked_for_are_the_ones_that_run_and_plain_ones_come_back
 LOSS = "minillama.train.sequence_loss"
 MUTANTS = [
-    Mutant(LOSS, "_reduced(ones_N, learned_BT, reduction), ones_N)", "_reduced(ones_N, learned_BT, 'sum'), ones_N)",
+    Mutant(LOSS, "_reduce(ones_N, learned_BT, reduction), ones_N)", "_reduce(ones_N, learned_BT, 'sum'), ones_N)",
            fine_tuning),
     Mutant(LOSS, "1 / len(targets_N)", "1 / len(targets_BT)", pretraining),
     Mutant(LOSS, 'plain and backend_of(model) == "cpu"', "False", RUN),

@@ -43,7 +43,7 @@ def convert(source, target, to, dtype=None, progress=False):
         raise ValueError(f"dtype {dtype!r} cannot be written as {to}: choose one of {', '.join(allowed)}")
     weights = open_weights(source)
     tokenizer = find_tokenizer(weights)
-    weights = _prepared(weights, DTYPES.get(dtype), progress)
+    weights = _in_dtype(weights, DTYPES.get(dtype), progress)
     if to in ("meta", "hf"):
         with atomic_folder(target) as folder:
             write_tokenizer(folder, tokenizer, as_json=to == "hf")
@@ -84,14 +84,14 @@ def quantize(source, target, kind, dtype=None, progress=False, **settings):
     weights = open_weights(source)
     quantize_weights(weights, kind, **settings)  # refuses before there is a bar
     with atomic_folder(target) as folder:
-        quantized = quantize_weights(_prepared(weights, None, progress), kind, **settings)
-        kept = _prepared(weights, DTYPES.get(dtype), False).tensors
+        quantized = quantize_weights(_in_dtype(weights, None, progress), kind, **settings)
+        kept = _in_dtype(weights, DTYPES.get(dtype), False).tensors
         quantized.tensors.update((name, kept[name]) for name, tensor in quantized.tensors.items() if not tensor.layer)
         write_tokenizer(folder, find_tokenizer(weights), as_json=False)
         write_quantized(folder, quantized)
 
 
-def _prepared(weights, dtype, progress):
+def _in_dtype(weights, dtype, progress):
     """The same weights in another dtype, and with a bar that moves when a tensor is read."""
     bar = tqdm(total=len(weights.tensors), unit="tensor", disable=not progress)
 

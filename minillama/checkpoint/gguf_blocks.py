@@ -62,7 +62,7 @@ def _decode_32(raw, has_least, has_fifth):
     return (_half(d) * (q.float() - (16 if has_fifth else 8))).flatten()
 
 
-def _scaled(q, scales, least=None):
+def _scale(q, scales, least=None):
     """(blocks, 256) q in as many parts as there are scales (blocks, parts): scale times q, less `least`."""
     parts = scales[..., None] * q.float().view(*scales.shape, -1)
     return (parts if least is None else parts - least[..., None]).flatten()
@@ -70,13 +70,13 @@ def _scaled(q, scales, least=None):
 
 def _decode_q2_k(raw):
     scales, q, d, e = raw.view(-1, 84).split([16, 64, 2, 2], 1)
-    return _scaled(_fields(q, 2, 32), _half(d) * (scales & 15).float(), _half(e) * (scales >> 4).float())
+    return _scale(_fields(q, 2, 32), _half(d) * (scales & 15).float(), _half(e) * (scales >> 4).float())
 
 
 def _decode_q3_k(raw):
     third, q, low, high, d = raw.view(-1, 110).split([32, 64, 8, 4, 2], 1)
     scales = (_fields(low, 4, 8) | (_fields(high, 2, 4) << 4)).float() - 32
-    return _scaled((_fields(q, 2, 32) | (_fields(third, 1, 32) << 2)).float() - 4, _half(d) * scales)
+    return _scale((_fields(q, 2, 32) | (_fields(third, 1, 32) << 2)).float() - 4, _half(d) * scales)
 
 
 def _six_bits(raw):
@@ -95,13 +95,13 @@ def _decode_q45_k(raw, has_fifth):
     if has_fifth:
         q = q | (_fields(fifth, 1, 32) << 4)
     scales, least = _six_bits(packed)
-    return _scaled(q, _half(d) * scales, _half(e) * least)
+    return _scale(q, _half(d) * scales, _half(e) * least)
 
 
 def _decode_q6_k(raw):
     low, high, scales, d = raw.view(-1, 210).split([128, 64, 16, 2], 1)
     q = (_fields(low, 4, 64) | (_fields(high, 2, 32) << 4)).float() - 32
-    return _scaled(q, _half(d) * scales.contiguous().view(torch.int8).float())
+    return _scale(q, _half(d) * scales.contiguous().view(torch.int8).float())
 
 
 def _encode_q8_0(tensor):

@@ -107,12 +107,12 @@ def config_from_params(params, path, tensors):
         head_dim=None if params.get("head_dim") is None else whole(params, "head_dim", path),
         hidden_dim=whole(params, "hidden_dim", path,
                          hidden_dim_rule(dim, whole(params, "multiple_of", path, 256), multiplier)),
-        max_seq_len=whole(params, "max_seq_len", path, _published_length(theta, scaling, eps)),
+        max_seq_len=whole(params, "max_seq_len", path, _length_of_release(theta, scaling, eps)),
         norm_eps=eps, rope_theta=theta, rope_scaling=scaling,
         tie_embeddings=flag(params, "tie_embeddings", path, True))
 
 
-def _published_length(theta, scaling, eps):
+def _length_of_release(theta, scaling, eps):
     """Tokens of context of the release these settings belong to: params.json does not say."""
     if scaling is not None:
         return 131072  # Llama 3.1 and 3.2

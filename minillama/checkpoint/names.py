@@ -47,7 +47,7 @@ def rows_to_hf(name, rows, n_heads, n_kv_heads):
 
     Only wq (n_heads) and wk (n_kv_heads) change; any other tensor is returned as it is.
     """
-    heads = _rotated_heads(name, rows, n_heads, n_kv_heads)
+    heads = _count_rotated_heads(name, rows, n_heads, n_kv_heads)
     if heads is None:
         return rows
     pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])  # head, pair, a or b, ...
@@ -56,7 +56,7 @@ def rows_to_hf(name, rows, n_heads, n_kv_heads):
 
 def rows_to_meta(name, rows, n_heads, n_kv_heads):
     """`rows` [out, ...] of the module Meta calls `name`, from Hugging Face's row order to Meta's."""
-    heads = _rotated_heads(name, rows, n_heads, n_kv_heads)
+    heads = _count_rotated_heads(name, rows, n_heads, n_kv_heads)
     if heads is None:
         return rows
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])  # head, a or b, pair, ...
@@ -83,7 +83,7 @@ def rename(name, layer_pattern, top_names, layer_names, layer_prefix, whose):
     return f"{prefix}{known[module]}{dot}{parameter}"
 
 
-def _rotated_heads(name, rows, n_heads, n_kv_heads):
+def _count_rotated_heads(name, rows, n_heads, n_kv_heads):
     """How many heads' rows `rows` holds if RoPE turns them, else None."""
     module = re.sub(r"^layers\.\d+\.|\.(weight|bias)$", "", name)
     heads = {"attention.wq": n_heads, "attention.wk": n_kv_heads}.get(module)

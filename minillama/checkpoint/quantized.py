@@ -114,7 +114,7 @@ def read_quantized(folder):
     weights = Weights(config, {}, folder, quantization=settings)
     for name, shape in expected_shapes(config).items():
         if form := _form_of(name, settings):
-            weights.tensors[name] = _stored_layer(name, shape, parts, *form, table.dtype, path)
+            weights.tensors[name] = _take_layer(name, shape, parts, *form, table.dtype, path)
         elif name in parts:
             weights.tensors[name] = stored(parts.pop(name))
     if parts:
@@ -145,7 +145,7 @@ def settings_from_json(given, path):
     return {"kind": kind, "block_size": block_size, "double_quantization": double, **head}
 
 
-def _stored_layer(name, shape, parts, kind, settings, dtype, path):
+def _take_layer(name, shape, parts, kind, settings, dtype, path):
     """One quantized weight, its parts taken out of `parts` once each has the shape, dtype and layout it must have."""
     module = name.removesuffix(".weight")
     codes = parts.get(f"{module}.codes")

@@ -84,12 +84,12 @@ def _blocks(path):
         while more:
             data = rest + (more := file.read(DOCUMENT_BYTES))
             whole = data[:-1] if more and data.endswith(b"\r") else data  # its line feed may come in the next piece
-            text, used = _decoded(whole, path, line, offset, final=not more)
+            text, used = _decode(whole, path, line, offset, final=not more)
             yield text.removeprefix("" if offset else "\ufeff").replace("\r\n", "\n")
             line, offset, rest = line + data.count(b"\n", 0, used), offset + used, data[used:]
 
 
-def _decoded(data, path, line, offset, final):
+def _decode(data, path, line, offset, final):
     """(text, how many bytes it took)"""
     if offset == 0 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{path}:1: UTF-16 text, and UTF-8 is read: convert the file (iconv -f UTF-16 -t UTF-8)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from minillama.checkpoint.names import LAYER_NAMES
-from minillama.parity.tensor_diff import Fit, explain, factor_words, fit, leftovers, listed, span
+from minillama.parity.tensor_diff import Fit, explain, factor_words, fit, leftovers, list_some, span
 
 HEAD, TABLE = "output.weight", "tok_embeddings.weight"
 MATRICES = {f"{name}.weight" for name in LAYER_NAMES if "." in name}  # the norms of two layers may well be equal
@@ -30,7 +30,7 @@ class Difference:
     def __str__(self):
         if not self.found:
             return "settings and tensors: equal"
-        return "\n".join(f"{listed(names, 4)}: {words}" for words, names in self.found.items())
+        return "\n".join(f"{list_some(names, 4)}: {words}" for words, names in self.found.items())
 
 
 def compare_checkpoints(here, there):
@@ -70,11 +70,11 @@ def _compare(name, ours, theirs, suspects, config, result, sources):
         result.add(name, words)
     if torch.equal(here, there):
         return
-    if grain := rounded(there, here):
+    if grain := find_rounding(there, here):
         result.add(name, f"differs by rounding to {grain} alone", True)
         return
     blocks = [tensor.block for tensor in (ours, theirs) if tensor.block and tensor.block.numbers > 1]
-    if blocks and (found := quantized(there, here, blocks)):
+    if blocks and (found := fit_quantization(there, here, blocks)):
         wrong = [factor_words(found.factor, config)] if found.factor != 1 else []
         wrong += [leftovers(found, there, here)] if found.left else []
         said = f"differs by quantization to {found.grain}"
@@ -89,7 +89,7 @@ def _compare(name, ours, theirs, suspects, config, result, sources):
         result.add(name, "; ".join(words) if said else alone, not said)
 
 
-def rounded(there, here):
+def find_rounding(there, here):
     """The dtype to which one of the two is the other rounded, weight for weight, or ""."""
     def cut(x):
         return (x.contiguous().view(torch.int32) & -65536).view(torch.float32)
@@ -99,7 +99,7 @@ def rounded(there, here):
     return next((name for name, way in ways if torch.equal(way(there), here) or torch.equal(way(here), there)), "")
 
 
-def quantized(there, here, blocks):
+def fit_quantization(there, here, blocks):
     """The `Fit` of a tensor of which the sides hold what GGUF's types `blocks` made of one matrix; None where they
     differ by more. A type of b bits has 2^b - 1 steps for the range of a block's numbers. A number is off by half a
     step, and by up to two where the scale is rounded, or chosen for the least error of all numbers of its part."""

@@ -65,13 +65,13 @@ def rope_cases(dtype, shapes=((1, 1, 1, 2, True), (2, 7, 3, 70, False), (1, 33, 
             return kernels.fused_rope(x, rotations, interleaved, backend)
 
         def truth(inputs, d_out, plain, rotations=rotations, interleaved=interleaved):
-            return {"out": turned(inputs["x"], rotations, interleaved),
-                    "dx": turned(d_out, rotations.conj(), interleaved)}
+            return {"out": rotate_pairs(inputs["x"], rotations, interleaved),
+                    "dx": rotate_pairs(d_out, rotations.conj(), interleaved)}
 
         yield f"B={B} T={T} H={H} d={d} {'interleaved' if interleaved else 'half-split'}", {"x": x}, run, truth
 
 
-def turned(x_BTHd, rotations, interleaved):
+def rotate_pairs(x_BTHd, rotations, interleaved):
     """Each pair (a, b) becomes (a cos - b sin, b cos + a sin), in fp32 for every dtype."""
     shape, dim = ((-1, 2), -1) if interleaved else ((2, -1), -2)
     first, second = (exact(part) for part in x_BTHd.unflatten(-1, shape).unbind(dim))
@@ -95,7 +95,7 @@ def nf4_cases(dtype, shapes=NF4_SHAPES):
             return kernels.nf4_matmul(x, stored, backend)
 
         def truth(inputs, d_out, plain, stored=stored):
-            weight = dequantized(stored)
+            weight = dequantize_by_formula(stored)
             rounded = weight if d_out.dtype == torch.float32 else weight.stored(d_out.dtype)
             many = plain or len(d_out) >= 8  # rows, which tensor cores multiply
             return {"out": exact(inputs["x"]) @ (rounded if many else weight).T,
@@ -104,7 +104,7 @@ def nf4_cases(dtype, shapes=NF4_SHAPES):
         yield f"M={M} N={N} K={K} {'double' if double else 'single'}", {"x": torch.randn(M, K).to(dtype)}, run, truth
 
 
-def dequantized(stored):
+def dequantize_by_formula(stored):
     """The weight of an NF4Tensor: level * absmax, and where absmax is a code: entry of the map * scale + offset."""
     numbers = torch.stack([stored.codes >> 4, stored.codes & 15], 1).flatten()[:math.prod(stored.shape)].long()
     absmax = exact(stored.absmax)
@@ -135,13 +135,13 @@ def attention_cases(dtype, shapes=ATTENTION_SHAPES):
             return attend(q, k, v, causal, None if mask is None else mask.to(q.device))
 
         def truth(inputs, d_out, plain, causal=causal, mask=mask):
-            return attended(**inputs, d_out=d_out, causal=causal, plain=plain, mask_BTS=mask)
+            return attend_by_formula(**inputs, d_out=d_out, causal=causal, plain=plain, mask_BTS=mask)
 
         kinds = [*["causal"] * causal, *["far"] * (far != 0), *masked]
         yield " ".join([f"B={B} H={H} K={K} T={T} S={S} d={d}", *kinds]), {"q": q, "k": k, "v": v}, run, truth
 
 
-def attended(q, k, v, d_out, causal, plain, mask_BTS=None):
+def attend_by_formula(q, k, v, d_out, causal, plain, mask_BTS=None):
     """softmax(q k^T / sqrt(d)) v and its gradients (arXiv 2205.14135, appendix B.4), by hand.
 
     Exponents have, beside a score's own roundings, five of its distance from the maximum: of the difference, the scale,

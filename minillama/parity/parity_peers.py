@@ -30,7 +30,7 @@ def parity(path, against="transformers"):
     tensor first, as `checkpoint_diff` does.
     """
     if against == "published":
-        return _published(path)
+        return _compare_published(path)
     if against != "transformers" and (Path(against).suffix != ".safetensors" or Path(against).is_dir()):
         return _with_checkpoint(open_weights(path), open_weights(against))
     model, _ = load_model(path, dtype=torch.float32)
@@ -40,7 +40,7 @@ def parity(path, against="transformers"):
         del model
         return compare(ours, transformers_ladder(path, tokens), config)
     theirs = read_safetensors(against)
-    tokens = _recorded_tokens(theirs, against, config)
+    tokens = _read_tokens(theirs, against, config)
     return compare(ladder(model, tokens), theirs, config)
 
 
@@ -60,7 +60,7 @@ def record(path, file):
     write_safetensors(file, {"tokens": tokens, **ladder(model, tokens)})
 
 
-def _recorded_tokens(theirs, file, config):
+def _read_tokens(theirs, file, config):
     tokens = theirs.get("tokens")
     if tokens is None or tokens.dtype != torch.int64 or tokens.dim() != 2 or tokens.shape[0] != 1:
         raise ValueError(f"{file}: no (1, T) int64 tensor named tokens: record one with `parity PATH --record FILE`")
@@ -124,7 +124,7 @@ def _greedy(theirs, tokens):
 
 
 @torch.no_grad()
-def _published(path):
+def _compare_published(path):
     weights = open_weights(path)
     config, shape = weights.config, (weights.config.dim, weights.config.n_layers, weights.config.vocab_size)
     if shape == (64, 5, 512):

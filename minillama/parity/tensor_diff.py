@@ -142,7 +142,7 @@ def row_order(there, here):
     """For each row of `here` the row of `there` that it is most like: (R,). Of rows that are as like it is its own, or
     the one as far away as for other rows: untrained rows are nearly equal."""
     columns = torch.linspace(0, there.shape[1] - 1, min(64, there.shape[1])).long()
-    left, right = (nn.functional.normalize(_tamed(x[:, columns]), dim=1) for x in (here, there))
+    left, right = (nn.functional.normalize(_clamp_outliers(x[:, columns]), dim=1) for x in (here, there))
 
     def far(order):
         return torch.minimum((left - right[order]).norm(dim=1), (left + right[order]).norm(dim=1))
@@ -156,7 +156,7 @@ def row_order(there, here):
     return order
 
 
-def _tamed(x):
+def _clamp_outliers(x):
     """Without what is not finite, and what is so large that it alone would decide how long a row is."""
     return x.nan_to_num(0, 0, 0).clamp(*(bound * x.abs().nanmedian().item() for bound in (-9, 9)))
 
@@ -170,7 +170,7 @@ def order_words(order, noun, unit):
     'head 0 holds head 1, head 1 holds head 0'
     """
     noun, unit, parts = runs([source - i for i, source in enumerate(order)], noun, unit)
-    return listed([f"{span(noun, first, end, unit)} hold{'s' * (end - first == unit)} "
+    return list_some([f"{span(noun, first, end, unit)} hold{'s' * (end - first == unit)} "
                     f"{span(noun, first + by, end + by, unit)}" for first, end, by in parts if by])
 
 
@@ -190,7 +190,7 @@ def span(noun, first, end, unit=1):
     return f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"
 
 
-def listed(words, most=8):
+def list_some(words, most=8):
     """At most so many of them, and how many more there are."""
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
@@ -219,7 +219,7 @@ def line_factors(name, there, here, config, grid):
             factor = _short(_factor(a[first:end], b[first:end]), near / 3 if near > 1e-3 else 0.0)
             scaled[first:end] *= factor
             words.append(f"{span(noun, first, end, unit)} {factor_words(factor, config)}")
-        yield listed(words), scaled if a is there else scaled.T
+        yield list_some(words), scaled if a is there else scaled.T
 
 
 def leftovers(found, there, here):
@@ -235,7 +235,7 @@ def leftovers(found, there, here):
     for dim, noun in ((1, "row"), (0, "column")):
         hit = mask.any(dim).nonzero().flatten().tolist()
         if 2 * found.left > len(hit) * shape[dim] and shape[1 - dim] > 1:
-            return f"other numbers in {listed([f'{noun} {i}' for i in hit])}; {worst}"
+            return f"other numbers in {list_some([f'{noun} {i}' for i in hit])}; {worst}"
     (top, left), (bottom, right) = mask.nonzero().amin(0).tolist(), mask.nonzero().amax(0).tolist()
     return f"{found.left} weights in {span('row', top, bottom + 1)}, {span('column', left, right + 1)} differ; {worst}"
 

@@ -101,7 +101,7 @@ class NF4Tensor:
             return dequantize(*self.parts(), self.shape, self.block_size, dtype)
         n, block = math.prod(self.shape), self.block_size
         values = torch.empty(n, dtype=dtype, device=self.codes.device)
-        for begin, part in dequantized_parts(self, block * max(1, DECODE_CHUNK // block)):
+        for begin, part in dequantize_in_parts(self, block * max(1, DECODE_CHUNK // block)):
             values[begin:begin + len(part)] = part
         return values.view(self.shape)
 
@@ -111,7 +111,7 @@ class NF4Tensor:
             return kernels.nf4_matmul(x, self, self.backend)
         flat = x.reshape(-1, self.shape[1])
         y = flat.new_empty(len(flat), self.shape[0])
-        for first, rows in dequantized_rows(self, x.dtype):
+        for first, rows in dequantize_in_rows(self, x.dtype):
             torch.mm(flat, rows.T, out=y[:, first:first + len(rows)])
         return y.view(*x.shape[:-1], self.shape[0])
 
@@ -122,7 +122,7 @@ class NF4Tensor:
         wide = torch.promote_types(dy.dtype, torch.float32)
         flat = dy.reshape(-1, self.shape[0]).to(wide)
         dx = flat.new_zeros(len(flat), self.shape[1])
-        for first, rows in dequantized_rows(self, dy.dtype):
+        for first, rows in dequantize_in_rows(self, dy.dtype):
             dx.addmm_(flat[:, first:first + len(rows)], rows.to(wide))
         return dx.to(dy.dtype).view(*dy.shape[:-1], self.shape[1])
 
@@ -169,7 +169,7 @@ def fit_block_scales(plain, chunks):
     that they cut, and a model's predictions move further for it than with absmax: tests/quant/test_nf4_weights.py.
     chunks: the flat weight, in pieces that end where a block does.
     """
-    candidates = [scaled_absmax(plain, factor) for factor in (1, *SCALE_FACTORS)]
+    candidates = [scale_absmax(plain, factor) for factor in (1, *SCALE_FACTORS)]
     stored, scales = (torch.stack(parts) for parts in zip(*candidates, strict=True))
     blocks = [-(-chunk.numel() // plain.block_size) for chunk in chunks]
     found = [best_scales(chunk.float(), part, NF4_LEVELS, plain.block_size)
@@ -178,7 +178,7 @@ def fit_block_scales(plain, chunks):
     return replace(plain, codes=pack(codes), absmax=stored.gather(0, best[None])[0])
 
 
-def scaled_absmax(plain, factor):
+def scale_absmax(plain, factor):
     """(`absmax` as stored, the fp32 scales that it stands for) of an NF4Tensor whose scales are multiplied; with double
     quantization to the nearest that the same groups can say."""
     if plain.absmax_scale is None:
@@ -216,7 +216,7 @@ def dequantize_blocks(codes, absmax, levels, block_size):
     return levels.index_select(0, codes.int()) * absmax.repeat_interleave(block_size)[:codes.numel()]
 
 
-def dequantized_parts(quantized, size):
+def dequantize_in_parts(quantized, size):
     """(begin, fp32 values from there on, `size` of them) over the flat tensor; size: a multiple of the block size.
 
     On another device than a CPU it is all at once."""
@@ -237,12 +237,12 @@ def dequantized_parts(quantized, size):
         yield begin, levels
 
 
-def dequantized_rows(quantized, dtype):
+def dequantize_in_rows(quantized, dtype):
     """(first row, some rows in `dtype`) of a matrix: at most 4 MB, and a multiple of the block."""
     columns, block = quantized.shape[1], quantized.block_size
     step = block // math.gcd(columns, block)
     size = step * columns * max(1, CHUNKS_PER_MATMUL * DECODE_CHUNK // (step * columns))
-    for begin, part in dequantized_parts(quantized, size):
+    for begin, part in dequantize_in_parts(quantized, size):
         yield begin // columns, part.view(-1, columns).to(dtype)
 
 

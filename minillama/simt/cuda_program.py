@@ -64,10 +64,10 @@ def build(source, folders=(), defines=(), profiled=False, others=(), contracted=
 
 def _gcc(arguments, text, target):
     if said := gcc(arguments, text, Path(target)):
-        raise _explained(said)
+        raise _first_error(said)
 
 
-def _explained(stderr):
+def _first_error(stderr):
     """The first error of the compiler or linker as an exception."""
     lines = stderr.splitlines()
     first = next((line for line in lines if re.search(r"error:|undefined reference", line)), stderr[:300])

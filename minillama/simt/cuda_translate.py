@@ -193,7 +193,7 @@ def unset_variables(code):
     return sorted(edits)
 
 
-def restricted(code):
+def mark_restricted(code):
     """Edits that tell the profiler which pointers a kernel's author promises to be the only ones to their memory."""
     edits = []
     for found in re.finditer(r"\b__global__\b[^;{}]*?\b(?!__launch_bounds__)\w+\s*(\()", code):
@@ -243,7 +243,7 @@ def translate(text, name):
     """C++ text of CUDA text, line by line the same; `name` is the file that messages will name."""
     code, out, at = masked(text), [f"#line 1 {json.dumps(str(name), ensure_ascii=False)}\n"], 0
     for place, length, new in sorted(launches(code) + dynamic_shared(code) + words(code) + shifts(code)
-                                     + unset_variables(code) + restricted(code) + inline_ptx(code, text)):
+                                     + unset_variables(code) + mark_restricted(code) + inline_ptx(code, text)):
         if place < at:  # inside what another edit has already replaced
             continue
         out += [text[at:place], new]

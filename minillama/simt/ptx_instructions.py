@@ -40,7 +40,7 @@ def _whole(s, opcode, args):
     return None
 
 
-def _typed(mods, allowed=()):
+def _type_of(mods, allowed=()):
     """The type that ends the modifiers; ValueError if another modifier is not allowed."""
     if mods[-1] not in TYPES or any(m not in allowed for m in mods[:-1]):
         raise ValueError(mods)
@@ -54,7 +54,7 @@ def _let(s, kind, args, expression, names="abc"):
 
 
 def _arithmetic(s, name, mods, args):
-    kind = _typed(mods, PLAIN)
+    kind = _type_of(mods, PLAIN)
     if kind not in FLOATS and set(mods) & {"sat", "approx"} or (len(args) != 3):
         return None
     if kind in ("b32", "b64", "b16") and name in ("min", "max", "div", "rem") or "sat" in mods and kind != "f32":
@@ -73,7 +73,7 @@ def _arithmetic(s, name, mods, args):
 
 def _multiply(s, name, mods, args):
     """mul, mad and fma in all widths."""
-    how, kind = [m for m in mods if m in ("hi", "wide")], _typed(mods, (*PLAIN, "hi", "wide"))
+    how, kind = [m for m in mods if m in ("hi", "wide")], _type_of(mods, (*PLAIN, "hi", "wide"))
     if not how and name == "mul":
         return _arithmetic(s, name, mods, args)
     if kind in FLOATS:
@@ -92,7 +92,7 @@ def _multiply(s, name, mods, args):
 
 
 def _unary(s, name, mods, args):
-    kind = _typed(mods, PLAIN)
+    kind = _type_of(mods, PLAIN)
     expression = {"neg": "-a", "not": "~a", "abs": "a < 0 ? -a : a", "cnot": "a == 0", "popc": "simt::ptx::count(a)",
                   "clz": "simt::ptx::leading_zeros(a)", "brev": "simt::ptx::reversed(a)"}.get(name) or MATH[name]
     if name == "not" and kind == "pred":
@@ -103,7 +103,7 @@ def _unary(s, name, mods, args):
 
 
 def _mov(s, _, mods, args):
-    kind = _typed(mods)
+    kind = _type_of(mods)
     if args[0].startswith("{"):
         parts = s.list(args[0])
         bits = int(kind[1:]) // len(parts)
@@ -139,7 +139,7 @@ def _convert(s, _, mods, args):
 def _compare(s, _, mods, args):
     """setp.lt{.and}.s32 p|q, a, b{, c}"""
     test, *rest = mods
-    join, kind = [m for m in rest if m in ("and", "or", "xor")], _typed(rest, ("and", "or", "xor", "ftz"))
+    join, kind = [m for m in rest if m in ("and", "or", "xor")], _type_of(rest, ("and", "or", "xor", "ftz"))
     also = f" {dict(and_='&', or_='|', xor_='^')[join[0] + '_']} {s.value(args[3])}" if join else ""
     yes, *no = args[0].split("|")
     let_ = f"const {TYPES[kind]} a = {s.read(kind, args[1])}, b = {s.read(kind, args[2])};"
@@ -149,7 +149,7 @@ def _compare(s, _, mods, args):
 
 def _memory(s, name, mods, args):
     """ld and st, also of vectors."""
-    space, kind = any(m in SPACES for m in mods), _typed(mods, (*HINTS, *SPACES, "v2", "v4"))
+    space, kind = any(m in SPACES for m in mods), _type_of(mods, (*HINTS, *SPACES, "v2", "v4"))
     target, source = (args[0], args[1]) if name != "st" else (args[1], args[0])
     parts, vector = s.list(target), next((int(m[1:]) for m in mods if m in ("v2", "v4")), 1)
     if len(args) != 2 or len(parts) != vector:
@@ -165,7 +165,7 @@ def _memory(s, name, mods, args):
 
 def _atomic(s, name, mods, args):
     space, what = any(m in SPACES for m in mods), [m for m in mods if m in ATOMIC or m == "cas"][0]
-    kind = _typed(mods, (*HINTS, *SPACES, "noftz", what))
+    kind = _type_of(mods, (*HINTS, *SPACES, "noftz", what))
     target, rest = (None, args) if name == "red" else (args[0], args[1:])
     values = ", ".join(s.read(kind, a) for a in rest[1:])
     done = f"atomic{'CAS' if what == 'cas' else ATOMIC[what]}({s.pointer(space, TYPES[kind], rest[0])}, {values})"
@@ -174,7 +174,7 @@ def _atomic(s, name, mods, args):
 
 def _cvta(s, _, mods, args):
     shared, to = any(m in SPACES for m in mods), "to" in mods
-    _typed(mods, (*SPACES, "to", "global", "local", "const", "param"))
+    _type_of(mods, (*SPACES, "to", "global", "local", "const", "param"))
     value = s.read("u64", args[1])
     if shared:
         value = (f"simt::shared_address(simt::ptx::generic({value}), simt::Where::here())" if to

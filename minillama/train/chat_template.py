@@ -80,7 +80,7 @@ def own_template(tokenizer, messages):
     they are, or what the program adds behind the prompt for each. ValueError where neither can be told."""
     apart = [{**message, "content": _kept_apart(message["content"], tokenizer)} for message in messages]
     asked = messages[-1]["role"] != "assistant"
-    text = _rendered(tokenizer, apart, asked)
+    text = _render_chat(tokenizer, apart, asked)
     if BEGIN in text:
         runs = [(part, place % 2 == 1) for place, part in enumerate(text.replace(END, BEGIN).split(BEGIN))]
     else:
@@ -103,8 +103,8 @@ def _answers(tokenizer, messages, text):
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = _rendered(tokenizer, messages[:place], True)
-        through = _rendered(tokenizer, messages[:place + 1], False)
+        prompt = _render_chat(tokenizer, messages[:place], True)
+        through = _render_chat(tokenizer, messages[:place + 1], False)
         if not text.startswith(prompt) or not done <= len(prompt):
             raise ValueError("the model's own chat_template writes earlier turns otherwise once an answer follows: "
                              f"which part is learned cannot be told: choose --template {', '.join(TEMPLATES)}")
@@ -117,7 +117,7 @@ def _answers(tokenizer, messages, text):
     return [*runs, (text[done:], False)]
 
 
-def _rendered(tokenizer, messages, asks):
+def _render_chat(tokenizer, messages, asks):
     names = {f"{which}_token": tokenizer.id_to_piece(index) for which, index in (
         ("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id), ("unk", tokenizer.unk_id), ("pad", tokenizer.pad_id))
         if index is not None}

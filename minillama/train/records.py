@@ -110,7 +110,7 @@ def json_values(path):
     if not text.lstrip().startswith("["):
         for line, part in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
             if part.strip():
-                yield line, _too_long(part) or _parsed(part)
+                yield line, _too_long(part) or _parse_json(part)
         return
     place, line, counted = text.index("[") + 1, 1, 0
     while True:
@@ -151,7 +151,7 @@ def _once(pairs):
 DECODER, PLAIN = json.JSONDecoder(object_pairs_hook=_once), json.JSONDecoder()
 
 
-def _parsed(text):
+def _parse_json(text):
     try:
         return DECODER.decode(text)
     except (json.JSONDecodeError, RecursionError) as error:

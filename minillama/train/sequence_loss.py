@@ -127,7 +127,7 @@ def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=Non
         raise ValueError(f"logits have shape {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}: "
                          "expected (B, T, V) and (B, T), with labels at their own token's place")
     targets_BT = next_targets(labels_BT, document_ids_BT)
-    return _reduced(learned_losses(logits_BTV, targets_BT)[0], targets_BT != IGNORE, reduction)
+    return _reduce(learned_losses(logits_BTV, targets_BT)[0], targets_BT != IGNORE, reduction)
 
 
 def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=None):
@@ -139,7 +139,7 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     if _has_fused_loss(model):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
         ones_N = torch.ones(len(targets_N), requires_grad=True)
-        (factors_N,) = torch.autograd.grad(_reduced(ones_N, learned_BT, reduction), ones_N)  # it is linear in losses
+        (factors_N,) = torch.autograd.grad(_reduce(ones_N, learned_BT, reduction), ones_N)  # it is linear in losses
         return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
     if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
@@ -147,7 +147,7 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     else:
         logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, logits_at_BT=logits_at_BT)
         losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    return _reduced(losses_N, learned_BT, reduction)
+    return _reduce(losses_N, learned_BT, reduction)
 
 
 def next_token_loss(model, tokens_BT, targets_BT):
@@ -187,7 +187,7 @@ def _frozen_head_losses(hidden_ND, weight_VD, targets_N):
     return torch.cat([checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
 
-def _reduced(losses_N, learned_BT, reduction):
+def _reduce(losses_N, learned_BT, reduction):
     """One number of the losses of the learned tokens, row after row."""
     check("reduction", reduction, str, REDUCTIONS)
     if reduction != "sum" and not learned_BT.any():

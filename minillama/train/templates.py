@@ -57,13 +57,13 @@ def alpaca(instruction, input="", output=None):
     """
     template = ALPACA_WITH_INPUT if input else ALPACA_WITHOUT_INPUT
     before, after = template.split("{instruction}")  # not str.format: braces in the user's text are text
-    return _answered([BOS, Segment(before + instruction + after.replace("{input}", input))], output)
+    return _with_answer([BOS, Segment(before + instruction + after.replace("{input}", input))], output)
 
 
 def question_answer(question, answer=None):
     """StackLLaMA's template, the same in fine-tuning, reward model and reinforcement learning."""
     prompt = Segment(f"Question: {question}\n\nAnswer:")
-    return _answered([BOS, prompt], None if answer is None else " " + answer)
+    return _with_answer([BOS, prompt], None if answer is None else " " + answer)
 
 
 def vicuna(messages):
@@ -76,7 +76,7 @@ def vicuna(messages):
     segments = [BOS, Segment((VICUNA_SYSTEM if system is None else system) + " ")]
     for question, answer in exchanges:
         answer = None if answer is None else " " + answer
-        segments = _answered([*segments, Segment(f"USER: {question} ASSISTANT:")], answer)
+        segments = _with_answer([*segments, Segment(f"USER: {question} ASSISTANT:")], answer)
     return segments
 
 
@@ -97,7 +97,7 @@ def llama2_chat(messages):
         if system is not None:
             question, system = f"<<SYS>>\n{system}\n<</SYS>>\n\n{question}", None
         answer = None if answer is None else f" {answer.strip()} "
-        segments = _answered([*segments, BOS, Segment(f"[INST] {question.strip()} [/INST]")], answer)
+        segments = _with_answer([*segments, BOS, Segment(f"[INST] {question.strip()} [/INST]")], answer)
     return segments
 
 
@@ -146,7 +146,7 @@ def _header(role):
             Segment("<|end_header_id|>", control=True), Segment("\n\n", alone=True)]
 
 
-def _answered(segments, answer):
+def _with_answer(segments, answer):
     """The prompt with its answer to be learned and EOS; without an answer the prompt alone."""
     return segments if answer is None else [*segments, Segment(answer, learn=True), EOS]
 

@@ -18,7 +18,7 @@ from minillama.config import ModelConfig, preset
 from minillama.generate import generate_text, prompt_ids
 from minillama.parity import parity_peers
 from minillama.parity.compare_models import CAUSES, ladder
-from minillama.parity.parity_peers import _recorded_tokens, parity, record
+from minillama.parity.parity_peers import _read_tokens, parity, record
 from minillama.train.chat_template import own_template
 from minillama.train.sequence_loss import encode_segments
 
@@ -79,10 +79,10 @@ def test_recorded_tokens_fit_the_vocabulary_and_the_context(tokens, fits):
     config = ModelConfig(dim=8, n_layers=1, n_heads=2, vocab_size=17, max_seq_len=9)
     recorded = {"tokens": torch.tensor(tokens, dtype=torch.int64)}
     if fits:
-        assert _recorded_tokens(recorded, "file", config) is recorded["tokens"]
+        assert _read_tokens(recorded, "file", config) is recorded["tokens"]
         recorded["tokens"] = recorded["tokens"].int()  # another type is never ours
     with pytest.raises(ValueError, match="^file: "):
-        _recorded_tokens(recorded, "file", config)
+        _read_tokens(recorded, "file", config)
 
 
 def test_checkpoints_of_two_sizes_are_compared_on_tokens_that_both_have(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from mutants import Mutant
 
 from minillama.config import ModelConfig
-from minillama.parity.checkpoint_diff import rounded
+from minillama.parity.checkpoint_diff import find_rounding
 from minillama.parity.tensor_diff import explain, factor_words, fit, row_order, runs
 
 CONFIG = ModelConfig(dim=33, n_layers=1, n_heads=3, head_dim=12, vocab_size=53, hidden_dim=31)
@@ -26,7 +26,7 @@ def test_a_bf16_copy_hides_no_weight_that_is_further_off_than_half_a_step():
     step = 2.0 ** (torch.frexp(here[4, 5]).exponent.item() - 8)
     here[4, 5] += step * (there[4, 5] - here[4, 5]).sign()  # the farther one of its neighbours in bf16
     assert 0.5 < abs(here[4, 5] - there[4, 5]) / step < 1
-    assert rounded(there, here) == "" and fit(there, here).mask.nonzero().tolist() == [[4, 5]]
+    assert find_rounding(there, here) == "" and fit(there, here).mask.nonzero().tolist() == [[4, 5]]
     _, said, grain = said_of(here, there)
     assert grain == "bf16" and len(said) == 1 and said[0].startswith("row 4, column 5: ")
 

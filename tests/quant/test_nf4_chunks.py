@@ -52,7 +52,7 @@ def test_products_by_pieces_of_rows_are_those_of_the_whole_matrix(shape, dtype):
 
 def test_a_product_has_four_megabytes_of_rows_in_memory_at_most():
     stored = quantize_nf4(normal(1100, 1000))
-    pieces = [(first, len(rows)) for first, rows in nf4.dequantized_rows(stored, torch.float32)]
+    pieces = [(first, len(rows)) for first, rows in nf4.dequantize_in_rows(stored, torch.float32)]
     assert pieces == [(0, 1048), (1048, 52)]  # whole rows, in multiples of 8, which end where a block of 64 does
 
 

@@ -37,7 +37,7 @@ def test_every_choice_is_the_best_of_those_that_can_be_stored(double):
     plain, fit = quantize_nf4(weight, 64, double), quantize_nf4(weight, 64, double, True)
     least = errors(plain, weight)
     for factor in (1, *SCALE_FACTORS):
-        _, scales = nf4.scaled_absmax(plain, factor)
+        _, scales = nf4.scale_absmax(plain, factor)
         levels = torch.tensor(nf4.NF4_LEVELS).double() * scales.double()[:, None]
         blocks = torch.nn.functional.pad(weight.flatten(), (0, -weight.numel() % 64)).view(-1, 64).double()
         least = torch.minimum(least, (blocks[:, :, None] - levels[:, None]).abs().amin(2).square().sum(1))

@@ -145,12 +145,12 @@ def test_the_command_ends_with_3_for_what_is_not_supported(tmp_path, capfd):
     ("a.cu:6:2: error: 'DeviceReduce' is not a member of 'cub'", "a.cu:6: unsupported: CUB (DeviceReduce)"),
 ])
 def test_an_undeclared_name_of_cuda_is_named_as_unsupported(error, says):
-    explained = cuda_program._explained(f"In file included from x:\n{error}\n  more\n")
+    explained = cuda_program._first_error(f"In file included from x:\n{error}\n  more\n")
     assert isinstance(explained, Unsupported) and str(explained) == says
 
 
 def test_another_error_is_the_compilers_first_line():
-    explained = cuda_program._explained("a.cu: In function 'int main()':\na.cu:3:5: error: 'foo' was not declared\n")
+    explained = cuda_program._first_error("a.cu: In function 'int main()':\na.cu:3:5: error: 'foo' was not declared\n")
     assert type(explained) is ValueError and str(explained) == "a.cu:3:5: error: 'foo' was not declared"
 
 
