@@ -62,7 +62,7 @@ def main(argv):
         bootstrap.set_up(for_tests=verb in ("test", "mutate"))
     if verb == "test":
         return run_tests(rest)
-    if verb == "book" and "--markdown" in rest:
+    if verb == "book":
         return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "lesson" and "--seeds" in rest:
         return call(PYTHON, ROOT / "tools" / "lesson_seeds.py", *rest)

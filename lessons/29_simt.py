@@ -3,8 +3,8 @@
 # Covers: `minillama/kernels.py`, `docs/simt.md`, `tests/simt/test_simt.py`
 # Needs: 00
 # Time: 12 s
-# Teaches: grid, block, thread, warp, lane, barrier, shared memory, guard, divergence, schedule
-# Paper: [CUDA C++ Programming Guide](https://docs.nvidia.com/cuda/cuda-c-programming-guide/), chapter 5
+# Teaches: grid, block, thread, warp, lane, barrier, shared memory, guard, 2-D index, divergence, schedule
+# Paper: [CUDA C++ Programming Guide](https://docs.nvidia.com/cuda/cuda-c-programming-guide/), chapters 5 and 7
 #
 # **Question.** A GPU runs a hundred thousand *threads* at once. What is a thread,
 # really? And why may two of them never trust each other's timing?
@@ -15,7 +15,9 @@
 # | $B$ | `blockIdx.x` | | number of the block; all blocks together are the **grid** |
 # | $t$ | `threadIdx.x` | | number of the thread within its block |
 # | $n$ | `n` | | how many elements there are |
-# | $i$ | `i` | | the element that this thread is to work on |
+# | $i$ | `i` | | the element that this thread works on |
+# | $r$, $c$ | `r`, `c` | | row and column, where the elements are a matrix |
+# | $C$ | `C` | | how many columns that matrix has |
 #
 # You write one function, the **kernel**. Every thread runs it, and only its number
 # tells a thread who it is.
@@ -44,18 +46,21 @@ def run_block(kernel, threads, order, *arguments):
 
 
 def reverse(i, n, shared, x, y, with_barrier):
-    """A kernel: each thread lays down one element and picks up another."""
+    """A kernel: each thread writes one element to shared memory and reads another."""
     shared[i] = x[i]
     if with_barrier:
         yield
     y[i] = shared[n - 1 - i]
 # %% [markdown] coroutine
-# That is a GPU in twenty lines. A thread is a *coroutine*: a function that can stop in
-# the middle. A **barrier** is where it stops (in Python: `yield`) until all threads of
-# its block have come. Shared memory is a list that they all see.
+# This is a small emulator of one block. It runs a thread as a *coroutine*: a function
+# that can stop in the middle. A **barrier** is where it stops (in Python: `yield`)
+# until all threads of its block have arrived. Shared memory is a list that they all
+# see.
 #
-# Between two barriers, nobody promises an order. So we may choose the worst. Let us run
-# the kernel forward, backward and shuffled, with its barrier and without.
+# The coroutine is the emulator's way, because one CPU core must play all threads. On a
+# GPU the threads run at the same time, in hardware. But one thing is the same: between
+# two barriers, nobody promises an order. So we may choose the worst. We run the kernel
+# forward, backward and shuffled, with its barrier and without.
 # %% orders
 def reversed_by(order, with_barrier, n=8):
     y = [None] * n
@@ -81,38 +86,73 @@ assert reversed_by(range(7, -1, -1), False) == "!sda...."
 # ascii: i = B b + t, blocks = ceil(n / b)
 #
 # If $b$ does not divide $n$, the last block has threads with $i \ge n$. They need a
-# **guard**: `if (i < n)`. Here is that in CUDA, the language of NVIDIA's GPUs. Our
-# library runs it on your CPU, the same way: threads are coroutines.
+# **guard**: `if (i < n)`.
+#
+# For a matrix, blocks and threads are numbered twice, by `.x` for columns and by `.y`
+# for rows. Each direction has its own formula and its own guard. Memory has only one
+# direction, row after row: element $(r, c)$ is number $r \, C + c$.
+#
+# Here are both in CUDA, the language of NVIDIA's GPUs. `__global__` marks a kernel;
+# `LAUNCH((kernel), blocks, threads, 0, nullptr)(arguments)` is our way to write CUDA's
+# `kernel<<<blocks, threads>>>(arguments)`. Our library runs it on your CPU.
 # %% cuda
 lab = kernels.CudaSource("""
 __global__ void twice(const float* x, float* y, int n, int guarded) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n || !guarded) y[i] = 2 * x[i];
 }
+__global__ void table(float* y, int R, int C) {  // y[r][c] = 100 r + c
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  const int r = blockIdx.y * blockDim.y + threadIdx.y;
+  if (r < R && c < C) y[r * C + c] = 100 * r + c;
+}
 extern "C" void run(const float* x, float* y, int n, int guarded) {
   LAUNCH((twice), (n + 127) / 128, 128, 0, nullptr)(x, y, n, guarded);
+}
+extern "C" void matrix(float* y, int R, int C) {
+  LAUNCH((table), dim3((C + 31) / 32, (R + 7) / 8), dim3(32, 8), 0, nullptr)(y, R, C);
 }""", name="twice.cu")
-x, y = torch.arange(1000.0), torch.zeros(1000)
+x, y, matrix = torch.arange(1000.0), torch.zeros(1000), torch.zeros(10, 50)
 for order in ("forward", "reverse", "shuffle:1"):
     with kernels.schedule(order):
         lab.run(x, y.zero_(), 1000, 1)
+        lab.matrix(matrix.zero_(), 10, 50)
     assert torch.equal(y, 2 * x)  # eight blocks, in any order
-
+    assert torch.equal(matrix, 100 * torch.arange(10.0)[:, None] + torch.arange(50.0))
+# %% guard
 try:
     with kernels.profile(lab) as p:
         lab.run(x, y, 1000, 0)  # thread 104 of block 7 is number 1000: one too many
 except RuntimeError:
     print("without a guard:", p.findings[0])
 assert "block (7,0,0), thread (104,0,0)" in p.findings[0].text
+awake = sum(i < 1000 for i in range(7 * 128 + 96, 8 * 128))  # lanes of the last warp
+show(profile_pictures.levels("From the grid to one lane: 1000 elements", 1000, 128),
+     f"8 blocks, 4 warps in each; in the last warp the guard lets {awake} of 32 lanes "
+     "through")
+assert awake == 8
 # %% [markdown] warps
-# Inside the hardware, 32 threads of a block form a **warp**, and its threads are called
-# **lanes**. A warp has one instruction at a time for all its lanes. If a branch sends
-# some lanes one way and some the other, the warp goes both ways, one after the other,
-# and the lanes that are not concerned wait. That is **divergence**.
+# Read the picture from the top: the **grid**, one of its blocks, one of that block's
+# warps. Inside the hardware, 32 threads of a block form a **warp**, and its threads are
+# called **lanes**. (In a block with rows, `x` is counted first: with 32 columns, a row
+# is a warp.) An instruction is issued for all lanes of a warp together. If a branch
+# sends some lanes one way and some the other, the warp goes both ways, one after the
+# other, and the lanes that are not concerned wait. That is **divergence**.
 #
-# The profiler counts it: a *request* is one load or store of a warp, with the number
-# of lanes that took part. Two warps read below. Once odd and even lanes go different
-# ways; once the first and the second warp do.
+# Until 2017 a warp had one place in the program for all lanes. Since the Volta GPUs
+# every lane keeps its own place (*independent thread scheduling*). An instruction still
+# serves only lanes at the same place, so divergence costs the same. But lanes that
+# parted need not meet again right behind the branch: who relies on that must say
+# `__syncwarp()`, a barrier for one warp.
+#
+# The profiler counts: a *request* is one load or store of a warp, with the number of
+# lanes that took part. Two warps read below. Once odd and even lanes go different ways;
+# once the first and the second warp do.
+#
+# A loop diverges too. In `triangle`, lane $t$ adds up $t + 1$ numbers. The warp loops
+# until its last lane is done: 32 times, with ever fewer lanes at work. Added up,
+# $32 \cdot 33 / 2 = 528$ loads in 32 requests: 16.5 lanes of 32 on average. Only the
+# store at the end has all of them together again.
 # %% divergence
 split = kernels.CudaSource("""
 __global__ void branch(const float* x, float* y, int by_warp) {
@@ -140,30 +180,29 @@ for by_warp in (0, 1):
     print(f"{('odd and even lanes', 'whole warps')[by_warp]:18}: {loads[-1].requests} "
           f"requests, {loads[-1].active_lanes:.0f} lanes in each")
 assert [(c.requests, c.active_lanes) for c in loads] == [(4, 16), (2, 32)]
-# %% [markdown] triangle
-# The same work took twice the requests. So neighbours should go the same way.
-#
-# A loop diverges too. In `triangle` above, lane $t$ adds up $t + 1$ numbers. The warp
-# goes round until its last lane is done: 32 times, with ever fewer lanes awake. Added
-# up, $32 \cdot 33 / 2 = 528$ loads in 32 requests: 16.5 lanes of 32 on average. Only
-# the store at the end finds all of them together again.
 # %% timeline
 with kernels.profile(split) as p:
     split.sums(x, y)
 assert torch.equal(y[:32], x[:32].cumsum(0))
 awake = p.global_load
-print(f"{awake.requests} requests, {awake.active_lanes} lanes awake on average")
+print(f"{awake.requests} requests, {awake.active_lanes} lanes at work on average")
 show(profile_pictures.lanes(p, "The warp runs as long as its longest lane"),
      f"Active lanes fall from 32 to 1 over {awake.requests} loads: "
      f"{awake.active_lanes} on average")
 # %% [markdown] exercise
-# **Exercise.** Write a kernel for the twenty-line emulator: add up all elements of a
-# block, in steps that each halve the number of threads at work. Where do the barriers
-# go? Your kernel will be run in several orders.
+# The odd and even lanes took twice the requests. So neighbours should go the same way.
 #
-# Open `lessons/exercises/ex29_simt.py`, then run `python3 run.py check 29`.
+# **Exercise.** First a kernel for the small emulator: add up all elements of a block,
+# in steps that each halve the number of threads at work. Where do the barriers go? No
+# thread may read more than two numbers between two barriers.
+#
+# Then your first CUDA: `y[i] = a * x[i] + shift` over many blocks, with a guard; and a
+# row added to every row of a matrix, with a 2-D index. Both are run in several orders.
+#
+# Open `lessons/exercises/ex29_simt.py` and `ex29_simt.cu`, then run
+# `python3 run.py check 29`.
 # %% you_should_see
 print(f"You should see: {loads[0].requests} requests where lanes part, "
       f"{loads[1].requests} where warps do;")
-print(f"{awake.active_lanes} of 32 lanes are awake in the triangle.")
+print(f"{awake.active_lanes} of 32 lanes are at work in the triangle.")
 assert awake.requests == 32 and awake.active_lanes == 16.5

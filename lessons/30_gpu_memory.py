@@ -3,7 +3,7 @@
 # Covers: `minillama/simt/profile_report.py`, `docs/simt.md`, `tests/simt/test_simt_profile.py`
 # Needs: 29
 # Time: 12 s
-# Teaches: sectors, coalescing, shared memory, banks, bank conflicts, padding
+# Teaches: sectors, coalescing, shared memory, banks, bank conflicts, padding, latency, occupancy, caches
 # Paper: [CUDA C++ Best Practices Guide](https://docs.nvidia.com/cuda/cuda-c-best-practices-guide/), chapter 10
 #
 # **Question.** A matrix lies in memory row by row. Why is reading a column slower than
@@ -132,15 +132,38 @@ show(profile_pictures.banks(padded, "One word of padding: a bank for every lane"
                             op="load"),
      "Padded to 33 words, the 32 lanes of a column lie in 32 banks: no conflict")
 # %% [markdown] counted_not_timed
-# These are counts, not times: the program that counts knows no cache and no clock. But
-# sectors and conflicts are why the three versions differ on a real GPU, and unlike
-# times they come out the same on every machine.
+# **What is counted is not time.** Counts come out the same on every machine, and they
+# are why the three versions differ. But the emulator has no clock. On a real GPU four
+# things decide how long a kernel takes.
+#
+# - **Latency.** A number from global memory arrives several hundred clock cycles after
+#   its request. The warp that wants it stops; the hardware runs another one meanwhile.
+#   At 2 TB/s and half a microsecond, a million bytes must be on their way at any time
+#   to keep the memory busy. That is why a GPU wants so many threads.
+# - **Occupancy.** A GPU consists of many *multiprocessors*, and blocks are given to
+#   them. Occupancy is the share of the warps that one can hold (64 on many GPUs) which
+#   are there to be run. Registers and shared memory limit it: of 100 KB, a block that
+#   takes 60 leaves no room for a second. More warps hide more latency, until memory is
+#   busy all the time. Beyond that they gain nothing.
+# - **Caches.** Each multiprocessor has a small cache, and all share a larger one. A
+#   sector that is found there does not come from memory again. So a column is slower
+#   than a row by less than 8, if its neighbours are read before it is dropped.
+# - **Tensor cores** multiply whole tiles in one instruction, many times faster than
+#   lanes can (lesson 39). Then loading the tiles takes the longest.
+#
+# A kernel takes at least as long as its bytes need on the way, and as its arithmetic
+# needs: the longer of the two is the limit. Lesson 36 draws it.
 # %% [markdown] exercise
 # **Exercise.** Padding wastes memory, and 16-byte loads do not like odd rows. There is
 # a way without: store element (row, column) of a 32-wide tile in another column, so
 # that rows *and* columns are free of conflicts. Find it.
 #
-# Open `lessons/exercises/ex30_gpu_memory.py`, then run `python3 run.py check 30`.
+# Then write the transpose as a kernel, for a matrix of any shape. A block has 32 by 8
+# threads for its tile of 32 by 32, so each thread moves 4 elements; at the matrix's
+# edges a tile is not full. No bank conflicts, 4 sectors a request.
+#
+# Open `lessons/exercises/ex30_gpu_memory.py` and `ex30_gpu_memory.cu`, then run
+# `python3 run.py check 30`.
 # %% you_should_see
 print(f"You should see: {store.sectors_per_request:.0f} sectors per store in the plain "
       f"version and {tiled.global_store.sectors_per_request:.0f} through a tile;")

@@ -1,13 +1,39 @@
 """Pictures of a profile of emulated kernels (`minillama.simt.profile_report.Profile`): where the lanes of a warp reach.
 
-`sectors(p, title)` and `banks(p, title)` draw the first request of the access that has the most requests; op="load" or
-"store", line=12 and kernel="part of a name" choose among accesses. `lanes(p, title)` draws a whole warp's time.
-`fragments`, `matrix_banks` and `stages` show what feeds tensor cores (lesson 39).
+`levels(title, n, threads)` draws grid, block, warp and lane. `sectors(p, title)` and `banks(p, title)` draw the first
+request of the access that has the most requests; op="load" or "store", line=12 and kernel="part of a name" choose among
+accesses. `lanes(p, title)` draws a whole warp's time. `fragments`, `matrix_banks` and `stages` show what feeds tensor
+cores (lesson 39).
 """
 
 from collections import defaultdict
 
 from minillama.plots import CONTEXT, CONTRAST, INK, OURS, WIDTH, column_of_panels, figure
+
+
+def levels(title, n, threads):
+    """The grid of ceil(n / threads) blocks, its last block's warps, and the last warp's lanes: those with an element
+    below n in blue, those that a guard sends away in grey."""
+    blocks, first = -(-n // threads), -(-n // threads) * threads - 32
+    picture, axes = figure(title, figsize=(WIDTH, 3.6))
+    rows = ((f"grid: {blocks} blocks of {threads} threads", range(blocks), range(blocks)),
+            (f"block {blocks - 1}: {threads // 32} warps of 32 threads", range(threads // 32), range(threads // 32)),
+            (f"warp {threads // 32 - 1} of block {blocks - 1}: 32 lanes, elements {first} to {first + 31}",
+             [lane if lane % 8 == 0 or lane == 31 else "" for lane in range(32)], range(32)))
+    for level, (name, labels, places) in enumerate(rows):
+        top, wide = 3 * level, 32 / len(places)
+        axes.text(31.6 if level else 0, top - 0.2, name, color=INK, va="bottom", ha="right" if level else "left")
+        for place, label in zip(places, labels, strict=True):
+            opened, used = level < 2 and place == places[-1], level < 2 or first + place < n
+            axes.add_patch(_cell((place * wide, top), wide, CONTRAST if opened else OURS if used else CONTEXT))
+            axes.text((place + 0.5) * wide, top + 0.5, label, color="white", ha="center", va="center")
+        if level < 2:
+            for left, below in ((32 - wide, 0), (32, 32)):
+                axes.plot((left, below), (top + 1, top + 3), color=CONTRAST, linewidth=0.8, linestyle=":")
+    axes.text(0, 7.3, f"blue: i < {n}, at work; grey: nothing to do", color=INK, va="top")
+    axes.set(xlim=(-0.2, 32.2), ylim=(8, -1.1))
+    axes.axis("off")
+    return picture
 
 
 def most_requested(profile, line=None, space=None, op=None, kernel=None):

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["test", "--all", "a.py", "b.py"], "python -m pytest -m  -n 2 --dist worksteal a.py b.py"),
     (["mutate", "20", "7"], f"python {ROOT / 'tools' / 'mutate.py'} 20 7"),
     (["lesson", "5", "--seeds", "3"], f"python {ROOT / 'tools' / 'lesson_seeds.py'} 5 --seeds 3"),
+    (["book", "5", "--run"], f"python {ROOT / 'tools' / 'book_markdown.py'} 5 --run"),
     (["docs"], f"python {ROOT / 'tools' / 'api_pages.py'}"),
     (["gpu"], f"python {ROOT / 'tools' / 'on_gpu.py'}"),
     (["info"], "python -m minillama info"),

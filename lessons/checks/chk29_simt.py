@@ -1,9 +1,12 @@
-"""Checks of exercise 29: the sum under several orders of threads, with barriers that all reach, in halving steps."""
+"""Checks of exercise 29: the sum under several orders of threads, with barriers that all reach, in halving steps; and
+two CUDA kernels, by values, guards and requests."""
 
 import math
 import random
 
-from minillama.course.exercise import Wrong
+import torch
+
+from minillama.course.exercise import Wrong, close, on_gpu
 
 HINTS = {
     "sum": (
@@ -23,7 +26,22 @@ HINTS = {
     "steps": (
         "Between two barriers a thread may read two numbers: its own, and that of thread i + half.",
     ),
+    "scale": (
+        "Which elements does thread 0 of block 1 take? The number of a thread within its block is not enough.",
+        "i = blockIdx.x * blockDim.x + threadIdx.x, and y[i] = a * x[i] + shift.",
+        "The last block may have more threads than there are elements left. Which of them must do nothing?",
+        "n / 128 rounds down. What becomes of the rest?",
+    ),
+    "add_row": (
+        "Each thread has one element: its column from the .x numbers, its row from the .y numbers.",
+        "Element (r, c) is number r * C + c in memory; the added number depends on the column alone.",
+        "Two guards: a block may stand out beyond the last column, and beyond the last row.",
+    ),
+    "requests": (
+        "The 32 lanes of a warp are threads with neighbouring threadIdx.x. Let them take neighbouring columns.",
+    ),
 }
+AFTER = {"requests": "add_row"}  # what is counted must first be right
 SIZES = (1, 2, 8, 64)
 
 
@@ -111,6 +129,31 @@ def check_steps(learner):
         _run(learner.block_sum, range(n), list(range(n)), most_reads=2)
 
 
+def check_scale(learner):
+    for n in (128, 1000, 1, 129):
+        x, y = torch.randn(n), torch.zeros(n)
+        on_gpu(learner, "scale", x, y, n, 2.5, 0.75, hints={"race": 0, "out of bounds": 2})
+        full = n // 128 * 128  # the elements of full blocks
+        if full < n and torch.allclose(y[:full], 2.5 * x[:full] + 0.75, atol=1e-6) and not y[full:].any():
+            raise Wrong(f"of {n} elements the last {n % 128} are not written", 3)
+        close(f"y of {n} elements", y, 2.5 * x + 0.75, 1e-6, hint=1 if n == 128 else 0)
+
+
+def check_add_row(learner):
+    for R, C in ((8, 32), (16, 32), (8, 64), (11, 32), (8, 45), (1, 1), (19, 70)):
+        x, row, y = torch.randn(R, C), torch.randn(C), torch.zeros(R, C)
+        on_gpu(learner, "add_row", x, row, y, R, C, hints={"race": 2 if C % 32 else 0, "out of bounds": 2})
+        close(f"y of {R} rows and {C} columns", y, x + row, 1e-6, hint=2 if R % 8 or C % 32 else 1 if R == 8 else 0)
+
+
+def check_requests(learner):
+    x, row, y = torch.randn(16, 64), torch.randn(64), torch.zeros(16, 64)
+    profile = on_gpu(learner, "add_row", x, row, y, 16, 64)
+    for name, counts in (("load", profile.global_load), ("store", profile.global_store)):
+        if counts.sectors_per_request > 4:
+            raise Wrong(f"a {name} of a warp touches {counts.sectors_per_request:.1f} sectors of 32 bytes, not 4", 0)
+
+
 WRONG = [  # (text in the solution, what a learner might write, the check that must fail, the hint it must show)
     ("            shared[i] = shared[i] + shared[i + half]\n        yield",
      "            shared[i] = shared[i] + shared[i + half]\n            yield", "barriers", 0),
@@ -121,4 +164,19 @@ WRONG = [  # (text in the solution, what a learner might write, the check that m
     ("        out[0] = shared[0]\n", "        out[0] = sum(x)\n", "steps", 0),
     ("        if i < half:\n            shared[i] = shared[i] + shared[i + half]\n        yield",
      "        shared[i] = sum(x)\n        yield", "steps", 0),
+    ("        out[0] = shared[0]\n", "        out[0] = sum(shared)\n", "sum", 1),
+    ("  const int i = blockIdx.x * blockDim.x + threadIdx.x;", "  const int i = threadIdx.x;", "scale", 0),
+    ("  if (i < n) y[i]", "  y[i]", "scale", 2),
+    ("  if (i < n) y[i]", "  if (i <= n) y[i]", "scale", 2),
+    ("= a * x[i] + shift", "= a * (x[i] + shift)", "scale", 1),
+    ("return (n + 127) / 128", "return n / 128 > 0 ? n / 128 : 1", "scale", 3),
+    ("  const int c = blockIdx.x * blockDim.x + threadIdx.x;", "  const int c = threadIdx.x;", "add_row", 1),
+    ("  const int r = blockIdx.y * blockDim.y + threadIdx.y;", "  const int r = threadIdx.y;", "add_row", 0),
+    ("+ row[c]", "+ row[r]", "add_row", 1),
+    ("x[r * C + c] + row", "x[c * R + r] + row", "add_row", 1),
+    ("  if (r < R && c < C)", "  if (r < R)", "add_row", 2),
+    ("  if (r < R && c < C)", "  if (c < C)", "add_row", 2),
+    ("  const int c = blockIdx.x * blockDim.x + threadIdx.x;\n  const int r = blockIdx.y * blockDim.y + threadIdx.y;",
+     "  const int t = threadIdx.y * 32 + threadIdx.x;\n"
+     "  const int c = blockIdx.x * 32 + t / 8, r = blockIdx.y * 8 + t % 8;", "requests", 0),
 ]

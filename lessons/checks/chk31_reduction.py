@@ -36,6 +36,7 @@ HINTS = {
     ),
     "barriers": ("A barrier in each step of a tree makes seven. Within a warp a shuffle needs none.",),
 }
+AFTER = {"requests": "rows", "barriers": "rows"}  # what is counted must first be right
 
 
 def _pair(xs):

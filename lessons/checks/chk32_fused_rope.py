@@ -26,6 +26,7 @@ HINTS = {
         "In one request neighbouring lanes must read neighbouring numbers: lane n takes pair n, then pair n + 32.",
     ),
 }
+AFTER = {"moved": "kernel"}  # what is counted must first be right
 
 
 def _turned(learner, tokens, heads, kv_heads, half):

@@ -40,6 +40,7 @@ HINTS = {
         "In one request neighbouring lanes must read neighbouring numbers: 32 floats of one row.",
     ),
 }
+AFTER = {"moved": "kernel"}  # what is counted must first be right
 
 
 def _scores(T, S, dtype=torch.float64):

@@ -30,6 +30,7 @@ HINTS = {
         "One barrier a tile is enough if the next tile goes to the other stage.",
     ),
 }
+AFTER = {"products": "kernel", "moved": "kernel"}  # what is counted must first be right
 
 
 def check_holder(learner):

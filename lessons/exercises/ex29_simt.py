@@ -1,4 +1,4 @@
-"""Exercise 29: a sum by a block of threads, for the emulator of lesson 29.
+"""Exercise 29: a sum by a block of threads, for the emulator of lesson 29. ex29_simt.cu wants two kernels.
 
 A kernel is a generator: every thread runs it, and `yield` is a barrier, which all threads of the block must reach the
 same number of times. Between two barriers the threads run in any order. No thread may read more than two numbers

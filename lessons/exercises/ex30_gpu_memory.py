@@ -1,4 +1,4 @@
-"""Exercise 30: a tile of 32 by 32 words without padding and without bank conflicts.
+"""Exercise 30: a tile of 32 by 32 words without padding and without bank conflicts. ex30_gpu_memory.cu wants a kernel.
 
 Shared memory has 32 banks; the word at place (row, c) of a 32-wide tile lies in bank c. A tile that is stored as it is
 has its columns in one bank each. Where should the element (row, column) lie instead? It stays in its row.

@@ -1,7 +1,7 @@
 """What a check of an exercise says, and the child process in which it looks at a learner's code.
 
-A checks file imports `Wrong` and `close`. `minillama/course/check.py` starts the child; whatever the learner's code
-does there (an endless loop, a crash in C++, `os._exit`, a flood of text) ends in a sentence, never in a dead grader.
+A checks file imports `Wrong` and `close`; in AFTER, {check: check}, one waits for the other. `course/check.py` starts
+the child; whatever the learner's code does there ends in a sentence, never in a dead grader.
 """
 
 import importlib.util
@@ -121,11 +121,6 @@ def _compiler_said(text):
     raise Wrong(first.rsplit("/", 1)[-1])
 
 
-def checks_in(module):
-    """{name: function} of the functions check_<name>, in the order in which they stand in the file."""
-    return {name.removeprefix("check_"): value for name, value in vars(module).items() if name.startswith("check_")}
-
-
 def child():
     """The child's whole life: `checks.py learner.py ...` in argv, one JSON object a line on what was stdout."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -136,18 +131,23 @@ def child():
         events.flush()
 
     module = load(sys.argv[1])
-    checks = checks_in(module)
+    checks = {name.removeprefix("check_"): value for name, value in vars(module).items() if name.startswith("check_")}
     _limit_memory()
     tell(checks=list(checks), hints=module.HINTS)
     for number, path in enumerate(sys.argv[2:]):
         learner = []
         tell(file=number, check="", **_verdict(lambda mine=learner, path=path: mine.append(_load_all(path)), path))
+        passed = {None}
         for name, check in checks.items() if learner else ():
+            if getattr(module, "AFTER", {}).get(name) not in passed:
+                continue  # it measures what is not right yet: the grader says "to do"
             tell(file=number, start=name)
             if torch := sys.modules.get("torch"):  # not every exercise needs it, and it takes seconds to import
                 torch.set_num_threads(1)
                 torch.manual_seed(0)
-            tell(file=number, check=name, **_verdict(lambda check=check, mine=learner: check(*mine), path))
+            verdict = _verdict(lambda check=check, mine=learner: check(*mine), path)
+            passed |= {name} if verdict["verdict"] == "ok" else set()
+            tell(file=number, check=name, **verdict)
     tell(end=True)
 
 

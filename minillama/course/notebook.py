@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-from minillama.course.lesson import FOLDER, HEADER, read
+from minillama.course.lesson import HEADER, read
 from minillama.system.files import atomic_write
 
-SETUP = """# This notebook was written from minillama's checkout, and finds the package there.
+SETUP = """# minillama: installed for this kernel's Python, or in a folder above this notebook
 import sys
+from pathlib import Path
 
-sys.path.insert(0, {root!r})
+sys.path += [str(folder) for folder in Path.cwd().parents if (folder / "minillama").is_dir()]
 from minillama.course.notebook import inline
-
 inline(display)"""
 
 
@@ -33,14 +33,14 @@ def notebook(lesson):
     """The notebook as a dictionary. Cells keep their ids; `ascii:` lines are left out."""
     head = [f"# {lesson.number:02} · {lesson.title}", "", *(f"* {key}: {lesson.header[key]}" for key in HEADER
                                                             if key in lesson.header), ""]
-    cells = [_cell("code", "setup", SETUP.format(root=str(FOLDER.parent)))]
+    cells = []
     for number, cell in enumerate(lesson.cells):
         text = cell.text
         if cell.kind == "markdown":
             lines = [line for line in text.splitlines() if not line.startswith("ascii:")]
             text = "\n".join((head if number == 0 else []) + lines)
         cells.append(_cell(cell.kind, cell.id, text))
-    cells.insert(0, cells.pop(1))  # the question first, then the set-up
+    cells.insert(1, _cell("code", "setup", SETUP))  # behind the question
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return {"cells": cells, "metadata": {"kernelspec": python, "language_info": {"name": "python"}}, "nbformat": 4,
             "nbformat_minor": 5}

@@ -1,6 +1,7 @@
 """Laws of notebook and book: they say what the lesson says, need no network, and serve eye, ear and keyboard."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -199,9 +200,15 @@ def test_a_notebook_is_valid_and_runs(tmp_path):
     head = "".join(found["cells"][0]["source"])
     assert head.startswith("# 05 · Halves\n\n* Covers: ") and "ascii:" not in "".join(found["cells"][3]["source"])
     code = "\n".join("".join(cell["source"]) for cell in found["cells"] if cell["cell_type"] == "code")
+    assert str(lesson.FOLDER.parent) not in path.read_text(encoding="utf-8")
+    there = tmp_path / "checkout" / "out" / "lessons"  # below a folder with the package, as in a checkout
+    there.mkdir(parents=True)
+    (tmp_path / "checkout" / "minillama").symlink_to(lesson.FOLDER.parent / "minillama")
     (tmp_path / "run.py").write_text("display = lambda figure: print('shown', type(figure).__name__)\n" + code)
-    done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == "half: 3.0\nshown Figure\nIt ends at 4\nYou should see: 3.0\n", done.stderr
+    for place, installed in ((there, ""), (tmp_path, str(lesson.FOLDER.parent))):
+        done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, cwd=place,
+                              env={**os.environ, "PYTHONPATH": installed})
+        assert done.stdout == "half: 3.0\nshown Figure\nIt ends at 4\nYou should see: 3.0\n", done.stderr
 
 
 def test_markdown_for_github_keeps_formulas_code_and_figures(tmp_path):
@@ -215,6 +222,21 @@ def test_markdown_for_github_keeps_formulas_code_and_figures(tmp_path):
     assert places == sorted(places) and "ascii:" not in page and "\n\n\n" not in page.split("```python")[0]
     assert list(figures) == ["05_rms_norm-1.svg", "05_rms_norm-2.svg"]
     assert all("prefers-color-scheme: dark" in svg for svg in figures.values())
+
+
+def test_a_page_keeps_its_outputs_for_the_book_until_its_code_changes(tmp_path):
+    read = lesson.read(written(tmp_path / "lessons"))
+    page, figures = book_markdown.page(read, RECORDED)
+    for name, text in {"05_rms_norm.md": page, **figures}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert book_markdown.kept(read, tmp_path) == {**RECORDED, "you_should_see": []}
+    changed = lesson.read(written(tmp_path / "lessons", LESSON.replace("x = 6", "x = 8")))
+    assert book_markdown.kept(changed, tmp_path) is None
+    assert book_markdown.kept(read, tmp_path / "lessons") is None
+    for path in PATHS:
+        found = book_markdown.kept(lesson.read(path))
+        assert sum(isinstance(part, recording.Svg) for parts in found.values() for part in parts) == len(
+            list(DOCS.glob(f"{path.stem}-*.svg"))), path.stem
 
 
 def test_one_lesson_is_rendered_without_the_others_and_old_figures_go(tmp_path):
@@ -285,8 +307,18 @@ def _as_notebook():
         test_a_notebook_is_valid_and_runs(Path(folder))
 
 
+def _as_kept():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        test_a_page_keeps_its_outputs_for_the_book_until_its_code_changes(Path(folder))
+
+
 MUTANTS = [
     Mutant("minillama.course.notebook", 'if not line.startswith("ascii:")', "if line is not None", _as_notebook),
+    Mutant("book_markdown", "        if not there:\n            return None\n", "", _as_kept),
+    Mutant("book_markdown", 'svg.replace(INK.format(light="#1c2430", dark="#e4e9ef"), "", 1)', "svg", _as_kept),
     Mutant("book_markdown", "if CLOCK.search(text):", "if text is None:",
            lambda: test_prose_is_compared_letter_for_letter_and_printed_numbers_within_their_tolerance("1.5 s", "9.5 s",
                                                                                                       True)),
