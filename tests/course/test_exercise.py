@@ -146,14 +146,6 @@ def test_no_answer_kills_the_grader_and_each_end_is_named(tmp_path, line, words)
     assert result.verdict == "fail"
 
 
-def test_a_check_that_waits_for_another_is_to_do_until_that_one_passes(tmp_path):
-    waiting = CHECKS.replace("WRONG = ", 'AFTER = {"double": "half"}\nWRONG = ', 1)
-    for answer, verdicts in ((RIGHT.replace("/ 2", "/ 3"), ["fail"]), (RIGHT, ["ok", "ok"])):
-        course(tmp_path, answer, checks=waiting)
-        (result,), _ = grade(check.find(5, tmp_path)[2], [check.find(5, tmp_path)[0]])
-        assert [one.verdict for one in result.results] == verdicts and result.checks == ["half", "double"]
-
-
 def test_a_flood_of_text_is_cut_and_a_little_is_shown(tmp_path):
     flood = "import os\n\n\ndef half(x):\n    for _ in range(3000):\n        print('spam' * 1000)\n"
     result, printed = graded(tmp_path, flood + "    os.write(1, b'raw')\n    return x / 2\n")
