@@ -136,5 +136,6 @@ def from_model(model, source="the model"):
     if any(isinstance(module, QuantizedLinear) for module in model.modules()):
         raise ValueError(f"{source} has quantized layers, which this form cannot hold: write it before it is "
                          "quantized, or quantize the file")
-    tensors = {name: stored(tensor.detach()) for name, tensor in model.named_parameters()}
+    whole = getattr(type(next(model.parameters())), "full_tensor", None)  # of a model in shards, when it is read
+    tensors = {name: stored(tensor.detach(), whole) for name, tensor in model.named_parameters()}
     return check_tensors(Weights(model.config, tensors, Path(source)))

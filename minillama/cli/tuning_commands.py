@@ -11,14 +11,7 @@ from minillama.bounds import MOST, Range
 from minillama.checkpoint import open_weights
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.cli import flags
-from minillama.cli.model_arguments import (
-    add_template,
-    choose_kernels,
-    load_from_args,
-    opened,
-    shape_of,
-    take_template,
-)
+from minillama.cli.model_arguments import add_template, choose_kernels, load_from_args, opened, shape_of, take_template
 from minillama.config import preset
 from minillama.generate import prompt_ids
 from minillama.peft.adapter_file import save_adapter
@@ -29,13 +22,15 @@ from minillama.peft.methods import METHODS, add_method
 from minillama.system.claim import claims
 from minillama.system.memory import require_memory, require_step_memory
 from minillama.tokenizer import load_tokenizer
+from minillama.train import sharded
 from minillama.train.data import question_held_out
 from minillama.train.data_parallel import is_main_process, on_main_first, process_group
 from minillama.train.mixture import find_sources, open_sources, tell_epochs, write_sources
-from minillama.train.pretrain import PretrainConfig, check_shape, pretrain
+from minillama.train.pretrain import PretrainConfig, PretrainRun, check_shape, pretrain
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
-from minillama.train.sft import SftConfig, fine_tune, stage_ends, with_steps
+from minillama.train.sft import FineTuning, SftConfig, fine_tune, stage_ends, with_steps
+from minillama.train.sharded_checkpoint import take_part_in_saving
 from minillama.train.vocabulary import train_vocabulary
 from minillama.transformer import Transformer
 
@@ -79,6 +74,7 @@ def add_sft(commands):
     sft.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                      help="list bad records on stderr and go on without them")
     flags.add_resume(sft)
+    sft.add_argument("--shard", action="store_true", help=sharded.HELP)
     flags.add_fields(sft, SftConfig)
     flags.add_kernels_flag(sft)
     flags.add_device(sft)
@@ -94,6 +90,7 @@ def add_pretrain(commands):
     parser.add_argument("--model", metavar="PATH", help="begin with its weights (default: random ones)")
     parser.add_argument("--out", required=True, metavar="DIR")
     flags.add_resume(parser)
+    parser.add_argument("--shard", action="store_true", help=sharded.HELP)
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
     flags.add_kernels_flag(parser)
     flags.add_fields(parser, PretrainConfig)
@@ -103,6 +100,7 @@ def add_pretrain(commands):
 def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
+    kind = sharded.kind_of_run(PretrainRun, arguments)
     if not (given or arguments.tokenizer):
         raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
@@ -124,7 +122,7 @@ def run_pretrain(arguments):
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
-                 tokenizer=tokenizer if given else None)
+                 tokenizer=tokenizer if given else None, kind=kind)
         if is_main_process():
             print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
@@ -142,6 +140,7 @@ def run_sft(arguments):
     if arguments.modules_to_save and arguments.method not in LORAS:
         raise ValueError(f"--modules-to-save goes with an adapter of --method {', '.join(LORAS)}, not "
                          f"with {arguments.method}")
+    kind = sharded.kind_of_run(FineTuning, arguments)
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE or arguments.modules_to_save:
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
@@ -169,9 +168,9 @@ def run_sft(arguments):
         elif arguments.method in METHODS:
             given |= flags.facts(arguments, "virtual_tokens", "encoder_width", "lstm", "start_text", "bottleneck")
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
-                            facts={"template": template, **given})
+                            facts={"template": template, **given}, kind=kind)
         if not is_main_process():
-            return
+            return take_part_in_saving(model)
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
     words = ["--model", out] if arguments.method in WHOLE else ["--model", arguments.model, "--adapter", out]
@@ -236,8 +235,8 @@ def prepare(model, arguments, tokenizer=None):
 
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
-    if arguments.method not in WHOLE:
+    if arguments.method in WHOLE:
+        save_with_tokenizer(arguments.out, model, tokenizer)
+    else:
         write_chat_template(arguments.out, tokenizer.chat_template)
         save_adapter(arguments.out, model, base_model=str(arguments.model))
-        return
-    save_with_tokenizer(arguments.out, model, tokenizer)

@@ -4,10 +4,6 @@ Every process draws the step's batches, a pure function of seed and step, and le
 gradients are computed, DistributedDataParallel (arXiv 2006.15704) averages them over the processes. The settings
 describe the whole step, so a run means the same on any number of processes, up to the order of sums, and a checkpoint
 may be resumed on another number. Every process holds the whole model and optimizer: this saves time, not memory.
-
-FSDP2 (`torch.distributed.fsdp.fully_shard`), which shares out the memory too, takes this package's Transformer, AdamW
-and gradient clipping as they are, with gloo on a CPU as well: a test holds five steps of it to one process's. The
-commands do not offer it: their checkpoints hold whole tensors, and would have to be put together and cut up again.
 """
 
 import contextlib

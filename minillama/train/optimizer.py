@@ -105,5 +105,6 @@ def clip_gradients(parameters, max_norm):
         return torch.zeros(())
     wide = reduce(torch.promote_types, {g.dtype for g in gradients}, torch.float32)  # sums in fp32 or longer
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype=wide)))
+    norm = getattr(norm, "full_tensor", lambda: norm)()  # of gradients in shards: over all processes
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))  # 1e-6: no 0 / 0
     return norm

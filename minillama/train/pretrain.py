@@ -18,6 +18,7 @@ from minillama.train import data_parallel
 from minillama.train.mixture import batches_of, held_out_loss
 from minillama.train.resume import settings_of
 from minillama.train.sequence_loss import next_token_loss
+from minillama.train.sharded_checkpoint import take_part_in_saving
 from minillama.train.training_run import TrainingConfig, TrainingRun
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -41,7 +42,7 @@ class PretrainConfig(TrainingConfig):
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
-             tokenizer_path=None, tokenizer=None, facts=None):
+             tokenizer_path=None, tokenizer=None, facts=None, kind=None):
     """Train `model` in place on `train_tokens` (see `train.data`, `train.mixture`) -> the history, as in metrics.jsonl.
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token
@@ -49,7 +50,7 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     {"step", "held_out_loss"}; step counts finished updates. resume=True goes on from the last
     checkpoint in `out_dir`, if model, data and settings are those it had (`checkpoint_every` may differ, and `steps`:
     see `training_run`). facts: {name: plain value} of more that has to be the same, such as a command's other flags.
-    The tokenizer, or a copy of its file, goes beside the model.
+    The tokenizer, or a copy of its file, goes beside the model. kind: another class of run (`sharded`).
 
     Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
     holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
@@ -58,12 +59,14 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     """
     _check_fit(model, train_tokens, held_out_tokens, config)
     model.to(config.device, DTYPES[config.dtype])
-    history = PretrainRun(model, train_tokens, held_out_tokens, config, out_dir, facts).train(resume, progress)
-    if data_parallel.is_main_process():
-        if tokenizer is None:
-            save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
-        else:
-            save_with_tokenizer(out_dir, model, tokenizer)
+    kind = kind or PretrainRun
+    history = kind(model, train_tokens, held_out_tokens, config, out_dir, facts).train(resume, progress)
+    if not data_parallel.is_main_process():
+        take_part_in_saving(model)
+    elif tokenizer is None:
+        save_model(out_dir, model, tokenizer_path)  # Meta's form, beside the run's own files
+    else:
+        save_with_tokenizer(out_dir, model, tokenizer)
     return history
 
 

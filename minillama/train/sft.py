@@ -50,7 +50,8 @@ def with_steps(config, rows):
     return config if config.steps else replace(config, steps=min(max(round(3 * rows / each), 150), 500))
 
 
-def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(), facts=None):
+def fine_tune(model, sequences, held_out, config, folder=None, resume=False, progress=True, stages=(), facts=None,
+              kind=None):
     """Train what requires a gradient in `model`, in place, on lists of `Sequence` -> the history.
 
     stages: (n1, n2, ...): a curriculum. The first n1 sequences are trained on first, then the next n2, each stage for
@@ -58,8 +59,8 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
 
     The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} and {"step", "held_out_loss"}, as in
     `pretrain`; losses are mean nats per learned token. With a `folder` they are written there with checkpoints of the
-    trained parameters, and resume=True goes on from the last; facts are as in `pretrain`, and a run in stages keeps its
-    steps. The model ends in eval mode.
+    trained parameters, and resume=True goes on from the last; facts and kind are as in `pretrain`, and a run in stages
+    keeps its steps. The model ends in eval mode.
 
     Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
     """
@@ -69,7 +70,7 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
         raise ValueError(f"stages {tuple(stages)} must be positive and add up to the {len(sequences)} sequences")
     before, model.gradient_checkpointing = model.gradient_checkpointing, config.gradient_checkpointing
     try:
-        return FineTuning(model, sequences, held_out, config, folder, stages, facts).train(resume, progress)
+        return (kind or FineTuning)(model, sequences, held_out, config, folder, stages, facts).train(resume, progress)
     finally:
         model.gradient_checkpointing = before
         model.eval()

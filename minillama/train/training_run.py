@@ -75,9 +75,11 @@ class TrainingRun(ResumableRun):
     """
 
     name, state_file, evaluated, drops_out = "train", STATE_FILE, True, True
+    learner_of = staticmethod(data_parallel.learner_of)
 
     def __init__(self, model, config, folder, signature):
         super().__init__(config, folder, {**signature, **model_facts(model)}, config.steps)
+        self.learner = self.learner_of(model)  # what `losses` calls
         self.model, self.device = model, next(model.parameters()).device
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         adamw = AdamW
@@ -86,7 +88,6 @@ class TrainingRun(ResumableRun):
         self.optimizer = adamw(self.trained.values(), config.max_lr, (config.beta1, config.beta2), config.eps,
                                config.weight_decay)
         self.measured = {}  # of the step's losses, for the metrics; `losses` may set it
-        self.learner = data_parallel.learner_of(model)  # what `losses` calls
         self.processes = data_parallel.rank_and_size()[1]
         self.step_tokens = 0  # read in a step, for the progress bar; `losses` may set it
 

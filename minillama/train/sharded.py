@@ -1,0 +1,180 @@
+"""Sharded training by PyTorch's own engine: `torchrun --nproc-per-node 4 -m minillama pretrain ... --shard`.
+
+`fully_shard` (FSDP2; arXiv 2304.11277, after ZeRO's third stage, arXiv 1910.02054) cuts every weight along its first
+axis, a piece for each of N processes. Its gradient and AdamW's two averages are cut alike, so of 16 bytes a weight a
+process holds 16 / N. A block's weights are gathered before its forward pass, and once more before its backward pass,
+and forgotten behind each; then its gradients are averaged, and every process keeps its piece of them. Batches are
+shared out as in data parallel training (`data_parallel`).
+
+What a step of A batches a process has to send and receive besides, in bytes, is (N - 1) / N of
+
+    A (2 blocks + rest) + blocks + rest
+
+where blocks and rest are the bytes of the weights inside and outside of the blocks: gradients meet at the last batch.
+"""
+
+import contextlib
+import os
+
+import torch
+
+from minillama.train import data_parallel
+from minillama.train.pretrain import PretrainRun
+from minillama.train.resume import load_training_state
+from minillama.train.sft import FineTuning
+from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
+
+METHODS = ("full", "lora", "rslora")  # of sft, that train in shards
+HELP = "share weights, gradients and optimizer out to the processes that torchrun started (FSDP)"  # of --shard
+
+
+def kind_of_run(kind, arguments):
+    """The class of run that a command with these arguments does: `kind`, or its form in shards where --shard asks."""
+    if not arguments.shard:
+        return kind
+    require_shardable(arguments)
+    return {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}[kind]
+
+
+def require_shardable(arguments):
+    """ValueError, before any work, where a command with these arguments cannot train in shards as it was started."""
+    size, given = int(os.environ.get("WORLD_SIZE", 1)), vars(arguments)
+    quantized, method = given.get("load_4bit") or given.get("load_8bit"), given.get("method", "full")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise ValueError("--shard shares a model out to the processes that torchrun starts, and it started none: "
+                         "`torchrun --nproc-per-node 2 -m minillama ... --shard`")
+    if arguments.grad_accumulation % size:
+        raise ValueError(f"--grad-accumulation {arguments.grad_accumulation} cannot be shared by {size} processes: "
+                         f"give a multiple of {size}")
+    if given.get("paged_optimizer"):
+        raise ValueError(f"--paged-optimizer {arguments.paged_optimizer} does not go with --shard: leave one out")
+    if quantized or method not in METHODS:
+        what = "a quantized model" if quantized else f"--method {method}"
+        raise ValueError(f"--shard does not take {what}: choose --method {', '.join(METHODS)} on weights that are not "
+                         "quantized, or leave --shard out")
+
+
+def shard_model(model):
+    """Cut the weights of a Transformer, in place, to this process's pieces (`DTensor`) -> what to call in training.
+    Gradients are averaged in fp32 whatever the weights' dtype; the pieces keep theirs."""
+    from torch.distributed.device_mesh import init_device_mesh  # here, for none but sharded runs need it loaded
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(next(model.parameters()).device.type, (data_parallel.rank_and_size()[1],))
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for part in (*model.layers, model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    return ShardedLearner(model)
+
+
+class ShardedLearner:
+    """A sharded model as `data_parallel.shard` wants it: called with batches, and still between those of a step."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, *arguments, **named):
+        return self.model(*arguments, **named)
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        """Within it gradients are added up here, whole, and nothing of them is sent."""
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+
+def unshard_trained(model):
+    """Put what was trained together in every process, in place: an adapter is small, and its file has it whole."""
+    for name, weight in list(model.named_parameters()):
+        if weight.requires_grad:
+            module, _, parameter = name.rpartition(".")
+            setattr(model.get_submodule(module), parameter, torch.nn.Parameter(weight.full_tensor()))
+
+
+class ShardedRun:
+    """What a `TrainingRun` does otherwise in shards; it stands before one among the bases of a class.
+
+    `training_state.pt` holds all but the tensors and names the folder that has those (`sharded_checkpoint`): it is
+    replaced at once, after that folder is whole, so whenever a process is killed there is one whole state.
+    """
+
+    learner_of, shards = staticmethod(shard_model), ""
+
+    def tensors(self):
+        """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""
+        optimizer = super().state_dict()["optimizer"]
+        lists = {"model": [p.detach() for p in self.trained.values()],
+                 **{key: optimizer[key] for key in ("m", "v", "fp32_weights")}}
+        return {f"{key}.{name}": tensor for key, tensors in lists.items()
+                for name, tensor in zip(self.trained, tensors, strict=True) if tensor is not None}
+
+    def state_dict(self):
+        whole = super().state_dict()
+        return {"shards": self.shards, "steps": whole["optimizer"]["steps"], "random": whole["random"]}
+
+    def evaluate(self):
+        super().evaluate()
+        self.model.reshard()  # without a backward pass nothing else forgets what is outside of the blocks
+
+    def save(self):
+        """The checkpoint: every process writes its pieces, then the main one says that they are the state."""
+        if self.folder is not None:
+            self.shards = write_shards(self.folder, self.step, self.tensors(), keep=self.shards)
+        super().save()
+        data_parallel.wait_for_all()
+        if self.folder is not None and self.is_main:
+            remove_shards(self.folder, keep=self.shards)
+
+    def resume(self, progress=False):
+        """Go on from a state in shards of any number of processes, or from that of a run that held all in one."""
+        name, own = self.name, self.name.removesuffix(" --shard")
+        if load_training_state(self.folder / self.state_file).get("kind") == own:
+            self.name, self.state_dict = own, super().state_dict  # for as long as that form is read
+        try:
+            super().resume(progress)
+        finally:
+            self.name = name
+            vars(self).pop("state_dict", None)
+
+    def load_state_dict(self, state):
+        ours = super().state_dict()
+        if "shards" in state:
+            self.shards = state["shards"]
+            read_shards(self.folder / self.shards, self.tensors())
+            ours["optimizer"]["steps"] = state["steps"]
+        else:
+            ours = {"model": {name: cut_like(state["model"][name], p) for name, p in self.trained.items()},
+                    "optimizer": {"steps": state["optimizer"]["steps"], **{
+                        key: [None if given is None else cut_like(given, p) for given, p in
+                              zip(state["optimizer"][key], self.trained.values(), strict=True)]
+                        for key in ("m", "v", "fp32_weights")}}}
+        super().load_state_dict({**ours, "random": state["random"]})
+
+
+def cut_like(whole, piece):
+    """This process's piece of a tensor that every process can read, cut as `piece` is; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = whole.to(piece.to_local().device)
+    return distribute_tensor(whole, piece.device_mesh, piece.placements, src_data_rank=None)
+
+
+class ShardedPretrain(ShardedRun, PretrainRun):
+    """`PretrainRun` in shards."""
+
+    name = "pretrain --shard"
+
+
+class ShardedFineTuning(ShardedRun, FineTuning):
+    """`FineTuning` in shards; an adapter is whole again at the end."""
+
+    name = "fine-tune --shard"
+
+    def train(self, resume=False, progress=True):
+        history = super().train(resume, progress)
+        if not all(p.requires_grad for p in self.model.parameters()):
+            unshard_trained(self.model)
+        return history
