@@ -115,6 +115,7 @@ from random import Random
 
 from minillama.tokenizer.unigram import UnigramModel, edge_probabilities
 from minillama.tokenizer.wordpiece import gain_score, wordpiece_merges
+from minillama.train.subword_sampling import draw_segmentation
 
 model = UnigramModel({piece: math.log(value) for piece, value in first.items()})
 whole, shares, expected, _ = em_step(first, "hug")
@@ -129,7 +130,8 @@ assert next(wordpiece_merges(words, gain_score)) == max(pairs, key=gain.get)
 
 draw = Random(0)
 for alpha in (0.0, 0.5, 1.0):
-    drawn = Counter("|".join(model.sample("hug", alpha, draw)) for _ in range(900))
+    drawn = Counter("|".join(draw_segmentation(model, "hug", alpha, draw))
+                    for _ in range(900))
     print(f"alpha {alpha}: {dict(drawn.most_common())}")
 
 # %% [markdown] experiment
@@ -148,7 +150,6 @@ for alpha in (0.0, 0.5, 1.0):
 
 # %% measure
 from minillama.corpus import chinese_stories, stories
-from minillama.tokenizer.characters_and_words import coverage
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
 corpora = {"English": stories, "Chinese": chinese_stories}
@@ -159,7 +160,8 @@ for name, corpus in corpora.items():
         train = [story.text for story in corpus.documents(seed, 150)]
         unseen = [story.text for story in corpus.documents(seed + 10, 30)]
         counts = Counter("".join(train))
-        covered[name, seed] = [coverage(counts, n) for n in range(1, 201)]
+        often = sorted(counts.values(), reverse=True)
+        covered[name, seed] = [sum(often[:n]) / sum(often) for n in range(1, 201)]
         known = {word for text in train for word in text.split()}
         asked = [word for text in unseen for word in text.split()]
         unknown[name, seed] = sum(word not in known for word in asked) / len(asked)

@@ -32,11 +32,12 @@ def add_filter(commands):
 
 
 def add_extend(actions):
-    """tokenizer extend --model PATH --add T.model --out DST [--split-digits]"""
+    """tokenizer extend --model PATH [--add T.model] [--special-tokens TEXT ...] --out DST [--split-digits]"""
     extend = command(actions, "extend", run_extend, "add the pieces of another tokenizer, as Chinese-LLaMA did")
     extend.add_argument("--model", required=True, metavar="PATH",
-                        help="a SentencePiece BPE tokenizer, or a model folder that holds one")
-    extend.add_argument("--add", required=True, metavar="T.model", help="any SentencePiece tokenizer, unigram too")
+                        help="a BPE tokenizer (SentencePiece's or byte-level), or a model folder that holds one")
+    extend.add_argument("--add", metavar="T.model", help="a SentencePiece tokenizer, unigram too, or a byte-level one")
+    extend.add_argument("--special-tokens", nargs="+", default=[], metavar="TEXT", help="such as a chat's marks")
     extend.add_argument("--out", required=True, metavar="DST",
                         help="a tokenizer; a model folder where --model is one, with rows for the new pieces")
     extend.add_argument("--split-digits", action=argparse.BooleanOptionalAction, default=False,
@@ -46,30 +47,28 @@ def add_extend(actions):
 @claims("tokenizer extend", "model", "add")
 def run_extend(arguments):
     """The merged vocabulary (`tokenizer.extend`), and rows for it (`train.vocabulary.grow_vocabulary`)."""
+    from minillama.checkpoint import load_model
     from minillama.tokenizer import load_tokenizer
-    from minillama.tokenizer.extend import extend_tokenizer, joins_digits
-    from minillama.tokenizer.sentencepiece import read_pieces
+    from minillama.tokenizer.extend import extend_tokenizer, joins_digits, pieces_of
 
+    if not (arguments.add or arguments.special_tokens):
+        raise ValueError("nothing to add: give --add T.model, --special-tokens TEXT, or both")
     source, out = Path(arguments.model), Path(arguments.out)
-    require_regular(arguments.add)
-    try:
-        pieces = read_pieces(Path(arguments.add).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{arguments.add}: {error}") from None
-    old = load_tokenizer(source / "tokenizer.model" if source.is_dir() else source)
-    new = extend_tokenizer(old, pieces, arguments.split_digits)
-    digits = sum(joins_digits(piece.text) for piece in new.pieces[old.vocab_size:])
+    pieces = pieces_of(Path(arguments.add)) if arguments.add else []
+    model, old = load_model(source) if source.is_dir() else (None, load_tokenizer(source))
+    new = extend_tokenizer(old, pieces, arguments.split_digits, arguments.special_tokens)
+    last = new.vocab_size - len(arguments.special_tokens)
+    digits = sum(joins_digits(new.id_to_piece(index)) for index in range(old.vocab_size, last))
     note = f"; {digits} hold digits in company (--split-digits leaves them out)" if digits else ""
-    if not source.is_dir():
+    note += f"; special: {' '.join(arguments.special_tokens)}" if arguments.special_tokens else ""
+    if model is None:
         new.save(out)
     else:
-        from minillama.checkpoint import load_model
         from minillama.checkpoint.convert import save_with_tokenizer
         from minillama.system.files import atomic_folder
         from minillama.train.vocabulary import grow_vocabulary
 
-        model = load_model(source)[0]
-        grow_vocabulary(model, new.vocab_size)
+        grow_vocabulary(model, max(new.vocab_size, model.config.vocab_size))
         with atomic_folder(out) as folder:
             save_with_tokenizer(folder, model, new)
     print(f"{out}: {old.vocab_size} pieces and {new.vocab_size - old.vocab_size} new ones of {len(pieces)} make "

@@ -71,9 +71,6 @@ class Tokenizer:
     added: dict = {}
     further_ends: frozenset[int] = frozenset()
 
-    def _begin(self, added=()):
-        self.added = {token.text: token for token in added}
-
     @property
     def special_tokens(self):
         """{name: id} of the special ones among the added tokens."""
@@ -86,10 +83,6 @@ class Tokenizer:
     @cached_property
     def _words(self):
         return sorted((token for token in self.added.values() if not token.special), key=_longest_first)
-
-    def added_token(self, index):
-        """The `AddedToken` of an id, None for any other id."""
-        return self._by_id.get(index)
 
     @property
     def begins(self):
@@ -198,5 +191,9 @@ class Tokenizer:
         decoder = self.decoder(show_special)
         return "".join([decoder.push(index) for index in ids]) + decoder.flush()
 
-    def _out_of_range(self, index):
-        return ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
+    def _check_id(self, index):
+        if not 0 <= index < max(self.vocab_size, self.n_rows):
+            raise ValueError(f"id {index} is out of range: the vocabulary has ids 0 to {self.vocab_size - 1}")
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.vocab_size} tokens)"

@@ -2,13 +2,15 @@
 
 The original form (Sennrich, Haddow, Birch 2016, arXiv:1508.07909, algorithm 1) ends words with "</w>" and replays the
 merges in the order in which they were learnt. LLaMA's is SentencePiece's: words begin with U+2581, and a text is
-encoded by joining the pair with the best score first (`join_by_rank`). Its pieces are learnt in `piece_trainer`.
+encoded by joining the pair with the best score first (`join_pairs`). Its pieces are learnt in `piece_trainer`.
 """
 
+import functools
 import heapq
 from collections import Counter
 
 END = "</w>"
+CACHE_WORDS, CACHE_LENGTH = 1 << 16, 64  # words of at most so many characters are remembered, up to so many
 
 
 def sennrich_merges(word_counts, n):
@@ -58,22 +60,6 @@ def sennrich_encode(word, merges):
     return list(symbols)
 
 
-def join_by_rank(parts, rank, longest, frozen=(), halves=None):
-    """`join_pairs` for pieces: `rank` is {piece: sort key}, and no piece is longer than `longest` characters.
-
-    `halves`, if given, learns for each string that was looked up and known the two parts it was last seen as.
-    """
-    def rank_of(left, right):
-        if len(left) + len(right) > longest:
-            return None
-        key = rank.get(left + right)
-        if key is not None and halves is not None:
-            halves[left + right] = left, right
-        return key
-
-    return join_pairs(parts, rank_of, frozen)
-
-
 def join_pairs(parts, rank_of, frozen=()):
     """Join neighbours until no pair has a rank: the lowest rank first, of equals the leftmost.
 
@@ -102,3 +88,14 @@ def join_pairs(parts, rank_of, frozen=()):
         consider(previous[left], left)
         consider(left, beyond)
     return [part for part in parts if part]
+
+
+def remember_words(find):
+    """The function `find` of a word with a memory of up to `CACHE_WORDS` words, in its attribute `cache_info`."""
+    remembered = functools.lru_cache(CACHE_WORDS)(find)
+
+    def find_word(word):
+        return remembered(word) if len(word) <= CACHE_LENGTH else find(word)
+
+    find_word.cache_info = remembered.cache_info
+    return find_word

@@ -7,13 +7,11 @@ the text falls into words, whose ids are kept. The compiled core also cuts insid
 import re
 import struct
 
-from .bpe import join_by_rank
+from .bpe import join_pairs, remember_words
 from .word_counts import SPACE, encode_utf8
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MATCHABLE = (NORMAL, USER_DEFINED, UNUSED)  # only these are ever found in a text
-CACHE_WORDS = 1 << 16  # the cache is emptied when it holds this many words ...
-CACHE_LENGTH = 64  # ... of at most so many characters
 MAX_DEPTH = 100  # SentencePiece splits unused pieces to this depth only
 
 
@@ -117,7 +115,7 @@ class BpeEncoder(PieceEncoder):
         self.unused = {text for text, i in self.id_of.items() if pieces[i][2] == UNUSED}
         self.id_of = {text: i for text, i in self.id_of.items() if text not in self.unused}
         self.word = None if inner_space else re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
-        self.cache = {}
+        self.ids_of_word = remember_words(lambda word: self.ids(self.segment(word)))
 
     def encode(self, text):
         """The ids of a text, word by word."""
@@ -126,28 +124,25 @@ class BpeEncoder(PieceEncoder):
             return self.ids(self.segment(text))
         ids = []
         for word in self.word.findall(text) if self.word else (text,):
-            found = self._ids_of_word(word)
+            found = self.ids_of_word(word)
             if ids and found and ids[-1] == found[0] == self.unk_id:
                 found = found[1:]  # a run of unknowns is one <unk>
             ids += found
         return ids
 
-    def _ids_of_word(self, word):
-        found = self.cache.get(word)
-        if found is None:
-            found = self.ids(self.segment(word))
-            if len(word) <= CACHE_LENGTH:
-                if len(self.cache) >= CACHE_WORDS:
-                    self.cache.clear()
-                self.cache[word] = found
-        return found
-
     def segment(self, text):
         """The pieces of a normalised text."""
         parts = cut_units(text, self.own)
         frozen = {place for place, part in enumerate(parts) if self.own.fullmatch(part)} if self.own else ()
-        halves = {} if self.unused else None
-        joined = join_by_rank(parts, self.rank, self.longest, frozen, halves)
+        halves = {}  # of what could be joined: the two parts it was last seen as
+
+        def rank_below(left, right):
+            key = self.rank.get(left + right) if len(left) + len(right) <= self.longest else None
+            if key is not None and self.unused:
+                halves[left + right] = left, right
+            return key
+
+        joined = join_pairs(parts, rank_below, frozen)
         return [part for whole in joined for part in self._split_unused(whole, halves)] if self.unused else joined
 
     def _split_unused(self, part, halves, depth=0):

@@ -15,7 +15,7 @@ import regex  # `re` knows no \p{L}
 from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
-from .bpe import join_pairs
+from .bpe import join_pairs, remember_words
 from .character_classes import pinned, ranges
 from .compiled import byte_encoder, choose_backend
 
@@ -24,7 +24,6 @@ LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SINGLE_DIGITS = r"\p{N}"
 KNOWN_PATTERNS = (LLAMA3_WORDS, GPT2_WORDS, SINGLE_DIGITS)  # as in csrc/cpu/byte_bpe.h
-CACHE_WORDS, CACHE_LENGTH = 1 << 16, 64  # words of at most so many characters are remembered, up to so many
 
 
 def _byte_characters():
@@ -66,7 +65,7 @@ class ByteBpeTokenizer(Tokenizer):
 
     def __init__(self, ids, specials, words, merges=None, whole_words=True, bos=None, eos=None, pad=None, file=b"",
                  prefix_space=False, backend=None):
-        self._begin(AddedToken(name, index) for name, index in specials.items())
+        self.added = {name: AddedToken(name, index) for name, index in specials.items()}
         self.ids = ids
         self._merges, self._file = merges, file
         self.ids_are_ranks = merges is None  # as in Llama 3's own file
@@ -77,7 +76,6 @@ class ByteBpeTokenizer(Tokenizer):
             raise ValueError("two entries of the vocabulary share an id: the file is damaged")
         self.vocab_size = max([*self._bytes, *self._by_id], default=-1) + 1
         self.bos_id, self.eos_id, self.pad_id = (specials.get(name) for name in (bos, eos, pad))
-        self._cache = {}
 
     @functools.cached_property
     def _compiled(self):
@@ -89,7 +87,7 @@ class ByteBpeTokenizer(Tokenizer):
         return [regex.compile(pinned(pattern)) for pattern in self.words]
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "_compiled"}
+        return {name: value for name, value in vars(self).items() if name not in ("_compiled", "_word_ids")}
 
     def _vocabulary_id(self, name):
         return self.ids.get(spelled(name) or name.encode())
@@ -114,15 +112,9 @@ class ByteBpeTokenizer(Tokenizer):
             pieces = [part for piece in pieces for part in _isolate(pattern, piece)]
         return pieces
 
-    def _word_ids(self, word):
-        found = self._cache.get(word)
-        if found is None:
-            found = self._join(word.encode())
-            if len(word) <= CACHE_LENGTH:
-                if len(self._cache) >= CACHE_WORDS:
-                    self._cache.clear()
-                self._cache[word] = found
-        return found
+    @functools.cached_property
+    def _word_ids(self):
+        return remember_words(lambda word: self._join(word.encode()))
 
     def _join(self, word):
         if self.whole_words and word in self.ids:
@@ -166,17 +158,13 @@ class ByteBpeTokenizer(Tokenizer):
         id that is out of range."""
         if index in self._by_id:
             return None
-        if not 0 <= index < max(self.vocab_size, self.n_rows):
-            raise self._out_of_range(index)
+        self._check_id(index)
         return self._bytes.get(index, b"")
 
     def save(self, path):
         """Write the tokenizer file, byte for byte as it was read if it came from a file of its own."""
         with atomic_write(path) as file:
             file.write(self._file(self) if callable(self._file) else self._file)
-
-    def __repr__(self):
-        return f"ByteBpeTokenizer({self.vocab_size} tokens)"
 
 
 class ByteDecoder:

@@ -30,15 +30,6 @@ def count_single_words(word_counts):
     return counts
 
 
-def coverage(counts, size):
-    """The share of all occurrences that the `size` most frequent of {entry: count} make up.
-
-    >>> coverage({"a": 6, "b": 3, "c": 1}, 2)
-    0.9
-    """
-    return sum(sorted(counts.values(), reverse=True)[:size]) / sum(counts.values())
-
-
 class CharacterEncoder(PieceEncoder):
     """Each character is a token, and each string of a user-defined piece."""
 

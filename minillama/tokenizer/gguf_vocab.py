@@ -146,7 +146,7 @@ def _row(tokenizer):
         return tokenizer.piece
 
     def row(index):
-        token, added = tokenizer.token_bytes(index), tokenizer.added_token(index)
+        token, added = tokenizer.token_bytes(index), tokenizer._by_id.get(index)
         return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED) if added else Piece(characters(token))
 
     return row

@@ -4,15 +4,13 @@ It is a SentencePiece vocabulary with the kinds left out: U+2581 is already a sp
 and end, and <0x00> to <0xFF> are bytes. Source: tokenizer.py of karpathy/llama2.c.
 """
 
-import re
 import struct
 
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN
-from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
+from .sentencepiece import BYTE_PIECES, Piece, SentencePieceTokenizer, model_bytes
 from .word_counts import SPACE
 
 MARKS = {1: "\n<s>\n", 2: "\n</s>\n"}  # run.c prints pieces as they are, so its exporter dressed these up
-BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def _records(data):
@@ -47,7 +45,7 @@ def read_llama2c_vocab(data):
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
             raise ValueError(f"piece {index} ({raw[:40]!r}) is not UTF-8: not a llama2.c tokenizer.bin") from None
-        kind = {0: UNKNOWN, 1: CONTROL, 2: CONTROL}.get(index, BYTE if BYTE_PIECE.fullmatch(text) else NORMAL)
+        kind = {0: UNKNOWN, 1: CONTROL, 2: CONTROL}.get(index, BYTE if text in BYTE_PIECES else NORMAL)
         text = text.strip("\n") if text == MARKS.get(index) else text
         pieces.append(Piece(text.replace(" ", SPACE), score, kind))
     has_bytes = sum(piece.kind == BYTE for piece in pieces) == 256

@@ -147,7 +147,7 @@ class SentencePieceTokenizer(Tokenizer):
         has_surface = any(field[:2] == (44, BYTES) for field in trainer)
         self.unk_surface = _text(trainer, 44, "") if has_surface else " \u2047 "
         self._bytes = {i: bytes([int(p.text[3:5], 16)]) for i, p in enumerate(self.pieces) if p.kind == BYTE}
-        self._begin(AddedToken(piece.text, i) for i, piece in enumerate(self.pieces) if piece.kind == CONTROL)
+        self.added = {p.text: AddedToken(p.text, i) for i, p in enumerate(self.pieces) if p.kind == CONTROL}
         self.prefix = "sentencepiece" if self.rules.add_dummy_prefix else "never"
         self._encoders = {}
 
@@ -156,11 +156,7 @@ class SentencePieceTokenizer(Tokenizer):
         wanted = self.prefix == "always" or self.prefix == "first" and not continues
         return self.prefix == "sentencepiece" or wanted and not text.startswith((" ", SPACE))
 
-    @property
-    def _encoder(self):
-        return self._encoder_of(self.prefix != "never")
-
-    def _encoder_of(self, prefix):
+    def encoder_of(self, prefix):
         """The encoder of ordinary text, with or without a space put in front."""
         if prefix not in self._encoders:
             rules, unk_id = self.rules._replace(add_dummy_prefix=prefix), -1 if self.unk_id is None else self.unk_id
@@ -178,13 +174,7 @@ class SentencePieceTokenizer(Tokenizer):
         return index if index is not None and self.pieces[index].kind == CONTROL else None
 
     def _encode_text(self, text, continues):
-        return self._encoder_of(self.puts_space(text, continues)).encode(text)
-
-    def sample(self, text, alpha, draw):
-        """Like `encode`, a cut drawn by a unigram model (`UnigramModel.sample`); ValueError for other types."""
-        if self.rules.model_type != "unigram":
-            raise ValueError(f"the model is of type {self.rules.model_type}: only a unigram model draws segmentations")
-        return self._encoder.sample(text, alpha, draw)
+        return self.encoder_of(self.puts_space(text, continues)).encode(text)
 
     def _vocabulary_id(self, name):
         return self._ids.get(name)
@@ -207,12 +197,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def piece(self, index):
         """The `Piece` of an id; ValueError for one that is out of range."""
-        if not 0 <= index < max(self.vocab_size, self.n_rows):
-            raise self._out_of_range(index)
+        self._check_id(index)
         return self.pieces[index] if index < self.vocab_size else Piece("", 0.0, UNUSED)
-
-    def __repr__(self):
-        return f"SentencePieceTokenizer({self.vocab_size} pieces)"
 
     def __reduce__(self):
         own = {**self.__dict__, "_encoders": {}}

@@ -108,7 +108,10 @@ def _around(part, tokenizer):
 
 def tokenizer_json(tokenizer):
     """The bytes of a tokenizer.json for a `ByteBpeTokenizer`; the inverse of `read_tokenizer_json`."""
-    vocab = {characters(token): index for token, index in sorted(tokenizer.ids.items(), key=lambda item: item[1])}
+    vocab, last = {characters(token): index for token, index in tokenizer.ids.items()}, max(tokenizer.ids.values())
+    # added tokens with ids in between stand there too: the tokenizers library numbers the others behind the vocabulary
+    vocab |= {token.text: token.id for token in tokenizer.added.values() if token.id < last}
+    vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
     merges = [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]
     split = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
              for pattern in tokenizer.words]

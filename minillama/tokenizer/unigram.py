@@ -1,11 +1,11 @@
 """The unigram language model (Kudo 2018, arXiv:1804.10959): each piece has a probability, and the probability of a
-segmentation is the product of its pieces'. A text has many segmentations: the best is found, or one is drawn.
+segmentation is the product of its pieces'. A text has many segmentations: the best is found here, and others in
+`train.subword_sampling`.
 
 All of them are paths through a lattice, `lattice[end] = [(start, log p), ...]`: the pieces text[start:end] that end at
 each place. A character that is no piece is an edge too, worth less than any piece.
 """
 
-import heapq
 import math
 from array import array
 from itertools import pairwise
@@ -43,15 +43,6 @@ class UnigramModel:
         """
         return parts(text, best_path(self.lattice(text)))
 
-    def n_best(self, text, n):
-        """The n most probable segmentations: [(log p, pieces), ...], the best first."""
-        return [(score, parts(text, path)) for score, path in best_paths(self.lattice(text), n)]
-
-    def sample(self, text, alpha, draw):
-        """A segmentation drawn with probability proportional to p ** alpha. alpha is an inverse temperature: 0 draws
-        all segmentations alike, infinity would take the best. draw: `random.Random`."""
-        return parts(text, random_path(self.lattice(text), alpha, draw))
-
     def log_likelihood(self, text):
         """log p of a text: the sum over all its segmentations."""
         return path_sums(self.lattice(text))[-1]
@@ -78,15 +69,6 @@ def best_path(lattice):
     return path[::-1]
 
 
-def best_paths(lattice, n):
-    """The n best paths as [(log p, places), ...]: each place keeps the n best ways to reach it."""
-    ways = [[(0.0, (0,))]]
-    for end in range(1, len(lattice)):
-        found = [(total + score, (*path, end)) for start, score in lattice[end] for total, path in ways[start]]
-        ways.append(heapq.nlargest(n, found))
-    return ways[-1]
-
-
 def log_sum(terms):
     """log(exp(a) + exp(b) + ...) without overflow."""
     top = max(terms)
@@ -99,16 +81,6 @@ def path_sums(lattice, alpha=1.0):
     for edges in lattice[1:]:
         sums.append(log_sum([sums[start] + alpha * score for start, score in edges]))
     return sums
-
-
-def random_path(lattice, alpha, draw):
-    """A path drawn from the end backwards: each edge by its share of the sum over all paths to its end."""
-    sums, path = path_sums(lattice, alpha), [len(lattice) - 1]
-    while path[-1]:
-        edges = lattice[path[-1]]
-        shares = [math.exp(sums[start] + alpha * score - sums[path[-1]]) for start, score in edges]
-        path.append(draw.choices([start for start, _ in edges], shares)[0])
-    return path[::-1]
 
 
 def edge_probabilities(lattice):
@@ -136,7 +108,3 @@ class UnigramEncoder(PieceEncoder):
                 log_p[text] = float32(0.1 * (len(text.encode()) - 1))
         self.model = UnigramModel(log_p, min(normal, default=0.0) - UNKNOWN_PENALTY)
         self.segment = self.model.segment
-
-    def sample(self, text, alpha, draw):
-        """The ids of a segmentation drawn by `UnigramModel.sample`."""
-        return self.ids(self.model.sample(self.normalize(text), alpha, draw))

@@ -186,7 +186,7 @@ class WordPieceTokenizer(Tokenizer):
             raise ValueError("a WordPiece vocabulary needs the piece [UNK], and a number of its own for each piece")
         self.vocab_size, self.unk_id, self.pad_id = max(self._bytes) + 1, ids["[UNK]"], ids.get("[PAD]")
         self.bos_id, self.eos_id = ids.get("[CLS]"), ids.get("[SEP]")
-        self._begin(AddedToken(name, ids[name]) for name in SPECIALS if name in ids)
+        self.added = {name: AddedToken(name, ids[name]) for name in SPECIALS if name in ids}
 
     def _vocabulary_id(self, name):
         return self.ids.get(name)
@@ -200,8 +200,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def id_to_piece(self, index):
         """The piece of an id, "" for a row of the model without one; ValueError for one that is out of range."""
-        if not 0 <= index < max(self.vocab_size, self.n_rows):
-            raise self._out_of_range(index)
+        self._check_id(index)
         return self._by_id[index].text if index in self._by_id else self._bytes.get(index, "")
 
     def decoder(self, show_special=False):
@@ -213,9 +212,6 @@ class WordPieceTokenizer(Tokenizer):
         with atomic_write(path) as file:
             file.write(self._file or wordpiece_json(self))
 
-    def __repr__(self):
-        return f"WordPieceTokenizer({self.vocab_size} pieces)"
-
 
 class WordPieceDecoder:
     """Pieces with spaces between them, but none before what stands inside a word."""
@@ -225,7 +221,7 @@ class WordPieceDecoder:
 
     def push(self, index):
         """The text of an id."""
-        piece, added = self._tokenizer.id_to_piece(index), self._tokenizer.added_token(index)
+        piece, added = self._tokenizer.id_to_piece(index), self._tokenizer._by_id.get(index)
         if not piece or added and added.special and piece != "[UNK]" and not self._show_special:
             return ""
         space, self._space = self._space, " "

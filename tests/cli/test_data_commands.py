@@ -141,3 +141,32 @@ def test_the_digits_that_a_merge_joins_are_told(tokenizer_file, chinese, tmp_pat
     other.write_bytes(b"\x0a\x05nothing")
     code, _, err = run(capsys, *words, tmp_path / "3.model")
     assert code == 2 and f"error: {other}: " in err
+
+
+def test_a_byte_level_tokenizer_and_its_model_are_extended_too(chinese, tmp_path, capsys):
+    text_file, _, _, text = chinese
+    other, byte_level = tmp_path / "zh.model", tmp_path / "tokenizer.json"
+    (tmp_path / "english.txt").write_text("the owl and the hen met at the mill in the morning of a day in may " * 9)
+    train = ("tokenizer", "train", "--vocab-size", "275", "--text")
+    assert run(capsys, *train, text_file, "--out", other)[0] == 0
+    assert run(capsys, *train, tmp_path / "english.txt", "--type", "byte", "--out", byte_level)[0] == 0
+    words = ("tokenizer", "extend", "--special-tokens", "<|im_start|>", "<|im_end|>", "--model")
+    code, _, err = run(capsys, *words, byte_level, "--add", other, "--out", tmp_path / "new.json")
+    old, new = load_tokenizer(byte_level), load_tokenizer(tmp_path / "new.json")
+    assert code == 0 and f"make {new.vocab_size}" in err and "special: <|im_start|> <|im_end|>" in err
+    assert len(new.encode(text)) < len(old.encode(text)) / 2 and new.added["<|im_end|>"].id == new.vocab_size - 1
+    pretrain = ("pretrain", "--text", text_file, "--tokenizer", byte_level, "--steps", "1",
+                "--seq-len", "8", "--batch-size", "1", "--out", tmp_path / "model")
+    assert run(capsys, *pretrain)[0] == 0
+    assert run(capsys, *words, tmp_path / "model", "--out", tmp_path / "wider")[0] == 0
+    before, (model, tokenizer) = load_model(tmp_path / "model")[0], load_model(tmp_path / "wider")
+    assert tokenizer.vocab_size == model.config.vocab_size == 277 and tokenizer.encode(text) == old.encode(text)
+    tokens_BT = torch.arange(1, 12)[None]
+    torch.testing.assert_close(model(tokens_BT)[..., :275], before(tokens_BT), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("words, said", [((), "nothing to add: give --add T.model, --special-tokens TEXT, or both"),
+                                         (("--special-tokens", "<s>"), "the special token '<s>' is empty, given twice")])
+def test_what_adds_nothing_is_refused(words, said, tokenizer_file, tmp_path, capsys):
+    code, _, err = run(capsys, "tokenizer", "extend", "--model", tokenizer_file, "--out", tmp_path / "x", *words)
+    assert code == 2 and said in err and not (tmp_path / "x").exists()

@@ -10,7 +10,7 @@ from mutants import Mutant
 from tokenizer_texts import CRUEL, processor, random_training, real_text, train_oracle
 
 from minillama.tokenizer import SentencePieceTokenizer, train_bpe
-from minillama.tokenizer.bpe import join_by_rank, sennrich_encode, sennrich_merges
+from minillama.tokenizer.bpe import join_pairs, sennrich_encode, sennrich_merges
 from minillama.tokenizer.unicode_script import RANGES, script_of
 from minillama.tokenizer.word_counts import TrainingReport, choose_alphabet, decode_utf8, read_lines
 
@@ -219,18 +219,22 @@ def join_slowly(parts, rank):
         parts[place : place + 2] = [parts[place] + parts[place + 1]]
 
 
+def join_heaped(text, rank):
+    return join_pairs(list(text), lambda left, right: rank.get(left + right))
+
+
 def check_joining():
     rng = random.Random(5)
     for _ in range(400):
         words = {"".join(rng.choices("ab", k=rng.randrange(2, 6))) for _ in range(rng.randrange(1, 14))}
         rank = {word: rng.randrange(5) for word in sorted(words)}
         text = "".join(rng.choices("abc", k=rng.randrange(30)))
-        assert join_by_rank(list(text), rank, 5) == join_slowly(text, rank), (text, rank)
+        assert join_heaped(text, rank) == join_slowly(text, rank), (text, rank)
 
 
 def test_the_heap_joins_as_the_definition_does_ties_leftmost():
     check_joining()
-    assert join_by_rank(list("aaa"), {"aa": 0}, 2) == ["aa", "a"]
+    assert join_heaped("aaa", {"aa": 0}) == ["aa", "a"]
 
 
 # ---- Sennrich's form ---------------------------------------------------------------------------------------------

@@ -190,25 +190,26 @@ def test_the_incremental_decoder_shows_whole_characters_and_in_sum_the_text():
 
 
 def test_a_long_line_without_cuts_leaves_no_trace_in_the_cache():
-    encoder = plain(tiny_model())._encoder
+    encoder = plain(tiny_model()).encoder_of(True)
     ids = encoder.encode("ab" * 10_000)
     assert len(ids) < 12_000 and encoder.encode("ab" * 10_000 + " low")[:-1] == ids
-    assert max(map(len, encoder.cache)) <= 64
+    assert encoder.ids_of_word.cache_info().currsize == 1
 
 
 def test_words_of_64_characters_are_remembered():
-    encoder = plain(tiny_model())._encoder
-    encoder.encode("a" * 63 + " " + "a" * 64)
-    assert list(encoder.cache) == ["\u2581" + "a" * 63]
+    encoder = plain(tiny_model()).encoder_of(True)
+    for _ in range(2):
+        encoder.encode("a" * 63 + " " + "a" * 64)
+    assert encoder.ids_of_word.cache_info()[:2] == (1, 1), "hits and misses of the word of 64"
 
 
 def test_the_word_cache_is_bounded_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr("minillama.tokenizer.bpe_encoder.CACHE_WORDS", 5)
+    monkeypatch.setattr("minillama.tokenizer.bpe.CACHE_WORDS", 5)
     small, large = plain(own_model()), plain(own_model())
     text = real_text(5000).decode("utf-8", "ignore")
-    encoder = large._encoder
-    encoder._ids_of_word = lambda word: encoder.ids(encoder.segment(word))  # no cache at all
-    assert small.encode(text) == large.encode(text) and len(small._encoder.cache) <= 5
+    encoder = large.encoder_of(True)
+    encoder.ids_of_word = lambda word: encoder.ids(encoder.segment(word))  # no cache at all
+    assert small.encode(text) == large.encode(text) and small.encoder_of(True).ids_of_word.cache_info().currsize == 5
 
 
 def test_a_text_is_cut_only_where_no_piece_reaches_across():
@@ -238,9 +239,9 @@ MUTANTS = [
            test_without_byte_fallback_a_run_of_strangers_is_one_unknown),
     Mutant(_ENCODER, "None if inner_space else", "None if False else",
            test_a_text_is_cut_only_where_no_piece_reaches_across),
-    Mutant(_ENCODER, "if len(word) <= CACHE_LENGTH:", "if len(word) < CACHE_LENGTH:",
+    Mutant("minillama.tokenizer.bpe", "if len(word) <= CACHE_LENGTH", "if len(word) < CACHE_LENGTH",
            test_words_of_64_characters_are_remembered),
-    Mutant(_ENCODER, "if len(self.cache) >= CACHE_WORDS:", "if len(self.cache) > CACHE_WORDS * 9:", _with_small_cache),
+    Mutant("minillama.tokenizer.bpe", "lru_cache(CACHE_WORDS)", "lru_cache(None)", _with_small_cache),
     Mutant(_FILE, "self._at_start and text.startswith", "text.startswith",
            test_only_the_first_token_loses_its_leading_space),
     Mutant(_FILE, "self._at_start = self._at_start and not shown\n            return", "return",

@@ -1,14 +1,12 @@
 """Characters and words as tokens: pieces, scores and ids are those of sentencepiece's types char and word."""
 
 import random
-from collections import Counter
 
 import pytest
 from mutants import Mutant
 from tokenizer_texts import processor, random_text, real_text, train_oracle
 
 from minillama.tokenizer import SentencePieceTokenizer, load_tokenizer
-from minillama.tokenizer.characters_and_words import coverage
 from minillama.tokenizer.sentencepiece import read_pieces
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
@@ -48,15 +46,6 @@ def test_words_that_are_not_known_are_one_unknown_and_lost():
     tokenizer = train_sentencepiece(["low low lower lowest"], 5, "word")
     assert tokenizer.encode("low slow fast lower low") == [3, tokenizer.unk_id, 4, 3]
     assert tokenizer.decode(tokenizer.encode("low slow")) == "low \u2047 "
-
-
-def test_coverage_is_the_share_of_the_most_frequent():
-    draw = random.Random(5)
-    for _ in range(20):
-        letters = draw.choices("abcdefgh", range(1, 9), k=200)
-        for n in range(10):
-            best = {letter for letter, _ in Counter(letters).most_common(n)}
-            assert coverage(Counter(letters), n) == sum(letter in best for letter in letters) / 200
 
 
 PAGE = "minillama.tokenizer.characters_and_words"

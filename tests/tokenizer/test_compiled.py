@@ -258,7 +258,7 @@ def test_errors_of_the_core_are_pythons():
     with pytest.raises(ValueError, match="lone surrogate .* at position 1"):
         tokenizer.encode("a\ud800")
     with pytest.raises(TypeError):
-        tokenizer._encoder.encode(7)
+        tokenizer.encoder_of(True).encode(7)
     core = compiled.CompiledTrainer(["<s>"], 4192, 16, True)
     with pytest.raises(RuntimeError, match="before choose_alphabet"):
         core.learn(1)

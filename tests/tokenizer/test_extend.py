@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 from mutants import Mutant
 
-from minillama.tokenizer import ByteBpeTokenizer, load_tokenizer, train_bpe
+from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tokenizer.bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from minillama.tokenizer.extend import extend_tokenizer, joins_digits, new_pieces
 from minillama.tokenizer.sentencepiece import Piece, read_pieces
+from minillama.tokenizer.wordpiece import train_wordpiece
 
 ENGLISH = ["The owl and the hen met at the mill in 1999, and the owl was kind to the hen."] * 9
 CHINESE = ["\u732b\u5934\u9e70\u548c\u6bcd\u9e21\u5728\u78e8\u574a\u76f8\u9047, \u732b\u5934\u9e70\u5f88\u5584\u826f. "
@@ -72,8 +73,8 @@ def test_what_cannot_be_extended_is_refused():
     old, _ = small()
     with pytest.raises(ValueError, match="none of 300 pieces is new to the 300"):
         extend_tokenizer(old, old.pieces)
-    with pytest.raises(TypeError, match="a ByteBpeTokenizer cannot be extended"):
-        extend_tokenizer(ByteBpeTokenizer.__new__(ByteBpeTokenizer), old.pieces)
+    with pytest.raises(TypeError, match="a WordPieceTokenizer cannot be extended"):
+        extend_tokenizer(train_wordpiece(ENGLISH, 40), old.pieces)
 
 
 def real(weights):

@@ -11,6 +11,7 @@ from minillama.checkpoint.convert import convert, save_with_tokenizer
 from minillama.config import ModelConfig
 from minillama.corpus import chinese_stories, stories
 from minillama.tokenizer import load_tokenizer, train_bpe
+from minillama.tokenizer.byte_bpe_training import train_byte_bpe
 from minillama.tokenizer.extend import extend_tokenizer
 from minillama.tokenizer.sentencepiece import read_pieces
 from minillama.tokenizer.tokenizer_json import sentencepiece_json
@@ -18,11 +19,13 @@ from minillama.train.vocabulary import grow_vocabulary
 
 
 @pytest.mark.long
-def test_transformers_reads_the_extended_tokenizer_and_the_grown_model(tmp_path):
+@pytest.mark.parametrize("train", [train_bpe, train_byte_bpe])
+def test_transformers_reads_the_extended_tokenizer_and_the_grown_model(train, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
     english, chinese = ([story.text for story in corpus.documents(0, 60)] for corpus in (stories, chinese_stories))
-    old = train_bpe(english, 400)
-    new = extend_tokenizer(old, train_bpe(chinese, 500).pieces, split_digits=True)
+    old = train(english, 400)
+    marks = ["<|im_start|>", "<|im_end|>"]
+    new = extend_tokenizer(old, train_bpe(chinese, 500).pieces, split_digits=True, special_tokens=marks)
     model = model_of(ModelConfig(dim=32, n_layers=2, n_heads=4, vocab_size=400, hidden_dim=48, max_seq_len=512))
     grow_vocabulary(model, new.vocab_size)
     save_with_tokenizer(tmp_path / "meta", model, new)
@@ -34,6 +37,8 @@ def test_transformers_reads_the_extended_tokenizer_and_the_grown_model(tmp_path)
             ids = new.encode(text, bos=True)
             assert again.encode(text, bos=True) == theirs(text).input_ids == ids, text
             assert theirs.decode(ids, skip_special_tokens=True) == text
+            chat = f"{marks[0]}{text}{marks[1]}"
+            assert again.encode(chat, bos=True, allowed_special=marks) == theirs(chat).input_ids
     tokens_BT = torch.tensor([ids + new.encode(chinese[0])])
     assert tokens_BT.max() >= old.vocab_size
     assert (copy(tokens_BT) - logits_of_transformers(tmp_path / "hf", tokens_BT)).abs().max() <= FP32_NOISE
