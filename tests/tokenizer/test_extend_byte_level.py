@@ -159,7 +159,7 @@ plant = partial(Mutant, "minillama.tokenizer.extend")
 MUTANTS = [
     plant("ranks[parts[0], parts[1]] = len(ranks)", "ranks[parts[0], parts[1]] = -len(ranks)",
           test_old_tokens_keep_their_ids_and_each_new_piece_is_one_token_behind_all_of_them),
-    plant("tokenizer.vocab_size + len(ids)))", "len(tokenizer.ids) + len(ids)))",
+    plant("token, tokenizer.vocab_size + len(ids))", "token, len(tokenizer.ids) + len(ids))",
           test_old_tokens_keep_their_ids_and_each_new_piece_is_one_token_behind_all_of_them),
     plant("tokenizer.split(text) != [text] or", "", test_what_the_pattern_cuts_apart_or_joins_digits_is_left_out),
     plant("[*tokenizer.merges(), *pairs]", "[*pairs, *tokenizer.merges()]",
