@@ -98,7 +98,8 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor, rotations: Tensor, cache: Any = None, layer: int = 0,
-                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
+                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None,
+                causal: bool = True) -> Tensor:
         q_BTHd = self.wq(x_BTD).unflatten(-1, (-1, self.head_dim))  # (B, T, H d) -> (B, T, H, d)
         k_BTKd = self.wk(x_BTD).unflatten(-1, (-1, self.head_dim))
         v_BTKd = self.wv(x_BTD).unflatten(-1, (-1, self.head_dim))
@@ -108,5 +109,5 @@ class Attention(nn.Module):
             k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)  # T becomes S: all that was read before, and this
         if prefix is not None:
             k_BKTd, v_BKTd, mask_BTS = behind_prefix(prefix, k_BKTd, v_BKTd, mask_BTS)
-        mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=True, mask_BTS=mask_BTS)
+        mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=causal, mask_BTS=mask_BTS)
         return self.wo(mixed_BHTd.transpose(1, 2).flatten(-2))  # (B, T, H, d) -> (B, T, H d)

@@ -26,18 +26,18 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def forward(self, x_BTD: Tensor, rotations: Tensor, cache: KVCache | None = None, layer: int = 0,
-                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS, prefix)
+                mask_BTS: Tensor | None = None, prefix: tuple[Tensor, Tensor] | None = None,
+                causal: bool = True) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotations, cache, layer, mask_BTS, prefix, causal)
         return x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
 
 
 class Transformer(nn.Module):
     """LLaMA (arXiv 2302.13971, section 2.2), with Meta's parameter names.
 
-    `attend` is the attention function of every layer: `attention.attention`, written out, unless another is asked
-    for. `gradient_checkpointing = True` forgets activations inside blocks and computes them again in the backward
-    pass (arXiv 1604.06174). `virtual_tokens`, a module called with the model, gives keys and values that every query of
-    a layer sees besides those of the text (`peft.prefix_tuning`). `cache_dtype`: of the KV cache in `generate`, if set.
+    `attend`: each layer's attention. `gradient_checkpointing = True` forgets activations inside blocks and computes
+    them again in the backward pass (arXiv 1604.06174). `virtual_tokens`, called with the model, gives keys and values
+    that every query of a layer sees (`peft.prefix_tuning`). `cache_dtype`: of the KV cache in `generate`, if set.
     """
 
     def __init__(self, config: ModelConfig, attend: Callable[..., Tensor] = attention) -> None:
@@ -56,8 +56,7 @@ class Transformer(nn.Module):
     def init_weights(self) -> None:
         """N(0, 1 / fan-in) for every matrix, so that a layer neither grows nor shrinks what it reads; the two that
         write into the residual stream are divided by sqrt(2 L) besides, so that it does not grow with depth (GPT-2's
-        scheme). LLaMA's paper names none. At D = 4096 this is the usual 0.016; a fixed 0.02 would make a narrow model
-        slow to learn to look back."""
+        scheme). At D = 4096 this is the usual 0.016; a fixed 0.02 would make a narrow model slow to look back."""
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 writes_to_stream = name.endswith(("wo.weight", "w2.weight"))
@@ -70,32 +69,32 @@ class Transformer(nn.Module):
             self.output.weight = self.tok_embeddings.weight
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None, left_pad_B: Tensor | None = None,
-                document_ids_BT: Tensor | None = None, logits_at_BT: Tensor | None = None) -> Tensor:
+                document_ids_BT: Tensor | None = None, logits_at_BT: Tensor | None = None,
+                layout: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """Logits of the next token at every place, (B, T, V) fp32; or, (N, V), at the N places that logits_at_BT (bool)
-        marks, row after row: the head, a quarter of a small model's work, is spared the others. The other arguments
-        are those of `hidden_states`."""
-        hidden_BTD = self.hidden_states(tokens_BT, cache, left_pad_B, document_ids_BT)
+        marks, row after row: the head is spared the others. The other arguments are those of `hidden_states`."""
+        hidden_BTD = self.hidden_states(tokens_BT, cache, left_pad_B, document_ids_BT, layout)
         return self.logits(hidden_BTD if logits_at_BT is None else hidden_BTD[logits_at_BT])
 
     def hidden_states(self, tokens_BT: Tensor, cache: KVCache | None = None, left_pad_B: Tensor | None = None,
-                      document_ids_BT: Tensor | None = None) -> Tensor:
+                      document_ids_BT: Tensor | None = None, layout: tuple | None = None) -> Tensor:
         """The residual stream after the final norm, (B, T, D).
 
         tokens_BT: int64. cache: the tokens follow those it holds, and are added to it. left_pad_B: padding at the
         start of each row (a cache brings its own). document_ids_BT: for packed rows, tokens see their own document.
+        layout: the rotations and all that each token may see, of rows that are not read from left to right.
         """
         self._check(tokens_BT, cache, left_pad_B)
         start, left_pad_B = (0, left_pad_B) if cache is None else (cache.length, cache.left_pad_B)
         positions, mask_BTS = positions_and_mask(tokens_BT, start, left_pad_B, document_ids_BT)
         self.frequencies = self.frequencies.to(tokens_BT.device)  # no copy where they are there
-        rotations = rope_rotations(positions, self.frequencies)
+        rotations, mask_BTS = layout or (rope_rotations(positions, self.frequencies), mask_BTS)
         x_BTD = self.tok_embeddings(tokens_BT)
         prefixes = self.virtual_tokens(self) if self.virtual_tokens is not None else [None] * len(self.layers)
         for layer, (block, prefix) in enumerate(zip(self.layers, prefixes, strict=True)):
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled() and cache is None:
-                x_BTD = checkpoint(block, x_BTD, rotations, cache, layer, mask_BTS, prefix, use_reentrant=False)
-            else:
-                x_BTD = block(x_BTD, rotations, cache, layer, mask_BTS, prefix)
+            read = x_BTD, rotations, cache, layer, mask_BTS, prefix, layout is None
+            again = self.gradient_checkpointing and self.training and torch.is_grad_enabled() and cache is None
+            x_BTD = checkpoint(block, *read, use_reentrant=False) if again else block(*read)
         if cache is not None:
             cache.advance(tokens_BT.shape[1])
         return self.norm(x_BTD)

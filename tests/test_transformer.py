@@ -283,7 +283,7 @@ MUTANTS = [
     Mutant("minillama.transformer", "document_ids_BT[:, :, None] == document_ids_BT[:, None, :]",
            "document_ids_BT[:, :, None] >= document_ids_BT[:, None, :]",
            test_packed_documents_are_as_if_they_were_alone),
-    Mutant("minillama.transformer", "if self.gradient_checkpointing and self.training", "if False and self.training",
+    Mutant("minillama.transformer", "self.gradient_checkpointing and self.training", "False and self.training",
            test_recomputing_blocks_keeps_a_fraction_of_the_activations),
     Mutant("minillama.transformer", "            self.output.weight = self.tok_embeddings.weight",
            "            self.output.weight.data = self.tok_embeddings.weight.data.clone()",

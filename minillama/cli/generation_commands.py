@@ -1,5 +1,6 @@
 """The commands that let a model write: generate continues a text, chat answers line after line."""
 
+import contextlib
 import sys
 from itertools import chain
 
@@ -15,6 +16,7 @@ from minillama.generate import generate_text
 from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
 from minillama.system.terminal import tell
+from minillama.train.blank_infilling import fill_text, fills_blanks
 
 
 def add_generate(commands):
@@ -64,14 +66,16 @@ def load_to_generate(arguments):
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     sampling = flags.from_flags(Sampling, arguments)
+    end = "\n" if sys.stdout.isatty() else ""  # for the eye; a pipe gets the text and not a byte more
     model, tokenizer = load_to_generate(arguments)
+    if fills_blanks(tokenizer):
+        words = arguments.prompt, arguments.max_new_tokens, sampling, arguments.seed
+        return print(fill_text(model, tokenizer, *words), end=end)
     pieces = tell_if_cut(generate_text(model, tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                        seed=arguments.seed), model.config.max_seq_len)
-    first = next(pieces, "")  # a prompt that is too long is refused before it is printed
-    for piece in chain([arguments.prompt, first], pieces):
+    for piece in chain([arguments.prompt, next(pieces, "")], pieces):  # one too long is refused before it is printed
         print(piece, end="", flush=True)
-    if sys.stdout.isatty():  # for the eye; a pipe gets the text and not a byte more
-        print()
+    print(end=end)
 
 
 def tell_if_cut(pieces, max_seq_len):
@@ -96,10 +100,8 @@ def lines():
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
-    except ImportError:
-        pass
     while True:
         try:
             yield input("> ")

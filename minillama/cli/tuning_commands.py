@@ -23,6 +23,7 @@ from minillama.system.claim import claims
 from minillama.system.memory import require_memory, require_step_memory
 from minillama.tokenizer import load_tokenizer
 from minillama.train import sharded
+from minillama.train.blank_infilling import choose_run, prepare_tokenizer
 from minillama.train.data import question_held_out
 from minillama.train.data_parallel import is_main_process, on_main_first, process_group
 from minillama.train.mixture import find_sources, open_sources, tell_epochs, write_sources
@@ -92,6 +93,7 @@ def add_pretrain(commands):
     flags.add_resume(parser)
     parser.add_argument("--shard", action="store_true", help=sharded.HELP)
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
+    parser.add_argument("--objective", choices=("causal", "blank"), default="causal", help="causal (default), or GLM's")
     flags.add_kernels_flag(parser)
     flags.add_fields(parser, PretrainConfig)
 
@@ -106,7 +108,7 @@ def run_pretrain(arguments):
     if given and arguments.preset:
         raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
     sources = find_sources(arguments.text, arguments.shares)
-    tokenizer = None if given else load_tokenizer(arguments.tokenizer)
+    tokenizer = None if given else prepare_tokenizer(arguments.objective, load_tokenizer(arguments.tokenizer))
     shape = open_weights(given).config if given else preset(arguments.preset or "tiny", vocab_size=tokenizer.vocab_size)
     # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
     print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
@@ -115,6 +117,7 @@ def run_pretrain(arguments):
     require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
                         size=4 if settings.dtype == "float32" else 2)
     model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
+    kind = choose_run(kind, arguments.objective, tokenizer, shape, settings)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = on_main_first(lambda: write_sources(arguments.out, sources, tokenizer),
                                         lambda: open_sources(arguments.out, sources, tokenizer))
@@ -122,7 +125,7 @@ def run_pretrain(arguments):
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,
-                 tokenizer=tokenizer if given else None, kind=kind)
+                 tokenizer=tokenizer if given or arguments.objective == "blank" else None, kind=kind)
         if is_main_process():
             print(f"{arguments.out}: trained; try {flags.typed('generate', '--model', arguments.out)}", file=sys.stderr)
 
@@ -214,10 +217,8 @@ def encode_all(records, template, tokenizer, max_length):
 def prepare(model, arguments, tokenizer=None):
     """Add what the method trains (`peft`); let the tables of --modules-to-save learn beside a LoRA."""
     method = arguments.method
-    if method == "embeddings":
-        train_vocabulary(model)
     if method in WHOLE:
-        return
+        return train_vocabulary(model) if method == "embeddings" else None
     with own_random_state(arguments.seed, arguments.device):
         if method in METHODS:
             size = arguments.bottleneck if method in BOTTLENECKS else arguments.virtual_tokens

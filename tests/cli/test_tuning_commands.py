@@ -161,3 +161,26 @@ def test_an_adapter_is_tuned_on_a_quantized_folder_as_on_the_model_quantized_on_
     assert {name.rpartition(".")[2] for name in lora_layers(model)} == {"wq", "wv"}
     assert run(capsys, "chat", "--model", tmp_path / "few", "--adapter", tmp_path / "a", "--max-new-tokens", "3",
                stdin="Count to 3.\n")[0] == 0
+
+
+def test_pretrain_by_blanks_leaves_a_model_that_generate_lets_fill_them(tokenizer_file, tmp_path, capsys):
+    text, out = tmp_path / "texts", tmp_path / "out"
+    text.mkdir()
+    for n in range(40):
+        (text / f"{n}.txt").write_text(f"The cat number {n} sat on the mat. It was a good cat.", encoding="utf-8")
+    words = ("pretrain", "--text", text, "--tokenizer", tokenizer_file, "--out", out, "--objective", "blank")
+    sizes = ("--steps", "3", "--warmup-steps", "1", "--eval-windows", "2")
+    code, _, err = run(capsys, *words, *sizes, "--seq-len", "19")
+    assert code == 2 and "seq_len 19" in err.replace("--seq-len", "seq_len")
+    assert run(capsys, *words, *sizes, "--seq-len", "40")[0] == 0
+    model, tokenizer = load_model(out)
+    assert model.config.vocab_size == tokenizer.vocab_size and "[gMASK]" in tokenizer.special_tokens
+    whole, parts = tokenizer.encode("The cat sat on the mat."), tokenizer.encode("The [MASK] sat on the mat.",
+                                                                                allowed_special="all")
+    place = parts.index(tokenizer.special_tokens["[MASK]"])
+    rest = len(parts) - place - 1
+    assert whole[:place] == parts[:place] and whole[-rest:] == parts[-rest:]  # as training cut it
+    code, said, err = run(capsys, "generate", "--model", out, "--prompt", "The [MASK] sat.", "--max-new-tokens", "3")
+    assert code == 0 and said.startswith("The") and said.endswith("sat.") and "[MASK]" not in said
+    code, _, err = run(capsys, "pretrain", "--text", text, "--model", out, "--out", tmp_path / "more", *sizes)
+    assert code == 2 and "objective causal" in err.splitlines()[-1]
