@@ -173,7 +173,7 @@ class Corruption:
 
 
 def choose_run(kind, objective, tokenizer, shape, config):
-    """The class of run for `pretrain`: `kind` by "causal", a `BlankRun` by "blank"; ValueError where they do not fit."""
+    """The class of run for `pretrain`: `kind`, or a `BlankRun` by "blank"; ValueError where they do not fit."""
     if (objective == "blank") != fills_blanks(tokenizer):
         has = "has" if fills_blanks(tokenizer) else "lacks"
         raise ValueError(f"objective {objective}: the model's tokenizer {has} the tokens of blank infilling, such as "

@@ -50,7 +50,7 @@ def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False
     {"step", "held_out_loss"}; step counts finished updates. resume=True goes on from the last
     checkpoint in `out_dir`, if model, data and settings are those it had (`checkpoint_every` may differ, and `steps`:
     see `training_run`). facts: {name: plain value} of more that has to be the same, such as a command's other flags.
-    The tokenizer, or a copy of its file, goes beside the model. kind: another class of run (`sharded`, `blank_infilling`).
+    The tokenizer, or a copy of its file, goes beside the model. kind: another run (`sharded`, `blank_infilling`).
 
     Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
     holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
