@@ -98,13 +98,11 @@ def run_chat(arguments):
 def lines():
     """The user's lines until end of file; a prompt and line editing where somebody is typing."""
     if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
+        return (yield from sys.stdin)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
     while True:
         try:
             yield input("> ")
         except EOFError:
-            print()
-            return
+            return print()

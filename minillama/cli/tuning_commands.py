@@ -237,7 +237,6 @@ def prepare(model, arguments, tokenizer=None):
 def save(model, tokenizer, arguments):
     """The whole model in Meta's form with its tokenizer, or the adapter in peft's."""
     if arguments.method in WHOLE:
-        save_with_tokenizer(arguments.out, model, tokenizer)
-    else:
-        write_chat_template(arguments.out, tokenizer.chat_template)
-        save_adapter(arguments.out, model, base_model=str(arguments.model))
+        return save_with_tokenizer(arguments.out, model, tokenizer)
+    write_chat_template(arguments.out, tokenizer.chat_template)
+    save_adapter(arguments.out, model, base_model=str(arguments.model))
