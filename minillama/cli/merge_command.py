@@ -33,9 +33,8 @@ def add_merge(commands):
 
 @claims("merge", "model", "adapter")
 def run_merge(arguments):
-    """W + (alpha / R) B A for every adapted layer, or what other methods make of W (`peft.methods.merge_method`), saved
-    in Meta's form. W is what the adapter
-    was learned over; where that was quantized and the original is asked for, what it changes is measured and told."""
+    """W + (alpha / R) B A for every adapted layer, or what other methods make of W, saved in Meta's form. W is what the
+    adapter was learned over; where the original of a quantized W is asked for, what that changes is told."""
     if (Path(arguments.adapter) / CONFIG_FILE).is_file():
         require_mergeable(method_of(arguments.adapter)[0])
     base = (learned_over(arguments.adapter) or (None, None))[1]
@@ -51,8 +50,11 @@ def run_merge(arguments):
     tokenizer.chat_template = read_chat_template(arguments.adapter) or tokenizer.chat_template
     merge_method(model)
     if measured:
+        texts_BT, wanted_BTV = measured
+        with torch.no_grad():  # KL divergence, the mean over tokens
+            kl = (wanted_BTV.exp() * (wanted_BTV - model.eval()(texts_BT).log_softmax(-1))).sum(-1).mean().item()
         print(f"{arguments.adapter} was learned over {in_words(base)}, and is merged into other weights: predictions "
-              f"move by {mean_kl(model, *measured):.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
+              f"move by {kl:.4f} nats a token; --into dequantized keeps them", file=sys.stderr)
     with atomic_folder(arguments.out) as folder:
         save_with_tokenizer(folder, model, tokenizer)
     print(f"{arguments.out}: merged; try {typed('generate', '--model', arguments.out)}", file=sys.stderr)
@@ -65,13 +67,7 @@ def predict_over_own_base(arguments):
     load_adapter(arguments.adapter, model.eval())
     begin = [[tokenizer.bos_id or 0]] * 8
     steps = list(generate_tokens(model, begin, min(32, model.config.max_seq_len - 1), Sampling()))
-    texts_BT = torch.tensor([[*start, *row] for start, row in zip(begin, zip(*steps, strict=True), strict=True)])
-    texts_BT = texts_BT.to(arguments.device)
+    texts_BT = torch.tensor([[*start, *row] for start, row in zip(begin, zip(*steps, strict=True), strict=True)],
+                            device=arguments.device)
     with torch.no_grad():
         return texts_BT, model(texts_BT).log_softmax(-1)
-
-
-def mean_kl(model, texts_BT, wanted_BTV):
-    """Mean KL divergence of the model's next-token distributions from those wanted, nats a token."""
-    with torch.no_grad():
-        return (wanted_BTV.exp() * (wanted_BTV - model.eval()(texts_BT).log_softmax(-1))).sum(-1).mean().item()

@@ -1,5 +1,5 @@
 """The folder of an adapter of any method: in the peft library's form where it has the method (LoRA and its kin, IA3,
-prefix, prompt and P-tuning), else in files of the same names with a peft_type that peft refuses.
+prefix, prompt and P-tuning), else in files of the same names with a peft_type that peft refuses (`adapters_package`).
 
 Virtual tokens are saved as they come out of their encoder, which is left behind: what is loaded learns on without it.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf
+from minillama.peft import adapters_package
 from minillama.peft.ia3 import WithScale
 from minillama.peft.lora_file import CONFIG_FILE, PREFIX, load_lora, read_tensors, save_lora, write_adapter
 from minillama.peft.methods import METHODS, add_method
@@ -36,6 +37,8 @@ def save_adapter(folder, model, base_model=None):
     tensors = {key: _in_order(key, tensor.detach(), model, rows_to_hf) for key, tensor in saved_tensors(model).items()}
     if head is not None:
         fields["task_type"], tensors[SCORE] = "SEQ_CLS", head.weight.detach()
+    if name == "adapter":
+        fields |= adapters_package.write_tensors(folder, tensors, size, model.config.dim)
     write_adapter(folder, model, tensors, fields, base_model)
 
 
@@ -46,6 +49,8 @@ def load_adapter(folder, model):
     name, config = method_of(folder)
     if name is None:
         load_lora(folder, model)
+    elif "peft_type" not in config:
+        _load(folder, model, name, *adapters_package.read_adapter(folder, config))
     else:
         _load(folder, model, name, config, *read_tensors(Path(folder)))
 
@@ -92,7 +97,7 @@ def _load(folder, model, name, config, tensors, path):
 def method_of(folder):
     """(name in METHODS, or None for LoRA and its kin and what is not known; settings) of the adapter in `folder`."""
     config = read_settings(Path(folder) / CONFIG_FILE)
-    return READ_AS.get(str(config.get("peft_type"))), config
+    return READ_AS.get(str(config.get("peft_type", adapters_package.kind_of(config)))), config
 
 
 def saved_tensors(model):

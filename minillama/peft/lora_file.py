@@ -66,8 +66,7 @@ def write_adapter(folder, model, tensors, fields, base_model):
     shared = {"task_type": "CAUSAL_LM", "base_model_name_or_path": base_model, "inference_mode": True}
     (Path(folder) / CONFIG_FILE).unlink(missing_ok=True)  # written last: with it the folder is an adapter
     base = quantization_of(model)
-    of_base = {"model": base_model, "quantization": base and settings_to_json(base)}
-    write_settings(Path(folder) / BASE_FILE, of_base)
+    write_settings(Path(folder) / BASE_FILE, {"model": base_model, "quantization": base and settings_to_json(base)})
     write_safetensors(Path(folder) / TENSOR_FILE, tensors, {"format": "pt"})
     write_settings(Path(folder) / CONFIG_FILE, shared | fields)
 

@@ -3,7 +3,8 @@
 adapters_twin.py FOLDER M: FOLDER holds a config.json, the base under Hugging Face's names (base.safetensors), texts
 (texts.safetensors) and adapters of inner width M under the package's names (adapter and parallel-adapter.safetensors).
 Written for each of CASES: CASE-result.safetensors, the logits, the gradients of their mean square, and how many numbers
-the package trains.
+the package trains. FOLDER/ours is an adapter as we save it: the package's logits with it are those of the case FILES.
+FOLDER/theirs: the adapter as the package saves it.
 """
 
 import sys
@@ -16,14 +17,22 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 CASES = ("adapter", "parallel-adapter", "parallel-adapter as it is")
+FILES = "adapter from our files"
 
 
-def adapted(folder, name, m):
-    """The package's model with the adapter of the folder in it, and {name: parameter} of what it trains."""
+def base_model(folder):
+    """The base as the package sees it, ready for adapters."""
     config = LlamaConfig.from_pretrained(folder, attn_implementation="eager")
     model = LlamaForCausalLM(config).eval()
     model.load_state_dict(load_file(folder / "base.safetensors"))
     adapters.init(model)
+    return model
+
+
+def adapted(folder, name, m):
+    """The package's model with the adapter of the folder in it, and {name: parameter} of what it trains."""
+    model = base_model(folder)
+    config = model.config
     kind = DoubleSeqBnConfig if name == "adapter" else ParBnConfig
     model.add_adapter("ours", config=kind(reduction_factor=config.hidden_size // m, non_linearity="relu", scaling=1.0))
     model.train_adapter("ours")
@@ -52,9 +61,15 @@ def main(folder, m):
             put_norm_before(model)
         logits = model(load_file(folder / "texts.safetensors")["texts"]).logits
         logits.square().mean().backward()
+        if case == "adapter":
+            model.save_adapter(str(folder / "theirs"), "ours", with_head=False)
         found = {"logits": logits.detach(), **{name: parameter.grad for name, parameter in trained.items()}}
         found["trained"] = torch.tensor(sum(parameter.numel() for parameter in trained.values()))
         save_file(found, folder / f"{case}-result.safetensors")
+    model = base_model(folder)
+    model.load_adapter(str(folder / "ours"), set_active=True, with_head=False)
+    logits = model(load_file(folder / "texts.safetensors")["texts"]).logits
+    save_file({"logits": logits.detach()}, folder / f"{FILES}-result.safetensors")
 
 
 if __name__ == "__main__":

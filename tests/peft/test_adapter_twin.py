@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mutants import Mutant, planted
 from tuned_models import small_model, tokens, trained, tuned
 
 from minillama.checkpoint.names import state_dict_to_hf
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.peft.adapter_file import load_adapter, save_adapter
 
 pytestmark = pytest.mark.long
 TWIN = Path(__file__).parent / "adapters_twin.py"
@@ -40,6 +42,8 @@ def write_models(folder):
     for name in ("adapter", "parallel-adapter"):
         tensors = {package_name(key): parameter.detach() for key, parameter in trained(tuned(name, M)).items()}
         write_safetensors(folder / f"{name}.safetensors", tensors)
+    (folder / "ours").mkdir()
+    save_adapter(folder / "ours", tuned("adapter", M))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def package(tmp_path_factory):
     done = subprocess.run([sys.executable, TWIN, folder, str(M)], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
-    return lambda case: read_safetensors(folder / f"{case}-result.safetensors")
+    return lambda case: folder / case if case == "theirs" else read_safetensors(folder / f"{case}-result.safetensors")
 
 
 def furthest(theirs, name):
@@ -78,6 +82,14 @@ def test_the_package_and_we_have_the_same_logits_gradients_and_counts(name, pack
 def test_the_packages_parallel_adapter_reads_the_stream_before_the_norm_and_ours_behind_it(package):
     """arXiv 2110.04366 has it read what the layer reads; where a model normalizes first these are two things."""
     assert furthest(package("parallel-adapter as it is"), "parallel-adapter") > 1e-2
+
+
+def test_the_package_reads_the_adapter_that_we_save_and_we_the_one_that_it_saves(package):
+    ours = tuned("adapter", M)(tokens()).detach()
+    theirs = package("adapter from our files")["logits"]
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+    load_adapter(package("theirs"), model := small_model())
+    assert torch.equal(model(tokens()).detach(), ours)
 
 
 @pytest.mark.parametrize(("name", "old", "new"), [
