@@ -133,7 +133,8 @@ def run_ppo(arguments):
         print(f"{arguments.reward} judges answers in {judged}, and the policy is asked in {arguments.template}: its "
               f"scores mean little; give --template {judged} to both", file=sys.stderr)
     if arguments.method == "lora":
-        attach_adapter(model, arguments)
+        with own_random_state(arguments.seed, arguments.device):  # all linear layers but the head; the base stays
+            add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))
     for part in (model, reward_model.body):
         use_kernels(part, arguments.kernels)
     practice, asked = split_prompts(prompts, arguments.held_out_fraction)
@@ -158,9 +159,3 @@ def choose_template(arguments, tokenizer):
         raise ValueError(f"template {name} ends an answer with no token of its own, where a score could be read: "
                          "choose another --template")
     return pair_function(name, tokenizer), end
-
-
-def attach_adapter(model, arguments):
-    """LoRA on all linear layers but the head; the base stays, and is the reference."""
-    with own_random_state(arguments.seed, arguments.device):
-        add_lora(model, LoRAConfig(arguments.rank, 2.0 * arguments.rank, 0.0, ("attention.*", "feed_forward.*")))

@@ -8,6 +8,7 @@ pairs are what it is tuned on. What needs the forum's ground truth is skipped, a
 import zlib
 from dataclasses import replace
 
+from minillama.evaluate.copying import diagnose_records
 from minillama.evaluate.diagnosis import diagnose_tuning
 from minillama.evaluate.exam import answer_tokens, split_by_prompt
 from minillama.rlhf.preferences import read_pairs
@@ -73,11 +74,12 @@ def own_sft_stage(report, model, tokenizer, records):
     lessons = Lessons(train, held_out, [], float("nan"))
     before = answer_loss(model, held_out)
     full = tune_or_load(report, "sft", model, tokenizer, lessons, with_steps(OWN_SFT, len(train)))
-    report.advise(diagnose_tuning(full.history))
+    questions = [record.question for record in parts[1][:ASKED]]
+    made = answers(full.model, tokenizer, questions)
+    report.advise(diagnose_tuning(full.history), diagnose_records(records, parts[1][:ASKED], made))
     report.measure("your answers", full.loss < before, n=len(held_out), before=before, after=full.loss)
-    questions = [record.question for record in parts[1]][:4]
-    report.pages.append(before_after_page(list(zip(questions, answers(model, tokenizer, questions),
-                                                 answers(full.model, tokenizer, questions), strict=True))))
+    report.pages.append(before_after_page(list(zip(questions[:4], answers(model, tokenizer, questions[:4]), made[:4],
+                                                   strict=True))))
     return full.model
 
 

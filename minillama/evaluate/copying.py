@@ -1,0 +1,107 @@
+"""Whether answers name what their question names: what can be seen of copying without knowing the task.
+
+A name is a word that some questions hold and most do not. A model that has not learned to copy writes such words, for
+it has seen them in answers, but those of other questions. How many that are in the user's own answers is the measure.
+"""
+
+import re
+
+from minillama.rlhf.preferences import Pair
+from minillama.rlhf.train_reward import encode_pairs, held_out_scores
+
+WORD = re.compile(r"\w+")
+COMMON = 0.2  # a word that stands in more of the questions than this names nothing
+LEAST = 20  # cases, of which a share says something
+
+
+def words_of(text):
+    """The words of a text, in lower case, as a set."""
+    return set(WORD.findall(text.lower()))
+
+
+def names_in(questions):
+    """The names that questions hold: their words, but for those of more than COMMON of the questions, as a set.
+
+    >>> sorted(names_in([f"Where is {town}?" for town in ("Rome", "Oslo", "Bern", "Cork", "Paris")]))
+    ['bern', 'cork', 'oslo', 'paris', 'rome']
+    """
+    held = [words_of(question) for question in dict.fromkeys(questions)]
+    count = {}
+    for word in (word for words in held for word in words):
+        count[word] = count.get(word, 0) + 1
+    return {word for word, n in count.items() if n <= COMMON * len(held)}
+
+
+def name_shares(questions, answers, names):
+    """(share of answers that name something their own question names, share that name something it does not)."""
+    pairs = [(words_of(question), words_of(answer) & names)
+             for question, answer in zip(questions, answers, strict=True)]
+    own, other = sum(bool(named & asked) for asked, named in pairs), sum(bool(named - asked) for asked, named in pairs)
+    return own / max(len(pairs), 1), other / max(len(pairs), 1)
+
+
+def luck(n):
+    """What two shares of n answers each may differ by: two standard errors (at most), and a tenth that is allowed."""
+    return 0.1 + max(n, 1) ** -0.5
+
+
+def diagnose_copying(questions, asked, given, made):
+    """A sentence, or "", on the answers that a tuned model made to unseen questions (asked) beside those that were
+    given. questions: all there are, to tell what is a name. The bounds are rules of thumb, as in `diagnosis`."""
+    names = names_in(questions)
+    (own, other), (made_own, made_other) = (name_shares(asked, answers, names) for answers in (given, made))
+    if made_other > other + luck(len(asked)):
+        found = f"name what another question names, of your own {other:.0%}", made_other
+    elif made_own < own - luck(len(asked)):
+        found = f"name what the question names, of your own {own:.0%}", made_own
+    else:
+        return ""
+    return (f"{found[1]:.0%} of the model's answers to unseen questions {found[0]}: it has learned too little copying. "
+            "Try more --text-steps, a lower --text-max-lr, or more answers")
+
+
+def diagnose_records(records, asked, made):
+    """`diagnose_copying` of `train.records.Record`s: all, those that were asked, and [(text, whether it ended)]."""
+    return diagnose_copying([record.question for record in records], [record.question for record in asked],
+                            [record.messages[-1]["content"] for record in asked], [text for text, _ in made])
+
+
+def diagnose_forgetting(questions, asked, before, after):
+    """A sentence, or "", on the answers to `asked` after practice beside those before it."""
+    names = names_in([*questions, *asked])
+    (_, first), (_, last) = (name_shares(asked, answers, names) for answers in (before, after))
+    if last <= first + luck(len(asked)):
+        return ""
+    return (f"{last:.0%} of the answers after practice name what another question names, before {first:.0%}: the "
+            "policy forgets what it was asked. Try a lower --kl-target, or pairs whose worse answer is right for "
+            "another question")
+
+
+def scores_of(reward_model, tokenizer):
+    """f(rows of (question, answer)) -> the reward model's scores, a list."""
+    return lambda rows: held_out_scores(reward_model, encode_pairs([Pair(*row, row[1]) for row in rows],
+                                                                  tokenizer))[0].tolist()
+
+
+def diagnose_blindness(questions, pairs, score):
+    """A sentence, or "", on a reward model: does it prefer an answer under its own question to the same answer under
+    another question, of which it names nothing?
+
+    pairs: `Pair`s it was never taught, of which the chosen answers are looked at; score(rows of (question, answer)) ->
+    a list of numbers (`scores_of`). A reward model that cannot tell lets practice forget what was asked.
+    """
+    names = names_in(questions)
+    telling = [(question, answer, words_of(answer) & names) for question, answer, _ in pairs
+               if words_of(answer) & names & words_of(question)]
+    other = [next((asked for asked, *_ in telling[i:] + telling[:i] if not words_of(asked) & named), None)
+             for i, (*_, named) in enumerate(telling)]
+    rows = [(question, asked, answer) for (question, answer, _), asked in zip(telling, other, strict=True) if asked]
+    if len(rows) < LEAST:
+        return ""
+    right, wrong = (score([(row[i], row[2]) for row in rows]) for i in (0, 1))
+    seen = sum(a > b for a, b in zip(right, wrong, strict=True)) / len(rows)
+    if seen > 0.5 + len(rows) ** -0.5:
+        return ""
+    return (f"it prefers an answer to its own question to the same answer to another one in {seen:.0%} of {len(rows)} "
+            "cases, a coin 50%: it does not see what the question names, and practice may forget it. Try pairs whose "
+            "worse answer is right for another question")
