@@ -99,7 +99,7 @@ def run_reward(arguments):
     step = flags.typed("ppo", "--model", arguments.model, "--reward", arguments.out, "--prompts", arguments.pairs,
                  "--template", arguments.template, "--out", f"{Path(arguments.out)}-ppo")
     print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try {step}",
-          diagnose_reward(accuracy, len(held_out), learned), sep="\n", file=sys.stderr)
+          diagnose_reward(accuracy, len(held_out), learned, train + held_out), sep="\n", file=sys.stderr)
 
 
 @claims("ppo", "model", "reward", "prompts", run=True)

@@ -90,7 +90,7 @@ def diagnose_blindness(questions, pairs, score):
     pairs: `Pair`s it was never taught, of which the chosen answers are looked at; score(rows of (question, answer)) ->
     a list of numbers (`scores_of`). A reward model that cannot tell lets practice forget what was asked.
     """
-    names = names_in(questions)
+    names = names_in([*questions, *(pair.prompt for pair in pairs)])
     telling = [(question, answer, words_of(answer) & names) for question, answer, _ in pairs
                if words_of(answer) & names & words_of(question)]
     other = [next((asked for asked, *_ in telling[i:] + telling[:i] if not words_of(asked) & named), None)

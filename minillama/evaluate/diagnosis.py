@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from minillama.evaluate.agreement import diagnose_labels
 from minillama.rlhf import ppo
 
 SETTLED = 10  # iterations after which a run should have got somewhere
@@ -100,19 +101,20 @@ def diagnose_tuning(history):
     return ""
 
 
-def diagnose_reward(accuracy, pairs, trained):
-    """A sentence, or "", for a reward model that orders a share of so many unseen pairs, and of those it learned, as
-    they are labelled."""
+def diagnose_reward(accuracy, pairs, trained, labels=()):
+    """What there is to say, or "", of a reward model that orders a share of so many unseen pairs, and of those it
+    learned, as they are labelled; and of the labels themselves, `Pair`s, where some were given twice."""
+    found = ""
     if accuracy < 0.5 + pairs**-0.5:
-        return (f"it orders {accuracy:.0%} of {pairs} unseen pairs, a coin 50%: nothing to practise for. Are chosen "
-                "and rejected right? Try more pairs")
-    if accuracy < 0.75 and trained > accuracy + 0.15:
-        return (f"it orders {trained:.0%} of the pairs it learned and {accuracy:.0%} of unseen ones: it learned them "
-                "by heart. Try one epoch, or more pairs")
-    if accuracy < 0.75:
-        return (f"it orders {accuracy:.0%} of unseen pairs, and hardly more of those it learned: either a quarter of "
-                "the labels contradict one another, its ceiling, or it saw too few. Try more pairs before more epochs")
-    return ""
+        found = (f"it orders {accuracy:.0%} of {pairs} unseen pairs, a coin 50%: nothing to practise for. Are chosen "
+                 "and rejected right? Try more pairs")
+    elif accuracy < 0.75 and trained > accuracy + 0.15:
+        found = (f"it orders {trained:.0%} of the pairs it learned and {accuracy:.0%} of unseen ones: it learned them "
+                 "by heart. Try one epoch, or more pairs")
+    elif accuracy < 0.75:
+        found = (f"it orders {accuracy:.0%} of unseen pairs, and hardly more of those it learned: either a quarter of "
+                 "the labels contradict one another, its ceiling, or it saw too few. Try more pairs before more epochs")
+    return "; ".join(filter(None, (found, diagnose_labels(labels))))
 
 
 def summary(history, asked):

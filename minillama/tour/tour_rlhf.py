@@ -107,8 +107,8 @@ def reward_stage(report, model, tokenizer, feedback):
     report.check("reward model", expected, got, passed, "minillama/rlhf/train_reward.py", "lessons/25_reward_model.py")
     if feedback.truth is None:
         learned = held_out_accuracy(reward_model, encode_pairs(feedback.pairs, tokenizer))
-        report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned), diagnose_blindness(
-            feedback.practice + feedback.asked, feedback.held_out, scores_of(reward_model, tokenizer)))
+        report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned, feedback.pairs),
+                      diagnose_blindness(feedback.practice, feedback.held_out, scores_of(reward_model, tokenizer)))
     report.pages.append(reward_page(chosen.tolist(), rejected.tolist(), pair_accuracy(chosen, rejected), *ceiling))
     return reward_model
 
