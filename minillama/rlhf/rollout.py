@@ -48,12 +48,11 @@ def batch_of(n_questions, iteration, config):
     order of the seed, and then so often in a row as it gets `answers`."""
     if n_questions < 1:
         raise ValueError("no question given: PPO needs prompts to answer")
-    answers = config.answers or 1
-    asked = config.batch_size // answers
+    asked = config.batch_size // (config.answers or 1)
     places = range(iteration * asked, (iteration + 1) * asked)
     orders = {turn: torch.randperm(n_questions, generator=torch.Generator().manual_seed(config.seed + turn)).tolist()
               for turn in {place // n_questions for place in places}}
-    return [orders[place // n_questions][place % n_questions] for place in places for _ in range(answers)]
+    return [orders[place // n_questions][place % n_questions] for place in places for _ in range(config.answers or 1)]
 
 
 def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed=0):

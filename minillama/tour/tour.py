@@ -242,9 +242,8 @@ def text_stage(report, paths):
     tokenizer = load_tokenizer(path)
     shape = report.config.text_shape(tokenizer.vocab_size)
     report.check_lengths(tokenizer, shape.max_seq_len)
-    # A model of the user's text may be tuned: at 5e-3 it learns to copy a word of its question late, or not at all.
-    rate = report.config.text_max_lr or (0.32 / shape.dim if paths else 5e-3)
-    settings = report.config.pretraining(report.config.text_steps, rate)
+    steps, rate = (900, 0.32 / shape.dim) if paths else (600, 5e-3)  # to be tuned: at 5e-3 it is late to copy words
+    settings = report.config.pretraining(report.config.text_steps or steps, report.config.text_max_lr or rate)
     model, tokens, history = train_or_load(report, "text", shape, tokenizer, path, split, settings)
     ours, levels = bits_per_character(model, tokens, settings.seq_len, settings.seq_len // 2), pages.text_levels(split)
     level = pages.context(3) if paths is None else pages.context(2)

@@ -40,9 +40,9 @@ class TourConfig:
     """What may be changed. Work is counted in steps, so that results do not depend on the machine's speed."""
 
     steps: int = number(800, 31, MOST)  # of pretraining on the procedural corpus
-    text_steps: int = number(600, 31, MOST)  # of pretraining on real text
+    text_steps: int | None = number(None, 31, MOST)  # of pretraining on real text; None: `text_stage` says
     text_dim: int = number(128, 32, 2**13)  # width of the model of real text, a multiple of 32
-    text_max_lr: float | None = number(None, 1e-12, 10)  # its highest learning rate; None: `text_stage` says
+    text_max_lr: float | None = number(None, 1e-12, 10)  # its highest learning rate; None: likewise
     documents: int = number(12000, 100, MOST)  # of the procedural corpus
     rounds: int | None = number(None, 1, MOST)  # of PPO; None, as in the next two: what the task's own settings say
     ppo_lr: float | None = number(None, 1e-12, 10)  # the policy's highest learning rate

@@ -173,6 +173,6 @@ MUTANTS = [
     plant("score_B - self.kl_coefficient * kl_B", "score_B", lambda: LOSS(RLOO)),
     plant(".sum(-1) / mask_BA.sum(-1)).mean()", ".sum() / mask_BA.sum())",
           test_the_mean_of_answers_weighs_long_and_short_ones_alike),
-    Mutant("minillama.rlhf.rollout", "for _ in range(answers)]", "]",
+    Mutant("minillama.rlhf.rollout", " for _ in range(config.answers or 1)]", "]",
            test_the_questions_of_a_round_are_asked_as_often_as_they_get_answers),
 ]

@@ -1,6 +1,7 @@
 """Laws of the tour's stages, each by itself: what is trained and generated is a stand-in, the bands are the tour's."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from checkpoints import in_a_folder
@@ -117,6 +118,9 @@ def test_real_text_is_held_against_a_model_of_2_characters_and_pythons_own_again
     assert settings.steps == FEW.text_steps
     assert settings.max_lr == pytest.approx(0.32 / FEW.text_dim if paths else 5e-3), "a model to be tuned has to copy"
     assert report.pages[0][1] == ("your text" if paths else "Python's documentation") and len(report.pages) == 2
+    report.config = replace(FEW, text_steps=None)
+    text_stage(report, paths)
+    assert seen[-2][-1].steps == (900 if paths else 600)
 
 
 @pytest.mark.parametrize(("files", "stages"), [
