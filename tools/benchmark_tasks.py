@@ -78,7 +78,7 @@ def label_of(row, names, allowed):
         raise ValueError(f"{row.place}: field {names[0]!r} is missing: a file without answers cannot be scored")
     value = row.fields[name]
     value = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-    if value not in allowed:
+    if value not in list(allowed):  # of a text also "" and "01" would be a part
         raise ValueError(f"{row.place}: field {name!r} is {short(row.fields[name])}: expected one of "
                          f"{', '.join(allowed)}")
     return list(allowed).index(value)

@@ -9,13 +9,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmark_lookalikes import EXAMS, MAKERS, write_lookalikes
-from benchmark_tasks import TASKS, read_task
+from benchmark_scores import MATCHES, score, score_questions
+from benchmark_table import rows_of
+from benchmark_tasks import CHOICES, Question, read_task
 from checkpoints import model_of
-from evaluate import score_questions
 
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.weights import from_model
@@ -62,7 +64,7 @@ def hub_form(name, row):
 
 def write_hub_form(ours, theirs):
     """The look-alikes below `ours`, of each exam one subject, for the harness."""
-    for name in TASKS:
+    for name in CHOICES:
         for split in {"train", "val", "test", "dev"}:
             pattern = f"{split}.jsonl" if name in MAKERS else f"{split}/{FIRST[name]}*.csv"
             for path in (ours / name).glob(pattern):
@@ -106,7 +108,7 @@ def test_each_item_is_as_the_harness_finds_it(tmp_path, shots, language, add_bos
     write_lookalikes(tmp_path / "ours", seed=5, n=20, language=language)
     write_hub_form(tmp_path / "ours", tmp_path / "theirs")
     found = harness(tmp_path / "model", tmp_path / "theirs", tmp_path / "found.json", shots)
-    for name in TASKS:
+    for name in CHOICES:
         questions = read_task(tmp_path / "ours", name, shots)
         questions = [one for one in questions if one.subject == FIRST.get(name, "")]
         items = score_questions(model, tokenizer, name, questions)
@@ -117,3 +119,49 @@ def test_each_item_is_as_the_harness_finds_it(tmp_path, shots, language, add_bos
                 key: value for key, value in theirs.items() if key in item}, name
     if not add_bos:  # else the harness reads bos twice in front of a text
         assert -text_perplexity(model, tokenizer, TEXT)["nats"] == pytest.approx(found["text"][0], rel=2e-5)
+
+
+PLANTED = {"gsm8k": ["so it is\n#### {0}", "{0}", "#### ${0}.", "#### {0}.0 or 7", "first 3, then {0}.", "none", "",
+                     "####", "#### -{0}", "It is 1,2{0}", "a #### 3 b #### {0}"],
+           "triviaqa": [" {0}", "{0}!", "the {0}", " {0} ", "", "KIM", "小明", "{0}-"]}
+
+
+def planted_answers(name, question):
+    """Answers to a question, right and wrong, in spellings that a normalization may or may not forgive."""
+    right = question.answers[0].rpartition("#### ")[2]
+    return [text.format(right) for text in PLANTED[name]]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("shots", "language", "add_bos"), [(0, "english", True), (3, "chinese", False)])
+def test_what_a_model_writes_and_what_counts_as_right_is_as_in_the_harness(tmp_path, shots, language, add_bos):
+    known = tokenizer_file(tmp_path / "known", add_bos).vocab_size
+    model = model_of(replace(SHAPE, vocab_size=known)).eval()  # it writes: each of its tokens must have a spelling
+    write_huggingface(tmp_path / "model", from_model(model))
+    tokenizer = tokenizer_file(tmp_path / "model", add_bos)
+    write_lookalikes(tmp_path / "ours", seed=5, n=12, language=language, names=["gsm8k", "triviaqa", "text"])
+    asked = {name: read_task(tmp_path / "ours", name, shots) for name in ("gsm8k", "triviaqa")}
+    for name, questions in asked.items():
+        (tmp_path / "theirs" / name).mkdir(parents=True)
+        for path in (tmp_path / "ours" / name).glob("*.jsonl"):
+            target = "validation.jsonl" if path.stem == "val" else path.name
+            (tmp_path / "theirs" / name / target).write_bytes(path.read_bytes())
+        planted = [planted_answers(name, question) for question in questions]
+        (tmp_path / "theirs" / f"{name}.json").write_text(json.dumps(planted), encoding="utf-8")
+    documents = [*read_task(tmp_path / "ours", "text"), Question((TEXT,), (), 0)]
+    texts = [one.texts[0] for one in documents]
+    (tmp_path / "theirs" / "documents.json").write_text(json.dumps(texts), encoding="utf-8")
+    found = harness(tmp_path / "model", tmp_path / "theirs", tmp_path / "found.json", shots)
+    filters = {"gsm8k": {"exact_match": "strict-match", "last_number": "flexible-extract"},
+               "triviaqa": {"exact_match": "remove_whitespace"}}
+    for name, questions in asked.items():
+        items = score(model, tokenizer, name, questions, max_new_tokens=24)
+        assert [item["written"] for item in items] == [item["written"] for item in found[name]], name
+        for question, theirs in zip(questions, found[name], strict=True):
+            for text, right in zip(planted_answers(name, question), theirs["right"], strict=True):
+                for measure, matches in MATCHES[name].items():
+                    assert matches(text, question.answers) == right[filters[name][measure]], (name, measure, text)
+    if not add_bos:  # else the harness reads bos twice in front of a text
+        row = rows_of(score(model, tokenizer, "text", documents))[0]
+        for measure, theirs in found["documents"].items():
+            assert row[measure][0] == pytest.approx(theirs, rel=1e-4), measure

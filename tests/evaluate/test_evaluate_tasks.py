@@ -68,6 +68,8 @@ def test_a_row_becomes_the_texts_that_its_benchmark_is_published_with():
     ("piqa", {"goal": math.nan, "sol1": "x", "sol2": "y", "label": 1}, "field 'goal' is 'NaN': expected a text"),
     ("piqa", {"goal": "g", "sol1": "x", "sol2": "\ud800", "label": 1}, "field 'sol2' holds half a surrogate pair"),
     ("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": math.nan}, "field 'label' is 'NaN': expected one of 0"),
+    ("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": ""}, "field 'label' is '': expected one of 0, 1"),
+    ("winogrande", {"sentence": "a _ b", "option1": "x", "option2": "y", "answer": "12"}, "field 'answer' is '12'"),
     ("piqa", {"goal": "g", "sol1": "x", "sol2": "y", "label": True}, "field 'label' is 'true': expected one of 0, 1"),
     ("hellaswag", {**HELLASWAG, "endings": ["one"]}, "field 'endings' is .*: expected a list of two texts"),
     ("hellaswag", {**HELLASWAG, "endings": ["one", "[header]"]}, "field 'endings' is .*: expected a list of two"),
