@@ -1,4 +1,4 @@
-"""Answers that a model writes itself, held against the right ones: what counts of the text, and when two are equal.
+"""Exact match of what a model writes with the right answers: what counts of a text, and when two are equal.
 
 What is taken out of an answer and what is ignored is as in EleutherAI's lm-evaluation-harness, since a score depends on
 it: "$1,200." and "1200" are one answer, "twelve hundred" is another.

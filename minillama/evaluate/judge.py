@@ -1,4 +1,4 @@
-"""A model as the judge of two others: which answer to a question is better, and what such verdicts are worth.
+"""LLM as a judge of two others: which answer to a question is better, and what such verdicts are worth.
 
 A judge sees the two answers in an order, and many prefer the first, or the longer one, whatever they say (arXiv
 2306.05685, section 3.3). So each pair is shown in both orders: an answer wins that is preferred in both; where the
