@@ -12,8 +12,7 @@ from minillama.train.sequence_loss import encode_segments
 # Texts with which a model that was tuned on little begins the other side's turn itself: they end an answer too.
 STOP_TEXTS = {"question_answer": ("\nQuestion:",), "alpaca": ("\n### Instruction:",), "vicuna": ("USER:",),
               "llama2": ("[INST]",)}
-# Templates of one question and one answer: a model tuned on them has never seen a second exchange, so each question
-# is asked alone.
+# Templates of one exchange: a model tuned on them has never seen a second one, so each question is asked alone.
 SINGLE = ("question_answer", "alpaca")
 HELP = "/reset forgets the conversation, /system TEXT sets the system text, /history shows it all, /exit ends."
 
@@ -115,8 +114,7 @@ def chat(model, conversation, lines, show, max_new_tokens=256, sampling=ChatSamp
     A line that begins with / is a command (`HELP`); a bad one, and a question that does not fit, is told in one line
     and the talk goes on. KeyboardInterrupt during an answer keeps what was said and asks for the next line.
     """
-    for turn, line in enumerate(lines):
-        line = line.strip()
+    for turn, line in enumerate(map(str.strip, lines)):
         if line == "/exit":
             return
         if not line:

@@ -31,14 +31,14 @@ def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache, chunk: int = 
 @torch.inference_mode()
 def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     sampling: Sampling = GREEDY, stop_ids: Collection[int] = (), seed: int = 0,
-                    chunk: int = 512) -> Iterator[list[int | None]]:
+                    chunk: int = 512, watch: Any = lambda *_: None) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
 
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
     model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
     what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
     (LLM.int8 rounds by its neighbours too: a column that is an outlier in one row is left whole in all.)
-    Single tokens of up to 8 rows are read by `engine.Engine` where the model has an `engine_for`.
+    Up to 8 rows are decoded by the model's `engine_for`, if any. watch(scores_BV, tokens_B) is called at each step.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
@@ -59,6 +59,7 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
         else:
             logits_BV = prefill(model, tokens_BT, cache, chunk)
         next_B = sample(logits_BV, sampling, None, seen_BV, u_Bn[:, step])
+        watch(logits_BV, next_B)
         said = dict(zip(rows, next_B.tolist(), strict=True))
         yield [said.get(row) for row in range(len(prompts))]
         kept = [place for place, row in enumerate(rows) if said[row] not in stop_ids and step + 1 < budgets[row]]
@@ -74,7 +75,7 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
 
 def generate_text(model: Transformer, tokenizer: Any, prompt: str | Sequence[int] = "", max_new_tokens: int = 256,
                   sampling: Sampling = GREEDY, stop: Sequence[str] = (), seed: int = 0,
-                  stop_ids: Collection[int] | None = None) -> Generator[str, None, str]:
+                  stop_ids: Collection[int] | None = None, watch: Any = lambda *_: None) -> Generator[str, None, str]:
     """Yield the continuation of `prompt`, a text or a list of ids, in pieces of text, as it is made; never half a
     character.
 
@@ -89,9 +90,8 @@ def generate_text(model: Transformer, tokenizer: Any, prompt: str | Sequence[int
     decoder, held = tokenizer.decoder(), ""
     for known in ids:
         decoder.push(known)  # so that the first new piece is spelled as a continuation
-    made = 0
-    token: int | None = None
-    for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed):
+    made, token = 0, None
+    for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed, watch=watch):
         made += 1
         held += "" if token in stop_ids else decoder.push(token)
         shown, held, stopped = _until_stop(held, stop)
@@ -107,8 +107,7 @@ def generate_text(model: Transformer, tokenizer: Any, prompt: str | Sequence[int
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """A text as the model reads it: behind bos where its files say so, and where nothing else would be read."""
-    bos = tokenizer.begins or not text and tokenizer.bos_id is not None
-    return tokenizer.encode(text, bos=bos)
+    return tokenizer.encode(text, bos=tokenizer.begins or not text and tokenizer.bos_id is not None)
 
 
 def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from itertools import chain
 
 import torch
 
@@ -17,6 +16,7 @@ from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
 from minillama.system.terminal import tell
 from minillama.train.blank_infilling import fill_text, fills_blanks
+from minillama.web.web_command import add_web, load_models, require_web, serve
 
 
 def add_generate(commands):
@@ -33,6 +33,7 @@ def add_chat(commands):
     add_template(chat, "question_answer")
     chat.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
     add_generation(chat, ChatSampling)
+    add_web(chat)
 
 
 def add_generation(parser, sampling):
@@ -73,7 +74,8 @@ def run_generate(arguments):
         return print(fill_text(model, tokenizer, *words), end=end)
     pieces = tell_if_cut(generate_text(model, tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
                                        seed=arguments.seed), model.config.max_seq_len)
-    for piece in chain([arguments.prompt, next(pieces, "")], pieces):  # one too long is refused before it is printed
+    print(arguments.prompt + next(pieces, ""), end="", flush=True)  # one too long is refused before it is printed
+    for piece in pieces:
         print(piece, end="", flush=True)
     print(end=end)
 
@@ -85,11 +87,13 @@ def tell_if_cut(pieces, max_seq_len):
 
 
 def run_chat(arguments):
-    """Load, maybe quantize, and answer line after line (`chat.chat`)."""
-    sampling = flags.from_flags(ChatSampling, arguments)
+    """Load, maybe quantize, and answer line after line (`chat.chat`), or on a page (`web.web_command`)."""
+    sampling = flags.from_flags(ChatSampling, require_web(arguments))
     model, tokenizer = load_to_generate(arguments)
     conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
     conversation.set_system(arguments.system)
+    if arguments.web:
+        return serve(load_models(arguments, model, conversation, sampling, load_to_generate), arguments.port)
     print(HELP, file=sys.stderr)
     chat(model, conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
          sampling, arguments.seed)
@@ -101,8 +105,7 @@ def lines():
         return (yield from sys.stdin)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (input() edits and recalls lines once it is loaded; Windows has none)
-    while True:
-        try:
+    with contextlib.suppress(EOFError):
+        while True:
             yield input("> ")
-        except EOFError:
-            return print()
+    print()

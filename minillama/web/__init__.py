@@ -1,0 +1,8 @@
+"""A page in the browser to talk to a model and to look inside it: `chat --web`.
+
+`token_facts` says what each token was beside its rivals, `inspection` what heads and layers did, `protocol` reads and
+writes requests in OpenAI's form, `server` answers them one after the other behind `request_guard`. The page itself is
+page.html, page.css and page.js. Starlette and uvicorn, no part of the core, carry it: `pip install minillama[web]`.
+"""
+
+FLOOR = 6  # imports from its own floor or a lower one

@@ -1,0 +1,74 @@
+"""Facts of tokens against sums written out, and answers against `generate_text` with the same seed."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from mutants import Mutant
+from test_inspection import CONFIG, TEXT, Named, model_of
+
+from minillama.generate import generate_text, generate_tokens
+from minillama.sampling import Sampling
+from minillama.web.token_facts import LEAST, answer, label, read_text, token_facts
+
+
+def test_the_facts_of_a_token_are_sums_over_the_vocabulary():
+    scores = [2.0, -1.0, 0.5, 2.0, -math.inf]
+    total = sum(math.exp(score) for score in scores)
+    chances = [math.exp(score) / total for score in scores]
+    for token in range(5):
+        found = token_facts(Named(), torch.tensor(scores), token, 3)
+        wanted = math.log(chances[token]) if chances[token] else LEAST
+        assert found["logprob"] == pytest.approx(wanted, abs=1e-6)
+        assert found["rank"] == 1 + sum(score > scores[token] for score in scores)
+        assert found["entropy"] == pytest.approx(-sum(p * math.log(p) for p in chances if p), abs=1e-6)
+        assert [top["id"] for top in found["top_logprobs"]][2:] == [2] and len(found["top_logprobs"]) == 3
+        assert found["token"] == f"t{token}" and label(Named(), 258) == "<258>"
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(0.8, 20, 0.9, 0.01, 1.2)])
+def test_an_answer_is_the_text_and_the_tokens_of_generate(sampling):
+    for seed in range(3):
+        model = model_of(seed)
+        wanted = [row[0] for row in generate_tokens(model, [TEXT], 12, sampling, (257,), seed)]
+        pieces = list(answer(model, Named(), TEXT, 12, sampling, ("zz",), seed, {257}))
+        facts = [fact for piece in pieces for fact in piece.tokens]
+        assert [fact["id"] for fact in facts] == wanted
+        text = "".join(piece.text for piece in pieces)
+        assert text == "".join(generate_text(model, Named(), TEXT, 12, sampling, ("zz",), seed, {257}))
+        assert [piece.finish for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+        assert pieces[-1].finish == ("stop" if wanted[-1] == 257 else "length")
+        logits_V = model(torch.tensor([[*TEXT, *wanted[:-1]]]))[0, len(TEXT) - 1:]
+        for fact, row_V in zip(facts, logits_V, strict=True):  # decoding rounds otherwise than one pass
+            assert fact["logprob"] == pytest.approx(row_V.log_softmax(-1)[fact["id"]].item(), abs=1e-4)
+
+
+def test_a_text_that_is_read_has_the_facts_of_each_token_behind_the_first():
+    model = model_of(1)
+    facts = read_text(model, Named(), TEXT)
+    log_TV = model(torch.tensor([TEXT]))[0].log_softmax(-1)
+    assert facts[0] is None and read_text(model, Named(), []) == []
+    for place, fact in enumerate(facts[1:], 1):
+        assert fact["id"] == TEXT[place]
+        assert fact["logprob"] == pytest.approx(log_TV[place - 1, TEXT[place]].item(), abs=1e-5)
+
+
+def test_a_prompt_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="attends over"):
+        next(answer(model_of(0), Named(), [1] * (CONFIG.max_seq_len + 1), 3, Sampling(), (), 0, set()))
+
+
+plant = partial(Mutant, "minillama.web.token_facts")
+MUTANTS = [
+    plant("1 + int((log_V > log_V[token])", "int((log_V > log_V[token])",
+          test_the_facts_of_a_token_are_sums_over_the_vocabulary),
+    plant("torch.special.entr(log_V.exp())", "torch.special.entr(log_V)",
+          test_the_facts_of_a_token_are_sums_over_the_vocabulary),
+    plant("token_facts(tokenizer, logits_BV[0], int(next_B[0])", "token_facts(tokenizer, logits_BV[0], 0",
+          lambda: test_an_answer_is_the_text_and_the_tokens_of_generate(Sampling(temperature=0))),
+    plant("yield Piece(text, taken())", "yield Piece(text, tuple(waiting))",
+          lambda: test_an_answer_is_the_text_and_the_tokens_of_generate(Sampling(temperature=0))),
+    plant("zip(logits_TV[:-1]", "zip(logits_TV[1:]",
+          test_a_text_that_is_read_has_the_facts_of_each_token_behind_the_first),
+]

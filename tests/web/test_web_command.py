@@ -1,0 +1,93 @@
+"""`chat --web` on the command line: what is missing is told in one line, and only this machine is listened to."""
+
+import socket
+import sys
+from argparse import Namespace
+from functools import partial
+
+import pytest
+from mutants import Mutant
+from test_generate import ByteTokenizer
+from web_server import Bytes, made_model, need_libraries
+
+from minillama.chat import ChatSampling, Conversation
+from minillama.web.web_command import load_models, require_web, serve
+
+NOTHING = {"web": False, "port": None, "against": None}
+
+
+@pytest.mark.parametrize(("given", "word"), [({"port": 8000}, "--port"), ({"against": "x"}, "--against"),
+                                             ({"web": True, "port": 70000}, "70000"),
+                                             ({"web": True, "port": -1}, "-1")])
+def test_flags_of_the_page_without_it_and_ports_that_are_none_are_refused(given, word):
+    need_libraries()
+    with pytest.raises(ValueError, match=word):
+        require_web(Namespace(**{**NOTHING, **given}))
+    require_web(Namespace(**NOTHING))
+    require_web(Namespace(**{**NOTHING, "web": True, "port": 0}))
+
+
+def test_a_missing_library_is_told_with_the_command_that_installs_it(monkeypatch):
+    need_libraries()
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ValueError, match="needs uvicorn.* -m pip install starlette uvicorn"):
+        require_web(Namespace(**{**NOTHING, "web": True}))
+    require_web(Namespace(**NOTHING))
+
+
+def models_of(tokenizer, name="b"):
+    arguments = Namespace(model="x/b", against=f"y/{name}", adapter=None, max_new_tokens=5, seed=3, system="")
+    conversation = Conversation(Bytes(), "vicuna")
+    return load_models(arguments, made_model(), conversation, ChatSampling(), lambda _: (made_model(1), tokenizer))
+
+
+def test_two_models_side_by_side_share_a_tokenizer_and_have_two_names():
+    class Other(Bytes):
+        def id_to_piece(self, index):
+            return "x"
+
+    assert [loaded.name for loaded in models_of(Bytes())] == ["b", "y/b"]
+    assert [loaded.name for loaded in models_of(Bytes(), "c")] == ["b", "c"]
+    with pytest.raises(ValueError, match="share a tokenizer"):
+        models_of(Other())
+    assert issubclass(Bytes, ByteTokenizer)
+
+
+def test_the_server_listens_on_this_machine_alone_and_tells_its_address(monkeypatch, capsys):
+    uvicorn = need_libraries()
+    seen = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: seen.extend([self.config.app, *sockets]))
+    serve(models_of(Bytes()))
+    app, listening = seen
+    host, port = listening.getsockname()
+    assert host == "127.0.0.1" and app.hosts == {f"127.0.0.1:{port}", f"localhost:{port}"}
+    assert f"http://127.0.0.1:{port}/#{app.key}\n" in capsys.readouterr().out and len(app.key) >= 32
+    with pytest.raises(ValueError, match=f"port {port} cannot be had"):
+        listening.listen()
+        serve(models_of(Bytes()), port)
+    listening.close()
+    serve(models_of(Bytes()))
+    assert seen[2].key != app.key
+    seen[3].close()
+    assert isinstance(seen[3], socket.socket)
+
+
+plant = partial(Mutant, "minillama.web.web_command")
+MUTANTS = [
+    plant('(("127.0.0.1", port or 0))', '(("", port or 0))',
+          lambda: run_listening()),
+    plant("!= \\\n", "== \\\n", test_two_models_side_by_side_share_a_tokenizer_and_have_two_names),
+    plant("if given and not arguments.web:", "if False:", lambda:
+          test_flags_of_the_page_without_it_and_ports_that_are_none_are_refused({"port": 8000}, "--port")),
+]
+
+
+def run_listening():
+    """The law of the address, with what pytest would bring."""
+    from types import SimpleNamespace
+
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words))))
+        test_the_server_listens_on_this_machine_alone_and_tells_its_address(
+            patch, SimpleNamespace(readouterr=lambda: SimpleNamespace(out="\n".join(printed))))
