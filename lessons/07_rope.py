@@ -3,7 +3,7 @@
 # Covers: `minillama/rope.py`, `tests/test_rope.py`
 # Needs: 05
 # Time: 5 s
-# Teaches: rotary positions, block matrix, complex form, decay, the two layouts
+# Teaches: rotary positions, derivation, block matrix, complex form, decay, longer contexts, the two layouts
 # Paper: [Su et al. 2021](https://arxiv.org/abs/2104.09864), equations 13 to 16 and 34
 #
 # **Question.** Attention compares tokens by dot products: a vector called the *query*,
@@ -17,6 +17,7 @@
 # | $d$ | `d` | | width of a query or key (128 in LLaMA-7B), even |
 # | $q$, $k$ | `q`, `k` | (d,) | a query and a key |
 # | $x$, $y$ | `x`, `turned` | (d,) | one of them before and after its turn |
+# | $R(x, m)$ | `turn(x, m)` | (d,) | $x$ with its place $m$ worked in |
 # | $m$, $n$ | `m`, `n` | | places of the query's token and of the key's, from 0 |
 # | $j$ | `j` | | number of a pair of entries, from 0 to d/2 - 1 |
 # | $\theta$ | `theta` | | the base: 10000 (500000 in Llama 3) |
@@ -65,10 +66,9 @@ for position in (0, 1, 2, 100):
 #
 # A pair is also one complex number, $x_{2j} + i\, x_{2j+1}$ with $i^2 = -1$. Turning it
 # by an angle $\varphi$ is one multiplication by
-# $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. That is how the library does it.
-# Nothing here is learned.
-# (RoPE is by Su and others, not by GPT-Neo; and $f_j$ is the series of the first
-# Transformer's sinusoids, here over the width of a head.)
+# $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. So the library does it, and
+# `turn_complex` below. Nothing here is learned. (RoPE is by Su and others, not by
+# GPT-Neo; $f_j$ is the series of the first Transformer's sinusoids.)
 # %% agree
 d = 128
 q, k = torch.randn(2, d).double()
@@ -96,17 +96,41 @@ axes.set_axis_off()
 show(picture, f"Per position pair 0 turns by 1 radian, pair 16 by {f[16]:.1f}")
 assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 # %% [markdown] distance
-# **Why the score sees only the distance.** Take one pair as complex numbers, $a$ from
-# the query and $b$ from the key. The dot product of two arrows is the real part of
-# $a \, \mathrm{conj}(b)$, where conj flips the sign of $i$, and so of every angle.
-# Turned, the two are $A = a e^{i m f_j}$ and $B = b e^{i n f_j}$, so
+# **The rotation is found, not guessed.** We want scores that see the two places by
+# their distance alone. So there must be a function $g$ with
+#
+# $$R(q, m) \cdot R(k, n) = g(q, k, m - n), \qquad R(x, 0) = x$$
+# ascii: R(q, m) . R(k, n) = g(q, k, m - n),  R(x, 0) = x
+#
+# Take vectors of two entries: arrows.
+#
+# 1. Let $m = n$. Then the score is $g(q, k, 0) = q \cdot k$ at every place. With
+#    $k = q$: arrows keep their lengths. So the angle between $q$ and $k$ is kept too.
+# 2. Hence a place turns all arrows by one angle $\varphi(m)$, each from its own
+#    direction.
+# 3. Between $R(q, m)$ and $R(k, n)$, the angle has changed by
+#    $\varphi(m) - \varphi(n)$. It may depend on $m - n$ alone, so each place adds the
+#    same angle: $\varphi(m) = m f_j$.
+#
+# As complex numbers: $R(a, m) = a\, e^{i m f_j}$. The dot product
+# of two arrows $a$ and $b$ is the real part of $a \, \mathrm{conj}(b)$, where conj
+# flips the sign of $i$, and so of every angle. For $A = R(a, m)$, $B = R(b, n)$:
 #
 # $$\mathrm{Re}(A \, \mathrm{conj}(B)) = \mathrm{Re}(a \, \mathrm{conj}(b) \, e^{i (m-n) f_j})$$
 # ascii: Re(A conj(B)) = Re(a conj(b) e^(i (m-n) f_j))
 #
-# The two positions have merged into $m - n$. Each token is turned by its *absolute*
-# place, and yet their score depends on the *relative* one alone.
+# **Values** (lesson 08), what a token hands over, are not turned: they should arrive
+# the same from wherever they come.
 # %% shift
+def turn_complex(x, position):
+    pairs = torch.view_as_complex(x.reshape(-1, 2))  # (d,) -> (d/2,) complex
+    rotations = torch.exp(1j * position * f.double())  # e^(i m f_j)
+    return torch.view_as_real(pairs * rotations).flatten()
+
+
+assert (turn_complex(q, 57) - torch.tensor(turn(q.tolist(), 57))).abs().max() < 1e-4
+
+
 def score(m, n):
     pairs = zip(turn(q.tolist(), m), turn(k.tolist(), n), strict=True)
     return sum(a * b for a, b in pairs)
@@ -121,17 +145,17 @@ assert spread < 1e-11 and abs(score(7, 1) - scores[0]) > 0.1
 assert torch.tensor(257).bfloat16().item() == 256
 # %% [markdown] clocks
 # **A clock with 64 hands.** Pair $j$ comes full circle after $2\pi / f_j$ positions.
-# The fast pairs tell neighbours apart; the slow ones tell near from far. One hand alone
-# would not do: after a full circle it shows the same again.
+# The fast pairs tell neighbours apart; the slow ones tell near from far.
 #
 # The scores of all pairs are added. Take a query and a key that are alike, all ones:
-# pair $j$ contributes $2\cos((m-n) f_j)$. Next to each other, all cosines are near 1.
-# With distance, one pair after another falls out of step. So alike vectors score less,
-# the further apart they are.
+# pair $j$ contributes $2\cos((m-n) f_j)$. With distance, one pair after another falls
+# out of step. So alike vectors score less, the further apart they are. That is a
+# tendency, not a law: lesson 08 trains a query that scores best 7 tokens back.
 #
-# That is a tendency, not a law: it wobbles, and queries and keys that are not alike may
-# score best at any distance that the model needs (lesson 08 trains one that looks 7
-# tokens back).
+# **Longer contexts.** Beyond the trained length, slow pairs reach angles that training
+# never showed. The cure is to turn more slowly, and to train a little more: divide all
+# places by a factor (*position interpolation*), use a larger $\theta$ (Llama 3), or
+# slow down only the slow pairs (Llama 3.1).
 # %% decay
 turns = 2 * math.pi / f
 slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
@@ -139,6 +163,8 @@ print(f"full circle after {turns[0]:.1f} positions (first pair) to {turns[-1]:,.
       f"(last);\nwith Llama 3's theta, the last pair takes {slow:,.0f}")
 assert round(turns[0].item(), 1) == 6.3 and round(turns[-1].item()) == 54_410
 assert 2.5e6 < slow < 2.6e6
+last = rope.rope_rotations(torch.tensor([2000, 8000 / 4]), f)  # position 8000, 4 times
+assert torch.equal(last[0], last[1])  # slower, has the angles of position 2000
 steps = torch.arange(1, 1001)
 cosines = torch.cos(steps[:, None] * f)
 decay = cosines.mean(1)
@@ -161,8 +187,8 @@ show(picture, f"The mean over all pairs falls from 0.97 at distance 1 to {shown[
 # $j$ with $j + d/2$ (*half-split*). Both are RoPE, and the scores are the same, if the
 # rows of the weights that make $q$ and $k$ are reordered to match.
 #
-# Mix them, and no error is raised. Position 0 is even right, because nothing turns
-# there. The rest is quietly wrong.
+# Mix them, and no error is raised. Position 0 is even right: nothing turns there. The
+# rest is wrong.
 # %% two_layouts
 rotations = rope.rope_rotations(torch.arange(100), f)
 x = torch.randn(100, 1, d)

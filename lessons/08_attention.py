@@ -33,7 +33,7 @@ from torch import nn
 from minillama.attention import Attention, attention
 from minillama.config import ModelConfig
 from minillama.plots import heat_maps, show
-from minillama.rope import rope_frequencies, rope_rotations
+from minillama.rope import apply_rope, rope_frequencies, rope_rotations
 
 torch.manual_seed(0)
 
@@ -97,12 +97,10 @@ print(f"scores have size {scores.std():.1f}; the best of 100 keys gets {raw:.0%}
 assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 # %% [markdown] heads
 # **Heads.** One softmax gives one set of weights per token, so it can follow one thing
-# at a time. Therefore each token gets $H$ queries, keys and values of width $d$. One
-# matrix makes all queries from the $D$ numbers of each token: (B, T, D) becomes
-# (B, T, H d), is cut into heads, (B, T, H, d), and reordered to (B, H, T, d). Two more
-# matrices do the same for keys and values.
-# Each head attends alone. Their outputs are joined to (B, T, H d) again, and the
-# *output matrix* mixes them into (B, T, D). LLaMA-7B: $D = 4096$, 32 heads of 128.
+# at a time. Therefore each token gets $H$ queries, keys and values of width $d$, made
+# by three matrices, the *projections*. Each head attends alone. Their outputs are
+# joined, and the *output matrix* mixes what the heads have found. LLaMA-7B: $D = 4096$,
+# 32 heads of 128. The cell below has all shapes.
 #
 # **Shared keys and values.** While text is generated, the keys and values of all
 # earlier tokens wait in memory (lesson 12). So Llama 2 70B has 64 query heads but only
@@ -111,6 +109,18 @@ assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 # the original multi-head attention, $K = 1$ *multi-query* attention, MQA. The cell
 # below compares the library, which makes no copies of $k$ and $v$, with copies made by
 # hand.
+# %% projections
+B, T, D, H = 2, 5, 12, 3
+layer = Attention(ModelConfig(dim=D, n_layers=1, n_heads=H, vocab_size=16))
+rotations = rope_rotations(torch.arange(T), rope_frequencies(D // H))
+x = torch.randn(B, T, D)
+q, k, v = (W(x).view(B, T, H, D // H)  # (B, T, D) -> (B, T, H d) -> (B, T, H, d)
+           for W in (layer.wq, layer.wk, layer.wv))
+q, k = apply_rope(q, rotations), apply_rope(k, rotations)  # not v
+q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # (B, H, T, d): a head at a time
+heads = attention(q, k, v)  # (B, H, T, d)
+joined = heads.transpose(1, 2).reshape(B, T, D)  # (B, T, H d)
+assert (layer.wo(joined) - layer(x, rotations)).abs().max() < 1e-6  # (B, T, D)
 # %% grouped
 B, H, T, d = 2, 6, 7, 8
 q_BHTd = torch.randn(B, H, T, d, dtype=torch.float64)
@@ -128,7 +138,8 @@ for K in (6, 3, 2, 1):
 # Our model is an *embedding* (a table: one learned vector per letter), one attention
 # head of width 32, and a matrix that turns each vector into 16 scores, one per letter.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
-# has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$ nats.
+# has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$
+# *nats*, the unit of losses by natural logarithms.
 #
 # Attention returns $o_t$, not the weights. To see $w_{ts}$, we hand it values that we
 # know: $v_s$ with a 1 at place $s$ and zeros elsewhere. Then $o_t$ is the list of
@@ -192,7 +203,8 @@ show(picture, f"Each row is a token that looks; {back['after training']:.0%} of 
 # %% [markdown] exercise
 # **Exercise.** Write a function that returns the causal mask, True where a token may
 # look. There may be more keys than queries: the queries are then the *last* tokens, as
-# in generation. A second function returns the outputs of grouped-query attention.
+# in generation. A second function returns the outputs of grouped-query attention, and
+# a third is a whole layer: projections, heads, output matrix (without RoPE).
 #
 # Open `lessons/exercises/ex08_attention.py`, then run `python3 run.py check 8`.
 # %% you_should_see

@@ -1,4 +1,4 @@
-"""Solution of exercise 08: the causal mask behind a cache, and grouped-query attention."""
+"""Solution of exercise 08: the causal mask behind a cache, grouped-query attention, and a whole layer."""
 
 import math
 
@@ -22,3 +22,14 @@ def grouped_attention(q_BHTd, k_BKSd, v_BKSd):
     scores = scores.masked_fill(~causal_mask(T, S), -math.inf)
     weights = scores.softmax(-1)
     return (weights @ v_BKGSd).reshape(B, H, T, d)
+
+
+def attention_layer(x_BTD, wq, wk, wv, wo, H, K):
+    """Projections, heads, output matrix. Returns (B, T, D)."""
+    B, T, D = x_BTD.shape
+    q_BHTd = (x_BTD @ wq.T).view(B, T, H, -1).transpose(1, 2)
+    k_BKTd = (x_BTD @ wk.T).view(B, T, K, -1).transpose(1, 2)
+    v_BKTd = (x_BTD @ wv.T).view(B, T, K, -1).transpose(1, 2)
+    heads_BHTd = grouped_attention(q_BHTd, k_BKTd, v_BKTd)
+    joined = heads_BHTd.transpose(1, 2).reshape(B, T, -1)
+    return joined @ wo.T
