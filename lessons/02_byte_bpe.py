@@ -133,7 +133,7 @@ def sums(single):
     order = torch.randperm(10000, generator=torch.Generator().manual_seed(0))
     a, b = pairs[order].T
     plus, equals = torch.full_like(a, 10), torch.full_like(a, 11)
-    if not single:
+    if not single:  # tokens 0 to 198 are numbers, 199 is + and 200 is =
         return torch.stack([a, plus + 189, b, equals + 189, a + b], 1), 1
     c = a + b
     left = a // 10, a % 10, plus, b // 10, b % 10, equals
