@@ -36,18 +36,20 @@ KERNELS = {"rope": ("cpu", "simt", "cuda"), "nf4_matmul": ("cpu", "simt", "cuda"
 _known: dict = {}  # what PyTorch said of an operator and a device: it takes 20 microseconds to answer
 
 
-@torch.compiler.assume_constant_result  # torch.compile is not to trace the loading of a library
 def built_backends():
     """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
     return "reference", *(backend for backend in LIBRARIES if not _missing() and _has_kernel("rope", backend))
 
 
-@torch.compiler.assume_constant_result
 def _has_kernel(name, backend):
     of = f"{LIBRARIES[backend]}::{name}", DEVICES[backend].upper()
     if of not in _known:
         _known[of] = torch._C._dispatch_has_kernel(of[0]) and torch._C._dispatch_has_kernel_for_dispatch_key(*of)
     return _known[of]
+
+
+# torch.compile is not to trace the loading of a library. (Its decorator for this loads it now: longer than PyTorch.)
+built_backends._dynamo_marked_constant = _has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def require(backend):
@@ -95,7 +97,7 @@ def _missing():
     for library in dict.fromkeys(LIBRARIES.values()):
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
-            ("rope", _rope_fake, _rope_setup_context, _rope_backward),
+            ("rope", lambda *x: tuple(t.new_empty(t.shape) for t in x[:2]), _rope_setup_context, _rope_backward),
             *((name, lambda *arguments: None, None, None) for name in ("rope_", "rope_into")),
             ("nf4_matmul", _nf4_fake, _nf4_remember, _nf4_backward),
             *((name, _nf4_fake, None, None) for name in ("nf4_matmul_backward", "nf4_matmul_int8")),
@@ -212,11 +214,6 @@ def _table(rotations):  # (cos, sin) of complex64 rotations, in their own memory
     if rotations.dtype != torch.complex64:
         raise ValueError(f"rotations are {rotations.dtype}, wanted torch.complex64, as rope_rotations makes them")
     return torch.view_as_real(rotations.resolve_conj())
-
-
-def _rope_fake(q, k, rotations, positions, offset, interleaved, inverse):
-    """Shapes, dtypes and strides of the results, for torch.compile: contiguous tensors."""
-    return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
 def _rope_setup_context(ctx, inputs, output):

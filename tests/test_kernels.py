@@ -154,6 +154,17 @@ def test_the_reference_needs_no_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_no_command_loads_torch_compile_before_it_is_asked_for():
+    """It takes as long to load as PyTorch, and every command would wait. A model's shape is made without it too."""
+    code = ("import sys, torch\nfrom minillama.cli.command_line import build_parser\nbuild_parser()\n"
+            "from minillama.checkpoint.weights import planned_model\nfrom minillama.config import preset\n"
+            "import minillama.chat, minillama.generate, minillama.rlhf.train_ppo, minillama.train.sft\n"
+            "model = planned_model(preset('stories260k'))\n"
+            "assert all(weight.is_meta for weight in model.parameters())\n"
+            "assert 'torch._dynamo' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 OLDER = """
 import sys, types, torch
 sys.modules.update({"minillama._ops": types.ModuleType("_ops"), "minillama._cuda": None})

@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from minillama.config import ModelConfig
 from minillama.quant.quantized_linear import QuantizedLinear, replace_module
@@ -109,6 +110,19 @@ def common_dtype(weights):
     return functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.tensors.values()})
 
 
+class _NoInitialValues(TorchFunctionMode):
+    """On the meta device PyTorch draws them by Python code that loads torch.compile, which takes as long as PyTorch."""
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        drawn = function in (nn.init.normal_, nn.init.kaiming_uniform_)
+        return None if drawn else function(*arguments, **(named or {}))
+
+
+def planned_model(config):
+    """A `Transformer` without numbers, on the meta device: shapes that take no memory."""
+    with torch.device("meta"), _NoInitialValues():
+        return Transformer(config)
+
+
 def build_model(weights, device="cpu", dtype=None, spend=False):
     """The `Transformer` with these weights. dtype None keeps the file's (the widest, if it mixes several); quantized
     layers keep their bits whatever it is. spend: take the tensors out of `weights` one after another, so that what
@@ -117,8 +131,7 @@ def build_model(weights, device="cpu", dtype=None, spend=False):
     dtype = common_dtype(weights) if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"dtype {dtype} cannot hold weights: use torch.float32, bfloat16 or float16")
-    with torch.device("meta"):  # shapes without memory: each parameter is then replaced by a stored tensor
-        model = Transformer(weights.config)
+    model = planned_model(weights.config)  # each parameter is then replaced by a stored tensor
     for name in list(weights.tensors):
         tensor = weights.tensors.pop(name) if spend else weights.tensors[name]
         module, _, parameter = name.rpartition(".")

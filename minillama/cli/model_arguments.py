@@ -8,7 +8,7 @@ import torch
 
 from minillama.backends import BACKENDS, functions
 from minillama.checkpoint import find_tokenizer, load_model, open_weights
-from minillama.checkpoint.weights import common_dtype
+from minillama.checkpoint.weights import common_dtype, planned_model
 from minillama.kernels import require
 from minillama.peft.adapter_file import load_adapter, method_of
 from minillama.peft.lora_file import CONFIG_FILE, learned_over
@@ -20,7 +20,6 @@ from minillama.system.settings import read_settings
 from minillama.tokenizer import load_tokenizer
 from minillama.tokenizer.token_settings import read_chat_template
 from minillama.train.resume import load_training_state
-from minillama.transformer import Transformer
 
 
 def opened(arguments, whole=False):
@@ -47,14 +46,14 @@ def opened(arguments, whole=False):
         raise ValueError(f"{path} in {kind} cannot change as a whole, its steps swallow small changes: attach an "
                          "adapter to it (--method lora), or give its original, or `convert` it back to meta first")
     if getattr(arguments, "adapter", None):
-        load_adapter(arguments.adapter, shape_of(weights))
+        load_adapter(arguments.adapter, planned_model(weights.config))
     given = getattr(arguments, "tokenizer", None)
     tokenizer = load_tokenizer(given) if given else find_tokenizer(weights)
     if tokenizer is None:
         beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
         raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
     for adapter in arguments.merged:
-        load_adapter(adapter, shape_of(weights))
+        load_adapter(adapter, planned_model(weights.config))
         tokenizer.chat_template = read_chat_template(adapter) or tokenizer.chat_template
     size = (getattr(torch, arguments.dtype) if arguments.dtype else common_dtype(weights)).itemsize
     needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
@@ -142,18 +141,12 @@ def take_template(arguments, tokenizer, otherwise):
     return arguments.template
 
 
-def shape_of(weights):
-    """A model of that shape without numbers, to try on it what the real one is to get."""
-    with torch.device("meta"):
-        return Transformer(weights.config)
-
-
 def load_from_args(arguments, whole=False, found=None):
     """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
     _, tokenizer, kind, settings, told = found or opened(arguments, whole)
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     if kind == "nf4" and getattr(arguments, "kernels", None) == "cpu":
         settings = {**settings, "backend": "cpu"}  # the same bytes, sooner
+    dtype = getattr(torch, arguments.dtype or "", None)
     model = load_model(arguments.base, arguments.device, dtype, kind, **settings)[0]
     for adapter in arguments.merged:
         load_adapter(adapter, model)

@@ -10,8 +10,9 @@ from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range
 from minillama.checkpoint import open_weights
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
+from minillama.checkpoint.weights import planned_model
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, choose_kernels, load_from_args, opened, shape_of, take_template
+from minillama.cli.model_arguments import add_template, choose_kernels, load_from_args, opened, take_template
 from minillama.config import preset
 from minillama.generate import prompt_ids
 from minillama.peft.adapter_file import save_adapter
@@ -157,7 +158,7 @@ def run_sft(arguments):
     settings = with_steps(settings, sum(sizes))
     for path, end in zip(arguments.data, stage_ends(sizes, settings.steps), strict=True):
         print(f"{path}: learned up to step {end}", file=sys.stderr)
-    prepare(shape_of(weights), arguments, tokenizer)  # --targets that match nothing are told before anything is loaded
+    prepare(planned_model(weights.config), arguments, tokenizer)  # --targets that match nothing are told first
     mean = sum(len(row.tokens) for stage in train for row in stage) / sum(sizes)
     require_step_memory(weights.config, settings.batch_size, settings.grad_accumulation, settings.pack_length or mean,
                         arguments.device, size=2, vocabulary=False, recompute=settings.gradient_checkpointing)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf
+from minillama.checkpoint.weights import planned_model
 from minillama.peft import adapters_package
 from minillama.peft.ia3 import WithScale
 from minillama.peft.lora_file import CONFIG_FILE, PREFIX, load_lora, read_tensors, save_lora, write_adapter
@@ -16,7 +17,6 @@ from minillama.peft.methods import METHODS, add_method
 from minillama.peft.p_tuning_v2 import PrefixClassifier
 from minillama.system.claim import require_finished
 from minillama.system.settings import check_known, read_settings, whole
-from minillama.transformer import Transformer
 
 VIRTUAL = {"prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "p-tuning": "P_TUNING"}
 READ_AS = {VIRTUAL.get(name, name.upper()): name for name in METHODS} | {"P_TUNING": "prompt"}  # without its encoder
@@ -81,7 +81,7 @@ def _load(folder, model, name, config, tensors, path):
                              "for another base")
     size = min(whole(config, "num_virtual_tokens" if name in VIRTUAL else "size", config_path, 1), 2**16)  # flags' most
     with torch.device("meta"):
-        add_method(planned := Transformer(model.config), name, size)
+        add_method(planned := planned_model(model.config), name, size)
     wanted, found = ({key: tuple(tensor.shape) for key, tensor in each.items()}
                      for each in (saved_tensors(planned), tensors))
     if found != wanted:

@@ -56,11 +56,6 @@ def _text(fields, number, default):
         raise ValueError(f"field {number} is not UTF-8 ({error.reason}): not a SentencePiece model") from None
 
 
-def _submessage(fields, number):
-    """Fields of a nested message; several of them are merged, which is to say, put one after the other."""
-    return read_fields(b"".join(value for n, w, value in fields if (n, w) == (number, BYTES)))
-
-
 def _row_fields(data):
     """(text, score, kind) of one piece as stored; a row as SentencePiece writes it is read without looking further."""
     end = data[1] + 2 if len(data) > 1 and data[0] == 0x0A and data[1] < 0x80 else len(data)
@@ -131,7 +126,8 @@ class SentencePieceTokenizer(Tokenizer):
         fields = read_fields(model)
         rows = [value for number, wire, value in fields if (number, wire) == (1, BYTES)]
         others = [field for field in fields if field[0] != 1]
-        trainer, normalizer, denormalizer = (_submessage(others, number) for number in (2, 3, 5))
+        trainer, normalizer, denormalizer = (  # of a nested message several are one, put one after the other
+            read_fields(b"".join(value for n, w, value in others if (n, w) == (number, BYTES))) for number in (2, 3, 5))
         if _last(denormalizer, 2, BYTES, b""):
             raise ValueError("the model has a denormalizer with a precompiled_charsmap: not supported")
         self.model, self.training_report, self._asked = bytes(model), training_report, backend
