@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["info"], "python -m minillama info"),
     (["pretrain", "--recipe", "x"], f"python {ROOT / 'tools' / 'pretrain_recipe.py'} --recipe x"),
     (["info", "tiny", "--method", "qlora"], f"python {ROOT / 'tools' / 'memory_cost.py'} tiny --method qlora"),
+    (["generate", "--device-map", "auto"], f"python {ROOT / 'tools' / 'generate_over_devices.py'} --device-map auto"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
 def test_each_verb_runs_its_command(words, command, monkeypatch):

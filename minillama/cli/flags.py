@@ -102,7 +102,7 @@ def add_bits(parser):
 
 def add_device(parser):
     """--device and --dtype, for every command that runs a model."""
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="mps is untested")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
 
 
