@@ -3,7 +3,7 @@
 # Covers: `minillama/system/memory.py`, `tools/memory_cost.py`, `tests/system/test_memory.py`
 # Needs: 10, 12
 # Time: 8 s
-# Teaches: bytes per parameter, Adam's moments, activations, checkpointing, data parallelism
+# Teaches: bytes per parameter, Adam's moments, 8-bit Adam, Adafactor, activations, checkpointing, data parallelism
 # Paper: [Rajbhandari et al. 2020](https://arxiv.org/abs/1910.02054), section 3
 #
 # **Question.** LLaMA 7B is a file of 13.5 GB. Training it takes more than 100 GB. Where
@@ -138,6 +138,14 @@ from tools.memory_cost import articles, sentence, terms
 held = articles()
 for what, said, given, off, _ in held:
     print(f"{what:47} {said:6g} {given:8.2f} {off:+4.0%}")
+print("of 7B, without activations:")
+for name, method, optimizer in (
+        ("fp32, AdamW", "full-fp32", "adamw"), ("16 bits, AdamW", "full-half", "adamw"),
+        ("16 bits, 8-bit AdamW", "full-half", "adamw-8bit"),
+        ("16 bits, Adafactor", "full-half", "adafactor")):
+    sums = terms(big, method, optimizer=optimizer)
+    bytes_of = [sums[key] / 1e9 for key in ("weights", "gradients", "optimizer")]
+    print("{:21} {:4.1f} + {:4.1f} + {:4.1f} GB".format(name, *bytes_of))
 small = terms(big, "qlora", tokens=512, recompute=True)
 print(sentence("llama_7b", "qlora, 512 tokens, checkpointing,", small, 8e9))
 
@@ -146,6 +154,12 @@ print(sentence("llama_7b", "qlora, 512 tokens, checkpointing,", small, 8e9))
 # rules of thumb. 65B in 780 GB has no exact copy of its weights; 4 bytes a weight
 # more make 1,045. By this count QLoRA of 7B fits into the 8 GB of a phone; what was
 # *shown* on phones in 2023 is the tuned model running, not its tuning.
+#
+# **Half precision alone is not enough.** It halves weights and gradients and leaves
+# Adam's moments, the largest part: the second is a mean of squares, which 16 bits round
+# to nothing. 8-bit Adam keeps each moment in a byte, with a scale for every block of
+# them; Adafactor keeps, of the second moment of a matrix, one number for each row and
+# each column, and no first.
 #
 # **Data parallelism.** Two machines hold the same weights, take half of the batch each,
 # and average their gradients: the same step, as the last cell shows, in half of the

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 22 · Eight bits
-# Covers: `minillama/quant/int8.py`, `tests/quant/test_int8.py`
+# Covers: `minillama/quant/int8.py`, `minillama/checkpoint/placement.py`, `bench/eight_bits.py`
 # Needs: 10
 # Time: 5 s
 # Teaches: bytes per weight, row-wise absmax, int8 products, outlier columns, LLM.int8()
@@ -114,7 +114,41 @@ big = preset("llama_7b")
 gigabytes = {kind: weights_bytes(big, kind) / 1e9 for kind in ("fp32", "fp16", "int8")}
 print({kind: f"{size:.1f} GB" for kind, size in gigabytes.items()})
 
+# %% [markdown] loading
+# **The same in other words.** Many programs load LLaMA by the transformers library.
+# Line by line, our flags beside its words:
+#
+# | there | here |
+# |---|---|
+# | `load_in_8bit=True` | `--load-8bit`: the linear layers in int8, as above |
+# | `torch_dtype=torch.float16` | `--dtype float16`: what is not in int8 |
+# | `device_map="auto"` | `--device-map auto`: whole layers on GPUs, CPU, then disk |
+# | `device_map={"": "mps"}` | `--device mps`: there, but untested |
+# | `model.half()` | `--dtype float16` again: nothing is converted afterwards |
+# | `model.eval()` | no flag: `generate` and `chat` never drop anything out |
+# | `PeftModel.from_pretrained` | `--adapter DIR` |
+#
+# **What do 8 bits cost a real model?** `bench/eight_bits.py` had two of them read one
+# text in three forms: perplexity, and what a token costs more than in fp32.
+
+# %% quality
+import json
+from pathlib import Path
+
+import minillama
+
+path = Path(minillama.__file__).parents[1] / "bench" / "eight_bits.json"
+models = json.loads(path.read_text())["models"]
+for name, forms in models.items():
+    for form, row in forms.items():
+        print(f"{name:22} {form:4}  perplexity {row['perplexity']:6.3f}  "
+              f"{row['more']:+.4f} nats, give or take {row['error']:.4f}")
+
 # %% [markdown] exercise
+# Eight bits cost these two a fortieth of a nat a token at most, hardly more than
+# chance; four bits cost a tenth and more. (SmolLM2's file is in 4 bits itself, and was
+# rounded twice.)
+#
 # int8 is a little more than half of fp16: the embedding table and the output head stay
 # in 16 bits here, and each row has its scale.
 #
@@ -130,6 +164,8 @@ print({kind: f"{size:.1f} GB" for kind, size in gigabytes.items()})
 plain, apart = errors.values()
 assert 0.006 < weight_error < 0.0085 and abs(gigabytes["fp16"] - 13.48) < 0.01
 assert abs(gigabytes["fp32"] - 26.95) < 0.01 and 6.7 < gigabytes["int8"] < 7.1
+for forms in models.values():
+    assert forms["int8"]["more"] < 0.03 < forms["NF4"]["more"]
 assert max(apart) < 0.03 and plain[-1] > 0.15 and plain[3] == apart[3]
 print(f"You should see: 13.5 GB become {gigabytes['int8']:.1f}; int8 weights off by "
       f"{weight_error:.4f} (0.006 to 0.0085); "

@@ -82,6 +82,18 @@ def test_the_claims_link_to_lessons_that_are_there():
     assert len(linked) >= 5 and all((DOCS / place).is_file() for place in linked)
 
 
+@pytest.mark.parametrize("words", [
+    "GPT-3 has 175 billion parameters, not 135", "RoPE is by Su", "SwiGLU is by Shazeer; PaLM used it",
+    "10000^(-2i/D)", "Pre-norm is older than LLaMA", "LLaMA is a decoder alone", "LLaMA's data are public sets",
+    "LLaMA 13B is ahead of GPT-3", "better than GPT-3 and about PaLM's equal", "Code: LLaMA 65B has 23.7",
+    "Mathematics: LLaMA 65B, not tuned on it", "67.5 of Chinchilla 70B and 69.3 of PaLM 540B",
+    "177 GB of books and papers", "Llama 2 read 40 % more tokens than LLaMA (2.0 T against 1.4 T)",
+    "more strongly cleaned", "sees 4,096 tokens", "no reward model, no reinforcement learning", "What ran on a phone"])
+def test_what_is_often_said_stands_corrected_in_one_sentence(words):
+    claims = [line for line in family_page.page(RECORD).split("\n") if line.startswith("* ")]
+    assert sum(words in line for line in claims) == 1
+
+
 MUTANTS = [
     Mutant("family_page", 'model.get("sources", {}).get(column, model["source"])', 'model["source"]',
            test_the_page_and_the_picture_are_made_from_the_record),
