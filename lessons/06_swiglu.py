@@ -112,6 +112,15 @@ for bend, colour, dy in ((relu, CONTRAST, 9), (gelu, CONTEXT, -3), (silu, OURS, 
     label_end(axes, a[seen], y, name, colour, dy)
 axes.set_xlim(-3, 3.6)
 show(picture, f"SiLU dips to {lowest:.3f} at a = {at:.2f}, where ReLU is 0")
+
+picture, axes = figure("Swish goes from a line to ReLU as beta grows", "a", "Swish(a)")
+for beta, dy in ((0, 0), (0.5, -10), (1, -5), (5, 8)):
+    y = (a * torch.sigmoid(beta * a))[seen]
+    colour = OURS if beta == 1 else CONTEXT
+    axes.plot(a[seen], y, color=colour)
+    label_end(axes, a[seen], y, f"beta = {beta}", colour, dy)
+axes.set_xlim(-3, 4.6)
+show(picture, "Swish over beta: a / 2 at 0, SiLU at 1, close to ReLU at 5")
 # %% [markdown] width
 # **Three matrices for the price of two.** The old layer widened to $4D$: $2 \cdot 4D^2$
 # weights. SwiGLU has a third matrix. To keep the price (nearly: see the rounding),

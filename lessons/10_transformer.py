@@ -26,7 +26,7 @@ import torch
 
 from minillama.attention import attention
 from minillama.config import ModelConfig, preset
-from minillama.plots import CONTEXT, CONTRAST, OURS, bars, show
+from minillama.plots import CONTEXT, CONTRAST, INK, OURS, bars, figure, show
 from minillama.rms_norm import rms_norm
 from minillama.rope import apply_rope, rope_frequencies, rope_rotations
 from minillama.swiglu import gated_linear_unit
@@ -66,6 +66,34 @@ def forward(tokens, w, config):
 # positions: RoPE inside attention and the causal mask are all the model is told about
 # order. LLaMA is a *decoder* alone: no encoder, and no attention to one. So is GPT-3,
 # with 175 billion parameters (not 135); `docs/family.md` compares them.
+# %% diagram
+picture, axes = figure("Each of L blocks adds to the stream twice", figsize=(5.4, 4.4))
+
+
+def box(x, y, name, colour=CONTEXT):
+    axes.text(x, y, name, color="white", ha="center", va="center",
+              bbox={"boxstyle": "round,pad=0.4", "facecolor": colour, "linewidth": 0})
+
+
+def arrow(*points):
+    xs, ys = zip(*points, strict=True)
+    axes.plot(xs[:-1], ys[:-1], color=INK, linewidth=1)
+    axes.annotate("", points[-1], points[-2],
+                  arrowprops={"arrowstyle": "->", "color": INK})
+
+
+arrow((1, 6.6), (1, 0.4))  # the stream, from the tokens to the logits
+for y, name, colour in ((5, "attention", CONTRAST), (3, "SwiGLU", OURS)):
+    arrow((1, y), (4.6, y), (4.6, y - 0.9), (1.15, y - 0.9))
+    box(2.8, y, "RMSNorm")
+    box(4.6, y, name, colour)
+    axes.text(0.8, y - 0.9, "+", color=INK, ha="right", va="center")
+for y, name in ((6, "embedding"), (1.2, "RMSNorm"), (0.4, "output")):
+    box(1, y, name)
+axes.set(xlim=(-0.2, 5.8), ylim=(0, 6.8))
+axes.axis("off")
+show(picture, "The residual stream: embedding, then in each block attention and SwiGLU "
+              "behind a norm, added; a last norm; the output table")
 # %% agree
 torch.manual_seed(0)
 config = ModelConfig(dim=48, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=100)

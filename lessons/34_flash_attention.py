@@ -70,7 +70,7 @@ extern "C" void run(const float* q, const float* k, const float* v, float* S,
 # This is the **online softmax**
 # ([Milakov and Gimelshein 2018](https://arxiv.org/abs/1805.02867)). It begins with
 # $m = -\infty$, $l = 0$, $o = 0$, and ends with $o_i = o / l$ and $L_i = m + \ln l$. It
-# is exact. No score outlives its turn.
+# is exact.
 # %% online
 import math
 
@@ -99,8 +99,8 @@ for i in range(65):
 print(f"the last of 65 queries: alpha was not 1 for {rises} of 65 keys")
 assert rises < 20
 # %% [markdown] tiles
-# One question is left: how often are keys read? Our naive kernel fetches every key for
-# every warp, number by number, and with each number a sector of 32 bytes (lesson 30).
+# How often are keys read? Our naive kernel fetches every key for every warp, number by
+# number, and with each number a sector of 32 bytes (lesson 30).
 #
 # The library's kernel, which is **FlashAttention** (with the second paper's order of
 # loops), works by **tiles**. A block of threads takes 16 queries. It copies 16 keys and
@@ -114,8 +114,8 @@ assert rises < 20
 # (lesson 39): one instruction multiplies 16 rows of 16 numbers by 8 columns. The limit
 # of any version: q, k and v read once.
 #
-# All must agree with softmax in float64, also where $T$ is not a multiple of
-# anything. And the emulator counts the numbers that they store and read.
+# All must agree with softmax in float64 for any $T$. The emulator counts the numbers
+# that they store and read.
 # %% library
 written, read = {}, {}
 for T in (1, 31, 32, 33, 65, 128, 256, 384, 512):
@@ -166,24 +166,37 @@ show(picture, "KB read: " + ", ".join(f"{name} {value:.0f}" for name, value, _ i
 print(f"version 2: {products} products on tensor cores, and no other")
 # %% [markdown] backward
 # **Causal.** Token $i$ sees no key that comes after it. So a block stops at the
-# diagonal: of $n \times n$ tiles, $n (n + 1) / 2$ are visited. Behind a mask of any
-# other form (padding, packed documents) it passes over tiles that none of its queries
-# sees.
+# diagonal: of $n \times n$ tiles, $n (n + 1) / 2$ are visited.
 #
-# **Backward.** The gradients need $p_{ij}$, all $T^2$. Keep them after all? No: with
-# $L_i$, one number for each query, every weight can be *made again*. Write $Q$, $K$,
-# $V$, $O$, $S$, $P$ for the matrices of all $q_i$, $k_j$, $v_j$, $o_i$, $s_{ij}$,
-# $p_{ij}$, and $dX$ for the gradient of the loss by $X$. $\circ$ multiplies entry by
-# entry, and $c$ runs over the $d$ columns:
+# **Backward.** The gradients need $p_{ij}$, all $T^2$. But with $L_i$, one number a
+# query, every weight can be *made again*. Write $Q$, $K$, $V$, $O$,
+# $S$, $P$ for the matrices of all $q_i$, $k_j$, $v_j$, $o_i$, $s_{ij}$, $p_{ij}$, and
+# $dX$ for the gradient of the loss by $X$. $\circ$ multiplies entry by entry; $L_i$ and
+# $D_i$ are taken from every entry of row $i$:
 #
-# $$P = e^{S - L}, \qquad dV = P^T dO, \qquad D_i = \textstyle\sum_c dO_{ic}\, O_{ic}$$
-# ascii: P = exp(S - L),  dV = P^T dO,  D_i = sum_c dO_ic O_ic
+# $$P = e^{S - L}, \qquad dV = P^T dO, \qquad dP = dO\, V^T$$
+# ascii: P = exp(S - L),  dV = P^T dO,  dP = dO V^T
 #
-# $$dS = P \circ (dO\, V^T - D), \quad dQ = dS\, K / \sqrt{d}, \quad dK = dS^T Q / \sqrt{d}$$
-# ascii: dS = P * (dO V^T - D),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d)
+# $$dS = P \circ (dP - D), \quad dQ = dS\, K / \sqrt{d}, \quad dK = dS^T Q / \sqrt{d}$$
+# ascii: dS = P * (dP - D),  dQ = dS K / sqrt(d),  dK = dS^T Q / sqrt(d)
 #
-# $L_i$ and $D_i$ hold all that a tile must know of the rest of its row. So the backward
-# pass goes by tiles as well. It multiplies once more, and writes nothing of size $T^2$.
+# **Where $D$ comes from.** If $s_{ij}$ rises, $p_{ij}$ rises by $p_{ij}$ times that,
+# and all weights of the row shrink by the share $p_{ij}$, to add up to 1 again. So $dS$
+# compares $dP_{ij}$ with the row's mean of $dP$, weighted by $P$. It needs no row of
+# $P$, for $\sum_j p_{ij}\, dO_i \cdot v_j = dO_i \cdot o_i$:
+#
+# $$D_i = \textstyle\sum_j p_{ij}\, dP_{ij} = dO_i \cdot o_i$$
+# ascii: D_i = sum_j p_ij dP_ij = dO_i . o_i
+#
+# So the backward pass goes by tiles as well, and writes nothing of size $T^2$.
+# %% three_keys
+p_row, dp_row = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([1.0, 0.0, 2.0])
+mean = (p_row * dp_row).sum()  # D: 0.5 + 0.4
+ds_row = p_row * (dp_row - mean)
+print(f"three keys: D {mean:.1f}, dS", [round(ds.item(), 2) for ds in ds_row])
+s_row = p_row.log().requires_grad_()  # scores with these weights
+assert torch.allclose(torch.autograd.grad(s_row.softmax(0) @ dp_row, s_row)[0], ds_row)
+assert ds_row.sum().abs() < 1e-6  # all scores higher by the same: nothing changes
 # %% gradients
 T = 64
 q, k, v, dO = torch.randn(4, 1, 1, T, d)
@@ -201,7 +214,7 @@ Q, K, V, dO = (x[0, 0].detach().double() for x in (*parts, dO))
 S = Q @ K.T / math.sqrt(d) + torch.full((T, T), -math.inf).triu(1)  # causal
 L = S.logsumexp(-1, keepdim=True)
 P = (S - L).exp()
-D = (dO * (P @ V)).sum(-1, keepdim=True)
+D = (dO * (P @ V)).sum(-1, keepdim=True)  # (T, 1), as L: taken from all of a row
 dS = P * (dO @ V.T - D)
 by_hand = dS @ K / math.sqrt(d), dS.T @ Q / math.sqrt(d), P.T @ dO
 worst = max((a[0, 0] - b).abs().max() for a, b in zip(ours, by_hand, strict=True))
@@ -210,7 +223,7 @@ assert worst < 1e-5 and not forward.findings + backward.findings
 # %% [markdown] exercise
 # **Exercise.** Many processors may share one query, each with keys of its own. Combine
 # their results. Count the tiles of any shape. Then write the online softmax as a
-# kernel, a warp for each query; the emulator looks for races and counts what is read.
+# kernel, a warp for each query.
 #
 # Open `lessons/exercises/ex34_flash_attention.py` and `ex34_flash_attention.cu`, then
 # run `python3 run.py check 34`.
