@@ -1,10 +1,12 @@
 """Laws of benchmark files: the same rows in whatever form, and a hostile file is one line."""
 
 import json
+import math
 import sys
 
 import pytest
 from benchmark_files import read_rows, read_split, split_of, subject_of
+from benchmark_tasks import TASKS
 from mutants import Mutant
 
 ROWS = [{"goal": "a, \"b\"\nc", "sol1": "x", "sol2": "y", "label": "1"},
@@ -65,6 +67,17 @@ def test_parquet_is_read_where_there_is_pyarrow_and_else_a_line_says_what_to_do(
         read_rows(path)
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     assert [row.fields for row in read_rows(path)] == ROWS
+    for changed, told in [
+            ({"goal": None}, "field 'goal' is missing"), ({"goal": b"\xff"}, "field 'goal' is .*: expected a text"),
+            ({"label": math.nan}, "field 'label' is 'NaN'"), ({"label": None}, "field 'label' is missing"),
+            ({"sol1": ["x"]}, "field 'sol1' is .*: expected a text"), ({"sol1": 7, "label": 1.0}, None)]:
+        parquet.write_table(pyarrow.Table.from_pylist([{**ROWS[0], **changed}]), path)
+        (row,) = read_rows(path)
+        if told is None:
+            assert TASKS["piqa"].ask(row).answers == ("7", "y")
+            continue
+        with pytest.raises(ValueError, match=f"a.parquet:1: {told}"):
+            TASKS["piqa"].ask(row)
 
 
 def test_a_path_tells_split_and_subject(tmp_path):
