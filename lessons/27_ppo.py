@@ -169,6 +169,11 @@ show(picture, "Judge and people: " + " / ".join(
 # How high a price? $\beta$ is set by hand, or adjusted during the run so that the KL
 # stays near a target.
 #
+# On your own task `ppo --check` runs three rounds and says what looks wrong, and what
+# to try: a KL that runs away, entropy that falls, answers that are all alike. `reward`
+# says where labels contradict one another, and the tour where answers name what
+# another question names.
+#
 # **Exercise.** Write the clipped loss, and tell in which cases it pulls, in
 # `lessons/exercises/ex27_ppo.py`. Then `python3 run.py check 27`.
 
