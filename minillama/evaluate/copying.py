@@ -11,7 +11,8 @@ from minillama.rlhf.train_reward import encode_pairs, held_out_scores
 
 WORD = re.compile(r"\w+")
 COMMON = 0.2  # a word that stands in more of the questions than this names nothing
-LEAST = 20  # cases, of which a share says something
+LEAST = 20  # cases, of which a mean says something
+SEEN = 0.25  # deviations of the score: a reward model that gains less by the right question hardly sees it
 
 
 def words_of(text):
@@ -66,29 +67,36 @@ def diagnose_records(records, asked, made):
                             [record.messages[-1]["content"] for record in asked], [text for text, _ in made])
 
 
-def diagnose_forgetting(questions, asked, before, after):
-    """A sentence, or "", on the answers to `asked` after practice beside those before it."""
+def diagnose_forgetting(questions, asked, before, after, sight):
+    """A sentence, or "", on the answers to `asked` after practice beside those before it.
+
+    sight() -> what `sight_of` measures of the reward model, asked for where answers have become worse: one that does
+    not see the names lets practice forget them.
+    """
     names = names_in([*questions, *asked])
     (_, first), (_, last) = (name_shares(asked, answers, names) for answers in (before, after))
     if last <= first + luck(len(asked)):
         return ""
+    gain, n = sight()
+    blind = n >= LEAST and gain < SEEN
     return (f"{last:.0%} of the answers after practice name what another question names, before {first:.0%}: the "
-            "policy forgets what it was asked. Try a lower --kl-target, or pairs whose worse answer is right for "
-            "another question")
+            "policy forgets what it was asked" + blind * (
+                f", and the reward model does not see it (an answer under its own question gains {gain:.2f} deviations "
+                "of the score on the same under another)")
+            + ". Try a lower --kl-target, or pairs whose worse answer is right for another question")
 
 
 def scores_of(reward_model, tokenizer):
-    """f(rows of (question, answer)) -> the reward model's scores, a list."""
-    return lambda rows: held_out_scores(reward_model, encode_pairs([Pair(*row, row[1]) for row in rows],
-                                                                  tokenizer))[0].tolist()
+    """f(rows of (question, answer)) -> the reward model's scores, (rows,)."""
+    return lambda rows: held_out_scores(reward_model, encode_pairs([Pair(*row, row[1]) for row in rows], tokenizer))[0]
 
 
-def diagnose_blindness(questions, pairs, score):
-    """A sentence, or "", on a reward model: does it prefer an answer under its own question to the same answer under
-    another question, of which it names nothing?
+def sight_of(questions, pairs, score):
+    """(how much more an answer scores under its own question than under another, of which it names nothing, in
+    deviations of the scores; of how many answers that is the mean): whether a reward model sees what questions name.
 
-    pairs: `Pair`s it was never taught, of which the chosen answers are looked at; score(rows of (question, answer)) ->
-    a list of numbers (`scores_of`). A reward model that cannot tell lets practice forget what was asked.
+    pairs: `Pair`s it was never taught, of which the chosen answers that name something are taken; score(rows of
+    (question, answer)) -> a tensor (`scores_of`). (0, n) where fewer than two answers tell, or all score alike.
     """
     names = names_in([*questions, *(pair.prompt for pair in pairs)])
     telling = [(question, answer, words_of(answer) & names) for question, answer, _ in pairs
@@ -96,12 +104,8 @@ def diagnose_blindness(questions, pairs, score):
     other = [next((asked for asked, *_ in telling[i:] + telling[:i] if not words_of(asked) & named), None)
              for i, (*_, named) in enumerate(telling)]
     rows = [(question, asked, answer) for (question, answer, _), asked in zip(telling, other, strict=True) if asked]
-    if len(rows) < LEAST:
-        return ""
-    right, wrong = (score([(row[i], row[2]) for row in rows]) for i in (0, 1))
-    seen = sum(a > b for a, b in zip(right, wrong, strict=True)) / len(rows)
-    if seen > 0.5 + len(rows) ** -0.5:
-        return ""
-    return (f"it prefers an answer to its own question to the same answer to another one in {seen:.0%} of {len(rows)} "
-            "cases, a coin 50%: it does not see what the question names, and practice may forget it. Try pairs whose "
-            "worse answer is right for another question")
+    if len(rows) < 2:
+        return 0.0, len(rows)
+    own, others = (score([(row[i], row[2]) for row in rows]) for i in (0, 1))
+    deviation = own.std(correction=0).item()
+    return ((own - others).mean().item() / deviation if deviation else 0.0), len(rows)

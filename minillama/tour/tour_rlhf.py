@@ -15,7 +15,7 @@ import torch
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
-from minillama.evaluate.copying import diagnose_blindness, diagnose_forgetting, scores_of
+from minillama.evaluate.copying import diagnose_forgetting, scores_of, sight_of
 from minillama.evaluate.diagnosis import diagnose, diagnose_reward
 from minillama.evaluate.exam import Exam, examine, prompts_of, verdict
 from minillama.rlhf.preferences import thread_pairs
@@ -107,8 +107,7 @@ def reward_stage(report, model, tokenizer, feedback):
     report.check("reward model", expected, got, passed, "minillama/rlhf/train_reward.py", "lessons/25_reward_model.py")
     if feedback.truth is None:
         learned = held_out_accuracy(reward_model, encode_pairs(feedback.pairs, tokenizer))
-        report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned, feedback.pairs),
-                      diagnose_blindness(feedback.practice, feedback.held_out, scores_of(reward_model, tokenizer)))
+        report.advise(diagnose_reward(pair_accuracy(chosen, rejected), len(chosen), learned, feedback.pairs))
     report.pages.append(reward_page(chosen.tolist(), rejected.tolist(), pair_accuracy(chosen, rejected), *ceiling))
     return reward_model
 
@@ -126,7 +125,8 @@ def ppo_stage(report, model, reward_model, tokenizer, feedback):
     else:
         report.skip("hidden quality", "no ground truth: what is good is what your pairs say, and the reward model's "
                     "score is all that can be seen of it")
-        report.advise(diagnose_forgetting(feedback.practice, feedback.asked, before.answers, after.answers))
+        report.advise(diagnose_forgetting(feedback.practice, feedback.asked, before.answers, after.answers, lambda: (
+            sight_of(feedback.practice, feedback.held_out, scores_of(reward_model, tokenizer)))))
         report.measure("your PPO", after.score >= before.score + 0.5 and 0 < after.kl < 8, **numbers)
     ones = sum(row["first_ratio"] == 1.0 for row in history)
     report.measure("PPO's ratio", ones == len(history), n=len(history), ones=ones)

@@ -1,19 +1,19 @@
 """Laws of copying as it is seen from outside: names, how often answers hold their own or another question's, and what
 is said of it."""
 
-import random
 from functools import partial
 
 import pytest
+import torch
 from mutants import Mutant
 
 from minillama.evaluate.copying import (
-    diagnose_blindness,
     diagnose_copying,
     diagnose_forgetting,
     luck,
     name_shares,
     names_in,
+    sight_of,
     words_of,
 )
 from minillama.rlhf.preferences import Pair
@@ -62,29 +62,40 @@ def test_too_little_copying_is_told_with_both_numbers_and_what_to_try():
         assert words in told and "it has learned too little copying. Try more --text-steps" in told
 
 
+def blind():
+    return 0.1, 30
+
+
 def test_practice_that_loses_the_question_is_told_and_one_that_does_not_is_not():
-    assert diagnose_forgetting(QUESTIONS, QUESTIONS, GIVEN, GIVEN) == ""
-    assert diagnose_forgetting(QUESTIONS, QUESTIONS, moved(39), GIVEN) == "", "it has become better"
-    assert diagnose_forgetting(QUESTIONS, QUESTIONS, moved(39), moved(39)) == "", "it was lost before"
-    told = diagnose_forgetting(QUESTIONS, QUESTIONS, GIVEN, moved(39))
+    for before, after in ((GIVEN, GIVEN), (moved(39), GIVEN), (moved(39), moved(39))):  # better, or lost before
+        assert diagnose_forgetting(QUESTIONS, QUESTIONS, before, after, None) == "", "and no reward model is asked"
+    told = diagnose_forgetting(QUESTIONS, QUESTIONS, GIVEN, moved(39), blind)
     assert told.startswith("75% of the answers after practice") and "before 0%" in told and "--kl-target" in told
+    assert "the reward model does not see it (an answer under its own question gains 0.10 deviations" in told
+    for seen in ((0.25, 30), (0.0, 19)):
+        told = diagnose_forgetting(QUESTIONS, QUESTIONS, GIVEN, moved(39), lambda seen=seen: seen)
+        assert "forgets what it was asked. Try" in told, "it sees them, or too few tell"
 
 
-def test_a_reward_model_that_sees_no_names_is_told_and_one_that_does_is_not():
-    pairs, rng = [Pair(*row, "no") for row in zip(QUESTIONS, GIVEN, strict=True)], random.Random(0)
+def test_the_sight_of_a_reward_model_is_what_the_right_question_is_worth_to_it():
+    """Of 30 answers that name something: 1 if it is the question's, beside marks from 0 to 29 for the answer itself, of
+    the deviation sqrt((30^2 - 1) / 12)."""
+    pairs = [Pair(*row, "no") for row in zip(QUESTIONS, GIVEN, strict=True)]
+    marks = {answer: float(i) for i, answer in enumerate(answer for answer in GIVEN if answer != SILENT)}
 
-    def sees(rows):
-        return [len(words_of(question) & words_of(answer) & set(TOWNS)) for question, answer in rows]
+    def score(rows, worth=1.0):
+        return torch.tensor([marks[answer] + worth * bool(words_of(question) & words_of(answer) & set(TOWNS))
+                             for question, answer in rows])
 
-    told = diagnose_blindness(QUESTIONS, pairs, lambda rows: [rng.random() for _ in rows])
-    assert "of 30 cases, a coin 50%" in told and "may forget it" in told, "30 of the 40 answers name something"
-    assert diagnose_blindness(QUESTIONS, pairs, sees) == ""
-    assert diagnose_blindness(QUESTIONS, pairs[:20], lambda rows: [0.0] * len(rows)) == "", "15 cases are too few"
-    assert " 0% of 30 " in diagnose_blindness(QUESTIONS, pairs, lambda rows: [-x for x in sees(rows)])
+    assert sight_of(QUESTIONS, pairs, score) == (pytest.approx((899 / 12) ** -0.5, rel=1e-5), 30)
+    assert sight_of(QUESTIONS, pairs, lambda rows: score(rows, 0.0)) == (0.0, 30)
+    assert sight_of(QUESTIONS, pairs, lambda rows: torch.ones(len(rows))) == (0.0, 30)
+    assert sight_of(QUESTIONS, pairs[:2], None) == (0.0, 0), "a single answer that names something has no other"
 
 
 plant = partial(Mutant, "minillama.evaluate.copying")
-BLIND = test_a_reward_model_that_sees_no_names_is_told_and_one_that_does_is_not
+FORGETS = test_practice_that_loses_the_question_is_told_and_one_that_does_not_is_not
+SIGHT = test_the_sight_of_a_reward_model_is_what_the_right_question_is_worth_to_it
 COPIES, SHARES = (test_a_model_that_copies_as_the_answers_do_is_told_nothing,
                   test_shares_count_answers_that_name_their_own_or_another_question)
 MUTANTS = [
@@ -94,7 +105,9 @@ MUTANTS = [
     plant("made_other > other + luck(len(asked))", "made_other > other", COPIES),
     plant("made_own < own - luck(len(asked))", "False",
           test_too_little_copying_is_told_with_both_numbers_and_what_to_try),
-    plant("last <= first + luck(len(asked))", "last <= luck(len(asked))",
-          test_practice_that_loses_the_question_is_told_and_one_that_does_not_is_not),
-    plant("for i in (0, 1)", "for i in (1, 0)", BLIND),
+    plant("last <= first + luck(len(asked))", "last <= luck(len(asked))", FORGETS),
+    plant("gain < SEEN", "True", FORGETS),
+    plant("for i in (0, 1)", "for i in (1, 0)", SIGHT),
+    plant("if not words_of(asked) & named", "if True", SIGHT),
+    plant("mean().item() / deviation", "mean().item()", SIGHT),
 ]
