@@ -10,7 +10,7 @@ from minillama.cli.flags import add_fields, command
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write, require_regular
 
-DROPPED = b'{"line": '  # how a line about a dropped record begins
+DROPPED = b'{"line": '  # how a line about a dropped record begins: only such a file is written anew
 
 
 def add_filter(commands):
@@ -88,7 +88,7 @@ def run_filter(arguments):
     files = [Path(name).resolve() for name in (arguments.data, *arguments.pool, out, rejected)]
     if len(set(files)) < len(files):
         raise ValueError(f"--data, --pool, --out {out} and --rejected {rejected} must be different files")
-    if rejected.exists() and not is_filters(rejected):
+    if rejected.exists() and require_regular(rejected).read_bytes()[:len(DROPPED)] not in (b"", DROPPED):
         raise ValueError(f"{str(rejected)!r} is there and no filter made it: give another file as --rejected")
     for path in arguments.pool:
         for record in read_records(path, arguments.skip_bad).records:
@@ -108,13 +108,6 @@ def run_filter(arguments):
     counts = "".join(f", {count} {reason}" for reason, count in reasons.most_common())
     print(f"{arguments.data}: {read.summary()}\n{out}: {len(read.records) - reasons.total()} kept\n"
           f"{rejected}: {reasons.total()} dropped{counts}", file=sys.stderr)
-
-
-def is_filters(path):
-    """Whether a file begins as those that filter writes what it dropped into, or is empty: it may be written anew."""
-    with open(require_regular(path), "rb") as file:
-        first = file.read(len(DROPPED))
-    return first in (b"", DROPPED)
 
 
 def one_line(value):

@@ -33,6 +33,7 @@ from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
 from minillama.train.sft import FineTuning, SftConfig, fine_tune, stage_ends, with_steps
 from minillama.train.sharded_checkpoint import take_part_in_saving
+from minillama.train.subword_sampling import require_unigram, sample_subwords
 from minillama.train.vocabulary import train_vocabulary
 from minillama.transformer import Transformer
 
@@ -94,6 +95,8 @@ def add_pretrain(commands):
     flags.add_resume(parser)
     parser.add_argument("--shard", action="store_true", help=sharded.HELP)
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
+    flags.add_number(parser, "--subword-sampling", Range(0, 100), kind=float, help="each epoch cuts the text in "
+                     "another way, drawn by its probability to this power, 0.1 say; a unigram tokenizer's (default: no)")
     parser.add_argument("--objective", choices=("causal", "blank"), default="causal", help="causal (default), or GLM's")
     flags.add_kernels_flag(parser)
     flags.add_fields(parser, PretrainConfig)
@@ -118,11 +121,13 @@ def run_pretrain(arguments):
     require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,
                         size=4 if settings.dtype == "float32" else 2)
     model, tokenizer = load_from_args(arguments, whole=True) if given else (None, tokenizer)
+    require_unigram(tokenizer, arguments.subword_sampling)
     kind = choose_run(kind, arguments.objective, tokenizer, shape, settings)
     with process_group(settings.device):  # of torchrun, if that started us
         train, held_out = on_main_first(lambda: write_sources(arguments.out, sources, tokenizer),
                                         lambda: open_sources(arguments.out, sources, tokenizer))
         tell_epochs(train, settings)
+        train = sample_subwords(train, tokenizer, arguments.subword_sampling)
         torch.manual_seed(settings.seed)
         model = use_kernels(model or Transformer(shape), arguments.kernels)
         pretrain(model, train, held_out, settings, arguments.out, arguments.resume, tokenizer_path=arguments.tokenizer,

@@ -20,6 +20,7 @@ from minillama.system.files import require_regular
 from minillama.train import perplexity
 from minillama.train.data import Batches, open_train_and_held_out, write_train_and_held_out
 from minillama.train.data_parallel import is_main_process
+from minillama.train.subword_sampling import SampledBatches, SampledTokens
 
 
 class Source(NamedTuple):
@@ -110,7 +111,7 @@ class MixedBatches:
             if len(tokens) <= seq_len:
                 raise ValueError(f"source {source.name!r} has {len(tokens)} tokens to learn from, too few for a row of "
                                  f"seq_len {seq_len}: give it more text, or use a shorter seq_len")
-        self.rows = [Batches(tokens, 1, seq_len, (seed, place)) for place, tokens in enumerate(mixture.tokens)]
+        self.rows = [batches_of(tokens, 1, seq_len, (seed, place)) for place, tokens in enumerate(mixture.tokens)]
 
     def __call__(self, step):
         drawn = self.draws(step * self.batch_size, (step + 1) * self.batch_size)
@@ -127,8 +128,9 @@ class MixedBatches:
 
 
 def batches_of(tokens, *how):
-    """`data.Batches` of one row of tokens, `MixedBatches` of a mixture."""
-    return (MixedBatches if isinstance(tokens, Mixture) else Batches)(tokens, *how)
+    """`data.Batches` of one row of tokens, `MixedBatches` of a mixture, `SampledBatches` of a row to be drawn anew."""
+    kinds = {Mixture: MixedBatches, SampledTokens: SampledBatches}
+    return kinds.get(type(tokens), Batches)(tokens, *how)
 
 
 def held_out_loss(model, tokens, *how):

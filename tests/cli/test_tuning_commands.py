@@ -184,3 +184,11 @@ def test_pretrain_by_blanks_leaves_a_model_that_generate_lets_fill_them(tokenize
     assert code == 0 and said.startswith("The") and said.endswith("sat.") and "[MASK]" not in said
     code, _, err = run(capsys, "pretrain", "--text", text, "--model", out, "--out", tmp_path / "more", *sizes)
     assert code == 2 and "objective causal" in err.splitlines()[-1]
+
+
+def test_only_a_unigram_tokenizer_draws_segmentations(tokenizer_file, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the owl and the hen")
+    code, _, err = run(capsys, "pretrain", "--text", tmp_path / "text.txt", "--tokenizer", tokenizer_file, "--out",
+                       tmp_path / "run", "--subword-sampling", "0.1")
+    assert code == 2 and "of type bpe: only a unigram model draws segmentations" in err.splitlines()[-1]
+    assert not (tmp_path / "run" / "train.bin").exists()
