@@ -96,7 +96,7 @@ def add_pretrain(commands):
     parser.add_argument("--shard", action="store_true", help=sharded.HELP)
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
     flags.add_number(parser, "--subword-sampling", Range(0, 100), kind=float, help="each epoch cuts the text in "
-                     "another way, drawn by its probability to this power, 0.1 say; a unigram tokenizer's (default: no)")
+                     "another way, drawn by probability to this power, say 0.1; of a unigram tokenizer (default: no)")
     parser.add_argument("--objective", choices=("causal", "blank"), default="causal", help="causal (default), or GLM's")
     flags.add_kernels_flag(parser)
     flags.add_fields(parser, PretrainConfig)
