@@ -156,7 +156,7 @@ def _of_a_row(law):
 MODULE = "minillama.train.subword_sampling"
 MUTANTS = [
     Mutant(MODULE, "heapq.nlargest(n, found)", "heapq.nlargest(n, found)[:2]", test_the_n_best_are_the_n_best_of_all),
-    Mutant(MODULE, "encoder.normalize(text)", "text", test_drawn_ids_say_the_same_text_and_other_types_draw_none),
+    Mutant(MODULE, "encoder.normalize(part)", "part", test_drawn_ids_say_the_same_text_and_other_types_draw_none),
     Mutant(MODULE, '{seed} {epoch} {number}")', '{seed} {number}")', _of_a_row(check_epochs)),
     Mutant(MODULE, "epoch * row.n_windows + place", "place",
            _of_a_row(test_without_noise_the_batches_are_those_of_the_best_segmentation)),
