@@ -35,7 +35,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, *answers, max_seq_len=1000):
         super().__init__()
         self.config = ModelConfig(2, 1, 1, V, max_seq_len=max_seq_len)
-        self.tok_embeddings = torch.nn.Embedding(V, 2)
+        self.tok_embeddings, self.cache_dtype = torch.nn.Embedding(V, 2), None
         self.answers, self.prompts, self.said = [list(answer) for answer in answers], [], 0
 
     def hidden_states(self, tokens_BT, cache):

@@ -42,7 +42,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, n, script, max_seq_len=1000):
         super().__init__()
         self.config = ModelConfig(2, 1, 1, 259, max_seq_len=max_seq_len)
-        self.tok_embeddings = torch.nn.Embedding(259, 2)
+        self.tok_embeddings, self.cache_dtype = torch.nn.Embedding(259, 2), None
         self.n, self.script = n, script
 
     def hidden_states(self, tokens_BT, cache):

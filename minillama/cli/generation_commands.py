@@ -93,7 +93,7 @@ def run_chat(arguments):
     conversation = Conversation(tokenizer, take_template(arguments, tokenizer, "question_answer"))
     conversation.set_system(arguments.system)
     if arguments.web:
-        return serve(load_models(arguments, model, conversation, sampling, load_to_generate), arguments.port)
+        return serve(load_models(arguments, model, conversation, sampling, load_to_generate), arguments, lines())
     print(HELP, file=sys.stderr)
     chat(model, conversation, lines(), lambda text: print(text, end="", flush=True), arguments.max_new_tokens,
          sampling, arguments.seed)

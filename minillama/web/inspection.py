@@ -65,7 +65,7 @@ def distribution(tokenizer, logits_V: Tensor, n_top: int = N_TOP) -> dict:
                                  for total, count in zip(sums, counts.cpu(), strict=True) if count]}
 
 
-def inspection(model, tokenizer, ids, said=None, n_top=5) -> dict:
+def inspection(model, tokenizer, ids, said=None, n_top=5, n_likeliest=N_TOP) -> dict:
     """`inspect` in words and numbers for the page: the step behind `ids`, after which `said` (an id or None) came."""
     weights_LHS, lens_LV = inspect(model, ids)
     layers = []
@@ -79,4 +79,4 @@ def inspection(model, tokenizer, ids, said=None, n_top=5) -> dict:
     return {"heads": model.config.n_heads, "kv_heads": model.config.n_kv_heads,
             "virtual_tokens": weights_LHS.shape[-1] - len(ids), "lens": layers,
             "attention": [[[round(weight, 7) for weight in head] for head in layer] for layer in weights_LHS.tolist()],
-            "distribution": distribution(tokenizer, lens_LV[-1])}
+            "distribution": distribution(tokenizer, lens_LV[-1], n_likeliest)}

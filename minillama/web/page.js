@@ -14,7 +14,7 @@ const ENGLISH = {
   lens: "What each layer would say (logit lens)", layer: "layer", embedding: "embedding", thisToken: "this token",
   attention: "What each head looks at", mean: "mean of all heads", head: "head", mostly: "most at",
   over: "Attention over the text", distribution: "The next token, before it is drawn", before: "model",
-  after: "drawn from", rest: "all others", looking: "looking inside", without: "without its adapter",
+  after: "drawn from", rest: "all others", looking: "looking inside", without: "the same without its adapter",
   shares: "Heads that stand together share keys and values.", recorded: "a recording: nothing is computed here",
   ended: "ended", length: "cut at the longest answer",
 };
@@ -29,7 +29,7 @@ const CHINESE = {
   lens: "每一层会说什么（logit lens）", layer: "层", embedding: "嵌入", thisToken: "这个词元",
   attention: "每个头在看什么", mean: "所有头的平均", head: "头", mostly: "最多看", over: "注意力在文本上的分布",
   distribution: "抽取之前的下一个词元", before: "模型", after: "抽取用", rest: "其余全部", looking: "正在查看内部",
-  without: "不带适配器", shares: "靠在一起的头共用键和值。", recorded: "这是录制：这里不做计算",
+  without: "不带适配器的同一模型", shares: "靠在一起的头共用键和值。", recorded: "这是录制：这里不做计算",
   ended: "已结束", length: "到最长处截断",
 };
 const WORDS = navigator.language.toLowerCase().startsWith("zh") ? CHINESE : ENGLISH;
@@ -53,7 +53,7 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-const percent = (p) => (p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1") + " %";
+const percent = (p) => (p === 0 ? "0" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1") + " %";
 
 // The server's protocol
 

@@ -8,20 +8,24 @@ from copy import copy
 from pathlib import Path
 
 from minillama.bounds import Range
+from minillama.web.protocol import Loaded
+from minillama.web.web_recording import record
 
 NEEDED = "starlette", "uvicorn"
 
 
 def add_web(chat):
-    """--web [--port N] [--against PATH]"""
+    """--web [--port N] [--against PATH] [--record FILE]"""
     chat.add_argument("--web", action="store_true", help="talk, and look inside, on a page in the browser")
     chat.add_argument("--port", type=int, metavar="N", help="of --web, on this machine alone (default: a free one)")
+    chat.add_argument("--record", metavar="FILE", help="with --web: answer the lines of stdin, and write all that the "
+                      "page shows as one file instead")
     chat.add_argument("--against", metavar="PATH", help="with --web: a second model, side by side, of the same tokens")
 
 
 def require_web(arguments):
     """The arguments; ValueError where a flag of the page stands without --web, or what it needs is not installed."""
-    given = [flag for flag in ("port", "against") if getattr(arguments, flag) is not None]
+    given = [flag for flag in ("port", "against", "record") if getattr(arguments, flag) is not None]
     if given and not arguments.web:
         raise ValueError(f"--{given[0]} belongs to the page in the browser: give --web too")
     if arguments.port is not None and arguments.port not in Range(0, 65535):
@@ -30,7 +34,7 @@ def require_web(arguments):
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        if arguments.web:
+        if arguments.web and arguments.record is None:
             raise ValueError(f"--web needs {error.name}, which is not here: {sys.executable} -m pip install "
                              f"{' '.join(NEEDED)}") from None
     return arguments
@@ -38,8 +42,6 @@ def require_web(arguments):
 
 def load_models(arguments, model, conversation, sampling, load):
     """[`Loaded` of --model, and of --against where it is given]; `load(arguments)` gives (model, tokenizer)."""
-    from minillama.web.protocol import Loaded
-
     def loaded(path, model, tokenizer):
         return Loaded(path, model, tokenizer, conversation.template, sampling, arguments.max_new_tokens,
                       arguments.seed, arguments.system)
@@ -59,8 +61,11 @@ def load_models(arguments, model, conversation, sampling, load):
     return made
 
 
-def serve(models, port=None):
-    """Answer at http://127.0.0.1:PORT/#KEY until Ctrl-C; the address is printed, and opened where somebody looks."""
+def serve(models, arguments, questions):
+    """Answer at http://127.0.0.1:PORT/#KEY until Ctrl-C; the address is printed, and opened where somebody looks. With
+    --record: answer the `questions` instead, and write the page."""
+    if arguments.record is not None:
+        return record(models[0], questions, arguments.record)
     import uvicorn
 
     from minillama.web.server import application
@@ -68,9 +73,9 @@ def serve(models, port=None):
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(("127.0.0.1", port or 0))
+        listening.bind(("127.0.0.1", arguments.port or 0))
     except OSError as error:
-        raise ValueError(f"port {port} cannot be had ({error.strerror}): leave --port out for a free one") from None
+        raise ValueError(f"port {arguments.port} cannot be had; leave --port out for a free one") from error
     host, key = f"127.0.0.1:{listening.getsockname()[1]}", secrets.token_urlsafe(24)
     app = application(models, key, (host, host.replace("127.0.0.1", "localhost")))
     address = f"http://{host}/#{key}"

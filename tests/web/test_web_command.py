@@ -13,10 +13,11 @@ from web_server import Bytes, made_model, need_libraries
 from minillama.chat import ChatSampling, Conversation
 from minillama.web.web_command import load_models, require_web, serve
 
-NOTHING = {"web": False, "port": None, "against": None}
+NOTHING = {"web": False, "port": None, "against": None, "record": None}
 
 
 @pytest.mark.parametrize(("given", "word"), [({"port": 8000}, "--port"), ({"against": "x"}, "--against"),
+                                             ({"record": "x.html"}, "--record"),
                                              ({"web": True, "port": 70000}, "70000"),
                                              ({"web": True, "port": -1}, "-1")])
 def test_flags_of_the_page_without_it_and_ports_that_are_none_are_refused(given, word):
@@ -57,16 +58,16 @@ def test_the_server_listens_on_this_machine_alone_and_tells_its_address(monkeypa
     uvicorn = need_libraries()
     seen = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: seen.extend([self.config.app, *sockets]))
-    serve(models_of(Bytes()))
+    serve(models_of(Bytes()), Namespace(**NOTHING), [])
     app, listening = seen
     host, port = listening.getsockname()
     assert host == "127.0.0.1" and app.hosts == {f"127.0.0.1:{port}", f"localhost:{port}"}
     assert f"http://127.0.0.1:{port}/#{app.key}\n" in capsys.readouterr().out and len(app.key) >= 32
     with pytest.raises(ValueError, match=f"port {port} cannot be had"):
         listening.listen()
-        serve(models_of(Bytes()), port)
+        serve(models_of(Bytes()), Namespace(**{**NOTHING, "port": port}), [])
     listening.close()
-    serve(models_of(Bytes()))
+    serve(models_of(Bytes()), Namespace(**NOTHING), [])
     assert seen[2].key != app.key
     seen[3].close()
     assert isinstance(seen[3], socket.socket)
@@ -74,7 +75,7 @@ def test_the_server_listens_on_this_machine_alone_and_tells_its_address(monkeypa
 
 plant = partial(Mutant, "minillama.web.web_command")
 MUTANTS = [
-    plant('(("127.0.0.1", port or 0))', '(("", port or 0))',
+    plant('(("127.0.0.1", arguments.port', '(("", arguments.port',
           lambda: run_listening()),
     plant("!= \\\n", "== \\\n", test_two_models_side_by_side_share_a_tokenizer_and_have_two_names),
     plant("if given and not arguments.web:", "if False:", lambda:
