@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from benchmark_files import Row
@@ -83,6 +85,26 @@ def test_a_bad_row_is_one_line_that_names_its_place_field_value_and_what_is_allo
     with pytest.raises(ValueError, match=f"^f.jsonl:7: {told}") as error:
         TASKS[name].ask(Row(changed, "f.jsonl:7"))
     assert "\n" not in str(error.value)
+
+
+def test_the_page_of_forms_names_each_task_with_the_fields_that_it_reads():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    forms = {name: line for line in page.splitlines() if line.startswith("| `")
+             for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert list(forms) == list(TASKS)
+    for name, row, *_ in ASKED:
+        read = Reading(row)
+        TASKS[name].ask(Row(read, "f:1"))
+        for field in read.names - {"B", "C", "answerB"}:  # named as `A` to `D`
+            assert f"`{field}`" in forms[name], (name, field)
+
+
+class Reading(dict):
+    """A row that remembers which of its fields were read."""
+
+    def get(self, name, otherwise=None):
+        self.names = getattr(self, "names", set()) | ({name} if super().get(name) is not None else set())
+        return super().get(name, otherwise)
 
 
 def test_one_file_alone_shows_no_question_its_own_answer(tmp_path):
