@@ -16,7 +16,7 @@ from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
 from .bpe import join_pairs, remember_words
-from .character_classes import pinned, ranges
+from .character_classes import pin_classes, ranges
 from .compiled import byte_encoder, choose_backend
 
 LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -37,18 +37,18 @@ BYTE_TO_CHARACTER = _byte_characters()
 CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
-def spelled(text):
+def read_spelling(text):
     """The bytes that a vocabulary entry in GPT-2's spelling stands for; None if it is not in that spelling.
 
-    >>> spelled("\\u0120the")
+    >>> read_spelling("\\u0120the")
     b' the'
     """
     values = [CHARACTER_TO_BYTE.get(character) for character in text]
     return None if None in values else bytes(values)
 
 
-def characters(token):
-    """The inverse of `spelled`: bytes in GPT-2's spelling."""
+def spell_bytes(token):
+    """The inverse of `read_spelling`: bytes in GPT-2's spelling."""
     return "".join(map(BYTE_TO_CHARACTER.get, token))
 
 
@@ -84,13 +84,13 @@ class ByteBpeTokenizer(Tokenizer):
 
     @functools.cached_property
     def _patterns(self):
-        return [regex.compile(pinned(pattern)) for pattern in self.words]
+        return [regex.compile(pin_classes(pattern)) for pattern in self.words]
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name not in ("_compiled", "_word_ids")}
 
     def _vocabulary_id(self, name):
-        return self.ids.get(spelled(name) or name.encode())
+        return self.ids.get(read_spelling(name) or name.encode())
 
     def _encode_text(self, text, continues):
         try:

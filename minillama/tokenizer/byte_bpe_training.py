@@ -2,7 +2,7 @@
 
 A pattern cuts the texts into words, each byte of a word is a symbol, and the pair that occurs most often is joined; of
 equals the one whose left symbol has the lower id, then the right one. The 256 bytes come first, in the order of their
-printable characters (`byte_bpe.characters`).
+printable characters (`byte_bpe.spell_bytes`).
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minillama.system.terminal import tqdm
 
-from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, ByteBpeTokenizer, characters, spelled
+from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, ByteBpeTokenizer, read_spelling, spell_bytes
 from .piece_trainer import PieceTrainer
 from .tiktoken import BEGIN, END
 from .tokenizer_json import tokenizer_json
@@ -65,15 +65,15 @@ def train_byte_bpe(texts_or_files, vocab_size, pattern="llama3", specials=(BEGIN
     for source in sources_of(texts_or_files):
         source = Path(source).read_bytes() if isinstance(source, os.PathLike) else source
         counts.update(splitter.split(source if isinstance(source, str) else source.decode("utf-8", "replace")))
-    trainer, pairs = BytePairs({characters(word.encode()): count for word, count in counts.items()}), []
+    trainer, pairs = BytePairs({spell_bytes(word.encode()): count for word, count in counts.items()}), []
     for _ in tqdm(range(wanted), desc="merging", unit="token", disable=not progress):
         pair = trainer.next_merge()
         if pair is None:
             raise ValueError(f"vocab_size {vocab_size} is too high for this text: at most "
                              f"{256 + len(pairs) + len(specials)} are possible; lower it or give more text")
         pairs.append(pair)
-    merges = {(spelled(left), spelled(right)): rank for rank, (left, right) in enumerate(pairs)}
-    ids = {spelled(symbol): index for symbol, index in trainer.ids.items()}
+    merges = {(read_spelling(left), read_spelling(right)): rank for rank, (left, right) in enumerate(pairs)}
+    ids = {read_spelling(symbol): index for symbol, index in trainer.ids.items()}
     names = {name: len(ids) + place for place, name in enumerate(specials)}
     known = [name for name in (BEGIN, END) if name in names] or [None]
     return ByteBpeTokenizer(ids, names, [PATTERNS[pattern]], merges, whole_words=False, bos=known[0], eos=known[-1],

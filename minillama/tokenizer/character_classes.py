@@ -22,13 +22,13 @@ def ranges():
     return [(first, last, NAMES[name]) for first, last, name in read_ranges("character_classes.txt")]
 
 
-def pinned(pattern):
+def pin_classes(pattern):
     """The pattern, to be compiled by `regex`, with the classes of the table in place of those of its own Unicode."""
-    return "(?V1)" + re.sub(r"\\p\{[LN]\}|\\s", lambda found: _corrected(found[0]), pattern)
+    return "(?V1)" + re.sub(r"\\p\{[LN]\}|\\s", lambda found: _correct_class(found[0]), pattern)
 
 
 @functools.cache
-def _corrected(name):
+def _correct_class(name):
     """A set for `regex`: what it takes for the class `name`, with what the table has beyond it, without the rest."""
     kind = next(kind for kind, other in PROPERTIES.items() if other == name)
     ours = {code for first, last, of in ranges() if of == kind for code in range(first, last + 1)}

@@ -6,7 +6,7 @@ are in llama.cpp's src/llama-vocab.cpp.
 
 from .added_tokens import AddedToken, TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
+from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, read_spelling, spell_bytes
 from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 from .tokenizer_json import tokenizer_json
 
@@ -88,12 +88,12 @@ def _byte_bpe(settings, tokens, kinds, path):
     if str(pre) not in WORDS:
         raise ValueError(f"tokenizer.ggml.pre is {pre!r}: known are {', '.join([*WORDS, *SAME])}")
     added = {tokens[i]: i for i, kind in enumerate(kinds) if kind in (CONTROL, USER_DEFINED)}
-    ids = {spelled(token): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+    ids = {read_spelling(token): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
            if kind not in (CONTROL, USER_DEFINED, UNUSED)}
     merges = {}
     for rank, merge in enumerate(_list(settings, "merges", str, path)):
         left, _, right = merge.partition(" ")
-        merges[spelled(left), spelled(right)] = rank
+        merges[read_spelling(left), read_spelling(right)] = rank
     lost = next((pair for pair in merges if None in pair or pair[0] + pair[1] not in ids), None)
     if len(set(tokens)) < len(tokens):
         raise ValueError("tokenizer.ggml.tokens holds a token twice: damaged")
@@ -137,7 +137,7 @@ def gguf_vocab(tokenizer, n_rows=0):
         return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
                 "tokenizer.ggml.add_space_prefix": tokenizer.prefix != "never", **settings}
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **settings,
-            "tokenizer.ggml.merges": [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]}
+            "tokenizer.ggml.merges": [f"{spell_bytes(a)} {spell_bytes(b)}" for a, b in tokenizer.merges()]}
 
 
 def _row(tokenizer):
@@ -147,6 +147,8 @@ def _row(tokenizer):
 
     def row(index):
         token, added = tokenizer.token_bytes(index), tokenizer._by_id.get(index)
-        return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED) if added else Piece(characters(token))
+        if added:
+            return Piece(added.text, 0.0, CONTROL if added.special else USER_DEFINED)
+        return Piece(spell_bytes(token))
 
     return row

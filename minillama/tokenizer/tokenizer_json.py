@@ -13,7 +13,7 @@ from minillama.system.settings import KNOWN, check_known, flag
 
 from .added_tokens import TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from .byte_bpe import GPT2_WORDS, KNOWN_PATTERNS, SINGLE_DIGITS, ByteBpeTokenizer, characters, spelled
+from .byte_bpe import GPT2_WORDS, KNOWN_PATTERNS, SINGLE_DIGITS, ByteBpeTokenizer, read_spelling, spell_bytes
 from .sentencepiece import BYTE_PIECES, Piece, Rules, SentencePieceTokenizer, model_bytes
 from .token_settings import added_tokens, added_tokens_json, read_token_settings
 
@@ -45,8 +45,8 @@ def read_tokenizer_json(data, folder=None):
         raise ValueError(f"tokenizer.json has the normalizer {_kind(content['normalizer'])!r}: LLaMA's has none")
     if [_kind(step) for step in _steps(content.get("decoder"), "decoders")] not in ([], ["ByteLevel"]):
         raise unknown_part(content["decoder"])
-    ids = {spelled(token): index for token, index in vocab.items() if token not in names}
-    pairs = {(spelled(left), spelled(right)): rank for rank, (left, right) in enumerate(merges)}
+    ids = {read_spelling(token): index for token, index in vocab.items() if token not in names}
+    pairs = {(read_spelling(left), read_spelling(right)): rank for rank, (left, right) in enumerate(merges)}
     if None in ids or any(None in pair for pair in pairs):
         raise ValueError("tokenizer.json spells a token in other than GPT-2's byte characters: not byte-level BPE")
     lost = next((pair for pair in pairs if pair[0] + pair[1] not in ids), None)
@@ -108,11 +108,11 @@ def _around(part, tokenizer):
 
 def tokenizer_json(tokenizer):
     """The bytes of a tokenizer.json for a `ByteBpeTokenizer`; the inverse of `read_tokenizer_json`."""
-    vocab, last = {characters(token): index for token, index in tokenizer.ids.items()}, max(tokenizer.ids.values())
+    vocab, last = {spell_bytes(token): index for token, index in tokenizer.ids.items()}, max(tokenizer.ids.values())
     # added tokens with ids in between stand there too: the tokenizers library numbers the others behind the vocabulary
     vocab |= {token.text: token.id for token in tokenizer.added.values() if token.id < last}
     vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    merges = [f"{characters(a)} {characters(b)}" for a, b in tokenizer.merges()]
+    merges = [f"{spell_bytes(a)} {spell_bytes(b)}" for a, b in tokenizer.merges()]
     split = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
              for pattern in tokenizer.words]
     byte_level = {"type": "ByteLevel", "add_prefix_space": tokenizer.prefix_space, "trim_offsets": True,

@@ -19,20 +19,17 @@ from minillama.tokenizer.unigram import parts, path_sums
 from minillama.train.data import Batches, Tokens
 
 
-def random_path(lattice, alpha, draw):
-    """A path drawn from the end backwards: each edge by its share of the sum over all paths to its end."""
-    sums, path = path_sums(lattice, alpha), [len(lattice) - 1]
+def draw_segmentation(model, text, alpha, draw):
+    """Pieces of a `UnigramModel`, drawn with probability proportional to p ** alpha. alpha is an inverse temperature: 0
+    draws all segmentations alike, infinity would take the best. draw: `random.Random`. From the end backwards, each
+    piece is drawn by its share of the sum over all paths to its end."""
+    lattice = model.lattice(text)
+    sums, path = path_sums(lattice, alpha), [len(text)]
     while path[-1]:
         edges = lattice[path[-1]]
         shares = [math.exp(sums[start] + alpha * score - sums[path[-1]]) for start, score in edges]
         path.append(draw.choices([start for start, _ in edges], shares)[0])
-    return path[::-1]
-
-
-def draw_segmentation(model, text, alpha, draw):
-    """Pieces of a `UnigramModel`, drawn with probability proportional to p ** alpha. alpha is an inverse temperature: 0
-    draws all segmentations alike, infinity would take the best. draw: `random.Random`."""
-    return parts(text, random_path(model.lattice(text), alpha, draw))
+    return parts(text, path[::-1])
 
 
 def n_best_segmentations(model, text, n):

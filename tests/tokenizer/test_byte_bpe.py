@@ -17,7 +17,7 @@ from minillama.tokenizer.byte_bpe import (
     LLAMA3_WORDS,
     SINGLE_DIGITS,
     ByteBpeTokenizer,
-    spelled,
+    read_spelling,
 )
 from minillama.tokenizer.tiktoken import read_tiktoken
 
@@ -52,8 +52,8 @@ def test_the_heap_joins_what_looking_everywhere_joins():
 def test_every_byte_has_a_printable_spelling_of_its_own():
     assert len(set(BYTE_TO_CHARACTER.values())) == 256
     assert all(character.isprintable() and not character.isspace() for character in BYTE_TO_CHARACTER.values())
-    assert spelled("".join(BYTE_TO_CHARACTER[byte] for byte in range(256))) == bytes(range(256))
-    assert spelled("\u0120the") == b" the" and spelled("\u4f60") is None
+    assert read_spelling("".join(BYTE_TO_CHARACTER[byte] for byte in range(256))) == bytes(range(256))
+    assert read_spelling("\u0120the") == b" the" and read_spelling("\u4f60") is None
 
 
 def test_words_put_together_are_the_text_and_spaces_go_with_what_follows():

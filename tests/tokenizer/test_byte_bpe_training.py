@@ -7,7 +7,7 @@ from mutants import Mutant
 from tokenizer_texts import random_text, real_text
 
 from minillama.tokenizer import load_tokenizer
-from minillama.tokenizer.byte_bpe import GPT2_WORDS, LLAMA3_WORDS, characters
+from minillama.tokenizer.byte_bpe import GPT2_WORDS, LLAMA3_WORDS, spell_bytes
 from minillama.tokenizer.byte_bpe_training import train_byte_bpe
 from minillama.tokenizer.tiktoken import tiktoken_bytes
 
@@ -31,8 +31,8 @@ def check_merges(texts, vocab_size, pattern, words):
     import json
     ours, oracle = train_byte_bpe(texts, vocab_size, pattern), theirs(texts, vocab_size, words)
     merges = [tuple(pair) for pair in json.loads(oracle.to_str())["model"]["merges"]]
-    assert [(characters(left), characters(right)) for left, right in ours.merges()] == merges
-    assert {characters(token): index for token, index in ours.ids.items()} == oracle.get_vocab()
+    assert [(spell_bytes(left), spell_bytes(right)) for left, right in ours.merges()] == merges
+    assert {spell_bytes(token): index for token, index in ours.ids.items()} == oracle.get_vocab()
     return ours, oracle
 
 

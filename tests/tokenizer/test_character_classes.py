@@ -5,7 +5,7 @@ import regex
 from mutants import Mutant
 
 from minillama.tokenizer.byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer
-from minillama.tokenizer.character_classes import LETTER, NUMBER, PROPERTIES, SPACE, pinned, ranges
+from minillama.tokenizer.character_classes import LETTER, NUMBER, PROPERTIES, SPACE, pin_classes, ranges
 
 EVERYTHING = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
 
@@ -29,8 +29,8 @@ def test_a_pattern_takes_the_characters_of_the_table_whatever_unicode_regex_has(
     classes = class_of()
     for kind, name in PROPERTIES.items():
         expected = [character for character in EVERYTHING if classes.get(ord(character)) == kind]
-        assert regex.findall(pinned(name), EVERYTHING) == expected
-    none = regex.findall(pinned(r"[^\s\p{L}\p{N}]"), EVERYTHING)
+        assert regex.findall(pin_classes(name), EVERYTHING) == expected
+    none = regex.findall(pin_classes(r"[^\s\p{L}\p{N}]"), EVERYTHING)
     assert none == [character for character in EVERYTHING if ord(character) not in classes]
 
 
