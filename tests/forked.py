@@ -38,6 +38,7 @@ def main(path, name, folder, *sizes):
     """What the fresh Python does."""
     import torch.multiprocessing as processes
 
+    sys.path.insert(0, str(Path(path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

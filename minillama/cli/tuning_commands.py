@@ -94,6 +94,7 @@ def add_pretrain(commands):
     parser.add_argument("--out", required=True, metavar="DIR")
     flags.add_resume(parser)
     parser.add_argument("--shard", action="store_true", help=sharded.HELP)
+    flags.add_number(parser, "--tensor-parallel", Range(1, 64), 1, help=sharded.CUT_HELP)
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
     flags.add_number(parser, "--subword-sampling", Range(0, 100), kind=float, help="each epoch cuts the text in "
                      "another way, drawn by probability to this power, say 0.1; of a unigram tokenizer (default: no)")
@@ -106,7 +107,6 @@ def add_pretrain(commands):
 def run_pretrain(arguments):
     """Tokenise the text, build the shape or load the model, train (`train.pretrain.pretrain`)."""
     settings, given = flags.from_flags(PretrainConfig, arguments), arguments.model
-    kind = sharded.kind_of_run(PretrainRun, arguments)
     if not (given or arguments.tokenizer):
         raise ValueError("no tokenizer: give --tokenizer T.model, as `tokenizer train` makes it, or --model PATH")
     if given and arguments.preset:
@@ -114,8 +114,8 @@ def run_pretrain(arguments):
     sources = find_sources(arguments.text, arguments.shares)
     tokenizer = None if given else prepare_tokenizer(arguments.objective, load_tokenizer(arguments.tokenizer))
     shape = open_weights(given).config if given else preset(arguments.preset or "tiny", vocab_size=tokenizer.vocab_size)
-    # a weight, its gradient and AdamW's two averages, 4 bytes each; activations come on top
-    print(require_memory(16 * shape.n_parameters(), "training, activations apart,", settings.device), file=sys.stderr)
+    kind, needed = sharded.kind_of_run(PretrainRun, arguments, shape), sharded.bytes_to_train(shape, arguments)
+    print(require_memory(needed, "training, activations apart,", settings.device), file=sys.stderr)
     choose_kernels(arguments)
     check_shape(shape, settings)
     require_step_memory(shape, settings.batch_size, settings.grad_accumulation, settings.seq_len, settings.device,

@@ -14,7 +14,9 @@ where blocks and rest are the bytes of the weights inside and outside of the blo
 """
 
 import contextlib
+import functools
 import os
+import sys
 
 import torch
 
@@ -23,29 +25,55 @@ from minillama.train.pretrain import PretrainRun
 from minillama.train.resume import load_training_state
 from minillama.train.sft import FineTuning
 from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
+from minillama.train.tensor_parallel import cut_layers, require_cuttable
 
 METHODS = ("full", "lora", "rslora")  # of sft, that train in shards
 HELP = "share weights, gradients and optimizer out to the processes that torchrun started (FSDP)"  # of --shard
 
 
-def kind_of_run(kind, arguments):
-    """The class of run that a command with these arguments does: `kind`, or its form in shards where --shard asks."""
+CUT_HELP = "of the processes of --shard, so many cut every matrix and compute each batch together"  # --tensor-parallel
+
+
+def kind_of_run(kind, arguments, shape=None):
+    """The class of run that a command with these arguments does: `kind`, or its form in shards where --shard asks.
+    shape: the config of a model that --tensor-parallel may cut; where it does, PyTorch's products are chosen."""
+    cut = getattr(arguments, "tensor_parallel", 1)
     if not arguments.shard:
+        if cut > 1:
+            raise ValueError(f"--tensor-parallel {cut} goes with --shard: give that, too")
         return kind
-    require_shardable(arguments)
-    return {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}[kind]
+    require_shardable(arguments, cut)
+    if cut > 1:
+        require_cuttable(shape, cut)
+        if arguments.kernels not in ("auto", "torch", "reference"):
+            raise ValueError(f"--kernels {arguments.kernels} cannot multiply matrices that are cut: use torch or auto")
+        arguments.kernels = arguments.kernels.replace("auto", "torch")
+        print(f"kernels: {arguments.kernels} (matrices are cut over {cut} processes)", file=sys.stderr)
+    kind = {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}[kind]
+    return functools.update_wrapper(functools.partial(kind, tensor_parallel=cut), kind, updated=())  # keeps its name
 
 
-def require_shardable(arguments):
-    """ValueError, before any work, where a command with these arguments cannot train in shards as it was started."""
+def bytes_to_train(shape, arguments):
+    """Bytes that a process needs for training, activations apart: a weight, its gradient and AdamW's two averages, all
+    fp32; with --shard its part of them, and the whole weights from which it takes that at the start."""
+    if not arguments.shard:
+        return 16 * shape.n_parameters()
+    return 16 * shape.n_parameters() // int(os.environ["WORLD_SIZE"]) + 4 * shape.n_parameters()
+
+
+def require_shardable(arguments, cut=1):
+    """ValueError, before any work, where a command with these arguments cannot train in shards as it was started, `cut`
+    processes to a batch."""
     size, given = int(os.environ.get("WORLD_SIZE", 1)), vars(arguments)
     quantized, method = given.get("load_4bit") or given.get("load_8bit"), given.get("method", "full")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         raise ValueError("--shard shares a model out to the processes that torchrun starts, and it started none: "
                          "`torchrun --nproc-per-node 2 -m minillama ... --shard`")
-    if arguments.grad_accumulation % size:
-        raise ValueError(f"--grad-accumulation {arguments.grad_accumulation} cannot be shared by {size} processes: "
-                         f"give a multiple of {size}")
+    if size % cut:
+        raise ValueError(f"--tensor-parallel {cut} does not divide the {size} processes: choose a number that does")
+    if arguments.grad_accumulation % (size // cut):
+        raise ValueError(f"--grad-accumulation {arguments.grad_accumulation} cannot be shared by {size // cut} "
+                         f"{'groups of ' * (cut > 1)}processes: give a multiple of {size // cut}")
     if given.get("paged_optimizer"):
         raise ValueError(f"--paged-optimizer {arguments.paged_optimizer} does not go with --shard: leave one out")
     if quantized or method not in METHODS:
@@ -54,24 +82,28 @@ def require_shardable(arguments):
                          "quantized, or leave --shard out")
 
 
-def shard_model(model):
+def shard_model(model, tensor_parallel=1):
     """Cut the weights of a Transformer, in place, to this process's pieces (`DTensor`) -> what to call in training.
-    Gradients are averaged in fp32 whatever the weights' dtype; the pieces keep theirs."""
+    Gradients are averaged in fp32 whatever the weights' dtype; the pieces keep theirs. tensor_parallel: so many
+    processes compute each batch together, and hold the pieces of one copy's matrices (`tensor_parallel`)."""
     from torch.distributed.device_mesh import init_device_mesh  # here, for none but sharded runs need it loaded
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(next(model.parameters()).device.type, (data_parallel.rank_and_size()[1],))
+    shape = data_parallel.rank_and_size()[1] // tensor_parallel, tensor_parallel
+    mesh = init_device_mesh(next(model.parameters()).device.type, shape, mesh_dim_names=("shard", "tensor"))
+    if tensor_parallel > 1:
+        cut_layers(model, mesh["tensor"])
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for part in (*model.layers, model):
-        fully_shard(part, mesh=mesh, mp_policy=policy)
-    return ShardedLearner(model)
+        fully_shard(part, mesh=mesh["shard"], mp_policy=policy)
+    return ShardedLearner(model, (mesh["shard"].get_local_rank(), shape[0]))
 
 
 class ShardedLearner:
     """A sharded model as `data_parallel.shard` wants it: called with batches, and still between those of a step."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, place):
+        self.model, self.place = model, place  # place: (which of the groups that learn a batch is ours, how many)
 
     def __call__(self, *arguments, **named):
         return self.model(*arguments, **named)
@@ -101,7 +133,12 @@ class ShardedRun:
     replaced at once, after that folder is whole, so whenever a process is killed there is one whole state.
     """
 
-    learner_of, shards = staticmethod(shard_model), ""
+    shards = ""
+
+    def __init__(self, *arguments, tensor_parallel=1, **named):
+        self.learner_of = functools.partial(shard_model, tensor_parallel=tensor_parallel)
+        super().__init__(*arguments, **named)
+        self.processes = self.learner.place[1]
 
     def tensors(self):
         """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""

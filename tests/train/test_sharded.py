@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minillama.config import ModelConfig
 from minillama.train.data import Tokens
+from minillama.train.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainConfig, PretrainRun
 from minillama.train.sharded import ShardedPretrain
 from minillama.transformer import Transformer
@@ -28,7 +29,7 @@ class BrokenOff(Exception):
     pass
 
 
-def run_of(kind, folder=None, stop_at=None):
+def run_of(kind, folder=None, stop_at=None, shape=SHAPE, **named):
     """A run of `kind` on a seeded model and row of tokens, to be broken off behind the checkpoint of a step."""
     class Run(kind):
         def save(self):
@@ -37,11 +38,11 @@ def run_of(kind, folder=None, stop_at=None):
                 raise BrokenOff
 
     torch.manual_seed(3)
-    ids = np.random.default_rng(5).integers(0, SHAPE.vocab_size, 800)
-    tokens = Tokens(ids, SHAPE.vocab_size)
+    ids = np.random.default_rng(5).integers(0, shape.vocab_size, 800)
+    tokens = Tokens(ids, shape.vocab_size)
     if folder is not None:
         folder.mkdir(exist_ok=True)
-    return Run(Transformer(SHAPE), tokens, tokens, CONFIG, folder)
+    return Run(Transformer(shape), tokens, tokens, CONFIG, folder, **named)
 
 
 def learn(run, resume=False):
@@ -50,7 +51,7 @@ def learn(run, resume=False):
         run.train(resume, progress=False)
     except BrokenOff:
         pass
-    return {name: getattr(p.detach(), "full_tensor", lambda p=p: p.detach())() for name, p in
+    return {name: getattr(p.detach(), "full_tensor", lambda p=p: p.detach())().clone() for name, p in
             run.model.named_parameters()}
 
 
@@ -58,21 +59,35 @@ class Traffic(TorchDispatchMode):
     """Bytes that each process sends at least for the collectives inside: an all-gather or reduce-scatter of n bytes
     takes n (N - 1) / N, an all-reduce twice that."""
 
-    def __init__(self, size):
+    def __init__(self):
         super().__init__()
-        self.size, self.bytes = size, {}
+        self.bytes = {}
 
     def __torch_dispatch__(self, operator, types, arguments=(), named=None):
         if any(issubclass(kind, torch.distributed.tensor.DTensor) for kind in types):
             return NotImplemented
-        if operator.namespace in ("c10d", "_c10d_functional") and "wait" not in str(operator):
-            name, found = operator._schema.name.split("::")[1].strip("_"), []
-            for argument in arguments:
-                for tensor in argument if isinstance(argument, list) else [argument]:
-                    found += [tensor.numel() * tensor.element_size()] if isinstance(tensor, torch.Tensor) else []
-            times = 2 if "reduce" in name and "scatter" not in name else 1
-            self.bytes[name] = self.bytes.get(name, 0) + times * max(found) * (self.size - 1) / self.size
+        if operator.namespace in ("c10d", "_c10d_functional"):
+            name = operator._schema.name.split("::")[1].strip("_")
+            if name not in ("wait_tensor", "wrap_tensor_autograd"):
+                self.bytes[name] = self.bytes.get(name, 0) + sent(name, *arguments)
         return operator(*arguments, **(named or {}))
+
+
+def sent(name, first, second, *more):
+    """Bytes that a process sends for one collective."""
+    first = first[0] if isinstance(first, list) else first
+    size = first.numel() * first.element_size()
+    if name in ("allgather_base", "reduce_scatter_base"):  # output and input
+        return abs(size - second.numel() * second.element_size())
+    if name == "all_gather_into_tensor":  # what is ours, and the number of processes
+        return size * (second - 1)
+    if name == "all_reduce":
+        n = torch.distributed.distributed_c10d._resolve_process_group(more[0]).size()
+    elif name == "allreduce":
+        n = torch.distributed.get_world_size()
+    else:
+        raise AssertionError(f"{name} was not expected")
+    return 2 * size * (n - 1) / n
 
 
 def local_bytes(tensors):
@@ -86,7 +101,7 @@ def learn_in_shards(rank, size, folder):
     learned = learn(run)
     held = local_bytes([*run.trained.values(), *(p.grad for p in run.trained.values()), *run.optimizer.m,
                         *run.optimizer.v])
-    with Traffic(size) as traffic:
+    with Traffic() as traffic:
         run.advance()
     moved = learn(run_of(ShardedPretrain, folder / "moved", stop_at=4 if size == 4 else None), resume=True)
     if rank == 0:
@@ -125,6 +140,15 @@ def test_processes_that_share_a_model_out_learn_what_one_does(runs, size):
 def test_a_run_moved_from_one_process_to_four_to_two_ends_like_the_one_that_stayed(runs):
     assert largest_difference(runs[2]["moved"], runs[1]["learned"]) <= 1e-6
     assert largest_difference(runs[4]["moved"], runs[1]["learned"]) > 1e-4  # broken off on the way
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_is_sent_and_held_is_what_the_formulas_say(runs, size):
+    counted, tokens = runs[size]["traffic"], CONFIG.batch_size * CONFIG.seq_len
+    said = step_traffic(SHAPE, size, 1, CONFIG.grad_accumulation // size, tokens)
+    assert counted["allgather_base"] == said["weights"] and counted["reduce_scatter_base"] == said["gradients"]
+    assert sum(counted.values()) == pytest.approx(sum(said.values()), rel=0.02)  # the rest are scalars
+    assert 0.99 * training_bytes(SHAPE, size) <= runs[size]["held"] <= training_bytes(SHAPE, size)  # without padding
 
 
 def test_a_process_of_four_holds_a_quarter_of_weights_gradients_and_averages(runs):

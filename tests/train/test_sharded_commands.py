@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,11 +51,17 @@ def test_what_cannot_be_shared_out_is_told_in_one_line_before_any_work(words, to
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A folder with a tokenizer, and the text and records that are learned."""
-    folder = tmp_path_factory.mktemp("base")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "t.model"
     assert main(["tokenizer", "train", "--text", str(ROOT / "README.md"), "--vocab-size", "400", "--out",
-                 str(folder / "t.model")]) == 0
+                 str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer):
+    """A folder with the tokenizer, records to learn, and what one process made."""
+    folder = tokenizer.parent
     rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n)))} for n in range(1, 20)]
     (folder / "count.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     pretrain(ALONE, folder / "alone", folder)
@@ -87,6 +95,58 @@ def test_pretrain_in_shards_writes_the_model_that_one_process_would(size, base, 
     assert_equal(weights(tmp_path / "out"), weights(base / "alone"))
     shards = [path.name for path in (tmp_path / "out").glob("shards-*")]
     assert shards == ["shards-5"] and torch.load(tmp_path / "out" / "training_state.pt")["shards"] == "shards-5"
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("--tensor-parallel 2", "--tensor-parallel 2 goes with --shard"),
+    ("--shard --tensor-parallel 3", "--tensor-parallel 3 does not divide the 4 processes"),
+    ("--shard --tensor-parallel 2 --grad-accumulation 3", "cannot be shared by 2 groups of processes: give a multiple"),
+    ("--shard --objective blank", "blank does not go with a ShardedPretrain: leave --shard out"),
+    ("--shard --tensor-parallel 4 --preset tiny", "cannot cut a model whose head is its embedding"),
+    ("--shard --tensor-parallel 2 --preset llama_7b --kernels cpu", "--kernels cpu cannot multiply matrices")])
+def test_a_mesh_that_cannot_be_is_told_before_the_text_is_read(words, told, tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    arguments = ["pretrain", "--text", str(ROOT / "README.md"), "--tokenizer", str(tokenizer), "--out",
+                 str(tmp_path / "out"), "--grad-accumulation", "4"]
+    assert main([*arguments, *words.split()]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_pretrain_with_cut_matrices_writes_the_model_that_one_process_would(base, tmp_path):
+    """Two groups of two; a model whose head is no embedding, begun from a folder."""
+    from minillama.checkpoint import save_model
+    from minillama.config import ModelConfig
+    from minillama.transformer import Transformer
+
+    torch.manual_seed(1)
+    save_model(tmp_path / "begin", Transformer(ModelConfig(32, 2, 4, 400, 2, max_seq_len=64)), base / "t.model")
+    for name, launcher, more in (("one", ALONE, ()), ("four", torchrun(4), ("--shard", "--tensor-parallel", "2"))):
+        command(launcher, "pretrain", "--text", ROOT / "README.md", "--model", tmp_path / "begin", "--out",
+                tmp_path / name, *COMMON.split(), "--max-lr", "1e-3", "--seq-len", "32", *more)
+    assert_equal(weights(tmp_path / "four"), weights(tmp_path / "one"))
+
+
+@pytest.mark.long
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_last_state(base, tmp_path):
+    out, state = tmp_path / "out", tmp_path / "out" / "training_state.pt"
+    words = ["pretrain", "--text", ROOT / "README.md", "--tokenizer", base / "t.model", "--out", out, *COMMON.split(),
+             "--max-lr", "1e-3", "--seq-len", "32", "--eval-windows", "4", "--steps", "3000", "--shard"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    group = subprocess.Popen([sys.executable, *torchrun(2), *map(str, words)], env=environment, cwd=ROOT, text=True,
+                             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 500
+    while not state.exists() or torch.load(state)["step"] < 4:
+        assert time.monotonic() < until and group.poll() is None
+        time.sleep(0.2)
+    children = Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    said = group.communicate(timeout=60)[1]  # a minute at most
+    assert group.returncode and f"pid: {children[-1]}" in said and "SIGKILL" in said
+    done = torch.load(state)["step"]
+    command(torchrun(2), *[str(done + 2) if word == "3000" else word for word in words], "--resume")
+    assert torch.load(state)["step"] == done + 2 and load_model(out)
 
 
 @pytest.mark.long

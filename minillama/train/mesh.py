@@ -1,0 +1,67 @@
+"""What training on a mesh of D x K processes costs, on paper: D share the model out (`sharded`), K cut every matrix
+(`tensor_parallel`). Bytes that a process holds, bytes that it sends in a step, and their share of the step's time.
+
+An all-gather or reduce-scatter of n bytes among N processes sends n (N - 1) / N from each, an all-reduce twice that
+(ring algorithms; arXiv 1910.02054, section 7). Tests hold the formulas to the bytes that small runs send, counted.
+"""
+
+from minillama.checkpoint.meta import COLUMNS, ROWS
+from minillama.checkpoint.weights import expected_shapes
+from minillama.system.memory import activation_bytes
+
+LINKS = {  # bytes a second, one way, that a process can send: the makers' figures
+    "nvlink4": 450e9, "nvlink3": 300e9, "pcie4": 32e9, "infiniband-ndr": 50e9, "infiniband-hdr": 25e9,
+    "ethernet-100": 12.5e9, "ethernet-10": 1.25e9}
+
+
+def held_numbers(config, shards, cut):
+    """(numbers of the blocks, of the rest) that a process holds of the weights, padding included: FSDP gives every
+    process as many rows, rounded up, of each tensor that is left to it by the cut of its matrices."""
+    counts = [0, 0]
+    for name, (rows, *columns) in expected_shapes(config).items():
+        part, width = name.removesuffix(".weight").rpartition(".")[2], columns[0] if columns else 1
+        rows = -(-rows // cut) if part in ROWS else rows
+        width = -(-width // cut) if part in (*COLUMNS, "tok_embeddings") else width
+        counts[not name.startswith("layers.")] += -(-rows // shards) * width
+    return counts
+
+
+def training_bytes(config, shards=1, cut=1):
+    """Bytes of weights, gradients and AdamW's two averages, all fp32, that a process holds between steps."""
+    return 16 * sum(held_numbers(config, shards, cut))
+
+
+def step_traffic(config, shards, cut, batches, tokens, size=4, recompute=False):
+    """{what: bytes that a process sends in a step} of so many batches of so many tokens each, which its group learns
+    one after another. size: bytes of a weight and of an activation; gradients are fp32. recompute: gradient
+    checkpointing."""
+    blocks, rest = held_numbers(config, shards, cut)
+    others = shards - 1  # what a process holds goes to each of them, and as much comes back
+    ring = (cut - 1) / cut
+    sums = 2 * config.n_layers * tokens * config.dim  # numbers, of both sums of every block, on one way
+    table = (-(-config.vocab_size // cut) * cut + config.dim) * tokens  # the head, the embedding
+    ways = 2 + recompute / 2  # what a block computes again ends before its second sum
+    return {"weights": others * batches * (2 * blocks + rest) * size, "gradients": others * (blocks + rest) * 4,
+            "sums": 2 * ring * batches * (ways * sums + tokens * config.dim) * size,
+            "tables": ring * batches * table * size}
+
+
+def communication_share(config, shards, cut, batches, tokens, link, flops, size=2):
+    """The share of a step's time that goes to sending, where nothing is sent while computing: 6 FLOPs a weight and
+    token (arXiv 2001.08361, section 2.1) at `flops` a second and process, and the bytes over a link of LINKS."""
+    computing = 6 * config.n_parameters() * batches * tokens / cut / flops
+    sending = sum(step_traffic(config, shards, cut, batches, tokens, size).values()) / LINKS[link]
+    return sending / (sending + computing)
+
+
+def describe_mesh(config, shards, cut, rows, tokens, link="nvlink3", flops=0.4 * 312e12):
+    """Lines about a step of `rows` x `tokens` for each group, on processes of `flops` a second (an A100's 312e12 in
+    bf16, at the 40 % that is usual)."""
+    traffic = step_traffic(config, shards, cut, 1, rows * tokens, 2)
+    held, kept = training_bytes(config, shards, cut), activation_bytes(config, rows, tokens, 2, recompute=True)
+    share = communication_share(config, shards, cut, 1, rows * tokens, link, flops)
+    return [f"mesh {shards} x {cut}: {held / 2**30:.1f} GiB a process for weights, gradients and optimizer "
+            f"(alone: {training_bytes(config) / 2**30:.1f})",
+            f"activations of {rows} x {tokens} tokens, blocks computed again: at least {kept / 2**30:.1f} GiB",
+            "sent in a step: " + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),
+            f"over {link} ({LINKS[link] / 1e9:g} GB/s): {share:.0%} of the step's time, were nothing overlapped"]

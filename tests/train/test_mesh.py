@@ -1,0 +1,55 @@
+"""Laws of the plan of a mesh; that small runs send what it says is held in test_sharded and test_tensor_parallel."""
+
+import pytest
+from mutants import Mutant
+
+from minillama.config import preset
+from minillama.train import mesh
+from minillama.train.mesh import communication_share, describe_mesh, held_numbers, step_traffic, training_bytes
+
+SHAPE = preset("llama_65b")
+
+
+def test_alone_a_process_holds_sixteen_bytes_a_weight_and_sends_nothing():
+    assert training_bytes(SHAPE) == 16 * SHAPE.n_parameters()
+    assert set(step_traffic(SHAPE, 1, 1, 4, 2048).values()) == {0}
+
+
+@pytest.mark.parametrize(("shards", "cut"), [(8, 4), (32, 1), (2, 8)])
+def test_a_mesh_shares_all_but_the_norms_among_its_processes(shards, cut):
+    norms = (2 * SHAPE.n_layers + 1) * SHAPE.dim
+    matrices = SHAPE.n_parameters() - norms
+    assert sum(held_numbers(SHAPE, shards, cut)) == matrices / (shards * cut) + norms / shards
+
+
+def test_rows_that_do_not_share_evenly_are_padded():
+    small = preset("tiny", vocab_size=41)
+    assert held_numbers(small, 4, 1)[1] == 11 * small.dim + small.dim / 4  # one table: its head is tied
+
+
+def test_what_llama_65b_sends_in_a_step_of_2048_tokens():
+    said = step_traffic(SHAPE, 8, 4, 1, 2048, size=2)
+    blocks, rest = held_numbers(SHAPE, 8, 4)
+    assert said["weights"] == 7 * (2 * blocks + rest) * 2 and said["gradients"] == 7 * (blocks + rest) * 4
+    assert said["sums"] == 2 * 3 / 4 * (4 * 80 + 1) * 2048 * 8192 * 2
+    assert said["tables"] == 3 / 4 * (32000 + 8192) * 2048 * 2
+
+
+def test_a_slower_link_takes_a_larger_share_and_a_longer_batch_a_smaller_one():
+    share = {link: communication_share(SHAPE, 8, 4, 1, 2048, link, 1e14) for link in mesh.LINKS}
+    ranked = sorted(share, key=mesh.LINKS.get, reverse=True)
+    assert ranked == sorted(share, key=share.get) and all(0 < value < 1 for value in share.values())
+    assert communication_share(SHAPE, 8, 1, 1, 8192, "pcie4", 1e14) < communication_share(SHAPE, 8, 1, 1, 2048, "pcie4",
+                                                                                         1e14)
+
+
+def test_the_plan_is_said_in_four_lines():
+    lines = describe_mesh(SHAPE, 8, 4, 1, 2048, "infiniband-hdr")
+    assert len(lines) == 4 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[3]
+
+
+MUTANTS = [
+    Mutant(mesh.__name__, "others * batches * (2 * blocks", "others * batches * (1 * blocks",
+           test_what_llama_65b_sends_in_a_step_of_2048_tokens),
+    Mutant(mesh.__name__, "-(-rows // shards) * width", "rows // shards * width",
+           test_rows_that_do_not_share_evenly_are_padded)]
