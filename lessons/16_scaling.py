@@ -165,6 +165,12 @@ for run in record["seeds"]:
               f"entropy; law {told:.3f}, nearest point {nearest['loss'] - E:.3f}")
     print(f"  alpha {law.alpha:.2f}, beta {law.beta:.2f}; E left free: {free.E:.3f}, "
           f"the truth {E:.3f}")
+    slopes = []  # by size: which power of D the excess falls with, between budgets
+    for p, q in zip(near[-10:-5], near[-5:], strict=True):
+        fall, more = (p["loss"] - E) / (q["loss"] - E), q["D"] / p["D"]
+        slopes.append(torch.tensor(fall).log().item() / torch.tensor(more).log().item())
+    print("  powers of D, from the smallest size to the largest:",
+          *(f"{slope:.2f}" for slope in slopes))
 missed, nearest = (max(column) for column in zip(*verdicts, strict=True))
 
 # %% curves
@@ -190,9 +196,10 @@ show(picture, "Best size at " + ", ".join(
 # %% [markdown] exercise
 # **Our law fails.** It tells the direction, and comes nearer than the nearest fitted
 # point, but it was to be within 10 % and is not. And with $E$ left free it finds none.
-# So small a language is soon learned: at these budgets the loss falls faster than any
-# power of size or tokens. A fit is worth what it predicts beyond its points; try that
-# before you spend a budget on it.
+# The last lines say why: by the law no excess falls with a higher power of $D$ than
+# $\beta$, about 1, and that of the larger models does. They are still in their fast
+# beginning, and the fit blames size for what more tokens mend. A fit is worth what it
+# predicts beyond its points; try that before you spend a budget on it.
 #
 # **Exercise.** How many tokens bring a model to a loss? Which model reaches a loss and
 # serves $S$ tokens at the least cost in all? Write both in
@@ -201,6 +208,7 @@ show(picture, "Best size at " + ", ".join(
 # %% closing
 assert max(off) < 1 and abs(rules["refit"][0] / 9.9e9 - 1) < 0.01
 assert abs(rules["printed"][0] / 5.6e9 - 1) < 0.01
+assert slopes == sorted(slopes) and slopes[-1] > law.beta + 0.2
 assert missed > 0.1 and all(law < point for law, point in verdicts)
 assert minima[0] > minima[1e12] > minima[1e13]
 printed, refit = (meets[name, "7B, 1 T"] for name in ("printed", "refit"))

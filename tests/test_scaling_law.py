@@ -114,6 +114,17 @@ def test_the_record_has_four_budgets_of_five_sizes_for_three_seeds_and_none_beat
         assert min(p["N"] for p in near) < best["N"] < max(p["N"] for p in near)  # an interior optimum
 
 
+def test_the_largest_models_of_the_record_fall_with_a_higher_power_of_tokens_than_any_that_the_law_allows():
+    """Of A / N^alpha + B / D^beta the local power of D grows with N towards beta, and is never beyond."""
+    record = json.loads((ROOT / "bench" / "scaling.json").read_text(encoding="utf-8"))
+    for run in record["seeds"]:
+        near = [p for p in run["points"] if p["budget"] < record["far"]]
+        powers = [math.log((p["loss"] - run["entropy"]) / (q["loss"] - run["entropy"])) / math.log(q["D"] / p["D"])
+                  for p, q in zip(near[-10:-5], near[-5:], strict=True)]
+        law = fit(*([p[key] for p in near] for key in ("N", "D", "loss")), E=run["entropy"])
+        assert powers == sorted(powers) and powers[-1] > law.beta + 0.2
+
+
 MUTANTS = [
     Mutant("lessons.scaling_law", "(law.alpha * law.A / (law.beta * law.B))",
            "(law.alpha * law.B / (law.beta * law.A))",
