@@ -67,4 +67,12 @@ WRONG = [
     ("max(pairs, key=pairs.get)", "max(sorted(pairs), key=pairs.get)", "ties", 1),
     ("words = {merge_once(symbols, best)", "_ = {merge_once(symbols, best)", "corpora", 0),
     ("            break", "            pass", "corpora", 1),
+    ("== pair:", "== pair[::-1]:", "merge_once", 0),
+    ("joined.append(pair[0] + pair[1])", "joined.append(pair)", "merge_once", 0),
+    ("while place < len(symbols):", "while place < len(symbols) - 1:", "merge_once", 0),
+    ("            place += 1\n", "            place += 2\n", "merge_once", 0),
+    ("max(pairs, key=pairs.get)", "min(pairs, key=pairs.get)", "counts", 0),
+    ("for _ in range(n):", "for _ in range(n + 1):", "counts", 0),
+    ("merges.append(best)", "merges.append(pair)", "counts", 0),
+    ("(*word, \"</w>\"): count", "tuple(word): count", "corpora", 0),
 ]

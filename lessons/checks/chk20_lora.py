@@ -82,4 +82,8 @@ WRONG = [
     ("return merge(W, A, -B, alpha)", "return merge(W, -A, -B, alpha)", "unmerge", 1),
     ("return merge(W, A, -B, alpha)", "return W - ((alpha / len(A)) * (B @ A)).to(W.dtype)", "unmerge", 2),
     ("rank * (n_out + n_in)", "rank * n_out * n_in", "trained_numbers", 0),
+    ("(x @ A.T) @ B.T", "(x @ B.T) @ A.T", "forward", 0),
+    ("change = (alpha / len(A))", "change = alpha", "merge", 0),
+    ("return merge(W, A, -B, alpha)", "return merge(W, A, B, alpha)", "unmerge", 1),
+    ("rank * (n_out + n_in)", "n_out + n_in", "trained_numbers", 0),
 ]
