@@ -67,4 +67,8 @@ WRONG = [
     ('character.encode("utf-8")]', 'character.encode("utf-16-le")]', "encode", 0),
     ('data += bytes([int(match[1], 16)])', 'data += chr(int(match[1], 16)).encode()', "decode", 0),
     (', errors="replace"', "", "decode", 2),
+    ('r"[0-9]|[^0-9]+", text', 'r"[0-9]|[^0-9]", text', "split_digits", 0),
+    ("if character in vocabulary:", "if character not in vocabulary:", "encode", 0),
+    ("int(match[1], 16)", "int(match[1], 10)", "decode", 0),
+    ('else piece.encode("utf-8")', 'else piece.encode("latin-1", "replace")', "round_trip", 0),
 ]
