@@ -88,4 +88,10 @@ WRONG = [
     ("if p.grad is None:", "if False:", "no_gradient", 0),
     ("            self.t[i] += 1\n", "            self.t = [t + 1 for t in self.t] if i == 0 else self.t\n",
      "no_gradient", 0),
+    (" ** 0.5\n", "\n", "clip", 0),
+    ("return norm", "return max_norm", "clip", 0),
+    ("+ (1 - self.betas[0]) * p.grad\n", "+ p.grad\n", "first_step", 0),
+    ("p.grad**2", "p.grad", "first_step", 0),
+    ("p.sub_(", "p.add_(", "first_step", 0),
+    ("(1 - self.betas[1] ** self.t[i])", "(1 - self.betas[1])", "many_steps", 1),
 ]

@@ -78,4 +78,10 @@ WRONG = [
     ("    if not learned_BT.any():\n        raise ValueError(\"no token of this batch is learned\")\n", "",
      "next_token_loss", 2),
     (" | (targets_BT == -100)", "", "exact_matches", 1),
+    ("tokens, labels = [bos_id], [-100]", "tokens, labels = [], []", "chat_labels", 1),
+    ("tokens += prompt + reply", "tokens += reply + prompt", "chat_labels", 1),
+    ("learned_BT = targets_BT != -100", "learned_BT = targets_BT > 0", "next_token_loss", 0),
+    ("labels_BT[:, 1:]\n    learned_BT", "labels_BT[:, :-1]\n    learned_BT", "next_token_loss", 0),
+    ("logits_BTV[:, :-1].argmax(-1)", "logits_BTV[:, 1:].argmax(-1)", "exact_matches", 1),
+    (".all(1)", ".any(1)", "exact_matches", 1),
 ]

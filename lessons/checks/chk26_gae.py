@@ -89,4 +89,9 @@ WRONG = [
     ("torch.where(mask_BT[:, t], advantage_B, 0.0)", "advantage_B", "padding", 2),
     ("values_BT = values_BT.masked_fill(~mask_BT, 0.0)", "values_BT = values_BT * 1", "padding", 1),
     ("values_BT.masked_fill(~mask_BT, 0.0)", "values_BT * mask_BT", "padding", 0),
+    (" - values_BT[:, t]\n", "\n", "one_token", 0),
+    ("return advantages_BT, advantages_BT + values_BT", "return advantages_BT, advantages_BT", "one_token", 0),
+    (" + gamma * lam * next_advantage_B\n", "\n", "whole_rows", 1),
+    ("advantages_BT[:, t] = next_advantage_B", "advantages_BT[:, t] = delta_B", "whole_rows", 1),
+    ("        next_value_B = values_BT[:, t]  # 0 on padding\n", "", "whole_rows", 0),
 ]
