@@ -54,4 +54,5 @@ WRONG = [
     ("s + a * s * (1 - s)", "s", "slope", 0),
     ("s + a * s * (1 - s)", "s + a * s", "slope", 1),
     ("s = torch.sigmoid(a)", "s = torch.exp(a) / (1 + torch.exp(a))", "slope", 2),
+    ("return steps * multiple_of", "return steps", "width", 0),
 ]

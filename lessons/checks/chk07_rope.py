@@ -80,4 +80,9 @@ WRONG = [
      "interleaved", 1),
     ("halves = rows.reshape(n_heads, 2, width // 2,", "halves = rows.reshape(1, 2, n_heads * width // 2,",
      "interleaved", 0),
+    ("cos, sin = angles.cos(), angles.sin()", "cos, sin = angles.sin(), angles.cos()", "turn", 0),
+    ("[a * cos - b * sin, b * cos + a * sin]", "[a * cos - b * sin, b * cos]", "turn", 0),
+    ("return pairs.transpose(1, 2)", "return pairs", "half_split", 1),
+    ("return halves.transpose(1, 2)", "return halves", "interleaved", 0),
+    ("return halves.transpose(1, 2)", "return halves.flip(1).transpose(1, 2)", "interleaved", 0),
 ]

@@ -71,4 +71,11 @@ WRONG = [
     ("        self.seen += 1\n",
      "        self.seen += 1\n        self.keys = torch.cat([self.keys, k_BKd[:, :, None]], 2)\n",
      "memory", 0),  # keeps everything
+    ("max(0, self.seen - self.window)", "0", "rolling", 0),
+    ("head_dim, dtype=dtype)", "head_dim)", "filling", 1),
+    ("self.window, self.seen = window, 0", "self.window, self.seen = window, 1", "filling", 0),
+    ("self.keys[:, :, place], self.values[:, :, place] = k_BKd, v_BKd", "self.keys[:, :, place] = k_BKd", "filling", 1),
+    ("self.values = torch.zeros_like(self.keys)", "self.values = self.keys", "filling", 1),
+    ("torch.arange(first, self.seen) % self.window", "(torch.arange(first, self.seen) % self.window).flip(0)",
+     "filling", 1),
 ]

@@ -88,4 +88,5 @@ WRONG = [
     ("2 * size * n_layers * kv_dim", "size * n_layers * kv_dim", "numbers_trained", 0),
     ("2 * size * dim + dim + size", "2 * size * dim", "numbers_trained", 1),
     ("raise ValueError(f\"{name!r} is none of prompt, prefix, adapter\")", "return 0", "numbers_trained", 2),
+    ("@ up.T + c)", "@ up.T)", "adapter", 1),
 ]

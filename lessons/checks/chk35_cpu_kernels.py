@@ -61,4 +61,7 @@ WRONG = [  # (text in the solution, what a learner might write, the check that m
     ("key=lambda tile: loads(*tile)", "key=lambda tile: -tile[0]", "best_tile", 0),
     ("        if rows > 0:\n            tiles.append((rows, vectors))", "        tiles.append((max(rows, 1), vectors))",
      "best_tile", 2),
+    ("dtype=x.dtype", "dtype=torch.float64", "panels", 0),
+    ("math.ceil(M / width)", "(M // width + 1)", "panels", 0),
+    ("for vectors in (1, 2, 4)", "for vectors in (1, 2)", "best_tile", 0),
 ]
