@@ -57,8 +57,8 @@ def run_extend(arguments):
     pieces = pieces_of(Path(arguments.add)) if arguments.add else []
     model, old = load_model(source) if source.is_dir() else (None, load_tokenizer(source))
     new = extend_tokenizer(old, pieces, arguments.split_digits, arguments.special_tokens)
-    last = new.vocab_size - len(arguments.special_tokens)
-    digits = sum(joins_digits(new.id_to_piece(index)) for index in range(old.vocab_size, last))
+    texts = map(new.id_to_piece, range(old.vocab_size, new.vocab_size - len(arguments.special_tokens)))
+    digits = sum(joins_digits(text) for text in texts if "\\x" not in text)  # parts of characters are shown so
     note = f"; {digits} hold digits in company (--split-digits leaves them out)" if digits else ""
     note += f"; special: {' '.join(arguments.special_tokens)}" if arguments.special_tokens else ""
     if model is None:

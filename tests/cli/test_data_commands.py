@@ -157,6 +157,7 @@ def test_a_byte_level_tokenizer_and_its_model_are_extended_too(chinese, tmp_path
     code, _, err = run(capsys, *words, byte_level, "--add", other, "--out", tmp_path / "new.json")
     old, new = load_tokenizer(byte_level), load_tokenizer(tmp_path / "new.json")
     assert code == 0 and f"make {new.vocab_size}" in err and "special: <|im_start|> <|im_end|>" in err
+    assert "digits in company" not in err
     assert len(new.encode(text)) < len(old.encode(text)) / 2 and new.added["<|im_end|>"].id == new.vocab_size - 1
     save_with_tokenizer(tmp_path / "model", model_of(ModelConfig(16, 1, 2, 275, hidden_dim=16)), old)
     assert run(capsys, *words, tmp_path / "model", "--out", tmp_path / "wider")[0] == 0
