@@ -35,7 +35,7 @@ def test_every_command_runs(tmp_path):
     """In order and in one folder, as a reader would; `run.py` hands them to `python -m minillama` unchanged."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
-    for name in ("minillama", "docs", "lessons"):
+    for name in ("minillama", "docs", "lessons", "bench", "CHANGELOG.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     ran = 0
     for line in commands():

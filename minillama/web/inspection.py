@@ -23,7 +23,8 @@ def inspect(model, ids) -> tuple[Tensor, Tensor]:
     if not ids:
         raise ValueError("nothing to look into: give at least one token")
     tokens_BT = torch.tensor([ids], device=model.tok_embeddings.weight.device)
-    weights, stream = [], []
+    weights: list[torch.Tensor] = []
+    stream: list[torch.Tensor] = []
     with contextlib.ExitStack() as undo:
         for block in model.layers:
             undo.callback(setattr, block.attention, "attend", block.attention.attend)

@@ -23,7 +23,7 @@ NEEDED = {
     checkpoint_commands: {"convert": "SRC DST --to",
                           "quantize": "SRC DST one of the arguments --nf4 --int8 is required",
                       "parity": "PATH", "weights": ""},
-    data_commands: {"filter": "--data --out", "extend": "--model --add --out"},
+    data_commands: {"filter": "--data --out", "extend": "--model --out"},
     feedback_commands: {"reward": "--model --pairs --out", "ppo": "--model --reward --prompts --out"},
     lesson_commands: {"lesson": "", "check": "", "notebook": "N", "book": ""},
     merge_command: {"merge": "--model --adapter --out"},
