@@ -24,7 +24,7 @@ def inspect(model, ids) -> tuple[Tensor, Tensor]:
         raise ValueError("nothing to look into: give at least one token")
     tokens_BT = torch.tensor([ids], device=model.tok_embeddings.weight.device)
     weights: list[torch.Tensor] = []
-    stream: list[torch.Tensor] = []
+    stream: list[tuple[torch.Tensor, torch.Tensor]] = []
     with contextlib.ExitStack() as undo:
         for block in model.layers:
             undo.callback(setattr, block.attention, "attend", block.attention.attend)
