@@ -21,22 +21,16 @@ def cut_layers(model, mesh):
     """Cut a Transformer, in place, over the processes of a one-dimensional mesh; its parameters become `DTensor`s.
     What it computes with is PyTorch's: use_kernels "reference" or "torch"."""
     from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        PrepareModuleInput,
-        RowwiseParallel,
-        parallelize_module,
-    )
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     whole = Replicate()
-    attention_inputs = (whole, None, None, None, None, None)  # x; rotations, cache, layer, mask and prefix as they are
-    block = {"attention": PrepareModuleInput(input_layouts=attention_inputs, desired_input_layouts=attention_inputs),
-             "feed_forward": PrepareModuleInput(input_layouts=(whole,), desired_input_layouts=(whole,)),
-             **{f"attention.{name}": ColwiseParallel() for name in ("wq", "wk", "wv")},
+    block = {**{f"attention.{name}": ColwiseParallel() for name in ("wq", "wk", "wv")},
              **{f"feed_forward.{name}": ColwiseParallel() for name in ("w1", "w3")},
              "attention.wo": RowwiseParallel(), "feed_forward.w2": RowwiseParallel()}
     for layer in model.layers:
         parallelize_module(layer, mesh, block)
+        for part in (layer.attention, layer.feed_forward):  # once for all matrices that read x: one sum on the way back
+            part.register_forward_pre_hook(lambda _, inputs: with_whole_x(inputs, mesh))
         hold_whole(layer.attention_norm, mesh)
         hold_whole(layer.ffn_norm, mesh)
     hold_whole(model.norm, mesh)
@@ -46,8 +40,14 @@ def cut_layers(model, mesh):
 
 def hold_whole(norm, mesh):
     """Every process holds and computes all of it: the same numbers, so nothing is sent."""
-    from torch.distributed.tensor import DTensor, Replicate, distribute_module
+    from torch.distributed.tensor import distribute_module
 
-    distribute_module(norm, mesh, None,
-                      lambda _, inputs, mesh: (DTensor.from_local(inputs[0], mesh, [Replicate()]), *inputs[1:]),
+    distribute_module(norm, mesh, None, lambda _, inputs, mesh: with_whole_x(inputs, mesh),
                       lambda _, output, mesh: output.to_local())
+
+
+def with_whole_x(inputs, mesh):
+    """The inputs of a module, the first of which every process has whole; the others as they are."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(inputs[0], mesh, [Replicate()]), *inputs[1:]
