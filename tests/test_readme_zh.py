@@ -45,7 +45,7 @@ def test_its_tour_is_the_recorded_one_and_its_first_screen_has_the_two_commands(
 @pytest.mark.long
 def test_every_command_of_the_chinese_readme_runs(tmp_path):
     (tmp_path / "README.zh.md").write_text(CHINESE, encoding="utf-8")
-    for name in ("minillama", "docs"):
+    for name in ("minillama", "docs", "lessons", "bench", "README.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     lines = [line for block in re.findall(r"```bash\n(.*?)```", CHINESE, flags=re.S) for line in block.splitlines()]
     for line in lines[2:]:  # tour and test have tests of their own
