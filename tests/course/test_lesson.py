@@ -242,10 +242,10 @@ def test_prose_is_on_the_screen_before_torch_is_imported(place):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=lesson.FOLDER.parent, capture_output=True)
 
 
-PLANNED = next((name[:2] for name in lesson.COURSE if not (lesson.FOLDER / f"{name}.py").exists()), "77")
+PLANNED = [(("lesson", name[:2]), "planned") for name in lesson.COURSE if not (lesson.FOLDER / f"{name}.py").exists()]
 
 
-@pytest.mark.parametrize(("words", "said"), [(("lesson", PLANNED), "planned"), (("lesson", "rope"), "give its number"),
+@pytest.mark.parametrize(("words", "said"), [*PLANNED[:1], (("lesson", "rope"), "give its number"),
                                              (("lesson", "77"), "written are")])
 def test_a_wrong_number_is_one_line(words, said, capsys):
     assert main(list(words)) == 2
