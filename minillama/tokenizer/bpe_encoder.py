@@ -45,6 +45,7 @@ def whitespace_normalizer(pieces, rules):
 
     def normalize(text):
         encode_utf8(text)  # refuses lone surrogates
+        text = rules.character_map.replace(text, own) if rules.character_map else text
         if rules.remove_extra_whitespaces:
             units = cut_units(text, own)
             if all(unit == " " for unit in units):

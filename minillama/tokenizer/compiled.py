@@ -49,7 +49,8 @@ class CompiledEncoder:
     def __init__(self, pieces, unk_id, rules):
         self._core = _core().BpeEncoder(*map(list, zip(*pieces, strict=True)), unk_id, rules.byte_fallback)
         self._dummy_prefix = rules.add_dummy_prefix
-        special = rules.remove_extra_whitespaces or rules.treat_whitespace_as_suffix or not rules.escape_whitespaces
+        special = (rules.remove_extra_whitespaces or rules.treat_whitespace_as_suffix or not rules.escape_whitespaces
+                   or rules.character_map)
         self._normalize = whitespace_normalizer(pieces, rules) if special else None
 
     def encode(self, text):

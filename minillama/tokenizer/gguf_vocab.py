@@ -7,6 +7,7 @@ are in llama.cpp's src/llama-vocab.cpp.
 from .added_tokens import AddedToken, TokenSettings
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, SINGLE_DIGITS, ByteBpeTokenizer, read_spelling, spell_bytes
+from .character_map import require_plain_bpe
 from .sentencepiece import Piece, SentencePieceTokenizer, model_bytes
 from .tokenizer_json import tokenizer_json
 
@@ -131,9 +132,7 @@ def gguf_vocab(tokenizer, n_rows=0):
     texts, scores, kinds = (list(column) for column in zip(*rows, strict=True))
     settings |= {"tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": kinds}
     if isinstance(tokenizer, SentencePieceTokenizer):
-        if tokenizer.rules.model_type != "bpe":
-            raise ValueError(f"the tokenizer is of type {tokenizer.rules.model_type}: a GGUF file is written with a "
-                             "bpe vocabulary only: leave the tokenizer out")
+        require_plain_bpe(tokenizer.rules, "a GGUF file")
         return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": scores,
                 "tokenizer.ggml.add_space_prefix": tokenizer.prefix != "never", **settings}
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, **settings,

@@ -7,6 +7,7 @@ and end, and <0x00> to <0xFF> are bytes. Source: tokenizer.py of karpathy/llama2
 import struct
 
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN
+from .character_map import require_plain_bpe
 from .sentencepiece import BYTE_PIECES, Piece, SentencePieceTokenizer, model_bytes
 from .word_counts import SPACE
 
@@ -56,9 +57,7 @@ def llama2c_vocab(tokenizer):
     """A `SentencePieceTokenizer` as the bytes of tokenizer.bin. ValueError unless unknown, begin, end are 0, 1, 2."""
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise ValueError(f"llama2.c's tokenizer.bin holds SentencePiece vocabularies, not a {tokenizer!r}")
-    if tokenizer.rules.model_type != "bpe":
-        raise ValueError(f"llama2.c's tokenizer.bin holds bpe vocabularies, not one of type "
-                         f"{tokenizer.rules.model_type}")
+    require_plain_bpe(tokenizer.rules, "llama2.c's tokenizer.bin")
     if (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) != (0, 1, 2):
         raise ValueError(f"unknown, begin and end have the ids {tokenizer.unk_id}, {tokenizer.bos_id} and "
                          f"{tokenizer.eos_id}: llama2.c has them fixed at 0, 1 and 2")

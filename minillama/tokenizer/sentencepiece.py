@@ -1,8 +1,8 @@
 """SentencePiece's .model file (LLaMA 1 and 2, Mistral) and the tokenizer made from it.
 
 The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a normalizer_spec
-(google/sentencepiece, src/sentencepiece_model.proto). Models with a table of character replacements are refused by
-name. Ordinary text never becomes a control token: `<s>` typed by a user is text.
+(google/sentencepiece, src/sentencepiece_model.proto). Ordinary text never becomes a control token: `<s>` typed by a
+user is text.
 """
 
 import struct
@@ -12,6 +12,7 @@ from minillama.system.files import atomic_write
 
 from .added_tokens import AddedToken, Tokenizer
 from .bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BpeEncoder
+from .character_map import CharacterMap
 from .characters_and_words import CharacterEncoder, WordEncoder
 from .compiled import CompiledEncoder, choose_backend
 from .protobuf import BYTES, FIXED32, VARINT, int32_of, read_fields, write_fields
@@ -41,6 +42,7 @@ class Rules(NamedTuple):
     escape_whitespaces: bool = True
     treat_whitespace_as_suffix: bool = False
     model_type: str = "bpe"
+    character_map: CharacterMap | None = None
 
 
 def _last(fields, number, wire, default):
@@ -86,12 +88,10 @@ def _read_rules(trainer, normalizer):
     kind = next((name for name, known in MODEL_TYPES.items() if known == number), None)
     if kind is None:
         raise ValueError(f"the model is of type {number}: only {', '.join(MODEL_TYPES)} are known")
-    if _last(normalizer, 2, BYTES, b""):
-        raise ValueError(f"the model's normalizer {_text(normalizer, 1, '(no name)')!r} has a precompiled_charsmap: "
-                         "only the identity normalizer is supported; train with normalization_rule_name='identity'")
+    table = _last(normalizer, 2, BYTES, b"")
     return Rules(*(bool(_last(spec, number, VARINT, default)) for spec, number, default in (
         (trainer, 35, 0), (normalizer, 3, 1), (normalizer, 4, 1), (normalizer, 5, 1), (trainer, 24, 0))),
-        kind)
+        kind, CharacterMap(table) if table else None)
 
 
 def _check_pieces(pieces, byte_fallback):

@@ -62,7 +62,6 @@ def test_our_options_stand_in_the_fields_in_which_sentencepiece_writes_them():
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    (lambda: train_oracle(real_text(20_000), 500, normalization_rule_name="nmt_nfkc"), "precompiled_charsmap"),
     (lambda: hand_made([Piece("a"), Piece("a")]), "stands twice"),
     (lambda: hand_made([Piece("<0x00>", 0.0, 6)], byte_fallback=False), "must say byte_fallback"),
     (lambda: hand_made([Piece("<0x0G>", 0.0, 6)]), "is a byte piece"),
