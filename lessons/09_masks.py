@@ -139,7 +139,7 @@ def growth(add):  # of the first block's gradient, from a stack of 2 blocks to o
 # **A text that we know.** A grammar (lesson 14) tells stories of 19 tokens. Hero,
 # colour and toy are free, and come twice; mood and place come once. So the best guess
 # of a deleted word can be computed: try each word in its place. All families learn for
-# 300 steps. BERT, T5 and GLM learn from the same cuts: a word, a sentence, or all.
+# 450 steps. BERT, T5 and GLM learn from the same cuts: a word, a sentence, or all.
 #
 # Three tasks. *Understand*: guess one deleted word that the grammar chose (share of
 # right guesses). *Rewrite*: write the first sentence, given what follows (nats a word).
@@ -175,7 +175,7 @@ def logits_of(family, model, texts, start, n):  # of n words; T5, GLM: and of th
         torch.cat([a_BT, b_BT], 1), layout=layout)[:, -n - 1:]
 
 # %% train
-def train(family, steps=300):
+def train(family, steps=450):
     model = EncoderDecoder(config) if family == "T5" else Transformer(config)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     for step in range(steps):
@@ -231,7 +231,7 @@ for f in models:
 # **What the table says.** GPT misses what only the right side tells. BERT reads both
 # sides, but where every word is masked it is lost: RoPE knows distances alone, so all
 # its places look alike, and it can only tell how common words are. T5 can do all three;
-# its two stacks, with twice the weights, are not done learning after 300 steps. GLM
+# its two stacks, with twice the weights, are not done learning after 450 steps. GLM
 # does all three with one. Real models add what the table leaves out: size, data, years.
 #
 # **The block.** GLM's paper changes BERT's block in three ways: the norm stands before

@@ -1,8 +1,13 @@
 """Blank infilling against its definition: what is cut out, who sees whom, where each token stands, what is written."""
 
+import os
 import random
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -228,6 +233,18 @@ def test_what_does_not_fit_is_said_in_one_line():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="BlankRun: leave --shard out"):
         blanks.choose_run(blanks.BlankRun, "blank", WORDS, SHAPE, BLANK)
+
+
+@pytest.mark.long
+def test_a_toy_model_fills_deleted_words_as_the_grammar_allows_for_three_seeds():
+    """Lesson 09's own run: at least 90 % of the best possible, and 20 points more than the left context alone."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, root / "tools" / "lesson_seeds.py", "9", "--seeds", "3"], cwd=root,
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    found = [[int(n) for n in re.findall(r"(\d+)%", line)] for line in done.stdout.splitlines() if "seed " in line[:5]]
+    assert done.returncode == 0 and len(found) == 3, done.stdout + done.stderr
+    for glm, _, _, gpt, best in found:
+        assert glm >= 0.9 * best and glm >= gpt + 20
 
 
 def mutant(old, new, law, *arguments):
