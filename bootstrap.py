@@ -39,7 +39,7 @@ class SetupError(Exception):
     """The set-up cannot go on; the message says what to do."""
 
 
-def set_up(for_tests=False):
+def set_up(for_tests=False, for_web=False):
     """Bring .venv to what this checkout wants. While the stamp fits, only `.venv/bin/python -V` is run."""
     done = read_stamp()
     torch = os.environ.get("MINILLAMA_TORCH") or done.get("torch") or default_torch()
@@ -51,6 +51,9 @@ def set_up(for_tests=False):
     done = build_kernels(done)
     if for_tests:
         install_oracles(done)
+    if for_web and not installed("starlette", "uvicorn"):
+        say("the page wants a web server's two libraries: 1 MB, once")
+        step("web", pip(requirements("web")))
 
 
 def make_venv(torch):

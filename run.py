@@ -59,7 +59,7 @@ def main(argv):
         print("bench what? There are: " + ", ".join(benchmarks()))
         return 2 if rest else 0
     with bootstrap.one_at_a_time():
-        bootstrap.set_up(for_tests=verb in ("test", "mutate"))
+        bootstrap.set_up(for_tests=verb in ("test", "mutate"), for_web="--web" in rest)
     if verb == "test":
         return run_tests(rest)
     if verb == "book":

@@ -46,6 +46,10 @@ class Machine:
             for name in LIBRARIES:
                 (site / name).mkdir(exist_ok=True)
                 (site / name / "__init__.py").touch()
+        for name in ("starlette", "uvicorn"):
+            if "install" in line and name in line:
+                (site / name).mkdir(exist_ok=True)
+                (site / name / "__init__.py").touch()
         if "build_ext" in line:
             (self.root / "minillama/_ops.so").touch()
 
@@ -91,6 +95,14 @@ def test_the_first_start_makes_everything_and_the_second_runs_nothing(machine):
     before = len(machine.commands)
     bootstrap.set_up(for_tests=True)
     assert len(machine.commands) == before
+
+
+def test_the_pages_libraries_come_when_the_page_is_first_asked_for(machine):
+    bootstrap.set_up()
+    assert not machine.ran("starlette")
+    for _ in range(2):
+        bootstrap.set_up(for_web=True)
+        assert machine.ran("uvicorn") == machine.ran("starlette") == 1
 
 
 def test_a_half_made_venv_is_made_anew(machine):
@@ -215,6 +227,7 @@ def test_requirements_are_what_pyproject_says():
     assert bootstrap.requirements("dependencies") == project["dependencies"]
     assert bootstrap.requirements("build") == project["optional-dependencies"]["build"]
     assert bootstrap.requirements("test") == project["optional-dependencies"]["test"]
+    assert bootstrap.requirements("web") == project["optional-dependencies"]["web"]
 
 
 def test_clean_removes_what_the_set_up_made(machine):
@@ -252,6 +265,8 @@ def law(test, *arguments):
 MUTANTS = [
     Mutant("bootstrap", 'done.get("torch") != torch or not installed("torch")', 'done.get("torch") != torch',
            law(test_a_broken_venv_is_repaired, "lib/python3.11/site-packages/torch")),
+    Mutant("bootstrap", 'not installed("starlette", "uvicorn")', "True",
+           law(test_the_pages_libraries_come_when_the_page_is_first_asked_for)),
     Mutant("bootstrap", 'if line not in done.get("oracles", [])', "if True",
            law(test_the_first_start_makes_everything_and_the_second_runs_nothing)),
     Mutant("bootstrap", '("--no-deps" in line) == bool(flags)', "True",

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])
 def test_each_verb_runs_its_command(words, command, monkeypatch):
-    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests: None)
+    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests, for_web: None)
     monkeypatch.setattr(run, "PYTHON", "python")
     monkeypatch.setattr(run, "has", lambda module: module == "xdist")
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -52,7 +52,7 @@ def test_tests_share_the_cores_where_there_are_some(cores, extra, flags, monkeyp
 def test_a_cap_is_set_for_the_numeric_tests_alone_and_an_unknown_one_is_refused(monkeypatch, capsys):
     """Every name in NUMERIC is a file: one that was renamed would run under no cap, unnoticed."""
     called = []
-    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests: None)
+    monkeypatch.setattr(bootstrap, "set_up", lambda for_tests, for_web: None)
     monkeypatch.setattr(run, "side_by_side", lambda words: words)
     monkeypatch.setattr(run, "call", lambda *command, cwd=None: called.append(command[3:]) or 0)
     for name, capability in (("avx2", "avx2"), ("sse", "default")):
