@@ -175,8 +175,8 @@ assert stopped == text[:text.index(text[4]) + 1]
 # after a set number, or when the text is as long as the model can read. The seed fixes
 # every $u$, so the same seed gives the same text.
 #
-# A page in the browser shows all of it at work, token by token: `python3 run.py chat --web
-# --model DIR`. `docs/inside.html` is one conversation that was recorded with it.
+# A page in the browser shows all of it at work, token by token: `python3 run.py chat
+# --web --model DIR`. `docs/inside.html` is one conversation that was recorded with it.
 #
 # **Exercise.** Write two functions. `top_p` returns the filtered probabilities; of
 # pieces that are equally likely, it may keep only some. `draw` returns one piece for
