@@ -46,8 +46,8 @@ def require_unigram(tokenizer, alpha=0.0):
     """ValueError for a tokenizer of another type, which gives segmentations no probabilities; alpha None: for none."""
     kind = getattr(getattr(tokenizer, "rules", None), "model_type", type(tokenizer).__name__)
     if kind != "unigram" and alpha is not None:
-        raise ValueError(f"the tokenizer is of type {kind}: only a unigram model draws segmentations; train one with "
-                         "tokenizer train --type unigram")
+        raise ValueError(f"subword_sampling needs a unigram model, and the tokenizer is of type {kind}: only a unigram "
+                         "model draws segmentations; train one with tokenizer train --type unigram")
 
 
 def sample_ids(tokenizer, text, alpha, draw):
