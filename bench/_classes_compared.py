@@ -32,8 +32,8 @@ def make_small():
     globals().update(CLASS_STEPS=2, LONG_CLASS_STEPS=2, CLASS_TEXTS=40)
 
 
-def labelled(seed, n, tokenizer, split):
-    """[(tokens of a question with its answer, number of the class)]: how the answer opens."""
+def openings(seed, n, split):
+    """[(a question with its answer, number of the class)]: how the answer opens."""
     from minillama.corpus import forum
 
     rng, rows = random.Random(f"openings {split} {seed}"), []
@@ -41,8 +41,13 @@ def labelled(seed, n, tokenizer, split):
         question = forum.GRAMMAR.sample(rng, "{question}")
         opening = {"polite": "{polite} ", "steps": "", "rude": "{rude} "}[CLASSES[i % len(CLASSES)]]
         answer = forum.GRAMMAR.sample(rng, opening + "{steps} {closing}", question.chosen)
-        rows.append((tokenizer.encode(f"{question.text} {answer.text}", bos=True), i % len(CLASSES)))
+        rows.append((f"{question.text} {answer.text}", i % len(CLASSES)))
     return rows
+
+
+def labelled(seed, n, tokenizer, split):
+    """`openings` with their tokens in the place of the text."""
+    return [(tokenizer.encode(text, bos=True), label) for text, label in openings(seed, n, split)]
 
 
 def classifier(way, base, seed, classes=None):

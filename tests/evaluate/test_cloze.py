@@ -1,7 +1,11 @@
 """Laws of cloze questions: the words asked for, their likelihoods by a loop, and a loss that tunes a model."""
 
+import json
 import random
+import sys
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ class Lines(Letters):
         return super().encode(text.replace("\n", "?"), bos, eos)
 
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TEXTS = Lines(), ["the cat", "a", "no dog"]
 ASKED = Cloze("{text} it was", (" good", " bad", " so so"))  # words of unequal length
 
@@ -93,6 +98,24 @@ def test_a_pattern_without_its_text_and_labels_of_one_word_are_refused_in_one_li
 mutant = partial(Mutant, "minillama.evaluate.cloze")
 SCORES = test_zero_shot_and_few_shot_scores_are_what_a_loop_over_the_letters_gives
 LOSS = test_the_loss_is_the_cross_entropy_of_the_scores_over_the_labels
+def test_the_page_shows_what_was_recorded_and_says_no_more():
+    sys.path.insert(0, str(ROOT / "bench"))  # a benchmark finds its neighbours so
+    from bench.cloze import WAYS, table
+
+    rows = json.loads((ROOT / "bench" / "cloze.json").read_text(encoding="utf-8"))["rows"]
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert "\n".join(table(rows)) in page
+    told = {(way, count): [row["accuracy"] for row in rows if (row["method"], row["texts"]) == (way, count)]
+            for way in WAYS for count in (30, 1000)}
+    assert all(len(found) == 5 for found in told.values())
+    ahead = fmean(told["cloze, tuned", 30]) - fmean(told["head, all weights", 30])
+    assert f"{100 * ahead:.0f} points ahead in the mean" in page
+    assert ahead < max(told["head, all weights", 30]) - min(told["head, all weights", 30]), "less than the seeds differ"
+    assert all(min(told[way, 1000]) > 0.99 for way in WAYS[:2])
+    for shown in ("cloze, 0 shown", "cloze, 3 shown"):
+        assert all(abs(row["accuracy"] - 1 / 3) < 1e-9 for row in rows if row["method"] == shown)
+
+
 MUTANTS = [
     mutant("self.words[label]", "self.words[-1]", SCORES),
     mutant("for text in texts for word in self.words]", "for word in self.words for text in texts]", SCORES),
