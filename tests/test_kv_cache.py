@@ -1,5 +1,7 @@
 """The KV cache: what was stored comes back, nothing more, and room that is not there is refused."""
 
+from unittest import mock
+
 import pytest
 import torch
 from mutants import Mutant
@@ -111,14 +113,14 @@ def test_a_cache_of_another_dtype_rounds_keys_and_values_once_and_nothing_else(d
     assert not torch.equal(one, model(tokens)[:, -3:]), "and rounding is seen"
 
 
-def test_generation_keeps_its_cache_in_the_models_cache_dtype(monkeypatch):
-    made = []
-    monkeypatch.setattr("minillama.generate.KVCache", lambda *arguments: made.append(KVCache(*arguments)) or made[-1])
-    model = Transformer(CONFIG)
-    for dtype in (None, torch.bfloat16):
-        model.cache_dtype = dtype
-        list(generate_tokens(model, [[1, 2, 3]], 4))
-    assert [(cache.keys.dtype, cache.values.dtype) for cache in made] == [(torch.float32,) * 2, (torch.bfloat16,) * 2]
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_generation_keeps_its_cache_in_the_models_cache_dtype(dtype):
+    model, made = Transformer(CONFIG), []
+    with mock.patch("minillama.generate.KVCache", lambda *arguments: made.append(KVCache(*arguments)) or made[-1]):
+        for model.cache_dtype in (None, dtype):
+            list(generate_tokens(model, [[1, 2, 3]], 4))
+    assert [cache.keys.dtype for cache in made] == [torch.float32, dtype]
+    assert [cache.values.dtype for cache in made] == [torch.float32, dtype]
 
 
 @pytest.mark.long
@@ -150,7 +152,7 @@ MUTANTS = [
     Mutant("minillama.kv_cache", "self.keys[layer, :, :, :end].to", "self.keys[layer].to",
            test_what_was_stored_comes_back_in_order),
     Mutant("minillama.generate", "model.cache_dtype or weight.dtype", "weight.dtype",
-           test_generation_keeps_its_cache_in_the_models_cache_dtype),
+           lambda: test_generation_keeps_its_cache_in_the_models_cache_dtype(torch.bfloat16)),
     Mutant("minillama.kv_cache", "self.keys[layer, :, :, self.length:end] = k_BKTd",
            "self.keys[layer, :, :, self.length:end] = k_BKTd.to(torch.float8_e4m3fn).to(self.keys.dtype)",
            lambda: test_a_cache_of_another_dtype_rounds_keys_and_values_once_and_nothing_else(torch.bfloat16)),

@@ -211,7 +211,5 @@ def _estimate(recompute=False):
 MUTANTS = [
     Mutant("minillama.system.memory", "3 * config.hidden_dim + 2 * config.dim", "9 * config.hidden_dim", _estimate),
     Mutant("minillama.system.memory", "8 * config.vocab_size * vocabulary", "0", lambda: _estimate(True)),
-    Mutant("minillama.cli.generation_commands", 'getattr(torch, arguments.cache_dtype or "", None)', "None",
-           test_the_kv_cache_is_kept_in_the_dtype_that_is_asked_for),
     Mutant("minillama.system.memory", "(asked.index or 0) >= count", "False", test_a_device_that_is_not_there_is_named),
 ]

@@ -153,7 +153,7 @@ class Llama3(Tokenizer):
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self._begin(AddedToken(*item) for item in tokenizer.special_tokens.items())
+        self.added = {name: AddedToken(name, index) for name, index in tokenizer.special_tokens.items()}
         self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
 
     def encode(self, text):
