@@ -245,4 +245,4 @@ def save(model, tokenizer, arguments):
     if arguments.method in WHOLE:
         return save_with_tokenizer(arguments.out, model, tokenizer)
     write_chat_template(arguments.out, tokenizer.chat_template)
-    save_adapter(arguments.out, model, base_model=str(arguments.model))
+    save_adapter(arguments.out, model, str(arguments.model), empty=True)

@@ -24,12 +24,12 @@ SCORE = "base_model.score.weight"  # peft's name for the head of classes beside 
 SCALED = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 
 
-def save_adapter(folder, model, base_model=None):
+def save_adapter(folder, model, base_model=None, empty=False):
     """Write what was added to a Transformer, or a `PrefixClassifier` whole; base_model: a name of the base for the
-    config file."""
+    config file; empty: as for `save_lora`."""
     model, head = (model.model, model.head) if isinstance(model, PrefixClassifier) else (model, None)
     if not hasattr(model, "method"):
-        save_lora(folder, model, base_model)
+        save_lora(folder, model, base_model, empty)
         return
     name, size = model.method
     fields = SCALED if name == "ia3" else {"num_virtual_tokens" if name in VIRTUAL else "size": size}

@@ -29,16 +29,16 @@ PREFIX = "base_model.model."
 TABLES = {"embed_tokens": "tok_embeddings", "lm_head": "output"}  # what modules_to_save may name: peft's word, ours
 
 
-def save_lora(folder, model, base_model=None):
+def save_lora(folder, model, base_model=None, empty=False):
     """Write the adapter of a Transformer; base_model: a name of the base for the config file. An embedding table or
     head that requires a gradient is written whole, as modules_to_save.
 
-    ValueError if the adapter does not exist, or was never trained: its B are all zero, so it would change nothing.
+    ValueError if the adapter does not exist, or was never trained (its B all zero), unless `empty` allows it.
     """
     layers = lora_layers(model)
     if not layers:
         raise ValueError("the model has no adapter: add_lora first")
-    if not any(bool(layer.B.any()) for layer in layers.values()):
+    if not (empty or any(bool(layer.B.any()) for layer in layers.values())):
         raise ValueError(f"the adapter is empty: B is zero in all {len(layers)} layers, so it changes nothing; "
                          "train it before saving it")
     tensors = {}

@@ -14,6 +14,7 @@ from test_pth import Attack
 
 from minillama.checkpoint.names import rows_to_hf, state_dict_to_hf, to_hf
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
+from minillama.peft.adapter_file import load_adapter, save_adapter
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.peft.lora_file import load_lora, save_lora
 
@@ -26,6 +27,14 @@ def test_an_adapter_that_was_never_trained_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="no adapter: add_lora"):
         save_lora(tmp_path, small_model())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_adapter_is_saved_where_it_is_the_outcome_and_changes_nothing(tmp_path):
+    model = small_model()
+    add_lora(model, LoRAConfig())
+    save_adapter(tmp_path, model, "base", empty=True)
+    load_adapter(tmp_path, again := small_model())
+    assert torch.equal(again(tokens()), small_model()(tokens())) and lora_layers(again)
 
 
 @pytest.mark.parametrize("targets", [("attention.wq", "attention.wv"), ALL, ("layers.1.attention.wk",)])
@@ -189,6 +198,6 @@ MUTANTS = [
     Mutant(FILE, '"lora_alpha": config.alpha,', '"lora_alpha": config.scaling,',
            in_a_folder(test_a_saved_adapter_loads_to_identical_logits, ALL)),
     Mutant(FILE, "return [to_hf(path) for path in layers]", "pass", test_peft_loads_our_adapter_of_one_layer_alone),
-    Mutant(FILE, "if not any(bool(layer.B.any()) for layer in layers.values()):", "if False:",
+    Mutant(FILE, "if not (empty or any(bool(layer.B.any()) for layer in layers.values())):", "if False:",
            in_a_folder(test_an_adapter_that_was_never_trained_is_not_saved)),
 ]
