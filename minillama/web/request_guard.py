@@ -1,6 +1,7 @@
 """Who may ask, and how much: one line for each refusal, before anything is read or computed."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -49,6 +50,7 @@ class RequestGuard:
         try:
             self.check(scope)
         except Refused as refused:
+            await read_away(receive)
             await send_refusal(send_with_headers, refused)
             return
         await self.app(scope, receive, send_with_headers)
@@ -76,11 +78,25 @@ class RequestGuard:
         self.times.append(now)
 
 
+async def read_away(receive):
+    """Take what is left of a refused request, up to MOST_BYTES and for a second: where bytes are unread as a connection
+    is closed, the system resets it, and the sender may never see the answer."""
+    async def rest():
+        size, more = 0, True
+        while more and size <= MOST_BYTES:
+            message = await receive()
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(rest(), 1)
+
+
 async def send_refusal(send, refused):
     """Answer with the error in OpenAI's form."""
     body = json.dumps(error_body(refused, refused.status)).encode()
     await send({"type": "http.response.start", "status": refused.status,
-                "headers": [(b"content-type", b"application/json"), (b"connection", b"close")]})
+                "headers": [(b"content-type", b"application/json"), (b"connection", b"close"),
+                            (b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
 
 

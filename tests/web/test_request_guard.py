@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import socket
+import time
 from functools import partial
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_foreign_name_for_this_machine_is_refused(port, host):
 def test_another_sites_page_is_refused_even_with_the_key(port, origin):
     assert refused(port, "/v1/chat/completions", CHAT, {"Origin": origin.format(port=port)}) == 403
     assert ask(port, "/v1/chat/completions", CHAT, {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3])
+def test_a_refusal_reaches_a_sender_who_is_still_sending(port, late):
+    """Bytes that arrive at a connection that is closed already would have it reset, and the answer lost."""
+    head = f"POST /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 300000\r\n\r\n"
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sender:
+            sender.sendall(head.encode())
+            time.sleep(late)
+            for _ in range(30):
+                sender.sendall(b"x" * 10_000)
+            answer = b""
+            while part := sender.recv(65536):
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 401") and b"the key is missing" in answer
 
 
 BAD = [b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b'{"messages": NaN}', b"[" * 100_000, b'{"a":' * 50_000,
@@ -167,6 +184,8 @@ MUTANTS = [
           lambda: at_a_port(test_another_sites_page_is_refused_even_with_the_key, "127.0.0.1:{port}")),
     plant("not hmac.compare_digest(given[0].encode(),", "not hmac.compare_digest(given[0].encode()[:27],",
           lambda: at_a_port(test_without_the_key_nothing_is_told, f"Bearer {KEY}x")),
+    plant("            await read_away(receive)\n", "",
+          lambda: at_a_port(test_a_refusal_reaches_a_sender_who_is_still_sending, 0.3)),
     plant("if len(body) > MOST_BYTES", "if len(body) < 0", lambda: at_a_port(test_a_long_request_is_refused)),
 ]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -128,7 +129,7 @@ def test_an_adapter_is_compared_with_none_of_it(browser):
 def test_an_answer_is_stopped_and_the_page_outlives_its_server(browser):
     slow = made_loaded(1, "slow")
     inner = slow.model.logits
-    slow.model.logits = lambda hidden_BTD: (torch.rand(300, 300) @ torch.rand(300, 300), inner(hidden_BTD))[1]
+    slow.model.logits = lambda hidden_BTD: (time.sleep(0.05), inner(hidden_BTD))[1]
     with running(slow) as port, opened(browser, f"http://127.0.0.1:{port}/#{KEY}", errors=1) as page:
         wait(page)
         page.fill("#max_tokens", "400")
