@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 from corpus_report import write_corpus
 from corpus_shards import SUFFIXES, cut_into_shards, read_shards
+from resumable_command import end_well
 
 from minillama.bounds import Range
-from minillama.cli.flags import add_fields, add_number, from_flags, spelled_as_flags
+from minillama.cli.flags import add_fields, add_number, from_flags
 from minillama.corpus.cleaning import (
     LANGUAGES,
     CleaningRules,
@@ -46,8 +47,7 @@ from minillama.corpus.cleaning import (
 from minillama.corpus.minhash import HASHES, SHINGLE, find_near_duplicates, hash_runs, hash_word, signature
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write, require_regular
-from minillama.system.interrupts import Terminated, raise_on_signals
-from minillama.system.terminal import explain, guard_streams, tell, tqdm
+from minillama.system.terminal import tell, tqdm
 
 SAMPLE = 2_000_000  # characters that a language's n-gram model and the classifier learn from
 SAMPLE_SHARE = 1 / 16  # of each shard: where there is no file of reference, the corpus is its own
@@ -226,17 +226,7 @@ def _sort_into_buckets(reasons, scored, min_quality):
 
 def main(argv=None):
     """Parse, clean, count what was kept and what went; a bad input is one line and exit code 2."""
-    arguments = parser().parse_args(argv)
-    with guard_streams():
-        try:
-            with raise_on_signals():
-                return run_clean(arguments)
-        except (KeyboardInterrupt, Terminated) as stopped:
-            tell(f"interrupted: what is finished is kept in {arguments.out}: the same command goes on")
-            return 128 + getattr(stopped, "signal", signal.SIGINT)
-        except (ValueError, TypeError, OSError) as error:
-            tell(f"error: {spelled_as_flags(explain(error), arguments)}")
-            return 2
+    return end_well(run_clean, parser().parse_args(argv))
 
 
 def parser():

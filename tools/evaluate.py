@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 import zlib
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmark_lookalikes import LANGUAGES, write_lookalikes
 from benchmark_scores import score
 from benchmark_table import rows_of, table
 from benchmark_tasks import TASKS, read_task
+from resumable_command import end_well
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, SEEDS, Range
@@ -31,8 +31,7 @@ from minillama.cli.model_arguments import load_from_args
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
-from minillama.system.interrupts import Terminated, raise_on_signals
-from minillama.system.terminal import explain, guard_streams, one_line, tell, tqdm
+from minillama.system.terminal import one_line, tqdm
 
 PIECE = 32  # items scored and kept at once
 
@@ -99,17 +98,7 @@ def fingerprint(model):
 
 def main(argv=None):
     """Parse, evaluate, print the table; a bad input is one line and exit code 2."""
-    arguments = parser().parse_args(argv)
-    with guard_streams():
-        try:
-            with raise_on_signals():
-                return run_evaluate(arguments)
-        except (KeyboardInterrupt, Terminated) as stopped:
-            tell(f"interrupted: what is finished is kept in {arguments.out}: the same command goes on")
-            return 128 + getattr(stopped, "signal", signal.SIGINT)
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
-            tell(f"error: {flags.spelled_as_flags(explain(error), arguments)}")
-            return 2
+    return end_well(run_evaluate, parser().parse_args(argv))
 
 
 def parser():

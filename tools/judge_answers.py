@@ -15,13 +15,13 @@ import json
 import math
 import os
 import shutil
-import signal
 import sys
 import zlib
 from pathlib import Path
 
 from answer_files import read_both, read_prompts
 from evaluate import fingerprint, hold_settings
+from resumable_command import end_well
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range
@@ -44,8 +44,7 @@ from minillama.generate import GREEDY
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
-from minillama.system.interrupts import Terminated, raise_on_signals
-from minillama.system.terminal import explain, guard_streams, one_line, tell, tqdm
+from minillama.system.terminal import one_line, tqdm
 
 PIECE = 16  # pairs judged and kept at once
 KNOWN = {"itself": "an answer against itself: the first preferred",
@@ -190,17 +189,7 @@ def distrust(report):
 
 def main(argv=None):
     """Parse, judge, print the tables; a bad input is one line and exit code 2."""
-    arguments = parser().parse_args(argv)
-    with guard_streams():
-        try:
-            with raise_on_signals():
-                return run_judge(arguments)
-        except (KeyboardInterrupt, Terminated) as stopped:
-            tell(f"interrupted: what is finished is kept in {arguments.out}: the same command goes on")
-            return 128 + getattr(stopped, "signal", signal.SIGINT)
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
-            tell(f"error: {flags.spelled_as_flags(explain(error), arguments)}")
-            return 2
+    return end_well(run_judge, parser().parse_args(argv))
 
 
 def parser():
