@@ -27,7 +27,7 @@ from resumable_command import end_well
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, SEEDS, Range
 from minillama.cli import flags
-from minillama.cli.model_arguments import load_from_args
+from minillama.cli.model_arguments import load_from_args, opened
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
@@ -149,6 +149,7 @@ def run_evaluate(arguments):
     out, names = Path(arguments.out), list(dict.fromkeys(arguments.tasks))
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a finished evaluation, of {_named(out)}: choose another --out")
+    found = opened(arguments)  # a model that cannot be loaded is refused before anything is written
     data = arguments.data or out / "work" / "lookalikes"
     if arguments.data is None:
         write_lookalikes(data, arguments.seed, language=arguments.language, names=names)
@@ -157,7 +158,7 @@ def run_evaluate(arguments):
     digest = zlib.crc32(repr([question[:3] for part in asked.values() for question in part]).encode())
     settings = {"tasks": names, "questions": digest, "shots": arguments.shots}
     theirs = compared_items(arguments.against, settings) if arguments.against else None
-    model, tokenizer = load_from_args(arguments)
+    model, tokenizer = load_from_args(arguments, found=found)
     use_kernels(model, arguments.kernels)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)

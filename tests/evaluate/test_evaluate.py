@@ -108,6 +108,11 @@ def run(model, out, *more, tasks=("obqa", "boolq")):
                  *more])
 
 
+def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+    assert run(tmp_path / "none", tmp_path / "out") == 2
+    assert "none: no such file or folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_stopped_run_ends_as_one_that_was_not_stopped_and_results_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "PIECE", 4)
     model, other = tiny_folder(tmp_path / "a", 0), tiny_folder(tmp_path / "b", 1)
