@@ -1,5 +1,6 @@
 """Laws of the course: every lesson keeps the rules, runs offline and says its numbers; every exercise is sound."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from lesson_rules import breaches
 from prove_exercises import prove
 
 from minillama.course import check, lesson
+from minillama.course.exercise import load
 
 QUICK = 2  # so many lessons, the fastest by their own word, run in the quick suite; all of them in the long one
 OFFLINE = """import runpy, socket, sys
@@ -67,6 +69,29 @@ def test_the_network_is_blocked_for_lessons(tmp_path):
     (tmp_path / "call.py").write_text("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')")
     done = subprocess.run([sys.executable, "-c", OFFLINE, tmp_path / "call.py"], capture_output=True, text=True)
     assert "a lesson reaches for the network" in done.stderr
+
+
+def lines_of_code(solution):
+    """Lines with a statement inside the functions of a solution's .py; those of its .cu that are not blank, comments
+    or closing braces."""
+    count = 0
+    for path in check.parts(solution):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".py":
+            bodies = [node.body[ast.get_docstring(node) is not None:] for node in ast.walk(ast.parse(text))
+                      if isinstance(node, ast.FunctionDef)]
+            count += len({part.lineno for body in bodies for statement in body for part in ast.walk(statement)
+                          if hasattr(part, "lineno")})
+        else:
+            count += sum(line.strip()[:2] not in ("", "//", "}") for line in text.splitlines())
+    return count
+
+
+@pytest.mark.parametrize("number", check.exercises())
+def test_an_exercise_knows_twelve_wrong_answers_or_three_more_than_its_solution_has_lines(number):
+    _, solution, checks = check.find(number)
+    lines, wrong = lines_of_code(solution), load(checks).WRONG
+    assert len({tuple(answer[:2]) for answer in wrong}) >= (12 if lines > 10 else lines + 3), f"{lines} lines"
 
 
 @pytest.mark.parametrize("number", [pytest.param(n, id=f"{n:02}", marks=[pytest.mark.long] if i >= 4 else [])

@@ -92,4 +92,8 @@ WRONG = [
     (".mean(0)", ".mean().expand(table.shape[1])", "grow", 1),
     ("return math.log(1 + n_new / n_old)", "return n_new / n_old", "largest_loss", 1),
     ("return math.log(1 + n_new / n_old)", "return math.log(n_old + n_new)", "largest_loss", 1),
+    ("if not (split_digits and holds_joined_digits(text))", "if not holds_joined_digits(text)", "merge", 2),
+    ("merged.setdefault(text)", "old.append(text) or merged.setdefault(text)", "merge", 3),
+    ("dict.fromkeys(old)", "dict.fromkeys(sorted(old))", "merge", 0),
+    ("math.log(1 + n_new / n_old)", "math.log2(1 + n_new / n_old)", "largest_loss", 1),
 ]

@@ -37,8 +37,8 @@ def check_gain_gradient(learner):
     for seed, (shape, eps) in enumerate(CASES):
         arguments, _, wanted = _case(shape, eps, seed)
         got = learner.gain_gradient(*arguments)
-        summed = getattr(got, "shape", None) == wanted.shape
-        close(f"gain_gradient for x of shape {shape}", got, wanted, 1e-9, hint=1 if summed else 2)
+        alone = arguments[1].numel() == shape[-1] and getattr(got, "shape", None) == wanted.shape  # one token: no sum
+        close(f"gain_gradient for x of shape {shape}", got, wanted, 1e-9, hint=1 if alone else 2)
 
 
 def check_input_gradient(learner):
@@ -58,4 +58,10 @@ WRONG = [
     ("direct - through_r", "direct + through_r", "input_gradient", 1),
     ("(dunit * x).mean(", "(dunit * x).sum(", "input_gradient", 1),
     ("dunit = dy * gain\n", "dunit = dy\n", "input_gradient", 1),
+    ("unit = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)",
+     "unit = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))", "gain_gradient", 1),
+    ("x.shape[-1]).sum(0)", "x.shape[-1]).mean(0)", "gain_gradient", 2),
+    ("r.pow(3) * x", "r * x", "input_gradient", 1),
+    ("(dunit * x).mean(", "(dy * x).mean(", "input_gradient", 1),
+    ("direct = r * dunit", "direct = dunit", "input_gradient", 1),
 ]

@@ -61,4 +61,9 @@ WRONG = [
     ("range(1, length + 2)", "range(1, length + 1)", "positions", 2),
     ("moved += length - 1", "moved += length", "positions", 1),
     ("(start - moved, r)", "(start, r)", "positions", 1),
+    ("(places[None, :] < a)", "(places[None, :] <= a)", "mask", 0),
+    ("<= places[:, None]", ">= places[:, None]", "mask", 0),
+    ("n - cut + len(spans)", "n - cut", "positions", 0),
+    ("moved += length - 1", "moved = length - 1", "positions", 1),
+    ("(start - moved, r)", "(start - moved + r, r)", "positions", 1),
 ]

@@ -71,7 +71,7 @@ def _check(learner, name, hint, data_bytes=42, **changes):
 def check_shape(learner):
     _check(learner, None, 0)
     _check(learner, "a", 0, shape=[2, 4])
-    _check(learner, "a", 0, shape=[5, 1])
+    _check(learner, "a", 1, shape=[5, 1])
     _check(learner, "b", 1, dtype="F32")
     _check(learner, "one", 0, shape=[0])
     _check(learner, "a", 0, shape=[10**9, 10**9])
@@ -95,4 +95,8 @@ WRONG = [
     (' * BYTES[entry["dtype"]]', " * 4", "shape", 0),
     ("end <= data_bytes or", "end or", "place", 0),
     ("not 0 <= begin <= end", "not begin <= end", "place", 1),
+    ("len(data) - 8 - length", "len(data) - 8", "header", 2),
+    ("end - begin != needed", "end - begin < needed", "shape", 1),
+    ("in entries.items()", "in reversed(entries.items())", "shape", 0),
+    ("<= begin <= end <= data_bytes", "<= begin <= data_bytes", "place", 0),
 ]

@@ -82,4 +82,8 @@ WRONG = [
      "(lambda s: (s[0].flip(0), s[1].flip(0)))(probabilities.sort(stable=True))", "ties", 1),  # later ids first
     ("u, right=True", "u", "draw", 1),  # not greater, but greater or equal
     (".clamp(max=last)", ".clamp(max=len(probabilities) - 1)", "draw", 2),
+    ("(before < c)", "(before <= c)", "nucleus", 0),
+    ("values.cumsum(0) - values", "values.cumsum(0)", "nucleus", 0),
+    ("kept / kept.sum()", "kept / kept.max()", "nucleus", 2),
+    ("u, right=True", "1 - u, right=True", "draw", 0),
 ]

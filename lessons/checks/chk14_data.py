@@ -81,4 +81,8 @@ WRONG = [
     ("if i and number == numbers[i - 1] else 0", "if i else 0", "positions", 0),
     ("count = count + 1 if i and number == numbers[i - 1] else 0", "count = i if number == numbers[0] else 0",
      "positions", 0),
+    ("float(a == b)", "0.0", "jaccard", 2),
+    ("{tuple(words", "{frozenset(words", "jaccard", 0),
+    ("[number] * (", "[number + 1] * (", "pack", 1),
+    ("same.tril()", "same.triu()", "may_see", 0),
 ]

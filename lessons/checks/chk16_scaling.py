@@ -19,6 +19,9 @@ def loss_of(law, N, D):
 
 
 def check_tokens(learner):
+    flat = 0.5, 3.0, 20.0, 1.0, 1.0  # without powers
+    close("tokens_for(E = 0.5, A = 3, B = 20, alpha = beta = 1, N = 6, loss = 3)", learner.tokens_for(flat, 6.0, 3.0),
+          10.0, 1e-9, hint=0)
     for law in LAWS:
         for N in (1e9, 7e9, 3e11):
             wanted = 2e11
@@ -40,6 +43,8 @@ def check_cheapest(learner):
             grid = [10 ** (3 + i / 2000) for i in range(24001)]
             wanted = min(grid, key=lambda N, law=law, served=served: _cost(law, N, loss, served))
             N, D = learner.cheapest(law, loss, served)
+            if _cost(law, N, loss, served) == math.inf:
+                raise Wrong(f"cheapest(served = {served:.0e}) gives N = {N:.4g}, which never reaches the loss", 2)
             if not abs(N / wanted - 1) < 4e-3:
                 raise Wrong(f"cheapest(served = {served:.0e}) gives N = {N:.4g}, wanted {wanted:.4g}", hint)
             if not abs(loss_of(law, N, D) / loss - 1) < 1e-6:
@@ -51,5 +56,13 @@ WRONG = [
     ("if rest > 0 else math.inf", "if rest > 0 else 0.0", "tokens", 2),
     ("+ 2 * N * served", "+ 2 * served", "cheapest", 1),
     ("return N, tokens_for(law, N, loss)", "return N, served", "cheapest", 0),
-    ("    while high - low > 1e-7:", "    while high - low > 25:", "cheapest", 0),
+    ("    while high - low > 1e-7:", "    while high - low > 25:", "cheapest", 2),
+    ("loss - E - A", "loss - A", "tokens", 0),
+    ("loss - E - A / N**alpha", "loss - E", "tokens", 0),
+    ("(B / rest)", "(rest / B)", "tokens", 0),
+    ("A / N**alpha", "A * N**alpha", "tokens", 0),
+    ("(1 / beta)", "(1 / alpha)", "tokens", 1),
+    ("return 6 * N * tokens", "return N * tokens", "cheapest", 1),
+    ("+ 2 * N * served", "+ 6 * N * served", "cheapest", 1),
+    ("math.log(1e15)", "math.log(1e9)", "cheapest", 0),
 ]

@@ -48,7 +48,8 @@ def check_items_needed(learner):
 
 def check_choice_per_character(learner):
     for sums, texts in (([-6.0, -7.5], ["Rome", "Paris, the capital"]), ([-4.0, -4.0], ["ab", "cd"]),
-                        ([-9.0, -2.0, -8.0], ["a b c d e", "f", "ghij"]), ([-3.0, -5.0], ["中文", "abc"])):
+                        ([-9.0, -2.0, -8.0], ["a b c d e", "f", "ghij"]), ([-3.0, -5.0], ["中文", "abc"]),
+                        ([-3.0, -4.0], ["中文", "abc"])):
         wanted = chosen(sums, texts, [1] * len(texts))["acc_norm"]
         close(f"choice_per_character({sums}, {texts})", float(learner.choice_per_character(sums, texts)),
               float(wanted), 0, 1 if sums[0] == -9.0 else 0)
@@ -62,4 +63,11 @@ WRONG = [
     ("/ error**2", "/ error", "items_needed", 0),
     ("total / len(text)", "total", "choice_per_character", 0),
     ("index(max(shares))", "index(min(shares))", "choice_per_character", 0),
+    ("sum(values) / len(values)", "sum(values) / (len(values) - 1)", "mean_and_error", 0),
+    ("mean_and_error(differences)[1]", "mean_and_error(differences)[0]", "paired_error", 1),
+    ("mean_and_error(differences)[1]",
+     "math.hypot(mean_and_error(ours)[1], mean_and_error(theirs)[1])", "paired_error", 1),
+    ("accuracy * (1 - accuracy)", "accuracy", "items_needed", 0),
+    ("len(text)", "len(text.encode())", "choice_per_character", 0),
+    ("len(text)", "len(text.split())", "choice_per_character", 0),
 ]

@@ -87,4 +87,9 @@ WRONG = [
     ("return Checkpointed.apply(block, x)", "return block(x)", "kept", 0),
     ("    return Checkpointed.apply(block, x)",
      "    with torch.no_grad():\n        block(x)\n    return Checkpointed.apply(block, x)", "kept", 1),
+    ("(2 + 4 + 4 + 4) * n_trained", "(2 + 4 + 4 + 4) * n_parameters", "bytes", 1),
+    ("n_parameters if n_trained is None else n_trained", "n_trained or n_parameters", "bytes", 1),
+    ("ctx.save_for_backward(x)", "ctx.save_for_backward(x, block(x))", "kept", 0),
+    ("        ctx.block = block\n", "        ctx.block = block\n        block(x)\n", "kept", 1),
+    ("torch.autograd.backward(y, gradient)", "torch.autograd.backward(y, 2 * gradient)", "gradients", 0),
 ]

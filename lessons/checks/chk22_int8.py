@@ -27,6 +27,8 @@ def wanted_codes(rows):
 def check_quantize_rows(learner):
     codes, absmax = learner.quantize_rows(torch.tensor([[0.3, -2.0, 1.0], [4.0, 0.0, -1.0]]))
     close("absmax", absmax, torch.tensor([2.0, 4.0]), 0, 0)
+    if codes.to(torch.int64).abs().amax() != 127:
+        raise Wrong(f"the codes go to {codes.to(torch.int64).abs().amax().item()}, not to 127", 0)
     close("codes", codes, torch.tensor([[19, -127, 64], [127, 0, -32]], dtype=torch.int8), 0, 1)
     close("codes of one number", learner.quantize_rows(torch.tensor([[-0.5]]))[0],
           torch.tensor([[-127]], dtype=torch.int8), 0, 0)
@@ -51,10 +53,13 @@ def check_product(learner):
             quiet = x.clone()
             quiet[:, loud] = 0
             scales = quiet.abs().amax(1)[:, None] * W.abs().amax(1) / 127**2
-            wanted = wanted_codes(quiet) @ wanted_codes(W).T * scales + x[:, loud] @ W[:, loud].T
+            in_int8 = wanted_codes(quiet) @ wanted_codes(W).T * scales
+            wanted = in_int8 + x[:, loud] @ W[:, loud].T
             got = learner.product(x, W, threshold)
             if not (torch.equal(x, given[0]) and torch.equal(W, given[1])):
                 raise Wrong("product changed the x or W it was given", 0)
+            if loud and torch.allclose(got, in_int8):
+                raise Wrong(f"product of {(N, K)} and {(M, K)}: the {len(loud)} loud columns add nothing", 0)
             close(f"product of {(N, K)} and {(M, K)}, {len(loud)} loud columns", got, wanted, 1e-9, 1 if loud else 2)
 
 
@@ -67,4 +72,9 @@ WRONG = [
     ("    quiet[:, apart] = 0\n", "", "product", 1),
     ("/ 127**2", "/ 127", "product", 2),
     ("quiet = x.clone()", "quiet = x", "product", 0),
+    ("rows / scale[:, None] * 127", "rows / scale[:, None] * 128", "quantize_rows", 0),
+    ("x.abs() >= threshold", "x.abs() > threshold", "outlier_columns", 1),
+    ("x_absmax[:, None] * W_absmax / 127**2", "x_absmax[:, None] / 127**2", "product", 2),
+    ("return y + x[:, apart] @ W[:, apart].T", "return y", "product", 0),
+    ("y + x[:, apart]", "y + quiet[:, apart]", "product", 0),
 ]

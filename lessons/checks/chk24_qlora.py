@@ -82,4 +82,6 @@ WRONG = [
     ("return (dy @ B).T @ x, dy", "return (dy @ B).T @ x * 2, dy", "slopes_of_adapter", 0),
     ("16 * n_adapter", "12 * n_adapter", "bytes_to_train", 1),
     (" + 32 / (block_size * group)", "", "bytes_to_train", 0),
+    ("(alpha / len(A))", "(alpha / len(B))", "slopes_of_adapter", 1),
+    ("(block_size * group)", "group", "bytes_to_train", 0),
 ]

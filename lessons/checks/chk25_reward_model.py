@@ -69,4 +69,6 @@ WRONG = [
     ("logsigmoid(difference).mean()", "logsigmoid(difference).sum()", "loss", 0),
     ("difference = chosen - rejected", "difference = chosen.detach() - rejected", "gradient", 0),
     ("0.5 * (chosen == rejected).double()", "0.0", "accuracy", 0),
+    ("0.5 * (chosen == rejected)", "1.0 * (chosen == rejected)", "accuracy", 0),
+    ("- (0.0 if margin is None else margin)", "", "loss", 1),
 ]

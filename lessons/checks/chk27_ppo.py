@@ -88,4 +88,8 @@ WRONG = [
     ("last_B = mask_BT.sum(1) - 1", "last_B = mask_BT.sum(1) * 0 - 1", "token_rewards", 1),
     (".masked_fill(~mask_BT, 0.0)", "", "token_rewards", 2),
     ("-beta * (log_prob_BT - ref_log_prob_BT)", "beta * (log_prob_BT - ref_log_prob_BT)", "token_rewards", 0),
+    ("(log_prob - old).exp()", "log_prob - old", "loss", 0),
+    ("ratio.clamp(1 - clip, 1 + clip)", "ratio.clamp(max=1 + clip)", "loss", 1),
+    ("1 if ratio < 1 + clip else 0", "1 if ratio < 1 + clip else -1", "pull", 1),
+    ("-beta * (log_prob_BT", "-(log_prob_BT", "token_rewards", 0),
 ]

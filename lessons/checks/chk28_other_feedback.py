@@ -77,4 +77,9 @@ WRONG = [
     ("written = q_K > 0", "written = q_K >= 0", "kl", 1),
     ("(kl(q_K, p_K), (q", "(kl(p_K, q_K), (q", "curve", 0),
     ("(q_K * scores_K).sum()", "(p_K * scores_K).sum()", "curve", 1),
+    ("math.log(n) - (n - 1) / n", "math.log2(n) - (n - 1) / n", "bound", 1),
+    ("math.log(n) - (n - 1) / n", "math.log(n) - (n - 1)", "bound", 1),
+    ("(q_K[written] / p_K[written]).log()", "(p_K[written] / q_K[written]).log()", "kl", 0),
+    (".log()).sum()", ".log()).mean()", "kl", 0),
+    ("best_of_n(p_K, scores_K, n) for", "best_of_n(p_K, scores_K, n + 1) for", "curve", 0),
 ]

@@ -101,4 +101,6 @@ WRONG = [  # (text in the solution, what a learner might write, the check that m
     ("for (int i = threadIdx.x; i < half; i += 32)",
      "const int each = (half + 31) / 32, first = threadIdx.x * each;\n"
      "  for (int i = first; i < half && i < first + each; ++i)", "moved", 1),
+    ("x0 * a.x - x1 * a.y", "x0 * a.x + x1 * a.y", "kernel", 1),
+    ("x[i], x1 = x[i + half]", "x[2 * i], x1 = x[2 * i + 1]", "kernel", 1),
 ]
