@@ -16,7 +16,7 @@ def add_lesson(commands):
 def add_check(commands):
     """check [N] [--solution] [--watch], or check --all"""
     parser = command(commands, "check", run_check, "grade your answer to a lesson's exercise")
-    parser.add_argument("number", nargs="?", metavar="N", help="the lesson's number; without it, the one begun last")
+    parser.add_argument("number", nargs="?", metavar="N", help="its number; without it, that of the lesson read last")
     parser.add_argument("--solution", action="store_true", help="print a solution and where it lies")
     parser.add_argument("--watch", action="store_true", help="grade again at every save, until Ctrl-C")
     parser.add_argument("--all", action="store_true", help="one line for every exercise")
@@ -26,7 +26,9 @@ def run_lesson(arguments):
     """Lead through a lesson (`stepper.step`), or list what there is."""
     if arguments.number is None:
         return list_lessons()
-    return step(lesson.find(lesson.number_of(arguments.number)))
+    path = lesson.find(lesson.number_of(arguments.number))
+    check.Progress().keep(last=int(path.name[:2]))  # `check` alone then grades this lesson's exercise
+    return step(path)
 
 
 def add_notebook(commands):
@@ -59,10 +61,7 @@ def run_check(arguments):
     """Grade (`check.check`); exit code 1 where a check failed."""
     if arguments.all:
         return check.check_all()
-    there = check.exercises()
-    if not there:
-        raise ValueError(f"no exercises in {lesson.FOLDER}: they live in minillama's checkout, start it from there")
-    number = lesson.number_of(arguments.number) if arguments.number else check.Progress().resume(there)
+    number = lesson.number_of(arguments.number) if arguments.number else check.Progress().resume(check.exercises())
     if arguments.solution:
         return check.show_solution(number)
     return check.watch(number) if arguments.watch else check.check(number)

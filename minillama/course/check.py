@@ -3,6 +3,7 @@
 Hints are graded: each further failing run shows the next one. `grader.py` runs the learner's code.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ def find(number, folder=lesson.FOLDER):
     """The three files of an exercise; where there is none, an error that says what there is."""
     there = exercises(folder)
     if number not in there:
-        have = " ".join(f"{n:02}" for n in there) or "none"
+        have = " ".join(f"{n:02}" for n in there) or "none: they live in minillama's checkout, start it from there"
         raise ValueError(f"lesson {number:02} has no exercise: there are {have}")
     return there[number]
 
@@ -38,12 +39,10 @@ class Progress:
     def __init__(self, path=STATE):
         self.path = Path(path)
         self.data = {"last": None, "passed": [], "fails": {}}
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: the place is lost
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if all(isinstance(found[key], kind) for key, kind in (("passed", list), ("fails", dict))):
                 self.data.update(found)
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: only the place is lost
-            pass
 
     def note(self, number, graded):
         """Record one run; return {check: index of the hint to show} for what failed."""
@@ -57,11 +56,16 @@ class Progress:
             else:
                 fails.pop(name, None)
         done = set(self.data["passed"]) - {number} | ({number} if graded.verdict == "ok" else set())
-        self.data.update(last=number, passed=sorted(done))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path, "w") as file:
-            json.dump(self.data, file)
+        self.keep(last=number, passed=sorted(done))
         return shown
+
+    def keep(self, **changes):
+        """Change what is known of the learner, and write it: `last`, the lesson opened or exercise graded last."""
+        self.data.update(changes)
+        with contextlib.suppress(OSError):  # a folder that cannot be written: only the place is lost
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path, "w") as file:
+                json.dump(self.data, file)
 
     def bar(self, numbers):
         """`progress: 3/11  |||........`"""
@@ -69,8 +73,8 @@ class Progress:
         return f"progress: {len(passed)}/{len(numbers)}  {'|' * len(passed)}{'.' * (len(numbers) - len(passed))}"
 
     def resume(self, numbers):
-        """The exercise to go on with: the last one touched, else the first. Never the next by itself."""
-        return self.data["last"] if self.data["last"] in numbers else min(numbers)
+        """The exercise to go on with: that of the lesson or exercise touched last, else the first; never the next."""
+        return self.data["last"] if self.data["last"] in numbers else min(numbers, default=1)
 
 
 def check(number, progress=None, folder=lesson.FOLDER, out=print):
@@ -102,17 +106,13 @@ def _lines(name, graded, shown):
         yield f"  [ok]   {name:<16} {result.seconds:.2f} s"
     else:
         yield f"  [fail] {name:<16} {result.message}"
-        hints = graded.hints.get(name, ())
-        if hints:
+        if hints := graded.hints.get(name):
             yield f"         hint {shown[name] + 1}/{len(hints)}: {hints[shown[name]]}"
 
 
 def _near(path):
     """The path as one would type it here."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def show_solution(number, folder=lesson.FOLDER, out=print):

@@ -12,9 +12,10 @@ NUMBER = min(check.exercises())
 
 
 @pytest.fixture
-def called(monkeypatch):
-    """What was called, with what; each call returns its place in the list, plus 40."""
+def called(monkeypatch, tmp_path):
+    """What was called, with what; each call returns its place in the list, plus 40. The learner's place is empty."""
     calls = []
+    monkeypatch.setattr(check.Progress.__init__, "__defaults__", (tmp_path / "progress.json",))
     for module, names in ((lesson_commands, ("step", "list_lessons", "write_notebook", "build")),
                           (check, ("check", "watch", "show_solution", "check_all"))):
         for name in names:
@@ -39,14 +40,24 @@ def test_what_is_written_is_told_on_stdout_and_is_no_exit_code(called, capsys, w
     assert main(words) == 0 and called == [call] and capsys.readouterr() == ("40\n", "")
 
 
-def test_check_without_a_number_takes_the_one_begun_last(called, monkeypatch):
-    class Progress:
-        def resume(self, there):
-            assert there == check.exercises()
-            return max(there)
+def test_check_without_a_number_grades_the_exercise_of_the_lesson_read_or_graded_last(called):
+    assert main(["check"]) == 40 and called == [("check", NUMBER)], "of a reader who has read nothing"
+    for number in (7, 5):
+        main(["lesson", str(number)])
+        main(["check"])
+        assert called[-2:] == [("step", lesson.find(number)), ("check", number)]
+    check.Progress().keep(last=8)
+    main(["check"])
+    assert called[-1] == ("check", 8)
+    check.Progress().keep(last=99)
+    main(["check"])
+    assert called[-1] == ("check", NUMBER), "a lesson without an exercise"
 
-    monkeypatch.setattr(check, "Progress", Progress)
-    assert main(["check"]) == 40 and called == [("check", max(check.exercises()))]
+
+def test_a_lesson_is_read_where_the_place_cannot_be_kept(called, tmp_path, monkeypatch):
+    (tmp_path / "out").touch()
+    monkeypatch.setattr(check.Progress.__init__, "__defaults__", (tmp_path / "out" / "progress.json",))
+    assert main(["lesson", "5"]) == 40
 
 
 def test_no_page_of_a_book_is_made_where_one_number_is_wrong(called, capsys):
@@ -54,10 +65,11 @@ def test_no_page_of_a_book_is_made_where_one_number_is_wrong(called, capsys):
     assert "there is no lesson 77" in capsys.readouterr().err
 
 
-def test_without_exercises_the_folder_is_named(called, monkeypatch, capsys):
-    monkeypatch.setattr(check, "exercises", dict)
-    assert main(["check", "5"]) == 2 and not called
-    assert f"no exercises in {lesson.FOLDER}" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [["check"], ["check", "5"]])
+def test_without_exercises_one_line_says_where_they_live(monkeypatch, capsys, words):
+    monkeypatch.setattr(check, "exercises", lambda folder=None: {})
+    assert main(words) == 2
+    assert "they live in minillama's checkout" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["notebook"], ["lesson", "5", "7"], ["check", "5", "7"]])
@@ -75,4 +87,14 @@ def _shows_the_solution():
     assert shown == [NUMBER]
 
 
-MUTANTS = [Mutant("minillama.cli.lesson_commands", "if arguments.solution:", "if arguments.all:", _shows_the_solution)]
+def _a_lesson_is_noted():
+    noted = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check.Progress, "keep", lambda self, **changes: noted.append(changes))
+        patch.setattr(lesson_commands, "step", lambda path: 0)
+        lesson_commands.run_lesson(build_parser("lesson").parse_args(["lesson", "7"]))
+    assert noted == [{"last": 7}]
+
+
+MUTANTS = [Mutant("minillama.cli.lesson_commands", "if arguments.solution:", "if arguments.all:", _shows_the_solution),
+           Mutant("minillama.cli.lesson_commands", "last=int(path.name[:2])", "last=None", _a_lesson_is_noted)]
