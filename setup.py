@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # pip's build does not put it there
 import cuda_build
@@ -82,10 +83,24 @@ def usable(path):
     return os.path.exists(path) and not (sys.platform == "win32" and "simt" in path)
 
 
+class CopyPackage(build_py):
+    """The package, and the lessons inside it with what they read: a notebook of theirs runs where it is installed."""
+
+    def run(self):
+        super().run()
+        for place in ("lessons/*.py", "lessons/*.json", "bench/*.json", "tools/memory_*"):
+            for path in Path().glob(place):
+                target = Path(self.build_lib, "minillama", path)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(path), str(target))
+
+
+arguments = compiled()
 setup(
     packages=[*find_packages(include=["minillama", "minillama.*"]), "minillama.csrc"],
     package_dir={"minillama.csrc": "csrc"},  # the kernels' sources travel as data, to be compiled anywhere
     package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.txt", "**/*.jinja"],
                   "minillama.csrc": ["**/*"]},
-    **compiled(),
+    cmdclass={"build_py": CopyPackage, **arguments.pop("cmdclass", {})},
+    **arguments,
 )

@@ -171,12 +171,11 @@ print({name: curve[-1] for name, curve in live.items()}, "of unseen sums are rig
 # %% figure
 import json
 import os
-from pathlib import Path
 
-import minillama
+from minillama.course.lesson import ROOT
 from minillama.plots import CONTRAST, OURS, figure, label_end, show
 
-path = Path(minillama.__file__).parents[1] / "lessons" / "02_byte_bpe.json"
+path = ROOT / "lessons" / "02_byte_bpe.json"
 if os.environ.get("REMAKE"):
     curves = {name: [learn(name == "single", seed) for seed in range(3)]
               for name in live}

@@ -167,11 +167,10 @@ for depth in depths:
     assert abs(ratios[-1] * math.sqrt((1 + depth) / 2) - 1) < 0.1
 
 import json
-from pathlib import Path
 
-import minillama
+from minillama.course.lesson import ROOT
 
-path = Path(minillama.__file__).parents[1] / "bench" / "warm_up.json"
+path = ROOT / "bench" / "warm_up.json"
 runs, gains = json.loads(path.read_text())["seeds"], {}
 for norm in ("pre-norm", "post-norm"):
     bare, warmed = ([run[f"{norm}, {how}"]["held_out"] for run in runs]

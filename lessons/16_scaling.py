@@ -65,13 +65,11 @@ def loss_of(law, N, D):
 
 
 import json
-from pathlib import Path
 
-import minillama
 from lessons.scaling_law import BESIROGLU, ERRORS, HOFFMANN, best_size, break_even, fit
+from minillama.course.lesson import ROOT
 
-here = Path(minillama.__file__).parents[1]
-points = json.loads((here / "lessons" / "16_scaling.json").read_text())["points"]
+points = json.loads((ROOT / "lessons" / "16_scaling.json").read_text())["points"]
 kept = sorted(points, key=lambda point: point[2])[:-5]  # as the correction leaves out 5
 N, C, losses = (torch.tensor(column, dtype=torch.float64)
                 for column in zip(*kept, strict=True))
@@ -149,7 +147,7 @@ show(picture, "For the loss of 7B on 1 T tokens: " + ", ".join(
 # must be predicted. A law whose $E$ is left free can be held against the truth.
 
 # %% own
-record = json.loads((here / "bench" / "scaling.json").read_text())
+record = json.loads((ROOT / "bench" / "scaling.json").read_text())
 verdicts = []
 for run in record["seeds"]:
     E, near, far = run["entropy"], [], []

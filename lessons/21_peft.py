@@ -228,11 +228,10 @@ print(f"kept for the backward pass: a ladder {kept:.0%} of what LoRA keeps")
 
 # %% closing
 import json
-from pathlib import Path
 
-import minillama
+from minillama.course.lesson import ROOT
 
-path = Path(minillama.__file__).parents[1] / "bench" / "tuning.json"
+path = ROOT / "bench" / "tuning.json"
 record = json.loads(path.read_text())["methods"]
 found = {row["method"]: row for row in record["summary"] if row["trained"]}
 exact = {name: sum(row["exact"]) / len(row["exact"]) for name, row in found.items()}

@@ -133,11 +133,10 @@ print({kind: f"{size:.1f} GB" for kind, size in gigabytes.items()})
 
 # %% quality
 import json
-from pathlib import Path
 
-import minillama
+from minillama.course.lesson import ROOT
 
-path = Path(minillama.__file__).parents[1] / "bench" / "eight_bits.json"
+path = ROOT / "bench" / "eight_bits.json"
 models = json.loads(path.read_text())["models"]
 for name, forms in models.items():
     for form, row in forms.items():

@@ -27,14 +27,12 @@
 # | $W$, $x$, $y$ | `W`, `x`, `y` | $y = W x$ | weights; activations in, and out |
 # | $c$, $s$ | `codes`, `scale` | | int8 codes of 64 activations; their scale |
 # %% naive
-from pathlib import Path
-
 import torch
 from torch.nn.functional import silu
 
-import minillama
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
+from minillama.course.lesson import ROOT
 from minillama.engine import Engine
 from minillama.kv_cache import KVCache
 from minillama.plots import CONTRAST, OURS, figure, label_end, show
@@ -152,8 +150,7 @@ assert 1 < w["int8"] < 1.02 and 0.51 < w["nf4"] < 0.53
 # The second cell counts a model of 1.1 billion weights, with $H = 32$ and $K = 4$, in
 # NF4, with a cache in bf16.
 # %% cpp
-checkout = Path(minillama.__file__).parents[1]
-source = (checkout / "csrc/cpu/engine.cpp").read_text(encoding="utf-8")
+source = (ROOT / "csrc/cpu/engine.cpp").read_text(encoding="utf-8")
 begin = source.index("void Engine::attention(")
 print(source[begin:source.index("\n}\n", begin) + 2])
 

@@ -1,5 +1,6 @@
 """What is built from the tree works outside it: a wheel, an sdist, and the kernel sources inside both."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -67,6 +68,7 @@ def test_a_wheel_and_an_sdist_work_outside_the_checkout(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     wanted = [name for name in tracked("minillama") if not name.endswith(".gitignore")]
     wanted += ["minillama/" + name for name in tracked("csrc")]
+    wanted += [f"minillama/{name}" for name in tracked("lessons/*.py", "lessons/*.json") if name.count("/") == 1]
     assert set(wanted) <= set(names)
     assert not [name for name in names if name.startswith(("tests", "bench", "lessons"))]
 
@@ -90,3 +92,10 @@ def test_a_wheel_and_an_sdist_work_outside_the_checkout(tmp_path):
             "    assert kernels.load_source('lab', ['lab.cpp', 'cpu/rope.cpp']).turned(3, 5) == 3\n"
             "    assert 'cpu' in kernels.built_backends()\n")
     run_in(away, python, "-I", "-c", "import sys; sys.path.insert(0, '')\n" + code)
+    for number in (16, 18, 37):  # they import what lies beside them, and read records and a kernel's source
+        run_in(away, python, "-I", "-m", "minillama", "notebook", number)
+        (notebook,) = (away / "out" / "lessons").glob(f"{number}_*.ipynb")
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        (away / "notebook.py").write_text(f"display = lambda figure: None\n{text}\n")
+        run_in(away, python, "notebook.py")

@@ -27,7 +27,8 @@ def run_lesson(arguments):
     if arguments.number is None:
         return list_lessons()
     path = lesson.find(lesson.number_of(arguments.number))
-    check.Progress().keep(last=int(path.name[:2]))  # `check` alone then grades this lesson's exercise
+    if (number := int(path.name[:2])) in check.exercises():  # a lesson that was read: `check` alone grades its exercise
+        check.Progress().keep(last=number)
     return step(path)
 
 

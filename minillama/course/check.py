@@ -12,7 +12,7 @@ from minillama.course import lesson
 from minillama.course.grader import grade
 from minillama.system.files import atomic_write
 
-STATE = lesson.FOLDER.parent / "out" / "progress.json"
+STATE = lesson.ROOT / "out" / "progress.json"
 
 
 def exercises(folder=lesson.FOLDER):

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from minillama import plots
 
-FOLDER = Path(__file__).resolve().parents[2] / "lessons"
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent if (PACKAGE.parent / "lessons" / "00_tour.py").is_file() else PACKAGE  # installed: inside it
+FOLDER = ROOT / "lessons"
 _PARTS = json.loads(Path(__file__).with_name("course.json").read_text(encoding="utf-8"))
 COURSE = [name for names in _PARTS.values() for name in names]  # written or planned
 NAMES = {int(name[:2]): name for name in COURSE}  # by number
@@ -38,9 +40,7 @@ def find(number, folder=FOLDER):
     written = lessons(folder)
     if number in written:
         return written[number]
-    if not written:
-        raise ValueError(f"no lessons in {folder}: they live in minillama's checkout, start it from there")
-    there = "written are " + " ".join(f"{n:02}" for n in written)
+    there = "written are " + (" ".join(f"{n:02}" for n in written) or "none")
     planned = [name for name in COURSE if int(name[:2]) == number]
     raise ValueError(f"lesson {planned[0]} is planned, not written yet: {there}" if planned else
                      f"there is no lesson {number}: {there}")
@@ -150,8 +150,8 @@ class Run:
         self.lesson = lesson
         self.module = types.ModuleType("__main__")
         self.module.__file__ = str(lesson.path)
-        if str(FOLDER.parent) not in sys.path:
-            sys.path.append(str(FOLDER.parent))  # a lesson may import what lies beside it, wherever it is started
+        if str(ROOT) not in sys.path:
+            sys.path.append(str(ROOT))  # a lesson may import what lies beside it, wherever it is started
 
     def cell(self, cell, listener=lambda part: None):
         """Run a code cell; each text and figure goes to the listener as it comes. Errors come out as they are, with
@@ -188,6 +188,3 @@ class _Listener(io.TextIOBase):
         if text:
             self.take(text)
         return len(text)
-
-    def writable(self):
-        return True

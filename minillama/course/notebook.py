@@ -1,9 +1,10 @@
 """`notebook N`: a lesson as a Jupyter notebook (nbformat 4.5), written with nothing but json."""
 
 import json
+import sys
 from pathlib import Path
 
-from minillama.course.lesson import HEADER, read
+from minillama.course.lesson import HEADER, ROOT, read
 from minillama.system.files import atomic_write
 
 SETUP = """# minillama: installed for this kernel's Python, or in a folder above this notebook
@@ -18,6 +19,8 @@ inline(display)"""
 def inline(display):
     """Let figures appear under their cell; `display` is what every notebook brings."""
     from minillama import plots
+
+    sys.path.append(str(ROOT))  # a lesson may import what lies beside it
 
     def receive(picture, alt):
         import matplotlib.pyplot as plt

@@ -71,7 +71,7 @@ def test_a_missing_lesson_says_whether_it_is_planned_and_what_is_there(tmp_path)
         lesson.find(3, tmp_path)
     with pytest.raises(ValueError, match="there is no lesson 77: written are 05"):
         lesson.find(77, tmp_path)
-    with pytest.raises(ValueError, match="checkout"):
+    with pytest.raises(ValueError, match="written are none$"):
         lesson.find(5, tmp_path / "nowhere")
 
 
