@@ -97,4 +97,4 @@ def _a_lesson_is_noted():
 
 
 MUTANTS = [Mutant("minillama.cli.lesson_commands", "if arguments.solution:", "if arguments.all:", _shows_the_solution),
-           Mutant("minillama.cli.lesson_commands", "last=int(path.name[:2])", "last=None", _a_lesson_is_noted)]
+           Mutant("minillama.cli.lesson_commands", "keep(last=number)", "keep(last=None)", _a_lesson_is_noted)]
