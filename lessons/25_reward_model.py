@@ -153,18 +153,17 @@ for size in sizes:
     print(f"{size:5}", *(f"{name}: {line[-1]:.0f} %  " for name, line in lines.items()))
 
 # %% figure
-from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, show
+from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, label_end, show
 
 by_labels, by_truth = lines["as its labels say"][-1], lines["a third flipped"][-1]
 title = f"{by_labels:.0f} % by noisy labels can be {by_truth:.0f} % in truth"
 picture, axes = figure(title, "pairs to learn from", "pairs put in the right order, %")
-places = {"true labels": (ORACLE, "learned from true labels"),
-          "a third flipped": (OURS, "from noisy labels, held to the truth"),
-          "as its labels say": (CONTRAST, "the same, held to noisy labels")}
-for name, (colour, label) in places.items():
+places = {"true labels": (ORACLE, "learned from true labels", 0),
+          "a third flipped": (OURS, "from noisy labels, held to the truth", 0),
+          "as its labels say": (CONTRAST, "the same, held to noisy labels", -7)}
+for name, (colour, label, dy) in places.items():
     axes.semilogx(sizes, lines[name], color=colour, marker="o", markersize=3)
-    axes.annotate(label, (sizes[-1], lines[name][-1]), (6, 0), color=colour,
-                  va="center", textcoords="offset points")
+    label_end(axes, sizes, lines[name], label, colour, dy)
 axes.axhline(200 / 3, color=CONTEXT, linewidth=1, linestyle=":")
 axes.annotate("67: all that noisy labels allow", (420, 200 / 3), (0, 3),
               textcoords="offset points", color=CONTEXT)
