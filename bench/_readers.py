@@ -8,8 +8,8 @@ import _rounds
 import torch
 from _twin import transformers_twin
 
-from minillama.checkpoint import save_model
-from minillama.checkpoint.convert import convert
+from minillama.checkpoint.gguf_llama import write_gguf_llama
+from minillama.checkpoint.weights import Stored, Weights, expected_shapes
 from minillama.engine import Engine
 from minillama.generate import prefill
 from minillama.kv_cache import KVCache
@@ -31,6 +31,10 @@ class Ours:
             return int(self.engine.step(torch.tensor([token]), self.cache).argmax())
         return int(prefill(self.model, torch.tensor([[token]]), self.cache).argmax())
 
+    def close(self):
+        """Let go of what it holds."""
+        self.model = self.engine = self.cache = None
+
 
 class Transformers:
     """LlamaForCausalLM called token by token, without what its `generate` adds; nf4: with bitsandbytes' layers."""
@@ -48,6 +52,10 @@ class Transformers:
 
     def step(self, token):
         return self._next([token])
+
+    def close(self):
+        """Let go of what it holds."""
+        self.theirs = self.cache = None
 
     def _next(self, ids):
         out = self.theirs(input_ids=torch.tensor([ids]), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
@@ -91,6 +99,11 @@ class LlamaCpp:
     def step(self, token):
         return self._next([token])
 
+    def close(self):
+        """Let go of what it holds, the mapped file as well."""
+        self.api.llama_free(self.context)
+        self.api.llama_model_free(self.model)
+
     def _next(self, ids):
         tokens = (ctypes.c_int32 * len(ids))(*ids)
         if self.api.llama_decode(self.context, self.api.llama_batch_get_one(tokens, len(ids))):
@@ -106,21 +119,35 @@ def quiet(llama_cpp):
     llama_cpp.llama_log_set(log, None)
 
 
-def gguf_files(model, folder, kinds):
-    """{kind: path}: the model as GGUF files, written by us in fp32 and made smaller by llama.cpp itself."""
+def random_file(config, folder):
+    """The path of a GGUF file in fp32, F32.gguf, with random weights of unit gain: the text wanders, and the best score
+    stands clear of the second. A matrix is drawn when it is written, so that no model lies in memory."""
+    def drawn(number, shape):
+        if len(shape) == 1:
+            return torch.ones(shape)
+        return torch.empty(shape).normal_(std=shape[-1] ** -0.5, generator=torch.Generator().manual_seed(number))
+
+    tensors = {name: Stored(shape, torch.float32, lambda number=number, shape=shape: drawn(number, shape))
+               for number, (name, shape) in enumerate(expected_shapes(config).items())}
+    write_gguf_llama(folder / "F32.gguf", Weights(config, tensors, folder))
+    return folder / "F32.gguf"
+
+
+def llama_cpp_file(folder, kind):
+    """The path of F32.gguf in another type, made by llama.cpp itself; only one such file is kept."""
     import llama_cpp
 
     quiet(llama_cpp)
-    save_model(folder / "meta", model)
-    files = {"F32": folder / "F32.gguf"}
-    convert(folder / "meta", files["F32"], "gguf", "float32")
-    for kind in (kind for kind in kinds if kind != "F32"):
+    source, path = folder / "F32.gguf", folder / f"{kind}.gguf"
+    if kind != "F32":
+        for other in folder.glob("*.gguf"):
+            if other != source:
+                other.unlink()
         settings = llama_cpp.llama_model_quantize_default_params()
         settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-        files[kind] = folder / f"{kind}.gguf"
-        if llama_cpp.llama_model_quantize(*map(os.fsencode, (files["F32"], files[kind])), settings):
-            raise RuntimeError(f"llama.cpp could not write {files[kind]}")
-    return files
+        if llama_cpp.llama_model_quantize(*map(os.fsencode, (source, path)), settings):
+            raise RuntimeError(f"llama.cpp could not write {path}")
+    return path
 
 
 def has_llama_cpp():

@@ -8,9 +8,15 @@ programs on the machine cost little; with more they are the wall's, and worth so
 
 Far into a text the keys and values of what was read are a good part of those bytes: --position says how far, and
 --cache-dtype how ours are kept. llama.cpp keeps them in float16.
+
+One form is made, measured beside its peers and let go before the next, and all read one file of weights where it lies:
+1.1B takes some 6 GB. A line on stderr says how much each form took.
 """
 
+import contextlib
 import copy
+import gc
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -18,13 +24,13 @@ from pathlib import Path
 
 import _rounds  # first: it speaks to OpenMP before torch loads
 import torch
-from _readers import LlamaCpp, Ours, Transformers, gguf_files
+from _readers import LlamaCpp, Ours, Transformers, llama_cpp_file, random_file
 
 from minillama import kernels
 from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
 from minillama.config import ModelConfig, preset
 from minillama.quant.quantize_linears import quantize_linears
-from minillama.transformer import Transformer
 
 POSITION, N, PROMPT = 32, 24, 256  # tokens before the first that is timed, tokens that are, tokens of a prompt
 SHAPES = {"110m": preset("stories110m"),
@@ -42,18 +48,8 @@ FORMS = {  # name: kind of the layers, kind of the head, dtype, activations
 PEERS = {"fp32": "F32", "bf16": "BF16", "NF4": "Q4_0", "int8": "Q8_0"}  # llama.cpp's form beside each of ours
 
 
-def lively_model(config):
-    """Random weights of unit gain: the text wanders, and the best score stands clear of the second."""
-    torch.manual_seed(0)
-    model = Transformer(config).eval().requires_grad_(False)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            weight.normal_(std=weight.shape[-1] ** -0.5)
-    return model
-
-
 def in_form(model, form):
-    """The model with its weights in another form, on the kernels for CPUs; in fp32 it shares their memory."""
+    """The model with its weights in another form, on the kernels for CPUs; what stays fp32 shares their memory."""
     kind, head, dtype, activations = FORMS[form]
     other = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).to(dtype)
     if kind:
@@ -83,25 +79,33 @@ def reading(model):
     return work
 
 
-def opened(chosen, config, model, folder):
-    """({name: reader} of all that can be had here, {name: bytes a token})."""
-    room = max(chosen.position + N, PROMPT) + 1
-    cache_dtype = chosen.cache_dtype and getattr(torch, chosen.cache_dtype)
-    found = {"PyTorch fp32": Ours(use_kernels(copy.deepcopy(model, {id(w): w for w in model.parameters()}), "torch"),
-                                  room)}
-    bytes_read = {}
-    for form in FORMS:
-        made = in_form(model, form)
-        found[f"engine {form}"] = ours = Ours(made, room, engine=True, cache_dtype=cache_dtype)
-        bytes_read[form] = bytes_of_a_token(made, chosen.position, ours.cache_dtype)
-    if _rounds.has_peer("transformers"):
-        found["transformers fp32"] = Transformers(model)
-        if _rounds.has_peer("bitsandbytes"):
-            found["bitsandbytes NF4"] = Transformers(model, nf4=True)
+def peers_of(kind, model, folder, room, threads):
+    """{name: reader} of what a kind of form is held against, as far as it can be had here."""
+    found = {}
     if _rounds.has_peer("llama_cpp"):
-        for kind, path in gguf_files(model, folder, PEERS.values()).items():
-            found[f"llama.cpp {kind}"] = LlamaCpp(path, max(2 * PROMPT, room), chosen.threads)
-    return found, bytes_read
+        path = llama_cpp_file(folder, PEERS[kind])
+        found[f"llama.cpp {PEERS[kind]}"] = LlamaCpp(path, max(2 * PROMPT, room), threads)
+    plain = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    found["PyTorch fp32"] = Ours(use_kernels(plain, "torch"), room)
+    if kind == "fp32" and _rounds.has_peer("transformers"):
+        found["transformers fp32"] = Transformers(model)
+    if kind == "NF4" and _rounds.has_peer("transformers") and _rounds.has_peer("bitsandbytes"):
+        found["bitsandbytes NF4"] = Transformers(model, nf4=True)
+    return found
+
+
+def kind_of(form):
+    """The first word of a form's name: what its peers are chosen by."""
+    return form.replace(",", " ").split()[0]
+
+
+def memory_in_use():
+    """GB that this process has in memory: (its own, of files it maps, each page once); zeros where none can tell."""
+    with contextlib.suppress(OSError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+        whole, own = (int(lines[name].split()[0]) / 1e6 for name in ("Pss", "Pss_Anon"))
+        return own, whole - own
+    return 0.0, 0.0
 
 
 def text_of(reader, prompt, n):
@@ -134,43 +138,63 @@ def timed(work, clock):
     return measured
 
 
-def peers_of(form, found):
-    """The names of those that a form is held against."""
-    kind = form.replace(",", " ").split()[0]
-    further = {"fp32": ["transformers fp32"], "NF4": ["bitsandbytes NF4"]}.get(kind, [])
-    return [name for name in (f"llama.cpp {PEERS[kind]}", "PyTorch fp32", *further) if name in found]
-
-
-def rows_of(what, seconds, tokens, found, limits, size):
-    """The table's rows: each form of ours against each of its peers. limits: {form: tokens/s in each round}."""
+def rows_of(what, form, seconds, tokens, limits, size):
+    """The table's rows: a form of ours against each of its peers. limits: tokens/s in each round, or None."""
     speed = {name: [tokens / s for s in values] for name, values in seconds.items()}
-    return [_rounds.Row(f"{what}, engine {form}, against {peer}", size, "tok/s", speed[f"engine {form}"],
-                        speed[peer], limits.get(form)) for form in FORMS for peer in peers_of(form, found)]
+    ours = speed.pop(f"engine {form}")
+    speed.pop("limit", None)
+    return [_rounds.Row(f"{what}, engine {form}, against {peer}", size, "tok/s", ours, theirs, limits)
+            for peer, theirs in speed.items()]
 
 
-def measure(chosen, config, found, bytes_read, model):
-    """All rows, of decoding and of reading a prompt."""
+def require_one_text(readers, prompt):
+    """SystemExit where those in fp32 do not write the same text."""
+    exact = {name: text_of(reader, prompt, N) for name, reader in readers.items() if name.endswith(("fp32", "F32"))}
+    if len(set(map(tuple, exact.values()))) > 1:
+        raise SystemExit(f"the greedy texts differ, {exact}: nothing was timed")
+
+
+def measure(chosen, form, found, bytes_read, model):
+    """The rows of one form, of decoding and of reading a prompt. found: {name: reader} of ours and its peers."""
     clock, how = ((time.process_time, "CPU time") if chosen.threads == 1 else (time.perf_counter, "wall clock"))
-    size = max(PROMPT, chosen.position)
+    size, config = max(PROMPT, chosen.position), model.config
     ids = torch.randint(config.vocab_size, (size,), generator=torch.Generator().manual_seed(1)).tolist()
     short, prompt = ids[:chosen.position], ids[:PROMPT if not chosen.small else 40]
-    exact = {name: text_of(found[name], short, N) for name in found if name.endswith(("fp32", "F32"))}
-    if len(set(map(tuple, exact.values()))) > 1 and not chosen.cache_dtype:  # which rounds
-        raise SystemExit(f"the greedy texts differ, {exact}: nothing was timed")
+    if not chosen.cache_dtype:  # which rounds
+        require_one_text(found, short)
     shape = f"{config.n_parameters() / 1e6:.0f} M weights"
     cache = f", cache {chosen.cache_dtype}" if chosen.cache_dtype else ""
     steps = {name: decoding(reader, short, N, clock) for name, reader in found.items()}
     steps["limit"] = timed(reading(model), clock)
     seconds = _rounds.alternate(steps, chosen.rounds, lambda work: work())
     whole = sum(weight.nbytes for weight in model.parameters())
-    limits = {form: [whole / n / s for s in seconds["limit"]] for form, n in bytes_read.items()}
-    rows = rows_of(f"decoding, {how}", seconds, N, found, limits, f"{shape}, {N} tokens after {chosen.position}{cache}")
+    limits = [whole / bytes_read / s for s in seconds["limit"]]
+    rows = rows_of(f"decoding, {how}", form, seconds, N, limits, f"{shape}, {N} tokens after {chosen.position}{cache}")
     if chosen.position > PROMPT:
         return rows
     reads = {name: timed(lambda reader=reader: reader.read(prompt), clock) for name, reader in found.items()}
     seconds = _rounds.alternate(reads, max(1, chosen.rounds // 2), lambda work: work())
-    return rows + rows_of(f"reading a prompt, {how}", seconds, len(prompt), found, {},
+    return rows + rows_of(f"reading a prompt, {how}", form, seconds, len(prompt), None,
                           f"{shape}, {len(prompt)} tokens")
+
+
+def measure_kind(chosen, kind, forms, model, folder):
+    """The rows of all forms of a kind, one after another beside the same peers, which are then let go."""
+    room = max(chosen.position + N, PROMPT) + 1
+    cache_dtype = chosen.cache_dtype and getattr(torch, chosen.cache_dtype)
+    peers, rows = peers_of(kind, model, folder, room, chosen.threads), []
+    for form in forms:
+        made = in_form(model, form)
+        ours = Ours(made, room, engine=True, cache_dtype=cache_dtype)
+        bytes_read = bytes_of_a_token(made, chosen.position, ours.cache_dtype)
+        rows += measure(chosen, form, {f"engine {form}": ours, **peers}, bytes_read, model)
+        own, mapped = memory_in_use()
+        print(f"{form}: {own + mapped:.1f} GB in memory, {mapped:.1f} of them pages of files", file=sys.stderr)
+        del made, ours
+        gc.collect()
+    for reader in peers.values():
+        reader.close()
+    return rows
 
 
 def main(argv=None):
@@ -178,15 +202,20 @@ def main(argv=None):
         parser.add_argument("--shape", choices=list(SHAPES), default="110m", help="of the model (default 110m)")
         parser.add_argument("--position", type=int, default=POSITION, help="tokens read before (default %(default)s)")
         parser.add_argument("--cache-dtype", choices=("bfloat16", "float16"), help="default: that of the weights")
+        parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), metavar="FORM",
+                            help="of the weights (default: all, %(choices)s)")
 
     chosen = _rounds.options(__doc__, argv, shape)
     kernels.require("cpu")
     config = ModelConfig(64, 2, 4, 512, hidden_dim=192) if chosen.small else SHAPES[chosen.shape]
     config = replace(config, max_seq_len=max(config.max_seq_len, chosen.position + N + 1))
-    model = lively_model(config)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-        found, bytes_read = opened(chosen, config, model, Path(folder))
-        _rounds.show(measure(chosen, config, found, bytes_read, model))
+        model = load_model(random_file(config, Path(folder)))[0].eval().requires_grad_(False)
+        rows = []
+        for kind in dict.fromkeys(map(kind_of, chosen.forms)):
+            forms = [form for form in chosen.forms if kind_of(form) == kind]
+            rows += measure_kind(chosen, kind, forms, model, Path(folder))
+        _rounds.show(rows)
 
 
 if __name__ == "__main__":

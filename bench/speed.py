@@ -16,7 +16,9 @@ import _rounds
 
 BENCH = Path(__file__).parent
 FAR = "decoding --position 2000 --cache-dtype bfloat16"
-RUNS = (("decoding", 1), (FAR, 1), ("decoding", 2), ("products", 1), ("attention", 1), ("training", 1))  # and threads
+LARGE = "decoding --shape 1b1"
+RUNS = (("decoding", 1), (FAR, 1), ("decoding", 2), (LARGE, 1), ("products", 1), ("attention", 1),
+        ("training", 1))  # and threads
 SHOWN = ("what", "size", "ours", "peer", "ratio", "limit", "share of limit", "rounds")
 
 
