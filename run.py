@@ -72,6 +72,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "memory_cost.py", *rest)
     if verb == "pretrain" and "--recipe" in rest:
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
+    if verb == "ppo" and any(word.startswith("--like") for word in rest):
+        return call(PYTHON, ROOT / "tools" / "ppo_like.py", *rest)
     if verb == "generate" and any(word.startswith("--device-map") for word in rest):
         return call(PYTHON, ROOT / "tools" / "generate_over_devices.py", *rest)
     if verb == "evaluate":

@@ -39,8 +39,10 @@ class BestPolicy:
         return {"held_out_score": found["score"], "held_out_kl": found["kl"], "kept": int(self.numbers[1])}
 
     def offer(self, iteration, score, kl):
-        """Keep the policy as it is now if it is the first, or the best so far within the limit."""
-        if iteration == 0 or kl <= self.limit and score > self.numbers[0]:
+        """Keep the policy as it is now if it is the first, the best so far within the limit, or wanted for being the
+        last."""
+        keeps_last = getattr(self.ppo.config, "keep", "best") == "last"
+        if iteration == 0 or keeps_last or kl <= self.limit and score > self.numbers[0]:
             self.numbers = torch.tensor([score, float(iteration)])
             self.weights = [p.detach().clone() for p in self.learned]
 

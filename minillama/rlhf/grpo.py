@@ -15,11 +15,13 @@ A group is all rows of a batch with the same prompt. The value model and its opt
 place each question is answered several times.
 """
 
+from dataclasses import fields
+
 import torch
 
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import Experience
-from minillama.rlhf.train_ppo import PPO
+from minillama.rlhf.train_ppo import PPO, PPOConfig
 
 EPSILON = 1e-4  # added to a group's deviation: where all answers score alike, advantages are 0
 
@@ -73,6 +75,15 @@ def _group_means(x_B, group_B):
     return (sum_G / n_G)[group_B], n_G[group_B]
 
 
+def refuse_choices(config, algorithm):
+    """ValueError where a config has, beyond a `PPOConfig`, a choice that this algorithm does not have."""
+    for field in fields(config)[len(fields(PPOConfig)):]:
+        given = getattr(config, field.name)
+        if field.name != "keep" and given != field.default:
+            raise ValueError(f"{field.name} is {given!r}: {algorithm} has no such choice, leave it at "
+                             f"{field.default!r}, or take --algorithm ppo")
+
+
 class GroupLearner(PPO):
     """What GRPO and RLOO share: no value model, and one advantage for all tokens of an answer.
 
@@ -83,6 +94,7 @@ class GroupLearner(PPO):
     answers, guesses_values = 4, False  # of a group: DeepSeekMath's 64 leave a batch of 64 a single question
 
     def __init__(self, policy, score, value, config):
+        refuse_choices(config, type(self).__name__)
         super().__init__(policy, score, None, config)
         if self.config.answers < 2:
             raise ValueError(f"answers is {self.config.answers}: a group needs two or more to be held against each "
@@ -127,6 +139,3 @@ class RLOO(GroupLearner):
     def advantages(self, score_B, kl_B, group_B):
         """Of the answers' rewards, KL penalty and all."""
         return leave_one_out(score_B - self.kl_coefficient * kl_B, group_B)
-
-
-LEARNERS = {"ppo": PPO, "grpo": GRPO, "rloo": RLOO}

@@ -1,23 +1,23 @@
 """PPO for language models: rewards of tokens, whitening, the two clipped losses, and what to watch.
 
-Published programs differ in small things that change results. Each such thing is one argument of one
-function here; the default is argued where it is documented.
+Published programs differ in small things that change results. Each such thing is one argument of one function here;
+the default is argued where it is documented. `run.py ppo --like NAME` runs a column (`published_ppo`).
 
-| choice | argument | InstructGPT | OpenAI 2019 | TRL v1 | TRL v2 | ColossalChat |
-|---|---|---|---|---|---|---|
-| which token gets the score | `token_rewards(score_at=)` | eos | eos | eos | pad | every_token |
-| bound on the score | `token_rewards(score_limit=)` | - | - | optional | - | 5 |
-| KL estimate in the reward | `token_rewards(estimator=)` | k1 | k1 | k1 | k1 | k1 |
-| coefficient of the KL penalty | `next_kl_coefficient` | fixed | adaptive | adaptive | fixed | fixed |
-| variance of whitening | `whiten(unbiased=)` | not told | biased | unbiased | unbiased | no whitening |
-| rewards whitened, mean kept | `whiten(keep_mean=True)` | - | yes | optional | optional | no |
-| bound on the ratio | `policy_loss(ratio_limit=)` | - | - | - | - | 10 |
-| a batch is left above a mean ratio of | `train_ppo.PPOConfig.mean_ratio` 10 | - | - | 10 | - | 20 |
-| a batch is left above a KL per token of | `PPOConfig.old_kl` 0.1, times 1.5 | - | - | the same, optional | - | - |
-| KL target and horizon | `PPOConfig.kl_target` 3, 300 | - | 6, 10000 | 6, 10000 | - | - |
-| the policy's rate | `train_ppo.with_rates`, 0.064 / D | not told | 1e-5 | 1.4e-5 | 3e-6 | 9e-6 |
-| the policy that is kept | the best (`evaluate.best_policy`) | not told | last | last | last | last |
-| the policy loss averages over | `policy_loss(average=)` | not told | tokens | tokens | tokens | answers |
+| choice | argument | InstructGPT | OpenAI 2019 | TRL v1 | TRL v2 | ColossalChat | DeepSpeed-Chat |
+|---|---|---|---|---|---|---|---|
+| which token gets the score | `token_rewards(score_at=)` | eos | eos | eos | pad | every_token | eos |
+| bound on the score | `token_rewards(score_limit=)` | - | - | optional | - | 5 | 5 |
+| KL estimate in the reward | `token_rewards(estimator=)` | k1 | k1 | k1 | k1 | k1 | k1 |
+| coefficient of the KL penalty | `next_kl_coefficient` | fixed | adaptive | adaptive | fixed | fixed | fixed |
+| variance of whitening | `whiten(unbiased=)` | not told | biased | unbiased | unbiased | no whitening | no whitening |
+| rewards whitened, mean kept | `whiten(keep_mean=True)` | - | yes | optional | optional | no | no |
+| bound on the ratio | `policy_loss(ratio_limit=)` | - | - | - | - | 10 | - |
+| a batch is left above a mean ratio of | `train_ppo.PPOConfig.mean_ratio` 10 | - | - | 10 | - | 20 | - |
+| a batch is left above a KL per token of | `PPOConfig.old_kl` 0.1, times 1.5 | - | - | optional | - | - | - |
+| KL target and horizon | `PPOConfig.kl_target` 3, 300 | - | 6, 10000 | 6, 10000 | - | - | - |
+| the policy's rate | `train_ppo.with_rates`, 0.064 / D | not told | 1e-5 | 1.41e-5 | 3e-6 | 9e-6 | 9.65e-6 |
+| the policy that is kept | the best (`evaluate.best_policy`) | not told | last | last | last | last | last |
+| the policy loss averages over | `policy_loss(average=)` | not told | tokens | tokens | tokens | answers | tokens |
 
 Shapes: (B, T) over the tokens of the answers; masks are bool, True on real tokens. What stands under a
 False, NaN included, changes neither a value nor a gradient. Everything is computed in at least fp32.

@@ -234,7 +234,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     asked: questions that are none of `questions`; now and then "held_out_score" and "held_out_kl" of the
     answers to them are measured, and the policy ends as it was at its best by them (`best_policy`); (): as it ends.
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. learner: `PPO`, or another of `grpo.LEARNERS`. folder: where the run is kept;
+    `config.pretraining_weight`. learner: `PPO`, or another of `published_ppo.LEARNERS`. folder: where the run is kept;
     resume=True goes on from it, bit for bit, given the same policy as at the start. Of the settings `checkpoint_every`
     may differ then, and `iterations`: from where the run stands, the rates follow the line of the new number. facts:
     {name: plain value} of more that must be the same. A request to stop ends the iteration, saves and raises as in
@@ -262,7 +262,7 @@ class PPORun(ResumableRun):
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
         judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
-        judge["algorithm"] = type(ppo).__name__.lower()
+        judge["algorithm"] = type(ppo).__name__.lower().removeprefix("published")
         signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
         super().__init__(ppo.config, folder, signature, ppo.config.iterations)
 
