@@ -143,5 +143,6 @@ MUTANTS = [
           test_every_choice_gives_the_advantages_that_plain_loops_give),
     plant("keep_mean=True", "keep_mean=False", test_every_choice_gives_the_advantages_that_plain_loops_give),
     plant("config.ratio_limit or None", "None", test_the_loss_has_its_cap_and_its_mean),
-    plant('!= "pad":', '!= "none":', test_without_a_choice_it_is_plain_ppo_to_the_last_bit),
+    plant('!= "pad":', '!= "none":',
+          test_with_the_score_after_the_answer_the_values_learn_that_place_and_the_policy_does_not),
 ]
