@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minillama.bounds import check_config, number
+from minillama.bounds import check_config, choice, number
 
 size = partial(number, least=1, most=2**31)  # no published one comes near
 real = partial(number, least=1e-30, most=2**53)
@@ -48,6 +48,7 @@ class ModelConfig:
     rope_theta: float = real(10000.0)
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False  # the output head is the embedding table itself
+    objective: str = choice("causal", "causal", "blank")  # how it was pretrained: blank: see `train.blank_infilling`
 
     def __post_init__(self) -> None:
         check_config(self)

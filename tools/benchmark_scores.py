@@ -4,11 +4,9 @@ Choices are scored by their likelihood; answers that the model writes are held a
 nats are counted, and the tokens, bytes and words that they may be divided by.
 """
 
-from functools import partial
-
 from benchmark_tasks import TASKS
 
-from minillama.evaluate.exact_match import exact_match, extract, write_answer
+from minillama.evaluate.exact_match import exact_match, extract, write_answers
 from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods, text_perplexity
 
 IGNORED = (",", r"\$", "(?s).*#### ", r"\.$")  # of sums: signs within and around a number, the way to it
@@ -25,16 +23,20 @@ def score(model, tokenizer, name, questions, batch_size=16, stride=None, max_new
     form = TASKS[name].form
     if form == "choice":
         return score_questions(model, tokenizer, name, questions, batch_size)
-    one = partial(_document, stride=stride, batch_size=batch_size) if form == "document" else partial(
-        _written, name=name, max_new_tokens=max_new_tokens)
-    return [{"task": name, "subject": question.subject, "place": question.place, **one(model, tokenizer, question)}
-            for question in questions]
+    if form == "written":
+        made = _written(model, tokenizer, name, questions, batch_size, max_new_tokens)
+    else:
+        made = [_document(model, tokenizer, question, stride, batch_size) for question in questions]
+    return [{"task": name, "subject": question.subject, "place": question.place, **one}
+            for question, one in zip(questions, made, strict=True)]
 
 
-def _written(model, tokenizer, question, name, max_new_tokens):
-    text = write_answer(model, tokenizer, question.texts[0], max_new_tokens, TASKS[name].stop)
-    return {"written": text, **{measure: int(matches(text, question.answers))
-                                for measure, matches in MATCHES[name].items()}}
+def _written(model, tokenizer, name, questions, batch_size, max_new_tokens):
+    prompts = [question.texts[0] for question in questions]
+    texts = write_answers(model, tokenizer, prompts, max_new_tokens, TASKS[name].stop, batch_size)
+    return [{"written": text, **{measure: int(matches(text, question.answers))
+                                 for measure, matches in MATCHES[name].items()}}
+            for text, question in zip(texts, questions, strict=True)]
 
 
 def _document(model, tokenizer, question, stride, batch_size):

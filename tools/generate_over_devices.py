@@ -19,7 +19,7 @@ from minillama.cli import flags
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
 from minillama.system.memory import available_bytes, require_device
-from minillama.tokenizer import load_tokenizer
+from minillama.train.blank_infilling import require_objective
 
 SPARE = 0.2  # of what is free: for activations, keys and values
 GB = 10**9
@@ -71,9 +71,10 @@ def main(argv=None):
     parser, chosen = parse(argv)
     try:
         weights = open_weights(chosen.model)
-        tokenizer = load_tokenizer(chosen.tokenizer) if chosen.tokenizer else find_tokenizer(weights)
+        tokenizer = find_tokenizer(weights, chosen.tokenizer)
         if tokenizer is None:
             raise ValueError(f"{chosen.model} brings no tokenizer: give --tokenizer")
+        require_objective(weights, tokenizer, ("causal",))
         dtype = getattr(torch, chosen.dtype) if chosen.dtype else common_dtype(weights)
         model, placed = load_placed(weights, chosen.room or find_room(), dtype)
         print(describe(placed), file=sys.stderr)

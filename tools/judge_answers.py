@@ -25,9 +25,10 @@ from resumable_command import end_well
 
 from minillama.backends import use_kernels
 from minillama.bounds import MOST, Range
-from minillama.chat import Conversation, reply
+from minillama.chat import Conversation
 from minillama.cli import flags
-from minillama.cli.model_arguments import load_from_args, take_template
+from minillama.cli.model_arguments import load_from_args, opened, take_template
+from minillama.evaluate.exact_match import write_texts
 from minillama.evaluate.judge import (
     PROMPT,
     both_orders,
@@ -40,7 +41,6 @@ from minillama.evaluate.judge import (
 )
 from minillama.evaluate.likelihood import encode_pair
 from minillama.evaluate.standard_error import paired_difference, ratio_and_error
-from minillama.generate import GREEDY
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
@@ -52,32 +52,48 @@ KNOWN = {"itself": "an answer against itself: the first preferred",
          "stray": "an answer against one to another question: preferred"}
 
 
+def asked_of(arguments, path):
+    """The arguments with the model in `path`, as it is, in the place of the judge."""
+    ours = copy.copy(arguments)
+    ours.model, ours.adapter, ours.tokenizer, ours.dtype = path, None, None, None
+    return ours
+
+
 def answers_of(arguments, path, questions, kept):
     """What the model in `path` answers, greedily and in its own template; kept in a file, from which a later start
     reads it."""
-    ours = copy.copy(arguments)
-    ours.model, ours.adapter, ours.tokenizer, ours.dtype = path, None, None, None
+    ours = asked_of(arguments, path)
     model, tokenizer = load_from_args(ours)
     use_kernels(model.eval(), ours.kernels)
     settings = {"model": fingerprint(model), "questions": zlib.crc32(repr(questions).encode()),
                 "max_new_tokens": arguments.max_new_tokens}
     hold_settings(kept.with_suffix(".settings.json"), settings)
     template = take_template(ours, tokenizer, "question_answer")
-    if not kept.exists():
-        found = []
-        for question in tqdm(questions, desc=f"answers of {Path(path).name}"):
-            conversation = Conversation(tokenizer, template)
-            conversation.ask(question)
-            found.append("".join(reply(model, conversation, arguments.max_new_tokens, GREEDY)).strip())
-        with atomic_write(kept, "w") as file:
-            json.dump(found, file, ensure_ascii=False)
-    return json.loads(kept.read_text(encoding="utf-8"))
+    return in_pieces(kept.parent, kept.stem, questions, lambda part: write_replies(
+        model, Conversation(tokenizer, template), part, arguments.max_new_tokens, arguments.batch_size))
+
+
+def write_replies(model, conversation, questions, max_new_tokens, batch_size):
+    """What `chat.reply` answers greedily to each question, in a conversation of its own; several at once."""
+    context, rows = model.config.max_seq_len, []
+    for question in questions:
+        conversation.reset()
+        conversation.ask(question)
+        rows.append(conversation.prompt(context - min(max_new_tokens, context // 2)))
+    texts = write_texts(model, conversation.tokenizer, rows, max_new_tokens, conversation.stop_texts(),
+                        conversation.stop_ids(), batch_size)
+    return [text.strip() for text in texts]
+
+
+def is_file_of_answers(path):
+    """Whether a side is answers, and no model that is to give them."""
+    return Path(path).suffix in (".json", ".jsonl")
 
 
 def read_or_make_pairs(arguments, work):
     """[(question, ours, theirs), ...] of the two files, or of two models, or of one of each."""
     sides = {name: Path(getattr(arguments, name)) for name in ("ours", "theirs")}
-    files = {name: path for name, path in sides.items() if path.suffix in (".json", ".jsonl")}
+    files = {name: path for name, path in sides.items() if is_file_of_answers(path)}
     if len(files) == 2:
         return read_both(files["ours"], files["theirs"])[:arguments.limit]
     if arguments.prompts is None:
@@ -225,8 +241,12 @@ def run_judge(arguments):
     work = out / "work"
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a finished comparison: choose another --out")
+    found = opened(arguments)  # what cannot be loaded is refused before anything is written
+    for path in {arguments.ours, arguments.theirs}:
+        if arguments.prompts and not is_file_of_answers(path):
+            opened(asked_of(arguments, path))
     pairs = read_or_make_pairs(arguments, work)
-    model, tokenizer = load_from_args(arguments)
+    model, tokenizer = load_from_args(arguments, found=found)
     use_kernels(model, arguments.kernels)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)

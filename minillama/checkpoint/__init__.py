@@ -5,6 +5,7 @@ each other module one file form: `meta`, `pth`, `huggingface`, `safetensors`, `l
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from minillama.checkpoint.gguf import MAGIC as GGUF_MAGIC
@@ -75,21 +76,24 @@ def save_model(folder, model, tokenizer_path=None):
     write_meta(folder, from_model(model), tokenizer_path)
 
 
-def find_tokenizer(weights):
-    """The tokenizer inside the file, or in the folder, or, if its vocabulary has the model's size, beside a single
-    file or one folder up, where Meta's download puts it; None if there is none. It knows the model's rows."""
-    tokenizer = weights.tokenizer or _tokenizer_beside(weights.source, weights.config.vocab_size)
+def find_tokenizer(weights, given=None):
+    """The tokenizer `given` by its path, else the one inside the file, or in the folder, or, if its vocabulary has the
+    model's size, beside a single file or one folder up, where Meta's download puts it; None if there is none. It knows
+    the model's rows; and by its tokens a model is known whose files do not say that it fills blanks."""
+    tokenizer = load_tokenizer(given) if given else weights.tokenizer or _tokenizer_beside(weights)
     if tokenizer is not None:
         tokenizer.n_rows = weights.config.vocab_size
+        if "<|startofpiece|>" in tokenizer.special_tokens:
+            weights.config = replace(weights.config, objective="blank")
     return tokenizer
 
 
-def _tokenizer_beside(source, vocab_size):
-    names = ["tokenizer.model", "tokenizer.json", "tokenizer.bin", f"tok{vocab_size}.bin"]
-    inside = [source / name for name in names if source.is_dir() and (source / name).is_file()]
+def _tokenizer_beside(weights):
+    names = ["tokenizer.model", "tokenizer.json", "tokenizer.bin", f"tok{weights.config.vocab_size}.bin"]
+    inside = [weights.source / name for name in names if weights.source.is_dir() and (weights.source / name).is_file()]
     if inside:
         return load_tokenizer(inside[0])
-    for path in (source.parent / name for name in names):
-        if path.is_file() and (tokenizer := load_tokenizer(path)).vocab_size == vocab_size:
+    for path in (weights.source.parent / name for name in names):
+        if path.is_file() and (tokenizer := load_tokenizer(path)).vocab_size == weights.config.vocab_size:
             return tokenizer
     return None

@@ -43,6 +43,8 @@ def convert(source, target, to, dtype=None, progress=False):
         raise ValueError(f"dtype {dtype!r} cannot be written as {to}: choose one of {', '.join(allowed)}")
     weights = open_weights(source)
     tokenizer = find_tokenizer(weights)
+    if to != "meta" and weights.config.objective == "blank":
+        raise ValueError(f"{source} fills blanks, which {to} cannot say: whoever reads it would take it for causal")
     weights = _in_dtype(weights, DTYPES.get(dtype), progress)
     if to in ("meta", "hf"):
         with atomic_folder(target) as folder:
@@ -76,18 +78,19 @@ def quantize(source, target, kind, dtype=None, progress=False, **settings):
 
     kind: "nf4" (settings block_size, double_quantization, fit_scales) or "int8" (threshold); head and backend as
     `quantize_weights` takes them; dtype: "float32", "float16" or "bfloat16" for what is not quantized, None as stored.
-    In memory is one layer at a time.
-    The folder appears whole or not at all; FileExistsError if it is there, ValueError if the source is quantized.
+    In memory is one layer at a time. The folder appears whole or not at all; FileExistsError if it is there, ValueError
+    if the source is quantized.
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}")
     weights = open_weights(source)
+    tokenizer = find_tokenizer(weights)
     quantize_weights(weights, kind, **settings)  # refuses before there is a bar
     with atomic_folder(target) as folder:
         quantized = quantize_weights(_in_dtype(weights, None, progress), kind, **settings)
         kept = _in_dtype(weights, DTYPES.get(dtype), False).tensors
         quantized.tensors.update((name, kept[name]) for name, tensor in quantized.tensors.items() if not tensor.layer)
-        write_tokenizer(folder, find_tokenizer(weights), as_json=False)
+        write_tokenizer(folder, tokenizer, as_json=False)
         write_quantized(folder, quantized)
 
 

@@ -109,7 +109,7 @@ def config_from_params(params, path, tensors):
                          hidden_dim_rule(dim, whole(params, "multiple_of", path, 256), multiplier)),
         max_seq_len=whole(params, "max_seq_len", path, _length_of_release(theta, scaling, eps)),
         norm_eps=eps, rope_theta=theta, rope_scaling=scaling,
-        tie_embeddings=flag(params, "tie_embeddings", path, True))
+        tie_embeddings=flag(params, "tie_embeddings", path, True), objective=str(params.get("objective") or "causal"))
 
 
 def _length_of_release(theta, scaling, eps):
@@ -189,7 +189,7 @@ def params_of(config):
     """The content of `params.json`: Meta's keys, then ours, which Meta's code ignores."""
     multiple_of, multiplier = _hidden_dim_words(config.dim, config.hidden_dim)
     same = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "norm_eps", "rope_theta", "max_seq_len",
-            "tie_embeddings")
+            "tie_embeddings", "objective")
     params = {name: getattr(config, name) for name in same}
     params.update(multiple_of=multiple_of, use_scaled_rope=config.rope_scaling is not None)
     if multiplier is not None:

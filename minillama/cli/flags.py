@@ -10,10 +10,10 @@ import typing
 from minillama.bounds import check
 
 
-def command(commands, name, run, help):
-    """A sub-command whose arguments `run` will be called with."""
+def command(commands, name, run, help, **more):
+    """A sub-command whose arguments, and `more` that no flag sets, `run` will be called with."""
     parser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, **more)
     return parser
 
 

@@ -15,13 +15,13 @@ from minillama.generate import generate_text
 from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
 from minillama.system.terminal import tell
-from minillama.train.blank_infilling import fill_text, fills_blanks
+from minillama.train.blank_infilling import OBJECTIVES, fill_text, fills_blanks
 from minillama.web.web_command import add_web, load_models, require_web, serve
 
 
 def add_generate(commands):
     """generate --model PATH and the fields of Sampling."""
-    generate = flags.command(commands, "generate", run_generate, "let a model continue a text")
+    generate = flags.command(commands, "generate", run_generate, "let a model continue a text", objectives=OBJECTIVES)
     generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
     add_generation(generate, Sampling)
@@ -69,11 +69,10 @@ def run_generate(arguments):
     sampling = flags.from_flags(Sampling, arguments)
     end = "\n" if sys.stdout.isatty() else ""  # for the eye; a pipe gets the text and not a byte more
     model, tokenizer = load_to_generate(arguments)
+    words = arguments.prompt, arguments.max_new_tokens, sampling
     if fills_blanks(tokenizer):
-        words = arguments.prompt, arguments.max_new_tokens, sampling, arguments.seed
-        return print(fill_text(model, tokenizer, *words), end=end)
-    pieces = tell_if_cut(generate_text(model, tokenizer, arguments.prompt, arguments.max_new_tokens, sampling,
-                                       seed=arguments.seed), model.config.max_seq_len)
+        return print(fill_text(model, tokenizer, *words, arguments.seed), end=end)
+    pieces = tell_if_cut(generate_text(model, tokenizer, *words, seed=arguments.seed), model.config.max_seq_len)
     print(arguments.prompt + next(pieces, ""), end="", flush=True)  # one too long is refused before it is printed
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -103,9 +103,10 @@ def describe_uses(weights, tokenizer, refused):
     few = weights.quantization and f"quantized already, in {weights.quantization['kind']}"
     config = weights.config
     llama2c = tokenizer and _why_not(llama2c_vocab, tokenizer) or _why_not(check_llama2c, config)
-    reasons = {"generate, chat, sft": no_tokenizer, "pretrain, reward": few or no_tokenizer, "quantize": few,
-               "convert --to meta, hf": None, "convert --to gguf": _why_not(gguf_vocab, tokenizer, config.vocab_size),
-               "convert --to llama2c": llama2c}
+    gguf, blank = _why_not(gguf_vocab, tokenizer, config.vocab_size), config.objective == "blank" and "it fills blanks"
+    reasons = {"generate": no_tokenizer, "chat, sft": no_tokenizer or blank, "pretrain": few or no_tokenizer,
+               "reward": few or no_tokenizer or blank, "quantize": few, "convert --to meta": None,
+               "convert --to hf": blank, "convert --to gguf": blank or gguf, "convert --to llama2c": blank or llama2c}
     return [f"{names}: {f'no, {one_line(reason)}' if reason else 'yes'}" for names, reason in reasons.items()]
 
 

@@ -17,9 +17,11 @@ from minillama.quant.quantize_linears import quantization_of
 from minillama.simt.compiler import NotBuilt, require_compiler
 from minillama.system.memory import require_memory, weights_bytes
 from minillama.system.settings import read_settings
-from minillama.tokenizer import load_tokenizer
 from minillama.tokenizer.token_settings import read_chat_template
+from minillama.train.blank_infilling import require_objective
+from minillama.train.chat_template import chosen_template
 from minillama.train.resume import load_training_state
+from minillama.train.templates import TEMPLATES
 
 
 def opened(arguments, whole=False):
@@ -47,11 +49,11 @@ def opened(arguments, whole=False):
                          "adapter to it (--method lora), or give its original, or `convert` it back to meta first")
     if getattr(arguments, "adapter", None):
         load_adapter(arguments.adapter, planned_model(weights.config))
-    given = getattr(arguments, "tokenizer", None)
-    tokenizer = load_tokenizer(given) if given else find_tokenizer(weights)
+    tokenizer = find_tokenizer(weights, getattr(arguments, "tokenizer", None))
     if tokenizer is None:
         beside = " or give --tokenizer" if hasattr(arguments, "tokenizer") else ""
         raise ValueError(f"{path} brings no tokenizer: put its tokenizer.model or tokenizer.json beside it{beside}")
+    require_objective(weights, tokenizer, getattr(arguments, "objectives", ("causal",)))
     for adapter in arguments.merged:
         load_adapter(adapter, planned_model(weights.config))
         tokenizer.chat_template = read_chat_template(adapter) or tokenizer.chat_template
@@ -123,8 +125,6 @@ def read_backend_of_run(folder):
 
 def add_template(command, otherwise):
     """--template NAME"""
-    from minillama.train.templates import TEMPLATES
-
     command.add_argument("--template", choices=[*TEMPLATES, "own"], help="own: the chat_template in the model's files "
                          f"(default: the one that the model was tuned in, where its files name it, else {otherwise})")
 
@@ -132,8 +132,6 @@ def add_template(command, otherwise):
 def take_template(arguments, tokenizer, otherwise):
     """The name of the template to use, told on stderr and noted in `arguments`: --template's, or the adapter's, or the
     model's, or `otherwise`."""
-    from minillama.train.chat_template import chosen_template
-
     given = getattr(arguments, "adapter", None)
     tokenizer.chat_template = given and read_chat_template(given) or tokenizer.chat_template
     arguments.template, told = chosen_template(arguments.template, tokenizer, otherwise, given or arguments.model)

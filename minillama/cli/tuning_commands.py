@@ -24,7 +24,7 @@ from minillama.system.claim import claims
 from minillama.system.memory import require_memory, require_step_memory
 from minillama.tokenizer import load_tokenizer
 from minillama.train import sharded
-from minillama.train.blank_infilling import choose_run, prepare_tokenizer
+from minillama.train.blank_infilling import OBJECTIVES, choose_run, prepare_tokenizer
 from minillama.train.data import question_held_out
 from minillama.train.data_parallel import is_main_process, on_main_first, process_group
 from minillama.train.mixture import find_sources, open_sources, tell_epochs, write_sources
@@ -44,7 +44,7 @@ READ_BY = {  # flag of sft: (its default, the methods that read it)
     "virtual_tokens": (8, ("prefix", "prompt", "p-tuning", "p-tuning-v2")),
     "encoder_width": (0, ("prefix", "p-tuning")), "lstm": (False, ("p-tuning",)),
     "start_text": ("", ("prefix", "prompt")), "bottleneck": (8, BOTTLENECKS),
-    "rank": (8, LORAS), "alpha": (16.0, LORAS), "dropout": (0.0, LORAS)}
+    "rank": (8, LORAS), "alpha": (16.0, LORAS), "dropout": (0.0, LORAS), "modules_to_save": ([], LORAS)}
 
 
 def add_sft(commands):
@@ -85,7 +85,8 @@ def add_sft(commands):
 
 def add_pretrain(commands):
     """pretrain --text FILE ...|--shares FILE --tokenizer T|--model PATH --out DIR, and the fields of PretrainConfig."""
-    parser = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model")
+    parser = flags.command(commands, "pretrain", run_pretrain, "train a LLaMA on text, from nothing or from a model",
+                           objectives=OBJECTIVES)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", nargs="+", metavar="FILE", help="text files or folders")
     text.add_argument("--shares", metavar="FILE", help='JSON {"folder or file": per cent, ...}: draw each row from one')
@@ -98,7 +99,7 @@ def add_pretrain(commands):
     parser.add_argument("--preset", help="shape of a model with random weights (default: tiny)")
     flags.add_number(parser, "--subword-sampling", Range(0, 100), kind=float, help="each epoch cuts the text in "
                      "another way, drawn by probability to this power, say 0.1; of a unigram tokenizer (default: no)")
-    parser.add_argument("--objective", choices=("causal", "blank"), default="causal", help="causal (default), or GLM's")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="causal", help="causal (default), or GLM's")
     flags.add_kernels_flag(parser)
     flags.add_fields(parser, PretrainConfig)
 
@@ -113,7 +114,8 @@ def run_pretrain(arguments):
         raise ValueError(f"--preset {arguments.preset} does not go with --model: {given} has a shape of its own")
     sources = find_sources(arguments.text, arguments.shares)
     tokenizer = None if given else prepare_tokenizer(arguments.objective, load_tokenizer(arguments.tokenizer))
-    shape = open_weights(given).config if given else preset(arguments.preset or "tiny", vocab_size=tokenizer.vocab_size)
+    shape = open_weights(given).config if given else preset(arguments.preset or "tiny", objective=arguments.objective,
+                                                            vocab_size=tokenizer.vocab_size)
     kind, needed = sharded.kind_of_run(PretrainRun, arguments, shape), sharded.bytes_to_train(shape, arguments)
     print(require_memory(needed, "training, activations apart,", settings.device), file=sys.stderr)
     choose_kernels(arguments)
@@ -146,9 +148,6 @@ def run_sft(arguments):
                              f"{arguments.method}")
     if arguments.method == "p-tuning-v2":
         arguments.method = "prefix"
-    if arguments.modules_to_save and arguments.method not in LORAS:
-        raise ValueError(f"--modules-to-save goes with an adapter of --method {', '.join(LORAS)}, not "
-                         f"with {arguments.method}")
     kind = sharded.kind_of_run(FineTuning, arguments)
     stages, rest = read_and_split(arguments)
     if arguments.method in WHOLE or arguments.modules_to_save:

@@ -34,6 +34,7 @@ from minillama.train.pretrain import PretrainRun
 SHARE, MEAN_LENGTH, LONGEST = 0.15, 3.0, 40  # of the tokens; of a span's length, before zero is left out; of a span
 MASKS = {"spans": "[MASK]", "sentences": "[sMASK]", "document": "[gMASK]"}  # by their names in THUDM/GLM
 START, END = "<|startofpiece|>", "<|endofpiece|>"
+OBJECTIVES = ("causal", "blank")
 MIXTURE = ("spans", "spans", "sentences", "document")  # a row draws one of these
 SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")  # the last three: Chinese
 
@@ -63,6 +64,18 @@ def prepare_tokenizer(objective, tokenizer):
 def fills_blanks(tokenizer):
     """Whether the tokenizer, and so its model, has the tokens of blank infilling."""
     return START in tokenizer.special_tokens
+
+
+def require_objective(weights, tokenizer, allowed):
+    """ValueError where a model was pretrained by an objective that a command has no use for, such as one that fills
+    blanks and is to be read from left to right; or where it fills blanks, and the tokenizer has no token for them."""
+    objective = weights.config.objective
+    if objective not in allowed:
+        raise ValueError(f"{weights.source} was pretrained with --objective {objective}: it fills the [MASK] of a text "
+                         "(`generate` lets it) and cannot be read from left to right: give a causal model")
+    if objective == "blank" and not fills_blanks(tokenizer):
+        raise ValueError(f"{weights.source} fills blanks, and its tokenizer lacks their tokens, such as {START}: give "
+                         "the tokenizer that it was trained with")
 
 
 def draw_length(rng):

@@ -1,12 +1,11 @@
 """Pretraining: predict the next token, step after step, in a run that may be killed at any moment and resumed.
 
-A run's folder holds `metrics.jsonl` (one JSON object per step or evaluation), `training_state.pt`
-(weights, optimizer, step, random state) and, at the end, the model in Meta's form. A run that was
-killed and resumed ends with the same weights and metrics, bit for bit, as one that was not: for the
-same machine, torch and number of threads, because sums of floats depend on their order.
+A run's folder (`training_run`) holds, at the end, the model in Meta's form. A run that was killed and resumed ends with
+the same weights and metrics, bit for bit, as one that was not: for the same machine, torch and number of threads,
+because sums of floats depend on their order.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -20,8 +19,6 @@ from minillama.train.resume import settings_of
 from minillama.train.sequence_loss import next_token_loss
 from minillama.train.sharded_checkpoint import take_part_in_saving
 from minillama.train.training_run import TrainingConfig, TrainingRun
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -38,27 +35,27 @@ class PretrainConfig(TrainingConfig):
     eval_every: int = number(100, 0, MOST)
     eval_windows: int = number(64, 0, MOST)  # sequences of the held-out text; 0: all of it
     device: str = device()  # "cpu", "cuda", "cuda:1", "mps"
-    dtype: str = choice("float32", *DTYPES)  # of the weights (float16 underflows); the optimizer's are fp32 in any case
+    dtype: str = choice("float32", "float32", "bfloat16")  # of the weights; the optimizer's are fp32
 
 
 def pretrain(model, train_tokens, held_out_tokens, config, out_dir, resume=False, progress=True,
              tokenizer_path=None, tokenizer=None, facts=None, kind=None):
     """Train `model` in place on `train_tokens` (see `train.data`, `train.mixture`) -> the history, as in metrics.jsonl.
 
-    The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token
-    of the step's batch; grad_norm: before clipping; seconds: of this step alone) and, of evaluations,
-    {"step", "held_out_loss"}; step counts finished updates. resume=True goes on from the last
-    checkpoint in `out_dir`, if model, data and settings are those it had (`checkpoint_every` may differ, and `steps`:
-    see `training_run`). facts: {name: plain value} of more that has to be the same, such as a command's other flags.
-    The tokenizer, or a copy of its file, goes beside the model. kind: another run (`sharded`, `blank_infilling`).
+    The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} (loss: mean nats per token of the step's
+    batch; grad_norm: before clipping; seconds: of this step alone) and, of evaluations, {"step", "held_out_loss"}; step
+    counts finished updates. resume=True goes on from the last checkpoint in `out_dir`, if model, data and settings are
+    those it had (`checkpoint_every` may differ, and `steps`: see `training_run`). facts: {name: plain value} of more
+    that has to be the same, such as a command's other flags. The tokenizer, or a copy of its file, goes beside the
+    model. kind: another run (`sharded`, `blank_infilling`).
 
-    Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir`
-    holds a run and should not, or should and does not; FloatingPointError when the loss is no longer
-    finite, leaving the last checkpoint as it was. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise
-    `interrupts.Interrupted` (a KeyboardInterrupt) or `Terminated` (a SystemExit); a second one stops at once.
+    Raises ValueError where parts do not fit, FileExistsError and FileNotFoundError where `out_dir` holds a run and
+    should not, or should and does not; FloatingPointError when the loss is no longer finite, the last checkpoint stays
+    as it was. Ctrl-C, SIGTERM and SIGHUP finish the step, save, and raise `interrupts.Interrupted` (a
+    KeyboardInterrupt) or `Terminated` (a SystemExit); a second one stops at once.
     """
     _check_fit(model, train_tokens, held_out_tokens, config)
-    model.to(config.device, DTYPES[config.dtype])
+    model.to(config.device, getattr(torch, config.dtype))
     kind = kind or PretrainRun
     history = kind(model, train_tokens, held_out_tokens, config, out_dir, facts).train(resume, progress)
     if not data_parallel.is_main_process():
@@ -85,7 +82,7 @@ class PretrainRun(TrainingRun):
 
     def __init__(self, model, train_tokens, held_out_tokens, config, out_dir, facts=None):
         data = {"train_tokens": train_tokens.fingerprint(), "held_out_tokens": held_out_tokens.fingerprint()}
-        signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        signature = {**(facts or {}), **settings_of(config), **settings_of(model.config), **data}
         super().__init__(model, config, out_dir, signature)
         self.held_out_tokens = held_out_tokens
         rows = config.batch_size * config.grad_accumulation

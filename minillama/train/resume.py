@@ -19,8 +19,8 @@ from minillama.config import ModelConfig
 from minillama.system.files import atomic_write
 from minillama.system.snapshot import opened
 
-# How often a state is saved, and where the optimizer's part of it lies, change no bit of what a run computes.
-MAY_CHANGE = ("checkpoint_every", "paged_optimizer")
+# How often a state is saved, and where the optimizer's part of it lies, change no bit; the objective is the run's kind.
+MAY_CHANGE = ("checkpoint_every", "paged_optimizer", "objective")
 QUOTE = "'"
 LONGEST_ROW = 1 << 20  # bytes of a line of metrics
 # What to give again where a name is not that of a flag.

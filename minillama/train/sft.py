@@ -1,11 +1,10 @@
 """Supervised fine-tuning (SFT, instruction tuning): the model learns to answer, and only the answers are learned.
 
 The same function serves full tuning, LoRA and QLoRA: what requires a gradient is trained, all else stays as it is.
-Runs can be killed and resumed as in pretraining (`training_run`).
 """
 
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, islice
 
@@ -57,10 +56,9 @@ def fine_tune(model, sequences, held_out, config, folder=None, resume=False, pro
     stages: (n1, n2, ...): a curriculum. The first n1 sequences are trained on first, then the next n2, each stage for
     its share of the steps (`stage_ends`); the learning rate runs through once, over all. (): all are mixed.
 
-    The history is a list of {"step", "loss", "lr", "grad_norm", "seconds"} and {"step", "held_out_loss"}, as in
-    `pretrain`; losses are mean nats per learned token. With a `folder` they are written there with checkpoints of the
-    trained parameters, and resume=True goes on from the last; facts and kind are as in `pretrain`, and a run in stages
-    keeps its steps. The model ends in eval mode.
+    The history is as in `pretrain`; losses are mean nats per learned token. With a `folder` it is written there with
+    checkpoints of the trained parameters, and resume=True goes on from the last; facts and kind are as in `pretrain`,
+    and a run in stages keeps its steps. The model ends in eval mode.
 
     Raises ValueError for sequences that do not fit the model or teach nothing, and what `pretrain` raises.
     """
@@ -84,7 +82,7 @@ class FineTuning(TrainingRun):
     def __init__(self, model, sequences, held_out, config, folder, stages=(), facts=None):
         data = {"sequences": fingerprint(sequences), "held_out": fingerprint(held_out),
                 "stages": f"{list(stages)} over {config.steps} steps" if len(stages) > 1 else None}
-        signature = {**(facts or {}), **settings_of(config), **asdict(model.config), **data}
+        signature = {**(facts or {}), **settings_of(config), **settings_of(model.config), **data}
         super().__init__(model, config, folder, signature)
         self.held_out = held_out[:config.eval_sequences or None]
         rows, self.ends = iter(sequences), stage_ends(stages or [len(sequences)], config.steps)

@@ -73,10 +73,10 @@ def test_a_checkpoint_is_described_by_what_it_stores(tmp_path):
         "dim 32, n_layers 2, n_heads 4, n_kv_heads 4, hidden_dim 40, vocab_size 96, max_seq_len 64",
         f"all together 32.00 bits a weight, {4 * count / 2**20:,.1f} MiB",
         "settings obeyed: dim, ffn_dim_multiplier, max_seq_len, multiple_of, n_heads, n_kv_heads, n_layers, norm_eps, "
-        "rope_theta, tie_embeddings, use_scaled_rope, vocab_size", "tokenizer: none",
+        "objective, rope_theta, tie_embeddings, use_scaled_rope, vocab_size", "tokenizer: none",
         *(f"{names}: no, no tokenizer: put its tokenizer.model or tokenizer.json beside it"
-          for names in ("generate, chat, sft", "pretrain, reward")),
-        "quantize: yes", "convert --to meta, hf: yes", "convert --to gguf: yes", "convert --to llama2c: yes"]
+          for names in ("generate", "chat, sft", "pretrain", "reward")),
+        "quantize: yes", *(f"convert --to {form}: yes" for form in ("meta", "hf", "gguf", "llama2c"))]
 
 
 def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
@@ -93,8 +93,8 @@ def test_what_a_downloaded_folder_will_be_good_for_is_told_beforehand(tmp_path):
     assert [line for line in lines if line.startswith("settings ignored: ")][0].count("hidden_act") == 1
     for line in ("tokenizer: 282 pieces", "a text begins with: no token in front; it ends at: '<|end|>' (280)",
                  "special tokens: 3, added words of the text: 1, rows without a token: 18",
-                 "template: the model's own chat_template", "generate, chat, sft: yes", "pretrain, reward: yes",
-                 "convert --to gguf: yes",
+                 "template: the model's own chat_template", "generate: yes", "chat, sft: yes", "pretrain: yes",
+                 "reward: yes", "convert --to gguf: yes",
                  "convert --to llama2c: no, unknown, begin and end have the ids 0, 1 and 280: llama2.c has them fixed "
                  "at 0, 1 and 2"):
         assert line in lines, line

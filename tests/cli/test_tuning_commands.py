@@ -184,6 +184,41 @@ def test_pretrain_by_blanks_leaves_a_model_that_generate_lets_fill_them(tokenize
     assert code == 0 and said.startswith("The") and said.endswith("sat.") and "[MASK]" not in said
     code, _, err = run(capsys, "pretrain", "--text", text, "--model", out, "--out", tmp_path / "more", *sizes)
     assert code == 2 and "objective causal" in err.splitlines()[-1]
+    assert_it_is_not_read_from_left_to_right(out, tmp_path, capsys)
+
+
+def assert_it_is_not_read_from_left_to_right(out, tmp_path, capsys):
+    """Every command that would do so says in one line that the model fills blanks, and writes nothing; a folder that
+    does not name its objective is known by its tokens, and one that is converted, quantized or trained on keeps it."""
+    assert run(capsys, "convert", out, tmp_path / "meta", "--to", "meta")[0] == 0
+    assert run(capsys, "quantize", tmp_path / "meta", tmp_path / "few", "--nf4")[0] == 0
+    old = json.loads((out / "params.json").read_text())
+    assert all(json.loads((folder / "params.json").read_text())["objective"] == "blank"
+               for folder in (out, tmp_path / "meta", tmp_path / "few"))
+    assert run(capsys, "generate", "--model", tmp_path / "few", "--prompt", "The [MASK].")[0] == 0
+    rows, new = tmp_path / "rows.jsonl", tmp_path / "new"
+    rows.write_text("".join(json.dumps({"prompt": f"Is it {n}?", "chosen": "yes", "rejected": "no",
+                                        "instruction": f"Is it {n}?", "output": "yes"}) + "\n" for n in range(30)))
+    for folder in (tmp_path / "meta", tmp_path / "few", out):
+        for words in (("chat", "--model", folder), ("chat", "--model", folder, "--web", "--record", new),
+                      ("sft", "--model", folder, "--data", rows, "--out", new),
+                      ("reward", "--model", folder, "--pairs", rows, "--out", new),
+                      ("ppo", "--model", folder, "--reward", folder, "--prompts", rows, "--out", new),
+                      ("convert", folder, new, "--to", "hf"), ("convert", folder, new, "--to", "gguf")):
+            if folder == tmp_path / "few" and words[0] in ("reward", "ppo", "convert"):
+                continue  # refused as a quantized one
+            code, said, err = run(capsys, *words)
+            assert code == 2 and not said and not new.exists(), words
+            assert "fills blanks" in err.splitlines()[-1] or "it fills the [MASK] of a text" in err.splitlines()[-1]
+        code, said, _ = run(capsys, "info", folder)
+        assert code == 0 and "generate: yes\nchat, sft: no, it fills blanks\n" in said
+        for each in (tmp_path / "few", out):  # from now on they do not say it themselves
+            told = json.loads((each / "params.json").read_text())
+            (each / "params.json").write_text(json.dumps({k: v for k, v in told.items() if k != "objective"}))
+    assert load_model(out)[0].config.objective == "blank"
+    (tmp_path / "meta" / "params.json").write_text(json.dumps({**old, "objective": "spans"}))
+    code, _, err = run(capsys, "generate", "--model", tmp_path / "meta")
+    assert code == 2 and "objective is 'spans': it must be one of causal, blank" in err.splitlines()[-1]
 
 
 def test_only_a_unigram_tokenizer_draws_segmentations(tokenizer_file, tmp_path, capsys):

@@ -84,7 +84,7 @@ def test_a_model_with_its_adapter_merged_in_can_learn_as_a_whole(name, model_fol
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("--method ia3 --modules-to-save lm_head", "goes with an adapter"),
+    ("--method ia3 --modules-to-save lm_head", "goes with --method lora"),
     ("--method bitfit --start-text x", "--start-text goes with --method prefix or prompt"),
     ("--method lora --virtual-tokens 4", "--virtual-tokens goes with --method prefix or prompt or p-tuning"),
     ("--method p-tuning-v2 --encoder-width 4", "--encoder-width goes with --method prefix or p-tuning"),

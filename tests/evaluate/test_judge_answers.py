@@ -2,18 +2,23 @@
 
 import json
 
+import evaluate
 import judge_answers
 import pytest
 from answer_files import read_both, read_prompts
 from checkpoints import model_of
-from judge_answers import main, report_of, tables
+from judge_answers import main, report_of, tables, write_replies
 from mutants import Mutant
 from test_judge import answers, judge_with
 
-from minillama.checkpoint import save_model
+from minillama.chat import Conversation, reply
+from minillama.checkpoint import load_model, save_model
+from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.config import ModelConfig
 from minillama.evaluate.judge import both_orders, planted_pairs
-from minillama.tokenizer import train_bpe
+from minillama.generate import GREEDY
+from minillama.tokenizer import load_tokenizer, train_bpe
+from minillama.train.blank_infilling import prepare_tokenizer
 
 
 class Asked:
@@ -106,6 +111,20 @@ def test_files_are_judged_and_a_stopped_run_ends_as_one_that_was_not(tmp_path, c
     assert "make" in (said := capsys.readouterr().err) and "the judge reads 16: shorten the answers" in said
 
 
+def test_answers_of_several_questions_at_once_are_the_replies_to_each(tmp_path):
+    model, tokenizer = load_model(tiny_folder(tmp_path / "m", context=48))
+    questions = ["how?", "how is it so? " * 2, "so", "A: a. B: b. so? how?", "?"]
+    wanted = []
+    for question in questions:
+        conversation = Conversation(tokenizer, "question_answer")
+        conversation.ask(question)
+        wanted.append("".join(reply(model.double(), conversation, 9, GREEDY)).strip())
+    assert len(set(wanted)) > 1
+    for batch_size in (1, 2, 5):
+        conversation = Conversation(tokenizer, "question_answer")
+        assert write_replies(model, conversation, questions, 9, batch_size) == wanted
+
+
 def test_two_models_may_answer_the_questions_of_a_file(tmp_path, capsys):
     for name, seed in (("m", 0), ("one", 1), ("two", 2)):
         tiny_folder(tmp_path / name, seed)
@@ -116,6 +135,21 @@ def test_two_models_may_answer_the_questions_of_a_file(tmp_path, capsys):
     assert main([*command, "--prompts", str(tmp_path / "p.jsonl")]) == 0
     found = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text("utf-8").splitlines()]
     assert [one["question"] for one in found] == ["how?", "so?"] and found[0]["ours"] != found[0]["theirs"]
+
+
+def test_a_model_that_fills_blanks_is_refused_before_another_writes_its_answers(tmp_path, capsys):
+    tiny_folder(tmp_path / "m"), lines(tmp_path / "p.jsonl", {"question": "how?"})
+    tokenizer = prepare_tokenizer("blank", load_tokenizer(tmp_path / "m" / "tokenizer.model"))
+    shape = ModelConfig(16, 1, 2, tokenizer.vocab_size, hidden_dim=16)
+    save_with_tokenizer(tmp_path / "glm", model_of(shape), tokenizer)
+    for judge_of, ours in (("glm", "m"), ("m", "glm")):
+        assert main(["--model", str(tmp_path / judge_of), "--ours", str(tmp_path / "m"), "--theirs",
+                     str(tmp_path / ours), "--prompts", str(tmp_path / "p.jsonl"), "--kernels", "torch", "--out",
+                     str(tmp_path / "out")]) == 2
+        assert "glm was pretrained with --objective blank" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+    assert evaluate.main(["--model", str(tmp_path / "glm"), "--tasks", "piqa", "--out", str(tmp_path / "out")]) == 2
+    assert "cannot be read from left to right" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("content", "told"), [
