@@ -70,6 +70,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "clean_corpus.py", *rest)
     if verb == "info" and ("--method" in rest or "--articles" in rest):
         return call(PYTHON, ROOT / "tools" / "memory_cost.py", *rest)
+    if verb == "info" and any(word.startswith("--mesh") for word in rest):
+        return call(PYTHON, ROOT / "tools" / "mesh_plan.py", *rest)
     if verb == "pretrain" and "--recipe" in rest:
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
     if verb == "ppo" and any(word.startswith("--like") for word in rest):

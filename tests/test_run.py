@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["pretrain", "--recipe", "x"], f"python {ROOT / 'tools' / 'pretrain_recipe.py'} --recipe x"),
     (["ppo", "--like", "x"], f"python {ROOT / 'tools' / 'ppo_like.py'} --like x"),
     (["info", "tiny", "--method", "qlora"], f"python {ROOT / 'tools' / 'memory_cost.py'} tiny --method qlora"),
+    (["info", "--mesh", "8x4"], f"python {ROOT / 'tools' / 'mesh_plan.py'} --mesh 8x4"),
     (["generate", "--device-map", "auto"], f"python {ROOT / 'tools' / 'generate_over_devices.py'} --device-map auto"),
     (["generate", "--prompt", "two words"], "python -m minillama generate --prompt two words"),
 ])

@@ -1,5 +1,6 @@
 """Laws of the plan of a mesh; that small runs send what it says is held in test_sharded and test_tensor_parallel."""
 
+import mesh_plan
 import pytest
 from mutants import Mutant
 
@@ -46,6 +47,22 @@ def test_a_slower_link_takes_a_larger_share_and_a_longer_batch_a_smaller_one():
 def test_the_plan_is_said_in_four_lines():
     lines = describe_mesh(SHAPE, 8, 4, 1, 2048, "infiniband-hdr")
     assert len(lines) == 4 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[3]
+
+
+def test_the_command_says_what_the_formulas_say(capsys):
+    mesh_plan.main("--mesh 8x4 --model llama_65b --link ethernet-100 --rows 2 --tokens 1024".split())
+    assert capsys.readouterr().out.splitlines() == describe_mesh(SHAPE, 8, 4, 2, 1024, "ethernet-100")
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("--mesh 8 --model llama_65b", "--mesh is '8'"), ("--mesh 0x4 --model llama_65b", "--mesh is '0x4'"),
+    ("--mesh 8x4 --model llama_66b", "llama_66b"), ("--mesh 8x4 --model llama_65b --link wire", "--link"),
+    ("--mesh 8x4 --model llama_65b --tokens 0", "at least one token"),
+    ("--mesh 8x3 --model llama_65b", "8x3: 3 does not divide the model's n_heads 64")])
+def test_a_mesh_that_cannot_be_planned_is_refused_in_a_line(words, told, capsys):
+    with pytest.raises(SystemExit) as error:
+        mesh_plan.main(words.split())
+    assert error.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
 
 
 MUTANTS = [
