@@ -103,7 +103,8 @@ def _in_dtype(weights, dtype, progress):
             bar.update()
             return stored.read() if dtype is None else stored.read().to(dtype)
 
-        return replace(stored, dtype=dtype or stored.dtype, read=read, made=stored.made or dtype is not None)
+        return replace(stored, dtype=dtype or stored.dtype, read=read, made=stored.made or dtype is not None,
+                       parts=None)
 
     return replace(weights, tensors={name: changed(stored) for name, stored in weights.tensors.items()})
 

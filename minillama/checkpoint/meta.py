@@ -71,7 +71,7 @@ def _join(name, parts, dim, source):
         raise ValueError(f"{source}: {name} differs between shards: {', '.join(forms)}")
     shape = list(first.shape)
     shape[axis] *= len(parts)
-    return Stored(tuple(shape), first.dtype, lambda: torch.cat(parts, axis))
+    return Stored(tuple(shape), first.dtype, lambda: torch.cat(parts, axis), parts=(axis, parts, None))
 
 
 def _axis(name, parts, dim):

@@ -9,13 +9,14 @@ from minillama.backends import backend_of, use_kernels
 from minillama.bounds import MOST, SEEDS, Range
 from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, take_template
+from minillama.cli.model_arguments import add_template, load_from_args, opened, take_template
 from minillama.engine import refusal
 from minillama.generate import generate_text
 from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
 from minillama.system.terminal import tell
 from minillama.train.blank_infilling import OBJECTIVES, fill_text, fills_blanks
+from minillama.train.tensor_parallel import CUT_HELP, across_processes, load_cut
 from minillama.web.web_command import add_web, load_models, require_web, serve
 
 
@@ -24,6 +25,7 @@ def add_generate(commands):
     generate = flags.command(commands, "generate", run_generate, "let a model continue a text", objectives=OBJECTIVES)
     generate.add_argument("--tokenizer", metavar="T", help="needed where the model brings none")
     generate.add_argument("--prompt", default="", metavar="TEXT", help="the text to continue; it is printed first")
+    flags.add_number(generate, "--tensor-parallel", Range(1, 64), 1, help=CUT_HELP)
     add_generation(generate, Sampling)
 
 
@@ -54,7 +56,8 @@ def add_generation(parser, sampling):
 
 def load_to_generate(arguments):
     """(model, tokenizer) by the chosen kernels, with its adapter; a line says why if the engine cannot decode it."""
-    model, tokenizer = load_from_args(arguments)
+    cut = getattr(arguments, "tensor_parallel", 1) > 1
+    model, tokenizer = load_cut(arguments, *opened(arguments)[:2]) if cut else load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
@@ -64,6 +67,7 @@ def load_to_generate(arguments):
     return model.eval(), tokenizer
 
 
+@across_processes
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     sampling = flags.from_flags(Sampling, arguments)

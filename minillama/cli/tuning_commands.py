@@ -26,8 +26,8 @@ from minillama.tokenizer import load_tokenizer
 from minillama.train import sharded
 from minillama.train.blank_infilling import OBJECTIVES, choose_run, prepare_tokenizer
 from minillama.train.data import question_held_out
-from minillama.train.data_parallel import is_main_process, on_main_first, process_group
-from minillama.train.mixture import find_sources, open_sources, tell_epochs, write_sources
+from minillama.train.data_parallel import is_main_process, process_group
+from minillama.train.mixture import find_sources, tell_epochs, write_sources
 from minillama.train.pretrain import PretrainConfig, PretrainRun, check_shape, pretrain
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
@@ -126,8 +126,7 @@ def run_pretrain(arguments):
     require_unigram(tokenizer, arguments.subword_sampling)
     kind = choose_run(kind, arguments.objective, tokenizer, shape, settings)
     with process_group(settings.device):  # of torchrun, if that started us
-        train, held_out = on_main_first(lambda: write_sources(arguments.out, sources, tokenizer),
-                                        lambda: open_sources(arguments.out, sources, tokenizer))
+        train, held_out = write_sources(arguments.out, sources, tokenizer)
         tell_epochs(train, settings)
         train = sample_subwords(train, tokenizer, arguments.subword_sampling)
         torch.manual_seed(settings.seed)

@@ -68,13 +68,6 @@ def mean(value):
     return value
 
 
-def on_main_first(make, take):
-    """make() in the main process, and take() in the others once that is done: files are written once."""
-    made = make() if is_main_process() else None
-    wait_for_all()
-    return made if is_main_process() else take()
-
-
 def wait_for_all():
     """Go on when every process has come here."""
     if rank_and_size()[1] > 1:

@@ -19,7 +19,7 @@ from minillama.corpus.text_files import check_texts, read_documents
 from minillama.system.files import require_regular
 from minillama.train import perplexity
 from minillama.train.data import Batches, open_train_and_held_out, write_train_and_held_out
-from minillama.train.data_parallel import is_main_process
+from minillama.train.data_parallel import is_main_process, wait_for_all
 from minillama.train.subword_sampling import SampledBatches, SampledTokens
 
 
@@ -83,9 +83,11 @@ def read_shares(path):
 
 def write_sources(folder, sources, tokenizer):
     """Tokenise each source into `folder` -> (train, held out): two `Mixture`s, or of a single text its two `Tokens`.
-    A document's side depends on its text alone: none is learned from in one source and held out in another."""
-    for i, source in enumerate(sources):
+    A document's side depends on its text alone: none is learned from in one source and held out in another. Of several
+    processes one writes; all read that once it is there."""
+    for i, source in enumerate(sources if is_main_process() else ()):
         write_train_and_held_out(_place(folder, source, i), read_documents(source.paths), tokenizer)
+    wait_for_all()
     return open_sources(folder, sources, tokenizer)
 
 

@@ -16,7 +16,6 @@ where blocks and rest are the bytes of the weights inside and outside of the blo
 import contextlib
 import functools
 import os
-import sys
 
 import torch
 
@@ -25,7 +24,7 @@ from minillama.train.pretrain import PretrainRun
 from minillama.train.resume import load_training_state
 from minillama.train.sft import FineTuning
 from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
-from minillama.train.tensor_parallel import cut_layers, require_cuttable
+from minillama.train.tensor_parallel import choose_kernels, cut_layers, require_cuttable
 
 METHODS = ("full", "lora", "rslora")  # of sft, that train in shards
 HELP = "share weights, gradients and optimizer out to the processes that torchrun started (FSDP)"  # of --shard
@@ -45,10 +44,7 @@ def kind_of_run(kind, arguments, shape=None):
     require_shardable(arguments, cut)
     if cut > 1:
         require_cuttable(shape, cut)
-        if arguments.kernels not in ("auto", "torch", "reference"):
-            raise ValueError(f"--kernels {arguments.kernels} cannot multiply matrices that are cut: use torch or auto")
-        arguments.kernels = arguments.kernels.replace("auto", "torch")
-        print(f"kernels: {arguments.kernels} (matrices are cut over {cut} processes)", file=sys.stderr)
+        choose_kernels(arguments, cut)
     kind = {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}[kind]
     return functools.update_wrapper(functools.partial(kind, tensor_parallel=cut), kind, updated=())  # keeps its name
 

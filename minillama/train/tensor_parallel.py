@@ -4,7 +4,26 @@ As Megatron-LM has it (arXiv 1909.08053, section 3) and Meta's files are cut: wq
 output rows, so a process has H / K heads and F / K hidden numbers of its own; wo and w2 by their input columns, so
 each process gives a part of a sum. The embedding is cut by columns, as in Llama 1 and 2; norms are held by all. A block
 has two sums over all processes (all-reduce) of B T D numbers on its way forward, and two on its way back.
+
+`torchrun --nproc-per-node K -m minillama generate --tensor-parallel K`: each process reads its part of the weights and
+keeps the keys and values of its heads, and all choose the same tokens.
 """
+
+import contextlib
+import functools
+import io
+import os
+import sys
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from minillama.checkpoint.placement import read_part
+from minillama.checkpoint.weights import common_dtype, planned_model
+from minillama.train import data_parallel
+
+CUT_HELP = "so many processes, started by torchrun, cut every matrix and choose each token together"
 
 
 def require_cuttable(config, size, flag="--tensor-parallel"):
@@ -51,3 +70,77 @@ def with_whole_x(inputs, mesh):
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(inputs[0], mesh, [Replicate()]), *inputs[1:]
+
+
+def choose_kernels(arguments, cut):
+    """Put PyTorch's products, the only ones that take a cut matrix, in the place of --kernels auto; a line says so."""
+    if arguments.kernels not in ("auto", "torch", "reference"):
+        raise ValueError(f"--kernels {arguments.kernels} cannot multiply matrices that are cut: use torch or auto")
+    arguments.kernels = arguments.kernels.replace("auto", "torch")
+    print(f"kernels: {arguments.kernels} (matrices are cut over {cut} processes)", file=sys.stderr)
+
+
+def across_processes(command):
+    """Decorate a command with --tensor-parallel: where that asks for more than one process, those of torchrun are a
+    group in it, and the first alone prints."""
+    @functools.wraps(command)
+    def run(arguments):
+        cut = arguments.tensor_parallel
+        if cut == 1:
+            return command(arguments)
+        started = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+        if started != cut:
+            raise ValueError(f"--tensor-parallel {cut} wants {cut} processes and has {started}: start them by "
+                             f"`torchrun --nproc-per-node {cut} -m minillama ...`")
+        for flag in ("adapter", "load_4bit", "load_8bit"):
+            if getattr(arguments, flag):
+                raise ValueError(f"--tensor-parallel {cut} cuts plain weights alone, without --{flag.replace('_', '-')}"
+                                 ": `merge` an adapter first")
+        choose_kernels(arguments, cut)
+        with data_parallel.process_group(arguments.device):
+            with contextlib.nullcontext() if data_parallel.is_main_process() else hidden():
+                return command(arguments)
+
+    return run
+
+
+@contextlib.contextmanager
+def hidden():
+    """Within it nothing is printed; an error is still raised."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def load_cut(arguments, weights, tokenizer):
+    """(`Transformer`, tokenizer) of unread `Weights`, cut over all processes: each reads its part."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if weights.quantization or arguments.merged:
+        raise ValueError(f"{arguments.model} holds more than plain weights, and --tensor-parallel cuts those alone: "
+                         "`merge` an adapter first, or give the original of a quantized model")
+    mesh = init_device_mesh(torch.device(arguments.device).type, (arguments.tensor_parallel,))
+    dtype = getattr(torch, arguments.dtype or "", None) or common_dtype(weights)
+    return read_cut(weights, mesh, dtype), tokenizer
+
+
+def read_cut(weights, mesh, dtype):
+    """The model of unread `Weights`, in which a process of a one-dimensional mesh holds its part alone: pieces of the
+    matrices, and a config of the heads that are its own."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    require_cuttable(weights.config, mesh.size())
+    model = planned_model(weights.config)
+    cut_layers(model, mesh)
+    for name, planned in list(model.named_parameters()):
+        shape, offset = compute_local_shape_and_global_offset(planned.shape, mesh, planned.placements)
+        stored, place = weights.tensors[name], planned.placements[0]
+        axis = place.dim if place.is_shard() else 0
+        piece = read_part(stored, axis, offset[axis], offset[axis] + shape[axis]).to(mesh.device_type, dtype)
+        weight = DTensor.from_local(piece.contiguous(), mesh, planned.placements, run_check=False, shape=planned.shape,
+                                    stride=planned.stride())
+        module, _, parameter = name.rpartition(".")
+        setattr(model.get_submodule(module), parameter, nn.Parameter(weight, requires_grad=False))
+    config, n = weights.config, mesh.size()
+    model.config = replace(config, n_heads=config.n_heads // n, n_kv_heads=config.n_kv_heads // n)
+    return model

@@ -16,7 +16,6 @@ from minillama.train.data_parallel import (
     is_main_process,
     learner_of,
     mean,
-    on_main_first,
     process_group,
     rank_and_size,
     shard,
@@ -30,15 +29,6 @@ def test_alone_there_is_no_group_and_nothing_changes():
     with process_group():
         assert rank_and_size() == (0, 1) and is_main_process() and learner_of(model) is model
         assert list(shard([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
-
-
-def test_what_the_leader_makes_the_others_take_once_all_have_met(monkeypatch):
-    for rank, wanted in ((0, ["make", "met"]), (1, ["met", "take"])):
-        done = []
-        monkeypatch.setattr(data_parallel, "rank_and_size", lambda rank=rank: (rank, 2))
-        monkeypatch.setattr(data_parallel, "wait_for_all", lambda done=done: done.append("met"))
-        on_main_first(lambda done=done: done.append("make"), lambda done=done: done.append("take"))
-        assert done == wanted
 
 
 @pytest.mark.parametrize(("device", "backend", "gpu"), [("cpu", "gloo", []), ("cuda", "nccl", [3])])

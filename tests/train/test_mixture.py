@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from minillama.train.mixture import (
     held_out_loss,
     read_shares,
     tell_epochs,
+    write_sources,
 )
 from minillama.train.pretrain import pretrain
 
@@ -193,6 +195,17 @@ def test_pretrain_takes_a_file_of_shares_and_tells_epochs(tmp_path, capsys):
     assert main([*words, "--resume", "--steps", "6"]) == 0
     (tmp_path / "shares.json").write_text(json.dumps({"poems": 50, "laws": 50}))
     assert main([*words, "--resume"]) == 2 and "--shares" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("is_main", "wanted"), [(True, ["write", "met", "open"]), (False, ["met", "open"])])
+def test_of_several_processes_one_writes_the_sources_and_all_open_them_behind(is_main, wanted, monkeypatch):
+    done = []
+    module = sys.modules[write_sources.__module__]
+    for name, word in (("write_train_and_held_out", "write"), ("wait_for_all", "met"), ("open_sources", "open")):
+        monkeypatch.setattr(module, name, lambda *_, word=word: done.append(word))
+    monkeypatch.setattr(module, "is_main_process", lambda: is_main)
+    write_sources("nowhere", [Source("", 1.0, [])], None)
+    assert done == wanted
 
 
 MUTANTS = [

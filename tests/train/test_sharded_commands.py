@@ -126,6 +126,11 @@ def test_pretrain_with_cut_matrices_writes_the_model_that_one_process_would(base
         command(launcher, "pretrain", "--text", ROOT / "README.md", "--model", tmp_path / "begin", "--out",
                 tmp_path / name, *COMMON.split(), "--max-lr", "1e-3", "--seq-len", "32", *more)
     assert_equal(weights(tmp_path / "four"), weights(tmp_path / "one"))
+    words = ("generate", "--model", tmp_path / "one", "--prompt", "python3", "--max-new-tokens", "20", "--seed", "3")
+    alone, *cut = (subprocess.run([sys.executable, *launcher, *map(str, words), *more], capture_output=True, text=True,
+                                  cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout
+                   for launcher, more in ((ALONE, ["--kernels", "torch"]), (torchrun(2), ["--tensor-parallel", "2"])))
+    assert cut == [alone] and alone.startswith("python3"), "one of all processes prints"
 
 
 @pytest.mark.long

@@ -1,18 +1,27 @@
 """Laws of tensor parallelism: processes that compute each token together end where one does."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import model_of
 from forked import in_processes
 from test_sharded import CONFIG, SHAPE, Traffic, largest_difference, learn, local_bytes, run_of
 
+from minillama.backends import use_kernels
+from minillama.checkpoint import open_weights, save_model
+from minillama.checkpoint.convert import convert
+from minillama.cli.command_line import main
 from minillama.config import ModelConfig
+from minillama.generate import generate_tokens
+from minillama.sampling import Sampling
 from minillama.train.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainRun
 from minillama.train.sharded import ShardedPretrain
-from minillama.train.tensor_parallel import require_cuttable
+from minillama.train.tensor_parallel import read_cut, require_cuttable
 
 CUTTABLE = ModelConfig(24, 2, 4, 41, n_kv_heads=2, max_seq_len=32)
 
@@ -74,3 +83,97 @@ def test_a_model_that_cannot_be_cut_is_refused(shape, size, told):
 @pytest.mark.long
 def test_a_run_moved_from_one_process_to_a_mesh_of_2_x_2_to_two_ends_like_the_one_that_stayed(runs):
     assert largest_difference(runs[2]["moved"], runs[1]["learned"]) <= 1e-6
+
+
+WRITER = ModelConfig(256, 2, 8, 513, n_kv_heads=4, hidden_dim=768, max_seq_len=64)  # 513: no multiple of 2
+PROMPTS = [[1, 5, 9, 2], [3], [7, 7, 400]]
+WAYS = [Sampling(0.0), *[Sampling(1.0, top_k=40)] * 3]
+FORMS = {2: ("halves",), 4: ("halves", "quarters", "rows", "hf")}  # of the files that so many processes read
+
+
+def texts_of(model):
+    """Ids of three prompts together: greedy, then drawn by three seeds."""
+    return [list(generate_tokens(model, PROMPTS, 5, way, seed=seed)) for seed, way in enumerate(WAYS)]
+
+
+def write_cut(folder, model, n, table_axis=1):
+    """Meta's form of a model in n files; table_axis 0: the embedding is cut by the vocabulary, as in Llama 3."""
+    save_model(folder, model)
+    whole = torch.load(folder / "consolidated.00.pth", weights_only=True)
+    for place in range(n):
+        def piece(name, tensor, place=place):
+            part = name.removesuffix(".weight").rpartition(".")[2]
+            axis = table_axis if part == "tok_embeddings" else 1 if part in ("wo", "w2") else 0
+            return tensor if tensor.dim() == 1 else tensor.chunk(n, axis)[place].clone()
+
+        torch.save({name: piece(name, tensor) for name, tensor in whole.items()},
+                   folder / f"consolidated.{place:02}.pth")
+
+
+def resident(path):
+    """Bytes of a mapped file that this process has in memory."""
+    blocks = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    return sum(1024 * int(re.search(r"Rss: +(\d+)", block)[1]) for block in blocks
+               if block.split("\n")[0].endswith(str(path)))
+
+
+def write_together(rank, size, folder):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh, found = init_device_mesh("cpu", (size,)), {}
+    for form in FORMS[size]:
+        model = use_kernels(read_cut(open_weights(folder / form), mesh, torch.float32), "torch")
+        found[form] = texts_of(model)
+        found[f"held {form}"] = local_bytes(model.parameters())
+    found["read"] = [resident(folder / "halves" / f"consolidated.{place:02}.pth") for place in range(2)]
+    (folder / f"written-{size}-{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """(folder with one model in four forms, its texts by one process)"""
+    folder, even = tmp_path_factory.mktemp("cut"), replace(WRITER, vocab_size=512)
+    model = model_of(WRITER)
+    save_model(folder / "whole", model)
+    convert(folder / "whole", folder / "hf", "hf")
+    for name, n, axis in (("halves", 2, 1), ("quarters", 4, 1), ("rows", 2, 0)):
+        write_cut(folder / name, model_of(even), n, axis)
+    return folder, {"hf": texts_of(use_kernels(model, "torch")), **dict.fromkeys(
+        ("halves", "quarters", "rows"), texts_of(use_kernels(model_of(even), "torch")))}
+
+
+def assert_written_alike(folder, alone, size):
+    in_processes(write_together, [size], folder)
+    for rank in range(size):
+        found = json.loads((folder / f"written-{size}-{rank}.json").read_text())
+        for form in FORMS[size]:
+            assert found[form] == alone[form], (form, rank)
+            assert found[f"held {form}"] <= 4 * WRITER.n_parameters() / size * 1.02  # norms are whole
+        yield found
+
+
+@pytest.mark.long
+def test_two_processes_write_the_ids_of_one_and_each_reads_the_file_of_its_part(writers):
+    for rank, found in enumerate(assert_written_alike(*writers, 2)):
+        size = (writers[0] / "halves" / f"consolidated.{rank:02}.pth").stat().st_size
+        assert found["read"][rank] > 0.9 * size and found["read"][1 - rank] < 0.15 * size
+
+
+@pytest.mark.long
+def test_four_processes_write_the_ids_of_one_from_files_of_any_number(writers):
+    assert len(list(assert_written_alike(*writers, 4))) == 4
+
+
+@pytest.mark.parametrize(("started", "words", "told"), [
+    (None, "", "--tensor-parallel 2 wants 2 processes and has 1: start them by `torchrun --nproc-per-node 2"),
+    (3, "", "--tensor-parallel 2 wants 2 processes and has 3"),
+    (2, "--load-4bit", "cuts plain weights alone, without --load-4bit: `merge` an adapter first"),
+    (2, "--adapter there", "cuts plain weights alone, without --adapter"),
+    (2, "--kernels cpu", "--kernels cpu cannot multiply matrices that are cut: use torch or auto")])
+def test_what_cannot_be_written_together_is_told_in_one_line_before_any_work(started, words, told, monkeypatch, capsys):
+    if started:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+        monkeypatch.setenv("WORLD_SIZE", str(started))
+    assert main(["generate", "--model", "nowhere", "--tensor-parallel", "2", *words.split()]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
