@@ -25,6 +25,7 @@ from minillama.rlhf.experience import make_experience, value_model_of
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.trust_region import distance, hold, is_far
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
@@ -102,6 +103,7 @@ class PPO:
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
         self.value_optimizer = value and AdamW(value.parameters(), config.value_lr, **options)
         self.kl_coefficient, self.iteration = config.kl_coefficient, 0
+        self.origins = []  # lists of weights: before the batch's last step, and before its first
 
     def advance(self, prompts, eos_id, other_loss=None):
         """One iteration over `prompts`, lists of ids -> (its rollout, metrics).
@@ -144,9 +146,10 @@ class PPO:
             return self.log_probs(policy, rollout)
 
     def learn(self, experience, seed, other_loss=None):
-        """All epochs over one batch, or those until the policy is too far from the one that sampled (`update`) -> means
-        of what its updates measured, their number, "updates"; of the first update alone: "entropy", and
-        "first_ratio", the farthest from 1 (which is 1 itself, if nothing is wrong)."""
+        """All epochs over one batch, or those until the policy is too far from the one that sampled; the last step is
+        held within the `trust_region` -> means of what the updates measured, their number, "updates", and "halved", how
+        often the last was; of the first alone: "entropy", and "first_ratio" (1, if nothing is wrong)."""
+        self.origins = [[weight.clone() for weight in self.policy_optimizer.weights]]
         generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
         for chosen in (part for _ in range(self.config.epochs)
                        for part in torch.randperm(rows, generator=generator).chunk(self.config.minibatches)):
@@ -161,30 +164,27 @@ class PPO:
                 raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: the policy "
                                          "that learns is not the one that sampled. Does it drop out, or keep state "
                                          "between calls?")
-        first = {name: measured[0][name] for name in ("entropy", "first_ratio")} | {"updates": len(measured)}
+        halved = hold(self.policy_optimizer, self.origins, lambda: is_far(
+            self.log_probs(self.policy, experience.rollout), experience, self.config))
+        first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
+        first |= {"updates": len(measured), "halved": halved}
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
 
     def update(self, experience, other_loss=None, first=False):
         """One step of the policy (and a loss to be added to its own) and one of the value model -> what was measured
-        before them; None, and no step, where, but for the first, the policy is too far from the one that sampled: the
-        KL estimate of a token beyond 1.5 times `old_kl` (as in StackLLaMA's program), or the mean ratio too large."""
-        config, rollout, mask_BA = self.config, experience.rollout, experience.rollout.answer_mask_BA
+        before them; None, and no step, where, but for the first, the policy is too far from the one that sampled."""
+        config, rollout = self.config, experience.rollout
         logits_BAV = answer_logits(self.policy, rollout, config.temperature)
-        log_prob_BA, old_BA = log_probs_of(logits_BAV, rollout), experience.log_prob_BA
-        with torch.no_grad():
-            ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
-            old_kl = ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item()
-        if not first and (config.old_kl and old_kl > 1.5 * config.old_kl or ratios_N.mean() > config.mean_ratio):
+        log_prob_BA = log_probs_of(logits_BAV, rollout)
+        if not first and is_far(log_prob_BA, experience, config):
             return None
+        self.origins = [[weight.clone() for weight in self.policy_optimizer.weights], *self.origins[-1:]]
         loss = self.policy_loss(log_prob_BA, experience)
         _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
         values = self.learn_values(experience)
-        with torch.no_grad():
-            other = {} if other_loss is None else {"other_loss": other_loss.item()}
-            clipped = ppo.clip_fraction(log_prob_BA, old_BA, experience.advantages_BA, mask_BA, config.clip)
-            return {**other, "policy_loss": loss.item(), **values, "clip_fraction": clipped, "approx_kl": old_kl,
-                    "entropy": ppo.entropy(logits_BAV.detach(), mask_BA).item(),
-                    "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}
+        other = {} if other_loss is None else {"other_loss": other_loss.item()}
+        return {**other, "policy_loss": loss.item(), **values, **distance(log_prob_BA, experience, config.clip),
+                "entropy": ppo.entropy(logits_BAV.detach(), rollout.answer_mask_BA).item()}
 
     def policy_loss(self, log_prob_BA, experience):
         """The clipped loss, averaged over tokens."""

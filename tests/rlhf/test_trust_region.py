@@ -1,0 +1,97 @@
+"""Laws of the trust region: no batch ends with a policy beyond it, and what is within it is left alone."""
+
+import math
+
+import pytest
+import torch
+from letters import Letters
+from mutants import Mutant
+from test_train_ppo import a_model, a_run, prompts
+
+from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
+from minillama.rlhf.trust_region import HALVINGS, hold
+from minillama.train.optimizer import AdamW
+
+SEEDS = (0, 1, 2)
+
+
+def learned(seed, **changes):
+    """One batch -> (its metrics, the policy's weights, how far it ended: nats of a token by the formula)."""
+    run = a_run(a_model(seed=seed), seed=seed, **changes)
+    rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, seed)
+    experience, mask_BA = run.judge(rollout), rollout.answer_mask_BA
+    metrics = run.learn(experience, seed)
+    with torch.no_grad():
+        now_BA = log_probs_of(answer_logits(run.policy, rollout), rollout)
+    x = (now_BA - experience.log_prob_BA)[mask_BA].double()
+    return metrics, run.policy.state_dict(), (x.exp() - 1 - x).mean().item()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_batch_ends_beyond_the_region_however_high_the_rate(seed):
+    """Its last step too: of the first epoch, of the last, of a minibatch; 1e-6: that sums come in another order."""
+    for changes in ({"epochs": 1}, {"epochs": 3}, {"epochs": 2, "minibatches": 3}):
+        metrics, _, kl = learned(seed, lr=0.1, old_kl=0.02, **changes)
+        assert metrics["halved"] and kl <= 1.5 * 0.02 + 1e-6
+        assert learned(seed, lr=0.1, old_kl=0.0, mean_ratio=1e12, **changes)[2] > 1.5 * 0.02, "what it is held from"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_batch_within_the_region_is_learned_to_the_bit_as_without_one(seed):
+    (held, weights, kl), (free, others, _) = (learned(seed, old_kl=old_kl) for old_kl in (0.1, 0.0))
+    assert 0 < kl < 0.15 and held == free and held["halved"] == 0 and held["updates"] == 3
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_a_batch_only_the_step_that_went_too_far_is_shortened(seed):
+    """The region's edge lies between where the first step and where the second leads."""
+    (_, one, near), (_, two, far) = (learned(seed, lr=1e-2, old_kl=0.0, epochs=epochs) for epochs in (1, 2))
+    metrics, held, kl = learned(seed, lr=1e-2, old_kl=(near + far) / 3, epochs=2)
+    assert near < kl <= (near + far) / 2 < far and metrics["updates"] == 2
+    for name, weight in held.items():
+        share = 0.5 ** metrics["halved"]
+        torch.testing.assert_close(weight, one[name] + share * (two[name] - one[name]), rtol=1e-5, atol=1e-7)
+
+
+def stepped(dtype=torch.float32):
+    """A weight that a batch took from 0 to 1, and its last step to 2 -> (weight, f(beyond), which holds it)."""
+    weight = torch.nn.Parameter(torch.zeros(1, 1, dtype=dtype))
+    optimizer = AdamW([weight], 1.0)
+    for x in (optimizer.weights[0], weight):
+        torch.nn.init.constant_(x, 2.0)
+    origins = [[torch.full_like(optimizer.weights[0], place)] for place in (1.0, 0.0)]
+    return weight, lambda beyond: hold(optimizer, origins, beyond)
+
+
+def test_the_last_step_is_halved_then_taken_back_then_the_whole_batch_is():
+    for bound, moves, wanted in ((2.0, 0, 2.0), (1.5, 1, 1.5), (1.3, 2, 1.25), (1.0, HALVINGS + 1, 1.0),
+                                 (0.3, HALVINGS + 3, 0.25), (0.0, 2 * HALVINGS + 2, 0.0)):
+        weight, held = stepped()
+        assert held(lambda weight=weight, bound=bound: weight.item() > bound) == moves and weight.item() == wanted
+
+
+def test_a_weight_that_is_no_number_is_taken_back():
+    weight, held = stepped()
+    torch.nn.init.constant_(weight, math.nan)
+    assert held(lambda: not weight.item() <= 2) == HALVINGS + 1 and weight.item() == 1.0
+
+
+def test_a_short_weight_follows_its_fp32_copy():
+    weight, held = stepped(torch.bfloat16)
+    held(lambda: weight.item() > 1.3)
+    assert weight.item() == 1.25
+
+
+MUTANTS = [
+    Mutant("minillama.rlhf.train_ppo", "lambda: is_far(", "lambda: None and is_far(",
+           lambda: test_no_batch_ends_beyond_the_region_however_high_the_rate(0)),
+    Mutant("minillama.rlhf.train_ppo", ", *self.origins[-1:]]", "][-1:] and self.origins[-1:]",
+           lambda: test_of_a_batch_only_the_step_that_went_too_far_is_shortened(0)),
+    Mutant("minillama.rlhf.trust_region", "for origin in origins", "for origin in origins[:1]",
+           test_the_last_step_is_halved_then_taken_back_then_the_whole_batch_is),
+    Mutant("minillama.rlhf.trust_region", "if share else kept", "if True else kept",
+           test_a_weight_that_is_no_number_is_taken_back),
+    Mutant("minillama.rlhf.trust_region", "parameter.copy_(weight)", "pass",
+           test_a_short_weight_follows_its_fp32_copy),
+]
