@@ -134,6 +134,7 @@ def toy_tree(folder, files):
     return folder
 
 
+@pytest.mark.long
 @needs_fork
 @pytest.mark.parametrize(("tests", "processes", "surviving"), [
     (WEAK, 1, ["minillama/toy.py:2: return a > b  ->  return (a >= b)"]), (STRONG, 2, [])], ids=["weak", "strong"])
@@ -152,6 +153,7 @@ CPP = {"csrc/cpu/toy.cpp": 'extern "C" int older(int a, int b) {\n  return a > b
 LOAD = "import ctypes\nfrom pathlib import Path\nlib = ctypes.CDLL(Path(__file__).parents[1] / 'minillama/_toy.so')\n"
 
 
+@pytest.mark.long
 @needs_fork
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 @pytest.mark.parametrize(("more", "surviving"), [
@@ -162,6 +164,7 @@ def test_a_weak_test_lets_a_cpp_fault_survive_and_a_strong_one_does_not(tmp_path
     assert [told for told, killer in mutate.examine(root, "cpp", 10, 0) if not killer] == surviving
 
 
+@pytest.mark.long
 @needs_fork
 def test_a_crash_and_a_test_without_end_are_noticed_and_one_that_always_fails_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(mutate_workshop, "HANG", 5)
@@ -174,6 +177,7 @@ def test_a_crash_and_a_test_without_end_are_noticed_and_one_that_always_fails_en
         mutate.examine(tree, "python", 2, 0)
 
 
+@pytest.mark.long
 @needs_fork
 def test_a_test_that_this_process_has_loaded_is_the_copys_own_in_the_copy(tmp_path):
     """The long tests plant faults from inside a run of all tests, whose files have the same names."""

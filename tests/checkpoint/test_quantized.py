@@ -117,7 +117,7 @@ def weights_of(dim, hidden_dim):
     return Weights(config, tensors, "numbers")
 (folder / "large").mkdir()
 write_quantized(folder / "large", quantize_weights(weights_of(512, 4160), "nf4"))
-weights = weights_of(256, 704)
+weights = weights_of(128, 352)
 for name, kind, settings in (("nf4", "nf4", {}), ("fitted", "nf4", {"fit_scales": True}), ("int8", "int8", {}),
                              ("single", "nf4", {"fit_scales": True, "double_quantization": False})):
     (folder / name).mkdir()
