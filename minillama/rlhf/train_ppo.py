@@ -12,6 +12,7 @@ One iteration, after InstructGPT (arXiv 2203.02155, section 3.5) and the program
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -88,22 +89,20 @@ class PPO:
 
     policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and only
     that is kept a second time (`reference.Reference`). score(tokens_BT, mask_BT) -> (B,): a `RewardModel`, or any rule.
-    value: an `experience.ValueModel`; None for learners that guess none (`grpo`). Nothing drops out: the policy that
-    learns has to be the one that sampled.
+    value: an `experience.ValueModel`; None for learners that guess none (`grpo`). Nothing drops out.
     """
 
     answers, guesses_values = 1, True  # to each question, unless told; whether there is a value model
 
     def __init__(self, policy, score, value, config):
         self.policy, self.score, self.value = policy.eval(), score, value and value.eval()
-        config = with_rates(config, policy.config.dim)
-        self.config = config = replace(config, answers=config.answers or self.answers)
+        self.config = config = with_rates(replace(config, answers=config.answers or self.answers), policy.config.dim)
         self.reference = Reference(policy)
         options = {"betas": (0.9, 0.999), "eps": config.adam_eps, "weight_decay": 0.0}
         self.policy_optimizer = AdamW(policy.parameters(), config.lr, **options)
         self.value_optimizer = value and AdamW(value.parameters(), config.value_lr, **options)
         self.kl_coefficient, self.iteration = config.kl_coefficient, 0
-        self.origins = []  # lists of weights: before the batch's last step, and before its first
+        self.origins = []  # weights before the batch's last step, and before its first
 
     def advance(self, prompts, eos_id, other_loss=None):
         """One iteration over `prompts`, lists of ids -> (its rollout, metrics).
@@ -147,9 +146,11 @@ class PPO:
 
     def learn(self, experience, seed, other_loss=None):
         """All epochs over one batch, or those until the policy is too far from the one that sampled; the last step is
-        held within the `trust_region` -> means of what the updates measured, their number, "updates", and "halved", how
-        often the last was; of the first alone: "entropy", and "first_ratio" (1, if nothing is wrong)."""
+        held within the `trust_region` -> means of what the updates measured, their number, "updates", and "halved",
+        how often the last was; of the first alone: "entropy", and "first_ratio" (1, if nothing is wrong)."""
         self.origins = [[weight.clone() for weight in self.policy_optimizer.weights]]
+        logits = partial(answer_logits, self.policy, experience.rollout, self.config.temperature)
+        began_BAV = torch.no_grad()(logits)()
         generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
         for chosen in (part for _ in range(self.config.epochs)
                        for part in torch.randperm(rows, generator=generator).chunk(self.config.minibatches)):
@@ -161,11 +162,10 @@ class PPO:
                 break
             measured.append(row)
             if len(measured) == 1 and not abs(row["first_ratio"] - 1) < RATIO_TOLERANCE:
-                raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: the policy "
-                                         "that learns is not the one that sampled. Does it drop out, or keep state "
-                                         "between calls?")
+                raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: does the "
+                                         "policy drop out, or keep state between calls?")
         halved = hold(self.policy_optimizer, self.origins, lambda: is_far(
-            self.log_probs(self.policy, experience.rollout), experience, self.config))
+            distance(logits(), experience, self.config.clip, began_BAV), self.config))
         first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
         first |= {"updates": len(measured), "halved": halved}
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
@@ -175,15 +175,15 @@ class PPO:
         before them; None, and no step, where, but for the first, the policy is too far from the one that sampled."""
         config, rollout = self.config, experience.rollout
         logits_BAV = answer_logits(self.policy, rollout, config.temperature)
-        log_prob_BA = log_probs_of(logits_BAV, rollout)
-        if not first and is_far(log_prob_BA, experience, config):
+        log_prob_BA, measured = log_probs_of(logits_BAV, rollout), distance(logits_BAV, experience, config.clip)
+        if not first and is_far(measured, config):
             return None
         self.origins = [[weight.clone() for weight in self.policy_optimizer.weights], *self.origins[-1:]]
         loss = self.policy_loss(log_prob_BA, experience)
         _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
         values = self.learn_values(experience)
         other = {} if other_loss is None else {"other_loss": other_loss.item()}
-        return {**other, "policy_loss": loss.item(), **values, **distance(log_prob_BA, experience, config.clip),
+        return {**other, "policy_loss": loss.item(), **values, **measured,
                 "entropy": ppo.entropy(logits_BAV.detach(), rollout.answer_mask_BA).item()}
 
     def policy_loss(self, log_prob_BA, experience):

@@ -5,28 +5,34 @@ appendix C). The clip of PPO's loss bounds no step: it takes the gradient of a t
 import torch
 
 from minillama.rlhf import ppo
+from minillama.rlhf.rollout import log_probs_of
 
 HALVINGS = 6  # of a step, before it is taken back whole
 
 
 @torch.no_grad()
-def distance(log_prob_BA, experience, clip):
-    """How far a policy that gives an `Experience`'s answers these log-probabilities is from the one that sampled them:
-    {"clip_fraction", "approx_kl": nats a token, by k3, "first_ratio": the farthest from 1}."""
+def distance(logits_BAV, experience, clip, old_BAV=None):
+    """How far a policy with these logits at an `Experience`'s answers is from the one that sampled them:
+    {"clip_fraction", "approx_kl": nats a token, by k3, "mean_ratio", "first_ratio": the farthest from 1}.
+
+    old_BAV: the logits of the one that sampled; "approx_kl" is then KL(policy || it) over the whole vocabulary, where
+    that is more: what has become likely and was never sampled leaves little trace in k3."""
     mask_BA, old_BA = experience.rollout.answer_mask_BA, experience.log_prob_BA
-    ratios_N = (log_prob_BA - old_BA)[mask_BA].exp()
+    log_prob_BA = log_probs_of(logits_BAV, experience.rollout)
+    ratios_N, kl = (log_prob_BA - old_BA)[mask_BA].exp(), ppo.kl_estimate(old_BA, log_prob_BA, "k3")[mask_BA].mean()
+    if old_BAV is not None:
+        log_p_NV, log_old_NV = (x_BAV[mask_BA].log_softmax(-1) for x_BAV in (logits_BAV, old_BAV))
+        kl = torch.maximum(kl, (log_p_NV.exp() * (log_p_NV - log_old_NV)).sum(-1).mean())
     return {"clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, experience.advantages_BA, mask_BA, clip),
-            "approx_kl": ppo.masked_mean(ppo.kl_estimate(old_BA, log_prob_BA, "k3"), mask_BA).item(),
+            "approx_kl": kl.item(), "mean_ratio": ratios_N.mean().item(),
             "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}
 
 
-@torch.no_grad()
-def is_far(log_prob_BA, experience, config):
-    """Whether that is too far: "approx_kl" beyond 1.5 times `old_kl` (as in StackLLaMA's program; 0: any will do), or
-    the mean ratio beyond `mean_ratio`. What is no number is too far."""
-    kl = distance(log_prob_BA, experience, config.clip)["approx_kl"]
-    ratio = (log_prob_BA - experience.log_prob_BA)[experience.rollout.answer_mask_BA].exp().mean()
-    return not ((kl <= 1.5 * config.old_kl or not config.old_kl) and ratio <= config.mean_ratio)
+def is_far(measured, config):
+    """Whether a `distance` is too far: the KL beyond 1.5 times `old_kl` (as in StackLLaMA's program; 0: any will do),
+    or the mean ratio beyond `mean_ratio`. What is no number is too far."""
+    near = measured["approx_kl"] <= 1.5 * config.old_kl or not config.old_kl
+    return not (near and measured["mean_ratio"] <= config.mean_ratio)
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ def test_an_update_measures_by_its_formulas_before_it_steps(noise):
     loss = -torch.minimum(x.exp() * gain, x.exp().clamp(0.95, 1.05) * gain).mean().item()
     cut = ((gain > 0) & (x.exp() > 1.05) | (gain < 0) & (x.exp() < 0.95)).double().mean().item()
     wanted = {"other_loss": extra.item(), "policy_loss": loss, "clip_fraction": cut,
-              "approx_kl": (x.exp() - 1 - x).mean().item(),
+              "approx_kl": (x.exp() - 1 - x).mean().item(), "mean_ratio": x.exp().mean().item(),
               "first_ratio": max(x.exp().tolist(), key=lambda ratio: abs(ratio - 1)),
               "entropy": -(p * p.log()).sum(-1).mean().item()}
     before = run.policy.tok_embeddings.weight.detach().clone()
@@ -147,11 +147,11 @@ def test_checkpoints_are_kept_at_their_iterations_and_at_the_end(tmp_path, monke
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.trust_region", "ratios_N = (log_prob_BA - old_BA)", "ratios_N = (old_BA - log_prob_BA)",
+    Mutant("minillama.rlhf.trust_region", "kl = (log_prob_BA - old_BA)", "kl = (old_BA - log_prob_BA)",
            lambda: test_an_update_measures_by_its_formulas_before_it_steps(torch.randn)),
-    Mutant("minillama.rlhf.trust_region", "kl <= 1.5 * config.old_kl", "kl <= 2.5 * config.old_kl",
+    Mutant("minillama.rlhf.trust_region", "<= 1.5 * config.old_kl", "<= 2.5 * config.old_kl",
            test_an_update_too_far_from_the_policy_that_sampled_is_not_made),
-    Mutant("minillama.rlhf.trust_region", "ratio <= config.mean_ratio", "ratio > 0",
+    Mutant("minillama.rlhf.trust_region", 'measured["mean_ratio"] <= config.mean_ratio', "True",
            test_an_update_too_far_from_the_policy_that_sampled_is_not_made),
     Mutant("minillama.rlhf.train_ppo", "lr or 0.064 / D", "lr or 0.064 / 128",
            test_rates_that_are_not_given_fall_as_the_width_grows),

@@ -1,6 +1,7 @@
 """Laws of the trust region: no batch ends with a policy beyond it, and what is within it is left alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from mutants import Mutant
 from test_train_ppo import a_model, a_run, prompts
 
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import HALVINGS, hold
+from minillama.rlhf.trust_region import HALVINGS, distance, hold
 from minillama.train.optimizer import AdamW
 
 SEEDS = (0, 1, 2)
@@ -54,6 +55,22 @@ def test_of_a_batch_only_the_step_that_went_too_far_is_shortened(seed):
         torch.testing.assert_close(weight, one[name] + share * (two[name] - one[name]), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_token_that_was_never_sampled_and_has_become_likely_is_seen(seed):
+    """k3 of what was sampled hardly sees it; the KL over the whole vocabulary does, by hand and in double precision."""
+    run = a_run(a_model(seed=seed))
+    rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, seed)
+    experience, mask = run.judge(rollout), rollout.answer_mask_BA
+    with torch.no_grad():
+        old_BAV = answer_logits(run.policy, rollout)
+    new_BAV, strange = old_BAV.clone(), next(v for v in range(Letters.vocab_size) if v not in rollout.answers_BA)
+    old_BAV[..., strange] -= 12
+    experience = replace(experience, log_prob_BA=log_probs_of(old_BAV, rollout))
+    wanted = (new_BAV.double().softmax(-1) * (new_BAV.double().log_softmax(-1) - old_BAV.double().log_softmax(-1)))
+    plain, full = (distance(new_BAV, experience, 0.2, *old)["approx_kl"] for old in ((), (old_BAV,)))
+    assert full == pytest.approx(wanted.sum(-1)[mask].mean().item(), rel=1e-4) and full > 10 * plain > 0
+
+
 def stepped(dtype=torch.float32):
     """A weight that a batch took from 0 to 1, and its last step to 2 -> (weight, f(beyond), which holds it)."""
     weight = torch.nn.Parameter(torch.zeros(1, 1, dtype=dtype))
@@ -84,6 +101,8 @@ def test_a_short_weight_follows_its_fp32_copy():
 
 
 MUTANTS = [
+    Mutant("minillama.rlhf.trust_region", "kl = torch.maximum(kl, ", "kl = torch.minimum(kl, ",
+           lambda: test_a_token_that_was_never_sampled_and_has_become_likely_is_seen(0)),
     Mutant("minillama.rlhf.train_ppo", "lambda: is_far(", "lambda: None and is_far(",
            lambda: test_no_batch_ends_beyond_the_region_however_high_the_rate(0)),
     Mutant("minillama.rlhf.train_ppo", ", *self.origins[-1:]]", "][-1:] and self.origins[-1:]",
