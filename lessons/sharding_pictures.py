@@ -1,0 +1,33 @@
+"""Pictures of lesson 38: what the busiest process of an all-reduce sends, and what a process of ZeRO's stages holds."""
+
+from minillama.plots import CONTRAST, INK, ORACLE, OURS, WIDTH, figure, label_end
+
+
+def all_reduce(title, counted):
+    """Vectors that the busiest process sends: lines by the formulas, dots {("naive" or "ring", P): as counted}."""
+    picture, axes = figure(title, "processes", "vectors sent by the busiest process")
+    for name, colour, numbers, sent in (("naive", CONTRAST, range(2, 10), lambda P: P - 1),
+                                        ("ring", OURS, range(2, 17), lambda P: 2 * (P - 1) / P)):
+        line = [sent(P) for P in numbers]
+        axes.plot(numbers, line, color=colour)
+        label_end(axes, numbers, line, name, colour)
+        dots = [(P, value) for (kind, P), value in counted.items() if kind == name]
+        axes.plot(*zip(*dots, strict=True), "o", color=colour)
+    axes.set(ylim=(0, 8.6), xlim=(1.4, 17.8), xticks=(2, 4, 8, 16))
+    return picture
+
+
+def memory(title, rows, unit):
+    """Stacked bars {stage: (weights, gradients, Adam's means)}, their sum behind each."""
+    picture, axes = figure(title, unit, figsize=(WIDTH, 2.9))
+    left = [0.0] * len(rows)
+    for i, (name, colour) in enumerate((("weights", OURS), ("gradients", CONTRAST), ("Adam", ORACLE))):
+        values = [parts[i] for parts in rows.values()]
+        axes.barh(list(rows), values, left=left, color=colour, height=0.6, label=name)
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    for place, total in enumerate(left):
+        axes.annotate(f"{total:.0f}", (total, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
+    axes.legend(loc="lower right")
+    axes.invert_yaxis()
+    axes.set_xlim(right=max(left) * 1.14)
+    return picture
