@@ -13,6 +13,8 @@ use, train, convert, verify:
     python3 run.py clean-corpus    keep of raw text what is worth learning from, and say what went
     python3 run.py evaluate        score a model on benchmark files, with standard errors
     python3 run.py judge           let a model compare the answers of two others, in both orders
+    python3 run.py align           a published road, stage by stage: fine-tuning, reward model, PPO
+    python3 run.py stack-exchange  your own dump of a Stack Exchange site as text, answers and pairs
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
 test and measure:
@@ -74,6 +76,10 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "mesh_plan.py", *rest)
     if verb == "pretrain" and "--recipe" in rest:
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
+    if any(word.split("=")[0] == "--tensorboard" for word in rest):
+        return call(PYTHON, ROOT / "tools" / "tensorboard_log.py", *argv)
+    if verb in ("stack-exchange", "align"):
+        return call(PYTHON, ROOT / "tools" / (verb.replace("-", "_") + ".py"), *rest)
     if verb == "ppo" and any(word.startswith("--like") for word in rest):
         return call(PYTHON, ROOT / "tools" / "ppo_like.py", *rest)
     if verb == "generate" and any(word.startswith("--device-map") for word in rest):
