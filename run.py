@@ -47,6 +47,8 @@ CAPS = {  # what PyTorch, its libraries and our kernels may use of a CPU
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
 }
+TOOLS = {"book": "book_markdown", "docs": "api_pages", "gpu": "on_gpu", "mutate": "mutate", "judge": "judge_answers",
+         "evaluate": "evaluate", "clean-corpus": "clean_corpus", "align": "align", "stack-exchange": "stack_exchange"}
 
 
 def main(argv):
@@ -64,12 +66,8 @@ def main(argv):
         bootstrap.set_up(for_tests=verb in ("test", "mutate"), for_web="--web" in rest)
     if verb == "test":
         return run_tests(rest)
-    if verb == "book":
-        return call(PYTHON, ROOT / "tools" / "book_markdown.py", *rest)
     if verb == "lesson" and "--seeds" in rest:
         return call(PYTHON, ROOT / "tools" / "lesson_seeds.py", *rest)
-    if verb == "clean-corpus":
-        return call(PYTHON, ROOT / "tools" / "clean_corpus.py", *rest)
     if verb == "info" and ("--method" in rest or "--articles" in rest):
         return call(PYTHON, ROOT / "tools" / "memory_cost.py", *rest)
     if verb == "info" and any(word.startswith("--mesh") for word in rest):
@@ -78,24 +76,14 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
     if any(word.split("=")[0] == "--tensorboard" for word in rest):
         return call(PYTHON, ROOT / "tools" / "tensorboard_log.py", *argv)
-    if verb in ("stack-exchange", "align"):
-        return call(PYTHON, ROOT / "tools" / (verb.replace("-", "_") + ".py"), *rest)
+    if verb in TOOLS:
+        return call(PYTHON, ROOT / "tools" / (TOOLS[verb] + ".py"), *rest)
     if verb == "ppo" and any(word.startswith("--like") for word in rest):
         return call(PYTHON, ROOT / "tools" / "ppo_like.py", *rest)
     if verb == "generate" and any(word.startswith("--device-map") for word in rest):
         return call(PYTHON, ROOT / "tools" / "generate_over_devices.py", *rest)
-    if verb == "evaluate":
-        return call(PYTHON, ROOT / "tools" / "evaluate.py", *rest)
-    if verb == "judge":
-        return call(PYTHON, ROOT / "tools" / "judge_answers.py", *rest)
-    if verb == "docs":
-        return call(PYTHON, ROOT / "tools" / "api_pages.py", *rest)
     if verb == "bench":
         return call(PYTHON, ROOT / "bench" / (rest[0] + ".py"), *rest[1:])
-    if verb == "gpu":
-        return call(PYTHON, ROOT / "tools" / "on_gpu.py", *rest)
-    if verb == "mutate":
-        return call(PYTHON, ROOT / "tools" / "mutate.py", *rest)
     if verb == "shell":
         print("here `python` is minillama's own; leave with `exit`")
         return call(os.environ.get("COMSPEC", "cmd") if WINDOWS else os.environ.get("SHELL", "/bin/sh"))
