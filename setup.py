@@ -20,7 +20,7 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     # pybind11: what is not a tensor operator
     "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/bpe_unused.cpp",
            "csrc/cpu/bpe_vocabulary.cpp", "csrc/cpu/byte_bpe.cpp", "csrc/cpu/byte_words.cpp",
-           "csrc/cpu/word_counts.cpp"],
+           "csrc/cpu/unigram.cpp", "csrc/cpu/unigram_seeds.cpp", "csrc/cpu/word_counts.cpp"],
     # TORCH_LIBRARY(minillama): the operators; (minillama_simt): the CUDA kernels, run by the emulator
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/bind_engine.cpp", "csrc/bind_matrix.cpp", "csrc/cpu/engine.cpp",
              "csrc/bind_nf4_cpu.cpp", "csrc/cpu/int8_dots.cpp", "csrc/cpu/int8_rows.cpp",
@@ -36,6 +36,7 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     "_cuda": ["csrc/bind_cuda.cpp"],
 }
 FLAGS = ["-O3", "-g0"]
+EXACT = [] if sys.platform == "win32" else ["-ffp-contract=off"]  # a * b + c rounds twice, as in Python
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []  # without it at::parallel_for quietly runs on one thread
 
 os.environ.setdefault("MAX_JOBS", "2")  # a source with PyTorch's headers takes 0.6 GB to compile
@@ -50,7 +51,7 @@ def extension(name, sources):
         import pybind11
 
         return Extension(f"minillama.{name}", sources, include_dirs=[pybind11.get_include(), "csrc"],
-                         extra_compile_args=FLAGS, language="c++", depends=headers)
+                         extra_compile_args=FLAGS + EXACT, language="c++", depends=headers)
     from torch.utils.cpp_extension import CppExtension
 
     more = ["-Wl,-Bsymbolic", *cuda_build.link_flags()] if name == "_cuda" else THREADS

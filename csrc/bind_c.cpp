@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind_unigram.h"
 #include "cpu/bpe.h"
 #include "cpu/byte_bpe.h"
 
@@ -218,4 +219,5 @@ PYBIND11_MODULE(_C, module) {
       .def("learn", &Trainer::learn, py::arg("most"))
       .def_property_readonly("last_count", &Trainer::last_count)
       .def_property_readonly("segments", &Trainer::segments);
+  bind_unigram(module);
 }

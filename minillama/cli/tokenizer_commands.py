@@ -56,9 +56,8 @@ def run_tokenizer_train(arguments):
 
 def _train(arguments, texts):
     """The tokenizer of the wanted type; ValueError for a flag that this type would ignore."""
-    options = {name: getattr(arguments, name) for name in (
-        "max_line_bytes", "character_coverage", "user_defined_symbols", "byte_fallback")}
     usual = {"max_line_bytes": 4192, "character_coverage": 0.99995, "user_defined_symbols": [], "byte_fallback": None}
+    options = {name: getattr(arguments, name) for name in usual}
     ignored = [name for name in options if options[name] != usual[name] and arguments.type in ("byte", "wordpiece")]
     ignored += ["pattern"] if arguments.pattern and arguments.type != "byte" else []
     if ignored:

@@ -10,12 +10,12 @@ from collections import Counter
 
 from minillama.system.terminal import tqdm
 
+from . import unigram_steps, unigram_training
 from .bpe_encoder import BYTE, CONTROL, UNKNOWN, USER_DEFINED
 from .characters_and_words import count_single_words, most_frequent
 from .compiled import CompiledTrainer, choose_backend
 from .piece_trainer import PieceTrainer
 from .sentencepiece import BYTE_PIECES, MODEL_TYPES, Piece, SentencePieceTokenizer, model_bytes
-from .unigram_training import learn_unigram
 from .word_counts import SPACE, TrainingReport, choose_alphabet, count_words
 
 ROOM = 1.1  # a unigram model is pruned to this multiple of the vocabulary
@@ -46,7 +46,7 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     the alphabet is <unk> and its text is lost; None: only for "bpe" and "unigram".
     max_line_bytes: longer lines are skipped and counted. hard_vocab_limit=False: a text too small for vocab_size gives
     fewer pieces instead of an error. whole_words: a unigram model begins with all words as seeds too (`seed_pieces`).
-    backend: of BPE, "python" or "cpp" (None: `default_backend()`); the tokenizer uses it too. threads: of "cpp".
+    backend: of bpe, unigram and the tokenizer, "python" or "cpp" (None: `default_backend()`). threads: of bpe's "cpp".
 
     Returns a SentencePieceTokenizer; its `training_report` says what was read and skipped; its scores are logarithms
     of probabilities, but for "bpe". ValueError for a type that is not known, and for a vocabulary size that is
@@ -60,10 +60,11 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     _check_options(model_type, vocab_size, character_coverage, max_piece_length, max_line_bytes)
     byte_fallback = model_type in ("bpe", "unigram") if byte_fallback is None else byte_fallback
     meta = _given_pieces(byte_fallback, user_defined_symbols, control_symbols)
-    started, report = time.perf_counter(), TrainingReport(backend=choose_backend(backend))
+    compiled = model_type in ("bpe", "unigram")
+    started, report = time.perf_counter(), TrainingReport(backend=choose_backend(backend) if compiled else "python")
     options = [piece.text for piece in meta], max_line_bytes, max_piece_length, split_digits
     if model_type != "bpe":
-        trainer, report.backend = CountTrainer(*options, whole_words, model_type=model_type), "python"
+        trainer = CountTrainer(*options, whole_words, model_type=model_type, backend=report.backend)
     else:
         trainer = CompiledTrainer(*options, threads) if report.backend == "cpp" else PythonTrainer(*options)
     _read(trainer, texts_or_files, max_line_bytes, report, progress)
@@ -164,9 +165,9 @@ class PythonTrainer:
 class CountTrainer(PythonTrainer):
     """The types without merges. seed_options: as for `seed_pieces`."""
 
-    def __init__(self, meta_pieces, max_line_bytes, *seed_options, model_type):
+    def __init__(self, meta_pieces, max_line_bytes, *seed_options, model_type, backend):
         super().__init__(meta_pieces, max_line_bytes)
-        self._model_type, self._seed_options = model_type, seed_options
+        self._model_type, self._seed_options, self._backend = model_type, seed_options, backend
 
     def read(self, texts_or_files, report, progress=None):
         """Count the words, and also those at the ends of lines."""
@@ -183,5 +184,7 @@ class CountTrainer(PythonTrainer):
             return most_frequent(count_single_words(self._counts), size)
         counts = {word if word.endswith("\n") else word + SPACE: count for word, count in self._ended.items()}
         with tqdm(desc="EM", unit="round", disable=not progress) as rounds:
-            return learn_unigram(counts, self._alphabet, size, enough, *self._seed_options,
-                                 progress=lambda pieces: (rounds.update(), rounds.set_postfix(pieces=pieces)))
+            return unigram_training.learn_unigram(
+                counts, self._alphabet, size, enough, *self._seed_options,
+                steps=unigram_steps if self._backend == "cpp" else unigram_training,
+                progress=lambda pieces: (rounds.update(), rounds.set_postfix(pieces=pieces)))

@@ -11,6 +11,7 @@ from array import array
 from itertools import pairwise
 
 from .bpe_encoder import NORMAL, USER_DEFINED, PieceEncoder
+from .unigram_steps import add_up
 from .word_counts import float32
 
 UNKNOWN_PENALTY = 10.0  # SentencePiece's: an unknown character has log p = the lowest of all pieces' less this
@@ -72,7 +73,7 @@ def best_path(lattice):
 def log_sum(terms):
     """log(exp(a) + exp(b) + ...) without overflow."""
     top = max(terms)
-    return top + math.log(sum([math.exp(term - top) for term in terms]))
+    return top + math.log(add_up([math.exp(term - top) for term in terms]))
 
 
 def path_sums(lattice, alpha=1.0):

@@ -12,6 +12,7 @@ from os.path import commonprefix
 
 from .piece_trainer import DIGITS, script_class
 from .unigram import UnigramModel, best_path, edge_probabilities, parts
+from .unigram_steps import add_up, digamma
 from .word_counts import BOUNDARY, RESERVED, SPACE
 
 LEAST_COUNT = 0.5  # a piece that is expected less often is dropped
@@ -21,9 +22,7 @@ SEED_SIZE = 1_000_000
 
 
 def valid_piece(text, split_digits):
-    """Whether a string may be a piece: digits alone, U+2581 only in front or alone, letters of one script."""
-    if len(text) == 1:
-        return True
+    """Whether a string of several characters may be a piece: U+2581 only in front or alone, letters of one script."""
     if split_digits and not DIGITS.isdisjoint(text) or SPACE in text[1:] and text.strip(SPACE):
         return False
     return len({script_class(character) for character in text} - {None}) < 2
@@ -71,36 +70,34 @@ def seed_pieces(word_counts, alphabet, max_piece_length, split_digits, whole_wor
     return {text: math.log(weight) - total for text, weight in weights.items()}
 
 
-def expected_counts(model, word_counts):
+def expected_counts(log_p, word_counts):
     """The E step: {piece: how often it is expected in random segmentations of the words}."""
-    expected = Counter()
+    model, expected = UnigramModel(log_p), Counter()
     for word, count in word_counts.items():
         for start, end, share in edge_probabilities(model.lattice(word)):
             expected[word[start:end]] += count * share
-    return {piece: expected[piece] for piece in model.log_p}  # no unknown characters
+    return {piece: expected[piece] for piece in log_p}  # no unknown characters
 
 
 def maximize(expected):
     """The M step: {piece: log probability}. Plain EM has log(count / sum); the digamma function in place of the
     logarithm favours few pieces, as a Dirichlet prior does."""
-    import torch
-
     kept = {piece: count for piece, count in expected.items() if count >= LEAST_COUNT}
-    digamma = torch.digamma(torch.tensor([sum(kept.values()), *kept.values()], dtype=torch.float64))
-    return dict(zip(kept, (digamma[1:] - digamma[0]).tolist(), strict=True))
+    of_all = digamma(add_up(kept.values()))
+    return {piece: digamma(count) - of_all for piece, count in kept.items()}
 
 
-def prune(model, word_counts, size):
+def prune(log_p, word_counts, size):
     """The `size` pieces whose loss of likelihood would be greatest, less those that no best segmentation uses.
 
     Loss of a piece: its count times (its log probability less that of the best segmentation without it). A character
     that was dropped counts zero times there; SentencePiece takes it for its first piece, and so prunes what holds it.
     """
-    counts = Counter()
+    model, counts = UnigramModel(log_p), Counter()
     for word, count in word_counts.items():
         for part in parts(word, best_path(model.lattice(word))):
             counts[part] += count
-    used = {piece: counts[piece] for piece in model.log_p if counts[piece]}
+    used = {piece: counts[piece] for piece in log_p if counts[piece]}
     total, kept, losses = sum(used.values()), [], {}
     for piece, count in used.items():
         lattice = model.lattice(piece)
@@ -112,35 +109,33 @@ def prune(model, word_counts, size):
             continue
         others = parts(piece, best_path(lattice))
         new_total = math.log(total + count * (len(others) - 1))
-        without = sum(math.log(counts[other] + count) - new_total for other in others)
+        without = add_up(math.log(counts[other] + count) - new_total for other in others)
         losses[piece] = count * (math.log(count) - math.log(total) - without)
     kept += heapq.nlargest(max(size - len(kept), 0), losses, key=losses.get)
-    return {piece: model.log_p[piece] for piece in kept}
+    return {piece: log_p[piece] for piece in kept}
 
 
-def learn_unigram(word_counts, alphabet, size, enough, *seed_options, progress=None):
+def learn_unigram(word_counts, alphabet, size, enough, *seed_options, steps, progress=None):
     """[(piece, log probability), ...], the best first: the alphabet and others, `size` in all where there are so many.
 
     word_counts, alphabet, seed_options: as for `seed_pieces`. enough: pruning ends at so many pieces; the rest goes by
-    probability. progress: called with the number of pieces after each round.
+    probability. steps: `unigram_steps` or this module. progress: called with the number of pieces after each round.
     """
-    known = alphabet.keys() | {SPACE, BOUNDARY, "\n"}
-    spelled = Counter()
+    known, spelled = alphabet.keys() | {SPACE, BOUNDARY, "\n"}, Counter()
     for word, count in word_counts.items():
         word = word if known >= set(word) else "".join(c if c in known else RESERVED for c in word)
         spelled[word] += count
-    model = UnigramModel(seed_pieces(spelled, alphabet, *seed_options))
-    words = Counter()
+    log_p, words = steps.seed_pieces(spelled, alphabet, *seed_options), Counter()
     for word, count in spelled.items():
         words[word[:-1]] += count
     while True:
         for _ in range(SUB_ITERATIONS):
-            model = UnigramModel(maximize(expected_counts(model, words)))
+            log_p = steps.maximize(steps.expected_counts(log_p, words))
         if progress:
-            progress(len(model.log_p))
-        if len(model.log_p) <= enough:
-            return _final(model.log_p, alphabet, size)
-        model = UnigramModel(prune(model, words, max(enough, int(SHRINKING * len(model.log_p)))))
+            progress(len(log_p))
+        if len(log_p) <= enough:
+            return _final(log_p, alphabet, size)
+        log_p = steps.prune(log_p, words, max(enough, int(SHRINKING * len(log_p))))
 
 
 def _final(log_p, alphabet, size):

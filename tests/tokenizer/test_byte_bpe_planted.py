@@ -73,7 +73,8 @@ def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     with_faults(folder)
     includes = [f"-I{path}" for path in (folder, pybind11.get_include(), sysconfig.get_path("include"))]
-    sources = [str(path) for pattern in ("*bpe*.cpp", "*word*.cpp") for path in folder.glob(f"cpu/{pattern}")]
+    patterns = ("*bpe*.cpp", "*word*.cpp", "unigram*.cpp")
+    sources = [str(path) for pattern in patterns for path in folder.glob(f"cpu/{pattern}")]
     done = subprocess.run(["g++", "-std=c++20", "-O1", "-w", "-fPIC", "-shared", *includes, "bind_c.cpp", *sources,
                            "-o", "_C.so"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
