@@ -21,6 +21,8 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".txt")  # of a split in seve
 SPLITS = {"train": "train", "dev": "dev", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 csv.field_size_limit(LONGEST_RECORD)  # of a cell
 NO_HEADER = ("question", "A", "B", "C", "D", "answer")  # the columns of MMLU's files
+HEADERS = {"question", "question_stem", "goal", "sentence", "context", "label", "endings", "text", "page"}
+LISTS = ("choices", "endings")  # fields that hold no text, and stand in a cell of a CSV as JSON
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
@@ -38,7 +40,8 @@ def read_split(folder, name, splits):
     ValueError where the benchmark is not there, or a file of it cannot be read.
     """
     home, found = Path(folder) / name, {}
-    files = sorted(path for path in home.rglob("[!.]*") if path.suffix in SUFFIXES) if home.is_dir() else [
+    files = sorted(path for path in home.rglob("*") if path.suffix in SUFFIXES and not any(
+        part.startswith(".") for part in path.relative_to(home).parts)) if home.is_dir() else [
         path for path in (home.with_name(name + suffix) for suffix in SUFFIXES) if path.exists()][:1]
     if not files:
         raise ValueError(f"{home}: no such benchmark: put its files there ({', '.join(SUFFIXES)}), or give --data the "
@@ -103,8 +106,7 @@ def _csv_rows(path):
             begun, line = line, reader.line_num + 1
             if not cells:  # an empty line
                 continue
-            if names is None and any(cell.strip().lower() in ("question", "goal", "sentence", "label", "endings")
-                                     for cell in cells):
+            if names is None and not HEADERS.isdisjoint(cell.strip().lower() for cell in cells):
                 names = cells
                 if twice := next((name for name in names if names.count(name) > 1), None):
                     raise ValueError(f"{path}:{begun}: two columns are called {short(twice)}: keep one")
@@ -113,9 +115,18 @@ def _csv_rows(path):
             if len(cells) != len(names):
                 raise ValueError(f"{path}:{begun}: {len(cells)} cells, beginning with {short(cells[:1])}: expected "
                                  f"{len(names)}: {', '.join(names)}")
-            yield begun, dict(zip(names, cells, strict=True))
+            yield begun, {name: _list_in(cell) if name in LISTS else cell
+                          for name, cell in zip(names, cells, strict=True)}
     except csv.Error as error:
         raise ValueError(f"{path}:{line}: no CSV ({error}): quote cells that hold commas or quotes") from None
+
+
+def _list_in(cell):
+    """The list or object that a cell holds as JSON; the cell where it holds none."""
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
 
 
 def decoded(path):

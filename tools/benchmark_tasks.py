@@ -118,7 +118,8 @@ def hellaswag(row):
     endings = row.fields.get("endings")
     if not isinstance(endings, list) or len(endings) < 2 or not all(isinstance(text, str) and _clean(text) for text in
                                                                     endings):
-        raise ValueError(f"{row.place}: field 'endings' is {short(endings)}: expected a list of two texts or more")
+        raise ValueError(f"{row.place}: field 'endings' is {short(endings)}: expected a list of two texts or more "
+                         "(in a CSV as JSON)")
     begin = f"{text_of(row, 'ctx_a')} {text_of(row, 'ctx_b', blank=True).capitalize()}"
     return _question(row, _clean(f"{text_of(row, 'activity_label')}: {begin}"), [_clean(text) for text in endings],
                      label_of(row, ("label",), [str(i) for i in range(len(endings))]))
@@ -143,11 +144,14 @@ def _of_labelled_choices(row, text, choices):
     if isinstance(choices, list) and all(isinstance(one, dict) for one in choices):
         choices = {name: [one.get(name) for one in choices] for name in ("text", "label")}
     texts, labels = (choices.get(name) if isinstance(choices, dict) else None for name in ("text", "label"))
-    if not isinstance(texts, list) or not isinstance(labels, list) or not all(
-            isinstance(part, str) and part.strip() for part in texts + labels) or len(texts) < 2 or len(
-            set(labels)) != len(texts):
-        raise ValueError(f"{row.place}: field 'choices' is {short(choices)}: expected two texts or more, and as many "
-                         "labels that differ")
+    wrong = ValueError(f"{row.place}: field 'choices' is {short(choices)}: expected two texts or more, and as many "
+                       "labels that differ (a CSV holds them as JSON)")
+    if not isinstance(texts, list) or not isinstance(labels, list) or None in texts + labels:
+        raise wrong
+    texts, labels = ([text_of(row._replace(fields={"choices": one}), "choices") for one in part]
+                     for part in (texts, labels))  # numbers are written out
+    if len(texts) < 2 or not len(texts) == len(labels) == len(set(labels)):
+        raise wrong
     return _question(row, text, texts, label_of(row, ("answerKey",), labels))
 
 

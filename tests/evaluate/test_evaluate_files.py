@@ -45,6 +45,27 @@ def test_empty_lines_and_files_that_a_system_hides_are_no_questions(tmp_path):
     assert row.fields == {"text": "It was.\r\nSo."}
 
 
+def test_a_cell_of_a_csv_holds_a_list_as_json_and_labels_may_be_numbers(tmp_path):
+    """Each benchmark may come in each form: also those whose rows hold lists."""
+    choices = {"text": ["ice", 40, "rain"], "label": [1, 2, 3]}
+    quoted = json.dumps(choices).replace('"', '""')
+    written(tmp_path / "obqa" / "test.csv", f'\ufeffid,question_stem,choices,answerKey\r\n7,Hot is,"{quoted}",2\r\n')
+    written(tmp_path / "obqa" / ".ipynb_checkpoints" / "test.csv", b"\xff")
+    written(tmp_path / "arc_easy" / "test.jsonl", json.dumps({"question": "Q", "choices": choices, "answerKey": 2}))
+    written(tmp_path / "hellaswag" / "val.csv", 'activity_label,ctx_a,ctx_b,endings,label\nx,y,z,"[""a"",""b""]",1\n')
+    written(tmp_path / "text" / "test.csv", "page\nIt was.\n")
+    for name, split, answers, gold in (("obqa", "test", ("ice", "40", "rain"), 1), ("text", "test", (), 0),
+                                       ("arc_easy", "test", ("ice", "40", "rain"), 1),
+                                       ("hellaswag", "val", ("a", "b"), 1)):
+        (row,) = read_split(tmp_path, name, (split,))
+        question = TASKS[name].ask(row)
+        assert (question.answers, question.gold) == (answers, gold), name
+    for cell, told in (("['a' 'b']", "in a CSV as JSON"), ("[]", "list of two texts or more"), ("null", "is 'null'")):
+        path = written(tmp_path / "h.csv", f'activity_label,ctx_a,ctx_b,endings,label\nx,y,z,"{cell}",1\n')
+        with pytest.raises(ValueError, match=f"h.csv:2: field 'endings' .*{told}"):
+            TASKS["hellaswag"].ask(*read_rows(path))
+
+
 def test_labels_that_come_apart_are_put_in(tmp_path):
     path = written(tmp_path / "valid.jsonl", '{"goal": "a"}\n{"goal": "b", "label": 7}\n')
     written(tmp_path / "valid-labels.lst", "1\n0\n")
