@@ -31,8 +31,7 @@ from lessons import sharding_pictures
 from lessons.processes import run
 from minillama.config import ModelConfig, preset
 from minillama.plots import show
-from minillama.swiglu import gated_linear_unit
-from minillama.train.mesh import communication_share, step_traffic, training_bytes
+from minillama.train.mesh import describe_mesh, step_traffic
 from minillama.transformer import Transformer
 
 torch.set_num_threads(1)
@@ -65,18 +64,17 @@ counted = {}
 # $$\text{bytes sent} = 2 \cdot \frac{P - 1}{P} \cdot 4 N$$
 # ascii: bytes sent = 2 * (P - 1) / P * 4 N
 #
-# That is less than two vectors, however many processes there are.
+# That is less than two vectors for any $P$.
 #
 # **Data parallel training** needs nothing more. Each process has the whole model and
-# its own rows of the batch. The loss is a mean over rows. If all processes have equally
-# many rows, the mean of their gradients is the gradient of the whole batch. One
-# all-reduce of the gradient gives it to all of them.
+# its own rows of the batch, equally many. The loss is a mean over rows, so the mean of
+# their gradients is the gradient of the whole batch. One all-reduce gives it to all.
 # %% ring_code
 def reduce_scatter(link, x):
     """Chunk number r of the sum; P divides the length of x."""
     P, r, chunks = link.size, link.rank, list(x.chunk(link.size))
     for step in range(1, P):
-        link.send(chunks[(r - step) % P], (r + 1) % P)
+        link.send(chunks[(r - step) % P], (r + 1) % P)  # chunk r - 1 goes first
         i = (r - step - 1) % P
         chunks[i] = chunks[i] + link.receive(chunks[i], (r - 1) % P)
     return chunks[r]
@@ -101,7 +99,7 @@ for f, P in ((naive, 2), (ring, 2), (naive, 4), (ring, 4)):
     assert all(torch.allclose(s, vectors.sum(0), atol=1e-5) for s in sums)
     counted[f.__name__, P] = max(sent) / vectors[0].nbytes
 show(sharding_pictures.all_reduce("A ring sends less than two vectors", counted),
-     f"With 4 processes {counted['naive', 4]:g} and {counted['ring', 4]}, as counted")
+     f"Dots are counted; P = 4: {counted['naive', 4]:g} and {counted['ring', 4]} vectors")
 # %% [markdown] shards
 # **Must each process hold everything?** With Adam a weight needs 4 bytes for itself, 4
 # for its gradient, and 8 for two running means. ZeRO cuts these in three stages. The
@@ -162,8 +160,8 @@ whole = torch.cat([g.flatten() for g in grad(loss)(weights, x, target)])
 assert all((mean - whole).abs().max() < 1e-6 for mean in means)
 assert in_whole == P * [2 * (P - 1) * 4 * N // P]
 
-own = zip(*(W.clone().flatten().chunk(P) for W in weights), strict=True)
-done, in_pieces = run(train_in_pieces, list(own), *rows)
+own = zip(*(W.flatten().chunk(P) for W in weights), strict=True)
+done, in_pieces = run(train_in_pieces, own, *rows)
 alone = [W.clone().requires_grad_() for W in weights]
 adam = torch.optim.AdamW(alone, lr=1e-3, eps=1e-5)
 for _ in range(3):
@@ -188,17 +186,18 @@ print(f"a step sends {in_whole[0]} bytes, in stage 3 {in_pieces[0] // 3}")
 # Each process has one term; one all-reduce of $T D$ numbers adds them. Attention has
 # the same form: a head needs its own rows of $W_q$, $W_k$, $W_v$ and columns of $W_o$.
 # Backward, each process finds its matrices' gradients alone. The gradient of $x$ is
-# a sum over $r$ again: one more all-reduce. (Papers write $x W$, not $W x$, so they
-# call the first cut *column* and the second *row*.)
+# a sum over $r$ again: one more all-reduce. (Papers write $x W$: there
+# the first cut is by *columns*, the second by *rows*.)
 #
 # **PyTorch has all this.** `fully_shard` is stage 3, `parallelize_module` is the cut.
 # `minillama pretrain --shard --tensor-parallel 4` uses both: see `docs/cluster.md`. The
-# cell `engine` trains a small LLaMA with `fully_shard`: two processes that meet by
-# "gloo", PyTorch's all-reduce for CPUs.
+# cell `engine` trains a small LLaMA with `fully_shard`, in two processes that meet by
+# "gloo", PyTorch's way for CPUs.
 #
-# **A mesh** of 8 x 4 processes has 8 groups, which share the model out; the 4 of a
-# group cut its matrices. For 32 sequences in a step, the last cell asks the library's
-# formulas what a process holds and sends.
+# **A mesh** of 8 x 4 processes has 8 groups, which share the model out; the 4 in a
+# group cut its matrices. By the library's formulas, the last cell says what 32
+# processes send for 32 sequences. In 32 x 1 each gathers all weights; in 1 x 32 each
+# sums the activations of all sequences. 8 x 4 sends least.
 # %% tensor_code
 def feed_forward(w1, w3, w2, x):
     return (silu(x @ w1.T) * (x @ w3.T)) @ w2.T
@@ -212,22 +211,23 @@ def attend(wq, wk, wv, wo, x):
 
 def half_block(link, f, weights, x, dy):
     y, backward = vjp(f, *weights, x)
-    *gradients, dx = backward(dy)
+    *gradients, dx = backward(dy)  # of this process's pieces; a part of a sum
     return ring(link, y), gradients, ring(link, dx)
 
 
 P, T, F = 2, 16, 128
 x, dy = torch.randn(2, T, D)
 w1, w3, w2 = torch.randn(3, F, D) / 8
-assert torch.allclose(feed_forward(w1, w3, w2.T, x), gated_linear_unit(x, w1, w3, w2.T))
 for f, matrices, axes in ((feed_forward, [w1, w3, w2.T], (0, 0, 1)),
                           (attend, torch.randn(4, D, D) / 8, (0, 0, 0, 1))):
     cut = [W.chunk(P, axis) for W, axis in zip(matrices, axes, strict=True)]
-    cut = list(zip(*cut, strict=True))
-    done, sent = run(half_block, [f] * P, cut, [x] * P, [dy] * P)
+    done, sent = run(half_block, [f] * P, zip(*cut, strict=True), [x] * P, [dy] * P)
     whole, backward = vjp(f, *matrices, x)
-    for y, _, dx in done:
-        assert (y - whole).abs().max() < 1e-4 > (dx - backward(dy)[-1]).abs().max()
+    *wanted, wanted_dx = backward(dy)
+    for r, (y, gradients, dx) in enumerate(done):
+        assert (y - whole).abs().max() < 1e-4 > (dx - wanted_dx).abs().max()
+        for own, g, axis in zip(gradients, wanted, axes, strict=True):
+            assert (own - g.chunk(P, axis)[r]).abs().max() < 1e-4
     assert sent == P * [2 * (2 * (P - 1) * 4 * T * D // P)]
 # %% engine
 shape = ModelConfig(48, 2, 4, 96, max_seq_len=32)
@@ -237,7 +237,7 @@ alone, tokens = Transformer(shape), torch.randint(96, (8, 16))
 def learn(model, rows):
     adam = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-5)
     for _ in range(3):
-        model(rows).logsumexp(-1).mean().backward()
+        model(rows).logsumexp(-1).mean().backward()  # some mean over rows
         adam.step()
         adam.zero_grad()
 
@@ -270,13 +270,11 @@ GiB = {"data parallel": (n, n, 2 * n), "stage 1": (n, n, 2 * n / P),
        "stage 2": (n, n / P, 2 * n / P), "stage 3": (n / P, n / P, 2 * n / P)}
 show(sharding_pictures.memory("LLaMA 65B on 32 processes", GiB, "GiB of each process"),
      ", ".join(f"{name} {sum(parts):.0f} GiB" for name, parts in GiB.items()))
-for groups, K in ((32, 1), (8, 4), (1, 32)):  # in bf16, on links of 25 GB/s
-    mesh = big, groups, K, 1, 32 // groups * 2048
-    sends = sum(step_traffic(*mesh, size=2).values()) / 2**30
-    share = communication_share(*mesh, "infiniband-hdr", flops=0.4 * 312e12)
-    print(f"{groups} x {K}: holds {training_bytes(*mesh[:3]) / 2**30:.1f} GiB, sends "
-          f"{sends:.0f} GiB: {share:.0%} of the time, if nothing overlaps")
+for K in (1, 4, 32):  # 32 / K groups of K processes
+    print(*describe_mesh(big, 32 // K, K, K, 2048, "infiniband-hdr"), sep="\n")
+sent = [sum(step_traffic(big, 32 // K, K, 1, K * 2048, 2).values()) for K in (1, 4, 32)]
 ratio = in_pieces[0] / 3 / in_whole[0]
 print(f"You should see: a ring of 4 sends {counted['ring', 4]} vectors, the naive way "
       f"{counted['naive', 4]:g}; stage 3 sends {ratio} times what data parallel sends.")
-assert counted["ring", 4] == 1.5 and counted["naive", 4] == 3 and ratio == 1.5
+assert counted == {("naive", 2): 1, ("ring", 2): 1, ("naive", 4): 3, ("ring", 4): 1.5}
+assert ratio == 1.5 and min(sent) == sent[1] < sent[0] / 2
