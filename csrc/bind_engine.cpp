@@ -126,7 +126,8 @@ TORCH_LIBRARY_FRAGMENT(minillama, m) {
   using minillama::DecodingEngine, minillama::WeightMatrix;
   m.class_<WeightMatrix>("Matrix")  // first: the engine's constructor takes them
       .def(torch::init<std::string, std::vector<at::Tensor>, int64_t, int64_t, double>())
-      .def("product", [](const c10::intrusive_ptr<WeightMatrix>& self, const at::Tensor& x) { return self->product(x); });
+      .def("product", [](const c10::intrusive_ptr<WeightMatrix>& self, const at::Tensor& x) { return self->product(x); })
+      .def("read", [](const c10::intrusive_ptr<WeightMatrix>& self) { return self->read(); });
   m.class_<DecodingEngine>("Engine")
       .def(torch::init<minillama::Matrices, std::vector<int64_t>, double, at::Tensor>())
       .def("step", &DecodingEngine::step);

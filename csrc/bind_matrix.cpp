@@ -54,6 +54,24 @@ static void describe_int8(const std::vector<at::Tensor>& parts, double threshold
   w.threshold = static_cast<float>(threshold);
 }
 
+static std::optional<Block> block_of(const std::string& form) {
+  if (form == "q4_0") return Block::q4_0;
+  if (form == "q8_0") return Block::q8_0;
+  if (form == "q6_k") return Block::q6_k;
+  return {};
+}
+
+static void describe_blocks(const std::vector<at::Tensor>& parts, Block block, bool rounded, Matrix& w) {
+  const BlockLayout layout = layout_of(block);
+  TORCH_CHECK(parts.size() == 1, "a matrix in blocks has 1 part, given ", parts.size());
+  TORCH_CHECK(w.columns % layout.numbers == 0, "the weight has ", w.columns, " columns, wanted blocks of ", layout.numbers);
+  check_dtype(parts[0], "blocks", at::kByte);
+  check_shape(parts[0], "blocks", {w.rows, w.columns / layout.numbers * layout.bytes});
+  w.form = rounded ? Form::blocks_int8 : Form::blocks;
+  w.values = parts[0].const_data_ptr();
+  w.block = block;
+}
+
 WeightMatrix::WeightMatrix(const std::string& form, std::vector<at::Tensor> given, int64_t rows, int64_t columns,
                            double setting)
     : parts(std::move(given)) {
@@ -63,17 +81,31 @@ WeightMatrix::WeightMatrix(const std::string& form, std::vector<at::Tensor> give
     check_device(part, "a part of the weight", at::kCPU);
     TORCH_CHECK(part.is_contiguous(), "a part of the weight of shape ", part.sizes(), " is not contiguous");
   }
-  TORCH_CHECK(form == "plain" || form == "nf4" || form == "nf4_int8" || form == "int8", "form ", form,
-              " is not known: use plain, nf4, nf4_int8 or int8");
+  const auto block = block_of(form);
+  TORCH_CHECK(form == "plain" || form == "nf4" || form == "nf4_int8" || form == "int8" || block, "form ", form,
+              " is not known: use plain, nf4, nf4_int8, int8, q4_0, q8_0 or q6_k");
   if (form == "plain") describe_plain(parts, matrix);
   if (form == "nf4" || form == "nf4_int8") describe_nf4(parts, static_cast<int64_t>(setting), form == "nf4_int8", matrix);
   if (form == "int8") describe_int8(parts, setting, matrix);
+  if (block) describe_blocks(parts, *block, setting == 8, matrix);
+}
+
+at::Tensor WeightMatrix::read() const {
+  const at::Tensor out = at::empty({matrix.rows, matrix.columns}, at::TensorOptions().dtype(at::kFloat));
+  auto* to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, matrix.rows, std::max<int64_t>(1, kWeightsPerTask / std::max<int64_t>(1, matrix.columns)),
+                   [&](int64_t first, int64_t end) {
+                     for (int64_t r = first; r < end; ++r) read_row(matrix, r, to + r * matrix.columns);
+                   });
+  return out;
 }
 
 at::Tensor WeightMatrix::product(const at::Tensor& x) const {
   check_device(x, "x", at::kCPU);
   check_dtype(x, "x", at::kFloat);
-  TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && x.size(0) <= kMostRows && x.size(1) == matrix.columns && x.is_contiguous(),
+  const bool any = matrix.form == Form::blocks_int8;  // number of rows
+  TORCH_CHECK(x.dim() == 2 && x.size(0) >= 1 && (any || x.size(0) <= kMostRows) && x.size(1) == matrix.columns &&
+              x.is_contiguous(),
               "x has shape ", x.sizes(), ", wanted 1 to ", kMostRows, " contiguous rows of ", matrix.columns);
   const at::Tensor y = at::empty({x.size(0), matrix.rows}, x.options());
   Activations activations;

@@ -7,8 +7,8 @@ import torch
 
 from minillama import kernels
 from minillama.attention import attention, torch_attention
-from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
+from minillama.quant.quantized_linear import QuantizedLinear
 from minillama.rms_norm import RMSNorm, rms_norm
 from minillama.rope import apply_rope_qk
 from minillama.swiglu import SwiGLU
@@ -28,8 +28,8 @@ def use_kernels(model, backend, activations="fp32"):
     "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
                     products, which stay the reference's
 
-    activations: "int8" (with "cpu" alone) rounds those that layers in NF4 multiply: faster, for generation only; see
-    `kernels.nf4_matmul`. Else the same losses and the same text up to rounding. ValueError for an unknown name,
+    activations: "int8" (with "cpu" alone) rounds those that layers in NF4 or GGUF's blocks multiply: faster, for
+    generation only. Else the same losses and the same text up to rounding. ValueError for an unknown name,
     RuntimeError for what is not built here.
     """
     attend, rotate = functions(backend)
@@ -38,11 +38,8 @@ def use_kernels(model, backend, activations="fp32"):
     for block in model.layers:
         block.attention.attend, block.attention.rotate = attend, rotate
     for layer in model.modules():
-        if isinstance(layer, NF4Linear):
-            layer.backend = backend if backend in kernels.KERNELS["nf4_matmul"] else "reference"
-            layer.activations = activations
-        elif isinstance(layer, Int8Linear):
-            layer.backend = backend if backend in kernels.KERNELS["int8_matmul"] else "reference"
+        if isinstance(layer, QuantizedLinear):
+            layer.backend, layer.activations = backend if backend in layer.backends else "reference", activations
         elif type(layer) is torch.nn.Linear and layer.bias is None:
             layer.multiply = torch.ops.minillama.linear if backend == "cpu" else torch.nn.functional.linear
             layer.__dict__["forward"] = partial(multiply_by_own, layer)  # in place of the class's

@@ -9,6 +9,7 @@ from torch import nn
 
 from minillama import kernels
 from minillama.backends import backend_of
+from minillama.quant.gguf_linear import GGUFLinear
 from minillama.quant.int8 import Int8Linear
 from minillama.quant.nf4 import NF4Linear
 from minillama.rms_norm import RMSNorm
@@ -16,7 +17,7 @@ from minillama.swiglu import SwiGLU
 from minillama.transformer import Block, Transformer
 
 MOST_ROWS = 8  # of a batch; with more, PyTorch's matrix products are as fast
-LAYERS = ("Linear", "Embedding", "RMSNorm", "NF4Linear", "Int8Linear")  # what it reads, none with a bias
+LAYERS = ("Linear", "Embedding", "RMSNorm", "NF4Linear", "Int8Linear", "GGUFLinear")  # what it reads, none with a bias
 
 
 class Engine:
@@ -82,12 +83,11 @@ def _modules(model):
 
 def matrix_of(layer):
     """The weight of one of LAYERS as the engine reads it, the gain of a norm as a matrix of one row: an object with
-    `product(x)`, W x for 1 to 8 rows x (n, in) in fp32. ValueError for another layer.
-
-    It holds the layer's tensors, not copies: what is written into them later is what it multiplies with.
-    """
+    `product(x)`, W x for 1 to 8 rows x (n, in) in fp32, over the layer's own tensors. ValueError for another layer."""
     kernels.require("cpu")
     setting = 0.0
+    if type(layer) is GGUFLinear:
+        return layer.matrix()
     if type(layer) in (nn.Linear, nn.Embedding, RMSNorm) and getattr(layer, "bias", None) is None:
         form, parts = "plain", [torch.atleast_2d(layer.weight.detach())]
         rows, columns = parts[0].shape

@@ -20,6 +20,9 @@ from test_engine import test_products_of_plain_numbers_are_within_the_bound_of_a
 from test_engine import test_zeros_and_numbers_that_are_none_pass_through_int8 as strange_law
 from test_engine_decoding import ODD, check_every_stage, lively_model
 from test_engine_decoding import test_pytorch_and_the_engine_share_a_cache as shared_cache_law
+from test_gguf_linear import test_compiled_loops_read_the_numbers_of_the_plain_form as blocks_read_law
+from test_gguf_linear import test_exact_products_are_within_the_bound_of_a_sum as blocks_exact_law
+from test_gguf_linear import test_rounded_products_are_sums_of_integers_scaled_in_fp32 as blocks_rounded_law
 from torch.utils import cpp_extension
 
 from minillama import kernels
@@ -29,6 +32,7 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif("cpu" not in kernels.built_ba
                                                    reason=f"not built: {kernels.BUILD}")]
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 ENGINE, MATRIX, LANES, CODES = "engine.cpp", "matrix.cpp", "lanes.h", "matrix_codes.cpp"
+DOTS, BLOCKS, ROWS, ROW_PARTS = "gguf_dots.cpp", "gguf_codes.h", "gguf_rows.cpp", "gguf_rows.h"
 
 FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right@ in it; what is wrong instead
     (ENGINE, "std::sqrt(@mean + model_.norm_eps@)", "mean"),
@@ -65,6 +69,23 @@ FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right
     (LANES, "__builtin_convertvector(half, Bits) << @16@", "15"),
     (LANES, "(size << 13) * @0x1p112f@", "0x1p111f"),
     (LANES, "(half & @0x8000@) << 16", "0"),
+    (CODES, "(w.values) + @row * (w.columns / layout.numbers * layout.bytes)@", "0 * row"),
+    (CODES, "y[m * w.rows + r] = @sums[m]@", "sums[0]"),
+    (DOTS, "-(four[0] + four[1] + four[2] + @four[3]@)", "four[0]"),
+    (DOTS, "scale /= @127.0f@", "128.0f"),
+    (DOTS, "t.fours + @m * (t.columns / 4)@ + 16", "0"),
+    (DOTS, "t.scales + @m * parts@ + 2", "0"),
+    (DOTS, "add_plain<block, R, M>(t, @t.columns / 64 * 2@, sums)", "t.columns / kPart"),
+    (DOTS, "({w + @r * row_bytes@, row_bytes", "begin * row_bytes"),
+    (DOTS, "y_row + @r - begin@ + i", "0 * r"),
+    (BLOCKS, "two_halves(from, from + @34@)", "0"),
+    (BLOCKS, "two_halves(from, from + @18@)", "0"),
+    (BLOCKS, "half = @group % 4 / 2@", "0"),
+    (BLOCKS, "second = @group % 2@", "0"),
+    (BLOCKS, "from + 192 + @4 * (group % 4)@", "0"),
+    (BLOCKS, "w + @group / 4 * 210@", "0"),
+    (ROWS, "_mm512_set1_ps(scales[@4 * i@])", "0"),
+    (ROW_PARTS, "(bytes[2 + i] >> 4) - @8@", "7"),
 ]
 BEFORE = 'extern "C" int planted;\n'
 
@@ -113,6 +134,9 @@ def all_laws():
     int8_law(6.0, None)
     strange_law(None)
     nf4_law(64, True, None)
+    for name in ("Q4_0", "Q8_0", "Q6_K"):
+        for blocks_law in (blocks_read_law, blocks_exact_law, blocks_rounded_law):
+            blocks_law(name, None)
     for number in range(len(ODD)):
         check_every_stage(lively_model(ODD[number], seed=number), 3)
     check_every_stage(lively_model(ODD[0]), 4, pads=[0, 3, 11, 19])

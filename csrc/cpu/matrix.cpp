@@ -137,12 +137,16 @@ void prepare(const Matrix& w, const float* x, int64_t n, Activations& to) {
   if (w.form == Form::nf4) prepare_nf4(w, to);
   if (w.form == Form::nf4_int8) nf4_int8_lay_out(x, n, w.columns, to.rounded);
   if (w.form == Form::int8) prepare_int8(w, to);
+  if (w.form == Form::blocks_int8) gguf_lay_out(x, n, w.columns, to.in_parts);
 }
 
 void multiply_rows(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) {
   if (w.form == Form::nf4) return multiply_nf4(w, x, first, end, y);
   if (w.form == Form::nf4_int8) return nf4_int8_rows(w.nf4, x.rounded, first, end, y + first, w.rows);
   if (w.form == Form::int8) return multiply_int8(w, x, first, end, y);
+  if (w.form == Form::blocks) return multiply_blocks(w, x, first, end, y);
+  if (w.form == Form::blocks_int8)
+    return gguf_rounded_rows(w.block, static_cast<const uint8_t*>(w.values), x.in_parts, first, end, y + first, w.rows);
   OF_KIND_IN_USE(multiply)(w, x, first, end, y);
 }
 
@@ -156,6 +160,7 @@ void read_row(const Matrix& w, int64_t row, float* out) {
   if (w.form == Form::f32) copy(static_cast<const float*>(w.values));
   if (w.form == Form::bf16) copy(static_cast<const c10::BFloat16*>(w.values));
   if (w.form == Form::f16) copy(static_cast<const c10::Half*>(w.values));
+  if (w.form == Form::blocks || w.form == Form::blocks_int8) read_blocks(w, row, out);
 }
 
 }  // namespace minillama

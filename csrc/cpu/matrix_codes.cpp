@@ -1,4 +1,4 @@
-// y = W x where W is kept in NF4 or int8: in the plainest form, one row of W after another.
+// y = W x where W is kept in NF4, int8 or blocks of a GGUF file: in the plainest form, one row of W after another.
 
 #include "matrix_codes.h"
 
@@ -113,6 +113,23 @@ void multiply_int8(const Matrix& w, const Activations& x, int64_t first, int64_t
         for (int64_t k : x.outliers) apart += x.x[m * K + k] * (codes[r * K + k] * (w.absmax[r] / 127.0f));
         y[m * w.rows + r] = number_of_y(w, x, r, m, static_cast<float>(sums[(r - first) * x.n + m]), apart);
       }
+  }
+}
+
+// ---- blocks of a GGUF file
+
+void read_blocks(const Matrix& w, int64_t row, float* out) {
+  const BlockLayout layout = layout_of(w.block);
+  const auto* bytes = static_cast<const uint8_t*>(w.values) + row * (w.columns / layout.numbers * layout.bytes);
+  gguf_read_row(w.block, bytes, w.columns, out);
+}
+
+void multiply_blocks(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) {
+  std::vector<float> row(w.columns), sums(x.n);
+  for (int64_t r = first; r < end; ++r) {
+    read_blocks(w, r, row.data());
+    multiply_rows({Form::f32, 1, w.columns, row.data(), nullptr, 0, {}, {}}, x, 0, 1, sums.data());
+    for (int64_t m = 0; m < x.n; ++m) y[m * w.rows + r] = sums[m];
   }
 }
 

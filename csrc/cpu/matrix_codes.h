@@ -13,4 +13,8 @@ void multiply_nf4(const Matrix& w, const Activations& x, int64_t first, int64_t 
 void prepare_int8(const Matrix& w, Activations& to);
 void multiply_int8(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
 
+// Rows in a GGUF file's blocks: each is read as fp32, then multiplied as one that was kept so.
+void multiply_blocks(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y);
+void read_blocks(const Matrix& w, int64_t row, float* out);
+
 }  // namespace minillama

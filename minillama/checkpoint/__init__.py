@@ -15,6 +15,7 @@ from minillama.checkpoint.llama2c import looks_like_llama2c, read_llama2c
 from minillama.checkpoint.meta import read_meta, write_meta
 from minillama.checkpoint.quantized import TENSOR_FILE, quantize_weights, read_quantized
 from minillama.checkpoint.weights import build_model, check_tensors, from_model
+from minillama.quant.gguf_linear import keep_blocks
 from minillama.system.claim import require_finished
 from minillama.system.files import require_regular
 from minillama.tokenizer import load_tokenizer
@@ -59,15 +60,16 @@ def load_model(path, device="cpu", dtype=None, quantize=None, **settings):
     """(Transformer, tokenizer or None) from `path`: weights as stored unless `dtype` is given.
 
     quantize: "nf4" or "int8" quantizes its linear layers, one after another, with the settings of
-    `quantized.quantize_weights`; ValueError where they are already. On the CPU they stay memory-mapped. The tokenizer
-    is the one inside the file or beside it. Oddities that were accepted come as warnings. Errors as `open_weights`.
+    `quantized.quantize_weights`; ValueError where they are already. On the CPU they stay memory-mapped. "gguf": those
+    in a GGUF file's blocks stay so (`gguf_linear`). The tokenizer is the one inside the file or beside it. Oddities
+    that were accepted come as warnings. Errors as `open_weights`.
     """
     weights = open_weights(path)
     tokenizer = find_tokenizer(weights)
     for note in dict.fromkeys([*weights.notes, *getattr(tokenizer, "notes", ())]):
         warnings.warn(note, stacklevel=2)
     if quantize:
-        weights = quantize_weights(weights, quantize, **settings)
+        weights = keep_blocks(weights) if quantize == "gguf" else quantize_weights(weights, quantize, **settings)
     return build_model(weights, device, dtype, spend=True), tokenizer
 
 

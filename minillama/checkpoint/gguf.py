@@ -140,8 +140,8 @@ def _tensors(data, entries, alignment, path):
         if name in tensors:
             raise ValueError(f"{path}: {name[:80]} occurs twice: damaged")
         end = offset + size
-        read = functools.partial(_read, data[offset:end], block, shape)
-        tensors[name] = Stored(shape, block.dtype, read, made=block.numbers > 1, block=block)
+        read = functools.partial(_read, raw := data[offset:end], block, shape)
+        tensors[name] = Stored(shape, block.dtype, read, made=block.numbers > 1, block=block, raw=raw)
     return tensors
 
 

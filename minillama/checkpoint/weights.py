@@ -32,6 +32,7 @@ class Stored:
     # read() then dequantizes
     block: Any = None  # the type of a GGUF file (`gguf_blocks.Block`) that read() decodes
     parts: Any = None  # (axis, tensors, change): read() joins them and moves rows; for `placement.read_part`
+    raw: Any = None  # the bytes that are its blocks
 
     @property
     def nbytes(self):

@@ -48,7 +48,7 @@ def add_generation(parser, sampling):
     flags.add_bits(parser)
     flags.add_kernels_flag(parser)
     parser.add_argument("--activations", default="fp32", choices=("fp32", "int8"),
-                        help="of products with weights in NF4: int8, with --kernels cpu, is faster and rounds them")
+                        help="of products with NF4 or GGUF's blocks: int8, with --kernels cpu, rounds them: faster")
     flags.add_device(parser)
     parser.add_argument("--cache-dtype", choices=("float32", "bfloat16", "float16"),
                         help="of the KV cache, which half precision halves (default: that of the weights)")

@@ -13,7 +13,8 @@ from minillama.kernels import require
 from minillama.peft.adapter_file import load_adapter, method_of
 from minillama.peft.lora_file import CONFIG_FILE, learned_over
 from minillama.peft.methods import merge_method, require_mergeable
-from minillama.quant.quantize_linears import quantization_of
+from minillama.quant.gguf_linear import bytes_held
+from minillama.quant.quantize_linears import KINDS, quantization_of
 from minillama.simt.compiler import NotBuilt, require_compiler
 from minillama.system.memory import require_memory, weights_bytes
 from minillama.system.settings import read_settings
@@ -26,7 +27,7 @@ from minillama.train.templates import TEMPLATES
 
 def opened(arguments, whole=False):
     """(weights, still to be read, of --model; tokenizer; kind and settings of the quantization to come: of --load-4bit
-    or --load-8bit, or as --adapter was learned over; what `learned_over` says of that).
+    or --load-8bit, or as --adapter was learned over, or "gguf"; what `learned_over` says of that).
 
     whole: the command changes or writes all weights; ValueError where they are quantized. Also where it brings no
     tokenizer, does not fit into memory, or --device, --kernels or --adapter name what is not there.
@@ -58,7 +59,9 @@ def opened(arguments, whole=False):
         load_adapter(adapter, planned_model(weights.config))
         tokenizer.chat_template = read_chat_template(adapter) or tokenizer.chat_template
     size = (getattr(torch, arguments.dtype) if arguments.dtype else common_dtype(weights)).itemsize
-    needed = weights_bytes(weights.config, kind, size) if kind else weights.config.n_parameters() * size
+    generates = getattr(arguments, "kernels", None) == "cpu" and hasattr(arguments, "cache_dtype")
+    kind = kind or ("gguf" if generates and not arguments.adapter and not arguments.merged else None)
+    needed = weights_bytes(weights.config, kind, size) if kind in KINDS else bytes_held(weights, size, kind == "gguf")
     print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
     return weights, tokenizer, None if held else kind, settings, told
 

@@ -46,11 +46,8 @@ class Int8Tensor:
         return (self.codes.float() * (self.absmax / 127)[:, None]).to(dtype)
 
     def product(self, x):
-        """x W^T for x (..., in), in the dtype of x: sums of codes exact, scaled in fp32, outlier columns added.
-
-        The codes are multiplied as float64, in which the int8 sums are exact for any width; this is the
-        reference, not a fast path.
-        """
+        """x W^T for x (..., in), in the dtype of x: sums of codes exact, scaled in fp32, outlier columns added. The
+        reference, not a fast path: codes are multiplied as float64, in which their sums are exact for any width."""
         if self.backend != "reference":
             return int8_matmul(x, self, self.backend)
         rows = x.reshape(-1, x.shape[-1])
@@ -96,7 +93,7 @@ class Int8Linear(QuantizedLinear):
     sets `backend`.
     """
 
-    backend = "reference"
+    backend, backends = "reference", kernels.KERNELS["int8_matmul"]
 
     def __init__(self, stored):
         out_features, in_features = stored.codes.shape

@@ -255,7 +255,7 @@ def level_pairs(device):
 class NF4Linear(QuantizedLinear):
     """A linear layer with a frozen weight in NF4; see `QuantizedLinear`. `backends.use_kernels` sets the first two."""
 
-    backend, activations = "reference", "fp32"
+    backend, activations, backends = "reference", "fp32", kernels.KERNELS["nf4_matmul"]
 
     def __init__(self, stored):
         out_features, in_features = stored.shape
