@@ -44,13 +44,21 @@ FORMS = {  # name: kind of the layers, kind of the head, dtype, activations
     "NF4 x int8 activations, head int8": ("nf4", "int8", torch.float32, "int8"),
     "int8": ("int8", None, torch.float32, "fp32"),
     "int8, head int8": ("int8", "int8", torch.float32, "fp32"),
+    "GGUF Q4_0": ("gguf", None, torch.float32, "fp32"),
+    "GGUF Q4_0 x int8 activations": ("gguf", None, torch.float32, "int8"),
+    "GGUF Q8_0": ("gguf", None, torch.float32, "fp32"),
+    "GGUF Q8_0 x int8 activations": ("gguf", None, torch.float32, "int8"),
 }
-PEERS = {"fp32": "F32", "bf16": "BF16", "NF4": "Q4_0", "int8": "Q8_0"}  # llama.cpp's form beside each of ours
+PEERS = {"fp32": "F32", "bf16": "BF16", "NF4": "Q4_0", "int8": "Q8_0",  # llama.cpp's form beside each of ours;
+         "GGUF Q4_0": "Q4_0", "GGUF Q8_0": "Q8_0"}  # of GGUF the very file that it reads
 
 
-def in_form(model, form):
+def in_form(model, form, folder):
     """The model with its weights in another form, on the kernels for CPUs; what stays fp32 shares their memory."""
     kind, head, dtype, activations = FORMS[form]
+    if kind == "gguf":
+        other = load_model(folder / f"{PEERS[kind_of(form)]}.gguf", quantize="gguf")[0].eval().requires_grad_(False)
+        return use_kernels(other, "cpu", activations)
     other = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()}).to(dtype)
     if kind:
         quantize_linears(other, kind=kind, **({"backend": "cpu"} if kind == "nf4" else {}))
@@ -95,8 +103,9 @@ def peers_of(kind, model, folder, room, threads):
 
 
 def kind_of(form):
-    """The first word of a form's name: what its peers are chosen by."""
-    return form.replace(",", " ").split()[0]
+    """The first word of a form's name, the first two of GGUF's: what its peers are chosen by."""
+    words = form.replace(",", " ").split()
+    return " ".join(words[:1 + (words[0] == "GGUF")])
 
 
 def memory_in_use():
@@ -184,7 +193,7 @@ def measure_kind(chosen, kind, forms, model, folder):
     cache_dtype = chosen.cache_dtype and getattr(torch, chosen.cache_dtype)
     peers, rows = peers_of(kind, model, folder, room, chosen.threads), []
     for form in forms:
-        made = in_form(model, form)
+        made = in_form(model, form, folder)
         ours = Ours(made, room, engine=True, cache_dtype=cache_dtype)
         bytes_read = bytes_of_a_token(made, chosen.position, ours.cache_dtype)
         rows += measure(chosen, form, {f"engine {form}": ours, **peers}, bytes_read, model)
@@ -213,6 +222,8 @@ def main(argv=None):
         model = load_model(random_file(config, Path(folder)))[0].eval().requires_grad_(False)
         rows = []
         for kind in dict.fromkeys(map(kind_of, chosen.forms)):
+            if kind.startswith("GGUF") and not _rounds.has_peer("llama_cpp"):
+                continue  # which writes the file
             forms = [form for form in chosen.forms if kind_of(form) == kind]
             rows += measure_kind(chosen, kind, forms, model, Path(folder))
         _rounds.show(rows)

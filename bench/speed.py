@@ -37,6 +37,8 @@ GOALS = (
     Goal(r"^decoding.*engine NF4, head int8, against llama.cpp Q4_0", "", 1.0),
     Goal(r"^decoding.*engine int8, head int8, against llama.cpp Q8_0", "", 1.1),
     Goal(r"^decoding.*engine fp32, against llama.cpp F32", "", 1.0),
+    Goal(r"^decoding.*engine GGUF Q4_0 x int8 activations, against llama.cpp Q4_0", "", 1.0),
+    Goal(r"^decoding.*engine GGUF Q8_0 x int8 activations, against llama.cpp Q8_0", "", 1.0),
     Goal(r"^decoding.*engine NF4 x int8 activations, head int8, against bitsandbytes", "", 4.0),
     Goal(r"^decoding.*engine NF4, head int8, against bitsandbytes", "", 3.0),
     Goal(r"^reading a prompt.*engine NF4 x int8 activations, head int8, against llama.cpp Q4_0", "", 1.3),
