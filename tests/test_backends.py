@@ -104,7 +104,7 @@ MUTANTS = [
     Mutant("minillama.quant.nf4", "return kernels.nf4_matmul_backward(dy, self, self.backend)",
            "return kernels.nf4_matmul_backward(dy, self, self.backend) * 1.01",
            lambda: test_layers_in_nf4_are_multiplied_by_the_kernels_asked_for("cpu", True)),
-    Mutant(backends.__name__, "if isinstance(layer, NF4Linear)", "if False",
+    Mutant(backends.__name__, "if isinstance(layer, QuantizedLinear)", "if False",
            lambda: test_layers_in_nf4_are_multiplied_by_the_kernels_asked_for("cpu", False)),
     Mutant(backends.__name__, "attention if backend == \"reference\" else torch_attention",
            "torch_attention if backend == \"reference\" else torch_attention",

@@ -63,6 +63,13 @@ static void rows_plain(const Rows& t, float* sums) {
 }
 
 #if MINILLAMA_X86
+// Where the same columns lie R rows further on: the CPU itself reads ahead along a row, not from one to another.
+template <Block block, int R>
+static INLINE const char* next_rows(const Rows& t, int64_t r, int64_t column) {
+  constexpr BlockLayout layout = layout_of(block);
+  return reinterpret_cast<const char*>(t.w + (r + R) * t.row_bytes + column * layout.bytes / layout.numbers);
+}
+
 // ---- AVX-512 VNNI
 
 template <Block block, int R, int M>
@@ -77,7 +84,10 @@ AVX512_VNNI static void rows_vnni(const Rows& t, float* sums) {
   for (int64_t group = 0; group < t.columns / 64; ++group) {
     Codes w[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) w[r] = codes_at<block>(t.w + r * t.row_bytes, group);
+    for (int r = 0; r < R; ++r) {
+      w[r] = codes_at<block>(t.w + r * t.row_bytes, group);
+      _mm_prefetch(next_rows<block, R>(t, r, 64 * group), _MM_HINT_T0);
+    }
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const __m512i x = _mm512_loadu_si512(t.x + m * t.columns + 64 * group);
@@ -119,6 +129,7 @@ AVX2 static void rows_avx2(const Rows& t, float* sums) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const PartCodes w = part_at<block>(t.w + r * t.row_bytes, p);
+      _mm_prefetch(next_rows<block, R>(t, r, kPart * p), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
         const __m256i x = load(t.x + m * t.columns + kPart * p);

@@ -183,7 +183,7 @@ def test_generate_keeps_the_blocks_where_the_compiled_kernels_multiply(tmp_path,
         raise ValueError("enough")
 
     monkeypatch.setattr("minillama.cli.model_arguments.load_model", load)
-    monkeypatch.setattr("minillama.cli.model_arguments.find_tokenizer", lambda _: "a tokenizer")
+    monkeypatch.setattr("minillama.cli.model_arguments.find_tokenizer", lambda *_: "a tokenizer")
     assert main(["generate", "--model", str(written(tmp_path)), *flags]) and found == [kept]
 
 

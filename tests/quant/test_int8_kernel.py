@@ -149,6 +149,6 @@ MUTANTS = [] if "cpu" not in kernels.built_backends() else [
     Mutant("minillama.quant.int8", "return Int8Tensor(self.codes, self.absmax, self.threshold, self.backend)",
            "return Int8Tensor(self.codes, self.absmax, self.threshold)",
            test_a_layer_multiplies_by_the_backend_that_it_is_given_and_keeps_its_gradient),
-    Mutant("minillama.backends", 'kernels.KERNELS["int8_matmul"]', 'kernels.KERNELS["nf4_matmul"]',
+    Mutant("minillama.backends", "backend in layer.backends", 'backend in kernels.KERNELS["nf4_matmul"]',
            lambda: test_a_model_multiplies_int8_by_the_kernels_asked_for_where_there_are_any("simt")),
 ]
