@@ -9,7 +9,7 @@ import re
 from minillama.rlhf.preferences import Pair
 from minillama.rlhf.train_reward import encode_pairs, held_out_scores
 
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+")  # a character is a word where none stand apart (Chinese)
 COMMON = 0.2  # a word that stands in more of the questions than this names nothing
 LEAST = 20  # cases, of which a mean says something
 SEEN = 0.25  # deviations of the score: a reward model that gains less by the right question hardly sees it

@@ -13,6 +13,7 @@ from minillama.evaluate.agreement import diagnose_labels
 from minillama.rlhf import ppo
 
 SETTLED = 10  # iterations after which a run should have got somewhere
+FEW_PAIRS = 1000  # below, a reward model that reads its pairs once has too few updates
 
 
 @torch.no_grad()
@@ -53,9 +54,10 @@ def diagnose(history, config):
     if first["distinct"] < 0.5:
         found["alike"] = (f"only {first['distinct']:.0%} of the first answers differ from one another: there is little "
                           "to choose from. Try more varied answers in fine-tuning, or more prompts")
-    elif last["distinct"] < first["distinct"] / 2:
+    elif last["distinct"] < 0.7 * first["distinct"]:
         found["collapse"] = (f"distinct answers fell from {first['distinct']:.0%} to {last['distinct']:.0%}: the "
-                             "policy says the same to all. Try a lower --kl-target, or more varied pairs")
+                             "policy says the same to many. If that is not what your pairs prefer, try a lower "
+                             "--kl-target, or more varied pairs")
     if first["ended"] < 0.9:
         found["unended"] = (f"{1 - first['ended']:.0%} of the first answers were cut off at {config.max_new_tokens} "
                             "tokens: the model has not learned to stop. Try more --steps of fine-tuning, or more "
@@ -113,7 +115,8 @@ def diagnose_reward(accuracy, pairs, trained, labels=()):
                  "by heart. Try one epoch, or more pairs")
     elif accuracy < 0.75:
         found = (f"it orders {accuracy:.0%} of unseen pairs, and hardly more of those it learned: either a quarter of "
-                 "the labels contradict one another, its ceiling, or it saw too few. Try more pairs before more epochs")
+                 "the labels contradict one another, its ceiling, or it saw too few. Try more pairs"
+                 + (", or --epochs 2, as these are few" if 0 < len(labels) < FEW_PAIRS else " before more epochs"))
     return "; ".join(filter(None, (found, diagnose_labels(labels))))
 
 

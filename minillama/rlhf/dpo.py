@@ -1,8 +1,7 @@
 """Direct preference optimisation: learning from pairs without a reward model and without sampling."""
 
-import torch.nn.functional as F
-
 from minillama.bounds import Range, check
+from minillama.rlhf.reward_model import preference_loss
 from minillama.train.sequence_loss import at_least_fp32, learned_losses, next_targets
 
 
@@ -34,9 +33,6 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
     shapes = {tuple(x.shape) for x in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)}
     if len(shapes) != 1:
         raise ValueError(f"log-probabilities have shapes {sorted(shapes)}: expected one shape for all four")
-    margin = (implicit_reward(policy_chosen, reference_chosen.detach(), beta)
-              - implicit_reward(policy_rejected, reference_rejected.detach(), beta))
-    loss = -F.logsigmoid(margin)
-    if label_smoothing:
-        loss = (1.0 - label_smoothing) * loss - label_smoothing * F.logsigmoid(-margin)
-    return loss.mean()
+    chosen = implicit_reward(policy_chosen, reference_chosen.detach(), beta)
+    rejected = implicit_reward(policy_rejected, reference_rejected.detach(), beta)
+    return preference_loss(chosen, rejected, label_smoothing=label_smoothing)

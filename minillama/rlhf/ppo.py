@@ -13,7 +13,7 @@ the default is argued where it is documented. `run.py ppo --like NAME` runs a co
 | rewards whitened, mean kept | `whiten(keep_mean=True)` | - | yes | optional | optional | no | no |
 | bound on the ratio | `policy_loss(ratio_limit=)` | - | - | - | - | 10 | - |
 | a batch is left above a mean ratio of | `train_ppo.PPOConfig.mean_ratio` 10 | - | - | 10 | - | 20 | - |
-| a batch is left above a KL per token of | `PPOConfig.old_kl` 0.1, `trust_region` | - | - | optional | - | - | - |
+| a batch is left above a KL per token of | `PPOConfig.old_kl` 0.05, `trust_region` | - | - | optional | - | - | - |
 | KL target and horizon | `PPOConfig.kl_target` 3, 300 | - | 6, 10000 | 6, 10000 | - | - | - |
 | the policy's rate | `train_ppo.with_rates`, 0.064 / D | not told | 1e-5 | 1.41e-5 | 3e-6 | 9e-6 | 9.65e-6 |
 | the policy that is kept | the best (`evaluate.best_policy`) | not told | last | last | last | last | last |

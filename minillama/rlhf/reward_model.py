@@ -9,18 +9,20 @@ from torch import nn
 from minillama.train.sequence_loss import at_least_fp32, moved_left
 
 
-def preference_loss(chosen, rejected, margin=None):
+def preference_loss(chosen, rejected, margin=None, label_smoothing=0.0):
     """Mean of -log sigmoid(r_chosen - r_rejected - margin): Bradley-Terry's likelihood.
 
     InstructGPT (arXiv 2203.02155 eq. 1) without, LLaMA 2 (2307.09288 eq. 2) with a margin: a tensor or number, larger
     where people were surer. chosen, rejected: scores of equal shape. Computed in at least fp32 through logsigmoid,
     finite for any difference (log(1 + exp(-x)) written out overflows at x = -89 in fp32).
+    label_smoothing: the share e of pairs whose label may be wrong: (1 - e) loss(x) + e loss(-x) = loss(x) + e x.
     """
     if chosen.shape != rejected.shape or chosen.numel() == 0:
         raise ValueError(f"chosen has shape {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}: "
                          "they must be equal and not empty, a score of each side of each pair")
     difference = at_least_fp32(chosen) - at_least_fp32(rejected)
-    return -F.logsigmoid(difference if margin is None else difference - margin).mean()
+    difference = difference if margin is None else difference - margin
+    return (label_smoothing * difference - F.logsigmoid(difference)).mean()
 
 
 def pair_accuracy(chosen, rejected):

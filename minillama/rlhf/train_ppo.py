@@ -57,7 +57,7 @@ class PPOConfig:
     value_clip: float = number(0.2, 1e-6, 1e6)  # of a value's change, in units of the score
     gamma: float = number(1.0, 0, 1)
     lam: float = number(0.95, 0, 1)
-    old_kl: float = number(0.1, 1e-6, 1e6, or_zero=True)  # nats a token; `PPO.learn` ends beyond 1.5 times; 0: never
+    old_kl: float = number(0.05, 1e-6, 1e6, or_zero=True)  # nats a token; `PPO.learn` ends beyond 1.5 times; 0: never
     mean_ratio: float = number(10.0, 1, 1e12)  # beyond it likewise (TRL v1's ratio_threshold)
     kl_coefficient: float = number(0.15, 0, 1e6)  # beta at the start; 0: no KL penalty
     kl_target: float = number(3.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays

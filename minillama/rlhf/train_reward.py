@@ -25,6 +25,7 @@ class RewardConfig:
     max_lr: float = number(1e-3, 1e-12, 10)
     warmup_steps: int | None = number(None, 0, MOST)  # None: 10, fewer where there are not many more steps
     weight_decay: float = number(0.0, 0, 10)
+    label_smoothing: float = number(0.0, 0, below=0.5)  # share of pairs whose label may be wrong (`preference_loss`)
     clip_norm: float = number(1.0, 1e-9, 1e9)
     checkpoint_every: int = number(100, 0, MOST)  # steps; 0: only before the first and after the last
     seed: int = seed()  # order of the pairs and the head's first weights
@@ -63,6 +64,7 @@ class RewardRun(TrainingRun):
         steps = len(order) // config.batch_size
         warmup = min(10, steps - 1) if config.warmup_steps is None else config.warmup_steps
         settings = asdict(config) | {"steps": steps, "warmup_steps": warmup, "eval_every": 0}
+        self.label_smoothing = settings.pop("label_smoothing")
         del settings["epochs"]
         super().__init__(model, TrainingConfig(**settings), folder, {**facts, **settings_of(config)})
         self.encoded, self.order = encoded, order
@@ -73,7 +75,7 @@ class RewardRun(TrainingRun):
         chosen, rejected = score_pairs(self.model, batch)
         self.step_tokens = sum(len(side) for pair in batch for side in pair)
         self.measured = {"accuracy": pair_accuracy(chosen.detach(), rejected.detach())}
-        yield preference_loss(chosen, rejected)
+        yield preference_loss(chosen, rejected, label_smoothing=self.label_smoothing)
 
 
 def steps_of(config, pairs):

@@ -16,7 +16,7 @@ from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
 from minillama.evaluate.copying import diagnose_forgetting, scores_of, sight_of
-from minillama.evaluate.diagnosis import diagnose, diagnose_reward
+from minillama.evaluate.diagnosis import FEW_PAIRS, diagnose, diagnose_reward
 from minillama.evaluate.exam import Exam, examine, prompts_of, verdict
 from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.reward_file import load_reward, save_reward
@@ -90,7 +90,7 @@ def reward_stage(report, model, tokenizer, feedback):
     """A reward model from pairs, normalised on the policy's own answers."""
     report.say("  reward model: what the votes prefer (minillama/rlhf/train_reward.py)")
     model, seed = use_kernels(model, "torch"), report.config.seed
-    config = replace(REWARD, seed=seed)
+    config = replace(REWARD, seed=seed, epochs=min(max(FEW_PAIRS // len(feedback.pairs), 1), 3))
     folder = report.folder("reward", train=asdict(config), policy=fingerprint(model), **feedback.key)
     if not report.is_done(folder):
         reward_model, _ = train_reward(model, feedback.pairs, tokenizer, config, progress=report.config.progress,

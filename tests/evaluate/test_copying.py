@@ -38,6 +38,14 @@ def test_a_name_is_a_word_of_few_questions():
     assert words_of("To ROME, or Rome's?") == {"to", "rome", "or", "s"}
 
 
+def test_a_chinese_name_is_told_by_its_characters():
+    """No blanks tell words apart; without that a whole question would be one word, and name itself."""
+    assert words_of("文竹怎么浇水？ KL 3") == {*"文竹怎么浇水", "kl", "3"}
+    asked = [f"{name}怎么浇水？" for name in ("文竹", "月季", "绿萝", "芦荟", "杜鹃", "吊兰")]
+    assert names_in(asked) == set("文竹月季绿萝芦荟杜鹃吊兰")
+    assert name_shares(asked[:2], ["文竹三天一次。", "吊兰三天一次。"], names_in(asked)) == (0.5, 0.5)
+
+
 def test_shares_count_answers_that_name_their_own_or_another_question():
     questions = ["to town1?", "to town2?", "to town3?", "to town4 and town5?"]
     answers = ["Town1.", "to town1", "boats", "town5, or town9"]
@@ -101,6 +109,8 @@ COPIES, SHARES = (test_a_model_that_copies_as_the_answers_do_is_told_nothing,
 MUTANTS = [
     plant("n <= COMMON * len(held)", "n < COMMON * len(held)", test_a_name_is_a_word_of_few_questions),
     plant("dict.fromkeys(questions)", "questions", test_a_name_is_a_word_of_few_questions),
+    plant("WORD.findall(text.lower())", 're.findall(r"\\w+", text.lower())',
+          test_a_chinese_name_is_told_by_its_characters),
     plant("bool(named - asked)", "bool(named)", SHARES),
     plant("made_other > other + luck(len(asked))", "made_other > other", COPIES),
     plant("made_own < own - luck(len(asked))", "False",

@@ -7,6 +7,7 @@ from mutants import Mutant
 
 from minillama.cli.command_line import build_parser
 from minillama.evaluate.diagnosis import diagnose, diagnose_reward, diagnose_tuning, summary, tell_news
+from minillama.rlhf.preferences import Pair
 from minillama.rlhf.train_ppo import PPOConfig
 
 CONFIG = PPOConfig(lr=1e-3, kl_target=3.0, max_new_tokens=40)
@@ -21,7 +22,7 @@ def found(last=None, first=None, rounds=4, config=CONFIG):
 @pytest.mark.parametrize(("name", "fine", "wrong", "words"), [
     ("KL", {"kl": 9.0}, {"kl": 9.5}, "KL is 9.5 nats an answer, and its target 3.*lower --lr than 1.0e-03"),
     ("entropy", {"entropy": 0.3}, {"entropy": 0.29}, "fell from 0.90 to 0.29"),
-    ("collapse", {"distinct": 0.5}, {"distinct": 0.45}, "from 100% to 45%"),
+    ("collapse", {"distinct": 0.7}, {"distinct": 0.65}, "from 100% to 65%"),
     ("endless", {"ended": 0.9}, {"ended": 0.89}, "from 100% to 89%"),
     ("early", {"updates": 2}, {"updates": 1}, "left after 1 of 4 updates"),
     ("unseen", {"score": 0.7, "held_out_score": 0.0}, {"score": 0.8, "held_out_score": 0.0}, r"\+0.80 on what"),
@@ -88,6 +89,9 @@ def test_a_reward_model_is_told_from_a_coin_from_one_that_knows_by_heart_and_fro
     assert "a coin" in diagnose_reward(0.59, 100, 0.9) and "a coin" not in diagnose_reward(0.61, 100, 0.9)
     assert "by heart" in diagnose_reward(0.7, 100, 0.9) and "contradict" in diagnose_reward(0.7, 100, 0.8)
     assert diagnose_reward(0.76, 100, 0.95) == ""
+    few, many = ([Pair("q", f"{i}", "no") for i in range(n)] for n in (999, 1000))
+    assert "--epochs 2" in diagnose_reward(0.7, 100, 0.8, few)
+    assert "before more epochs" in diagnose_reward(0.7, 100, 0.8, many)
 
 
 def test_the_summary_is_of_the_policy_that_was_kept():
@@ -103,6 +107,8 @@ MUTANTS = [
     Mutant("minillama.evaluate.diagnosis", "> 3 * config.kl_target", "> 2 * config.kl_target", lambda:
            test_what_went_wrong_on_the_way_is_named_beyond_its_bound_and_not_at_it(
                "KL", {"kl": 9.0}, {"kl": 9.5}, "KL is 9.5")),
+    Mutant("minillama.evaluate.diagnosis", "len(labels) < FEW_PAIRS", "len(labels) < 99",
+           test_a_reward_model_is_told_from_a_coin_from_one_that_knows_by_heart_and_from_contradicting_labels),
     Mutant("minillama.evaluate.diagnosis", "told.add(name)", "told", lambda: differs_twice()),
     Mutant("minillama.evaluate.diagnosis", "rows[-1][\"kept\"], 1)", "0, 1)",
            test_the_summary_is_of_the_policy_that_was_kept),

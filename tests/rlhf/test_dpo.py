@@ -97,10 +97,9 @@ PAPER, SUMS = (test_dpo_loss_is_the_papers_formula, test_sequence_log_probs_sum_
 # fmt: off
 MUTANTS = [
     plant("at_least_fp32(policy) - at_least_fp32(reference)", "at_least_fp32(policy)", PAPER),
-    plant("- implicit_reward(policy_rejected", "+ implicit_reward(policy_rejected", PAPER),
-    plant("loss = -F.logsigmoid(margin)", "loss = -F.logsigmoid(-margin)", PAPER),
-    plant("(1.0 - label_smoothing) * loss", "loss", PAPER),
-    plant("label_smoothing * F.logsigmoid(-margin)", "label_smoothing * F.logsigmoid(margin)", PAPER),
+    plant("rejected = implicit_reward(", "rejected = -implicit_reward(", PAPER),
+    plant("(chosen, rejected, label", "(rejected, chosen, label", PAPER),
+    plant("label_smoothing=label_smoothing", "label_smoothing=0.0", PAPER),
     plant("return beta * (", "return (", PAPER),
     plant("reference_chosen.detach()", "reference_chosen",
           test_gradients_are_those_of_finite_differences_and_stop_at_the_reference),

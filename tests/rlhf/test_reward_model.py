@@ -44,6 +44,26 @@ def test_preference_loss_is_the_papers_formula():
         torch.testing.assert_close(preference_loss(chosen, rejected, margin).item(), with_margin, **EXACT)
 
 
+def test_label_smoothing_weighs_in_the_swapped_pair():
+    """(1 - e) loss(x) + e loss(-x) with a margin or without; smallest where sigmoid(x) is 1 - e."""
+    chosen, rejected, margin = 3 * normal(3, 7)
+    for e, m in ((0.1, torch.zeros(7)), (0.3, margin)):
+        rows = list(zip(chosen.tolist(), rejected.tolist(), m.tolist(), strict=True))
+        wanted = oracles.mean([(1 - e) * oracles.preference_loss(c, r, x) + e * oracles.preference_loss(r, c, -x)
+                               for c, r, x in rows])
+        torch.testing.assert_close(preference_loss(chosen, rejected, m, e).item(), wanted, **EXACT)
+        best = torch.tensor([math.log((1 - e) / e)], requires_grad=True)
+        preference_loss(best, torch.zeros(1), label_smoothing=e).backward()
+        assert abs(best.grad.item()) < 1e-6
+
+
+def test_a_margin_punishes_a_flipped_pair_more():
+    """Of a pair labelled the wrong way round the loss grows by nearly the margin, of a right one by nearly nothing."""
+    good, bad, margin = torch.tensor([4.0]), torch.tensor([0.0]), 2.0
+    right, flipped = (preference_loss(*pair, margin) - preference_loss(*pair) for pair in ((good, bad), (bad, good)))
+    assert 0 < right < 0.2 and margin - 0.1 < flipped < margin
+
+
 def test_preference_loss_of_equal_scores_is_log_two():
     zero = torch.zeros(3)
     assert math.isclose(preference_loss(zero, zero).item(), math.log(2), rel_tol=1e-7)
@@ -192,11 +212,11 @@ PADDING = test_padding_on_either_side_does_not_change_a_score
 # fmt: off
 MUTANTS = [
     plant("at_least_fp32(chosen) - at_least_fp32(rejected)", "at_least_fp32(rejected) - at_least_fp32(chosen)", PAPER),
-    plant("difference - margin).mean()", "difference + margin).mean()", PAPER),
-    plant("margin is None else difference - margin).mean()", "margin is None else difference - margin).sum()", PAPER),
-    plant("-F.logsigmoid(difference if", "-torch.sigmoid(difference if", PAPER),
-    plant("return -F.logsigmoid(difference if margin is None else difference - margin).mean()",
-          "return (1 + (-difference + (0 if margin is None else margin)).exp()).log().mean()",
+    plant("else difference - margin", "else difference + margin", PAPER),
+    plant("F.logsigmoid(difference)).mean()", "F.logsigmoid(difference)).sum()", PAPER),
+    plant("- F.logsigmoid(difference)", "- torch.sigmoid(difference)", PAPER),
+    plant("label_smoothing * difference", "label_smoothing", test_label_smoothing_weighs_in_the_swapped_pair),
+    plant("- F.logsigmoid(difference)", "+ (1 + (-difference).exp()).log()",
           test_preference_loss_stays_finite_for_any_difference),
     plant("+ 0.5 * (chosen == rejected)", "+ (chosen == rejected)", test_pair_accuracy_counts_a_tie_as_half),
     plant("last_B = mask_BT.sum(-1) - 1", "last_B = mask_BT.shape[1] - 1 - mask_BT.flip(-1).int().argmax(-1)", PADDING),

@@ -217,6 +217,23 @@ def test_the_truth_alone_can_fail_a_reward_model_that_follows_its_labels():
     assert passed(77) == (False, (0.8, pytest.approx(0.97))), "0.77 of the labels is 0.03 below the ceiling"
 
 
+@pytest.mark.parametrize(("pairs", "epochs"), [(100, 3), (333, 3), (334, 2), (500, 2), (501, 1), (2400, 1)])
+def test_few_pairs_are_read_twice_or_three_times(monkeypatch, tmp_path, pairs, epochs):
+    """A thousand readings in all, or three of each."""
+    class Told(Exception):
+        pass
+
+    def told(model, pairs, tokenizer, config, **options):
+        raise Told(config.epochs)
+
+    monkeypatch.setattr(minillama.tour.tour_rlhf, "train_reward", told)
+    feedback = minillama.tour.tour_rlhf.Feedback([Pair("q", "a", "b")] * pairs, [], [], [], {})
+    tokenizer = train_bpe(["q a b"], 270, hard_vocab_limit=False, progress=False)
+    with pytest.raises(Told, match=f"^{epochs}$"):
+        minillama.tour.tour_rlhf.reward_stage(TourReport(tmp_path, TourConfig(progress=False)), a_model(tokenizer),
+                                              tokenizer, feedback)
+
+
 MUTANTS = [
     Mutant("minillama.tour.tour_rlhf", "questions[ASKED:]", "questions[1:]",
            test_questions_of_the_exam_are_never_practised),
