@@ -99,7 +99,7 @@ for f, P in ((naive, 2), (ring, 2), (naive, 4), (ring, 4)):
     assert all(torch.allclose(s, vectors.sum(0), atol=1e-5) for s in sums)
     counted[f.__name__, P] = max(sent) / vectors[0].nbytes
 show(sharding_pictures.all_reduce("A ring sends less than two vectors", counted),
-     f"Dots are counted; P = 4: {counted['naive', 4]:g} and {counted['ring', 4]} vectors")
+     f"P = 4 (dots, counted): {counted['naive', 4]:g} and {counted['ring', 4]} vectors")
 # %% [markdown] shards
 # **Must each process hold everything?** With Adam a weight needs 4 bytes for itself, 4
 # for its gradient, and 8 for two running means. ZeRO cuts these in three stages. The
@@ -191,8 +191,8 @@ print(f"a step sends {in_whole[0]} bytes, in stage 3 {in_pieces[0] // 3}")
 #
 # **PyTorch has all this.** `fully_shard` is stage 3, `parallelize_module` is the cut.
 # `minillama pretrain --shard --tensor-parallel 4` uses both: see `docs/cluster.md`. The
-# cell `engine` trains a small LLaMA with `fully_shard`, in two processes that meet by
-# "gloo", PyTorch's way for CPUs.
+# cell `engine` trains a small LLaMA with `fully_shard`: two processes that meet by
+# "gloo", on CPUs.
 #
 # **A mesh** of 8 x 4 processes has 8 groups, which share the model out; the 4 in a
 # group cut its matrices. By the library's formulas, the last cell says what 32
