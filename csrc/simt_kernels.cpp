@@ -2,7 +2,7 @@
 
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
-#include "cuda/nf4_tensor_cores.cuh"
+#include "cuda/nf4_backward_tensor_cores.cuh"
 #include "cuda/rope_vectors.cuh"
 #include "kernel_table.h"
 

@@ -37,13 +37,16 @@ def test_nf4_products_read_no_row_and_no_column_too_many(M, N, K, double, aligne
         same(found, [kernels.nf4_matmul(x, stored, "simt"), kernels.nf4_matmul_backward(dy, stored, "simt")], aligned)
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(8, 33, 64), (17, 70, 192), (65, 130, 128)])
+@pytest.mark.parametrize(("M", "N", "K"), [(8, 33, 64), (17, 70, 192), (65, 130, 128), (9, 40, 96), (33, 72, 160)])
 def test_nf4_products_on_tensor_cores_read_no_row_and_no_column_too_many(M, N, K):
     stored = quantize_nf4(torch.randn(N, K))
     for dtype in DTYPES[1:]:
         x, parts = torch.randn(M, K).to(dtype), [at_the_end(part) for part in stored.parts()]
         ours = torch.ops.minillama_simt.nf4_matmul(at_the_end(x), *parts, N, 64)
         assert torch.equal(ours, kernels.nf4_matmul(x, stored, "simt"))
+        dy = torch.randn(M, N).to(dtype)
+        ours = torch.ops.minillama_simt.nf4_matmul_backward(at_the_end(dy), *parts, K, 64)
+        assert torch.equal(ours, kernels.nf4_matmul_backward(dy, stored, "simt"))
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -122,12 +125,15 @@ def test_vectors_are_used_where_all_is_aligned_and_only_there():
     def rope(q, k, y):
         return lambda: kernels.fused_rope_qk(q, k, rotations, out=(y, torch.empty_like(k)), backend="simt")
 
-    def nf4(x, codes):
+    def nf4(x, codes, product=kernels.nf4_matmul):
         moved = NF4Tensor(codes, stored.absmax, stored.absmax_scale, stored.absmax_offset, stored.shape, 64)
-        return lambda: kernels.nf4_matmul(x, moved, "simt")
+        return lambda: product(x, moved, "simt")
 
-    stored, x, rows = quantize_nf4(torch.randn(4, 64)), torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
-    empty = torch.empty_like(q)
+    def gradient(dy, codes):
+        return nf4(dy, codes, kernels.nf4_matmul_backward)
+
+    stored, x, rows = quantize_nf4(torch.randn(8, 64)), torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
+    empty, dy = torch.empty_like(q), torch.randn(8, 8).bfloat16()
     for run, kernel in ((rope(q, k, empty), "rope_v4"), (rope(off(q), k, empty), "rope_scalar"),
                         (rope(q, off(k), empty), "rope_scalar"), (rope(q, k, off(empty)), "rope_scalar"),
                         (rope(q, k, wide), "rope_scalar"), (rope(wide, k, empty), "rope_scalar"),
@@ -135,7 +141,12 @@ def test_vectors_are_used_where_all_is_aligned_and_only_there():
                         (nf4(x, off(stored.codes)), "nf4_matmul_v1"), (nf4(rows, stored.codes), "nf4_matmul_v3"),
                         (nf4(rows[:7], stored.codes), "nf4_matmul_v2"),
                         (nf4(rows.float(), stored.codes), "nf4_matmul_v2"),
-                        (nf4(off(rows), stored.codes), "nf4_matmul_v1")):
+                        (nf4(off(rows), stored.codes), "nf4_matmul_v1"),
+                        (gradient(dy, stored.codes), "nf4_matmul_backward_v3"),
+                        (gradient(dy[:7], stored.codes), "nf4_matmul_backward_v2"),
+                        (gradient(dy.float(), stored.codes), "nf4_matmul_backward_v2"),
+                        (gradient(off(dy), stored.codes), "nf4_matmul_backward_v1"),
+                        (gradient(dy, off(stored.codes)), "nf4_matmul_backward_v1")):
         assert kernels_launched(run) == [kernel]
 
 

@@ -47,8 +47,8 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
     # for 1 and for 8 rows; decoding in 3 head widths for 4 and for 8 rows, and what combines its parts; four other
     # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, with and
-    # without a mask, and NF4's version 3 for 16, 32 and 64 rows. And what packs a mask
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 * 2 + 3) + 1
+    # without a mask, and NF4's version 3 for 16, 32 and 64 rows, of the gradient for 64 in two ways. And pack_mask_v1
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 * 2 + 3 + 4) + 1
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -129,6 +129,17 @@ def test_nf4_on_tensor_cores_is_made_of_their_instructions_and_leaves_room_for_8
     # 12 KiB a step, 16 bytes each, by 128 threads; twice in front of the loop. With 64 rows written as two loops
     assert counts["async copies"] == 3 * (6 if rows < 64 else 2)
     assert counts["loop"] - counts["tensor-core products"] < 9 * 64  # of PTX, for 64 weights a lane
+    for figures_of in RECORD["figures"].values():
+        assert figures_of[kernel]["warps"] >= 8
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(16, 4), (32, 4), (64, 4), (64, 1)])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_nf4_gradients_on_tensor_cores_are_made_of_their_instructions_and_leave_room_for_8_warps(dtype, rows, parts):
+    """16 rows of W and 32 columns: an ldmatrix and 4 products for each 16 rows of dy; no level is looked up."""
+    kernel, of_warp = f"nf4_matmul_backward_v3 {dtype} {rows} {parts}", 64 if parts == 1 else 64 * 16 // rows
+    counts = RECORD["opcodes"][kernel]
+    assert counts["tensor-core products"] == 4 * counts["ldmatrix"] == 4 * rows // 16 * of_warp // 16
     for figures_of in RECORD["figures"].values():
         assert figures_of[kernel]["warps"] >= 8
 

@@ -3,7 +3,7 @@
 #include "flash_backward_tensor_cores.cuh"
 #include "flash_decoding.cuh"
 #include "kernel_table.h"
-#include "nf4_tensor_cores.cuh"
+#include "nf4_backward_tensor_cores.cuh"
 #include "rope_vectors.cuh"
 
 const minillama::kernels::Table* minillama_kernels() {

@@ -37,17 +37,17 @@ struct NF4Stage {
   uint8_t codes[kNF4OfWarp * kNF4Warps * kNF4Part / 2];
 };
 
-// Bytes of the levels / 64 as T: low[i] holds the lower ones of levels 4 i ... 4 i + 3, high[i] the upper ones.
+// Bytes of the levels times a factor as T: low[i] holds the lower ones of levels 4 i ... 4 i + 3, high[i] the upper ones.
 struct LevelBytes {
   unsigned low[4] = {}, high[4] = {};
 };
 
 template <class T>
-__device__ LevelBytes level_bytes() {
+__device__ LevelBytes level_bytes(float factor) {
   LevelBytes bytes;
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    const unsigned bits = packed<T>(kNF4Levels[i] * kNF4Shrink, 0.0f);
+    const unsigned bits = packed<T>(kNF4Levels[i] * factor, 0.0f);
     bytes.low[i / 4] |= (bits & 255) << 8 * (i % 4);
     bytes.high[i / 4] |= (bits >> 8) << 8 * (i % 4);
   }
@@ -146,7 +146,7 @@ nf4_matmul_v3(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, 
     float sums[Parts][Rows][Apart];
   } memory;
   load_tables(tables);
-  const LevelBytes bytes = level_bytes<T>();
+  const LevelBytes bytes = level_bytes<T>(kNF4Shrink);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % Parts, across = warp / Parts * kNF4OfWarp;
   const unsigned tiles = unsigned((M + Rows - 1) / Rows);  // of rows: neighbouring blocks read the same codes
   const int64_t m0 = int64_t(blockIdx.x % tiles) * Rows, n0 = int64_t(blockIdx.x / tiles) * Wide, K = w.columns;

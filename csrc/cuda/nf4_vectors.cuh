@@ -185,25 +185,4 @@ inline int nf4_log_block(const void* x, const NF4& w, int64_t together) {
 
 inline dim3 nf4_grid(int64_t across, int64_t M) { return {unsigned(across), unsigned(M < 65535 ? M : 65535)}; }
 
-void nf4_matmul_backward(DType dtype, const void* dy_, NF4 w, void* dx_, int64_t M, void* stream_) {
-  if (M * w.columns == 0) return;
-  const auto stream = static_cast<cudaStream_t>(stream_);
-  const unsigned blocks = ceil_div(w.columns, kNF4Across);
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto* dy = static_cast<const T*>(dy_);
-    auto* dx = static_cast<T*>(dx_);
-    const int log = nf4_log_block(dy, w, kNF4Columns);
-    if (log < 0)
-      LAUNCH((nf4_matmul_backward_v1<T>), nf4_grid(ceil_div(w.columns, kNF4Threads), M), kNF4Threads, 0, stream)
-      (dy, w, dx, M);
-    else if (M == 1)
-      LAUNCH((nf4_matmul_backward_v2<T, 1>), nf4_grid(blocks, 1), 32 * kNF4Down, 0, stream)(dy, w, log, dx, M);
-    else
-      LAUNCH((nf4_matmul_backward_v2<T, kNF4Many>), nf4_grid(blocks, ceil_div(M, kNF4Many)), 32 * kNF4Down, 0, stream)
-      (dy, w, log, dx, M);
-  });
-  check_launch("nf4_matmul_backward");
-}
-
 }  // namespace minillama::kernels

@@ -18,6 +18,7 @@ SHAPES = [(1, 1, 1), (3, 5, 7), (8, 24, 64), (2, 65, 63), (5, 3, 65), (1, 72, 13
 AROUND_TILES = [(4, 47, 1025), (5, 49, 127), (63, 48, 129), (64, 97, 128), (65, 6, 257), (130, 131, 65)]
 VECTORS = [(1, 17, 32), (1, 3, 1056), (2, 16, 96), (9, 15, 1024), (8, 66, 264)]  # GPUs read 4 or 16 bytes of codes
 TENSOR_CORES = [(8, 33, 64), (9, 70, 192), (16, 40, 1088), (17, 31, 128), (33, 129, 64), (64, 20, 448), (65, 130, 192)]
+BACKWARD = [(8, 40, 32), (17, 72, 96), (33, 136, 64), (65, 264, 160)]  # whole 16 bytes of gradients
 KINDS = ["simt", "cpu plain", "cpu avx2", "cpu avx512"]
 
 
@@ -63,7 +64,7 @@ def test_the_kernels_tables_are_the_references():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("M", "N", "K", "backend"), [(*shape, kind) for kind in KINDS for shape in SHAPES] +
                          [(*shape, kind) for kind in KINDS[1:] for shape in AROUND_TILES] +
-                         [(*shape, "simt") for shape in VECTORS + TENSOR_CORES], indirect=["backend"])
+                         [(*shape, "simt") for shape in VECTORS + TENSOR_CORES + BACKWARD], indirect=["backend"])
 def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double, backend):
     torch.manual_seed(0)
     stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
@@ -72,6 +73,16 @@ def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double, bac
     law(ours.detach(), stored.product(x.detach()), x.detach().double() @ weight.double().T, 2)
     assert torch.equal(kernels.nf4_matmul_backward(dy, stored, backend), torch.autograd.grad(ours, x, dy, True)[0])
     law(torch.autograd.grad(ours, x, dy)[0], dy @ weight.to(dtype), dy.double() @ weight.double(), 3)
+
+
+@needs_simt
+@pytest.mark.parametrize("block", [32, 256])
+def test_gradients_of_many_tiles_are_those_of_few(block):
+    """From 108 tiles of 64 by 128 on, no warps share columns; dy's first eight rows alone are another kernel's."""
+    stored, dy = quantize_nf4(torch.randn(16, 6816), block), torch.randn(65, 16).bfloat16()
+    many, few = (kernels.nf4_matmul_backward(rows, stored, "simt") for rows in (dy, dy[:8]))
+    assert torch.equal(many[:8], few)
+    law(many, dy @ stored.dequantize().to(dy.dtype), dy.double() @ stored.dequantize().double(), 3)
 
 
 @needs_simt

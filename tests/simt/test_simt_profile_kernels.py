@@ -72,17 +72,17 @@ def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of
     """Bytes of all sectors, exactly, in requests of 512 and 128 bytes of codes; and no bank of shared memory waits."""
     N, K, asked = 64, 2048, -(-M // 8)
     weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
-    x, dy = torch.randn(M, K), torch.randn(M, N).bfloat16()  # fp32: in bf16 8 rows go to tensor cores
+    x, dy = torch.randn(M, K), torch.randn(M, N)  # fp32: in bf16 8 rows go to tensor cores
     with kernels.profile() as forward:
         kernels.nf4_matmul(x, weight, "simt")
     with kernels.profile() as backward:
         kernels.nf4_matmul_backward(dy, weight, "simt")
     assert 32 * forward.global_load.sectors == asked * weight.stored_bytes() + N // 16 * 4 * M * K
     blocks = K // 256  # of columns; 4 absmax values of a row lie in one sector
-    assert 32 * backward.global_load.sectors == asked * (N * K // 2 + blocks * N * 32) + blocks * 2 * M * N
+    assert 32 * backward.global_load.sectors == asked * (N * K // 2 + blocks * N * 32) + blocks * 4 * M * N
     for p in (forward, backward):
         assert p.shared_load.conflicts == p.shared_store.conflicts == 0 and p.findings == []
-    assert forward.global_store.compulsory == 4 * M * N and backward.global_store.compulsory == 2 * M * K
+    assert forward.global_store.compulsory == 4 * M * N and backward.global_store.compulsory == 4 * M * K
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(8, 64, 512), (16, 40, 1088), (32, 64, 320), (64, 128, 192),
@@ -113,7 +113,8 @@ extern "C" void run(int file, int line, int which) {{
   static const char* const names[] = {{"flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh",
                                       "nf4_vectors.cuh", "flash_tensor_cores.cuh",
                                       "flash_backward_tensor_cores.cuh", "flash_decoding.cuh",
-                                      "flash_fragments.cuh", "nf4_tensor_cores.cuh"}};
+                                      "flash_fragments.cuh", "nf4_tensor_cores.cuh",
+                                      "nf4_backward_tensor_cores.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
   which == 0 ? run_attention() : which == 1 ? run_nf4() : which == 2 ? run_tensor_cores()
       : which == 3 ? run_gradients() : run_decoding();
@@ -127,8 +128,8 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
 
     files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh",
              "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh", "flash_fragments.cuh",
-             "nf4_tensor_cores.cuh")
-    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1)  # of attention, NF4, attention on tensor cores, its gradients, decoding
+             "nf4_tensor_cores.cuh", "nf4_backward_tensor_cores.cuh")
+    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1, 1)  # of attention, NF4, attention on tensor cores, its gradients, decoding
     source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(5)]
     left_out += [(files.index(name), int(line), runs[files.index(name)])
                  for name, line in (barrier.split(":") for barrier in barriers())]

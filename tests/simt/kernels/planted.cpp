@@ -26,7 +26,7 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
-#include "cuda/nf4_tensor_cores.cuh"
+#include "cuda/nf4_backward_tensor_cores.cuh"
 #undef __syncwarp
 
 using namespace minillama::kernels;
@@ -124,6 +124,9 @@ static void run_nf4_tensor_cores() {
   for (int i = 0; i < M * K; ++i) X[i] = __half(x[i]);
   nf4_matmul(DType::f16, X, {codes, absmax.data(), nullptr, nullptr, nullptr, N, K, 64}, Y, M, nullptr);
   print(std::vector<float>(Y, Y + M * N));
+  for (int i = 0; i < M * N; ++i) Y[i] = __half(x[i]);  // N = 40 of K columns, as gradients of 1024 rows of W
+  nf4_matmul_backward(DType::f16, Y, {codes, absmax.data(), nullptr, nullptr, nullptr, N, K, 64}, X, M, nullptr);
+  print(std::vector<float>(X, X + M * K));
 }
 
 // For all versions, and with more than one tile of columns and of rows.
