@@ -3,7 +3,8 @@
 How an answer of the forum opens, politely, at once or rudely (`_classes_compared`), is asked as a cloze question whose
 words are one for each class: of the pretrained model as it is, behind three worked examples, and tuned, all weights, on
 many texts and on few. A new head over the same model, tuned with all weights and alone, has the same texts, steps and
-rates, and the same rule chooses its rate: the least training loss on the first seed. --record writes bench/cloze.json.
+rates, and the same rule chooses its rate: the least training loss on the first seed. Then a blank in the middle of a
+question, of a causal model and of one that fills blanks (`_blanks_compared`). --record writes bench/cloze.json.
 """
 
 import copy
@@ -14,6 +15,7 @@ import random
 import statistics
 from pathlib import Path
 
+import _blanks_compared as blanks_compared
 import _classes_compared as classes_compared
 import _methods_compared as compared
 import _rounds
@@ -110,16 +112,22 @@ def main(argv=None):
     chosen = _rounds.options(__doc__, argv, lambda parser: (
         parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4"),
         parser.add_argument("--record", action="store_true", help="write bench/cloze.json"),
+        parser.add_argument("--blanks", action="store_true", help="only the blank in the middle"),
         parser.add_argument("--out", default="out/tuning", help="for what is run (default: %(default)s)")))
     if chosen.small:
         compared.make_small()
         classes_compared.make_small()
+        blanks_compared.make_small()
         globals().update(COUNTS=(30, 20), UNSEEN=6)
     out = f"{chosen.out}/{compared.STEPS}x{compared.BATCH}-{compared.FACTS}"
-    rows = all_runs(out, tuple(chosen.seeds or compared.SEEDS))
-    print("\n".join(table(rows)))
+    made = json.loads(RECORD.read_text(encoding="utf-8")) if chosen.blanks else {}
+    made |= {"date": datetime.date.today().isoformat(), "machine": _rounds.machine()}
+    if not chosen.blanks:
+        made["rows"] = all_runs(out, tuple(chosen.seeds or compared.SEEDS))
+        print("\n".join(table(made["rows"])))
+    made["blanks"] = blanks_compared.all_rows(out)
+    print("\n".join(blanks_compared.table(made["blanks"])))
     if chosen.record and not chosen.small:
-        made = {"date": datetime.date.today().isoformat(), "machine": _rounds.machine(), "rows": rows}
         RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 

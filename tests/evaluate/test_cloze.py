@@ -168,6 +168,20 @@ def test_the_page_shows_what_was_recorded_and_says_no_more():
         assert all(abs(row["accuracy"] - 1 / 3) < 1e-9 for row in rows if row["method"] == shown)
 
 
+def test_the_page_shows_a_blank_in_the_middle_as_it_was_recorded():
+    sys.path.insert(0, str(ROOT / "bench"))
+    from bench._blanks_compared import BASES, table
+
+    rows = json.loads((ROOT / "bench" / "cloze.json").read_text(encoding="utf-8"))["blanks"]
+    assert "\n".join(table(rows)) in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    told = {(way, base): [row["accuracy"] for row in rows if (row["method"], row["objective"]) == (way, base)]
+            for way in ("0 shown", "3 shown", "tuned", "head") for base in BASES}
+    assert all(len(found) == 3 for found in told.values())
+    assert all(min(told[way, base]) > 0.9 for way in ("0 shown", "tuned") for base in BASES)
+    assert all(max(told["3 shown", base]) < min(told["0 shown", base]) for base in BASES)
+    assert min(told["head", "blank"]) > 0.9 and sum(accuracy > 0.9 for accuracy in told["head", "causal"]) == 1
+
+
 MUTANTS = [
     mutant("self.words[label]", "self.words[-1]", SCORES),
     mutant("for before, behind in asked for word in self.words]", "for word in self.words for before, behind in asked]",
