@@ -17,7 +17,7 @@ from cuda_build import ARCHITECTURES, nvcc
 ROOT = Path(__file__).resolve().parent
 SM = {"80": (64, 32, 164), "89": (48, 24, 100), "90": (64, 32, 228), "120": (48, 24, 100)}  # warps, blocks, shared KiB
 THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope_scalar": 128, "nf4_matmul_v1": 64,
-           "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128,
+           "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128, "nf4_matvec_v1": 128,
            "nf4_matmul_backward_v2": 256, "nf4_matmul_backward_v3": 128, "flash_delta_v1": 128,
            "flash_attention_v1": 64, "flash_dq_v1": 64, "flash_dkv_v1": 64, "flash_attention_v2": 128,
            "flash_dq_v2": 128, "flash_dkv_v2": 128, "flash_decoding_v1": 128, "flash_combine_v1": 128,

@@ -26,7 +26,8 @@ def same(ours, wanted, aligned):
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize(("M", "N", "K"), [(1, 17, 32), (3, 18, 1056), (9, 67, 96), (2, 5, 33), (1, 3, 264)])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 17, 32), (1, 10, 2112), (3, 18, 1056), (9, 67, 96), (2, 5, 33),
+                                             (1, 3, 264)])
 def test_nf4_products_read_no_row_and_no_column_too_many(M, N, K, double, aligned):
     stored = quantize_nf4(torch.randn(N, K), double_quantization=double)
     for dtype in DTYPES:
@@ -137,9 +138,10 @@ def test_vectors_are_used_where_all_is_aligned_and_only_there():
     for run, kernel in ((rope(q, k, empty), "rope_v4"), (rope(off(q), k, empty), "rope_scalar"),
                         (rope(q, off(k), empty), "rope_scalar"), (rope(q, k, off(empty)), "rope_scalar"),
                         (rope(q, k, wide), "rope_scalar"), (rope(wide, k, empty), "rope_scalar"),
-                        (nf4(x, stored.codes), "nf4_matmul_v2"), (nf4(off(x), stored.codes), "nf4_matmul_v1"),
+                        (nf4(x, stored.codes), "nf4_matvec_v1"), (nf4(off(x), stored.codes), "nf4_matmul_v1"),
                         (nf4(x, off(stored.codes)), "nf4_matmul_v1"), (nf4(rows, stored.codes), "nf4_matmul_v3"),
                         (nf4(rows[:7], stored.codes), "nf4_matmul_v2"),
+                        (nf4(x.float(), stored.codes), "nf4_matmul_v2"),
                         (nf4(rows.float(), stored.codes), "nf4_matmul_v2"),
                         (nf4(off(rows), stored.codes), "nf4_matmul_v1"),
                         (gradient(dy, stored.codes), "nf4_matmul_backward_v3"),

@@ -45,7 +45,8 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     need_nvcc()
     found = figures(architecture)
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
-    # for 1 and for 8 rows; decoding in 3 head widths for 4 and for 8 rows, and what combines its parts; four other
+    # for 1 and for 8 rows (of 1 row in 16 bits, the product by a kernel of its own); decoding in 3 head widths for 4
+    # and for 8 rows, and what combines its parts; four other
     # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, with and
     # without a mask, and NF4's version 3 for 16, 32 and 64 rows, of the gradient for 64 in two ways. And pack_mask_v1
     assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 3 * 2 + 1 + 4) + 2 * (3 * 4 * 2 + 3 + 4) + 1
@@ -131,6 +132,15 @@ def test_nf4_on_tensor_cores_is_made_of_their_instructions_and_leaves_room_for_8
     assert counts["loop"] - counts["tensor-core products"] < 9 * 64  # of PTX, for 64 weights a lane
     for figures_of in RECORD["figures"].values():
         assert figures_of[kernel]["warps"] >= 8
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_one_row_of_x_looks_two_codes_up_at_once_and_leaves_room_for_8_warps(dtype):
+    """For 4 rows of 32 weights 64 look-ups, and 4 of 16 bytes of x; those of absmax and of a sum come on top."""
+    counts = RECORD["opcodes"][f"nf4_matvec_v1 {dtype}"]
+    assert 64 + 4 < counts["shared loads"] < 64 + 4 + 24 and counts["fma"] >= 128
+    for figures_of in RECORD["figures"].values():
+        assert figures_of[f"nf4_matvec_v1 {dtype}"]["warps"] >= 8
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(16, 4), (32, 4), (64, 4), (64, 1)])

@@ -19,7 +19,7 @@
 #pragma once
 
 #include "flash_tensor_cores.cuh"
-#include "nf4_vectors.cuh"
+#include "nf4_one_row.cuh"
 
 namespace minillama::kernels {
 
@@ -217,7 +217,10 @@ void nf4_matmul(DType dtype, const void* x_, NF4 w, void* y_, int64_t M, void* s
     if (log < 0)
       LAUNCH((nf4_matmul_v1<T>), nf4_grid(ceil_div(w.rows, kNF4Threads), M), kNF4Threads, 0, stream)(x, w, y, M);
     else if (M == 1)
-      LAUNCH((nf4_matmul_v2<T, 1>), nf4_grid(blocks, 1), 32 * kNF4Warps, 0, stream)(x, w, log, y, M);
+      if constexpr (sizeof(T) == 2)
+        LAUNCH((nf4_matvec_v1<T>), ceil_div(w.rows, kOneRows), 32 * kNF4Warps, 0, stream)(x, w, log, y);
+      else
+        LAUNCH((nf4_matmul_v2<T, 1>), nf4_grid(blocks, 1), 32 * kNF4Warps, 0, stream)(x, w, log, y, M);
     else
       LAUNCH((nf4_matmul_v2<T, kNF4Many>), nf4_grid(blocks, ceil_div(M, kNF4Many)), 32 * kNF4Warps, 0, stream)
       (x, w, log, y, M);

@@ -8,7 +8,8 @@
 //   nf4_matmul_backward_v2  a lane takes 8 neighbouring columns, the warps of a block every eighth row of W: 128 bytes of
 //                           codes a request. The warps' sums are added at the end, in a fixed order.
 //
-// One row of x (a model that writes token by token) has kernels of its own, without the sums of the other seven. Levels
+// One row of x (a model that writes token by token) has kernels of its own, without the sums of the other seven, and in 16
+// bits nf4_one_row.cuh. Levels
 // are looked up in shared memory: 16 of them lie in 16 banks, so no look-up waits for another.
 #pragma once
 

@@ -114,6 +114,18 @@ static void run_nf4(int64_t N, int64_t K) {
   print(y), print(dx);
 }
 
+// One row of x: more columns than a block takes at once.
+static void run_nf4_one_row() {
+  constexpr int N = 8, K = 2112;
+  alignas(16) static uint8_t codes[N * K / 2];
+  for (size_t i = 0; i < sizeof codes; ++i) codes[i] = uint8_t(i * 37 + 11);
+  const auto absmax = numbers(N * K / 64, 10), x = numbers(K, 11);
+  alignas(16) static __half X[K], Y[N];
+  for (int i = 0; i < K; ++i) X[i] = __half(x[i]);
+  nf4_matmul(DType::f16, X, {codes, absmax.data(), nullptr, nullptr, nullptr, N, K, 64}, Y, 1, nullptr);
+  print(std::vector<float>(Y, Y + N));
+}
+
 // On tensor cores: two blocks of 32 rows of W, and a step more than there are stages.
 static void run_nf4_tensor_cores() {
   constexpr int M = 16, N = 40, K = 1024;
@@ -130,7 +142,7 @@ static void run_nf4_tensor_cores() {
 }
 
 // For all versions, and with more than one tile of columns and of rows.
-static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32), run_nf4_tensor_cores(); }
+static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32), run_nf4_one_row(), run_nf4_tensor_cores(); }
 
 int main(int, char** words) {
   const std::string what = words[1];
