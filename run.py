@@ -14,6 +14,7 @@ use, train, convert, verify:
     python3 run.py evaluate        score a model on benchmark files, with standard errors
     python3 run.py judge           let a model compare the answers of two others, in both orders
     python3 run.py align           a published road, stage by stage: fine-tuning, reward model, PPO
+    python3 run.py llama2-chat     `ppo` with two reward models, helpful and safe; `best`: the best of several answers
     python3 run.py stack-exchange  your own dump of a Stack Exchange site as text, answers and pairs
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
@@ -48,7 +49,8 @@ CAPS = {  # what PyTorch, its libraries and our kernels may use of a CPU
     "sse": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
 }
 TOOLS = {"book": "book_markdown", "docs": "api_pages", "gpu": "on_gpu", "mutate": "mutate", "judge": "judge_answers",
-         "evaluate": "evaluate", "clean-corpus": "clean_corpus", "align": "align", "stack-exchange": "stack_exchange"}
+         "evaluate": "evaluate", "clean-corpus": "clean_corpus", "align": "align", "stack-exchange": "stack_exchange",
+         "llama2-chat": "two_rewards"}
 
 
 def main(argv):

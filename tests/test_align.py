@@ -11,9 +11,11 @@ import pytest
 from mutants import Mutant
 
 from minillama.cli.command_line import build_parser
+from minillama.cli.flags import as_flag
 
 sys.path.append(str(Path(__file__).parent / "cli"))
-GIVEN = {"model": ["m"], "answers": ["easy.jsonl", "hard.jsonl"], "pairs": ["p.jsonl"], "posts": ["Posts.xml"]}
+GIVEN = {"model": ["m"], "answers": ["easy.jsonl", "hard.jsonl"], "pairs": ["p.jsonl"], "posts": ["Posts.xml"],
+         "safety_pairs": ["s.jsonl"]}
 
 
 def inputs_of(recipe):
@@ -39,10 +41,11 @@ def aligned(folder, recipe, *words, codes=()):
     for path in paths:
         Path(path).touch()
     flags = [word for name, some in inputs_of(recipe).items()
-             for word in (f"--{name}", *(str(folder / path) for path in some))]
+             for word in (as_flag(name), *(str(folder / path) for path in some))]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         patch.setattr(align, "minillama", run)
         patch.setattr(align.ppo_like, "main", lambda words: run(["ppo", *words]))
+        patch.setattr(align.two_rewards, "main", lambda words: run(["llama2-chat", *words]))
         patch.setattr(align.stack_exchange, "main", lambda words: run(["stack-exchange", *words]))
         code = align.main(["--recipe", recipe, "--out", str(folder / "out"), *flags, *words])
     return code, ran, said.getvalue()
@@ -53,6 +56,11 @@ def test_every_stage_is_a_command_that_takes_its_flags(recipe):
     for name, words in align.stages_of(recipe, {**inputs_of(recipe), "out": "o"}, {}):
         if words[0] == "stack-exchange":
             assert align.stack_exchange.parser().parse_args(words[1:]).out == "o/data"
+        elif words[0] == "llama2-chat":
+            best, ppo = align.two_rewards.parsers()
+            rest = words[2:] if words[1] == "best" else ppo.parse_known_args(words[2:])[1]
+            made = best.parse_args(rest) if words[1] == "best" else build_parser("ppo").parse_args(["ppo", *rest])
+            assert made.out == f"o/{name}"
         elif "--like" in words:
             like, rest = align.ppo_like.take_name(words[1:])
             assert build_parser("ppo").parse_args(["ppo", *rest]).out == f"o/{name}", like

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import ppo_like
 import stack_exchange
+import two_rewards
 from resumable_command import end_well
 
 from minillama.cli.command_line import main as minillama
+from minillama.cli.flags import as_flag
 from minillama.system.claim import MODEL_FILES
 from minillama.system.files import atomic_write
 
 RECIPES = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))["align"]
 INPUTS = {"model": "a model folder or file", "answers": "JSONL for `sft`; several files are learned one after another, "
-          "the easy one first", "pairs": "JSONL with prompt, chosen and rejected", "posts": "Posts.xml of a dump"}
+          "the easy one first", "pairs": "JSONL with prompt, chosen and rejected", "posts": "Posts.xml of a dump",
+          "safety_pairs": "pairs again, chosen the safe answer"}
 
 
 def stages_of(recipe, given, more):
@@ -32,9 +35,9 @@ def stages_of(recipe, given, more):
         raise ValueError(f"--flags {min(unknown)}: the stages of {recipe} are {', '.join(stages)}")
     wanted = sorted({name for command in stages.values() for name in re.findall(r"{(\w+)}", command)} - {"out"})
     if missing := [name for name in wanted if not given.get(name)]:
-        raise ValueError(f"recipe {recipe} needs --{missing[0]}: {INPUTS[missing[0]]}")
+        raise ValueError(f"recipe {recipe} needs {as_flag(missing[0])}: {INPUTS[missing[0]]}")
     if unused := [name for name in INPUTS if given.get(name) and name not in wanted]:
-        raise ValueError(f"recipe {recipe} has no use for --{unused[0]}: it reads {', '.join(wanted)}")
+        raise ValueError(f"recipe {recipe} has no use for {as_flag(unused[0])}: it reads {', '.join(wanted)}")
     found = []
     for name, command in stages.items():
         words = [part for word in command.split() for part in filled(word, given)]
@@ -52,7 +55,7 @@ def filled(word, given):
 
 def is_finished(folder):
     """Whether a stage has left all that it writes: what makes its folder a model or data is written last."""
-    return any((folder / name).exists() for name in (*MODEL_FILES, "held_out.jsonl"))
+    return any((folder / name).exists() for name in (*MODEL_FILES, "held_out.jsonl", "best.jsonl"))
 
 
 def run_stage(words, folder):
@@ -61,6 +64,8 @@ def run_stage(words, folder):
         words = [*words, "--resume"]
     if words[0] == "stack-exchange":
         return stack_exchange.main(words[1:])
+    if words[0] == "llama2-chat":
+        return two_rewards.main(words[1:])
     return ppo_like.main(words[1:]) if "--like" in words else minillama(words)
 
 
@@ -104,7 +109,7 @@ def parser():
     found = argparse.ArgumentParser(prog="run.py align", description=__doc__.split("\n")[0])
     found.add_argument("--recipe", required=True, choices=list(RECIPES))
     for name, help in INPUTS.items():
-        found.add_argument(f"--{name}", nargs="+" if name == "answers" else 1, metavar="PATH", help=help)
+        found.add_argument(as_flag(name), nargs="+" if name == "answers" else 1, metavar="PATH", help=help)
     found.add_argument("--out", required=True, metavar="DIR", help="each stage works in a folder of its name there")
     found.add_argument("--flags", nargs=2, action="append", metavar=("STAGE", "WORDS"), help="flags of your own for a "
                        "stage, in quotes; may be given for several")
