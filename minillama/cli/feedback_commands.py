@@ -25,9 +25,10 @@ from minillama.rlhf.published_ppo import LEARNERS, PublishedPPOConfig
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import train_ppo
-from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, steps_of, train_reward
+from minillama.rlhf.train_reward import RewardConfig, RewardRun, encode_pairs, held_out_accuracy, steps_of, train_reward
 from minillama.system.claim import claims
 from minillama.system.memory import require_step_memory
+from minillama.train import sharded
 from minillama.train.chat_template import OWN, end_of_answer, pair_function, template_for
 from minillama.train.data import write_tokens
 from minillama.train.resume import own_random_state
@@ -44,6 +45,7 @@ def add_reward(commands):
                      "get mean 0 and deviation 1; as in `ppo` (default: as the longest of the pairs, and two)")
     flags.add_number(reward, "--held-out-fraction", Range(1e-6, below=1), 0.1, float, "of the prompts")
     flags.add_resume(reward)
+    reward.add_argument("--shard", action="store_true", help=sharded.HELP)
     flags.add_fields(reward, RewardConfig)
     flags.add_device(reward)
 
@@ -74,6 +76,7 @@ def add_ppo(commands):
 
 
 @claims("reward", "model", "pairs", run=True)
+@sharded.in_shards
 def run_reward(arguments):
     """Split the pairs by their prompts, train (`rlhf.train_reward`), normalise on the model's own answers, save."""
     config = flags.from_flags(RewardConfig, arguments)
@@ -84,18 +87,18 @@ def run_reward(arguments):
     pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
     require_step_memory(weights.config, 2 * config.batch_size, 1, mean, arguments.device, size=2, vocabulary=False)
-    model, _ = load_from_args(arguments, found=found)
+    model = use_kernels(load_from_args(arguments, found=found)[0], "torch")
     longest = max(map(len, prompts_of([pair.prompt for pair in train + held_out], tokenizer, template)))
     room = arguments.max_new_tokens or answer_tokens(train + held_out, tokenizer, weights.config.max_seq_len - longest)
     given = {**flags.facts(arguments, "template", "held_out_fraction"), "max_new_tokens": room}
-    reward_model, _ = train_reward(use_kernels(model, "torch"), train, tokenizer, config, template,
-                                   folder=arguments.out, resume=arguments.resume, facts=given)
+    reward_model, _ = train_reward(model, train, tokenizer, config, template, folder=arguments.out,
+                                   resume=arguments.resume, facts=given, kind=sharded.kind_of_run(RewardRun, arguments))
     accuracy, learned = (held_out_accuracy(reward_model, part) for part in (pairs[len(train):], pairs[:len(train)]))
     prompts = prompts_of([pair.prompt for pair in train][:256], tokenizer, template)
     rollout = sample_answers(model.eval(), prompts, end, room, seed=config.seed)
     with torch.no_grad():
         reward_model.normalise(reward_model(rollout.tokens_BT, rollout.mask_BT))
-    save_reward(arguments.out, reward_model, tokenizer)
+    sharded.save_scorer(save_reward, arguments.out, reward_model, tokenizer)
     step = flags.typed("ppo", "--model", arguments.model, "--reward", arguments.out, "--prompts", arguments.pairs,
                  "--template", arguments.template, "--out", f"{Path(arguments.out)}-ppo")
     print(f"{arguments.out}: orders {accuracy:.1%} of {len(held_out)} unseen pairs as they are labelled; try {step}",

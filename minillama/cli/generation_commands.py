@@ -16,7 +16,7 @@ from minillama.peft.adapter_file import load_adapter
 from minillama.sampling import Sampling
 from minillama.system.terminal import tell
 from minillama.train.blank_infilling import OBJECTIVES, fill_text, fills_blanks
-from minillama.train.tensor_parallel import CUT_HELP, across_processes, load_cut
+from minillama.train.tensor_parallel import CUT_HELP, asks_to_cut, in_group, load_cut
 from minillama.web.web_command import add_web, load_models, require_web, serve
 
 
@@ -56,8 +56,7 @@ def add_generation(parser, sampling):
 
 def load_to_generate(arguments):
     """(model, tokenizer) by the chosen kernels, with its adapter; a line says why if the engine cannot decode it."""
-    cut = getattr(arguments, "tensor_parallel", 1) > 1
-    model, tokenizer = load_cut(arguments, *opened(arguments)[:2]) if cut else load_from_args(arguments)
+    model, tokenizer = load_cut(arguments, opened) or load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)
@@ -67,7 +66,7 @@ def load_to_generate(arguments):
     return model.eval(), tokenizer
 
 
-@across_processes
+@in_group(asks_to_cut)
 def run_generate(arguments):
     """Load, check that it fits, and print the prompt and its continuation as it is made (`generate.generate_text`)."""
     sampling = flags.from_flags(Sampling, arguments)

@@ -32,7 +32,6 @@ from minillama.train.pretrain import PretrainConfig, PretrainRun, check_shape, p
 from minillama.train.records import encode_records, read_records
 from minillama.train.resume import own_random_state
 from minillama.train.sft import FineTuning, SftConfig, fine_tune, stage_ends, with_steps
-from minillama.train.sharded_checkpoint import take_part_in_saving
 from minillama.train.subword_sampling import require_unigram, sample_subwords
 from minillama.train.vocabulary import train_vocabulary
 from minillama.transformer import Transformer
@@ -177,7 +176,7 @@ def run_sft(arguments):
         history = fine_tune(model, sum(train, []), held_out, settings, out, arguments.resume, stages=sizes,
                             facts={"template": template, **given}, kind=kind)
         if not is_main_process():
-            return take_part_in_saving(model)
+            return sharded.take_part_in_saving(model)
         save(model, tokenizer, arguments)
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]
     words = ["--model", out] if arguments.method in WHOLE else ["--model", arguments.model, "--adapter", out]

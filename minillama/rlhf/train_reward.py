@@ -10,6 +10,7 @@ from minillama.collate import pad_rows, real_tokens
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
 from minillama.train.resume import crc_of_texts, own_random_state, settings_of
 from minillama.train.sequence_loss import encode_segments
+from minillama.train.sharded import share_of
 from minillama.train.templates import question_answer
 from minillama.train.training_run import TrainingConfig, TrainingRun
 
@@ -35,13 +36,13 @@ class RewardConfig:
 
 
 def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=question_answer, progress=True, folder=None,
-                 resume=False, facts=None):
+                 resume=False, facts=None, kind=None):
     """A `RewardModel` on a copy of `body`, trained on `pairs` (`preferences.Pair`) -> (model, history).
 
     template(prompt, answer) gives the segments of the whole text, which must end in EOS: where the score
     is read. It has to be the policy's own. history: a row of each step (1, 2, ...) with "loss" and "accuracy" of its
-    batch before it was learned, and what `pretrain` records. folder: where the run is kept; resume and facts as in
-    `pretrain`, where of the settings `epochs` may differ.
+    batch before it was learned, and what `pretrain` records. folder: where the run is kept; resume, facts and kind
+    as in `pretrain`, where of the settings `epochs` may differ.
     """
     encoded = encode_pairs(pairs, tokenizer, template, body.config.max_seq_len)
     epoch = steps_of(config, len(pairs)) // config.epochs
@@ -51,7 +52,7 @@ def train_reward(body, pairs, tokenizer, config=RewardConfig(), template=questio
         order = torch.cat([torch.randperm(len(encoded))[:epoch * config.batch_size]
                            for _ in range(config.epochs)]).tolist()
     model.to(body.tok_embeddings.weight.device)
-    run = RewardRun(model, encoded, order, config, folder, facts)
+    run = (kind or RewardRun)(model, encoded, order, config, folder, facts)
     return model, run.train(resume, progress)
 
 
@@ -72,7 +73,7 @@ class RewardRun(TrainingRun):
     def losses(self, step):
         size = self.config.batch_size
         batch = [self.encoded[i] for i in self.order[step * size:(step + 1) * size]]
-        chosen, rejected = score_pairs(self.model, batch)
+        chosen, rejected = score_pairs(self.model, share_of(batch, self.learner))
         self.step_tokens = sum(len(side) for pair in batch for side in pair)
         self.measured = {"accuracy": pair_accuracy(chosen.detach(), rejected.detach())}
         yield preference_loss(chosen, rejected, label_smoothing=self.label_smoothing)

@@ -60,12 +60,10 @@ def shard(batches, learner):
 
 def mean(value):
     """The mean of a tensor over all processes."""
-    _, size = rank_and_size()
+    total, size = value.clone(), rank_and_size()[1]
     if size > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-        value /= size
-    return value
+        dist.all_reduce(total)
+    return total / size
 
 
 def wait_for_all():

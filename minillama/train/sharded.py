@@ -16,17 +16,19 @@ where blocks and rest are the bytes of the weights inside and outside of the blo
 import contextlib
 import functools
 import os
+import time
 
 import torch
 
+from minillama.quant.nf4 import NF4Linear
 from minillama.train import data_parallel
 from minillama.train.pretrain import PretrainRun
 from minillama.train.resume import load_training_state
 from minillama.train.sft import FineTuning
-from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
-from minillama.train.tensor_parallel import choose_kernels, cut_layers, require_cuttable
+from minillama.train.sharded_checkpoint import read_shards, remove_shards, take_part_in_saving, write_shards
+from minillama.train.tensor_parallel import choose_kernels, cut_layers, in_group, require_cuttable
 
-METHODS = ("full", "lora", "rslora")  # of sft, that train in shards
+METHODS = ("full", "lora", "rslora", "qlora")  # of sft, that train in shards
 HELP = "share weights, gradients and optimizer out to the processes that torchrun started (FSDP)"  # of --shard
 
 
@@ -45,7 +47,8 @@ def kind_of_run(kind, arguments, shape=None):
     if cut > 1:
         require_cuttable(shape, cut)
         choose_kernels(arguments, cut)
-    kind = {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}[kind]
+    kind = {PretrainRun: ShardedPretrain, FineTuning: ShardedFineTuning}.get(kind) or type(
+        f"Sharded{kind.__name__}", (ShardedRun, kind), {"name": f"{kind.name} --shard"})
     return functools.update_wrapper(functools.partial(kind, tensor_parallel=cut), kind, updated=())  # keeps its name
 
 
@@ -61,21 +64,31 @@ def require_shardable(arguments, cut=1):
     """ValueError, before any work, where a command with these arguments cannot train in shards as it was started, `cut`
     processes to a batch."""
     size, given = int(os.environ.get("WORLD_SIZE", 1)), vars(arguments)
-    quantized, method = given.get("load_4bit") or given.get("load_8bit"), given.get("method", "full")
+    dealt, method = "grad_accumulation" if "grad_accumulation" in given else "batch_size", given.get("method", "full")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         raise ValueError("--shard shares a model out to the processes that torchrun starts, and it started none: "
                          "`torchrun --nproc-per-node 2 -m minillama ... --shard`")
     if size % cut:
         raise ValueError(f"--tensor-parallel {cut} does not divide the {size} processes: choose a number that does")
-    if arguments.grad_accumulation % (size // cut):
-        raise ValueError(f"--grad-accumulation {arguments.grad_accumulation} cannot be shared by {size // cut} "
+    if given[dealt] % (size // cut):
+        raise ValueError(f"--{dealt.replace('_', '-')} {given[dealt]} cannot be shared by {size // cut} "
                          f"{'groups of ' * (cut > 1)}processes: give a multiple of {size // cut}")
     if given.get("paged_optimizer"):
         raise ValueError(f"--paged-optimizer {arguments.paged_optimizer} does not go with --shard: leave one out")
-    if quantized or method not in METHODS:
-        what = "a quantized model" if quantized else f"--method {method}"
-        raise ValueError(f"--shard does not take {what}: choose --method {', '.join(METHODS)} on weights that are not "
-                         "quantized, or leave --shard out")
+    if given.get("load_8bit") or method not in METHODS:
+        what = "--load-8bit" if given.get("load_8bit") else f"--method {method}"
+        raise ValueError(f"--shard does not take {what}: choose --method {', '.join(METHODS)} on plain weights or "
+                         "--load-4bit, or leave --shard out")
+
+
+def asks_to_shard(arguments):
+    """Whether a command is to train in shards. ValueError where --shard cannot."""
+    if arguments.shard:
+        require_shardable(arguments)
+    return arguments.shard
+
+
+in_shards = in_group(asks_to_shard)  # decorates a command
 
 
 def shard_model(model, tensor_parallel=1):
@@ -89,10 +102,21 @@ def shard_model(model, tensor_parallel=1):
     mesh = init_device_mesh(next(model.parameters()).device.type, shape, mesh_dim_names=("shard", "tensor"))
     if tensor_parallel > 1:
         cut_layers(model, mesh["tensor"])
-    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for part in (*model.layers, model):
+    policy, layers = MixedPrecisionPolicy(reduce_dtype=torch.float32), getattr(model, "body", model).layers
+    for layer in model.modules():  # of what is quantized, the bits: cut and gathered as they are, and never learned
+        for name, bits in list(layer.named_buffers(recurse=False)) if isinstance(layer, NF4Linear) else ():
+            if name != "layout" and bits.dim():
+                delattr(layer, name)
+                layer.register_parameter(name, torch.nn.Parameter(bits, requires_grad=False))
+    for part in (*layers, model):
         fully_shard(part, mesh=mesh["shard"], mp_policy=policy)
     return ShardedLearner(model, (mesh["shard"].get_local_rank(), shape[0]))
+
+
+def share_of(rows, learner):
+    """This process's rows of a batch, as many for each; all of them where nothing is shared out."""
+    rank, size = getattr(learner, "place", (0, 1))
+    return rows[rank::size]
 
 
 class ShardedLearner:
@@ -120,6 +144,19 @@ def unshard_trained(model):
         if weight.requires_grad:
             module, _, parameter = name.rpartition(".")
             setattr(model.get_submodule(module), parameter, torch.nn.Parameter(weight.full_tensor()))
+    for layer in [layer for layer in model.modules() if isinstance(layer, NF4Linear)][:1]:
+        layer.codes = torch.nn.Parameter(layer.codes.full_tensor(), requires_grad=False)  # its file tells them by a sum
+
+
+def save_scorer(save, folder, model, *more):
+    """save(folder, model, *more) of a `RewardModel` by one process; where it is in shards the others lend theirs."""
+    if hasattr(model, "reshard"):
+        model.reshard()
+        model.head.weight = torch.nn.Parameter(model.head.weight.full_tensor())
+    if data_parallel.is_main_process():
+        save(folder, model, *more)
+    else:
+        take_part_in_saving(model.body)
 
 
 class ShardedRun:
@@ -135,6 +172,7 @@ class ShardedRun:
         self.learner_of = functools.partial(shard_model, tensor_parallel=tensor_parallel)
         super().__init__(*arguments, **named)
         self.processes = self.learner.place[1]
+        self.spent = time_layers(getattr(self.model, "body", self.model).layers)
 
     def tensors(self):
         """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""
@@ -147,6 +185,13 @@ class ShardedRun:
     def state_dict(self):
         whole = super().state_dict()
         return {"shards": self.shards, "steps": whole["optimizer"]["steps"], "random": whole["random"]}
+
+    def record(self, row):
+        """Of a step also what `losses` measured of each share, on average, and which process was the slowest."""
+        if "grad_norm" in row:
+            row |= {name: data_parallel.mean(torch.tensor(value)).item() for name, value in self.measured.items()}
+            row |= find_slowest(self.spent, self.device)
+        super().record(row)
 
     def evaluate(self):
         super().evaluate()
@@ -185,6 +230,32 @@ class ShardedRun:
                               zip(state["optimizer"][key], self.trained.values(), strict=True)]
                         for key in ("m", "v", "fp32_weights")}}}
         super().load_state_dict({**ours, "random": state["random"]})
+
+
+def time_layers(layers, clock=time.perf_counter):
+    """[seconds that this process computes in the layers' forward passes from now on]: it waits for others before and
+    behind, not within. On a GPU, seconds of launching kernels."""
+    spent = [0.0, 0.0]  # the second: when the layer at work began
+
+    def begin(*_):
+        spent[1] = clock()
+
+    def end(*_):
+        spent[0] += clock() - spent[1]
+
+    for layer in layers:
+        layer.register_forward_pre_hook(begin)
+        layer.register_forward_hook(end, prepend=True)
+    return spent
+
+
+def find_slowest(spent, device):
+    """{the process that computed longest since the last call, how many times as long as the median one}."""
+    rank, size = data_parallel.rank_and_size()
+    seconds = torch.zeros(size, dtype=torch.float32, device=device)
+    seconds[rank], spent[0] = spent[0], 0.0
+    seconds = data_parallel.mean(seconds)
+    return {"slowest_process": int(seconds.argmax()), "slowest_times": (seconds.max() / seconds.median()).item()}
 
 
 def cut_like(whole, piece):

@@ -32,7 +32,8 @@ def write_shards(folder, step, tensors, keep=""):
     try:
         checkpoint.save(tensors, checkpoint_id=path)
     except checkpoint.api.CheckpointException as error:  # is no Exception: it gathers those of all processes
-        raise OSError(f"{path}: {_first_of(error)}") from None
+        raise OSError(f"{path} could not be written ({_first_of(error)}): is the disk full? The checkpoint before it "
+                      "stays; make room, and --resume") from None  # PyTorch's writer hides the system's own words
     if data_parallel.is_main_process():
         with atomic_write(path / SUM_FILE, "w") as file:
             file.write(_sum_of(path))

@@ -80,41 +80,50 @@ def choose_kernels(arguments, cut):
     print(f"kernels: {arguments.kernels} (matrices are cut over {cut} processes)", file=sys.stderr)
 
 
-def across_processes(command):
-    """Decorate a command with --tensor-parallel: where that asks for more than one process, those of torchrun are a
-    group in it, and the first alone prints."""
-    @functools.wraps(command)
-    def run(arguments):
-        cut = arguments.tensor_parallel
-        if cut == 1:
-            return command(arguments)
-        started = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-        if started != cut:
-            raise ValueError(f"--tensor-parallel {cut} wants {cut} processes and has {started}: start them by "
-                             f"`torchrun --nproc-per-node {cut} -m minillama ...`")
-        for flag in ("adapter", "load_4bit", "load_8bit"):
-            if getattr(arguments, flag):
-                raise ValueError(f"--tensor-parallel {cut} cuts plain weights alone, without --{flag.replace('_', '-')}"
-                                 ": `merge` an adapter first")
-        choose_kernels(arguments, cut)
-        with data_parallel.process_group(arguments.device):
-            with contextlib.nullcontext() if data_parallel.is_main_process() else hidden():
+def in_group(asked):
+    """Decorate a command: where asked(arguments) says so, or ValueError, the processes of torchrun are a group in it,
+    and the first alone prints."""
+    def decorate(command):
+        @functools.wraps(command)
+        def run(arguments):
+            if not asked(arguments):
+                return command(arguments)
+            with data_parallel.process_group(arguments.device), contextlib.ExitStack() as silence:
+                if not data_parallel.is_main_process():
+                    silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                    silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 return command(arguments)
 
-    return run
+        return run
+
+    return decorate
 
 
-@contextlib.contextmanager
-def hidden():
-    """Within it nothing is printed; an error is still raised."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+def asks_to_cut(arguments):
+    """Whether a command is to cut its model over processes. ValueError where --tensor-parallel cannot."""
+    cut = arguments.tensor_parallel
+    if cut == 1:
+        return False
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if started != cut:
+        raise ValueError(f"--tensor-parallel {cut} wants {cut} processes and has {started}: start them by "
+                         f"`torchrun --nproc-per-node {cut} -m minillama ...`")
+    for flag in ("adapter", "load_4bit", "load_8bit"):
+        if getattr(arguments, flag):
+            raise ValueError(f"--tensor-parallel {cut} cuts plain weights alone, without --{flag.replace('_', '-')}: "
+                             "`merge` an adapter first")
+    choose_kernels(arguments, cut)
+    return True
 
 
-def load_cut(arguments, weights, tokenizer):
-    """(`Transformer`, tokenizer) of unread `Weights`, cut over all processes: each reads its part."""
+def load_cut(arguments, opened):
+    """(`Transformer`, tokenizer) of what opened(arguments) finds, cut over the processes of --tensor-parallel: each
+    reads its part; None where there are no such."""
     from torch.distributed.device_mesh import init_device_mesh
 
+    if getattr(arguments, "tensor_parallel", 1) == 1:
+        return None
+    weights, tokenizer, *_ = opened(arguments)
     if weights.quantization or arguments.merged:
         raise ValueError(f"{arguments.model} holds more than plain weights, and --tensor-parallel cuts those alone: "
                          "`merge` an adapter first, or give the original of a quantized model")

@@ -10,6 +10,7 @@ from mutants import Mutant
 from minillama.train import sharded_checkpoint
 from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
 
+resource = pytest.importorskip("resource", reason="a limit on files stands for a full disk")
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this PyTorch has no gloo", allow_module_level=True)
 
@@ -73,6 +74,18 @@ def test_a_new_set_leaves_the_one_that_counts(written):
     assert not written.exists()
     write_shards(written.parent, 9, tensors(), keep="shards-8")
     assert sorted(path.name for path in written.parent.glob("shards-*")) == ["shards-8", "shards-9"]
+
+
+def test_a_disk_that_is_full_is_told_in_a_line_and_the_set_that_counts_stays(written):
+    before, limits = (written / "__0_0.distcp").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"shards-8 could not be written \(process 0: .*: is the disk full") as told:
+            write_shards(written.parent, 8, {"model.w": torch.zeros(100_000)}, keep="shards-7")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(told.value) and (written / "__0_0.distcp").read_bytes() == before
+    read_shards(written, tensors())
 
 
 def one_set_is_kept():
