@@ -25,7 +25,7 @@ THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope
 BOOLS = {"rope": ("half-split", "interleaved"), "flash": (None, "masked")}  # of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",
-           "global stores": r"st\.global", "16-byte stores": r"st\.global\.(v4\.\w32|v2\.\w64)",
+           "global stores": r"st\.global", "16-byte stores": r"st\.global(\.cs)?\.(v4\.\w32|v2\.\w64)",
            "tensor-core products": r"mma\.sync", "ldmatrix": r"ldmatrix", "async copies": r"cp\.async\.c[ag]",
            "shared loads": r"ld\.shared",
            "shared stores": r"st\.shared", "barriers": r"(?:bar|barrier)\.", "fma": r"fma\.rn\.f32",

@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_b
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 FLASH, BACK, NF4, VECTORS = "flash_attention", "flash_attention_backward", "nf4_matmul", "nf4_vectors"
 ROPE, ROPE_V1, TENSOR, NF4_TENSOR = "rope_vectors", "rope", "flash_tensor_cores", "nf4_tensor_cores"
-TILES = "flash_fragments"
+TILES, NF4_BACK = "flash_fragments", "nf4_backward_tensor_cores"
+NF4_ONE = "nf4_one_row"
 BRAIN, HALF = "float(__nv_bfloat16({}))", "float(__half({}))"
 
 FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is right@ in it; what is wrong instead
@@ -136,6 +137,27 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (NF4_TENSOR, "stage = @(stage + 1) % kNF4Stages@", "(stage + 1) % 2"),
     (NF4_TENSOR, "p < @Parts@", "1"),
     (NF4_TENSOR, "T(@sum / kNF4Shrink@)", "sum"),
+    # one row of x: look-ups, columns, rows, parts of K
+    (NF4_ONE, "tables.level[@byte >> 4@] * kNF4Shrink", "byte & 15"),
+    (NF4_ONE, "word >> (8 * byte - 7)) & @0x7f80@", "0x3f80"),
+    (NF4_ONE, "if (@k0 + i < K@) some", "k0 + i + 8 < K"),
+    (NF4_ONE, "nf4_absmax(w, tables, @first[r] + k@ >> log_block)", "first[r]"),
+    (NF4_ONE, "min(@n0 + r@, w.rows - 1)", "n0"),
+    (NF4_ONE, "@of_warp[half][r] + of_warp[half + 2][r]@", "of_warp[half][r]"),
+    # the gradient on tensor cores: rows and columns of codes, pairs of rows, scales, tails, stages, parts of N
+    (NF4_BACK, "codes_of(@row + 1@)", "row"),
+    (NF4_BACK, "codes_of(row + 1), @0x5140@)", "0x4051"),
+    (NF4_BACK, "__byte_perm(lows, highs, @0x7351@)", "0x6240"),
+    (NF4_BACK, "both >> @16 * j@", "16 * (1 - j)"),
+    (NF4_BACK, "scales.low[warp][row] = T(@absmax[turn] - float(high)@)", "absmax[turn]"),
+    (NF4_BACK, "&scales.high[across][@row@]", "row ^ 2"),
+    (NF4_BACK, "n * w.columns + @k@ >> log_block", "0"),
+    (NF4_BACK, "@m0 + row < M@ &&", "m0 + row + 1 < M"),
+    (NF4_BACK, "@n0 + chunk * 8 < N@", "n0 + chunk * 8 + 8 < N"),
+    (NF4_BACK, "@n < N && k < K@ ? 16", "n + 1 < N && k < K"),
+    (NF4_BACK, "part < @Parts@;", "1"),
+    (NF4_BACK, "sums[m][i % 4][@2 * half + i / 4@]", "2 * half"),
+    (NF4_BACK, "level_bytes<T>(@1@)", "kNF4Shrink"),
 ]
 EDGES = [  # what only `kernels verify --thorough` sees
     (FLASH, "T(@sees_any ? O[e] / l : 0.0f@)", "l > 0 ? O[e] / l : 0.0f"),
@@ -143,6 +165,8 @@ EDGES = [  # what only `kernels verify --thorough` sees
     (FLASH, "const bool inside = first + row < rows && @column < width@", "column <= width"),
     (TILES, "inside = @row + r < there@ &&", "row + r <= there"),
     (TENSOR, "const unsigned both = packed<T>(@x@, y)", "(x == x ? x : 0)"),
+    (NF4_ONE, "load_codes(ahead, w, first, @k + kOneParts * kNF4Step@)", "k"),
+    (NF4_BACK, "stage = @(stage + 1) % Tile::kStages@", "(stage + 1) % 2"),
 ]
 
 ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1

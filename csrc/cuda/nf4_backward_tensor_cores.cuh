@@ -157,8 +157,9 @@ __device__ void add_gradients(float (&sums)[Rows / 16][4][4], const typename NF4
 // Eight numbers of a row, which lie side by side, rounded: 16 bytes.
 template <class T>
 __device__ void store_eight(T* to, const float (&x)[8]) {
-  *reinterpret_cast<uint4*>(to) =
-      uint4{packed<T>(x[0], x[1]), packed<T>(x[2], x[3]), packed<T>(x[4], x[5]), packed<T>(x[6], x[7])};
+  // As a plain assignment of the four nvcc writes it in four pieces.
+  __stcs(reinterpret_cast<uint4*>(to),
+         uint4{packed<T>(x[0], x[1]), packed<T>(x[2], x[3]), packed<T>(x[4], x[5]), packed<T>(x[6], x[7])});
 }
 
 template <class T, int Rows, int Parts>

@@ -1,8 +1,8 @@
 // The product of one row of x in bf16 or fp16 with a weight in NF4: a model that writes token by token (more rows, and
 // fp32: nf4_vectors.cuh).
 //
-// 4.1 bits a weight leave a GPU little time for it: at an A100's full bandwidth 4.9 instructions of a lane. The loop's machine code
-// for sm_80 has 4.8 for each weight: 610 for 4 rows of 32, what reads absmax in either form among them.
+// 4.1 bits a weight leave a GPU little time for it: at an A100's full bandwidth 4.9 instructions of a lane. The loop's
+// machine code for sm_80 has 4.8 a weight: 609 for 4 rows of 32, what reads absmax in either form among them.
 //
 //   pairs     A byte holds two codes. A table in shared memory has both levels for each of 256 bytes, in fp32: half the
 //             look-ups, and half the work to find a place in it.
@@ -19,19 +19,20 @@
 namespace minillama::kernels {
 
 constexpr int kOneRows = 2 * kNF4Rows, kOneParts = 2, kCopies = 16;
-template <class T>
-constexpr int kOneApart = kNF4Lane + 16 / sizeof(T);  // elements between two lanes' columns: 8 lanes' 16 bytes in 32 banks
+
+// Where a lane's 8 columns number `chunk` of 4 lie: those of 8 lanes, and all of 2 lanes, in 32 banks.
+__device__ inline int one_place(int lane, int chunk) { return lane * kNF4Lane + (chunk ^ lane / 2 % 4) * 8; }
 
 // Columns k0 ... of x for each part of the block; what lies beyond x becomes 0.
 template <class T>
-__device__ void load_row(T (&tile)[kOneParts][32 * kOneApart<T>], const T* x, int64_t k0, int64_t K) {
+__device__ void load_row(T (&tile)[kOneParts][kNF4Step], const T* x, int64_t k0, int64_t K) {
   constexpr int V = 16 / sizeof(T);
 #pragma unroll
   for (int first = 0; first < kOneParts * kNF4Step; first += 32 * kNF4Warps * V) {
     const int i = first + threadIdx.x * V, column = i % kNF4Step;
     uint4 some = {0, 0, 0, 0};
     if (k0 + i < K) some = *reinterpret_cast<const uint4*>(x + k0 + i);
-    *reinterpret_cast<uint4*>(&tile[i / kNF4Step][column / kNF4Lane * kOneApart<T> + column % kNF4Lane]) = some;
+    *reinterpret_cast<uint4*>(&tile[i / kNF4Step][one_place(column / kNF4Lane, column % kNF4Lane / 8)]) = some;
   }
 }
 
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(32 * kNF4Warps, kNF4Blocks)
 nf4_matvec_v1(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y) {
   __shared__ NF4Tables tables;
   __shared__ __align__(16) float2 pairs[256][kCopies];
-  __shared__ __align__(16) T tile[kOneParts][32 * kOneApart<T>];
+  __shared__ __align__(128) T tile[kOneParts][kNF4Step];
   __shared__ float of_warp[kNF4Warps][kNF4Rows];
   load_tables(tables);
 #pragma unroll 4
@@ -84,7 +85,7 @@ nf4_matvec_v1(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y) 
     __syncthreads();  // the columns, and at first the pairs, are complete
 #pragma unroll
     for (int i = 0; i < kNF4Lane; i += 8) {
-      const auto eight = *reinterpret_cast<const Sixteen<T>*>(&tile[part][lane * kOneApart<T> + i]);
+      const auto eight = *reinterpret_cast<const Sixteen<T>*>(&tile[part][one_place(lane, i / 8)]);
 #pragma unroll
       for (int r = 0; r < kNF4Rows; ++r) {
         const unsigned word = i < 8 ? codes[r].x : i < 16 ? codes[r].y : i < 24 ? codes[r].z : codes[r].w;

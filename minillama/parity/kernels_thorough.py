@@ -10,7 +10,8 @@ SHAPES = {  # as the cases of `kernels_verify` take them
     "rope": ((1, 5, 2, 46, True), (2, 3, 4, 96, False), (1, 67, 3, 128, True), (3, 1, 2, 6, True)),
     "nf4_matmul": ((2, 5, 7, True), (5, 3, 65, False), (8, 24, 64, True), (33, 64, 320, False), (2, 16, 96, True),
                    (9, 15, 1024, True), (8, 66, 264, False), (1, 3, 4103, True), (3, 17, 31, False, 2),
-                   (2, 17, 31, False, 6), (9, 24, 96, True, 32), (9, 17, 320, False, 4096), (65, 130, 256, True)),
+                   (2, 17, 31, False, 6), (9, 24, 96, True, 32), (9, 17, 320, False, 4096), (65, 130, 256, True),
+                   (1, 9, 2112, True), (33, 136, 64, False)),
     "flash_attention": (
         *((1, 2, 1, T, S, 12, causal, 2**20, 0) for T, S in ((1, 33), (17, 17), (16, 16), (15, 16), (33, 5), (61, 67))
           for causal in (True, False)),

@@ -33,7 +33,7 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
         for causal in (False, True):
             kernels.flash_attention(q, k, v, causal=causal).float().sum().backward()
         for double in (False, True):
-            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96), (9, 70, 192)):  # elements, vectors, tensor cores
+            for M, N, K in ((3, 70, 65), (1, 5, 96), (3, 67, 96), (9, 72, 192)):  # elements, vectors, tensor cores
                 weight = quantize_nf4(torch.randn(N, K), double_quantization=double)
                 x = torch.randn(M, K, dtype=dtype, requires_grad=True)
                 kernels.nf4_matmul(x, weight, "simt").float().sum().backward()
@@ -46,7 +46,7 @@ def test_no_kernel_of_ours_is_accused(order, dtype):
                                       in_place=True, backend="simt")
     assert p.findings == []
     of_16_bits = dtype == torch.bfloat16  # NF4 on tensor cores
-    assert len(p.kernels) == 13 + of_16_bits and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
+    assert len(p.kernels) == 13 + 2 * of_16_bits and p.barriers > 0  # RoPE's: two layouts of version 4, and rope_scalar
 
 
 @pytest.mark.parametrize(("d", "causal"), [(128, False), (64, True), (80, False), (32, True)])
@@ -103,6 +103,46 @@ def test_nf4_products_on_tensor_cores_move_what_their_header_says_and_no_bank_wa
     assert p.global_store.compulsory == p.global_store.bytes == 2 * M * N
     assert p.events("mma_") == tiles * warps * K // 64 * 4 * 4 * rows // 16
     behind = tiles * blocks * 4 * rows // 16 * 4 * 2 * 2  # the loop: g++ stores two sums one by one, nvcc at once
+    assert p.shared_load.conflicts == 0 and p.shared_store.conflicts == behind and p.findings == []
+
+
+@pytest.mark.parametrize(("N", "K"), [(64, 2048), (16, 4096), (9, 1088)])
+def test_one_row_of_x_is_read_once_for_8_rows_of_the_weight_and_each_code_once(N, K):
+    """In requests of 512 bytes of codes; neither the table of pairs nor the row makes a bank of shared memory wait."""
+    weight, x = quantize_nf4(torch.randn(N, K), double_quantization=False), torch.randn(1, K).bfloat16()
+    with kernels.profile() as p:
+        kernels.nf4_matmul(x, weight, "simt")
+    blocks, pieces = -(-N // 8), range(0, K, 1024)  # of a row, which a warp takes at a time
+    scales = sum(len({(n * K + k) // 64 // 8 for k in range(first, min(first + 1024, K), 32)})
+                 for n in [*range(N), *[N - 1] * (8 * blocks - N)] for first in pieces)  # the last row stands in
+    assert 32 * p.global_load.sectors == 8 * blocks * K // 2 + 32 * scales + blocks * 2 * K
+    assert p.global_load.compulsory == N * K // 2 + 4 * len(weight.absmax) + 2 * K
+    assert p.global_store.compulsory == p.global_store.bytes == 2 * N
+    before = blocks * 256  # the loop: g++ stores a pair one by one, nvcc at once
+    assert p.shared_load.conflicts == 0 and p.shared_store.conflicts == before and p.findings == []
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(8, 528, 64), (16, 48, 128), (32, 272, 96), (64, 144, 64), (65, 16, 6848)])
+def test_nf4_gradients_on_tensor_cores_move_what_their_header_says_and_no_bank_waits(M, N, K):
+    """Codes of 32 columns, a sector of each row, or of 128 once for the rows of a tile, dy once for a block's columns,
+    a sector or less an absmax; every product of 16 rows of W by mma.sync, for 16 rows and 8 columns of the result."""
+    rows = 16 if M <= 16 else 32 if M <= 32 else 64
+    tiles = -(-M // rows)
+    many = tiles * -(-K // 128) >= 108  # of 64 by 128
+    wide, down = (128, 64) if many else (32, 64 * 64 // rows)
+    weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
+    with kernels.profile() as p:
+        kernels.nf4_matmul_backward(torch.randn(M, N).bfloat16(), weight, "simt")
+    blocks, turns, together = -(-K // wide), -(-N // down), 1024 // wide  # rows whose absmax values a warp asks for
+    scales = sum(len({(n * K + k) // 64 // 8 for n in range(first, min(first + together, N))
+                      for k in range(start, min(start + wide, K), 32)})
+                 for start in range(0, K, wide) for first in range(0, N, together))
+    codes = N * K // 2 if many else blocks * N * 32
+    assert 32 * p.global_load.sectors == tiles * (codes + 32 * scales) + blocks * 2 * M * N
+    assert p.global_load.compulsory == N * K // 2 + 4 * len(weight.absmax) + 2 * M * N
+    assert p.global_store.compulsory == p.global_store.bytes == 2 * M * K and p.global_store.sector_efficiency == 1
+    assert p.events("mma_") == tiles * blocks * wide // 8 * turns * down // 16 * rows // 16
+    behind = 0 if many else tiles * blocks * 4 * rows // 8 * 8 * 3  # the loop: g++ stores sums one by one
     assert p.shared_load.conflicts == 0 and p.shared_store.conflicts == behind and p.findings == []
 
 
