@@ -60,7 +60,11 @@ def test_answers_written_several_at_once_are_those_written_one_by_one():
             model.output.weight *= 3
         rng = random.Random(seed)
         rows = [[rng.randrange(3, 30) for _ in range(1 + rng.randrange(20))] for _ in range(11)]
-        for stop in ((), ("e", "th"), ("a", "b", " ")):
+        plain = write_texts(model, tokenizer, rows, 12)
+        within = [(text[i - 1:i + 2], text[i]) for text in plain for i in range(1, len(text) - 1)
+                  if text.find(text[i]) == i][:1]  # the one that begins later ends first
+        assert within
+        for stop in ((), ("e", "th"), ("a", "b", " "), *within):
             wanted = ["".join(generate_text(model, tokenizer, row, 12, stop=stop)) for row in rows]
             ended |= {(bool(stop), len(text) < 12) for text in wanted}
             for batch_size in (1, 3, 8, 11):
