@@ -63,11 +63,14 @@ static void rows_plain(const Rows& t, float* sums) {
 }
 
 #if MINILLAMA_X86
-// Where the same columns lie R rows further on: the CPU itself reads ahead along a row, not from one to another.
-template <Block block, int R>
-static INLINE const char* next_rows(const Rows& t, int64_t r, int64_t column) {
+// What comes some rows later: the CPU itself reads ahead along a row, not from one to another, and a group of short rows
+// is done before memory answers.
+constexpr int64_t kAhead = 8192;  // bytes
+
+template <Block block>
+static INLINE const char* ahead_of(const uint8_t* row, int64_t column) {
   constexpr BlockLayout layout = layout_of(block);
-  return reinterpret_cast<const char*>(t.w + (r + R) * t.row_bytes + column * layout.bytes / layout.numbers);
+  return reinterpret_cast<const char*>(row + column * layout.bytes / layout.numbers + kAhead);
 }
 
 // ---- AVX-512 VNNI
@@ -86,7 +89,7 @@ AVX512_VNNI static void rows_vnni(const Rows& t, float* sums) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       w[r] = codes_at<block>(t.w + r * t.row_bytes, group);
-      _mm_prefetch(next_rows<block, R>(t, r, 64 * group), _MM_HINT_T0);
+      _mm_prefetch(ahead_of<block>(t.w + r * t.row_bytes, 64 * group), _MM_HINT_T0);
     }
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
@@ -129,7 +132,7 @@ AVX2 static void rows_avx2(const Rows& t, float* sums) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const PartCodes w = part_at<block>(t.w + r * t.row_bytes, p);
-      _mm_prefetch(next_rows<block, R>(t, r, kPart * p), _MM_HINT_T0);
+      _mm_prefetch(ahead_of<block>(t.w + r * t.row_bytes, kPart * p), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
         const __m256i x = load(t.x + m * t.columns + kPart * p);
@@ -175,7 +178,7 @@ static void multiply_in(const uint8_t* w, const GGUFRows& x, int64_t begin, int6
   const Loops all[kMost] = {loops_of<block, 1>(), loops_of<block, 2>(), loops_of<block, 3>(), loops_of<block, 4>()};
   float sums[kRowsOfW * kMost];
   for (int64_t r = begin, of_w; r < end; r += of_w) {
-    of_w = end - r >= kRowsOfW ? kRowsOfW : 1;
+    of_w = x.M > 1 && end - r >= kRowsOfW ? kRowsOfW : 1;  // one row of x: what lies in one piece is there soonest
     for (int64_t m = 0; m < x.M; m += kMost) {
       const int64_t of_x = std::min<int64_t>(kMost, x.M - m);
       const Loops& loop = all[of_x - 1];
