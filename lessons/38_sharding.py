@@ -99,7 +99,7 @@ for f, P in ((naive, 2), (ring, 2), (naive, 4), (ring, 4)):
     assert all(torch.allclose(s, vectors.sum(0), atol=1e-5) for s in sums)
     counted[f.__name__, P] = max(sent) / vectors[0].nbytes
 show(sharding_pictures.all_reduce("A ring sends less than two vectors", counted),
-     f"P = 4 (dots, counted): {counted['naive', 4]:g} and {counted['ring', 4]} vectors")
+     f"Of 4, one sends {counted['naive', 4]} vectors, in a ring {counted['ring', 4]}")
 # %% [markdown] shards
 # **Must each process hold everything?** With Adam a weight needs 4 bytes for itself, 4
 # for its gradient, and 8 for two running means. ZeRO cuts these in three stages. The
@@ -142,7 +142,7 @@ def train_in_pieces(link, pieces, x, target):  # stage 3, three steps
         for piece in pieces:
             W = all_gather(link, piece).view(D, D)
             inputs.append(layer(W, inputs[-1]))
-        dy = 2 * (inputs.pop() - target) / target.numel()
+        dy = 2 * (inputs.pop() - target) / target.numel()  # gradient of the output
         for piece in reversed(pieces):
             W = all_gather(link, piece).view(D, D)
             dW, dy = vjp(layer, W, inputs.pop())[1](dy)  # gradients of W and of x

@@ -33,8 +33,13 @@ def run(function, *columns):
     calls = list(zip(*columns, strict=True))
     if not _starter or _starter[0].poll() is not None:
         _starter[:] = [_start()]
-    _write(_starter[0].stdin, _packed((function, calls)))
-    answers = pickle.loads(_read(_starter[0].stdout))
+    question = _packed((function, calls))
+    try:
+        _write(_starter[0].stdin, question)
+        answers = pickle.loads(_read(_starter[0].stdout))
+    except BaseException:  # an interrupt, too: its answer, when it comes, must not be taken for the next one's
+        _starter.pop().kill()
+        raise
     for rank, (error, *_) in enumerate(answers):
         if error:
             raise RuntimeError(f"process {rank} of {len(calls)}: {error}")

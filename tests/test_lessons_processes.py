@@ -5,6 +5,7 @@ import struct
 import pytest
 import torch
 
+from lessons import processes
 from lessons.processes import run
 
 pytestmark = pytest.mark.long  # a fresh Python loads PyTorch
@@ -83,3 +84,13 @@ def test_a_process_that_fails_is_named_with_its_line_and_the_next_run_works(less
 def test_a_process_that_ends_ends_those_that_wait_for_it(lesson):
     with pytest.raises(RuntimeError, match=r"process 0 of 2: [\s\S]*process 1 has ended"):
         run(lesson["end"], [0, 0])
+
+
+def test_after_an_interrupt_no_run_gets_the_answer_of_the_one_before(lesson, monkeypatch):
+    def interrupted(pipe):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(processes, "_read", interrupted)
+        run(lesson["divide"], [1, 2])
+    assert run(lesson["divide"], [3]) == ([4], [0])
