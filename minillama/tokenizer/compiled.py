@@ -18,18 +18,18 @@ DIGIT_CLASS, SPACE_CLASS = 254, 255  # as in csrc/cpu/bpe.h; 0 goes with every s
 _BATCH = 1 << 22  # bytes handed over at a time
 
 
-def default_backend():
-    """The backend used where none is asked for: "cpp" where it is built, else "python"."""
-    return "cpp" if _core() else "python"
+def default_backend(needed="BpeEncoder"):
+    """The backend used where none is asked for: "cpp" where what is needed of it is built, else "python"."""
+    return "cpp" if hasattr(_core(), needed) else "python"
 
 
-def choose_backend(backend=None):
+def choose_backend(backend=None, needed="BpeEncoder"):
     """The backend to use. ValueError for an unknown name, RuntimeError that says how to build a missing one."""
     if backend is None:
-        return default_backend()
+        return default_backend(needed)
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not known: choose 'python' or 'cpp', or None for the default")
-    if backend == "cpp" and not _core():
+    if backend == "cpp" and not hasattr(_core(), needed):
         raise RuntimeError(f"backend 'cpp' is not built here. In the checkout, with a C++ compiler: {BUILD}")
     return backend
 

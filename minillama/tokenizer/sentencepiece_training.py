@@ -60,8 +60,9 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     _check_options(model_type, vocab_size, character_coverage, max_piece_length, max_line_bytes)
     byte_fallback = model_type in ("bpe", "unigram") if byte_fallback is None else byte_fallback
     meta = _given_pieces(byte_fallback, user_defined_symbols, control_symbols)
-    compiled = model_type in ("bpe", "unigram")
-    started, report = time.perf_counter(), TrainingReport(backend=choose_backend(backend) if compiled else "python")
+    needed = {"bpe": "BpeTrainer", "unigram": "unigram_prune"}.get(model_type)
+    started = time.perf_counter()
+    report = TrainingReport(backend=choose_backend(backend, needed) if needed else "python")
     options = [piece.text for piece in meta], max_line_bytes, max_piece_length, split_digits
     if model_type != "bpe":
         trainer = CountTrainer(*options, whole_words, model_type=model_type, backend=report.backend)

@@ -2,22 +2,23 @@
 
 import math
 import random
+import types
 import warnings
 from collections import Counter
 
 import pytest
 import torch
 from mutants import Mutant
-from test_compiled import built, need_core
 from tokenizer_texts import CRUEL, real_text
 
-from minillama.tokenizer import compiled, unigram_steps, unigram_training
+from minillama.tokenizer import compiled, default_backend, unigram_steps, unigram_training
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 from minillama.tokenizer.unigram_steps import add_up, digamma
 
 # classes of characters: spaces, two scripts, marks, digits of two kinds, one, two, three and four bytes; the first four
 # are no letters of the alphabet
 LETTERS = "\u2585\x1f?\0\u2581ab\u0301и漢字ひ1２é🦙."
+built = pytest.mark.skipif(default_backend("unigram_prune") != "cpp", reason=f"not built: {compiled.BUILD}")
 BOTH = (unigram_steps, unigram_training)
 
 
@@ -34,6 +35,12 @@ def test_digamma_is_the_slope_of_log_gamma():
 
 def test_terms_are_added_one_after_the_other():
     assert add_up([1e16, 1.0, -1e16]) == 0.0 and add_up(iter([1.0, 1e-16, 1e-16])) == 1.0 and add_up([]) == 0.0
+
+
+def need_core():
+    """For laws that mutants call: marks do not count there."""
+    if default_backend("unigram_prune") != "cpp":
+        pytest.skip(f"not built: {compiled.BUILD}")
 
 
 def random_words(draw):
@@ -128,11 +135,14 @@ def test_a_megabyte_gives_the_same_vocabulary():
     check_training(real_text(1_000_000), 8000)
 
 
-def test_without_the_compiled_library_asking_for_it_is_refused_and_training_is_plain(monkeypatch):
-    monkeypatch.setattr(compiled, "_core", lambda: None)
+@pytest.mark.parametrize("core", [None, types.SimpleNamespace(BpeEncoder=1, BpeTrainer=1)])
+def test_without_the_compiled_steps_asking_for_them_is_refused_and_training_is_plain(monkeypatch, core):
+    """Without a library, and with one that was built before it had them."""
+    monkeypatch.setattr(compiled, "_core", lambda: core)
     with pytest.raises(RuntimeError, match="backend 'cpp' is not built here. In the checkout, with a C.. compiler: "):
         train_sentencepiece(["abc abc"], 300, "unigram", backend="cpp")
     tokenizer = train_sentencepiece(["abc abc"], 300, "unigram", hard_vocab_limit=False)
+    assert default_backend("unigram_prune") == "python"
     assert tokenizer.training_report.backend == "python"
 
 
