@@ -78,6 +78,8 @@ def main(argv):
         return call(PYTHON, ROOT / "tools" / "pretrain_recipe.py", *rest)
     if any(word.split("=")[0] == "--tensorboard" for word in rest):
         return call(PYTHON, ROOT / "tools" / "tensorboard_log.py", *argv)
+    if verb == "tokenizer" and any(word.startswith("--normalization") for word in rest):
+        return call(PYTHON, ROOT / "tools" / "normalized_tokenizer.py", *argv)
     if verb in TOOLS:
         return call(PYTHON, ROOT / "tools" / (TOOLS[verb] + ".py"), *rest)
     if verb == "ppo" and any(word.startswith("--like") for word in rest):
