@@ -1,10 +1,8 @@
-"""The tokenizers: training and encoding beside SentencePiece, Hugging Face's tokenizers, rustbpe and bpeasy.
+"""The tokenizer: training and encoding beside SentencePiece, Hugging Face's tokenizers, rustbpe and bpeasy.
 
 The text is what this machine has: Python sources, package descriptions, translation catalogues. Each figure comes
 from a fresh process; what is timed is the work alone, without imports and loading, but memory is the process's peak.
 SentencePiece trains the same vocabulary, piece for piece; the others train byte-level BPE, which is less work.
-Unigram models are trained by SentencePiece alone, from a tenth of each kind too. With one thread training is told in
-seconds of the processor.
 Encoding: documents of 10 kB, one call each; "first pass" with nothing remembered, "again" the same documents. The
 vocabulary is LLaMA's where MINILLAMA_WEIGHTS names a folder that has it, else one of our own. Byte-level encoding is
 Llama 3's, beside tiktoken, where the package llama-models is installed.
@@ -76,24 +74,13 @@ def train_ours(path, vocab_size, threads):
     return lambda: train_bpe(path, vocab_size, threads=threads)
 
 
-def train_sentencepiece(path, vocab_size, threads, model_type="bpe"):
+def train_sentencepiece(path, vocab_size, threads):
     import sentencepiece
 
     return lambda: sentencepiece.SentencePieceTrainer.train(
-        input=str(path), model_writer=io.BytesIO(), model_type=model_type, vocab_size=vocab_size, num_threads=threads,
+        input=str(path), model_writer=io.BytesIO(), model_type="bpe", vocab_size=vocab_size, num_threads=threads,
         character_coverage=0.99995, split_digits=True, allow_whitespace_only_pieces=True, byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=3)
-
-
-def unigram_ours(path, vocab_size, threads):
-    from minillama.tokenizer import sentencepiece_training
-
-    warnings.simplefilter("ignore")
-    return lambda: sentencepiece_training.train_sentencepiece(path, vocab_size, "unigram", threads=threads)
-
-
-def unigram_sentencepiece(path, vocab_size, threads):
-    return train_sentencepiece(path, vocab_size, threads, "unigram")
 
 
 def train_tokenizers(path, vocab_size, threads):
@@ -174,20 +161,19 @@ def encode_tiktoken(model):
     return tiktoken.Encoding("llama3", pat_str=LLAMA3_WORDS, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
-def measured(work, clock=time.perf_counter):
+def measured(work):
     """(seconds, result) of one call."""
-    start = clock()
+    start = time.perf_counter()
     result = work()
-    return clock() - start, result
+    return time.perf_counter() - start, result
 
 
 def work(task, name, path, *numbers):
     """What a child does: prints {measure: number} as JSON."""
-    if task in ("train", "unigram"):
+    if task == "train":
         import resource  # not on Windows
 
-        clock = time.process_time if numbers[1] == "1" else time.perf_counter
-        took, _ = measured(globals()[f"{task}_{name}"](Path(path), *map(int, numbers)), clock)
+        took, _ = measured(globals()[f"train_{name}"](Path(path), *map(int, numbers)))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(json.dumps({"seconds": took, "megabytes": peak / 1e6}))
         return
@@ -235,18 +221,6 @@ def training(chosen, names, path, sizes):
     return rows
 
 
-def unigram_training(chosen, path, kinds, vocab_size):
-    """Of a tenth of each kind of text and of all, in one thread; all is what the file holds at the end."""
-    rows = []
-    for share in (10, 1):
-        part = b"\n".join(data[: len(data) // share] for data in kinds.values())
-        path.write_bytes(part)
-        results = take_turns("unigram", ["ours", "sentencepiece"], chosen.rounds, path, vocab_size, 1)
-        rows += rows_of(results, ["sentencepiece"], (("seconds", "", "s"), ("megabytes", ", peak memory", "MB")),
-                        "training unigram, 1 thread", f"{len(part) / 1e6:.1f} MB, {vocab_size} pieces")
-    return rows
-
-
 def encoding(chosen, names, folder, kinds, model, what="encoding"):
     measures = (("first pass", ", first pass", "MB/s"), ("again", ", again", "MB/s"))
     rows = []
@@ -286,14 +260,9 @@ def llama3_vocabulary():
     return path if path.is_file() else None
 
 
-def add_flags(parser):
-    parser.add_argument("--megabytes", type=int, default=10,
-                        help="of text to train on, if this machine has as much (default 10)")
-    parser.add_argument("--unigram", action="store_true", help="the training of unigram models alone")
-
-
 def main(argv=None):
-    chosen = _rounds.options(__doc__, argv, add_flags)
+    chosen = _rounds.options(__doc__, argv, lambda parser: parser.add_argument(
+        "--megabytes", type=int, default=10, help="of text to train on, if this machine has as much (default 10)"))
     if chosen.megabytes < 1:
         raise SystemExit(f"--megabytes {chosen.megabytes}: at least 1 is needed")
     size, sizes = (300_000, [2500]) if chosen.small else (chosen.megabytes * 1_000_000, [8000, 32000])
@@ -303,12 +272,7 @@ def main(argv=None):
         path = folder / "corpus"
         path.write_bytes(b"\n".join(kinds.values()))
         print(f"{path.stat().st_size / 1e6:.1f} MB: " + ", ".join(f"{k} {len(d) / 1e6:.1f}" for k, d in kinds.items()))
-        rows = []
-        if "sentencepiece" in peers:
-            rows = unigram_training(chosen, path, kinds, 800 if chosen.small else 8000)
-        if chosen.unigram:
-            return _rounds.show(rows)
-        rows += training(chosen, ["ours", *(name for name in peers if f"train_{name}" in globals())], path, sizes)
+        rows = training(chosen, ["ours", *(name for name in peers if f"train_{name}" in globals())], path, sizes)
         model = vocabulary(folder, path, sizes[-1])
         size = min(size, 10_000_000)
         kinds = {kind: documents_of(data[: size // 5]) for kind, data in kinds.items()}
