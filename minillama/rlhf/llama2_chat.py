@@ -53,8 +53,11 @@ class JoinedReward(nn.Module):
 
     def __init__(self, helpful, safe, marked=(), threshold=SAFE_ENOUGH, level=0.0):
         super().__init__()
-        self.helpful, self.safe, self.threshold, self.level = helpful, safe, threshold, level
+        self.helpful, self.safe, self.threshold = helpful, safe, threshold
         self.marked = {tuple(prompt) for prompt in marked}
+        # Buffers, so that a run's signature knows them: it is not gone on with under another level or other marks.
+        self.register_buffer("level", torch.tensor(float(level)))
+        self.register_buffer("marks", torch.tensor([n for ids in sorted(self.marked) for n in (len(ids), *ids)]).long())
         self.lengths = sorted({len(prompt) for prompt in self.marked})
 
     @property

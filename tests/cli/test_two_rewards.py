@@ -34,6 +34,16 @@ def test_both_stages_run_on_two_reward_models(model_folder, reward_folder, pairs
     assert run(capsys, "ppo", "--help")[0] == 0
 
 
+def test_a_run_is_not_gone_on_with_under_other_safety_pairs(model_folder, reward_folder, pairs_file, tmp_path, capsys):
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(pairs_file.read_text().splitlines(keepends=True)[:-1]))
+    words = ["ppo", "--model", model_folder, "--reward", reward_folder, "--safe", reward_folder, "--prompts",
+             pairs_file, "--iterations", 1, "--batch-size", 4, "--max-new-tokens", 6, "--out", tmp_path / "ppo"]
+    for pairs, more, code in ((pairs_file, [], 0), (fewer, ["--resume"], 2), (pairs_file, ["--resume"], 0)):
+        assert two_rewards.main([str(word) for word in (*words, "--safety-pairs", pairs, *more)]) == code
+    assert "reward_model" in capsys.readouterr().err
+
+
 def test_the_level_is_halfway_between_the_sides_of_the_pairs(reward_folder, pairs_file):
     joint, reads = two_rewards.load_joined(reward_folder, reward_folder, pairs_file)
     assert isinstance(joint, JoinedReward) and len(joint.marked) == 20 and reads.vocab_size == 320
@@ -42,4 +52,4 @@ def test_the_level_is_halfway_between_the_sides_of_the_pairs(reward_folder, pair
     with torch.no_grad():
         means = [sum(model(torch.tensor([side[i]]), torch.ones(1, len(side[i]), dtype=torch.bool)).item()
                      for side in encoded) / len(encoded) for i in (0, 1)]
-    assert joint.level == pytest.approx(sum(means) / 2, abs=1e-4)
+    assert joint.level.item() == pytest.approx(sum(means) / 2, abs=1e-4)
