@@ -62,7 +62,8 @@ def opened(arguments, whole=False):
     generates = getattr(arguments, "kernels", None) == "cpu" and hasattr(arguments, "cache_dtype")
     kind = kind or ("gguf" if generates and not arguments.adapter and not arguments.merged else None)
     needed = weights_bytes(weights.config, kind, size) if kind in KINDS else bytes_held(weights, size, kind == "gguf")
-    print(require_memory(needed, f"{path}, weights", arguments.device), file=sys.stderr)
+    cut = 1 if arguments.device == "cpu" else getattr(arguments, "tensor_parallel", 1)  # one memory holds all parts
+    print(require_memory(needed // cut, f"{path}, weights", arguments.device), file=sys.stderr)
     return weights, tokenizer, None if held else kind, settings, told
 
 

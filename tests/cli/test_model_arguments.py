@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
-from minillama.cli import generation_commands
-from minillama.cli.model_arguments import choose_kernels, load_from_args
+from minillama.cli import generation_commands, model_arguments
+from minillama.cli.model_arguments import choose_kernels, load_from_args, opened
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import save_lora
@@ -133,6 +133,20 @@ def chosen(capsys, **given):
     arguments = Namespace(**({"kernels": "auto", "device": "cpu"} | given))
     choose_kernels(arguments)
     return arguments.kernels, capsys.readouterr().err
+
+
+def memory_asked_for(device, cut, folder):
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_arguments, "require_memory", lambda needed, *_: asked.append(needed))
+        opened(Namespace(model=folder, adapter=None, dtype=None, device=device, kernels="torch", tensor_parallel=cut))
+    return asked[0]
+
+
+def test_a_model_cut_over_gpus_needs_room_for_a_part_in_each_and_on_a_cpu_for_all(model_folder):  # noqa: F811
+    whole = memory_asked_for("cpu", 1, model_folder)
+    assert whole > 0 and memory_asked_for("cpu", 4, model_folder) == whole
+    assert [memory_asked_for("meta", cut, model_folder) for cut in (1, 4)] == [whole, whole // 4]
 
 
 def test_auto_is_the_fastest_that_is_built_and_a_line_says_which(capsys, monkeypatch):
