@@ -52,9 +52,7 @@ def run_notebook(arguments):
 
 def run_book(arguments):
     """Run every lesson and write its page (`book.build`)."""
-    only = [lesson.number_of(number) for number in arguments.number]
-    for number in only:
-        lesson.find(number)
+    only = [lesson.read(lesson.find(lesson.number_of(text))).number for text in arguments.number]
     print(build(arguments.out, only=only))
 
 
