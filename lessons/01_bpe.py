@@ -10,11 +10,11 @@
 # a number. Why are these parts neither words nor letters?
 #
 # A list of words is always too short: tomorrow's text holds a name that is not on it.
-# With letters nothing is ever missing, but the text becomes very long, and the model
+# With letters hardly anything is missing, but the text becomes very long, and the model
 # must take one step for every letter. *Byte-pair encoding* starts from letters and
 # joins the most frequent pair of neighbours, again and again. Frequent words end up as
-# one part; rare words stay in several. (Names vary: a part is a *symbol* here, a
-# *piece* in LLaMA's tokenizer, and a *token* where it stands in a text.)
+# one part; rare words stay in several. (A part is called a *symbol* while merges are
+# learned, a *piece* in the vocabulary, and a *token* in a text.)
 #
 # | symbol | in code | type | meaning |
 # |---|---|---|---|
@@ -81,12 +81,12 @@ assert lowest == ["low", "est</w>"]
 # details:
 #
 # - A word *begins* with `▁` (it stands for the space) where Sennrich's *ends* with
-#   `</w>`. So the spaces come back when the parts are put together.
+#   `</w>`. The spaces come back when the parts are put together.
 # - Digits stay single: `47` is `4`, `7`. Lesson 02 shows why.
 # - A character that was too rare for the list is written as the bytes by which
 #   computers store it, `<0xE2>` and so on (lesson 02). So nothing is ever unknown.
-# - Of equally frequent pairs the one that makes the shorter string wins, then the one
-#   that comes first by Unicode's numbers of the characters.
+# - Of equally frequent pairs, the one that makes the shorter string wins; if still
+#   equal, the one whose characters come first in Unicode.
 
 # %% llama_code
 from minillama.tokenizer import train_bpe
@@ -100,9 +100,9 @@ assert [tokenizer.id_to_piece(i) for i in ids][-3:] == ["<0xE2>", "<0x89>", "<0x
 
 # %% [markdown] experiment
 # **Experiment.** Real text: the documentation inside Python's own standard library. One
-# part in twenty is held out. We cut it into letters, into words, and into BPE pieces
-# for vocabularies of growing size. Of each way we ask: how many tokens does the
-# held-out text need, and how much of it is unknown?
+# document in twenty is held out: no tokenizer learns from it. We cut it into letters,
+# into words, and into BPE pieces for vocabularies of growing size. For each way we ask:
+# how many tokens does the held-out text need, and how much of it is unknown?
 
 # %% measure
 from minillama.corpus import stdlib_docs
@@ -145,17 +145,18 @@ for height, name, colour in ((letters / 1000, "letters", CONTEXT),
 axes.set(ylim=(0, 1.15 * letters / 1000), xlim=(370, 11000))
 axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
 axes.minorticks_off()
-show(picture, f"4,000 pieces: {shorter:.1f} times fewer tokens than letters")
+show(picture, f"4,000 pieces: {shorter:.1f} times fewer tokens than letters; the "
+              "dashed lines do not depend on a vocabulary (logarithmic axis)")
 
 # %% [markdown] exercise
-# **Why it works.** The first hundred merges pay most: they catch `▁t`, `he`, `in`,
-# which are everywhere. Later ones each catch less. A larger vocabulary also costs: the
-# model keeps one row of numbers per piece, and sees too little of the rare ones to
-# learn them well. LLaMA settled on 32,000 pieces, Llama 3 on 128,256.
+# **Why it works.** The first merges pay most: they catch `▁t`, `he`, `in`, which are
+# everywhere. Later ones each catch less. A larger vocabulary also costs: the model
+# keeps one row of numbers per piece, and sees too little of the rare ones to learn them
+# well. LLaMA settled on 32,000 pieces, Llama 3 on 128,256.
 #
 # **Exercise.** Write two functions. `merge_once` returns one word with a pair joined.
-# Mind `aaa`: the pair `a a` stands in it twice but can be joined only once. `learn`
-# returns the list of merges.
+# Mind `aaa`: its two pairs `a a` overlap, so only one can be joined. `learn` returns
+# the list of merges.
 #
 # Open `lessons/exercises/ex01_bpe.py`, then run `python3 run.py check 1`.
 

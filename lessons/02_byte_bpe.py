@@ -6,13 +6,15 @@
 # Teaches: UTF-8, byte fallback, byte-level BPE, the split pattern, single digits, round trip
 # Paper: [LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1
 #
-# **Question.** Unicode, the list that gives every character a number, has over 150,000
-# of them, and new ones every year. How can a vocabulary of a few thousand pieces write
-# every one?
+# **Question.** Unicode, the list that gives every character a number, holds over
+# 150,000 characters, and more every year. How can a vocabulary of a few thousand pieces
+# write every one?
 #
 # A computer stores any text as bytes, and there are only 256 of those. A tokenizer that
-# knows the 256 bytes can write everything; rare characters take more pieces. (Bytes
-# are written below by two digits in base 16, from 00 to ff.)
+# knows the 256 bytes can write everything; rare characters take more pieces. (Bytes are
+# written below by two digits in base 16, from 00 to ff.) A rule that turns a
+# character's number, U+ and base 16 again, into bytes is a *code*: UTF-8, UTF-16 and
+# GBK are three.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -34,10 +36,10 @@ assert len(han.encode("gbk")) == 2 * len(han)
 # %% [markdown] utf8
 # **One character, many spellings.** UTF-8 takes 1 byte for ASCII (English letters,
 # digits, common marks), 2 for most other alphabets of Europe and the Near East, 3 for
-# nearly all of Chinese, Japanese and Korean, 4 for emoji. It is what tokenizers use. "A
-# Chinese character has two bytes" is true in GBK, an older Chinese code. "Unicode has
-# two bytes a character" means UTF-16, and even there it fails beyond character number
-# FFFF: the llama above has four.
+# nearly all of Chinese, Japanese and Korean, 4 for most emoji. It is what tokenizers
+# use. "A Chinese character has two bytes" is true in GBK, an older Chinese code.
+# "Unicode has two bytes a character" means UTF-16, and even there it fails beyond
+# character number FFFF: the llama above has four.
 
 # %% naive
 from collections import Counter
@@ -66,7 +68,8 @@ for new in (256, 257, 258):
 # $$V = 256 + M, \qquad n(s) \le \text{bytes}(s)$$
 # ascii: V = 256 + M;  n(s) <= bytes(s)
 #
-# and no text is ever without an encoding. Two families use this:
+# and no text is ever without an encoding. Two families build on the 256 bytes; the
+# formula is the first one's:
 #
 # - **Byte-level BPE** (GPT-2, Llama 3) joins bytes from the start, as above. First a
 #   *split pattern* cuts the text into words, numbers and punctuation; no token crosses
@@ -76,8 +79,9 @@ for new in (256, 257, 258):
 #   the text, so that its first word looks like any other. That may cost one token more
 #   than there are bytes: $n(s) \le \text{bytes}(s) + 1$. So 汉, 3 bytes, is 4 tokens.
 #
-# They differ in **digits**. LLaMA keeps every digit single: 12345 is five tokens. Llama
-# 3 cuts numbers into groups of up to three from the left: 12345 is 123 and 45.
+# They differ in **digits**. LLaMA keeps every digit single: 12345 is five tokens
+# (behind the `▁`). Llama 3 cuts numbers into groups of up to three from the left: 12345
+# is 123 and 45.
 
 # %% module
 import random
@@ -105,11 +109,12 @@ print("10,000 random strings came back letter for letter, from both")
 
 # %% [markdown] experiment
 # **Experiment: why single digits?** A tiny LLaMA learns to add from 3,000 of the 10,000
-# sums 00 + 00 to 99 + 99, and is asked others that it has never seen. Once each digit
-# is a token: `4 7 + 3 8 = 0 8 5`. Once each whole number is: `47 + 38 = 85`. The second
-# text is shorter, but to the model the numbers are 199 names without any resemblance.
-# That 47 and 48 are neighbours must be learned from examples. Here `+` and `=` are
-# tokens too; only the tokens after `=` count as the answer.
+# sums 00 + 00 to 99 + 99, and is asked others that it has never seen. In one run each
+# digit is a token: `4 7 + 3 8 = 0 8 5`. In the other each whole number is:
+# `47 + 38 = 85`. The second text is shorter (and has one answer token to learn from
+# where the first has three), but to the model the numbers are 199 names without any
+# resemblance. That 47 and 48 are neighbours must be learned from examples. Here `+` and
+# `=` are tokens too; only the tokens after `=` count as the answer.
 #
 # One run of each takes some seconds. `02_byte_bpe.json` holds the same for seeds 0, 1
 # and 2; `REMAKE=1 python3 lessons/02_byte_bpe.py` measures them again.

@@ -47,9 +47,9 @@ for x in ([3.0, 4.0], [300.0, 400.0], [0.0, 0.0]):
 # $$y_i = \frac{x_i}{\sqrt{\frac{1}{D} \sum_{j=1}^{D} x_j^2 + \epsilon}} \; g_i$$
 # ascii: y_i = x_i / sqrt(mean_j(x_j^2) + eps) * g_i
 #
-# `[3, 4]` and `[300, 400]` gave the same result, to three digits. The direction of the
-# vector stays; its length is forgotten. And zero stays zero: without $\epsilon$, it
-# would be 0/0.
+# `[3, 4]` and `[300, 400]` gave the same result, to three digits. Before the gain, the
+# direction of the vector stays; its length is forgotten. And zero stays zero: without
+# $\epsilon$, it would be 0/0.
 #
 # The gain is *learned*, like any weight; nobody sets it by hand. With it a model can
 # make one place larger and another zero.
@@ -94,16 +94,17 @@ assert careless.tolist() == [0.0, 0.0] and abs(careful[0].item() - 3 / 12.5**0.5
 # $$x \leftarrow x + f(\mathrm{RMSNorm}(x))$$
 # ascii: x <- x + f(RMSNorm(x))
 #
-# This is **pre-norm**: $f$ reads a normalised copy, and the stream itself is never
-# divided.
+# This is **pre-norm**: $f$ reads a normalised copy, and the stream itself is not
+# divided on the way.
 #
 # How fast does the stream grow? Take the simplest $f$: one random matrix that keeps the
 # size of what it reads. Then $f$ adds a vector in an unrelated direction, and squared
-# lengths add up (Pythagoras). Start with RMS 1, and let $L$ be the number of layers.
-# *Without* the norm, what a layer adds is as large as the stream: the squared RMS
-# doubles each time and ends at $2^L$, so the RMS is $2^{L/2}$. *With* it, each layer
-# adds 1 to the squared RMS, and the RMS is $\sqrt{1+L}$. For $L = 32$ that is 65,536
-# against 5.7. (For the 64 sub-layers of LLaMA-7B: 4 billion against 8.) Let us see.
+# lengths add up (Pythagoras). Start with RMS 1, and let $L$ be the number of these $f$,
+# called layers here. *Without* the norm, what a layer adds is as large as the stream:
+# the squared RMS doubles each time and ends at $2^L$, so the RMS is $2^{L/2}$. *With*
+# it, each layer adds 1 to the squared RMS, and the RMS is $\sqrt{1+L}$. For $L = 32$
+# that is 65,536 against 5.7. (With 64 sub-layers, as in LLaMA-7B: $2^{32}$, 4 billion,
+# against $\sqrt{65}$, 8.) Let us see.
 # %% growth
 def random_layer(width):
     """A matrix that keeps the size of what it reads, on average."""
@@ -139,14 +140,15 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 #
 # Look at the *gradient* of the last layer's weights (how much the loss changes with
 # each of them) before any training. A pre-norm model ends with one more norm, which
-# divides the grown stream, and therefore the gradient, by $\sqrt{1+L}$. In post-norm,
-# the last norm reads the sum of two vectors of size 1. It divides by only $\sqrt{2}$,
-# however deep the model is. The ratio of the two gradients should be $\sqrt{2/(1+L)}$.
+# divides the grown stream by $\sqrt{1+L}$: also the little that a change of the last
+# layer adds to it, and so the gradient. In post-norm, the last norm reads the sum of
+# two vectors of size 1. It divides by only $\sqrt{2}$, however deep the model is. The
+# ratio of the two gradients should be $\sqrt{2/(1+L)}$.
 #
-# [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove the same fall with
-# $\sqrt{L}$ for a simplified Transformer before training. They name the large gradients
-# near the top as the reason why post-norm models need a *warm-up*: first training steps
-# that are very small.
+# [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove for a simplified,
+# untrained Transformer that the pre-norm gradient falls like $1/\sqrt{L}$. They name
+# the large gradients near the top as the reason why post-norm models need a *warm-up*:
+# a learning rate that starts near zero and rises over the first steps.
 # %% gradients
 def last_gradient(pre, layers, width=128):
     torch.manual_seed(0)
@@ -178,12 +180,14 @@ for norm in ("pre-norm", "post-norm"):
     gains[norm] = [a - b for a, b in zip(bare, warmed, strict=True)]
     print(f"{norm:9} without warm-up {bare}, with {warmed}")
 # %% [markdown] exercise
-# **Can the warm-up be dropped?** `bench/warm_up.py` trained eight layers in both
-# orders, with and without one: above are the nats a character on unseen text, for
-# three seeds. Pre-norm does without: a warm-up only delays it. Post-norm is worse in
-# every case, and without a warm-up it lost a fifth of a nat more in two seeds of three.
-# By how much depends on depth, rate and number of steps: these are 120 at one rate.
-# LLaMA is pre-norm, and keeps a warm-up of 2,000 steps all the same.
+# **Can the warm-up be dropped?** `bench/warm_up.py` trained a model of eight layers
+# with pre-norm and with post-norm, each with and without a warm-up, three seeds each.
+# The last lines above are the losses on unseen text, in nats (natural logarithms) a
+# character. Pre-norm needs none: with a warm-up it is a little worse after these steps.
+# Post-norm is worse with and without one, seed by seed; leaving the warm-up out cost it
+# a fifth of a nat in two seeds of three, and nothing in the third. How much depends on
+# depth, learning rate and number of steps: here 120 steps at one rate. LLaMA is
+# pre-norm, and keeps a warm-up of 2,000 steps all the same.
 #
 # **Exercise.** Write the backward pass by hand: given $x$, $g$ and the gradient of the
 # loss with respect to $y$, one function returns the gradient with respect to $g$,

@@ -7,10 +7,11 @@
 # Paper: [Shazeer 2020](https://arxiv.org/abs/2002.05202), equations 5 and 6
 #
 # **Question.** After attention, each token passes alone through a *feed-forward layer*:
-# widen the vector by a matrix, bend each number, narrow it again. (Without a bend, two
-# matrices in a row would be one matrix.) The first Transformer bent with ReLU, which
-# sets negative numbers to zero. LLaMA widens the vector twice and multiplies the two
-# results, one as a *gate* for the other. What does such a gate add to ReLU?
+# widen the vector by a matrix, bend each number (by an *activation function*), narrow
+# it again. (Without a bend, two matrices in a row would be one matrix.) The first
+# Transformer bent with ReLU, which sets negative numbers to zero. LLaMA widens the
+# vector twice and multiplies the two results, one as a *gate* for the other. What does
+# such a gate add to ReLU?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -83,14 +84,14 @@ loop = torch.tensor([naive_swiglu(x, *weights) for x in tokens.tolist()])
 print("library and loop agree:", bool((layer(tokens) - loop).abs().max() < 1e-6))
 assert (layer(tokens) - loop).abs().max() < 1e-6
 # %% [markdown] bends
-# **The bends.** $\beta$ turns a dial: at 0, Swish is the straight line $a/2$; the
-# larger it is, the closer to ReLU. **GELU**, used by GPT and BERT, is $a$ times the
+# **The bends.** $\beta$ is a dial: at 0, Swish is the straight line $a/2$; the larger
+# it is, the closer to ReLU. **GELU**, used by GPT and BERT, is $a$ times the
 # probability that a standard normal number is below $a$. It is nearly Swish with
 # $\beta = 1.702$.
 #
-# ReLU is flat on the left: a unit that is negative for all inputs gets no gradient, and
-# can stay dead for good. The smooth ones dip below zero and keep a slope there, except
-# at their lowest point; far to the left it fades.
+# ReLU is flat on the left: a row of $W_1$ whose product is negative for all inputs gets
+# no gradient, and can stay dead for good. The smooth ones dip below zero and keep a
+# slope there, except at their lowest point; far to the left it fades.
 # %% curves
 a = torch.linspace(-5, 5, 10_001, dtype=torch.float64)
 lowest = silu(a).min().item()
@@ -123,9 +124,9 @@ axes.set_xlim(-3, 4.6)
 show(picture, "Swish over beta: a / 2 at 0, SiLU at 1, close to ReLU at 5")
 # %% [markdown] width
 # **Three matrices for the price of two.** The old layer widened to $4D$: $2 \cdot 4D^2$
-# weights. SwiGLU has a third matrix. To keep the price (nearly: see the rounding),
-# LLaMA takes two thirds of the width, $F = \frac{2}{3} \cdot 4D$, rounded up to a
-# multiple of 256, which suits the hardware. Llama 2 70B, which saves weights in
+# weights. SwiGLU has a third matrix. To keep the number of weights, LLaMA takes two
+# thirds of the width, $F = \frac{2}{3} \cdot 4D$. It rounds that up to a multiple of
+# 256, which suits the hardware and costs a little. Llama 2 70B, which saves weights in
 # attention (lesson 08), spends them here: it multiplies by 1.3 before it rounds, to a
 # multiple of 4096.
 # %% widths
@@ -139,7 +140,8 @@ assert (old, new) == (134_217_728, 135_266_304) and widths == (11008, 13824, 286
 # **Who is better?** A fair race with equally many weights: 3072 each, at D = 16 (so F
 # is 96 for ReLU and 64 for SwiGLU). There are two targets to learn. One is made of
 # products, $(Ax) \odot (Bx)$ with random matrices $A$ and $B$. The other is made of
-# ReLU, $C \max(0, Ax)$, with one more random matrix $C$. What would you bet?
+# ReLU, $C \max(0, Ax)$, with one more random matrix $C$. We measure the share of the
+# target's variance that is left unexplained: 0 % is perfect. What would you bet?
 #
 # ReLU has to build a product out of many straight pieces. A gate simply multiplies. But
 # a sharp kink is hard for a smooth gate.
@@ -171,13 +173,14 @@ for name in targets:
     print(f"made of {name:9} unexplained: {left[name, False]:.1%} by ReLU, "
           f"{left[name, True]:.1%} by SwiGLU")
 # %% [markdown] exercise
-# Each wins at home. Which home is language more like? No formula says so; it took an
-# experiment. With language models of equal size and cost, the paper's table 1 has GEGLU
-# and SwiGLU first, by a small margin. The author, Shazeer, offers no explanation, and
+# Each wins at home. Which target is language more like? No formula tells; an experiment
+# had to. With language models of equal size and cost, the paper's table 1 has GEGLU and
+# SwiGLU first, by a small margin. The author, Shazeer, offers no explanation, and
 # credits "divine benevolence". (PaLM used SwiGLU before LLaMA; it is not PaLM's own.)
 #
 # **Exercise.** Write two functions. One returns the width $F$ for a given $D$. The
-# other returns the slope of SiLU at each entry of a tensor, which training needs.
+# other returns the slope of SiLU at each entry of a tensor, which training needs. (The
+# slope of $\sigma(a)$ is $\sigma(a) (1 - \sigma(a))$.)
 #
 # Open `lessons/exercises/ex06_swiglu.py`, then run `python3 run.py check 6`.
 # %% you_should_see

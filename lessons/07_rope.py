@@ -60,15 +60,15 @@ for position in (0, 1, 2, 100):
 # $$y_{2j+1} = x_{2j} \sin(m f_j) + x_{2j+1} \cos(m f_j)$$
 # ascii: y_(2j+1) = x_2j sin(m f_j) + x_(2j+1) cos(m f_j)
 #
-# The first pair turns by 1 radian (57 degrees) per position; each further pair turns
-# more slowly. Written as one $d \times d$ matrix, this has a 2 by 2 rotation for each
-# pair along the diagonal, and zeros elsewhere. Nobody builds that matrix.
+# The first pair turns by 1 radian per position, further pairs more slowly. Written as
+# one $d \times d$ matrix, this has a 2 by 2 rotation for each pair along the diagonal,
+# and zeros elsewhere. Nobody builds it.
 #
 # A pair is also one complex number, $x_{2j} + i\, x_{2j+1}$ with $i^2 = -1$. Turning it
 # by an angle $\varphi$ is one multiplication by
-# $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. So the library does it, and
-# `turn_complex` below. Nothing here is learned. (RoPE is by Su and others, not by
-# GPT-Neo; $f_j$ is the series of the first Transformer's sinusoids.)
+# $e^{i \varphi} = \cos\, \varphi + i \sin\, \varphi$. The library turns pairs this way,
+# and so does `turn_complex` below. Nothing here is learned. (RoPE is by Su and others,
+# not by GPT-Neo; the first Transformer had the same $f_j$, in the sines it added.)
 # %% agree
 d = 128
 q, k = torch.randn(2, d).double()
@@ -96,8 +96,8 @@ axes.set_axis_off()
 show(picture, f"Per position pair 0 turns by 1 radian, pair 16 by {f[16]:.1f}")
 assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 # %% [markdown] distance
-# **The rotation is found, not guessed.** We want scores that see the two places by
-# their distance alone. So there must be a function $g$ with
+# **The rotation is found, not guessed.** We want scores that depend on the two places
+# only through their distance $m - n$. So there must be a function $g$ with
 #
 # $$R(q, m) \cdot R(k, n) = g(q, k, m - n), \qquad R(x, 0) = x$$
 # ascii: R(q, m) . R(k, n) = g(q, k, m - n),  R(x, 0) = x
@@ -106,11 +106,11 @@ assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 #
 # 1. Let $m = n$. Then the score is $g(q, k, 0) = q \cdot k$ at every place. With
 #    $k = q$: arrows keep their lengths. So the angle between $q$ and $k$ is kept too.
-# 2. Hence a place turns all arrows by one angle $\varphi(m)$, each from its own
-#    direction.
+# 2. So a place either turns all arrows by one angle $\varphi(m)$, or mirrors them. We
+#    leave mirrors out.
 # 3. Between $R(q, m)$ and $R(k, n)$, the angle has changed by
 #    $\varphi(m) - \varphi(n)$. It may depend on $m - n$ alone, so each place adds the
-#    same angle: $\varphi(m) = m f_j$.
+#    same angle: $\varphi(m) = m f$ for some $f$. The series of $f_j$ above is a choice.
 #
 # As complex numbers: $R(a, m) = a\, e^{i m f_j}$. The dot product
 # of two arrows $a$ and $b$ is the real part of $a \, \mathrm{conj}(b)$, where conj
@@ -119,8 +119,8 @@ assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 # $$\mathrm{Re}(A \, \mathrm{conj}(B)) = \mathrm{Re}(a \, \mathrm{conj}(b) \, e^{i (m-n) f_j})$$
 # ascii: Re(A conj(B)) = Re(a conj(b) e^(i (m-n) f_j))
 #
-# **Values** (lesson 08), what a token hands over, are not turned: they should arrive
-# the same from wherever they come.
+# **Values** (lesson 08), what a token hands over, are not turned: they arrive the same
+# from anywhere.
 # %% shift
 def turn_complex(x, position):
     pairs = torch.view_as_complex(x.reshape(-1, 2))  # (d,) -> (d/2,) complex
@@ -150,12 +150,12 @@ assert torch.tensor(257).bfloat16().item() == 256
 # The scores of all pairs are added. Take a query and a key that are alike, all ones:
 # pair $j$ contributes $2\cos((m-n) f_j)$. With distance, one pair after another falls
 # out of step. So alike vectors score less, the further apart they are. That is a
-# tendency, not a law: lesson 08 trains a query that scores best 7 tokens back.
+# tendency, not a law (lesson 08).
 #
 # **Longer contexts.** Beyond the trained length, slow pairs reach angles that training
 # never showed. The cure is to turn more slowly, and to train a little more: divide all
-# places by a factor (*position interpolation*), use a larger $\theta$ (Llama 3), or
-# slow down only the slow pairs (Llama 3.1).
+# places by a factor (*position interpolation*), use a larger $\theta$ (Llama 3, from
+# the start), or slow down only the slow pairs (Llama 3.1).
 # %% decay
 turns = 2 * math.pi / f
 slow = 2 * math.pi / rope.rope_frequencies(d, theta=500000.0)[-1]
@@ -182,13 +182,12 @@ label_end(axes, steps, decay, "all 64 pairs", OURS)
 axes.set_xlim(1, 5000)
 show(picture, f"The mean over all pairs falls from 0.97 at distance 1 to {shown[1000]}")
 # %% [markdown] layouts
-# **Two layouts, one trap.** Which entries form a pair is a convention. Meta's
-# weights pair neighbours: 0 with 1, 2 with 3 (*interleaved*). Hugging Face's pair entry
-# $j$ with $j + d/2$ (*half-split*). Both are RoPE, and the scores are the same, if the
-# rows of the weights that make $q$ and $k$ are reordered to match.
+# **Two layouts, one trap.** Which entries form a pair is a convention. Meta's weights
+# pair neighbours: 0 with 1, 2 with 3 (*interleaved*). Hugging Face's pair entry $j$
+# with $j + d/2$ (*half-split*). Scores are the same, if the rows of the weights that
+# make $q$ and $k$ are reordered to match.
 #
-# Mix them, and no error is raised. Position 0 is even right: nothing turns there. The
-# rest is wrong.
+# Mix them, and no error is raised. Only position 0 is right: nothing turns there.
 # %% two_layouts
 rotations = rope.rope_rotations(torch.arange(100), f)
 x = torch.randn(100, 1, d)

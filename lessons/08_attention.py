@@ -22,7 +22,8 @@
 # | $o_t$ | `out[t]` | (d,) | the output at token $t$ |
 # | $H$, $K$ | `H`, `K` | | query heads; key/value heads |
 #
-# A *head* does all that follows once. A model has many heads; we start with one.
+# All that follows is one *head*. A model has many; we start with one. In the code a
+# name ends with one letter for each axis: `q_BHTd` is (B, H, T, d).
 # %% naive
 import copy
 import math
@@ -70,11 +71,11 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # **Causal:** token $t$ sees only $s \le t$, because the model must predict the next
 # token. In matrix form the forbidden scores become $-\infty$, and their weights 0.
 #
-# **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random, of
-# size 1 (standard deviation). Their dot product is a sum of $d$ terms of size 1 with
-# random signs: typical size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such
-# scores gives nearly everything to one token, and passes hardly any gradient to the
-# rest. Divided by $\sqrt{d}$, scores have size 1, whatever the width.
+# **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random with
+# standard deviation 1. Their dot product is a sum of $d$ terms of size 1 with random
+# signs: typical size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such scores
+# gives nearly everything to one token, and passes hardly any gradient to the rest.
+# Divided by $\sqrt{d}$, scores have size 1, whatever the width.
 # %% agree
 ours = attention(q[None, None], k[None, None], v[None, None])  # (B, H, T, d), B = H = 1
 assert (ours[0, 0] - naive(q, k, v)).abs().max() < 1e-12
@@ -97,18 +98,18 @@ print(f"scores have size {scores.std():.1f}; the best of 100 keys gets {raw:.0%}
 assert abs(scores.std() - math.sqrt(128)) < 0.3 and raw > 0.75 and scaled < 0.15
 # %% [markdown] heads
 # **Heads.** One softmax gives one set of weights per token, so it can follow one thing
-# at a time. Therefore each token gets $H$ queries, keys and values of width $d$, made
-# by three matrices, the *projections*. Each head attends alone. Their outputs are
-# joined, and the *output matrix* mixes what the heads have found. LLaMA-7B: $D = 4096$,
-# 32 heads of 128. The cell below has all shapes.
+# at a time. Therefore each token gets $H$ queries, $H$ keys and $H$ values, each of
+# width $d$, made by three matrices, the *projections*. Each head attends alone. Their
+# outputs are joined, and the *output matrix* mixes what the heads have found. LLaMA-7B:
+# $D = 4096$, 32 heads of 128. The first cell below has all shapes.
 #
 # **Shared keys and values.** While text is generated, the keys and values of all
-# earlier tokens wait in memory (lesson 12). So Llama 2 70B has 64 query heads but only
-# $K = 8$ key/value heads, each serving 8 neighbouring query heads: *grouped-query
-# attention*, GQA ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is
-# the original multi-head attention, $K = 1$ *multi-query* attention, MQA. The cell
-# below compares the library, which makes no copies of $k$ and $v$, with copies made by
-# hand.
+# earlier tokens stay in memory (lesson 12). To keep less, Llama 2 70B has 64 query
+# heads but only $K = 8$ key/value heads, each serving 8 neighbouring query heads:
+# *grouped-query attention*, GQA ([Ainslie et al.
+# 2023](https://arxiv.org/abs/2305.13245)). $K = H$ is the original multi-head
+# attention, $K = 1$ *multi-query* attention, MQA. The second cell below compares the
+# library, which makes no copies of $k$ and $v$, with copies made by hand.
 # %% projections
 B, T, D, H = 2, 5, 12, 3
 layer = Attention(ModelConfig(dim=D, n_layers=1, n_heads=H, vocab_size=16))
@@ -134,6 +135,8 @@ for K in (6, 3, 2, 1):
 # **Watch one learn.** The text is eight random letters, then the same eight again.
 # Every letter of the second half stands 8 places after its first copy. The token that
 # must predict it stands one place earlier, and so sees that copy 7 tokens back.
+# (Counted from 0: the letter at place 11 is predicted at place 10, and stood at place
+# 3.)
 #
 # Our model is an *embedding* (a table: one learned vector per letter), one attention
 # head of width 32, and a matrix that turns each vector into 16 scores, one per letter.
@@ -141,11 +144,12 @@ for K in (6, 3, 2, 1):
 # has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$
 # *nats*, the unit of losses by natural logarithms.
 #
-# Attention returns $o_t$, not the weights. To see $w_{ts}$, we hand it values that we
-# know: $v_s$ with a 1 at place $s$ and zeros elsewhere. Then $o_t$ is the list of
-# weights itself; `weights_of` below does that. In the maps a row is a token that looks,
-# a column a token that is seen. Watch the lower rows: up to the seventh letter
-# there is nothing to copy yet.
+# The library's `attention_weights` returns the weights. Here we see them without a
+# second function, by values that we know: $v_s$ with a 1 at place $s$ and zeros
+# elsewhere. Then $o_t$ is the list of weights itself; `weights_of` below does that. In
+# the maps a row is a token that looks, a column a token that is seen. Watch the lower
+# half, the rows from the eighth on: before it there is nothing to copy, and nothing
+# there counts in the loss.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)

@@ -9,8 +9,8 @@
 # **Question.** Much of the web is menus, adverts and copies. How do you turn it into
 # text worth learning from, when nobody can read even a thousandth of it?
 #
-# We do not read it either. We *plant*: into 400 good documents we mix 160 bad ones of
-# four kinds, and hold every filter to account: what did it find, and what did it
+# Filters read it for us. To test them we *plant*: we mix 160 bad documents of four
+# kinds into 400 good ones, and ask of each filter: what did it find, and what did it
 # wrongly throw away?
 #
 # | symbol | in code | shape | meaning |
@@ -56,8 +56,9 @@ print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
 # Chinese and Japanese have no spaces, and who counts words by spaces throws all of them
 # away. Here each of their characters counts as a word. **A language model** catches
 # what looks like prose but is not: text that a small model of clean text finds too
-# surprising. (An *n-gram* model: it has counted which letter follows which three.) It
-# knows one language, so each language needs a model of its own.
+# surprising (over 3.5 bits a character). (An *n-gram* model: it has counted which
+# letter follows which three.) It knows one language, so each language needs a model of
+# its own.
 #
 # **Exact copies** are found by comparing a hash of the text, with case and spaces
 # evened out. **Near copies** are not: one changed word changes the whole hash. Compare
@@ -67,13 +68,15 @@ print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
 #
 # Comparing all pairs of a billion documents is hopeless. **MinHash** gives each
 # document a short signature: for each of $k$ hash functions, the smallest hash of its
-# shingles. The smallest of both sets together is equally likely to be any shingle, so
-# the probability $P$ that it is a shared one is $J$:
+# shingles. Any shingle of both sets together is equally likely to have the smallest
+# hash. The two smallest are equal just when that shingle is in both sets, so the
+# probability $P$ is $J$:
 # $$P[\min h(A) = \min h(B)] = J(A, B)$$
 # ascii: P[min h(A) = min h(B)] = J(A, B)
 #
-# Documents that agree in a whole *band* of 4 such numbers are looked at; all others
-# never meet. For two texts with $J = 0.8$ one of 32 bands agrees almost surely.
+# The 128 numbers are cut into 32 *bands* of 4. Two documents that agree in all of some
+# band *meet*: they are compared, and no others. One band agrees with probability $J^4$,
+# at least one of 32 with $1 - (1 - J^4)^{32}$: at $J = 0.8$ almost surely.
 
 # %% filters
 from minillama.corpus.char_ngram import CharNgram
@@ -235,12 +238,12 @@ print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed t
 # %% [markdown] exercise
 # **Packing.** Documents differ in length. One to a row wastes part of every batch on
 # padding. Joined end to end, with a mark at each end, and cut every $T$ tokens, nothing
-# is wasted; a token may then look back into another document, as in LLaMA's
-# pretraining. The exercise forbids it.
+# is wasted; a token may then look back into another document. The exercise forbids it.
 #
-# **Mixture.** What is left is still weighed: LLaMA read Wikipedia and books more than
-# twice and its code two thirds of once, by taking 4.5 % of each batch from each of the
-# three. An *epoch* is one reading of a source (the paper's table 1, over 1.4 T tokens):
+# **Mixture.** What is left is still weighed: LLaMA took 4.5 % of each batch from
+# Wikipedia, from books and from code. So it read the first two more than twice, and the
+# code two thirds of once. An *epoch* is one reading of a source (the paper's table 1,
+# over 1.4 trillion tokens):
 #
 # | source | share of a batch, % | epochs |
 # |---|---|---|
@@ -252,11 +255,12 @@ print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed t
 # | ArXiv | 2.5 | 1.06 |
 # | StackExchange | 2.0 | 1.03 |
 #
-# `python3 run.py pretrain --recipe llama_7b --dry-run` prints them for 1.0 T, and
-# `pretrain --shares FILE` draws its batches so (`docs/examples/llama_shares.json`).
+# `python3 run.py pretrain --recipe llama_7b --dry-run` prints the epochs for 1.0
+# trillion tokens, and `pretrain --shares FILE` draws its batches so
+# (`docs/examples/llama_shares.json`).
 #
-# **Exercise.** Pack, and write the mask, in `lessons/exercises/ex14_data.py`. Then
-# `python3 run.py check 14`.
+# **Exercise.** Write Jaccard's $J$, pack documents, and write the mask and the
+# positions, in `lessons/exercises/ex14_data.py`. Then `python3 run.py check 14`.
 
 # %% closing
 wanted = {"rules": "junk", "n-gram model": "gibberish", "exact copies": "copy",

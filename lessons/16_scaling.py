@@ -17,7 +17,7 @@
 # | $S$ | `served` | | tokens read or written later, when the model is in use |
 # | $\ell$ | `loss` | | nats a token on unseen text |
 # | $E$ | `law.E` | | the loss that no model can go below |
-# | $A, B$ | `law.A`, `law.B` | | how much is lost by few parameters, by few tokens |
+# | $A, B$ | `law.A`, `law.B` | | how much too few parameters, too few tokens cost |
 # | $\alpha, \beta$ | `law.alpha`, `law.beta` | | how fast either fades |
 # | $L, W, T$ | `L`, `width`, `T` | | layers, width of attention, length of a text |
 
@@ -45,19 +45,21 @@ print(f"LLaMA 7B at 2,048 tokens: attention adds {extra:.1%} to 6 N D")
 # %% [markdown] formula
 # A token is multiplied by each weight once on the way forward, and backward twice (for
 # the gradient of what came in, and of the weight): 3 products, 3 sums. So training
-# costs, and serving, which goes forward only:
+# costs $C$, and serving, which goes forward only, $C_{\mathrm{served}}$:
 # $$C = 6 N D, \qquad C_{\mathrm{served}} = 2 N S$$
 # ascii: C = 6 N D,  C_served = 2 N S
 #
 # The scores of attention come on top: $12 L W T$ a token, as the count shows, and half
-# of that where the upper half of the scores is skipped. The loss falls with both:
+# of that where the upper half of the scores is skipped. The loss falls as $N$ and as
+# $D$ grow:
 # $$\ell(N, D) = E + \frac{A}{N^\alpha} + \frac{B}{D^\beta}$$
 # ascii: loss(N, D) = E + A / N^alpha + B / D^beta
 #
 # **For training alone** there is one best $N$ for each $C$: a larger model reads too
-# little, a smaller one cannot hold what it reads. **For use** a smaller model, read to
-# beyond its optimum, costs more once and less for ever. That is LLaMA's bet: 7B on a
-# million million tokens (1 T), five times what the rule of 20 tokens a parameter says.
+# little, a smaller one cannot hold what it reads. **For use** a smaller model, trained
+# on more tokens than its optimum, costs more once and less for ever after. That is
+# LLaMA's bet: 7B on a million million tokens (1 T), 143 for each parameter: seven times
+# what the paper's rule says, 20.
 
 # %% fit
 def loss_of(law, N, D):
@@ -112,12 +114,13 @@ for name, law in (("printed", HOFFMANN), ("refit", BESIROGLU)):
 #
 # **Does use change it?** A smaller model is cheaper in all from the number of served
 # tokens in the last column. Ten thousand people who read and write 2,000 tokens a day
-# are 7 G tokens a year: no. Train what is best for training. Ten *million* people are
-# 7 T a year: yes. Then read more with a smaller model, as the figure shows.
+# are 7,000 million tokens a year, far below that: train what is best for training. Ten
+# *million* people are 7 T a year, far above: train a smaller model on more tokens, as
+# the figure shows (each label: served tokens, and the best size).
 #
-# In the table, *served* are the FLOPs of a served token; *equal, cheapest* is the model
-# of equal loss that costs least to train; *cheaper from* so many served tokens is the
-# given model, training included.
+# Each row of the table is a model. *served*: FLOPs to serve a token. *equal, cheapest*:
+# the model of the same loss that costs least to train. *cheaper from*: the served
+# tokens from which the row's model costs less in all than that one (inf: never).
 
 # %% figure
 from lessons.scaling_law import cheapest, tokens_for
@@ -142,9 +145,10 @@ show(picture, "For the loss of 7B on 1 T tokens: " + ", ".join(
 
 # %% [markdown] toy
 # **Our own curves.** `bench/scaling.py` trained five sizes at four budgets on a
-# language whose entropy is known, and two models at four times the largest of them. So
-# $E$ need not be guessed: we fit what the loss is *above* the entropy, and then the two
-# must be predicted. A law whose $E$ is left free can be held against the truth.
+# language whose entropy is known, and two of the sizes at a fifth budget, four times
+# the largest. The entropy is the lowest possible loss, so $E$ need not be guessed: we
+# fit the first twenty runs, and the law must predict the other two. We also fit with
+# $E$ unknown, to see whether that finds the true entropy.
 
 # %% own
 record = json.loads((ROOT / "bench" / "scaling.json").read_text())
@@ -175,7 +179,7 @@ missed, nearest = (max(column) for column in zip(*verdicts, strict=True))
 run, budgets = record["seeds"][0], {}
 for p in run["points"]:
     budgets.setdefault(p["budget"], []).append((p["N"], p["loss"] - run["entropy"]))
-picture, axes = figure("Each budget has a best size of its own",
+picture, axes = figure("The best of the sizes tried grows with the budget",
                        "parameters, thousands", "nats above the entropy")
 best = {}
 for flops, row in budgets.items():
@@ -192,12 +196,13 @@ show(picture, "Best size at " + ", ".join(
     f"{C:.1e} FLOPs: {n:,}" for C, n in best.items()))
 
 # %% [markdown] exercise
-# **Our law fails.** It tells the direction, and comes nearer than the nearest fitted
-# point, but it was to be within 10 % and is not. And with $E$ left free it finds none.
-# The last lines say why: by the law no excess falls with a higher power of $D$ than
-# $\beta$, about 1, and that of the larger models does. They are still in their fast
-# beginning, and the fit blames size for what more tokens mend. A fit is worth what it
-# predicts beyond its points; try that before you spend a budget on it.
+# **Our law fails.** It is nearer than the nearest fitted run, but we had asked for a
+# tenth. With $E$ left free it finds $E = 0$. The last lines printed say why: by the
+# law, at a fixed $N$ the excess falls at most like $D^{-\beta}$, with $\beta$ about 1,
+# and that of the larger models falls faster. They are probably still in the fast first
+# part of training, and the fit takes their high loss for an effect of size, where more
+# tokens would lower it. A fit is worth what it predicts beyond its points; try that
+# before you spend a budget on it.
 #
 # **Exercise.** How many tokens bring a model to a loss? Which model reaches a loss and
 # serves $S$ tokens at the least cost in all? Write both in

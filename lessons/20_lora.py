@@ -20,7 +20,8 @@
 # | $A$ | `A` | (R, in) | first thin matrix, starts at random |
 # | $B$ | `B` | (out, R) | second thin matrix, starts at zero |
 # | $r$ | `R` | | their common width, the *rank* |
-# | $\alpha$ | `alpha` | | scale of the adapter: it is multiplied by $\alpha / r$ |
+# | $\alpha$ | `alpha` | | scale: the adapter's output is multiplied by $\alpha / r$ |
+# | $h$ | `h` | (out,) | what the layer returns |
 
 # %% naive
 import torch
@@ -48,7 +49,8 @@ print(f"rank of the change: {torch.linalg.matrix_rank(W - W0).item()}")
 #
 # - One of the two must start at zero, so that the first output is unchanged. Not both:
 #   the gradient of each is a product with the other, and nothing would ever move.
-# - $\alpha / r$ keeps the step size about right when $r$ is changed.
+# - Dividing by $r$ keeps the size of the adapter's output about the same when $r$ is
+#   changed, so the learning rate can stay.
 # - In use, $W_0 + \frac{\alpha}{r} B A$ can be computed once. Then LoRA costs no time
 #   at all. Or keep one base and swap small adapters, one for each task.
 
@@ -71,9 +73,10 @@ print(f"LLaMA 7B: {trained:,} of {big.n_parameters():,} weights train, {share:.3
 
 # %% [markdown] experiment
 # **Experiment.** A small LLaMA learns to write stories and forum posts. Then it should
-# learn a style: only *good* answers, which are polite, to the point, and in two steps
-# (the forum knows the hidden quality of each). We train all its weights, and beside
-# that LoRA of rank 1, 2, 4 and 8 on every linear layer of every block.
+# learn a style: only *good* answers, which are polite, to the point, and in two steps,
+# as in "Happy to help! First ... Then ..." (a program makes the forum, and knows the
+# hidden quality of each answer). We train all its weights, and beside that LoRA of rank
+# 1, 2, 4 and 8 on every linear layer of every block.
 
 # %% data
 import copy
@@ -174,17 +177,16 @@ show(picture, f"LoRA of rank 8 closes {closed:.0%} of the gap that full tuning c
 # **What is saved.** Training all weights keeps three numbers beside each: a gradient
 # and AdamW's two means. The frozen base has none of them. So a 7B in 16 bits, 13.5 GB,
 # can be tuned with 67 MB more (4.2 million weights with their three numbers, 16 bytes
-# in fp32), where full tuning takes some 100 GB (lesson 18). Not saved are the
-# *activations*, what every layer keeps for the way back, nor the time of the base's own
-# products.
+# in fp32), where full tuning takes some 100 GB (lesson 18). LoRA saves neither the
+# memory of the *activations*, what every layer keeps for the way back, nor the time of
+# the base's own products.
 #
-# **Is the full change of low rank, then?** Only in part: the next cell measures it. It
-# need not be, either. LoRA does not imitate the full change. It finds another one, of
-# low rank, that serves nearly as well. The paper found ranks of 1 to 8 enough even for
-# GPT-3.
+# **Is the full change of low rank, then?** Only in part, as the last cell measures. It
+# need not be. LoRA does not imitate the full change. It finds another one, of low rank,
+# that serves nearly as well. The paper found ranks of 1 to 8 enough even for GPT-3.
 #
-# Alpaca-LoRA, the program that made LoRA popular for LLaMA, adapts the query and value
-# projections only by default; it is often quoted with q, k and v.
+# Alpaca-LoRA, the program that made LoRA popular for LLaMA, adapts only the query and
+# value projections by default.
 #
 # **Exercise.** Write four functions: the adapter beside its weight, for a batch of
 # rows; the adapter merged into the weight, and taken out again; and the count of

@@ -12,15 +12,16 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $v$ | `upvotes` | | votes that an answer got |
-# | $r_j$ | `chosen` | (B,) | the model's score of the better answer of each pair |
+# | $r_j$ | `chosen` | (B,) | score of the better answer of each of B pairs |
 # | $r_k$ | `rejected` | (B,) | its score of the worse one |
 # | $\sigma$ | `sigmoid` | | $1 / (1 + e^{-x})$: turns any $x$ into a probability |
 # | $m$ | `margin` | (B,) | how clearly the better one should win |
 #
-# **From votes to pairs.** On a forum, answers get votes. StackLLaMA scores an answer
-# with $\log_2(1 + v)$, rounded, plus 1 if the asker accepted it, and -1 if the votes
-# are negative. The logarithm, because the hundredth vote says less than the third. Of
-# each question at most ten pairs are kept, each of a better and a worse answer.
+# **From votes to pairs.** On a forum, answers get votes. StackLLaMA, a LLaMA tuned on
+# the answers of Stack Exchange, scores an answer with $\log_2(1 + v)$, rounded, plus 1
+# if the asker accepted it. Where the votes are negative the score is -1, accepted or
+# not. The logarithm, because the hundredth vote says less than the third. Of each
+# question at most ten pairs are kept, each of a better and a worse answer.
 
 # %% votes
 import math
@@ -44,15 +45,15 @@ pairs = [pair for thread in threads for pair in thread_pairs(thread, most=10)]
 print(f"{len(pairs)} pairs from {len(threads)} threads")
 
 # %% [markdown] formula
-# **From pairs to a loss.** Say the chance that $j$ beats $k$ grows with the difference
-# of their scores, as in chess ratings (the *Bradley-Terry* model). Then make what
-# people chose as likely as possible:
+# **From pairs to a loss.** Say that $j$ beats $k$ with probability $\sigma(r_j - r_k)$,
+# as in chess ratings (the *Bradley-Terry* model). The loss $L$ is minus the logarithm
+# of that probability, with a margin:
 # $$L = -\ln\, \sigma(r_j - r_k - m)$$
 # ascii: L = -ln sigmoid(r_j - r_k - m)
 #
-# InstructGPT has $m = 0$; Llama 2 takes a larger $m$ where people were surer. A model
-# that gives all texts the same score loses $\ln\, 2 = 0.693$, the toss of a coin. Only
-# differences count: adding 5 to all scores changes nothing.
+# InstructGPT has $m = 0$; Llama 2 takes a larger $m$ where people were surer. With
+# $m = 0$, a model that gives all texts the same score loses $\ln\, 2 = 0.693$, the toss
+# of a coin. Only differences count: adding 5 to all scores changes nothing.
 #
 # **Where the score is read.** At the last token of the text, where a language model has
 # seen everything: one linear layer turns its hidden state into one number.
@@ -78,9 +79,9 @@ print(f"all alike {math.log(2):.3f}; 200 points wrong {far:.0f}, where exp overf
 # does it agree with the truth? We train on true labels, and on labels of which a third
 # is flipped.
 #
-# To be fast, the body is no Transformer but the plainest thing with `hidden_states`:
-# the mean of the vectors of all words so far, through one layer. It sees words, not
-# order.
+# To be fast, the body is no Transformer. Its `hidden_states`, the one method that the
+# reward model calls, takes the mean of the vectors of all words so far and puts it
+# through one layer. It sees words, not order.
 
 # %% data
 quality = {}
@@ -157,10 +158,11 @@ from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, label_end, 
 
 by_labels, by_truth = lines["as its labels say"][-1], lines["a third flipped"][-1]
 title = f"{by_labels:.0f} % by noisy labels can be {by_truth:.0f} % in truth"
-picture, axes = figure(title, "pairs to learn from", "pairs put in the right order, %")
+picture, axes = figure(title, "pairs to learn from",
+                       "pairs that agree with the test labels, %")
 places = {"true labels": (ORACLE, "learned from true labels", 0),
-          "a third flipped": (OURS, "from noisy labels, held to the truth", 0),
-          "as its labels say": (CONTRAST, "the same, held to noisy labels", -7)}
+          "a third flipped": (OURS, "from noisy labels, tested on the truth", 0),
+          "as its labels say": (CONTRAST, "the same, tested on noisy labels", -7)}
 for name, (colour, label, dy) in places.items():
     axes.semilogx(sizes, lines[name], color=colour, marker="o", markersize=3)
     label_end(axes, sizes, lines[name], label, colour, dy)
@@ -174,11 +176,13 @@ show(picture, f"{sizes[-1]} pairs: {by_labels:.0f} % by labels, {by_truth:.0f} %
 
 # %% [markdown] exercise
 # If a third of the labels are wrong, a perfect judge agrees with two thirds of them.
-# The noise lowers the mark, and far less the model: flipped labels contradict one
-# another, and the truth remains. So 67 % may be a good reward model or a poor one; only
-# a better test set can say.
+# With 4,000 pairs the noise lowers the mark, and the model far less: a flip is as
+# likely one way as the other, and the truth remains. With few pairs it harms the model
+# as well. So 67 % may be a good reward model or a poor one; only a better test set can
+# say.
 #
-# **Exercise.** Make pairs, and write the loss so that it is finite everywhere, in
+# **Exercise.** Make pairs, write the loss so that it is finite everywhere
+# ($-\ln \sigma(x) = \max(0, -x) + \ln(1 + e^{-|x|})$), and the accuracy, in
 # `lessons/exercises/ex25_reward_model.py`. Then `python3 run.py check 25`.
 
 # %% closing

@@ -15,12 +15,13 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $\pi$ | `policy` | | the model that learns: probabilities of the next token |
-# | $\pi_{old}$ | `old` | (B, T) | log-probabilities, policy that wrote the texts |
-# | $\pi_{ref}$ | `ref` | (B, T) | log-probabilities, model before all this |
+# | $\pi_{old}$ | | (B, T) | the policy that wrote the texts; `old`: $\ln \pi_{old}$ |
+# | $\pi_{ref}$ | | (B, T) | the reference, before all this; `ref`: $\ln \pi_{ref}$ |
 # | $\rho$ | `ratio` | (B, T) | $\pi / \pi_{old}$, 1 before the first step |
 # | $A$ | `advantages` | (B, T) | how much better a token did than expected |
 # | $\epsilon$ | `clip` | | how far $\rho$ may go from 1 before a gain stops paying |
 # | $\beta$ | `beta` | | price of each nat of KL: weight of the KL penalty |
+# | $r_t$, $s$ | `rewards` | (B, T) | reward of token $t$; the judge's score |
 
 # %% naive
 import torch
@@ -43,21 +44,24 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 # %% [markdown] formula
 # **The clipped objective.** A text that did better than expected should become
 # likelier. But the advantages were measured on texts of the old policy, and say little
-# about a policy far from it. So a token's gain stops paying once its probability has
-# moved by 20 %:
+# about a policy far from it. So a token stops gaining once its probability has moved 20
+# % the way its advantage asks:
 # $$L = -\min(\rho A, \; \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A), \qquad \rho = \pi / \pi_{old}$$
 # ascii: L = -min(rho A, clip(rho, 1 - eps, 1 + eps) A),  rho = pi / pi_old
 #
-# Read the table above: no pull where a good token is already much likelier, or a bad
-# one already much less likely. Where it went the wrong way, it is always pulled back.
+# Read the table above (+1: made likelier, -1: less likely, 0: left alone). No pull
+# where a good token is already much likelier, or a bad one already much less likely.
+# Where it went the wrong way, it is always pulled back.
 #
 # **The KL penalty.** Each token $t$ also pays for straying from the reference model;
-# the judge's score $s$ comes once, at the last token:
+# the judge's score $s$ comes once, at the last token (the square bracket is 1 there,
+# else 0):
 # $$r_t = -\beta \, (\ln\, \pi_{old} - \ln\, \pi_{ref}) + s \, [t \text{ is last}]$$
 # ascii: r_t = -beta (ln pi_old - ln pi_ref) + s at the last token
 #
-# On average the bracket, summed over a text, is the *KL divergence*: how many nats of
-# evidence a text gives that the learner wrote it and not the old model.
+# On average $\ln\, \pi_{old} - \ln\, \pi_{ref}$, summed over a text, is the *KL
+# divergence*: how many nats of evidence a text gives that the learner wrote it and not
+# the reference model.
 
 # %% world
 WORDS = "the a cat dog saw fed happy and nice .".split()
@@ -163,19 +167,18 @@ show(picture, "Judge and people: " + " / ".join(
     f"{name}: {end[0]:.1f} and {end[1]:.1f}" for name, end in ends.items()))
 
 # %% [markdown] exercise
-# The judge is right about nearly all texts of the old model. The KL penalty keeps the
-# policy close to such texts, though not among them: the judge errs more often than at
-# first, and gives more points than people. Without the penalty it errs on every text.
-# How high a price? $\beta$ is set by hand, or adjusted during the run so that the KL
-# stays near a target.
+# The judge is right about nearly all texts of the reference model (it *errs* where
+# people give other points). The KL penalty keeps the policy close to such texts, though
+# not among them: the judge errs more often than at first, and gives more points than
+# people. Without the penalty it errs on every text. How high a price? $\beta$ is set by
+# hand, or adjusted during the run so that the KL stays near a target.
 #
-# On your own task `ppo --check` runs three rounds and says what looks wrong, and what
-# to try: a KL that runs away, entropy that falls, answers that are all alike. `reward`
-# says where labels contradict one another, and the tour where answers name what
-# another question names.
+# On your own task `python3 run.py ppo --check ...` runs three rounds and says what
+# looks wrong, and what to try: a KL that runs away, answers that are all alike.
+# `reward` says where labels contradict one another.
 #
-# **Exercise.** Write the clipped loss, and tell in which cases it pulls, in
-# `lessons/exercises/ex27_ppo.py`. Then `python3 run.py check 27`.
+# **Exercise.** Write the clipped loss, tell in which cases it pulls, and write the
+# tokens' rewards, in `lessons/exercises/ex27_ppo.py`. Then `python3 run.py check 27`.
 
 # %% closing
 first, held, free = runs["KL penalty"][0], ends["KL penalty"], ends["no penalty"]

@@ -11,13 +11,13 @@
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
-# | $b$ | `blockDim.x` | | threads of a **block**: they share a small fast memory |
-# | $B$ | `blockIdx.x` | | number of the block; all blocks together are the **grid** |
-# | $t$ | `threadIdx.x` | | number of the thread within its block |
+# | $b$ | `blockDim.x` | | how many threads a **block** has: they share a small memory |
+# | $B$ | `blockIdx.x` | | index of the block; all blocks together are the **grid** |
+# | $t$ | `threadIdx.x` | | index of the thread within its block |
 # | $n$ | `n` | | how many elements there are |
 # | $i$ | `i` | | the element that this thread works on |
 # | $r$, $c$ | `r`, `c` | | row and column, where the elements are a matrix |
-# | $C$ | `C` | | how many columns that matrix has |
+# | $R$, $C$ | `R`, `C` | | how many rows and columns that matrix has |
 #
 # You write one function, the **kernel**. Every thread runs it, and only its number
 # tells a thread who it is.
@@ -94,7 +94,10 @@ assert reversed_by(range(7, -1, -1), False) == "!sda...."
 #
 # Here are both in CUDA, the language of NVIDIA's GPUs. `__global__` marks a kernel;
 # `LAUNCH((kernel), blocks, threads, 0, nullptr)(arguments)` is our way to write CUDA's
-# `kernel<<<blocks, threads>>>(arguments)`. Our library runs it on your CPU.
+# `kernel<<<blocks, threads>>>(arguments)` (0: no shared memory is asked for at the
+# start; `nullptr`: the default stream). `dim3(a, b)` is a in `x` and b in `y`, and
+# `(n + 127) / 128` is $\lceil n / 128 \rceil$, as C rounds whole numbers down. Our
+# library runs it on your CPU.
 # %% cuda
 lab = kernels.CudaSource("""
 __global__ void twice(const float* x, float* y, int n, int guarded) {
@@ -126,7 +129,7 @@ try:
 except RuntimeError:
     print("without a guard:", p.findings[0])
 assert "block (7,0,0), thread (104,0,0)" in p.findings[0].text
-awake = sum(i < 1000 for i in range(7 * 128 + 96, 8 * 128))  # lanes of the last warp
+awake = sum(i < 1000 for i in range(7 * 128 + 96, 8 * 128))  # in the last 32 threads
 show(profile_pictures.levels("From the grid to one lane: 1000 elements", 1000, 128),
      f"8 blocks, 4 warps in each; in the last warp the guard lets {awake} of 32 lanes "
      "through")
@@ -134,10 +137,10 @@ assert awake == 8
 # %% [markdown] warps
 # Read the picture from the top: the **grid**, one of its blocks, one of that block's
 # warps. Inside the hardware, 32 threads of a block form a **warp**, and its threads are
-# called **lanes**. (In a block with rows, `x` is counted first: with 32 columns, a row
-# is a warp.) An instruction is issued for all lanes of a warp together. If a branch
-# sends some lanes one way and some the other, the warp goes both ways, one after the
-# other, and the lanes that are not concerned wait. That is **divergence**.
+# called **lanes**. (In a 2-D block threads are numbered along `x` first: in a block 32
+# wide each row is one warp.) An instruction is issued for all lanes of a warp together.
+# If a branch sends some lanes one way and some the other, the warp goes both ways, one
+# after the other, and the lanes that are not concerned wait. That is **divergence**.
 #
 # Until 2017 a warp had one place in the program for all lanes. Since the Volta GPUs
 # every lane keeps its own place (*independent thread scheduling*). An instruction still
@@ -145,9 +148,10 @@ assert awake == 8
 # parted need not meet again right behind the branch: who relies on that must say
 # `__syncwarp()`, a barrier for one warp.
 #
-# The profiler counts: a *request* is one load or store of a warp, with the number of
-# lanes that took part. Two warps read below. Once odd and even lanes go different ways;
-# once the first and the second warp do.
+# The profiler counts *requests*: one load or store of one warp is one request. It also
+# notes how many lanes took part. Below, two warps read, in two runs: in the first, odd
+# and even lanes go different ways; in the second, the two warps do. The first takes
+# twice the requests. So neighbours should go the same way.
 #
 # A loop diverges too. In `triangle`, lane $t$ adds up $t + 1$ numbers. The warp loops
 # until its last lane is done: 32 times, with ever fewer lanes at work. Added up,
@@ -188,16 +192,15 @@ awake = p.global_load
 print(f"{awake.requests} requests, {awake.active_lanes} lanes at work on average")
 show(profile_pictures.lanes(p, "The warp runs as long as its longest lane"),
      f"Active lanes fall from 32 to 1 over {awake.requests} loads: "
-     f"{awake.active_lanes} on average")
+     f"{awake.active_lanes} on average; the last bar is the store")
 # %% [markdown] exercise
-# The odd and even lanes took twice the requests. So neighbours should go the same way.
-#
 # **Exercise.** First a kernel for the small emulator: add up all elements of a block,
 # in steps that each halve the number of threads at work. Where do the barriers go? No
 # thread may read more than two numbers between two barriers.
 #
 # Then your first CUDA: `y[i] = a * x[i] + shift` over many blocks, with a guard; and a
-# row added to every row of a matrix, with a 2-D index. Both are run in several orders.
+# row added to every row of a matrix, with a 2-D index. Both are run in several orders
+# (`kernels.schedule`).
 #
 # Open `lessons/exercises/ex29_simt.py` and `ex29_simt.cu`, then run
 # `python3 run.py check 29`.

@@ -12,7 +12,7 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $a_t$ | `addresses` | (32,) | the byte address that lane $t$ of a warp wants |
-# | $s$ | `sectors` | | 32-byte pieces of memory that must be fetched |
+# | $s$ | `sectors` | | how many 32-byte pieces of memory must be fetched |
 # | $c$ | `conflicts` | | extra turns that shared memory needs |
 #
 # One load of a warp, 32 addresses at once, is a **request**.
@@ -52,7 +52,9 @@ assert (sectors(row), sectors(column)) == (4, 32)
 # addresses: then the request is **coalesced**.
 #
 # A **transpose** cannot please both sides. It reads rows and writes columns, or the
-# other way round. Here is the plain version, for a matrix of 64 by 64.
+# other way round: one of the two moves 8 times the bytes. Here is the plain version,
+# for a matrix of 64 by 64. In the table, *issued/comp* is bytes moved over bytes
+# wanted.
 # %% plain
 lab = kernels.CudaSource("""
 __global__ void plain(const float* x, float* y, int n) {
@@ -94,13 +96,14 @@ show(profile_pictures.sectors(plain, "A column: every lane in a sector of its ow
      f"A store of the plain transpose touches {store.sectors_per_request:.0f} sectors")
 # %% [markdown] tile
 # The way out is a detour. A block copies a **tile** of 32 by 32 into its **shared
-# memory**, row by row, waits, and writes the tile out row by row. The turn happens
-# inside, where there are no sectors. Both sides of global memory are coalesced now.
+# memory** (an array marked `__shared__`), row by row, waits (`__syncthreads()` is the
+# barrier), and writes the tile out row by row. Rows become columns inside, where there
+# are no sectors. Both sides of global memory are coalesced now.
 #
 # But shared memory has a rule of its own. It consists of 32 **banks**: word $w$ (four
 # bytes) lies in bank $w \bmod 32$. Each bank serves one word at a time. If two lanes
-# want different words of one bank, one waits: a **bank conflict**. The bank $k$ with
-# the most words decides how many wait:
+# want different words of one bank, one waits: a **bank conflict**. (The same word
+# serves all that want it.) The bank $k$ with the most words decides how many wait:
 #
 # $$c = \max_{k} |\{ w_t : w_t \bmod 32 = k \}| - 1, \quad w_t = \lfloor a_t / 4 \rfloor$$
 # ascii: c = max over banks k of (number of different words w_t with w_t mod 32 = k) - 1, w_t = floor(a_t / 4)
@@ -118,9 +121,9 @@ show(profile_pictures.banks(tiled, "A column of a 32-wide tile lies in one bank"
                             op="load"),
      f"Unpadded, all lanes want one bank: {conflicts(down_the_tile)} conflicts each")
 # %% [markdown] padding
-# The cure costs one unused word a row: a tile 33 words wide. Row $r$ of a column then
-# starts $33 r$ words in, in bank $33 r \bmod 32 = r$. Every lane finds a bank of its
-# own. (Any odd width does it: an odd number has no divisor in common with 32.)
+# The cure costs one unused word a row: a tile 33 words wide. Row $r$ of the tile then
+# starts $33 r$ words in, in bank $33 r \bmod 32 = r$. So the 32 words of a column lie
+# in 32 banks. (Any odd width does it: an odd number has no divisor in common with 32.)
 # %% cured
 down_the_padded_tile = [4 * 33 * lane for lane in range(32)]
 assert padded.total("shared").conflicts == conflicts(down_the_padded_tile) == 0
@@ -133,7 +136,7 @@ show(profile_pictures.banks(padded, "One word of padding: a bank for every lane"
      "Padded to 33 words, the 32 lanes of a column lie in 32 banks: no conflict")
 # %% [markdown] counted_not_timed
 # **What is counted is not time.** Counts come out the same on every machine, and they
-# are why the three versions differ. But the emulator has no clock. On a real GPU four
+# tell the three versions apart. But the emulator has no clock. On a real GPU four
 # things decide how long a kernel takes.
 #
 # - **Latency.** A number from global memory arrives several hundred clock cycles after
@@ -141,15 +144,16 @@ show(profile_pictures.banks(padded, "One word of padding: a bank for every lane"
 #   At 2 TB/s and half a microsecond, a million bytes must be on their way at any time
 #   to keep the memory busy. That is why a GPU wants so many threads.
 # - **Occupancy.** A GPU consists of many *multiprocessors*, and blocks are given to
-#   them. Occupancy is the share of the warps that one can hold (64 on many GPUs) which
-#   are there to be run. Registers and shared memory limit it: of 100 KB, a block that
-#   takes 60 leaves no room for a second. More warps hide more latency, until memory is
-#   busy all the time. Beyond that they gain nothing.
+#   them. One can hold so many warps (64 on many GPUs); occupancy is the share of these
+#   places that is filled. Registers (a thread's own places for numbers) and shared
+#   memory limit it: of 100 KB, a block that takes 60 leaves no room for a second. More
+#   warps hide more latency, until memory is busy all the time. Beyond that they gain
+#   nothing.
 # - **Caches.** Each multiprocessor has a small cache, and all share a larger one. A
-#   sector that is found there does not come from memory again. So a column is slower
-#   than a row by less than 8, if its neighbours are read before it is dropped.
+#   sector that is found there does not come from memory again. So a column costs less
+#   than 8 times a row, if its neighbours are read before their sectors are dropped.
 # - **Tensor cores** multiply whole tiles in one instruction, many times faster than
-#   lanes can (lesson 39). Then loading the tiles takes the longest.
+#   lanes can (lesson 39). Then loading the tiles often takes the longest.
 #
 # A kernel takes at least as long as its bytes need on the way, and as its arithmetic
 # needs: the longer of the two is the limit. Lesson 36 draws it.
@@ -160,7 +164,8 @@ show(profile_pictures.banks(padded, "One word of padding: a bank for every lane"
 #
 # Then write the transpose as a kernel, for a matrix of any shape. A block has 32 by 8
 # threads for its tile of 32 by 32, so each thread moves 4 elements; at the matrix's
-# edges a tile is not full. No bank conflicts, 4 sectors a request.
+# edges a tile is not full. No bank conflicts (pad, or use your place), 4 sectors a
+# request.
 #
 # Open `lessons/exercises/ex30_gpu_memory.py` and `ex30_gpu_memory.cu`, then run
 # `python3 run.py check 30`.

@@ -7,12 +7,13 @@
 # Paper: [Rajbhandari 2020](https://arxiv.org/abs/1910.02054), [Shoeybi 2019](https://arxiv.org/abs/1909.08053)
 #
 # **Question.** Training needs 16 bytes for each weight (lesson 18): 973 GiB for LLaMA
-# 65B. No GPU has that much memory. How do many processes train a model that none of
-# them can hold, and how many bytes must they send each other?
+# 65B. How do many processes train a model that none of them can hold, and how many
+# bytes must they send each other?
 #
 # `run(f, xs)` starts one Python process for each item of `xs`; process 2 computes
-# `f(link, xs[2])`. Sockets join them; `link.send` and `link.receive` pass a tensor's
-# bytes. `run` returns two lists: the processes' results, and the bytes that each sent.
+# `f(link, xs[2])`, or with more lists `f(link, xs[2], ys[2], ...)`. Sockets join them;
+# `link.send` and `link.receive` pass a tensor's bytes. `run` returns the processes'
+# results, and the bytes that each sent.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -52,19 +53,19 @@ def naive(link, x):
 counted = {}
 # %% [markdown] ring
 # **All-reduce** is the name of this job: each process has a vector, and each needs the
-# sum of all. The naive way makes process 0 send $P - 1$ whole vectors while the others
-# wait.
+# sum of all. Naively, process 0 sends $P - 1$ whole vectors while the others wait.
 #
 # **A ring** shares the work out. Cut the vector into $P$ chunks. In each step every
 # process sends one chunk to its right neighbour and adds its own numbers to the one
-# that comes from the left. After $P - 1$ steps process $r$ has the whole sum of
-# chunk $r$: a *reduce-scatter*. In $P - 1$ more steps the finished chunks go around
-# once: an *all-gather*. A step sends $4 N / P$ bytes in fp32. Together:
+# that comes from the left. After $P - 1$ steps process $r$ has the whole sum of chunk
+# $r$: a *reduce-scatter*. In $P - 1$ more steps the finished chunks go around once: an
+# *all-gather*. In each step each process sends $4 N / P$ bytes (fp32). Each sends in
+# all:
 #
 # $$\text{bytes sent} = 2 \cdot \frac{P - 1}{P} \cdot 4 N$$
 # ascii: bytes sent = 2 * (P - 1) / P * 4 N
 #
-# That is less than two vectors for any $P$.
+# That is less than two vectors.
 #
 # **Data parallel training** needs nothing more. Each process has the whole model and
 # its own rows of the batch, equally many. The loss is a mean over rows, so the mean of
@@ -112,15 +113,15 @@ show(sharding_pictures.all_reduce("A ring sends less than two vectors", counted)
 # | stage 2 | $4N$ | $4N/P$ | $8N/P$ | 2 |
 # | stage 3 | $4N/P$ | $4N/P$ | $8N/P$ | 3 |
 #
-# **Stages 1 and 2** work between the two halves of the ring. Reduce-scatter gives
-# process $r$ the gradient for piece $r$ of the weights. It updates this piece alone, so
-# it needs only this piece's means. Then an all-gather hands the new weights to all. In
-# stage 2 the rest of the gradient is dropped as soon as it is sent.
+# **Stages 1 and 2** work between the reduce-scatter and the all-gather. Reduce-scatter
+# gives process $r$ the gradient for piece $r$ of the weights. It updates this piece
+# alone, so it needs only this piece's means. Then an all-gather hands the new weights
+# to all. Stage 2 drops the rest of the gradient once it is sent.
 #
 # **Stage 3**, which PyTorch calls FSDP, cuts the weights too. A layer's matrix is
-# gathered just before the layer computes, and dropped right after. Backward needs it
-# again, so it is gathered again. A reduce-scatter then leaves each process its piece
-# of the gradient. That is three halves of a ring, where data parallel has two.
+# gathered before the layer computes, dropped after, and gathered again for backward. A
+# reduce-scatter then leaves each process its piece of the gradient. That is two
+# all-gathers and a reduce-scatter; data parallel has one of each.
 # %% shards_code
 def layer(W, x):
     return silu(x @ W.T)
@@ -175,10 +176,10 @@ assert all(held == 16 * N // P for _, held in done)
 assert in_pieces == P * [3 * 3 * (P - 1) * 4 * N // P]  # three steps
 print(f"a step sends {in_whole[0]} bytes, in stage 3 {in_pieces[0] // 3}")
 # %% [markdown] tensor
-# **Tensor parallel: cut the computation.** Instead of whole layers on its own rows, a
-# process can compute all rows with its part of every matrix. Cut $W_1$ and $W_3$ of
-# SwiGLU by rows: process $r$ gets $F / P$ of the hidden numbers, and the gate needs no
-# others. Cut $W_2$ by columns, which read those numbers:
+# **Tensor parallel: cut the computation.** A process can compute all rows with its part
+# of every matrix. Cut $W_1$ and $W_3$ of SwiGLU by rows: process $r$ gets $F / P$ of
+# the hidden numbers, and the gate needs no others. Cut $W_2$ by columns, which read
+# those numbers:
 #
 # $$y = \sum_r W_{2,r}\,(\mathrm{silu}(W_{1,r}\,x) \odot W_{3,r}\,x)$$
 # ascii: y = sum over r of W2_r (silu(W1_r x) * (W3_r x))
@@ -189,15 +190,16 @@ print(f"a step sends {in_whole[0]} bytes, in stage 3 {in_pieces[0] // 3}")
 # a sum over $r$ again: one more all-reduce. (Papers write $x W$: there
 # the first cut is by *columns*, the second by *rows*.)
 #
-# **PyTorch has all this.** `fully_shard` is stage 3, `parallelize_module` is the cut.
-# `minillama pretrain --shard --tensor-parallel 4` uses both: see `docs/cluster.md`. The
-# cell `engine` trains a small LLaMA with `fully_shard`: two processes that meet by
-# "gloo", on CPUs.
+# **PyTorch has this.** `fully_shard` is stage 3, `parallelize_module` is the cut.
+# `minillama pretrain --shard --tensor-parallel 4` uses both: see `docs/cluster.md`.
+# `learn_sharded` below trains a small LLaMA with `fully_shard`: two processes, joined
+# by "gloo" (for CPUs).
 #
-# **A mesh** of 8 x 4 processes has 8 groups, which share the model out; the 4 in a
-# group cut its matrices. By the library's formulas, the last cell says what 32
-# processes send for 32 sequences. In 32 x 1 each gathers all weights; in 1 x 32 each
-# sums the activations of all sequences. 8 x 4 sends least.
+# **A mesh** of 8 x 4 is 32 processes in 8 groups of 4. The 4 of a group cut each
+# matrix; the 8 groups take different sequences, and share out what each would hold, as
+# in stage 3. The last cell says what 32 processes send for 32 sequences, weights in 16
+# bits: *sums* are activations, *tables* embedding and head. In 32 x 1 each gathers all
+# weights; in 1 x 32 each sums the activations of all sequences. 8 x 4 sends least.
 # %% tensor_code
 def feed_forward(w1, w3, w2, x):
     return (silu(x @ w1.T) * (x @ w3.T)) @ w2.T
@@ -272,7 +274,8 @@ show(sharding_pictures.memory("LLaMA 65B on 32 processes", GiB, "GiB of each pro
      ", ".join(f"{name} {sum(parts):.0f} GiB" for name, parts in GiB.items()))
 for K in (1, 4, 32):  # 32 / K groups of K processes
     print(*describe_mesh(big, 32 // K, K, K, 2048, "infiniband-hdr"), sep="\n")
-sent = [sum(step_traffic(big, 32 // K, K, 1, K * 2048, 2).values()) for K in (1, 4, 32)]
+sent = [sum(step_traffic(big, 32 // K, K, 1, K * 2048, 2, True).values())
+        for K in (1, 4, 32)]
 ratio = in_pieces[0] / 3 / in_whole[0]
 print(f"You should see: a ring of 4 sends {counted['ring', 4]} vectors, the naive way "
       f"{counted['naive', 4]:g}; stage 3 sends {ratio} times what data parallel sends.")

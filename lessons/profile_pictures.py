@@ -80,7 +80,7 @@ def _grid(title, label, access, place_of, fold):
         words[place_of(byte)].add(byte // 4)
     places = sorted(words)
     first = 0 if fold else places[0]
-    narrow = fold or places[-1] - places[0] < 200  # far-apart sectors are numbered in the order of their addresses
+    narrow = fold or places[-1] - places[0] < 256  # far-apart sectors are numbered in the order of their addresses
     column = (lambda place: place - first) if narrow else places.index
     for colour, crowded in ((OURS, False), (CONTRAST, True)):
         cells = sorted({(column(place_of(byte)), lane) for lane, byte in points

@@ -46,22 +46,23 @@ def step_traffic(config, shards, cut, batches, tokens, size=4, recompute=False):
             "tables": ring * batches * table * size}
 
 
-def communication_share(config, shards, cut, batches, tokens, link, flops, size=2):
+def communication_share(config, shards, cut, batches, tokens, link, flops, size=2, recompute=False):
     """The share of a step's time that goes to sending, where nothing is sent while computing: 6 FLOPs a weight and
-    token (arXiv 2001.08361, section 2.1) at `flops` a second and process, and the bytes over a link of LINKS."""
-    computing = 6 * config.n_parameters() * batches * tokens / cut / flops
-    sending = sum(step_traffic(config, shards, cut, batches, tokens, size).values()) / LINKS[link]
+    token (arXiv 2001.08361, section 2.1), 8 with `recompute`, at `flops` a second and process, and the bytes over a
+    link of LINKS."""
+    computing = (6 + 2 * recompute) * config.n_parameters() * batches * tokens / cut / flops
+    sending = sum(step_traffic(config, shards, cut, batches, tokens, size, recompute).values()) / LINKS[link]
     return sending / (sending + computing)
 
 
 def describe_mesh(config, shards, cut, rows, tokens, link="nvlink3", flops=0.4 * 312e12):
     """Lines about a step of `rows` x `tokens` for each group, on processes of `flops` a second (an A100's 312e12 in
     bf16, at the 40 % that is usual)."""
-    traffic = step_traffic(config, shards, cut, 1, rows * tokens, 2)
+    traffic = step_traffic(config, shards, cut, 1, rows * tokens, 2, recompute=True)
     held, kept = training_bytes(config, shards, cut), activation_bytes(config, rows, tokens, 2, recompute=True)
-    share = communication_share(config, shards, cut, 1, rows * tokens, link, flops)
+    share = communication_share(config, shards, cut, 1, rows * tokens, link, flops, recompute=True)
     return [f"mesh {shards} x {cut}: {held / 2**30:.1f} GiB a process for weights, gradients and optimizer "
             f"(alone: {training_bytes(config) / 2**30:.1f})",
             f"activations of {rows} x {tokens} tokens, blocks computed again: at least {kept / 2**30:.1f} GiB",
-            "sent in a step: " + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),
+            "sent in a step (gradients in fp32, all else in 16 bits): " + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),
             f"over {link} ({LINKS[link] / 1e9:g} GB/s): {share:.0%} of the step's time, were nothing overlapped"]

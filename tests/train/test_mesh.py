@@ -1,5 +1,7 @@
 """Laws of the plan of a mesh; that small runs send what it says is held in test_sharded and test_tensor_parallel."""
 
+from pathlib import Path
+
 import mesh_plan
 import pytest
 from mutants import Mutant
@@ -47,6 +49,16 @@ def test_a_slower_link_takes_a_larger_share_and_a_longer_batch_a_smaller_one():
 def test_the_plan_is_said_in_four_lines():
     lines = describe_mesh(SHAPE, 8, 4, 1, 2048, "infiniband-hdr")
     assert len(lines) == 4 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[3]
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    sent = step_traffic(SHAPE, 8, 4, 1, 2048, 2, recompute=True)
+    assert all(f"{name} {count / 2**30:.2f} GiB" in lines[2] for name, count in sent.items())
+
+
+def test_what_is_computed_again_takes_eight_flops_a_weight_and_token_for_six():
+    both = [communication_share(SHAPE, 1, 4, 1, 2048, "pcie4", 1e14, recompute=again) for again in (False, True)]
+    sent = [sum(step_traffic(SHAPE, 1, 4, 1, 2048, 2, again).values()) for again in (False, True)]
+    times = [count / mesh.LINKS["pcie4"] * (1 - share) / share for count, share in zip(sent, both, strict=True)]
+    assert times[1] / times[0] == pytest.approx(8 / 6, rel=1e-9)
 
 
 def test_the_command_says_what_the_formulas_say(capsys):
@@ -69,4 +81,6 @@ MUTANTS = [
     Mutant(mesh.__name__, "others * batches * (2 * blocks", "others * batches * (1 * blocks",
            test_what_llama_65b_sends_in_a_step_of_2048_tokens),
     Mutant(mesh.__name__, "-(-rows // shards) * width", "rows // shards * width",
-           test_rows_that_do_not_share_evenly_are_padded)]
+           test_rows_that_do_not_share_evenly_are_padded),
+    Mutant(mesh.__name__, "(6 + 2 * recompute)", "6",
+           test_what_is_computed_again_takes_eight_flops_a_weight_and_token_for_six)]
