@@ -1,4 +1,4 @@
-"""Attention: every token asks (q), every token answers to a name (k), and what is said (v) is mixed by the match.
+"""Attention: a token's query is compared with every key; the better the match, the more of that value it gets.
 
 Grouped-query attention (GQA): several query heads share a head of keys and values; with one each it is multi-head.
 """

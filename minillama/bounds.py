@@ -10,7 +10,7 @@
         def __post_init__(self):
             check_config(self)
 
-Every number has a bound, also where the formula has none: beyond it the sums overflow fp32, or the machine ends. A
+Every number has a bound, also where the formula has none: beyond it the sums overflow fp32, or memory runs out. A
 number that is no field of a config, such as a flag of one command, goes through `check` with the same `Range`.
 """
 

@@ -95,7 +95,7 @@ def sample(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | N
 
 
 def sum_dtype(device: torch.device | str) -> torch.dtype:
-    """Of probabilities that are summed: fp64, which Apple's GPUs have not."""
+    """The dtype in which probabilities are summed: fp64, or fp32 on Apple's GPUs."""
     return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: LLaMA weights in the forms they are handed around in, recognised by content.
 
-`load_model(path)` and `save_model(folder, model)` are the doors; `names` holds Hugging Face's naming, and
-each other module one file form: `meta`, `pth`, `huggingface`, `safetensors`, `llama2c`, `gguf`.
+`load_model(path)` and `save_model(folder, model)` are the doors. Every reader gives `weights`: read it first. Forms of
+models: `meta`, `huggingface`, `llama2c`, `gguf_llama`, `quantized`; their containers: `pth`, `safetensors`, `gguf`.
 """
 
 import warnings

@@ -1,7 +1,8 @@
 """Whether answers name what their question names: what can be seen of copying without knowing the task.
 
 A name is a word that some questions hold and most do not. A model that has not learned to copy writes such words, for
-it has seen them in answers, but those of other questions. How many that are in the user's own answers is the measure.
+it has seen them in answers, but those of other questions. The share of such answers in the user's own is what it is
+compared with.
 """
 
 import re
@@ -42,7 +43,7 @@ def name_shares(questions, answers, names):
 
 
 def luck(n):
-    """What two shares of n answers each may differ by: two standard errors (at most), and a tenth that is allowed."""
+    """How far two shares of n answers may differ before it is said: two standard errors (at most) plus 0.1."""
     return 0.1 + max(n, 1) ** -0.5
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-CELLS = 32  # in 1: cells of [-1, 1], so narrow that none holds two of NF4's half-way points, nor one near its edge
+CELLS = 32  # in 1: cells of [-1, 1], each with at most one of NF4's half-way points, far from its edges
 SMALLEST_SCALE = 1e-38  # below it 1 / scale overflows; an all-zero block is 0 * 1e38 = 0
 
 

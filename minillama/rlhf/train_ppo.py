@@ -40,7 +40,7 @@ STATE_FILE = "ppo_state.pt"
 @dataclass(frozen=True)
 class PPOConfig:
     """What decides a run, besides models and questions; the defaults are those of 1909.08593's program where no other
-    source is named, but for beta's own three: a tenth of its answers are all that a run of minutes has."""
+    source is named, except kl_coefficient, kl_target and kl_horizon: a run of minutes has a tenth of its answers."""
 
     iterations: int = number(30, 1, MOST)  # rounds of sampling and learning
     batch_size: int = number(64, 1, MOST)  # answers of a round
@@ -57,7 +57,7 @@ class PPOConfig:
     value_clip: float = number(0.2, 1e-6, 1e6)  # of a value's change, in units of the score
     gamma: float = number(1.0, 0, 1)
     lam: float = number(0.95, 0, 1)
-    old_kl: float = number(0.05, 1e-6, 1e6, or_zero=True)  # nats a token; `PPO.learn` ends beyond 1.5 times; 0: never
+    old_kl: float = number(0.05, 1e-6, 1e6, or_zero=True)  # nats a token; a batch is left beyond 1.5 times; 0: never
     mean_ratio: float = number(10.0, 1, 1e12)  # beyond it likewise (TRL v1's ratio_threshold)
     kl_coefficient: float = number(0.15, 0, 1e6)  # beta at the start; 0: no KL penalty
     kl_target: float = number(3.0, 1e-6, 1e6, or_zero=True)  # nats of an answer, to which beta adapts; 0: it stays

@@ -29,7 +29,7 @@ def distance(logits_BAV, experience, clip, old_BAV=None):
 
 
 def is_far(measured, config):
-    """Whether a `distance` is too far: the KL beyond 1.5 times `old_kl` (as in StackLLaMA's program; 0: any will do),
+    """Whether a `distance` is too far: the KL beyond 1.5 times `old_kl` (as in StackLLaMA's program; 0: no such limit),
     or the mean ratio beyond `mean_ratio`. What is no number is too far."""
     near = measured["approx_kl"] <= 1.5 * config.old_kl or not config.old_kl
     return not (near and measured["mean_ratio"] <= config.mean_ratio)

@@ -1,6 +1,6 @@
 """One guard for --out: a command holds what it writes while it is at work, and overwrites nothing that is not its own.
 
-Runs (pretrain, sft, reward, ppo, tour) work inside a folder, together with their state. They hold it by a lock on the
+Runs (sft, tour, evaluate ...) work inside a folder, together with their state. They hold it by a lock on the
 folder itself, which the system gives back when the process ends, however it does. `run.json` in it says which command
 the folder belongs to. The file that makes it a model, one of MODEL_FILES, is written last: without it the folder holds
 a run that is not finished.

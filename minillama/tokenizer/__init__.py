@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back. `load_tokenizer` recognises a file by its content."""
+"""Tokenizers: text to ids and back. `load_tokenizer` recognises a file by its content. Read `bpe` first."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ __all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "loa
 def load_tokenizer(path):
     """Read a tokenizer file, whatever its name; ValueError if its content is damaged or of no known form.
 
-    Known: SentencePiece BPE models (Llama 1 and 2, Mistral: tokenizer.model), Llama 3's tokenizer.model, Hugging
+    Known: SentencePiece models (Llama 1 and 2, Mistral: tokenizer.model), Llama 3's tokenizer.model, Hugging
     Face's tokenizer.json of BPE type, BERT's tokenizer.json and vocab.txt, llama2.c's tokenizer.bin.
     """
     path = Path(path)

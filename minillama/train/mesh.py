@@ -64,5 +64,6 @@ def describe_mesh(config, shards, cut, rows, tokens, link="nvlink3", flops=0.4 *
     return [f"mesh {shards} x {cut}: {held / 2**30:.1f} GiB a process for weights, gradients and optimizer "
             f"(alone: {training_bytes(config) / 2**30:.1f})",
             f"activations of {rows} x {tokens} tokens, blocks computed again: at least {kept / 2**30:.1f} GiB",
-            "sent in a step (gradients in fp32, all else in 16 bits): " + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),
+            "sent in a step (gradients in fp32, all else in 16 bits): "
+            + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),
             f"over {link} ({LINKS[link] / 1e9:g} GB/s): {share:.0%} of the step's time, were nothing overlapped"]

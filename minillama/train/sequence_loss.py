@@ -120,7 +120,7 @@ def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=Non
 
     reduction: "tokens", the mean over all learned tokens of the batch; "sequences", the mean over rows of each row's
     mean (a short answer weighs as much as a long one); "sum", to be divided by `learned_tokens` of all micro-batches
-    when gradients are accumulated: a mean of means would weigh tokens by the company they came in.
+    when gradients are accumulated: a mean of means would give tokens of short batches more weight.
     document_ids_BT: for packed rows; the first token of a document is not predicted from the document before it.
     """
     if logits_BTV.shape[:2] != labels_BT.shape:

@@ -96,7 +96,7 @@ class FineTuning(TrainingRun):
 
     def losses(self, step):
         """The step's loss in parts: the sum over each batch's learned tokens, divided by the number in all batches.
-        A mean of means would weigh tokens by the company they came in."""
+        A mean of means would give tokens of short batches more weight."""
         chunks, size = self.batches(step), self.config.batch_size
         batches = [collate(chunks[i:i + size], self.device) for i in range(0, len(chunks), size)]
         separate = self.config.pack_length > 0 and self.config.separate_documents
@@ -117,7 +117,7 @@ class SequenceBatches:
     restore. Every epoch has its own permutation of the rows, in which each occurs once.
 
     pack_length > 0: the sequences, in a permuted order, are packed into rows of so many tokens once, before the
-    first epoch; a sequence cut by a row's end goes on in the next (`sequence_loss.pack`).
+    first epoch; a sequence cut by a row's end goes on in the next (`packing.pack`).
     """
 
     def __init__(self, sequences, batch_size, seed, pack_length=0):

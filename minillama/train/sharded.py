@@ -120,7 +120,7 @@ def share_of(rows, learner):
 
 
 class ShardedLearner:
-    """A sharded model as `data_parallel.shard` wants it: called with batches, and still between those of a step."""
+    """A sharded model as `data_parallel.shard` wants it: it is called with batches, and sends nothing between them."""
 
     def __init__(self, model, place):
         self.model, self.place = model, place  # place: (which of the groups that learn a batch is ours, how many)
