@@ -101,7 +101,7 @@ def all_runs(out, seeds):
 
 def table(rows):
     """Lines of Markdown: of each way the mean accuracy, and the least and the most of the seeds."""
-    lines = ["| what is asked | labelled texts | unseen texts told |", "|---|---:|---:|"]
+    lines = ["| what is asked | labelled texts | unseen texts classified rightly |", "|---|---:|---:|"]
     for method, count in dict.fromkeys((row["method"], row["texts"]) for row in rows):
         found = [100 * row["accuracy"] for row in rows if (row["method"], row["texts"]) == (method, count)]
         lines.append(f"| {method} | {count} | {statistics.mean(found):.0f} % ({min(found):.0f} to {max(found):.0f}) |")

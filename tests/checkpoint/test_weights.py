@@ -49,7 +49,7 @@ def test_a_folder_s_tokenizer_is_its_first_and_a_file_s_is_the_first_beside_it_t
     assert found(tmp_path, made["tok310.bin"]).vocab_size == 300, "a folder's: whether it fits is asked elsewhere"
     assert found(tmp_path / "x.gguf", made["tok310.bin"]).vocab_size == made["tok310.bin"]
     assert found(tmp_path / "x.gguf", 300).vocab_size == 300 and found(tmp_path / "x.gguf", 77) is None
-    inside = SimpleNamespace(n_rows=0)
+    inside = SimpleNamespace(n_rows=0, special_tokens={})
     assert find_tokenizer(SimpleNamespace(tokenizer=inside, config=CONFIG)) is inside
     assert inside.n_rows == CONFIG.vocab_size
     (tmp_path / "7B").mkdir()  # Meta's download puts the tokenizer one folder up

@@ -206,7 +206,8 @@ def stage(tmp_path, monkeypatch):
 def test_full_tuning_may_stay_so_far_above_the_entropy(stage, monkeypatch, loss, passed):
     monkeypatch.setattr(tour_sft, "answers", lambda *given: [("", False)] * len(given[2]))
     row = stage("sft", loss, model="tuned").rows[0]
-    assert row["pass"] is passed and row["got"] == f"{8 * loss:.2f} bits an answer, {loss / 2 - 1:+.1%}; before 32.0"
+    said = f"{8 * loss:.2f} bits an answer, {loss / 2 - 1:+.1%}; 32.0 bits before tuning"
+    assert row["pass"] is passed and row["got"] == said
     assert "1.9% above" in row["expected"] and "(16.0 bits each)" in row["expected"]
 
 
