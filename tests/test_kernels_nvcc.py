@@ -139,6 +139,7 @@ def test_one_row_of_x_looks_two_codes_up_at_once_and_leaves_room_for_8_warps(dty
     """For 4 rows of 32 weights 64 look-ups, and 4 of 16 bytes of x; those of absmax and of a sum come on top."""
     counts = RECORD["opcodes"][f"nf4_matvec_v1 {dtype}"]
     assert 64 + 4 < counts["shared loads"] < 64 + 4 + 24 and counts["fma"] >= 128
+    assert counts["loop"] < 5.5 * 128  # of PTX, for 4 rows of 32 weights; ptxas makes 4.8 a weight of it for sm_80
     for figures_of in RECORD["figures"].values():
         assert figures_of[f"nf4_matvec_v1 {dtype}"]["warps"] >= 8
 
