@@ -74,7 +74,7 @@ def torch_attention(q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, causal: bool
     return attend(attn_mask=visible).masked_fill(~visible.any(-1, keepdim=True), 0.0)
 
 
-def behind_prefix(prefix: tuple[Tensor, Tensor], k_BKSd: Tensor, v_BKSd: Tensor,
+def with_prefix_in_front(prefix: tuple[Tensor, Tensor], k_BKSd: Tensor, v_BKSd: Tensor,
                   mask_BTS: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask with n virtual tokens in front, which every query sees: S becomes n + S.
 
@@ -108,6 +108,6 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKTd, v_BKTd = cache.append(layer, k_BKTd, v_BKTd)  # T becomes S: all that was read before, and this
         if prefix is not None:
-            k_BKTd, v_BKTd, mask_BTS = behind_prefix(prefix, k_BKTd, v_BKTd, mask_BTS)
+            k_BKTd, v_BKTd, mask_BTS = with_prefix_in_front(prefix, k_BKTd, v_BKTd, mask_BTS)
         mixed_BHTd = self.attend(q_BHTd, k_BKTd, v_BKTd, causal=causal, mask_BTS=mask_BTS)
         return self.wo(mixed_BHTd.transpose(1, 2).flatten(-2))  # (B, T, H, d) -> (B, T, H d)

@@ -66,7 +66,7 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
         if not kept:
             return
         if len(kept) < len(rows):
-            cache.keep(kept)
+            cache.keep_rows(kept)
             seen_BV, u_Bn, next_B = seen_BV[kept], u_Bn[kept], next_B[kept]
             rows = [rows[place] for place in kept]
         tokens_BT = next_B[:, None]

@@ -40,7 +40,7 @@ class KVCache:
     def advance(self, n_tokens: int) -> None:
         self.length += n_tokens
 
-    def keep(self, rows: list[int]) -> None:
+    def keep_rows(self, rows: list[int]) -> None:
         """Go on with these rows alone, a list of ascending numbers. They move within the memory that is held."""
         kept = torch.tensor(rows, device=self.keys.device)
         for held in (*self.keys, *self.values):  # one layer at a time: index_select makes a copy

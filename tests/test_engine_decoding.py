@@ -145,7 +145,7 @@ def test_pytorch_and_the_engine_share_a_cache():
     for t in range(9):
         engine.step(tokens_BT[:, t].contiguous(), caches[1])
     for cache in caches:
-        cache.keep([0, 2])
+        cache.keep_rows([0, 2])
     kept = tokens_BT[[0, 2]]
     for t in range(9, 20, 2):  # in turn
         by_engine, by_torch = (engine.step(kept[:, t].contiguous(), cache) for cache in caches), None

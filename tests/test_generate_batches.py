@@ -95,7 +95,7 @@ MUTANTS = [
     Mutant("minillama.generate", "config.max_seq_len - len(prompt) + 1)",
            "config.max_seq_len - tokens_BT.shape[1] + 1)", _near_the_end),
     Mutant("minillama.generate", "step + 1 < budgets[row]", "step + 1 < max_new_tokens", _near_the_end),
-    Mutant("minillama.generate", "cache.keep(kept)", "cache.keep(kept[::-1])", _near_the_end),
+    Mutant("minillama.generate", "cache.keep_rows(kept)", "cache.keep_rows(kept[::-1])", _near_the_end),
     Mutant("minillama.generate", "seen_BV[kept], u_Bn[kept], next_B[kept]", "seen_BV[kept], u_Bn, next_B[kept]",
            test_a_row_draws_what_it_draws_alone),
     Mutant("minillama.sampling", "{seed} {copies[prompt]} {prompt}", "{seed} {len(rows)}",

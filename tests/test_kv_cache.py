@@ -71,7 +71,7 @@ def test_rows_that_are_kept_go_on_as_if_they_had_always_been_alone():
         cache, alone = KVCache(CONFIG, 4, 5, left_pad_B=pads), KVCache(CONFIG, len(kept), 5, left_pad_B=pads[kept])
         with torch.no_grad():
             model(tokens, cache), model(tokens[kept], alone)
-            cache.keep(kept)
+            cache.keep_rows(kept)
             assert (cache.left_pad_B is None) == (pads[kept] == 0).all()
             ours, theirs = model(tokens[kept, :2], cache), model(tokens[kept, :2], alone)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # fp32: sums of batches of two sizes

@@ -7,7 +7,7 @@ nats are counted, and the tokens, bytes and words that they may be divided by.
 from benchmark_tasks import TASKS
 
 from minillama.evaluate.exact_match import exact_match, extract, write_answers
-from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods, text_perplexity
+from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods, text_nats_and_counts
 
 IGNORED = (",", r"\$", "(?s).*#### ", r"\.$")  # of sums: signs within and around a number, the way to it
 MATCHES = {  # task: {measure: whether what was written counts as one of the answers}; all as the harness does it
@@ -41,7 +41,7 @@ def _written(model, tokenizer, name, questions, batch_size, max_new_tokens):
 
 def _document(model, tokenizer, question, stride, batch_size):
     try:
-        return text_perplexity(model, tokenizer, question.texts[0], stride, batch_size)
+        return text_nats_and_counts(model, tokenizer, question.texts[0], stride, batch_size)
     except ValueError as error:
         raise ValueError(f"{question.place}: {error}") from None
 

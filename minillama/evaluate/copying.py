@@ -21,10 +21,10 @@ def words_of(text):
     return set(WORD.findall(text.lower()))
 
 
-def names_in(questions):
+def rare_words_in(questions):
     """The names that questions hold: their words, but for those of more than COMMON of the questions, as a set.
 
-    >>> sorted(names_in([f"Where is {town}?" for town in ("Rome", "Oslo", "Bern", "Cork", "Paris")]))
+    >>> sorted(rare_words_in([f"Where is {town}?" for town in ("Rome", "Oslo", "Bern", "Cork", "Paris")]))
     ['bern', 'cork', 'oslo', 'paris', 'rome']
     """
     held = [words_of(question) for question in dict.fromkeys(questions)]
@@ -42,7 +42,7 @@ def name_shares(questions, answers, names):
     return own / max(len(pairs), 1), other / max(len(pairs), 1)
 
 
-def luck(n):
+def allowed_difference(n):
     """How far two shares of n answers may differ before it is said: two standard errors (at most) plus 0.1."""
     return 0.1 + max(n, 1) ** -0.5
 
@@ -50,11 +50,11 @@ def luck(n):
 def diagnose_copying(questions, asked, given, made):
     """A sentence, or "", on the answers that a tuned model made to unseen questions (asked) beside those that were
     given. questions: all there are, to tell what is a name. The bounds are rules of thumb, as in `diagnosis`."""
-    names = names_in(questions)
+    names = rare_words_in(questions)
     (own, other), (made_own, made_other) = (name_shares(asked, answers, names) for answers in (given, made))
-    if made_other > other + luck(len(asked)):
+    if made_other > other + allowed_difference(len(asked)):
         found = f"name what another question names, of your own {other:.0%}", made_other
-    elif made_own < own - luck(len(asked)):
+    elif made_own < own - allowed_difference(len(asked)):
         found = f"name what the question names, of your own {own:.0%}", made_own
     else:
         return ""
@@ -71,12 +71,12 @@ def diagnose_records(records, asked, made):
 def diagnose_forgetting(questions, asked, before, after, sight):
     """A sentence, or "", on the answers to `asked` after practice beside those before it.
 
-    sight() -> what `sight_of` measures of the reward model, asked for where answers have become worse: one that does
-    not see the names lets practice forget them.
+    sight() -> what `gain_under_own_question` measures of the reward model, asked for where answers have become worse:
+    one that does not see the names lets practice forget them.
     """
-    names = names_in([*questions, *asked])
+    names = rare_words_in([*questions, *asked])
     (_, first), (_, last) = (name_shares(asked, answers, names) for answers in (before, after))
-    if last <= first + luck(len(asked)):
+    if last <= first + allowed_difference(len(asked)):
         return ""
     gain, n = sight()
     blind = n >= LEAST and gain < SEEN
@@ -92,14 +92,14 @@ def scores_of(reward_model, tokenizer):
     return lambda rows: held_out_scores(reward_model, encode_pairs([Pair(*row, row[1]) for row in rows], tokenizer))[0]
 
 
-def sight_of(questions, pairs, score):
+def gain_under_own_question(questions, pairs, score):
     """(how much more an answer scores under its own question than under another, of which it names nothing, in
     deviations of the scores; of how many answers that is the mean): whether a reward model sees what questions name.
 
     pairs: `Pair`s it was never taught, of which the chosen answers that name something are taken; score(rows of
     (question, answer)) -> a tensor (`scores_of`). (0, n) where fewer than two answers tell, or all score alike.
     """
-    names = names_in([*questions, *(pair.prompt for pair in pairs)])
+    names = rare_words_in([*questions, *(pair.prompt for pair in pairs)])
     telling = [(question, answer, words_of(answer) & names) for question, answer, _ in pairs
                if words_of(answer) & names & words_of(question)]
     other = [next((asked for asked, *_ in telling[i:] + telling[:i] if not words_of(asked) & named), None)

@@ -93,7 +93,7 @@ def chosen(sums, choices, n_tokens, unconditional=None):
     return taken
 
 
-def text_perplexity(model, tokenizer, text, stride=None, batch_size=16):
+def text_nats_and_counts(model, tokenizer, text, stride=None, batch_size=16):
     """{"nats", "tokens", "bytes", "words"} of a text: minus its log-likelihood, and what it may be divided by.
 
     exp(nats / bytes) and exp(nats / words) compare models of different vocabularies; per token only the same one. A

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minillama.train.sequence_loss import at_least_fp32, moved_left
+from minillama.train.sequence_loss import at_least_fp32, left_aligned
 
 
 def preference_loss(chosen, rejected, margin=None, label_smoothing=0.0):
@@ -58,7 +58,7 @@ class RewardModel(nn.Module):
         everything and knows that nothing follows). mask_BT: bool, True on real tokens; padding may stand on both sides.
         The place comes from the mask, never from searching pad or EOS ids: in many models the two are the same.
         """
-        tokens_BT, _ = moved_left(tokens_BT, mask_BT)
+        tokens_BT, _ = left_aligned(tokens_BT, mask_BT)
         last_B = mask_BT.sum(-1) - 1
         hidden_BTD = self.body.hidden_states(tokens_BT)
         hidden_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]

@@ -8,7 +8,7 @@ from minillama.bounds import Range, check
 from minillama.collate import pad_rows, real_tokens
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
-from minillama.train.sequence_loss import at_least_fp32, moved_left
+from minillama.train.sequence_loss import at_least_fp32, left_aligned
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def with_prompts(rollout, prompts):
 def answer_states(body, rollout):
     """The hidden states from which the answer's tokens were chosen, (B, A, D): those one place before
     each, from the prompt's last token to the answer's last but one."""
-    tokens_BT, first_B = moved_left(rollout.tokens_BT, rollout.mask_BT)
+    tokens_BT, first_B = left_aligned(rollout.tokens_BT, rollout.mask_BT)
     hidden_BTD = body.hidden_states(tokens_BT)
     places_BA = (rollout.prompt_places - 1 - first_B)[:, None] + torch.arange(rollout.answers_BA.shape[1],
                                                                               device=first_B.device)

@@ -26,7 +26,7 @@ from minillama.rlhf.experience import make_experience, value_model_of
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import distance, hold, is_far
+from minillama.rlhf.trust_region import distance, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
@@ -164,7 +164,7 @@ class PPO:
             if len(measured) == 1 and not abs(row["first_ratio"] - 1) < RATIO_TOLERANCE:
                 raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: does the "
                                          "policy drop out, or keep state between calls?")
-        halved = hold(self.policy_optimizer, self.origins, lambda: is_far(
+        halved = pull_back(self.policy_optimizer, self.origins, lambda: is_far(
             distance(logits(), experience, self.config.clip, began_BAV), self.config))
         first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
         first |= {"updates": len(measured), "halved": halved}

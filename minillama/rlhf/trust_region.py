@@ -36,7 +36,7 @@ def is_far(measured, config):
 
 
 @torch.no_grad()
-def hold(optimizer, origins, beyond):
+def pull_back(optimizer, origins, beyond):
     """Bring an `AdamW`'s weights towards the first of origins, lists of weights, while beyond(): halfway, HALVINGS
     times, then all the way; then towards the next -> how many times. Adam's means stay as they are."""
     moves = 0

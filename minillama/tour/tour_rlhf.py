@@ -15,7 +15,7 @@ import torch
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
-from minillama.evaluate.copying import diagnose_forgetting, scores_of, sight_of
+from minillama.evaluate.copying import diagnose_forgetting, gain_under_own_question, scores_of
 from minillama.evaluate.diagnosis import FEW_PAIRS, diagnose, diagnose_reward
 from minillama.evaluate.exam import Exam, examine, prompts_of, verdict
 from minillama.rlhf.preferences import thread_pairs
@@ -126,7 +126,7 @@ def ppo_stage(report, model, reward_model, tokenizer, feedback):
         report.skip("hidden quality", "no ground truth: what is good is what your pairs say, and the reward model's "
                     "score is all that can be seen of it")
         report.advise(diagnose_forgetting(feedback.practice, feedback.asked, before.answers, after.answers, lambda: (
-            sight_of(feedback.practice, feedback.held_out, scores_of(reward_model, tokenizer)))))
+            gain_under_own_question(feedback.practice, feedback.held_out, scores_of(reward_model, tokenizer)))))
         report.measure("your PPO", after.score >= before.score + 0.5 and 0 < after.kl < 8, **numbers)
     ones = sum(row["first_ratio"] == 1.0 for row in history)
     report.measure("PPO's ratio", ones == len(history), n=len(history), ones=ones)

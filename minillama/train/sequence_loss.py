@@ -57,7 +57,7 @@ def encode_segments(segments, tokenizer):
     return Sequence(tokens, labels)
 
 
-def moved_left(tokens_BT, mask_BT):
+def left_aligned(tokens_BT, mask_BT):
     """Rows whose real tokens (mask_BT, bool, each row one unbroken run) begin at place 0, (B, longest row), and what
     each moved by, (B,). Such rows need no mask: causality hides the padding behind them, and none of it takes a
     position."""

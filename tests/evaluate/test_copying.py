@@ -8,12 +8,12 @@ import torch
 from mutants import Mutant
 
 from minillama.evaluate.copying import (
+    allowed_difference,
     diagnose_copying,
     diagnose_forgetting,
-    luck,
+    gain_under_own_question,
     name_shares,
-    names_in,
-    sight_of,
+    rare_words_in,
     words_of,
 )
 from minillama.rlhf.preferences import Pair
@@ -31,10 +31,10 @@ def moved(n):
 
 def test_a_name_is_a_word_of_few_questions():
     """Of 40 different ones, 8 at most; a question that is asked often counts once, and case and marks do not count."""
-    assert names_in(QUESTIONS) == set(TOWNS)
+    assert rare_words_in(QUESTIONS) == set(TOWNS)
     for n in (8, 9):
         rows = [f"{'Slow' if i < n else ''} boat, number x{i}" for i in range(40)]
-        assert ("slow" in names_in(rows + rows[:20])) == (n == 8) and "boat" not in names_in(rows)
+        assert ("slow" in rare_words_in(rows + rows[:20])) == (n == 8) and "boat" not in rare_words_in(rows)
     assert words_of("To ROME, or Rome's?") == {"to", "rome", "or", "s"}
 
 
@@ -42,8 +42,8 @@ def test_a_chinese_name_is_told_by_its_characters():
     """No blanks tell words apart; without that a whole question would be one word, and name itself."""
     assert words_of("文竹怎么浇水？ KL 3") == {*"文竹怎么浇水", "kl", "3"}
     asked = [f"{name}怎么浇水？" for name in ("文竹", "月季", "绿萝", "芦荟", "杜鹃", "吊兰")]
-    assert names_in(asked) == set("文竹月季绿萝芦荟杜鹃吊兰")
-    assert name_shares(asked[:2], ["文竹三天一次。", "吊兰三天一次。"], names_in(asked)) == (0.5, 0.5)
+    assert rare_words_in(asked) == set("文竹月季绿萝芦荟杜鹃吊兰")
+    assert name_shares(asked[:2], ["文竹三天一次。", "吊兰三天一次。"], rare_words_in(asked)) == (0.5, 0.5)
 
 
 def test_shares_count_answers_that_name_their_own_or_another_question():
@@ -55,11 +55,12 @@ def test_shares_count_answers_that_name_their_own_or_another_question():
 
 def test_a_model_that_copies_as_the_answers_do_is_told_nothing():
     """Of 40, luck and the tenth are 0.26: ten wrong names in 13 moved answers are not told, 11 in 14 are."""
-    assert luck(40) == pytest.approx(0.1 + 40**-0.5) and luck(0) == 1.1
+    assert allowed_difference(40) == pytest.approx(0.1 + 40**-0.5) and allowed_difference(0) == 1.1
     assert diagnose_copying(QUESTIONS, QUESTIONS, GIVEN, GIVEN) == ""
     for n in (13, 14):
         wrong = name_shares(QUESTIONS, moved(n), set(TOWNS))[1]
-        assert (diagnose_copying(QUESTIONS, QUESTIONS, GIVEN, moved(n)) == "") == (wrong <= luck(40)) == (n == 13)
+        said = diagnose_copying(QUESTIONS, QUESTIONS, GIVEN, moved(n))
+        assert (said == "") == (wrong <= allowed_difference(40)) == (n == 13)
 
 
 def test_too_little_copying_is_told_with_both_numbers_and_what_to_try():
@@ -95,10 +96,10 @@ def test_the_sight_of_a_reward_model_is_what_the_right_question_is_worth_to_it()
         return torch.tensor([marks[answer] + worth * bool(words_of(question) & words_of(answer) & set(TOWNS))
                              for question, answer in rows])
 
-    assert sight_of(QUESTIONS, pairs, score) == (pytest.approx((899 / 12) ** -0.5, rel=1e-5), 30)
-    assert sight_of(QUESTIONS, pairs, lambda rows: score(rows, 0.0)) == (0.0, 30)
-    assert sight_of(QUESTIONS, pairs, lambda rows: torch.ones(len(rows))) == (0.0, 30)
-    assert sight_of(QUESTIONS, pairs[:2], None) == (0.0, 0), "a single answer that names something has no other"
+    assert gain_under_own_question(QUESTIONS, pairs, score) == (pytest.approx((899 / 12) ** -0.5, rel=1e-5), 30)
+    assert gain_under_own_question(QUESTIONS, pairs, lambda rows: score(rows, 0.0)) == (0.0, 30)
+    assert gain_under_own_question(QUESTIONS, pairs, lambda rows: torch.ones(len(rows))) == (0.0, 30)
+    assert gain_under_own_question(QUESTIONS, pairs[:2], None) == (0.0, 0), "a single answer has no other"
 
 
 plant = partial(Mutant, "minillama.evaluate.copying")
@@ -112,10 +113,10 @@ MUTANTS = [
     plant("WORD.findall(text.lower())", 're.findall(r"\\w+", text.lower())',
           test_a_chinese_name_is_told_by_its_characters),
     plant("bool(named - asked)", "bool(named)", SHARES),
-    plant("made_other > other + luck(len(asked))", "made_other > other", COPIES),
-    plant("made_own < own - luck(len(asked))", "False",
+    plant("made_other > other + allowed_difference(len(asked))", "made_other > other", COPIES),
+    plant("made_own < own - allowed_difference(len(asked))", "False",
           test_too_little_copying_is_told_with_both_numbers_and_what_to_try),
-    plant("last <= first + luck(len(asked))", "last <= luck(len(asked))", FORGETS),
+    plant("last <= first + allowed_difference(len(asked))", "last <= allowed_difference(len(asked))", FORGETS),
     plant("gain < SEEN", "True", FORGETS),
     plant("for i in (0, 1)", "for i in (1, 0)", SIGHT),
     plant("if not words_of(asked) & named", "if True", SIGHT),

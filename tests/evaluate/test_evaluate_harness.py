@@ -22,7 +22,7 @@ from checkpoints import model_of
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.weights import from_model
 from minillama.config import ModelConfig
-from minillama.evaluate.likelihood import text_perplexity
+from minillama.evaluate.likelihood import text_nats_and_counts
 from minillama.tokenizer import load_tokenizer
 
 HERE = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def test_each_item_is_as_the_harness_finds_it(tmp_path, shots, language, add_bos
             assert {key: item[key] for key in theirs if key in item} == {
                 key: value for key, value in theirs.items() if key in item}, name
     if not add_bos:  # else the harness reads bos twice in front of a text
-        assert -text_perplexity(model, tokenizer, TEXT)["nats"] == pytest.approx(found["text"][0], rel=2e-5)
+        assert -text_nats_and_counts(model, tokenizer, TEXT)["nats"] == pytest.approx(found["text"][0], rel=2e-5)
 
 
 PLANTED = {"gsm8k": ["so it is\n#### {0}", "{0}", "#### ${0}.", "#### {0}.0 or 7", "first 3, then {0}.", "none", "",

@@ -9,7 +9,7 @@ from mutants import Mutant
 from oracles import log_softmax
 
 from minillama.config import ModelConfig
-from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods, text_perplexity
+from minillama.evaluate.likelihood import chosen, encode_pair, log_likelihoods, text_nats_and_counts
 from minillama.transformer import Transformer
 
 V = Letters.vocab_size
@@ -119,16 +119,16 @@ def test_the_perplexity_of_an_even_guess_is_known_whatever_the_window():
     with torch.no_grad():
         model.output.weight.zero_()
     for stride in (None, 1, 4):
-        found = text_perplexity(model, SpelledOut(), text, stride)
+        found = text_nats_and_counts(model, SpelledOut(), text, stride)
         assert found["nats"] == pytest.approx(len(text) * math.log(V), rel=1e-12)
         assert (found["tokens"], found["bytes"], found["words"]) == (len(text), len(text), 8)
-    found = text_perplexity(model, SpelledOut(), "猫 a")
+    found = text_nats_and_counts(model, SpelledOut(), "猫 a")
     assert (found["tokens"], found["bytes"], found["words"]) == (3, 5, 2)
 
 
 def test_the_perplexity_of_a_short_text_is_the_likelihood_behind_bos():
     model, text = tiny_model(), "a mat"
-    found = text_perplexity(model, Letters(), text)
+    found = text_nats_and_counts(model, Letters(), text)
     assert -found["nats"] == pytest.approx(by_loop(model, [1], Letters().encode(text)), rel=1e-11)
 
 

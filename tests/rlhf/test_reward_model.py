@@ -14,7 +14,7 @@ from minillama.rlhf.reward_model import (
     pair_accuracy,
     preference_loss,
 )
-from minillama.train.sequence_loss import moved_left
+from minillama.train.sequence_loss import left_aligned
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}  # fp64, a handful of operations
 
@@ -191,13 +191,13 @@ def test_what_cannot_be_normalised_is_refused():
 
 def test_masks_without_a_single_run_are_refused():
     tokens = torch.arange(6).view(2, 3)
-    moved, first = moved_left(tokens, torch.tensor([[True, True, False], [False, True, True]]))
+    moved, first = left_aligned(tokens, torch.tensor([[True, True, False], [False, True, True]]))
     assert moved.tolist() == [[0, 1], [4, 5]] and first.tolist() == [0, 1]
     for wrong in ([False, False, False], [True, False, True]):
         with pytest.raises(ValueError, match="hole"):
-            moved_left(tokens[:1], torch.tensor([wrong]))
+            left_aligned(tokens[:1], torch.tensor([wrong]))
     with pytest.raises(TypeError, match="int64"):
-        moved_left(tokens, torch.ones(2, 3, dtype=torch.int64))
+        left_aligned(tokens, torch.ones(2, 3, dtype=torch.int64))
 
 
 def test_losses_without_a_pair_are_refused():

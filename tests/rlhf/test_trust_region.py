@@ -10,7 +10,7 @@ from mutants import Mutant
 from test_train_ppo import a_model, a_run, prompts
 
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import HALVINGS, distance, hold
+from minillama.rlhf.trust_region import HALVINGS, distance, pull_back
 from minillama.train.optimizer import AdamW
 
 SEEDS = (0, 1, 2)
@@ -78,7 +78,7 @@ def stepped(dtype=torch.float32):
     for x in (optimizer.weights[0], weight):
         torch.nn.init.constant_(x, 2.0)
     origins = [[torch.full_like(optimizer.weights[0], place)] for place in (1.0, 0.0)]
-    return weight, lambda beyond: hold(optimizer, origins, beyond)
+    return weight, lambda beyond: pull_back(optimizer, origins, beyond)
 
 
 def test_the_last_step_is_halved_then_taken_back_then_the_whole_batch_is():
