@@ -105,7 +105,8 @@ def judged(rows, goals=GOALS):
 def goals_in_words(found):
     """The lines of the page that say which goals are met, the missed ones first."""
     met = sum(ok for *_, ok in found)
-    lines = [f"{met} of {len(found)} goals are met: ratios to the peer, or shares of the limit in percent.", "",
+    lines = [f"{met} of {len(found)} goals are met. Each is a ratio to the peer or, where it says so, a share of the "
+             "limit.", "",
              "| goal | wanted | measured | |", "|---|---|---|---|"]
     for words, goal, measured, ok in sorted(found, key=lambda one: (one[3], one[2] is None)):
         said, verdict = ("-", "not measured") if measured is None else (f"{measured:g}", "met" if ok else "missed")
@@ -122,9 +123,13 @@ def page(tables, loads, options):
     busy = max(loads) > os.cpu_count() + 0.5
     lines = ["# Speed on a CPU", "",
              f"Made by `python3 run.py bench speed {options}`, {datetime.date.today().isoformat()}, on {machine}.", "",
-             "Medians of rounds in which contenders took turns. Ratios are of neighbours in time, and above 1 means",
-             "that ours is better. With one thread the numbers count CPU time, with two the wall's.",
-             f"Programs that ran at a time, by the system's count, before and after: {loads[0]:.1f} and {loads[1]:.1f}",
+             "Medians of rounds in which contenders took turns. A ratio compares ours with the peer in the same",
+             "round (in brackets: least and most); above 1, ours is better. With one thread the numbers count",
+             "CPU time, with two the wall's. The limit of decoding and of products is the time in which the",
+             "weights' bytes are read, that of attention the same FLOPs by torch.mm, which may use narrower",
+             "instructions than ours: more than 100 % then. \"best\" are the widest instructions that this CPU",
+             "has.",
+             f"Load average before and after: {loads[0]:.1f} and {loads[1]:.1f},",
              f"on {os.cpu_count()} cores." + (" So the machine was busy, and the wall's numbers are worth little."
                                               if busy else ""),
              "", "## Goals", "", *goals_in_words(judged(rows))]
