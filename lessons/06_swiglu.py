@@ -184,7 +184,7 @@ for name in targets:
 #
 # Open `lessons/exercises/ex06_swiglu.py`, then run `python3 run.py check 6`.
 # %% you_should_see
-rows = [(f"{'SwiGLU' if gated else 'ReLU'} on {name}", 100 * share,
+rows = [(f"{'SwiGLU' if gated else 'ReLU'} learns {name}", 100 * share,
          OURS if gated else CONTRAST) for (name, gated), share in left.items()]
 picture = bars("Each layer wins on its home ground", rows, "% of variance unexplained")
 relu_1, gate_1, relu_2, gate_2 = (f"{percent:.1f} %" for _, percent, _ in rows)

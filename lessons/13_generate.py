@@ -128,7 +128,8 @@ for row, (loop, _) in enumerate(rows.values()):
         left += q
 axes.set_yticks(range(4), rows)
 axes.invert_yaxis()
-show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps all")
+show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps all "
+     "(the narrow slices without a name are the least likely words)")
 # %% [markdown] chance
 # **Is the draw fair?** Draw 20,000 times, count how often each word came ($n_i$), and
 # compare with what was expected ($20000\, p_i$):

@@ -153,7 +153,8 @@ for rank in (1, 2, 4, 8):
     print(f"rank {rank}: {kept[rank][1]:6,} of {base.config.n_parameters():,} weights "
           f"close {closed:.0%} of the gap")
 gaussian, _ = train(lora(8, gaussian=True), data["good"], 70, 1e-2)
-print(f"rank 8, loss with a flat A {after[8]:.3f}, with a Gaussian A {gaussian:.3f}")
+print(f"rank 8, loss with A drawn uniformly {after[8]:.3f}, from a Gaussian "
+      f"{gaussian:.3f}: no matter")
 for name in ("full", 8):
     print(f"kept, {name:4}: weights {kept[name][0]:7,}, gradients {kept[name][1]:7,}, "
           f"AdamW {kept[name][2]:7,}")
@@ -163,7 +164,7 @@ from minillama.plots import CONTEXT, CONTRAST, OURS, figure, show
 
 ranks = [1, 2, 4, 8]
 picture, axes = figure(f"Rank 8 closes {closed:.0%} of the gap to full tuning", "rank",
-                       "loss on good answers, nats per token")
+                       "loss on unseen good answers, nats a token")
 axes.plot(ranks, [after[rank] for rank in ranks], color=OURS, marker="o")
 axes.annotate("LoRA", (8, after[8]), (6, 8), textcoords="offset points", color=OURS)
 for height, name, colour in ((before, "before tuning", CONTEXT),

@@ -17,7 +17,7 @@ def encode(text, vocabulary):
 
 
 def decode(pieces):
-    """The text again, from the pieces that `encode` made, in any order and number.
+    """The text again, from pieces that `encode` made, which may have been shuffled, dropped or repeated.
 
     Bytes that stand side by side are read together, as UTF-8; those that form no character become U+FFFD (what
     `bytes.decode` does with errors="replace").

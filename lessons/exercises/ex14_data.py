@@ -20,7 +20,7 @@ def pack(documents, length, eos_id):
 
 
 def may_see(numbers):
-    """Which token may look at which: bool (T, T), [i, j] True where j is not behind i and of the same document.
+    """Which token may look at which: bool (T, T), [i, j] True where j <= i and both are of the same document.
 
     numbers: int64 (T,), as `pack` gives it.
     """

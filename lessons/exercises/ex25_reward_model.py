@@ -13,8 +13,8 @@ def pairs(scores, most):
 def preference_loss(chosen, rejected, margin=None):
     """Mean of -log sigmoid(chosen - rejected - margin), a scalar tensor; margin None is 0.
 
-    chosen, rejected: float (B,), margin: float (B,) or None. Finite for any finite scores: log(sigmoid(x)) written out
-    is log(0) for x = -200.
+    chosen, rejected: float (B,), margin: float (B,) or None. Finite for any finite difference, where
+    log(sigmoid(x)) as it stands is log(0) for x = -200.
     """
     raise NotImplementedError("your code here")
 
