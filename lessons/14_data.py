@@ -213,8 +213,8 @@ for n, (x, y) in enumerate(zip(xs, ys, strict=True)):
     axes.annotate(f"{len(meetings[x]):,}", (x, y), (3, 8 + 12 * (n % 2)), color=OURS,
                   textcoords="offset points", ha="right")
 axes.set(xlim=(-0.12, 1.02), ylim=(-4, 112))
-show(picture, f"Of {len(meetings[0.0]):,} pairs (blue) with J near 0, {ys[0]:.2f} % meet; "
-     f"of {len(meetings[xs[-1]])} with J near {xs[-1]}, {ys[-1]:.0f} %")
+show(picture, f"Of {len(meetings[0.0]):,} pairs with J near 0, {ys[0]:.2f} % meet; of "
+     f"{len(meetings[xs[-1]])} with J near {xs[-1]}, {ys[-1]:.0f} % (blue: how many)")
 
 # %% packing
 import tempfile
