@@ -79,8 +79,7 @@ def multiply_by_own(layer, x):
 
 
 def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
-    """`attention` by the kernel for CPUs, which takes several queries in one register; a single one, as in decoding,
-    is left to PyTorch's fused attention."""
+    """`attention` by the kernel for CPUs; a single query, as in decoding, is left to PyTorch's fused attention."""
     if q_BHTd.shape[2] == 1:
         return torch_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)
     return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend="cpu")

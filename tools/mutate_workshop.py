@@ -24,6 +24,7 @@ ENGINE, TRAINING = ("test_engine", "test_engine_decoding"), ("test_kernels_train
 ATTENTION, NF4_BYTES = ("test_attention_cpu",), ("test_nf4_quantize",)
 ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_byte_bpe_training", "test_character_classes"),
              "bpe": ("test_compiled",), "word_counts": ("test_compiled",), "rope": ("test_rope_qk",),
+             "unigram": ("test_unigram_steps",), "gguf": ("test_gguf_linear",),
              "attention": (*ATTENTION, *TRAINING), "exponential": (*ATTENTION, *TRAINING), "row_loops": TRAINING,
              "lanes": (*ENGINE, *NF4_BYTES, *TRAINING), "int8": ("test_int8_kernel", *ENGINE, "test_nf4_int8"),
              "engine": ENGINE, "matrix": ENGINE, "nf4_int8": ("test_nf4_int8",), "nf4_quantize": NF4_BYTES,

@@ -97,15 +97,17 @@ def nf4_cases(dtype, shapes=NF4_SHAPES):
         def truth(inputs, d_out, plain, stored=stored):
             weight = dequantize_by_formula(stored)
             rounded = weight if d_out.dtype == torch.float32 else weight.stored(d_out.dtype)
-            many = plain or len(d_out) >= 8  # rows, which tensor cores multiply; the gradient's with levels rounded too
+            gradient = dequantize_by_formula(stored, d_out.dtype)  # tensor cores multiply levels that were rounded too
+            many = plain or len(d_out) >= 8  # rows
             return {"out": exact(inputs["x"]) @ (rounded if many else weight).T,
-                    "dx": exact(d_out) @ (rounded if plain else rounded.stored(d_out.dtype) if many else weight)}
+                    "dx": exact(d_out) @ (rounded if plain else gradient.stored(d_out.dtype) if many else weight)}
 
         yield f"M={M} N={N} K={K} {'double' if double else 'single'}", {"x": torch.randn(M, K).to(dtype)}, run, truth
 
 
-def dequantize_by_formula(stored):
-    """The weight of an NF4Tensor: level * absmax, and where absmax is a code: entry of the map * scale + offset."""
+def dequantize_by_formula(stored, level_dtype=torch.float32):
+    """The weight of an NF4Tensor: level * absmax, and where absmax is a code: entry of the map * scale + offset. A
+    level may be rounded to `level_dtype`, whose error is known: there are 16."""
     numbers = torch.stack([stored.codes >> 4, stored.codes & 15], 1).flatten()[:math.prod(stored.shape)].long()
     absmax = exact(stored.absmax)
     if stored.absmax_scale is not None:
@@ -113,7 +115,9 @@ def dequantize_by_formula(stored):
         scales = exact(stored.absmax_scale.repeat_interleave(GROUP)[:len(stored.absmax)])
         absmax = entries * scales + exact(stored.absmax_offset)
     scales = absmax.moved(lambda x: x.repeat_interleave(stored.block_size)[:len(numbers)])
-    return (scales * exact(torch.tensor(NF4_LEVELS)[numbers])).moved(lambda x: x.view(stored.shape))
+    levels = torch.tensor(NF4_LEVELS)[numbers]
+    levels = Bounded(levels.double(), (levels - levels.to(level_dtype)).abs().double())
+    return (scales * levels).moved(lambda x: x.view(stored.shape))
 
 
 ATTENTION_SHAPES = (

@@ -1,9 +1,8 @@
 """One guard for --out: a command holds what it writes while it is at work, and overwrites nothing that is not its own.
 
-Runs (sft, tour, evaluate ...) work inside a folder, together with their state. They hold it by a lock on the
-folder itself, which the system gives back when the process ends, however it does. `run.json` in it says which command
-the folder belongs to. The file that makes it a model, one of MODEL_FILES, is written last: without it the folder holds
-a run that is not finished.
+Runs (sft, tour, evaluate ...) work inside a folder, together with their state. They hold it by a lock on the folder,
+which the system gives back when the process ends. `run.json` in it says which command the folder belongs to. The file
+that makes it a model, one of MODEL_FILES, is written last: without it the folder holds a run that is not finished.
 
 All other commands make a file, or a folder, that appears whole at its end, and refuse what is there already. They hold
 an empty file `.NAME.at_work_.partial` beside it. Windows has no such locks; there two runs are not told apart.

@@ -21,8 +21,7 @@ __all__ = ["ByteBpeTokenizer", "SentencePieceTokenizer", "default_backend", "loa
 def load_tokenizer(path):
     """Read a tokenizer file, whatever its name; ValueError if its content is damaged or of no known form.
 
-    Known: SentencePiece models (Llama 1 and 2, Mistral: tokenizer.model), Llama 3's tokenizer.model, Hugging
-    Face's tokenizer.json of BPE type, BERT's tokenizer.json and vocab.txt, llama2.c's tokenizer.bin.
+    Known: models of SentencePiece and Llama 3, tokenizer.json of BPE, BERT's vocab.txt and json, llama2.c's .bin.
     """
     path = Path(path)
     data = require_regular(path).read_bytes()

@@ -103,7 +103,7 @@ def test_the_bounds_are_a_small_share_of_the_results(dtype):
     in the last place in half precision, of which tensor cores, that multiply weights and the gradients of scores in 16
     bits, take two: no fault that is more than rounding hides below them."""
     for operator, shape, most in (("rope", "B=1 T=33 H=5 d=64 interleaved", 2e-7),
-                                  ("nf4_matmul", "M=9 N=130 K=192 single", 4e-5),
+                                  ("nf4_matmul", "M=9 N=136 K=192 single", 4e-5),
                                   ("flash_attention", "B=1 H=2 K=1 T=5 S=37 d=80 causal", 4e-4),
                                   ("flash_attention", "B=1 H=2 K=2 T=16 S=33 d=64", 1.5e-4)):
         torch.manual_seed(0)
