@@ -19,8 +19,8 @@ import cuda_build
 LIBRARIES = {  # name: its sources, first the one that makes it a module. Without that one it is not built
     # pybind11: what is not a tensor operator
     "_C": ["csrc/bind_c.cpp", "csrc/cpu/bpe.cpp", "csrc/cpu/bpe_encoder.cpp", "csrc/cpu/bpe_unused.cpp",
-           "csrc/cpu/bpe_vocabulary.cpp", "csrc/cpu/byte_bpe.cpp", "csrc/cpu/byte_words.cpp",
-           "csrc/cpu/unigram.cpp", "csrc/cpu/unigram_seeds.cpp", "csrc/cpu/word_counts.cpp"],
+           "csrc/cpu/bpe_vocabulary.cpp", "csrc/cpu/byte_bpe.cpp", "csrc/cpu/byte_bpe_training.cpp",
+           "csrc/cpu/byte_words.cpp", "csrc/cpu/unigram.cpp", "csrc/cpu/unigram_seeds.cpp", "csrc/cpu/word_counts.cpp"],
     # TORCH_LIBRARY(minillama): the operators; (minillama_simt): the CUDA kernels, run by the emulator
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/bind_engine.cpp", "csrc/bind_matrix.cpp", "csrc/cpu/engine.cpp",
              "csrc/bind_nf4_cpu.cpp", "csrc/cpu/int8_dots.cpp", "csrc/cpu/int8_rows.cpp",

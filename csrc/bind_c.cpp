@@ -91,11 +91,20 @@ class Encoder {
   Numbers numbers_;
 };
 
+using Classes = std::vector<std::array<uint32_t, 3>>;  // (first, last, class) of characters
+
+std::vector<Pattern> known(const std::vector<int>& numbers) {
+  std::vector<Pattern> patterns;
+  for (const int number : numbers) {
+    if (number < 0 || number > 2) throw std::invalid_argument("a pattern that is not known");
+    patterns.push_back(static_cast<Pattern>(number));
+  }
+  return patterns;
+}
+
 // Encodes with a byte-level vocabulary.
 class ByteEncoder {
  public:
-  using Classes = std::vector<std::array<uint32_t, 3>>;
-
   ByteEncoder(const std::vector<std::string>& tokens, const std::vector<int32_t>& ids,
               const std::vector<std::pair<std::string, std::string>>& merges, bool ids_are_ranks, bool whole_words,
               const Classes& classes, const std::vector<int>& patterns)
@@ -119,17 +128,30 @@ class ByteEncoder {
     for (const auto& [left, right] : merges) pairs.push_back({left, right});
     return pairs;
   }
-  static std::vector<Pattern> known(const std::vector<int>& numbers) {
-    std::vector<Pattern> patterns;
-    for (const int number : numbers) {
-      if (number < 0 || number > 2) throw std::invalid_argument("a pattern that is not known");
-      patterns.push_back(static_cast<Pattern>(number));
-    }
-    return patterns;
-  }
 
   ByteBpeEncoder core_;
   Numbers numbers_;
+};
+
+// Reading and learning byte-level BPE, with the calls in this order: feed ..., learn ...
+class ByteTrainer {
+ public:
+  ByteTrainer(const py::bytes& bytes, const Classes& classes, const std::vector<int>& patterns)
+      : core_(bytes, WordSplitter(classes, known(patterns))) {}
+
+  void feed(const py::str& text) {
+    const Utf8 utf8(text);
+    const py::gil_scoped_release release;
+    core_.feed(utf8.view());
+  }
+
+  std::vector<std::pair<uint32_t, uint32_t>> learn(size_t most) {
+    const py::gil_scoped_release release;
+    return core_.learn(most);
+  }
+
+ private:
+  ByteBpeTrainer core_;
 };
 
 // Reading and learning, with the calls in this order: feed ..., choose_alphabet, learn ...
@@ -202,12 +224,17 @@ PYBIND11_MODULE(_C, module) {
       .def("encode", &Encoder::encode, py::arg("text"), py::arg("dummy_prefix"), py::arg("spaces"));
   py::class_<ByteEncoder>(module, "ByteBpeEncoder")
       .def(py::init<const std::vector<std::string>&, const std::vector<int32_t>&,
-                    const std::vector<std::pair<std::string, std::string>>&, bool, bool, const ByteEncoder::Classes&,
+                    const std::vector<std::pair<std::string, std::string>>&, bool, bool, const Classes&,
                     const std::vector<int>&>(),
            py::arg("tokens"), py::arg("ids"), py::arg("merges"), py::arg("ids_are_ranks"), py::arg("whole_words"),
            py::arg("classes"), py::arg("patterns"))
       .def("encode", &ByteEncoder::encode, py::arg("text"))
       .def("split", &ByteEncoder::split, py::arg("text"));
+  py::class_<ByteTrainer>(module, "ByteBpeTrainer")
+      .def(py::init<const py::bytes&, const Classes&, const std::vector<int>&>(), py::arg("bytes"), py::arg("classes"),
+           py::arg("patterns"))
+      .def("feed", &ByteTrainer::feed, py::arg("text"))
+      .def("learn", &ByteTrainer::learn, py::arg("most"));
   py::class_<Trainer>(module, "BpeTrainer")
       .def(py::init<const std::vector<std::string>&, const std::vector<std::array<uint32_t, 3>>&, uint8_t, uint64_t, uint32_t,
                     unsigned>(),

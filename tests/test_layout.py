@@ -25,7 +25,7 @@ EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"},  # what on
 COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
     ("evaluate", "web", "gguf_linear", "wordpiece", "grpo", "blank_infilling", "mesh", "sharded", "sharded_checkpoint",
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
-     "character_map", "unigram_steps", "published_ppo", "trust_region",
+     "character_map", "unigram_steps", "byte_bpe_steps", "published_ppo", "trust_region",
      "llama2_chat"), "what is new")}
 LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 18286, "what is new": 3936}
 # tests of no module:

@@ -196,6 +196,7 @@ bool PieceTrainer::fill_level() {
 }
 
 PieceTrainer::Candidate PieceTrainer::candidate(uint32_t pair) const {
+  if (ties_by_symbols_) return {PairMap::key(pairs_[pair].left, pairs_[pair].right), pair};
   const Symbol &left = symbols_[pairs_[pair].left], &right = symbols_[pairs_[pair].right];
   uint64_t key = left.length + right.length;  // at most 512
   for (uint32_t i = 0; i < 6; ++i) {

@@ -2,6 +2,7 @@
 //
 //   word_counts.cpp   text -> how often each segment occurs, alphabet          O(bytes)
 //   bpe.cpp           segments -> merged pieces in order                       O(1) for each neighbour of each merge
+//   byte_bpe_training.cpp  the same for byte-level BPE, without the rules for pieces
 //   bpe_encoder.cpp   text -> ids: cuts, cache, joining by score               O(bytes), O(n log n) where no cut helps
 //
 // No Python in it. Errors are std::exceptions. Counts are 64-bit.
@@ -82,6 +83,13 @@ class PieceTrainer {
   PieceTrainer(StringCounts counts, const std::vector<uint32_t>& alphabet, const std::vector<uint8_t>& class_of,
                uint32_t max_piece_length);
 
+  // For byte-level BPE: the symbols are the 256 bytes in this order, any two may be joined, and of pairs that occur
+  // equally often the one with the lower left symbol is taken, then the one with the lower right symbol.
+  PieceTrainer(const StringCounts& words, std::string_view bytes);
+
+  // The next pairs of symbols, at most `most`; fewer when none occurs any more. Each makes the next symbol.
+  std::vector<std::pair<uint32_t, uint32_t>> learn_pairs(size_t most);
+
   // The next pieces, at most `most`; fewer when no admissible pair is left.
   std::vector<std::string> learn(size_t most);
   uint64_t last_count() const { return last_count_; }
@@ -108,13 +116,14 @@ class PieceTrainer {
     uint32_t segment;  // index of the weight
   };
   struct Candidate {  // of one count
-    uint64_t key;     // length and first bytes: decides nearly all comparisons
+    uint64_t key;     // length and first bytes: decides nearly all comparisons; or both symbols
     uint32_t pair;
   };
 
   void lay_out(StringCounts& counts, const std::vector<uint32_t>& alphabet);
   void add_symbol(std::string_view text, uint32_t length, uint8_t script);
   void add_segment(std::string_view text, uint64_t count, const std::vector<int32_t>& symbol_of);
+  void add_word(std::string_view word, uint64_t count, const std::array<int32_t, 256>& symbol_of);
   void find_first_pairs();
   bool admissible(uint32_t left, uint32_t right) const;
   uint32_t new_pair(uint32_t left, uint32_t right);
@@ -132,6 +141,7 @@ class PieceTrainer {
                           uint32_t right, int32_t symbol);
 
   uint32_t max_piece_length_;
+  bool ties_by_symbols_ = false;  // not by length and text
   std::string text_;  // of all symbols
   std::vector<Symbol> symbols_;
   std::vector<Place> places_;

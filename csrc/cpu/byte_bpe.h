@@ -1,14 +1,16 @@
 // Byte-level BPE: the text is cut into words by a pattern, and the bytes of each word are joined pair by pair. The same
 // ids as minillama/tokenizer/byte_bpe.py.
 //
-//   byte_words.cpp   text -> words          O(bytes)
-//   byte_bpe.cpp     words -> ids           O(bytes) for words seen before, O(n log n) for a new one of n bytes
+//   byte_words.cpp         text -> words          O(bytes)
+//   byte_bpe.cpp           words -> ids           O(bytes) for words seen before, O(n log n) for a new one of n bytes
+//   byte_bpe_training.cpp  words -> merges        O(1) for each neighbour of each merge
 //
 // No Python in it. Errors are std::exceptions.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -115,6 +117,23 @@ class ByteBpeEncoder {
   size_t longest_ = 0;  // bytes of the longest token or merge: no pair makes more
   WordSplitter splitter_;
   mutable CachePool caches_;
+};
+
+// Learns merges: first all texts, then pairs.
+class ByteBpeTrainer {
+ public:
+  // bytes: all 256, in the order of their ids.
+  ByteBpeTrainer(std::string bytes, WordSplitter splitter);
+
+  void feed(std::string_view text);  // valid UTF-8
+  // The next pairs of ids, at most `most`; fewer when none occurs any more. Each makes the next id, from 256 on.
+  std::vector<std::pair<uint32_t, uint32_t>> learn(size_t most);
+
+ private:
+  std::string bytes_;
+  WordSplitter splitter_;
+  StringCounts counts_;
+  std::unique_ptr<PieceTrainer> trainer_;
 };
 
 }  // namespace minillama::bpe

@@ -5,17 +5,16 @@ equals the one whose left symbol has the lower id, then the right one. The 256 b
 printable characters (`byte_bpe.spell_bytes`).
 """
 
-import os
 from collections import Counter
-from pathlib import Path
 
 from minillama.system.terminal import tqdm
 
-from .byte_bpe import BYTE_TO_CHARACTER, GPT2_WORDS, LLAMA3_WORDS, ByteBpeTokenizer, read_spelling, spell_bytes
+from . import byte_bpe_steps
+from .byte_bpe import GPT2_WORDS, LLAMA3_WORDS, ByteBpeTokenizer, read_spelling, spell_bytes
+from .compiled import choose_backend
 from .piece_trainer import PieceTrainer
 from .tiktoken import BEGIN, END
 from .tokenizer_json import tokenizer_json
-from .word_counts import sources_of
 
 PATTERNS = {"llama3": LLAMA3_WORDS, "gpt4": LLAMA3_WORDS, "gpt2": GPT2_WORDS}  # Llama 3 took GPT-4's pattern over
 
@@ -24,7 +23,7 @@ class BytePairs(PieceTrainer):
     """A PieceTrainer for words of GPT-2's characters for bytes: any pair may be joined, ties go by ids."""
 
     def __init__(self, word_counts):
-        self.ids = {character: index for index, character in enumerate(sorted(BYTE_TO_CHARACTER.values()))}
+        self.ids = {spell_bytes(token): index for index, token in enumerate(byte_bpe_steps.FIRST_TOKENS)}
         super().__init__(word_counts, self.ids)
 
     def admissible(self, left, right, length_matters=True):
@@ -35,21 +34,29 @@ class BytePairs(PieceTrainer):
         """What decides among pairs of equal count, the least first."""
         return self.ids[pair[0]], self.ids[pair[1]]
 
-    def next_merge(self):
-        """Join the best pair everywhere and return it; None when no pair occurs any more."""
-        pair = self.best_pair()
-        if pair is None or self.counts[pair] < 1:
-            return None
-        self.ids.setdefault("".join(pair), len(self.ids))
-        self.next_piece()
-        return pair
+
+def learn_pairs(texts, patterns, most, progress=False):
+    """The first `most` pairs of tokens (bytes) to join, in order; fewer where no pair is left."""
+    splitter, counts, pairs = ByteBpeTokenizer({}, {}, patterns, backend="python"), Counter(), []
+    for text in texts:
+        counts.update(splitter.split(text))
+    trainer = BytePairs({spell_bytes(word.encode()): count for word, count in counts.items()})
+    for _ in tqdm(range(most), desc="merging", unit="token", disable=not progress):
+        pair = trainer.best_pair()
+        if pair is None or trainer.counts[pair] < 1:
+            break
+        trainer.ids["".join(pair)] = len(trainer.ids)
+        trainer.next_piece()
+        pairs.append(tuple(map(read_spelling, pair)))
+    return pairs
 
 
-def train_byte_bpe(texts_or_files, vocab_size, pattern="llama3", specials=(BEGIN, END), progress=False):
+def train_byte_bpe(texts_or_files, vocab_size, pattern="llama3", specials=(BEGIN, END), progress=False, backend=None):
     """Train a byte-level BPE tokenizer; returns a ByteBpeTokenizer, whose `save` writes a tokenizer.json.
 
     texts_or_files: as for `train_bpe`, each text as a whole (newlines are part of words). vocab_size: the 256 bytes,
-    the merges, then the special tokens. pattern: one of `PATTERNS`. ValueError for a size that is impossible.
+    the merges, then the special tokens. pattern: one of `PATTERNS`. backend: "python" or "cpp" (csrc/cpu), None for
+    `default_backend`; both give the same tokenizer. ValueError for a size that is impossible.
 
     >>> tokenizer = train_byte_bpe(["low low low lower lowest"], 261)
     >>> [tokenizer.id_to_piece(i) for i in tokenizer.encode("low lower")]
@@ -61,20 +68,13 @@ def train_byte_bpe(texts_or_files, vocab_size, pattern="llama3", specials=(BEGIN
     if wanted < 0:
         raise ValueError(f"vocab_size {vocab_size} is too low: the 256 bytes and {len(specials)} special tokens are "
                          f"{256 + len(specials)}")
-    splitter, counts = ByteBpeTokenizer({}, {}, [PATTERNS[pattern]]), Counter()
-    for source in sources_of(texts_or_files):
-        source = Path(source).read_bytes() if isinstance(source, os.PathLike) else source
-        counts.update(splitter.split(source if isinstance(source, str) else source.decode("utf-8", "replace")))
-    trainer, pairs = BytePairs({spell_bytes(word.encode()): count for word, count in counts.items()}), []
-    for _ in tqdm(range(wanted), desc="merging", unit="token", disable=not progress):
-        pair = trainer.next_merge()
-        if pair is None:
-            raise ValueError(f"vocab_size {vocab_size} is too high for this text: at most "
-                             f"{256 + len(pairs) + len(specials)} are possible; lower it or give more text")
-        pairs.append(pair)
-    merges = {(read_spelling(left), read_spelling(right)): rank for rank, (left, right) in enumerate(pairs)}
-    ids = {read_spelling(symbol): index for symbol, index in trainer.ids.items()}
+    learn = byte_bpe_steps.learn_pairs if choose_backend(backend, "ByteBpeTrainer") == "cpp" else learn_pairs
+    pairs = learn(byte_bpe_steps.whole_texts(texts_or_files), [PATTERNS[pattern]], wanted, progress)
+    if len(pairs) < wanted:
+        raise ValueError(f"vocab_size {vocab_size} is too high for this text: at most "
+                         f"{256 + len(pairs) + len(specials)} are possible; lower it or give more text")
+    ids = {token: index for index, token in enumerate([*byte_bpe_steps.FIRST_TOKENS, *map(b"".join, pairs)])}
     names = {name: len(ids) + place for place, name in enumerate(specials)}
     known = [name for name in (BEGIN, END) if name in names] or [None]
-    return ByteBpeTokenizer(ids, names, [PATTERNS[pattern]], merges, whole_words=False, bos=known[0], eos=known[-1],
-                            file=tokenizer_json)
+    return ByteBpeTokenizer(ids, names, [PATTERNS[pattern]], {pair: rank for rank, pair in enumerate(pairs)},
+                            whole_words=False, bos=known[0], eos=known[-1], file=tokenizer_json, backend=backend)
