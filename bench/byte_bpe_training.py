@@ -51,7 +51,8 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         kinds, path = bpe.texts(size), Path(folder, "corpus")
         for share in (10, 1):
-            path.write_bytes(b"\n".join(data[: len(data) // share] for data in kinds.values()))
+            parts = [data[: len(data) // share].decode("utf-8", "ignore") for data in kinds.values()]
+            path.write_text("\n".join(parts), encoding="utf-8")
             turns = {name: (lambda name=name: in_fresh_process(name, path, vocab_size)) for name in ("ours", *peers)}
             results = _rounds.alternate(turns, chosen.rounds, measure=lambda turn: turn())
             rows += [_rounds.Row(f"training byte-level BPE, against {bpe.PEERS[peer]}",

@@ -58,7 +58,6 @@ FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right
     (QUEUE, "PairMap::key(@pairs_[pair].left@, pairs_[pair].right), pair", "pairs_[pair].right"),
     (QUEUE, "PairMap::key(pairs_[pair].left, @pairs_[pair].right@), pair", "0u"),
     (QUEUE, "if (@pairs_[pair].count == level_@) return pair;", "true"),
-    (QUEUE, "if (@pairs_[pair].count == level_@) candidates_.push_back", "true"),
     (QUEUE, "if (@other_after >= 0@) {", "false"),
     (QUEUE, "pairs_[places_[middle].pair].count -= @weight@;", "0"),
     (QUEUE, "pairs_[places_[before].pair].count -= @weight@;", "0"),
@@ -129,10 +128,10 @@ def check_rare_words():
 
 def all_laws():
     check_rare_words()
-    check_both_backends(0, 20)
-    check_ties(range(40))
+    check_ties(range(20))
     check_odd_texts()
     check_one_letter()
+    check_both_backends(0, 20)
 
 
 def test_without_a_fault_every_law_holds(planted):
