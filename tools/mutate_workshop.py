@@ -22,7 +22,7 @@ WAITS = 4  # times as long may it take, as it waits for others
 WITHOUT = {"test_mutants", "test_mutate", "test_layout", "test_packaging"}  # they look at the text, not at what it does
 ENGINE, TRAINING = ("test_engine", "test_engine_decoding"), ("test_kernels_training",)
 ATTENTION, NF4_BYTES = ("test_attention_cpu",), ("test_nf4_quantize",)
-ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_byte_bpe_training", "test_character_classes"),
+ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_byte_bpe_training", "test_byte_bpe_steps", "test_character_classes"),
              "bpe": ("test_compiled",), "word_counts": ("test_compiled",), "rope": ("test_rope_qk",),
              "unigram": ("test_unigram_steps",), "gguf": ("test_gguf_linear",),
              "attention": (*ATTENTION, *TRAINING), "exponential": (*ATTENTION, *TRAINING), "row_loops": TRAINING,
