@@ -65,7 +65,7 @@ def forward(tokens, w, config):
 # No biases anywhere (constants added after a matrix), and no vectors that stand for
 # positions: RoPE inside attention and the causal mask are all the model is told about
 # order. LLaMA is a *decoder* alone: no encoder, and no attention to one. So is GPT-3,
-# with 175 billion parameters (not 135); `docs/family.md` compares them.
+# with 175 billion parameters; `docs/family.md` compares them.
 # %% diagram
 picture, axes = figure("Each of L blocks adds to the stream twice", figsize=(5.4, 4.4))
 
@@ -123,7 +123,7 @@ assert not any("bias" in name for name, _ in model.named_parameters())
 # attention come on top, and grow with the text.)
 #
 # PyTorch can build a model without memory for its numbers, on the device `meta`. So we
-# can count all of LLaMA here and now, without 27 GB to spare.
+# can count all of LLaMA here and now, without 276 GB to spare.
 # %% sizes
 counts = {}
 for name in ("llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b"):
@@ -155,9 +155,8 @@ show(picture, f"Of 6.74 billion parameters {share:.0%} are in the feed-forward l
 assert round(share, 2) == 0.64
 # %% [markdown] first_loss
 # **What should the loss be before training?** The loss is $-\ln\, p$, with $p$ the
-# probability that a softmax of the logits gives the right next token. If all pieces
-# have the same chance, it is $\ln\, V$. Ours starts a bit above, and we can say by how
-# much.
+# softmax probability of the right next token. If all pieces have the same chance, it is
+# $\ln\, V$. Ours starts a bit above, and we can say by how much.
 #
 # After the last norm, the entries of $x$ have size 1. The output table starts with
 # random numbers of variance $1/D$. A logit is the sum of $D$ products of the two: a

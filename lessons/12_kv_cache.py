@@ -47,8 +47,7 @@ print("one token at a time gives what all at once gives (RoPE left out)")
 # A model writes one token, appends it to the text, and reads the text again to write
 # the next. Nearly all of that reading is repetition. Attention is causal: a token sees
 # only earlier ones, so nothing that comes later changes its keys and values, in any
-# layer. They can be kept. Its query is used only for its own output, and is not needed
-# again.
+# layer. They can be kept. A token's query serves only its own output.
 #
 # Reading $T$ tokens one by one, and all earlier ones again each time, takes
 # $1 + 2 + \ldots + T$ passes of a token through the model; with the cache, $T$:
@@ -147,7 +146,7 @@ axes.set_xlim(0, 460)
 axes.set_ylim(bottom=0)
 show(picture, "Reading again takes ever longer; cached, it is over 3 times as fast")
 # %% [markdown] rewind
-# It does grow a little: each new query still meets every old key. Now the question: the
+# The cost grows a little: each new query still meets every old key. The answer: the
 # first token waits for the prefill, the whole prompt. The second waits for one token.
 #
 # **Rewind.** Going back in the text is free: `cache.length = n` forgets all tokens

@@ -53,13 +53,12 @@ print("rate:", *(f"{rate(step, 200, 6e-3, 20):.4f}" for step in steps))
 # ascii: w <- w - lr decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 #
 # $m$ and $v$ start at zero and would be too small at first; the two divisions by
-# $1 - \beta^t$ make up for that. The W in AdamW: the decay stands outside the fraction.
-# Inside, weights with large gradients would hardly decay.
+# $1 - \beta^t$ make up for that. The W in AdamW: the weight decay stands outside the
+# fraction. Inside, weights with large gradients would hardly decay.
 #
 # The **rate** climbs for some steps (*warm-up*), while $m$ and $v$ know little, then
-# falls along half a cosine to a tenth. **Clipping**: if all gradients together are
-# longer than 1, they are shortened to 1. One odd batch then cannot undo a hundred good
-# ones.
+# falls along half a cosine to a tenth. **Clipping**: if the joint norm of all gradients
+# exceeds 1, they are scaled to 1. One odd batch then cannot undo a hundred good ones.
 
 # %% module
 from minillama.train.learning_rate import learning_rate
@@ -82,10 +81,10 @@ print("AdamW by hand and the library's agree over ten steps")
 # %% [markdown] experiment
 # **Experiment.** The corpus is one whose *entropy* we know: stories and forum posts
 # from a grammar. No model can need fewer bits per character than that on average, and a
-# model that had understood nothing but which letter follows which would need as many as
-# the bigram counts say. We train 0.15 million weights for 200 steps and see where they
-# land. (The loss is in *nats*, because it is made with the natural logarithm $\ln$; one
-# nat is $1 / \ln\, 2 = 1.44$ bits.)
+# model that knew only which letter follows which would need what the bigram counts say.
+# We train 0.15 million weights for 200 steps and see where they land. (The loss is in
+# *nats*, because it is made with the natural logarithm $\ln$; one nat is
+# $1 / \ln\, 2 = 1.44$ bits.)
 
 # %% data
 import tempfile
@@ -185,9 +184,9 @@ assert all(map(torch.equal, again.parameters(), whole.parameters()))
 print("killed and resumed, or never stopped: the same weights, bit for bit")
 
 # %% [markdown] exercise
-# **Resuming** is exact because nothing is left to memory: the order of the data is a
-# pure function of seed and step, and a checkpoint holds weights, $m$, $v$, $t$ and the
-# state of the random numbers, written whole or not at all.
+# **Resuming** is exact because nothing lives in memory alone: the order of the data is
+# a pure function of seed and step, and a checkpoint holds weights, $m$, $v$, $t$ and
+# the state of the random numbers, written whole or not at all.
 #
 # **Exercise.** Write clipping, and AdamW for a list of parameters, in
 # `lessons/exercises/ex15_pretrain.py`. Then `python3 run.py check 15`.

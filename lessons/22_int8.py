@@ -7,7 +7,7 @@
 # Paper: [Dettmers et al. 2022](https://arxiv.org/abs/2208.07339), sections 2 and 3
 #
 # **Question.** The weights of LLaMA 7B take 27 GB as 32-bit numbers and 13.5 GB as
-# 16-bit ones. How can they take half of that again, and the model still say the same?
+# 16-bit ones. How can they halve once more, and the model still say the same?
 #
 # With 8 bits a number has 256 values. We keep whole numbers from -127 to 127, and
 # beside each row one ordinary number, the *scale*, that says how large 127 is.
@@ -128,8 +128,8 @@ print({kind: f"{size:.1f} GB" for kind, size in gigabytes.items()})
 # | `model.eval()` | no flag: `generate` and `chat` never drop anything out |
 # | `PeftModel.from_pretrained` | `--adapter DIR` |
 #
-# **What do 8 bits cost a real model?** `bench/eight_bits.py` had two of them read one
-# text in three forms: perplexity, and what a token costs more than in fp32.
+# **What do 8 bits cost a real model?** `bench/eight_bits.py` had two, in three forms
+# each, read one text: perplexity, and nats a token costs beyond fp32.
 
 # %% quality
 import json
@@ -144,9 +144,9 @@ for name, forms in models.items():
               f"{row['more']:+.4f} nats, give or take {row['error']:.4f}")
 
 # %% [markdown] exercise
-# Eight bits cost these two a fortieth of a nat a token at most, hardly more than
-# chance; four bits cost a tenth and more. (SmolLM2's file is in 4 bits itself, and was
-# rounded twice.)
+# Eight bits cost these two a fortieth of a nat a token, hardly more than chance; four
+# bits cost about a tenth or more. (SmolLM2's file is in 4 bits itself, and was rounded
+# twice.)
 #
 # int8 is a little more than half of fp16: the embedding table and the output head stay
 # in 16 bits here, and each row has its scale.

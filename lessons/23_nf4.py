@@ -54,8 +54,8 @@ print(f"evenly spaced: error {relative_error(ruler):.4f} of the weights' size")
 # Two wishes break the symmetry. Zero must be a level, because padding and dead weights
 # are exactly zero. And all 16 codes should be used. So NF4 takes 8 levels above zero, 7
 # below, and zero itself. The outermost probability is a little below 1, since $Q(1)$ is
-# infinite: $p_{max} = 1 - \frac{1}{2}(\frac{1}{32} + \frac{1}{30}) = 0.9677083$, the
-# mean of half a step of 1/16 and half a step of 1/15 in from the end.
+# infinite: $p_{max} = 1 - \frac{1}{2}(\frac{1}{32} + \frac{1}{30}) = 0.9677083$, 1 less
+# the mean of half a sixteenth and half a fifteenth.
 
 # %% levels
 from statistics import NormalDist

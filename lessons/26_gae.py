@@ -19,7 +19,7 @@
 # | $V_t$ | `values` | (B, T) | guess, before token $t$, of all rewards from there on |
 # | $\gamma$ | `gamma` | | discount of later rewards; 1 for short texts |
 # | $\delta_t$ | `delta` | (B, T) | surprise of one step |
-# | $\lambda$ | `lam` | | how far we trust the rewards more than the guesses |
+# | $\lambda$ | `lam` | | trust in rewards over guesses |
 # | $A_t$ | `advantages` | (B, T) | how much better token $t$ did than was expected |
 # | $R_t$ | `returns` | (B, T) | $A_t + V_t$, what the value head should have said |
 
@@ -36,13 +36,13 @@ for name, blame in (("all that followed", followed), ("the next jump", jump)):
     print(f"{name:18}", " ".join(f"{a:5.1f}" for a in blame))
 
 # %% [markdown] formula
-# The first way blames the two innocent tokens at the front as much as the blunder. The
-# second blames the third alone, as it should (and the last a little, for the 0.1 that
-# was still hoped for). But it stands or falls with the guesses.
+# The first way blames the two innocent tokens at the front as much as the blunder. Way
+# 2 blames token three alone, as it should (and the last a little, for the 0.1 that was
+# still hoped for). But it stands or falls with the guesses.
 #
 # The jump is called the *TD error* (temporal difference). GAE blends the two ways: it
-# adds up the jumps from $t$ on, and each of the $l$ steps further counts less by the
-# factor $\gamma\lambda$.
+# adds up the jumps from $t$ on, that of $l$ steps further with the factor
+# $(\gamma\lambda)^l$.
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t$$
 # ascii: delta_t = r_t + gamma V_(t+1) - V_t
 # $$A_t = \sum_l (\gamma\lambda)^l \delta_{t+l} = \delta_t + \gamma\lambda A_{t+1}$$
@@ -70,7 +70,7 @@ assert torch.allclose(gae(r, v, mask, lam=1.0)[0], torch.tensor([followed]).doub
 # %% [markdown] experiment
 # **Experiment.** Which $\lambda$ is best? Take answers of 40 tokens in which each token
 # is secretly worth +1 or -1, by the toss of a coin. The judge pays the sum at the end.
-# So we know what nobody knows in earnest: what each token was worth. We ask how well
+# So we know what nobody knows in practice: what each token was worth. We ask how well
 # $A_t$ agrees with that worth (their *correlation*: 1 is perfect, 0 is no relation),
 # for two value heads:
 #

@@ -6,8 +6,8 @@
 # Teaches: vector loops, sums in registers, panels, blocking for the cache, threads, binding, autograd.Function
 # Paper: [Goto and van de Geijn 2008](https://doi.org/10.1145/1356052.1356053)
 #
-# **Question.** A GPU is fast by thousands of threads. An ordinary CPU runs a few,
-# but each of them can do much at once. How do we get the most out of two?
+# **Question.** A GPU is fast by thousands of threads. An ordinary CPU runs a few, but
+# each of them can do much at once. How do we get the most out of them?
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -57,8 +57,8 @@ extern "C" void naive(const float* x, const float* W, float* y, int M, int N, in
 # ascii: loads = (r + v) / (r v)
 #
 # The 16 tokens of a vector must be neighbours in memory. We lay $x$ out in **panels**:
-# $16 v$ tokens each, and within it for each $k$ their numbers side by side. Then a
-# panel is read from its beginning to its end.
+# $16 v$ tokens each, and in one for each $k$ their numbers side by side. Then a panel
+# is read from its beginning to its end.
 # %% tiled
 tiled = """
 typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
@@ -194,7 +194,7 @@ error = (results[0] - exact).abs().max().item()
 print(f"NF4: error {error:.0e}; with 2 threads the same bits")
 assert error < 1e-4 and torch.equal(*results)
 few, fewer = (kernels.nf4_matmul(x[:n], stored, backend="cpu") for n in (9, 5))
-assert torch.equal(few[:5], fewer)  # up to 16 rows nobody's bits depend on neighbours
+assert torch.equal(few[:5], fewer)  # 5 to 16 rows: bits depend on no neighbours
 q = torch.randn(33, 4, 64).bfloat16()
 rotations = rope_rotations(torch.arange(33), rope_frequencies(64))
 turned = kernels.fused_rope(q, rotations, backend="cpu")

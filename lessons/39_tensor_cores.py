@@ -98,20 +98,20 @@ assert all(L == 4 * (r % 8) + c % 8 // 2 for (r, c), L in held[0].items())
 show(profile_pictures.fragments("Lane 5 holds the orange numbers", *held, lane=5),
      "Lane 5 is t = 1 of group 1: rows 1 and 9, columns 2, 3, 10, 11 of A")
 # %% [markdown] ldmatrix
-# **How do they come there?** A tile lies in shared memory, 64 columns of bf16 in a
-# row: 128 bytes, all 32 banks (lesson 30). `ldmatrix` loads four 8 x 8 matrices in one
+# **How do they come there?** A tile lies in shared memory, 64 columns of bf16 in a row:
+# 128 bytes, all 32 banks (lesson 30). `ldmatrix` loads four 8 x 8 matrices in one
 # instruction: lane $8j + i$ names row $i$ of matrix $j$, 16 bytes, and the hardware
-# deals them out as fragments. It serves one matrix at a time. But 8 rows of 128 bytes,
-# at the same place in each, are 8 times the *same* four banks.
+# deals them out as fragments. It serves one matrix at a time. But 16 bytes at one place
+# of 8 such rows lie in the *same* four banks.
 #
 # Padding (lesson 30) would help. Kernels do it without a wasted byte, by a **swizzle**:
-# the 16 bytes number $c$ of row $r$ lie at another place of that row,
+# chunk $c$ of row $r$ lies at another place of that row,
 #
 # $$c' = c \oplus (r \bmod 8)$$
 # ascii: c' = c xor (r mod 8)
 #
 # The exclusive or $\oplus$ of different $r$ gives different $c'$: eight rows, eight
-# places, 32 banks. And who writes a row still writes all of it.
+# places, 32 banks. Writing a row still fills all 32 banks.
 # %% tiles
 TILES = """
 using bf16 = __nv_bfloat16;
@@ -187,11 +187,12 @@ show(profile_pictures.matrix_banks("A swizzle spreads 8 rows over all 32 banks",
     "as it lies": runs[0], "swizzled": runs[1]}),
     f"{waits[0]:g} wavefronts a product as the tile lies, {waits[1]} swizzled")
 # %% [markdown] budget
-# A **wavefront** is a turn of shared memory, 128 bytes at best. How many may a product
-# take? An A100 has 108 processors (SMs) at 1.41 GHz, so one does 2,048 FLOPs in a turn
-# of its clock: a product in 2. Shared memory has one wavefront in each. Hence a budget
-# of 2, and 20 are far beyond it. The fragment of $A$ already serves 8 products. Keep
-# more in registers, and 2.5 falls further: flash attention loads its queries only once.
+# A **wavefront** is a turn of shared memory, 128 bytes at best. How many may one
+# `mma.sync` take? An A100 has 108 processors (SMs) at 1.41 GHz, so one does 2,048 FLOPs
+# in a turn of its clock: a product in 2. Shared memory has one wavefront in each. Hence
+# a budget of 2, and 20 are far beyond it. The fragment of $A$ already serves 8
+# products. Keep more in registers, and 2.5 falls further: flash attention loads its
+# queries only once.
 #
 # **Who waits for global memory?** A load would go through registers, and stop the warp
 # when it wants them. `cp.async` copies 16 bytes to shared memory on its own, while the
@@ -235,7 +236,7 @@ for name, run, flops in (("flash attention", lambda: kernels.flash_attention(
 # more. `wgmma` lets four warps multiply 64 rows together, and reads $B$ (even $A$) from
 # shared memory without registers. With **TMA** one thread asks for a whole tile, and
 # hardware computes addresses and swizzle. An `mbarrier` counts bytes that have arrived,
-# so some warps can only copy, others only multiply. With these, flash attention rose
+# so some warps may just copy, others just multiply. With these, flash attention rose
 # from 35 % of an H100's peak to 75 % ([Shah et al.
 # 2024](https://arxiv.org/abs/2407.08608)). Our kernels do not use them yet.
 #
