@@ -94,12 +94,12 @@ def generate_text(model: Transformer, tokenizer: Any, prompt: str | Sequence[int
     for (token,) in generate_tokens(model, [ids], max_new_tokens, sampling, stop_ids, seed, watch=watch):
         made += 1
         held += "" if token in stop_ids else decoder.push(token)
-        shown, held, stopped = _until_stop(held, stop)
+        shown, held, stopped = until_stop(held, stop)
         if shown:
             yield shown
         if stopped:
             return "stop"
-    shown, held, stopped = _until_stop(held + decoder.flush(), stop)
+    shown, held, stopped = until_stop(held + decoder.flush(), stop)
     if shown + ("" if stopped else held):
         yield shown + ("" if stopped else held)
     return "stop" if stopped else "end" if token in stop_ids else "length" if made == max_new_tokens else "context"
@@ -110,7 +110,7 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, bos=tokenizer.begins or not text and tokenizer.bos_id is not None)
 
 
-def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
+def until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
     """Split into what may be shown, what must wait (a stop string may be starting there), and whether one came."""
     found = [(start + len(word), start) for word in stop if (start := text.find(word)) >= 0]
     if found:

@@ -2,6 +2,10 @@
 
 Beyond it: `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids` and `adapter_scale`; `echo` of a prompt with
 `logprobs`, as its older completions had it; with each token its `id`, `rank` and `entropy`; the prompt's tokens.
+
+Several prompts, and `n` choices of each, are the rows of one batch, MOST_ROWS at most. Their draws are as
+`sampling.row_chances` has them: the first choice of a prompt is what it gets alone with the same seed, and choice i the
+i-th draw of that seed, whatever n is (not what another seed gives). Equal prompts count as choices of one another.
 """
 
 import dataclasses
@@ -9,6 +13,7 @@ import time
 
 from minillama.bounds import MOST, SEEDS, Range, check
 from minillama.chat import Conversation
+from minillama.engine import MOST_ROWS
 from minillama.generate import prompt_ids
 from minillama.peft.lora import lora_layers
 from minillama.web.request_guard import Refused
@@ -19,6 +24,7 @@ COMMON = {*SAMPLING, "model", "stream", "max_tokens", "stop", "seed", "n", "user
 KNOWN = {"chat": COMMON | {"messages", "top_logprobs", "max_completion_tokens"}, "text": COMMON | {"prompt", "echo"},
          "inspect": {"model", "tokens", "said", "adapter_scale"}}
 MOST_TOP, MOST_STOPS, MOST_MESSAGES = 20, 16, 1000
+MOST_TOKENS = 4096  # of several rows together, each as long as it may become; the context's length where that is more
 
 
 @dataclasses.dataclass
@@ -57,9 +63,10 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A request, checked: what `token_facts.answer` takes, and how the answer is wanted."""
+    """A request, checked: what `token_facts.answers` takes, and how the answer is wanted."""
 
-    ids: list
+    prompts: list  # of lists of ids
+    n: int  # choices of each
     max_new_tokens: int
     sampling: object
     stop: tuple
@@ -68,6 +75,11 @@ class Asked:
     n_top: int | None  # how many of the likeliest tokens beside each; None: no logprobs
     stream: bool
     echo: bool = False
+
+    @property
+    def rows(self):
+        """The prompts of all choices, in the order of their `index`."""
+        return [ids for ids in self.prompts for _ in range(self.n)]
 
 
 def value_of(body, name, kind, allowed=None, otherwise=None):
@@ -85,7 +97,6 @@ def check_names(body, kind):
     if strange:
         known = ", ".join(sorted(KNOWN[kind]))
         raise Refused(400, f"{strange[0][:40]!r} is not known here: leave it out, or choose from {known}")
-    value_of(body, "n", int, Range(1, 1))
 
 
 def read_asked(body, kind, loaded):
@@ -100,9 +111,15 @@ def read_asked(body, kind, loaded):
                                                        if value is not None})
     most = value_of(body, "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens", int,
                     Range(0, MOST), loaded.max_new_tokens)
-    ids, stops, stop_ids = (read_chat if kind == "chat" else read_prompt)(body, loaded, most)
+    n = value_of(body, "n", int, Range(1, MOST_ROWS), 1)
+    prompts, stops, stop_ids = (read_chat if kind == "chat" else read_prompts)(body, loaded, most, n)
+    context, rows = loaded.model.config.max_seq_len, len(prompts) * n
+    tokens = min(context, max(map(len, prompts)) + most)
+    if rows > 1 and rows * tokens > max(context, MOST_TOKENS):
+        raise Refused(400, f"{rows} rows of up to {tokens} tokens are more than the {max(context, MOST_TOKENS)} that "
+                           "are answered at once: choose a smaller max_tokens, or ask for fewer")
     stop_ids = set(read_ids(body, "stop_token_ids", loaded)) if body.get("stop_token_ids") is not None else stop_ids
-    return Asked(ids, most, sampling, (*stops, *stop), value_of(body, "seed", int, Range(0, SEEDS), loaded.seed),
+    return Asked(prompts, n, most, sampling, (*stops, *stop), value_of(body, "seed", int, Range(0, SEEDS), loaded.seed),
                  stop_ids, read_n_top(body, kind), value_of(body, "stream", bool, None, False),
                  value_of(body, "echo", bool, None, False) if kind == "text" else False)
 
@@ -115,8 +132,8 @@ def read_n_top(body, kind):
     return value_of(body, "top_logprobs", int, Range(0, MOST_TOP), 0) if wanted else None
 
 
-def read_chat(body, loaded, most):
-    """(prompt, texts that stop, ids that stop) of a conversation: as `chat` puts the same messages to the model."""
+def read_chat(body, loaded, most, n):
+    """([prompt], texts that stop, ids that stop) of a conversation: as `chat` puts the same messages to the model."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not 1 <= len(messages) <= MOST_MESSAGES:
         raise Refused(400, f"messages must be a list of 1 to {MOST_MESSAGES}")
@@ -130,15 +147,24 @@ def read_chat(body, loaded, most):
     conversation.messages = [{"role": message["role"], "content": message["content"]} for message in messages]
     context = loaded.model.config.max_seq_len
     ids = conversation.prompt(context - min(most, context // 2))
-    return ids, conversation.stop_texts(), conversation.stop_ids()
+    return [ids], conversation.stop_texts(), conversation.stop_ids()
 
 
-def read_prompt(body, loaded, most):
-    """(prompt, no texts, ids that stop) of a text, or a list of ids, to go on from: as `generate` reads it."""
+def read_prompts(body, loaded, most, n):
+    """(prompts, no texts, ids that stop) of a text or a list of ids to go on from, as `generate` reads it, or of a list
+    of either."""
     prompt = body.get("prompt", "")
-    if isinstance(prompt, str):
-        return prompt_ids(loaded.tokenizer, prompt), (), loaded.tokenizer.end_ids
-    return read_ids(body, "prompt", loaded), (), loaded.tokenizer.end_ids
+    several = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else [prompt]
+    if len(several) * n > MOST_ROWS:
+        raise Refused(400, f"{len(several)} prompts with {n} choices each are more than the {MOST_ROWS} rows that are "
+                           "answered at once: ask for fewer")
+    if any(type(one) is not type(several[0]) for one in several):
+        raise Refused(400, "the prompts must all be texts, or all lists of tokens")
+    prompts = [prompt_ids(loaded.tokenizer, one) if isinstance(one, str) else
+               read_ids({"prompt": one}, "prompt", loaded) for one in several]
+    if not all(prompts):
+        raise Refused(400, "a prompt holds no token: give at least one")
+    return prompts, (), loaded.tokenizer.end_ids
 
 
 def read_ids(body, name, loaded):
@@ -161,20 +187,28 @@ class Writer:
 
     def chunk(self, piece):
         """A `Piece` as one event of the stream."""
-        choice = {"index": 0, "logprobs": self.logprobs(piece.tokens), "finish_reason": piece.finish}
+        choice = {"index": piece.index, "logprobs": self.logprobs(piece.tokens), "finish_reason": piece.finish}
         choice.update({"delta": {"content": piece.text}} if self.kind == "chat" else {"text": piece.text})
         kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
         return {**self.head, "object": kind, "choices": [choice]}
 
     def whole(self, pieces):
-        """All pieces as one answer, with what was counted."""
-        text, tokens = "".join(piece.text for piece in pieces), [fact for piece in pieces for fact in piece.tokens]
-        choice = {"index": 0, "logprobs": self.logprobs(tokens), "finish_reason": pieces[-1].finish}
-        choice.update({"message": {"role": "assistant", "content": text}} if self.kind == "chat" else {"text": text})
-        read = len(self.asked.ids)
-        usage = {"prompt_tokens": read, "completion_tokens": len(tokens) - read * self.asked.echo}
+        """All pieces as one answer, with what was counted: a prompt once, also where it has several choices."""
+        rows = self.asked.rows
+        choices = [self.choice(index, [piece for piece in pieces if piece.index == index])
+                   for index in range(len(rows))]
+        told = sum(len(piece.tokens) for piece in pieces) - self.asked.echo * sum(map(len, rows))
+        usage = {"prompt_tokens": sum(map(len, self.asked.prompts)), "completion_tokens": told}
         return {**self.head, "object": "chat.completion" if self.kind == "chat" else "text_completion",
-                "choices": [choice], "usage": {**usage, "total_tokens": sum(usage.values())}}
+                "choices": choices, "usage": {**usage, "total_tokens": sum(usage.values())}}
+
+    def choice(self, index, pieces):
+        """One of the choices, of all its pieces; none have come where the answer was broken off."""
+        text, tokens = "".join(piece.text for piece in pieces), [fact for piece in pieces for fact in piece.tokens]
+        choice = {"index": index, "logprobs": self.logprobs(tokens),
+                  "finish_reason": pieces[-1].finish if pieces else None}
+        return {**choice, **({"message": {"role": "assistant", "content": text}} if self.kind == "chat"
+                             else {"text": text})}
 
     def logprobs(self, tokens):
         """The facts of tokens in the form of this kind of answer; None where they were not asked for."""

@@ -101,9 +101,9 @@ async def send_refusal(send, refused):
 
 
 def error_body(error, status):
-    """An error as OpenAI's clients read it, its message in one line."""
+    """An error as OpenAI's clients read it, its message in one line, which a long value does not make endless."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": " ".join(str(error).split()), "type": kind, "param": None, "code": status}}
+    return {"error": {"message": " ".join(str(error).split())[:1000], "type": kind, "param": None, "code": status}}
 
 
 async def read_json(request):

@@ -14,7 +14,7 @@ from minillama.bounds import Range
 from minillama.web.inspection import inspection
 from minillama.web.protocol import Writer, check_names, read_asked, read_ids, value_of
 from minillama.web.request_guard import PAGES, Refused, RequestGuard, error_body, read_json
-from minillama.web.token_facts import Piece, answer, label, read_text
+from minillama.web.token_facts import Piece, answers, label, read_text
 
 MOST_WAITING = 16  # requests, beside the one that is answered
 KINDS = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -47,12 +47,12 @@ class Worker:
 def pieces_of(asked, loaded, scale):
     """The `Piece`s that answer a request, in the model's thread."""
     loaded.scale_adapter(scale)
-    if asked.echo:
-        facts = read_text(loaded.model, loaded.tokenizer, asked.ids, asked.n_top or 0)
-        first = {"id": asked.ids[0], "token": label(loaded.tokenizer, asked.ids[0]), "top_logprobs": []}
-        yield Piece(loaded.tokenizer.decode(asked.ids), (first, *facts[1:]))
-    yield from answer(loaded.model, loaded.tokenizer, asked.ids, asked.max_new_tokens, asked.sampling, asked.stop,
-                      asked.seed, asked.stop_ids, asked.n_top or 0)
+    for index, ids in enumerate(asked.rows if asked.echo else ()):
+        facts = read_text(loaded.model, loaded.tokenizer, ids, asked.n_top or 0)
+        first = {"id": ids[0], "token": label(loaded.tokenizer, ids[0]), "top_logprobs": []}
+        yield Piece(loaded.tokenizer.decode(ids), (first, *facts[1:]), None, index)
+    yield from answers(loaded.model, loaded.tokenizer, asked.rows, asked.max_new_tokens, asked.sampling, asked.stop,
+                       asked.seed, asked.stop_ids, asked.n_top or 0)
 
 
 class Service:
@@ -108,7 +108,7 @@ class Service:
 async def events(request, writer, first, pieces):
     """The events of a stream, until it ends or nobody listens."""
     async with contextlib.aclosing(pieces):
-        prompt = [{"id": index, "token": label(writer.loaded.tokenizer, index)} for index in writer.asked.ids]
+        prompt = [{"id": index, "token": label(writer.loaded.tokenizer, index)} for index in writer.asked.prompts[0]]
         yield event({**writer.chunk(first), "prompt_tokens": prompt, "stop": list(writer.asked.stop),
                      "stop_token_ids": sorted(writer.asked.stop_ids)})
         async for piece in pieces:

@@ -1,11 +1,12 @@
 """What each token of an answer was to the model, before temperature and filters: probability, rank, entropy, rivals."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minillama.generate import generate_text
+from minillama.generate import generate_tokens, until_stop
 
 LEAST = -9999.0  # stands for the logarithm of 0, which JSON has no word for (OpenAI's value)
 
@@ -17,6 +18,7 @@ class Piece:
     text: str
     tokens: tuple = ()
     finish: str | None = None  # "stop" or "length"
+    index: int = 0  # of the choice that it belongs to
 
 
 def label(tokenizer, index):
@@ -38,29 +40,52 @@ def token_facts(tokenizer, logits_V: Tensor, token: int, n_top: int = 5) -> dict
             "top_logprobs": top}
 
 
-def answer(model, tokenizer, ids, max_new_tokens, sampling, stop, seed, stop_ids, n_top=5):
-    """Yield the `Piece`s of what `generate_text` writes with the same arguments; the last one says why it ended.
+class AnswerRow:
+    """One row of a batch on its way to `Piece`s: its text as `generate_text` spells it, and the facts of its tokens."""
 
-    A token whose text must wait (half a character, the beginning of a stop string) comes with the next piece.
+    def __init__(self, index, tokenizer, ids, stop, stop_ids):
+        self.index, self.stop, self.stop_ids = index, stop, stop_ids
+        self.decoder, self.held, self.facts, self.finish = tokenizer.decoder(), "", [], None
+        for known in ids:
+            self.decoder.push(known)  # so that the first new piece is spelled as a continuation
+
+    def take(self, token):
+        """The `Piece` that a token completes, None where its text must wait; token None: no more will come."""
+        ended = token is None or token in self.stop_ids
+        spelled = self.decoder.flush() if ended else self.decoder.push(token)
+        text, self.held, stopped = until_stop(self.held + spelled, self.stop)
+        if ended and not stopped:
+            text, self.held = text + self.held, ""
+        if stopped or ended:
+            self.finish = "length" if token is None and not stopped else "stop"
+        if not text and self.finish is None:
+            return None
+        facts, self.facts = tuple(self.facts), []
+        return Piece(text, facts, self.finish, self.index)
+
+
+def answers(model, tokenizer, prompts, max_new_tokens, sampling, stop, seed, stop_ids, n_top=5):
+    """Yield the `Piece`s of what `generate_tokens` writes behind `prompts`, lists of ids that are the rows of one
+    batch, each spelled as `generate_text` spells it; the last of each row says why it ended.
+
+    A token whose text must wait (half a character, the beginning of a stop string) comes with the next piece. A row
+    that a stop string ended is decoded on while others need the batch, and not told.
     """
-    waiting = []
-
-    def watch(logits_BV, next_B):
-        waiting.append(token_facts(tokenizer, logits_BV[0], int(next_B[0]), n_top))
-
-    def taken():
-        facts = tuple(waiting)
-        waiting.clear()
-        return facts
-
-    pieces = generate_text(model, tokenizer, ids, max_new_tokens, sampling, stop, seed, stop_ids, watch)
-    while True:
-        try:
-            text = next(pieces)
-        except StopIteration as ended:
-            yield Piece("", taken(), "stop" if ended.value in ("stop", "end") else "length")
+    rows = [AnswerRow(index, tokenizer, ids, stop, stop_ids) for index, ids in enumerate(prompts)]
+    seen = []  # the scores of the step, of the rows that are still decoded
+    steps = generate_tokens(model, prompts, max_new_tokens, sampling, stop_ids, seed,
+                            watch=lambda logits_BV, _: seen.extend(logits_BV))
+    for said_B in itertools.chain(steps, [[None] * len(rows)]):
+        for row, token in zip(rows, said_B, strict=True):
+            logits_V = None if token is None else seen.pop(0)
+            if row.finish is not None:
+                continue
+            if token is not None:
+                row.facts.append(token_facts(tokenizer, logits_V, token, n_top))
+            if (piece := row.take(token)) is not None:
+                yield piece
+        if all(row.finish is not None for row in rows):
             return
-        yield Piece(text, taken())
 
 
 @torch.inference_mode()

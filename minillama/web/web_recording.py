@@ -8,7 +8,7 @@ from pathlib import Path
 from minillama.system.files import atomic_write
 from minillama.web.inspection import inspection
 from minillama.web.protocol import read_asked
-from minillama.web.token_facts import answer, label
+from minillama.web.token_facts import answers, label
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 MOST_BYTES = 300_000  # of a file, so that a page of documentation stays light
@@ -22,19 +22,19 @@ def record(loaded, questions, path):
     for question in filter(None, map(str.strip, questions)):
         messages.append({"role": "user", "content": question})
         asked = read_asked({"messages": messages, "logprobs": True, "top_logprobs": 5}, "chat", loaded)
-        tokens, finish = [], None
-        for piece in answer(loaded.model, loaded.tokenizer, asked.ids, asked.max_new_tokens, asked.sampling, asked.stop,
-                            asked.seed + len(turns), asked.stop_ids):
+        (ids,), tokens, finish = asked.prompts, [], None
+        for piece in answers(loaded.model, loaded.tokenizer, [ids], asked.max_new_tokens, asked.sampling, asked.stop,
+                             asked.seed + len(turns), asked.stop_ids):
             tokens += [{**fact, "text": ""} for fact in piece.tokens]
             if tokens:
                 tokens[-1]["text"] += piece.text
             finish = piece.finish
         text = "".join(token["text"] for token in tokens).strip()
         messages.append({"role": "assistant", "content": text})
-        ids = asked.ids + [token["id"] for token in tokens]
-        looks = [packed(inspection(loaded.model, loaded.tokenizer, ids[:len(asked.ids) + place], token["id"], 3, 16))
+        whole = ids + [token["id"] for token in tokens]
+        looks = [packed(inspection(loaded.model, loaded.tokenizer, whole[:len(ids) + place], token["id"], 3, 16))
                  for place, token in enumerate(tokens)]
-        prompt = [{"id": index, "token": label(loaded.tokenizer, index)} for index in asked.ids]
+        prompt = [{"id": index, "token": label(loaded.tokenizer, index)} for index in ids]
         said = {"voice": {"model": loaded.name}, "prompt": prompt, "text": text, "tokens": tokens, "finish": finish}
         turns.append({"question": question, "answers": [{**said, "looks": looks}]})
     page = static_page({"models": [loaded.described()], "turns": turns})

@@ -25,6 +25,7 @@ def refused(port, *arguments, **options):
     status, _, found = ask(port, *arguments, **options)
     assert 400 <= status < 500, (status, found)
     assert "\n" not in found["error"]["message"] and found["error"]["code"] == status
+    assert len(found["error"]["message"]) <= 1000
     return status
 
 
@@ -76,7 +77,7 @@ BAD = [b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b'{"messages": NaN}
        b'{"max_tokens": ' + b"9" * 5000 + b"}"]
 WRONG = [{"messages": []}, {"messages": "Hi"}, {"messages": [1]}, {"messages": [{"role": "user"}]},
          {"messages": [{"role": "tool", "content": "x"}]}, {"messages": [{"role": "user", "content": [1]}]},
-         {"messages": [{"role": "assistant", "content": "x"}]}, {**CHAT, "n": 2}, {**CHAT, "tools": []},
+         {"messages": [{"role": "assistant", "content": "x"}]}, {**CHAT, "n": 9}, {**CHAT, "tools": []},
          {**CHAT, "temperature": -1}, {**CHAT, "temperature": "hot"}, {**CHAT, "temperature": True},
          {**CHAT, "top_p": 0}, {**CHAT, "top_p": 1.5}, {**CHAT, "top_k": -1}, {**CHAT, "max_tokens": -1},
          {**CHAT, "max_tokens": 1e9}, {**CHAT, "max_tokens": 1 << 70}, {**CHAT, "seed": -1}, {**CHAT, "seed": 1.5},
@@ -87,10 +88,38 @@ WRONG = [{"messages": []}, {"messages": "Hi"}, {"messages": [1]}, {"messages": [
          {"messages": [{"role": "user", "content": "\ud800"}]},
          {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}]
 
+DEEP = [1]
+for _ in range(300):
+    DEEP = [DEEP]
+NUMBERS = [0, -1, 9, 1e9, 1 << 70, 1.5, True, False, "2", [2], {}, -(1 << 63)]
+ROWS = [[], [[]], [""] * 9, ["a"] * 10_000, [[1]] * 10_000, [1] * 10_000, [[1] * 10_000], ["a" * 10_000], [1, "a"],
+        ["a", 1], ["a", [1]], [[1], "a"], [[1], 1], [[[1]]], DEEP, [True], [[True]], [None], [[None]], [1.5], [[1.5]],
+        [{}], {}, {"a": "b"}, True, 5, None, ["a", None], [-1], [[-1]], [259], [[259]], ["\ud800"], [[1], []],
+        [["a"]], ["a" * 100_000] * 8, [1 << 70], [[1] * 512] * 9]
+TEXTS = [*({"prompt": "a", "max_tokens": 2, "n": n} for n in NUMBERS),
+         *({"messages": CHAT["messages"], "max_tokens": 2, "n": n} for n in NUMBERS),
+         *({"prompt": prompt, "max_tokens": 2} for prompt in ROWS), {"prompt": ["a"] * 3, "n": 3},
+         {"prompt": [[1] * 500] * 8, "n": 2}]
+ECHOED = [{"prompt": prompt, "n": 8, "echo": True} for prompt in ROWS]
+
 
 @pytest.mark.parametrize("body", [*BAD, *WRONG], ids=range(len(BAD) + len(WRONG)))
 def test_a_request_that_means_nothing_is_refused_in_one_line(port, body):
     refused(port, "/v1/chat/completions", body)
+
+
+def test_rows_that_mean_nothing_are_refused_in_one_line(port):
+    for body in TEXTS:
+        refused(port, "/v1/chat/completions" if "messages" in body else "/v1/completions", body)
+    honest(port)
+
+
+@pytest.mark.long
+def test_a_thousand_hostile_requests_for_rows_are_refused_in_one_line_each(port, monkeypatch):
+    monkeypatch.setattr("minillama.web.request_guard.MOST_REQUESTS", 2000)
+    for body in itertools.islice(itertools.cycle([*TEXTS, *ECHOED]), 1000):
+        refused(port, "/v1/chat/completions" if "messages" in body else "/v1/completions", body)
+    honest(port)
 
 
 @pytest.mark.parametrize("tokens", [[], [-1], [259], [1.5], ["a"], "abc", None, [1] * 513, [True], {"a": 1}])

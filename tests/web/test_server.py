@@ -18,7 +18,7 @@ from minillama.web.inspection import inspect
 from minillama.web.protocol import Loaded
 
 PROMPT = "once upon"
-IDS = prompt_ids(Bytes(), PROMPT)
+IDS, ENDS = prompt_ids(Bytes(), PROMPT), Bytes().end_ids
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,58 @@ def test_a_chat_is_asked_in_the_models_template_and_streams_logprobs(client, loa
     whole = client.chat.completions.create(model="small", messages=messages, max_tokens=10, seed=seed)
     assert whole.choices[0].message.content == "".join(chunk.choices[0].delta.content for chunk in chunks)
     assert [model.id for model in client.models.list()] == ["small"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_prompts_in_one_request_get_the_tokens_that_each_gets_alone(client, loaded, seed, temperature):
+    options = {"model": "small", "max_tokens": 9, "temperature": temperature, "seed": seed}
+    prompts = ["a", PROMPT, "", "once upon a time there was", "zz"]
+    found = client.completions.create(**options, prompt=prompts, logprobs=0)
+    assert [choice.index for choice in found.choices] == list(range(5))
+    for prompt, choice in zip(prompts, found.choices, strict=True):
+        ids = prompt_ids(Bytes(), prompt)
+        wanted = [row[0] for row in generate_tokens(loaded.model, [ids], 9, Sampling(temperature), ENDS, seed)]
+        assert [fact["id"] for fact in choice.logprobs.facts] == wanted
+        assert choice.text == client.completions.create(**options, prompt=prompt).choices[0].text
+    by_ids = client.completions.create(**options, prompt=[prompt_ids(Bytes(), prompt) for prompt in prompts])
+    assert [choice.text for choice in by_ids.choices] == [choice.text for choice in found.choices]
+    told = [""] * 5
+    for chunk in client.completions.create(**options, prompt=prompts, stream=True):
+        told[chunk.choices[0].index] += chunk.choices[0].text
+    assert told == [choice.text for choice in found.choices]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_choice_i_is_the_ith_draw_of_the_seed_whatever_n_is(client, loaded, seed):
+    """As `row_chances` has it: the first choice is what n = 1 gives; the others are not what other seeds give."""
+    messages, options = [{"role": "user", "content": "Hi"}], {"model": "small", "max_tokens": 8, "temperature": 1.5}
+
+    def texts(n, seed):
+        found = client.chat.completions.create(**options, messages=messages, n=n, seed=seed)
+        return [choice.message.content for choice in sorted(found.choices, key=lambda choice: choice.index)]
+
+    conversation = Conversation(Bytes(), "vicuna", list(messages))
+    ids = conversation.prompt(500)
+    ends = conversation.stop_ids()
+    rows = list(zip(*generate_tokens(loaded.model, [ids] * 8, 8, Sampling(1.5), ends, seed), strict=True))
+    eight = texts(8, seed)
+    for row, text in zip(rows, eight, strict=True):
+        decoder = Bytes().decoder()
+        assert text == "".join(decoder.push(i) for i in row if i is not None and i not in ends) + decoder.flush()
+    assert texts(3, seed) == eight[:3] and texts(1, seed) == eight[:1] and len(set(eight)) == 8
+    assert eight[1] != texts(1, seed + 1)[0]
+    told = [""] * 8
+    for chunk in client.chat.completions.create(**options, messages=messages, n=8, seed=seed, stream=True):
+        told[chunk.choices[0].index] += chunk.choices[0].delta.content
+    assert told == eight
+
+
+def test_an_echo_comes_with_each_choice(client):
+    found = client.completions.create(model="small", prompt=["ab", "c"], n=2, max_tokens=0, echo=True, logprobs=1)
+    assert [choice.text for choice in found.choices] == ["ab", "ab", "c", "c"]
+    assert found.usage.completion_tokens == 0
+    assert found.choices[0].logprobs.token_logprobs == found.choices[1].logprobs.token_logprobs
 
 
 def test_a_stop_string_ends_the_text_before_it(client):
@@ -129,8 +181,9 @@ def test_conversations_beside_one_another_get_what_each_gets_alone(port):
     assert together == [talk(n) for n in range(12)] and len(set(together)) > 6
 
 
-def test_a_closed_connection_ends_its_answer(loaded):
-    """The next request is answered long before the first would have been."""
+@pytest.mark.parametrize("prompt", ["x", ["x", "yy", "z"]])
+def test_a_closed_connection_ends_its_answer(prompt):
+    """The next request is answered long before the first would have been, or all its rows."""
     slow, steps = made_loaded(1, "slow"), []
     inner = slow.model.logits
 
@@ -140,7 +193,7 @@ def test_a_closed_connection_ends_its_answer(loaded):
 
     slow.model.logits = logits
     with running(slow) as port:
-        body = json.dumps({"prompt": "x", "max_tokens": 90, "stream": True, "temperature": 5}).encode()
+        body = json.dumps({"prompt": prompt, "max_tokens": 90, "stream": True, "temperature": 5}).encode()
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
                         b"Content-Length: %d\r\n\r\n" % (port, KEY.encode(), len(body)) + body)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 from mutants import Mutant
@@ -12,15 +13,21 @@ from web_server import Bytes, made_loaded
 
 from minillama.chat import Conversation, reply
 from minillama.web.inspection import inspect
-from minillama.web.web_recording import DIGITS, record
+from minillama.web.web_recording import DIGITS, record, static_page
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def recorded(tmp_path, questions=("Hi", "</script><b>?")):
     loaded = made_loaded()
     record(loaded, questions, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    return loaded, page, recording_in(page)
+
+
+def recording_in(page):
     (data,) = re.findall(r'<script id="recording" type="application/json">(.*?)</script>', page, flags=re.DOTALL)
-    return loaded, page, json.loads(data)
+    return json.loads(data)
 
 
 def test_a_recording_is_the_conversation_that_chat_has(tmp_path):
@@ -56,6 +63,13 @@ def test_it_is_one_small_file_whose_policy_names_its_own_script_and_style(tmp_pa
     assert page.count("</script>") == 2 and "<b>?" not in page
 
 
+def test_the_page_in_the_documentation_is_todays_page_with_its_recording():
+    """Made by: echo "Once upon a time there was a cat. What did it do?" | python3 run.py chat --web --record
+    docs/inside.html --model stories260K.bin --max-new-tokens 48."""
+    page = (ROOT / "docs" / "inside.html").read_bytes()
+    assert static_page(recording_in(page.decode())) == page and len(page) < 300_000
+
+
 def test_a_recording_that_is_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("minillama.web.web_recording.MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="--max-new-tokens"):
@@ -65,7 +79,6 @@ def test_a_recording_that_is_too_long_is_refused(tmp_path, monkeypatch):
 
 def in_a_folder(law):
     import tempfile
-    from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
         law(Path(folder))
@@ -73,6 +86,8 @@ def in_a_folder(law):
 
 plant = partial(Mutant, "minillama.web.web_recording")
 MUTANTS = [
+    plant("{style}</style>", "{style} </style>",
+          test_the_page_in_the_documentation_is_todays_page_with_its_recording),
     plant("asked.seed + len(turns)", "asked.seed",
           lambda: in_a_folder(test_a_recording_is_the_conversation_that_chat_has)),
     plant("round(63 * weight ** 0.5)", "int(63 * weight ** 0.5)",
