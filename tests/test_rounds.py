@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic: turns, medians, spread and ratios; and every benchmark runs, on a tiny size."""
 
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -111,7 +112,9 @@ def test_seven_rounds_unless_told(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["decoding", "fine_tuning", "gpu", "importing", "pretraining", "rope", "training"])
+@pytest.mark.parametrize("name", ["decoding", "fine_tuning", "gpu", "importing", "pretraining", "rope", "training",
+                                  pytest.param("web", marks=pytest.mark.skipif(
+                                      not importlib.util.find_spec("uvicorn"), reason="pip install minillama[web]"))])
 def test_the_benchmark_runs_and_prints_a_table(name):
     done = subprocess.run([sys.executable, BENCH / f"{name}.py", "--rounds", "1", "--small", "--threads", "1"],
                           capture_output=True, text=True, timeout=300)

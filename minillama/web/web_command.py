@@ -20,7 +20,8 @@ def add_web(chat):
     chat.add_argument("--port", type=int, metavar="N", help="of --web, on this machine alone (default: a free one)")
     chat.add_argument("--record", metavar="FILE", help="with --web: answer the lines of stdin, and write all that the "
                       "page shows as one file instead")
-    chat.add_argument("--against", metavar="PATH", help="with --web: a second model, side by side, of the same tokens")
+    chat.add_argument("--against", metavar="PATH", help="with --web: a second model, or an adapter's "
+                      "folder, side by side, of the same tokens")
 
 
 def require_web(arguments):

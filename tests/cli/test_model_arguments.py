@@ -207,6 +207,27 @@ def test_where_the_engine_does_not_decode_a_line_says_why(model_folder, tmp_path
             assert (said in err) == (backend == "cpu" and bool(why)), err
 
 
+def test_chat_against_an_adapters_folder_loads_it_over_its_own_base(model_folder, tmp_path, capsys, monkeypatch):  # noqa: F811
+    seen, scores_TV = [], []
+    for n, folder in enumerate(("first", "second")):
+        model = load_model(model_folder)[0].eval()
+        torch.manual_seed(n)
+        for name in add_lora(model, LoRAConfig(2)):
+            torch.nn.init.normal_(model.get_submodule(name).B)
+        (tmp_path / folder).mkdir()
+        save_lora(tmp_path / folder, model, base_model=str(model_folder))
+        scores_TV.append(use_kernels(model, "torch")(torch.tensor([[5, 9, 7]]))[0])
+    monkeypatch.setattr(generation_commands, "serve", lambda models, *_: seen.extend(models))
+    for words in (("--model", model_folder), ("--model", tmp_path / "first"),
+                  ("--model", model_folder, "--adapter", tmp_path / "first")):
+        code, _, err = run(capsys, "chat", "--web", "--record", tmp_path / "page.html", *words, "--against",
+                           tmp_path / "second", "--kernels", "torch")
+        assert code == 0, err
+    for loaded, wanted_TV in zip(seen[1:], [scores_TV[1], *scores_TV, *scores_TV], strict=True):
+        assert loaded.factors and torch.equal(loaded.model(torch.tensor([[5, 9, 7]]))[0], wanted_TV)
+    assert not seen[0].factors and [loaded.name for loaded in seen[1:4]] == ["second", "first", "second"]
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", None])
 def test_the_kv_cache_is_kept_in_the_dtype_that_is_asked_for(name, model_folder, capsys, monkeypatch):  # noqa: F811
     found = []

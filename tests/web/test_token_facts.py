@@ -95,7 +95,7 @@ MUTANTS = [
           test_the_facts_of_a_token_are_sums_over_the_vocabulary),
     plant("torch.special.entr(log_V.exp())", "torch.special.entr(log_V)",
           test_the_facts_of_a_token_are_sums_over_the_vocabulary),
-    plant("token_facts(tokenizer, logits_V, token, n_top)", "token_facts(tokenizer, logits_V, 0, n_top)",
+    plant("append(token_facts(tokenizer, logits_V, token,", "append(token_facts(tokenizer, logits_V, 0,",
           lambda: test_an_answer_is_the_text_and_the_tokens_of_generate(Sampling(temperature=0))),
     plant("facts, self.facts = tuple(self.facts), []", "facts = tuple(self.facts)",
           lambda: test_an_answer_is_the_text_and_the_tokens_of_generate(Sampling(temperature=0))),

@@ -54,6 +54,18 @@ def test_two_models_side_by_side_share_a_tokenizer_and_have_two_names():
     assert issubclass(Bytes, ByteTokenizer)
 
 
+def test_the_second_model_is_loaded_without_the_adapter_of_the_first():
+    seen = []
+
+    def load(arguments):
+        seen.append((arguments.model, arguments.adapter))
+        return made_model(1), Bytes()
+
+    arguments = Namespace(model="x/b", against="y/c", adapter="z", max_new_tokens=5, seed=3, system="")
+    load_models(arguments, made_model(), Conversation(Bytes(), "vicuna"), ChatSampling(), load)
+    assert seen == [("y/c", None)] and (arguments.model, arguments.adapter) == ("x/b", "z")
+
+
 def test_the_server_listens_on_this_machine_alone_and_tells_its_address(monkeypatch, capsys):
     uvicorn = need_libraries()
     seen = []
@@ -77,6 +89,8 @@ plant = partial(Mutant, "minillama.web.web_command")
 MUTANTS = [
     plant('(("127.0.0.1", arguments.port', '(("", arguments.port',
           lambda: run_listening()),
+    plant("other.adapter = arguments.against, None", "_ = arguments.against, None",
+          test_the_second_model_is_loaded_without_the_adapter_of_the_first),
     plant("!= \\\n", "== \\\n", test_two_models_side_by_side_share_a_tokenizer_and_have_two_names),
     plant("if given and not arguments.web:", "if False:", lambda:
           test_flags_of_the_page_without_it_and_ports_that_are_none_are_refused({"port": 8000}, "--port")),

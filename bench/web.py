@@ -1,0 +1,162 @@
+"""The server of `chat --web` on this machine beside the model alone: the first token, the stream, a look inside.
+
+One process holds the model, the server and its client, and asks as the page does: streamed, with five rivals of each
+token. The peer is `generate_text` on the same model, and for a look inside the plain forward pass over the same tokens.
+Wall-clock times are what a reader waits; CPU times, of all threads of the process, are worth more on a busy machine.
+A line on stderr says how much later the first token came than by `generate_text` (wanted: up to 200 ms), at what part
+of its rate the others followed (wanted: 95 % or more), and how long a look took (wanted: under 1 s).
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import _rounds  # first: it speaks to OpenMP before torch loads
+import torch
+from _readers import random_file
+
+from minillama import kernels
+from minillama.backends import use_kernels
+from minillama.checkpoint import load_model
+from minillama.config import ModelConfig, preset
+from minillama.generate import generate_text
+from minillama.sampling import Sampling
+from minillama.web.protocol import Loaded
+
+KEY, PROMPT, N, LOOK = "the-key-of-the-benchmark", 32, 48, 256  # tokens read, tokens written, tokens looked into
+TOKENIZER = SimpleNamespace(end_ids=set(), id_to_piece=str,  # each token is its number, so that each is told at once
+                            decoder=lambda: SimpleNamespace(push=lambda token: f" {token}", flush=str))
+
+
+@contextlib.contextmanager
+def serving(loaded):
+    """The port at which a model answers."""
+    import uvicorn
+
+    from minillama.web.server import application
+
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    runner = uvicorn.Server(uvicorn.Config(application([loaded], KEY, [f"127.0.0.1:{port}"]), log_level="error",
+                                           ws="none", lifespan="off"))
+    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not runner.started:
+        time.sleep(0.01)
+    try:
+        yield port
+    finally:
+        runner.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def asked(port, path, body):
+    """The lines of an answer, on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {KEY}"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise SystemExit(f"{path} answers {answer.status}, {answer.read().decode()}: nothing was timed")
+    with contextlib.closing(connection):
+        yield answer
+
+
+def now():
+    """(seconds on the wall, seconds of all processors in this process)."""
+    return time.perf_counter(), time.process_time()
+
+
+def streamed(port, ids):
+    """[`now` at the start, and behind each token as it came over HTTP]."""
+    times = [now()]
+    body = {"prompt": ids, "max_tokens": N, "temperature": 0, "logprobs": 5, "stream": True}
+    with asked(port, "/v1/completions", body) as answer:
+        for line in answer:
+            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["text"]:
+                times.append(now())
+    return times
+
+
+def generated(model, ids):
+    """The same of the model alone."""
+    return [now(), *(now() for _ in generate_text(model, TOKENIZER, ids, N, Sampling(0)))]
+
+
+def looked(port, ids):
+    """`now` before and behind one look inside, from question to parsed answer."""
+    before = now()
+    with asked(port, "/v1/inspect", {"tokens": ids, "said": 1}) as answer:
+        json.load(answer)
+    return [before, now()]
+
+
+def passed(model, ids):
+    """The same of one forward pass, with the scores at the last place."""
+    before = now()
+    with torch.inference_mode():
+        model.logits(model.hidden_states(torch.tensor([ids]))[:, -1:])
+    return [before, now()]
+
+
+def between(times, clock, first, last):
+    """Seconds from one of the times to another, in every round."""
+    return [round_[last][clock] - round_[first][clock] for round_ in times]
+
+
+def rows_of(found, shape):
+    """The table's rows. found: {name: times of each round}."""
+    rows = []
+    for clock, word in enumerate(("wall clock", "CPU time")):
+        http_first, alone_first = (between(found[name], clock, 0, 1) for name in ("HTTP", "alone"))
+        http_rate, alone_rate = ([(N - 1) / s for s in between(found[name], clock, 1, N)] for name in ("HTTP", "alone"))
+        look, plain = (between(found[name], clock, 0, 1) for name in ("look", "pass"))
+        rows += [_rounds.Row(f"first token over HTTP, {word}, against generate_text", f"{shape}, {PROMPT} tokens read",
+                             "s", http_first, alone_first, more_is_better=False),
+                 _rounds.Row(f"tokens after it over HTTP, {word}, against generate_text", f"{shape}, {N - 1} tokens",
+                             "tok/s", http_rate, alone_rate),
+                 _rounds.Row(f"look inside, {word}, against one forward pass", f"{shape}, {LOOK} tokens", "s", look,
+                             plain, more_is_better=False)]
+    return rows
+
+
+def tell(rows):
+    """The three numbers that are wanted, on the wall's clock, in one line on stderr."""
+    first, rate, look = rows[:3]
+    later = statistics.median(mine - theirs for mine, theirs in zip(first.ours, first.peer, strict=True))
+    print(f"the first token comes {1000 * later:.0f} ms after generate_text's; the others at "
+          f"{100 * statistics.median(rate.ratios(rate.peer)):.0f} % of its rate; a look takes "
+          f"{statistics.median(look.ours):.2f} s", file=sys.stderr)
+
+
+def main(argv=None):
+    chosen = _rounds.options(__doc__, argv)
+    if not all(map(_rounds.has_peer, ("starlette", "uvicorn"))):
+        raise SystemExit("the server is what is timed: pip install starlette uvicorn")
+    kernels.require("cpu")
+    config = ModelConfig(64, 2, 4, 512, hidden_dim=192) if chosen.small else preset("stories110m")
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(random_file(config, Path(folder)))[0].eval().requires_grad_(False)
+        use_kernels(model, "cpu")
+        ids = torch.randint(config.vocab_size, (LOOK,), generator=torch.Generator().manual_seed(1)).tolist()
+        prompt = ids[:PROMPT]
+        with serving(Loaded("random", model, TOKENIZER, "vicuna", Sampling(0))) as port:
+            contenders = {"HTTP": lambda: streamed(port, prompt), "alone": lambda: generated(model, prompt),
+                          "look": lambda: looked(port, ids), "pass": lambda: passed(model, ids)}
+            found = _rounds.alternate(contenders, chosen.rounds, lambda work: work())
+    rows = rows_of(found, f"{config.n_parameters() / 1e6:.0f} M weights")
+    tell(rows)
+    _rounds.show(rows)
+
+
+if __name__ == "__main__":
+    main()
