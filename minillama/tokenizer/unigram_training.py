@@ -83,7 +83,7 @@ def maximize(expected):
     """The M step: {piece: log probability}. Plain EM has log(count / sum); the digamma function in place of the
     logarithm favours few pieces, as a Dirichlet prior does."""
     kept = {piece: count for piece, count in expected.items() if count >= LEAST_COUNT}
-    of_all = digamma(add_up(kept.values()))
+    of_all = digamma(add_up(kept.values())) if kept else 0.0  # no piece may be so frequent
     return {piece: digamma(count) - of_all for piece, count in kept.items()}
 
 
