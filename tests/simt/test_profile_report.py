@@ -174,13 +174,13 @@ def drawn(axes):
 
 
 def test_sectors_are_counted_from_the_first_and_far_ones_stand_in_their_order(tmp_path):
-    for far, columns in ((64, [0, 2]), (199 * 32, [0, 199]), (200 * 32, [0, 1])):
+    for far, columns in ((64, [0, 2]), (255 * 32, [0, 255]), (256 * 32, [0, 1])):
         offsets = [96, None, 96 + far + 28, *[None] * 29]
         p = profile_of(kernel("k", "f", [dict(row(1, "load", "global", offsets, requests=1), width=8)]))
         axes = profile_pictures.sectors(p, "near").axes[0]
         points = {(0, 0), (columns[1], 2), (columns[1] + 1, 2)}  # 8 bytes from byte 28 lie in two sectors
-        if far == 199 * 32:
-            points = {(0, 0), (1, 2), (2, 2)}  # the second of them is 200 away
+        if far == 255 * 32:
+            points = {(0, 0), (1, 2), (2, 2)}  # the second of them is 256 away
         (found,) = drawn(axes).values()
         assert found == points
         assert axes.get_xlim() == pytest.approx((-0.8, max(max(x for x, _ in points), 7) + 0.8))
