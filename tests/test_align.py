@@ -129,6 +129,11 @@ def test_the_stages_of_instructgpt_run_on_a_tiny_model(tmp_path):
     assert said.getvalue().count("finished before") == 3
 
 
+def test_words_that_are_cut_off_are_named_with_their_stage(tmp_path, capsys):
+    code = align.main(["--recipe", "ziya", "--out", str(tmp_path), "--flags", "ppo", "--lr '5e-4"])
+    assert code == 2 and "--flags ppo \"--lr '5e-4\" is no list of words" in capsys.readouterr().err
+
+
 MUTANTS = [
     Mutant("align", 'words = [*words, "--resume"]', "pass", lambda: in_a_folder(
         test_it_goes_on_with_the_first_stage_that_is_not_finished)),

@@ -82,7 +82,10 @@ def run_align(arguments):
     """Print the stages; run those that are left."""
     more = {}
     for name, words in arguments.flags or []:
-        more.setdefault(name, []).extend(shlex.split(words))
+        try:
+            more.setdefault(name, []).extend(shlex.split(words))
+        except ValueError as error:
+            raise ValueError(f"--flags {name} {words!r} is no list of words: {error}") from None
     given = {name: getattr(arguments, name) for name in (*INPUTS, "out")}
     stages, recipe = stages_of(arguments.recipe, given, more), RECIPES[arguments.recipe]
     print(f"recipe {arguments.recipe} ({recipe['source']})"
