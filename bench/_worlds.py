@@ -1,8 +1,9 @@
-"""Two little worlds that the defaults of feedback were not chosen on: their texts, answers, pairs, and what is good.
+"""Little worlds that the defaults of feedback were not chosen on: their texts, answers, pairs, and what is good.
 
 A question asks about a few things; an answer is a row of sentences, each of a kind, in a fixed order. A sentence has a
 worth, and the quality of an answer is the sum of what its sentences are worth, less one for each sentence that does not
-belong there. `kitchen` values modesty, measures and naming the dish; `harbour` values bare facts: time and place.
+belong there. `kitchen` values modesty, measures and naming the dish; `harbour` values bare facts: time and place;
+`teahouse`, in Chinese, the number of guests, and asking back. `errands` is a numbered list, whose order is good or bad.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SLOT = re.compile(r"\{(\w+)\}")
+SENTENCE = re.compile(r"\S[^.!?。！？]*[.!?。！？]?")
 MALFORMED = -1  # what is wrong costs, each time
 
 
@@ -24,6 +26,52 @@ class World(NamedTuple):
     named: tuple
     words: dict
     kinds: dict
+    space: str = " "  # between sentences
+
+    def questions(self):
+        """{text: {slot: word}} of all questions."""
+        return questions_of(self.question, self.words)
+
+    def answer(self, asked, rng):
+        """An answer as the world's people give it, good and bad."""
+        said = [rng.choice(list(templates)) for templates, share in self.kinds.values() if rng.random() < share]
+        return self.space.join(SLOT.sub(lambda slot: asked.get(slot[1]) or rng.choice(self.words[slot[1]]), template)
+                               for template in said)
+
+    def judged(self, asked, answer):
+        """(quality, whether the answer is malformed): malformed is what nobody there could have answered so."""
+        found, quality, malformed, last = set(), 0, False, -1
+        for sentence in SENTENCE.findall(" ".join(answer.split())):
+            place, worth = self.kind(asked, sentence)
+            if place is None or place in found:
+                quality, malformed = quality + MALFORMED, True
+                continue
+            found.add(place)
+            malformed, last = malformed or place < last, max(place, last)
+            quality += worth
+        core = list(self.kinds).index("core")
+        return (quality, malformed) if core in found else (quality + MALFORMED, True)
+
+    def kind(self, asked, sentence):
+        """(its place in an answer, its worth); (None, 0) of what nobody says."""
+        for place, (templates, _) in enumerate(self.kinds.values()):
+            for template, worth in templates.items():
+                if re.fullmatch(self.pattern(asked, template), sentence.rstrip()):
+                    return place, worth
+        return None, 0
+
+    def pattern(self, asked, template):
+        """A sentence's regular expression: what the question named has to be the same, all else may be any word."""
+        parts = SLOT.split(template)
+        return "".join(re.escape(part) if i % 2 == 0 else re.escape(asked[part]) if part in self.named
+                       else f"(?:{'|'.join(map(re.escape, self.words[part]))})" for i, part in enumerate(parts))
+
+
+def questions_of(question, words):
+    """All ways to fill the slots of a question, {text: {slot: word}}."""
+    slots = SLOT.findall(question)
+    rows = (dict(zip(slots, chosen, strict=True)) for chosen in itertools.product(*(words[slot] for slot in slots)))
+    return {question.format(**row): row for row in rows}
 
 
 KITCHEN = World(
@@ -58,60 +106,71 @@ HARBOUR = World(
      "fare": ({"Tickets are sold at the {pier}.": 1, "Tickets cost more than they should.": -1}, 0.4),
      "chatter": ({"My uncle sailed once.": -1, "The gulls are loud today.": -1}, 0.5)})
 
-WORLDS = {"kitchen": KITCHEN, "harbour": HARBOUR}
+# The number of guests is named first: a pot for each is right, another number is wrong.
+TEAHOUSE = World(
+    "我们{guests}位客人{when}想喝{tea}，怎么点？", ("guests", "tea"),
+    {"guests": ["两", "三", "四", "五", "六", "七", "八", "九"],
+     "when": ["早上", "中午", "下午", "晚上", "雨天", "周末"],
+     "tea": ["龙井", "普洱", "红茶", "花茶", "白茶", "乌龙", "毛峰", "黑茶", "麦茶", "菊花茶"],
+     "pots": ["两", "三", "四", "五", "六", "七", "八", "九"], "cake": ["绿豆糕", "桂花糕", "瓜子", "花生"],
+     "yuan": ["二十", "四十", "六十", "八十"]},
+    {"opening": ({"您好！": 1, "请坐。": 1, "听着。": 0, "快说！": -1, "又来了！": -1}, 0.8),
+     "core": ({"{guests}位客人请点{guests}壶{tea}。": 3, "请点{pots}壶{tea}。": 1, "请点{pots}壶。": 0,
+               "随便点。": -1}, 1.0),
+     "cake": ({"再来一盘{cake}，一共{yuan}元。": -1, "{cake}今天不要钱。": 1}, 0.5),
+     "end": ({"要浓一点吗？": 1, "坐窗边好吗？": 1, "就这样。": 0, "先付钱！": -1, "不好喝别怪我。": -1}, 0.8)}, "")
 
 
-def questions_of(world):
-    """All questions of a world, {text: {slot: word}}."""
-    slots = SLOT.findall(world.question)
-    rows = (dict(zip(slots, words, strict=True)) for words in itertools.product(*(world.words[s] for s in slots)))
-    return {world.question.format(**row): row for row in rows}
+class Errands(NamedTuple):
+    """Numbered steps, each of a stage; good is the order of the stages, three steps, and to ask back about the
+    fault; blame is bad."""
+
+    question: str = "My {thing} in the {room} is {fault}, what now?"
+    words: dict = {
+        "thing": ["radio", "lamp", "kettle", "heater", "printer", "clock", "fan", "mixer", "pump", "drill"],
+        "room": ["attic", "cellar", "office", "garage", "hall", "studio"],
+        "fault": ["noisy", "slow", "hot", "dusty", "wet", "stuck", "loose", "silent"]}
+    stages: tuple = (("pull the plug", "turn off the power"), ("open the {thing}", "take the lid off the {thing}"),
+                     ("dry the inside", "oil the wheels", "tighten the screws"), ("close it", "put the lid back"))
+    ends: dict = {"Is it still {fault}?": 1, "Good luck.": 0, "You broke it yourself.": -1}
+
+    def questions(self):
+        return questions_of(self.question, self.words)
+
+    def answer(self, asked, rng):
+        stages = rng.sample(range(4), rng.choice([1, 2, 3, 3, 4]))
+        stages = sorted(stages) if rng.random() < 0.5 else stages
+        steps = [f"{i}) {rng.choice(self.stages[stage])}" for i, stage in enumerate(stages, 1)]
+        end = [rng.choice(list(self.ends))] * (rng.random() < 0.8)
+        return " ".join(["; ".join(steps) + ".", *end]).format(**asked)
+
+    def judged(self, asked, answer):
+        listed, *rest = [sentence.strip() for sentence in SENTENCE.findall(" ".join(answer.split()))] or [""]
+        ends = {end.format(**asked): worth for end, worth in self.ends.items()}
+        quality = sum(ends.get(end, MALFORMED) for end in rest[:1]) + MALFORMED * len(rest[1:])
+        said = {step.format(**asked): i for i, steps in enumerate(self.stages) for step in steps}
+        steps = [part.partition(") ") for part in listed.removesuffix(".").split("; ")]
+        stages = [said[step] for _, _, step in steps if step in said]
+        if not stages:
+            return quality + MALFORMED, True
+        wrong = len(steps) - len(set(stages)) + (listed[-1:] != ".")
+        wrong += [number for number, _, _ in steps] != [str(i) for i in range(1, len(steps) + 1)]
+        ordered = len(stages) > 1 and 2 * (1 if stages == sorted(stages) else -1)
+        malformed = bool(wrong or any(end not in ends for end in rest) or len(rest) > 1)
+        return quality + ordered + min(len(set(stages)), 3) - 2 + MALFORMED * wrong, malformed
 
 
-def sample_answer(world, asked, rng):
-    """An answer as the world's people give it, good and bad."""
-    said = [rng.choice(list(templates)) for templates, share in world.kinds.values() if rng.random() < share]
-    return " ".join(SLOT.sub(lambda slot: asked.get(slot[1]) or rng.choice(world.words[slot[1]]), template)
-                    for template in said)
-
-
-def judged(world, asked, answer):
-    """(quality, whether the answer is malformed): malformed is what nobody there could have answered so."""
-    found, quality, malformed, last = set(), 0, False, -1
-    for sentence in re.findall(r"\S[^.!?]*[.!?]?", " ".join(answer.split())):
-        place, worth = _kind(world, asked, sentence)
-        if place is None or place in found:
-            quality, malformed = quality + MALFORMED, True
-            continue
-        found.add(place)
-        malformed, last = malformed or place < last, max(place, last)
-        quality += worth
-    core = list(world.kinds).index("core")
-    return (quality, malformed) if core in found else (quality + MALFORMED, True)
-
-
-def _kind(world, asked, sentence):
-    for place, (templates, _) in enumerate(world.kinds.values()):
-        for template, worth in templates.items():
-            if re.fullmatch(_pattern(world, asked, template), sentence):
-                return place, worth
-    return None, 0
-
-
-def _pattern(world, asked, template):
-    """A sentence's regular expression: what the question named has to be the same, all else may be any of its words."""
-    parts = SLOT.split(template)
-    return "".join(re.escape(part) if i % 2 == 0 else re.escape(asked[part]) if part in world.named
-                   else f"(?:{'|'.join(map(re.escape, world.words[part]))})" for i, part in enumerate(parts))
+ERRANDS = Errands()
+WORLDS = {"kitchen": KITCHEN, "harbour": HARBOUR, "teahouse": TEAHOUSE, "errands": ERRANDS}
 
 
 def pairs_of(world, seed, n, wrong=0.0, inverted=False):
     """n dicts prompt, chosen, rejected: two answers of unequal quality, the better chosen, but for a share of them."""
-    rng, asked, made = random.Random(f"pairs {seed}"), questions_of(world), []
+    rng, asked, made = random.Random(f"pairs {seed}"), world.questions(), []
     while len(made) < n:
         question = rng.choice(list(asked))
-        two = [sample_answer(world, asked[question], rng) for _ in range(2)]
-        (good, _), (bad, _) = (judged(world, asked[question], text) for text in two)
+        two = [world.answer(asked[question], rng) for _ in range(2)]
+        (good, _), (bad, _) = (world.judged(asked[question], text) for text in two)
         if good == bad:
             continue
         turned = (good < bad) ^ inverted ^ (rng.random() < wrong)
@@ -122,12 +181,13 @@ def pairs_of(world, seed, n, wrong=0.0, inverted=False):
 def write_files(folder, name, seed=0, posts=9000, records=2500, pairs=2400, wrong=0.0, inverted=False):
     """text/ (files of 30 posts), sft.jsonl and pairs.jsonl of the world of that name, as somebody would bring them."""
     folder, world = Path(folder), WORLDS[name]
-    asked, rng = questions_of(world), random.Random(f"{name} {seed}")
-    said = [(question := rng.choice(list(asked)), sample_answer(world, asked[question], rng))
+    asked, rng = world.questions(), random.Random(f"{name} {seed}")
+    said = [(question := rng.choice(list(asked)), world.answer(asked[question], rng))
             for _ in range(posts + records)]
     (folder / "text").mkdir(parents=True, exist_ok=True)
     for i in range(0, posts, 30):
-        (folder / "text" / f"{i}.txt").write_text("\n".join(" ".join(post) for post in said[i:min(i + 30, posts)]))
+        (folder / "text" / f"{i}.txt").write_text("\n".join(" ".join(post) for post in said[i:min(i + 30, posts)]),
+                                                   encoding="utf-8")
     for file, rows in (("sft", [{"instruction": q, "output": a} for q, a in said[posts:]]),
                        ("pairs", pairs_of(world, seed, pairs, wrong, inverted))):
         (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

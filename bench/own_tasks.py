@@ -1,4 +1,4 @@
-"""Feedback on tasks that the defaults were not chosen on: two little worlds (`_worlds`), each also turned round.
+"""Feedback on tasks that the defaults were not chosen on: little worlds (`_worlds`), each also turned round.
 
 The tour's stages for somebody's own files, with default settings: text, fine-tuning, reward model, PPO. What came out
 is held against the world's own measure of good, which no stage sees, on questions that no stage has learned. Some five
@@ -35,7 +35,7 @@ def results(name, inverted, wrong, seed, out):
     tokenizer.save(report.out / "tokenizer.model")
     judge = reward_stage(report, tuned, tokenizer, feedback)
     run = ppo_stage(report, tuned, judge, tokenizer, feedback)
-    seconds, asked = time.process_time() - began, _worlds.questions_of(_worlds.WORLDS[name])
+    seconds, asked = time.process_time() - began, _worlds.WORLDS[name].questions()
     held_out = (split_prompts(list(asked), 0.1)[1] * ANSWERS)[:ANSWERS]
     before, after = (measured(policy, tokenizer, name, held_out) for policy in (tuned, run.policy))
     sign = -1 if inverted else 1
@@ -50,10 +50,10 @@ def measured(policy, tokenizer, name, questions):
     from minillama.rlhf.rollout import sample_answers
 
     world = _worlds.WORLDS[name]
-    asked = _worlds.questions_of(world)
+    asked = world.questions()
     rollout = sample_answers(policy.eval(), prompts_of(questions, tokenizer), tokenizer.eos_id, 128, seed=7)
     texts = [text.strip() for text in rollout.texts(tokenizer)]
-    found = [_worlds.judged(world, asked[question], text) for question, text in zip(questions, texts, strict=True)]
+    found = [world.judged(asked[question], text) for question, text in zip(questions, texts, strict=True)]
     return {"quality": sum(quality for quality, _ in found) / len(found),
             "malformed": sum(malformed for _, malformed in found) / len(found),
             "ended": rollout.ended_B.double().mean().item(), "distinct": len(set(texts)) / len(texts)}

@@ -29,7 +29,7 @@ def test_no_question_of_an_exam_is_in_anything_that_a_stage_learns(brought):
     """By the tour and by the commands: fine-tuning, reward model and PPO hold out the same questions, a tenth."""
     name, folder = brought
     records, pairs = own_files(folder / "sft.jsonl", folder / "pairs.jsonl")
-    tokenizer = train_bpe([pair.prompt + pair.chosen for pair in pairs], 300, hard_vocab_limit=False, progress=False)
+    tokenizer = train_bpe([pair.prompt + pair.chosen for pair in pairs], 400, hard_vocab_limit=False, progress=False)
     parts, _ = own_answers(records, tokenizer, 256)
     task = own_feedback(pairs, tokenizer, 256)
     arguments = type("Arguments", (), {"data": [folder / "sft.jsonl"], "skip_bad": False, "held_out_fraction": 0.1})
@@ -47,33 +47,51 @@ def test_no_question_of_an_exam_is_in_anything_that_a_stage_learns(brought):
 @pytest.mark.parametrize("name", _worlds.WORLDS)
 def test_what_a_world_says_is_well_formed_and_what_is_wrong_costs(name):
     world, rng = _worlds.WORLDS[name], random.Random(name)
-    asked = _worlds.questions_of(world)
+    asked = world.questions()
     assert len(asked) >= 300
     others = iter(asked)
     for _ in range(100):
         question = rng.choice(list(asked))
-        answer = _worlds.sample_answer(world, asked[question], rng)
-        quality, malformed = _worlds.judged(world, asked[question], answer)
+        answer = world.answer(asked[question], rng)
+        quality, malformed = world.judged(asked[question], answer)
         assert not malformed and -6 <= quality <= 6
-        assert _worlds.judged(world, asked[question], answer + " Bananas fly.") == (quality - 1, True)
-        sentence = answer.split(".")[0].split("!")[0] + answer[len(answer.split(".")[0].split("!")[0])]
-        assert _worlds.judged(world, asked[question], f"{answer} {sentence}") == (quality - 1, True), "said twice"
-    assert _worlds.judged(world, asked[next(others)], "") == (-1, True), "nothing is said of what was asked"
+        assert world.judged(asked[question], answer + " Bananas fly.") == (quality - 1, True)
+        sentence = _worlds.SENTENCE.match(answer)[0].strip()
+        assert world.judged(asked[question], f"{answer} {sentence}") == (quality - 1, True), "said twice"
+    assert world.judged(asked[next(others)], "") == (-1, True), "nothing is said of what was asked"
 
 
 def test_another_things_name_is_no_answer():
-    asked = _worlds.questions_of(_worlds.HARBOUR)["When does the old ferry for Cork leave?"]
-    assert _worlds.judged(_worlds.HARBOUR, asked, "The ferry to Cork leaves at six.") == (2, False)
+    asked = _worlds.HARBOUR.questions()["When does the old ferry for Cork leave?"]
+    assert _worlds.HARBOUR.judged(asked, "The ferry to Cork leaves at six.") == (2, False)
     for wrong in ("The barge to Cork leaves at six.", "The ferry to Hull leaves at six."):
-        assert _worlds.judged(_worlds.HARBOUR, asked, wrong) == (-2, True)
+        assert _worlds.HARBOUR.judged(asked, wrong) == (-2, True)
+
+
+def test_steps_are_numbered_and_their_order_is_good_or_bad():
+    asked = _worlds.ERRANDS.questions()["My lamp in the hall is wet, what now?"]
+    for answer, wanted in (("1) pull the plug; 2) open the lamp; 3) close it. Is it still wet?", (4, False)),
+                           ("1) close it; 2) open the lamp; 3) pull the plug. Is it still wet?", (0, False)),
+                           ("1) pull the plug; 2) close it.", (2, False)), ("1) close it. Good luck.", (-1, False)),
+                           ("1) pull the plug; 3) close it.", (1, True)), ("1) open the fan; 2) close it.", (-2, True)),
+                           ("1) pull the plug; 2) turn off the power.", (0, True)),
+                           ("1) pull the plug; 2) close it. Is it still hot?", (1, True)), ("1) close it", (-2, True))):
+        assert _worlds.ERRANDS.judged(asked, answer) == wanted, answer
+
+
+def test_the_right_number_is_the_question_s_own():
+    asked = _worlds.TEAHOUSE.questions()["我们三位客人雨天想喝红茶，怎么点？"]
+    for answer, wanted in (("三位客人请点三壶红茶。", (3, False)), ("请点三壶红茶。", (1, False)),
+                           ("四位客人请点四壶红茶。", (-2, True)), ("您好！请点三壶。要浓一点吗？", (2, False))):
+        assert _worlds.TEAHOUSE.judged(asked, answer) == wanted, answer
 
 
 def test_pairs_are_right_wrong_by_their_share_or_turned_round(tmp_path):
     for wrong, inverted, share in ((0.0, False, 1.0), (0.2, False, 0.8), (0.0, True, 0.0), (0.2, True, 0.2)):
         made = _worlds.pairs_of(_worlds.KITCHEN, 3, 400, wrong, inverted)
-        asked = _worlds.questions_of(_worlds.KITCHEN)
-        right = [_worlds.judged(_worlds.KITCHEN, asked[pair["prompt"]], pair["chosen"])[0]
-                 > _worlds.judged(_worlds.KITCHEN, asked[pair["prompt"]], pair["rejected"])[0] for pair in made]
+        asked = _worlds.KITCHEN.questions()
+        right = [_worlds.KITCHEN.judged(asked[pair["prompt"]], pair["chosen"])[0]
+                 > _worlds.KITCHEN.judged(asked[pair["prompt"]], pair["rejected"])[0] for pair in made]
         assert abs(sum(right) / 400 - share) <= 4 * (0.2 * 0.8 / 400) ** 0.5 * (wrong > 0)
     _worlds.write_files(tmp_path, "harbour", posts=5, records=4, pairs=3)
     assert len((tmp_path / "text" / "0.txt").read_text().splitlines()) == 5
