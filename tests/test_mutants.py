@@ -31,8 +31,9 @@ def test_a_planted_mistake_turns_its_law_red(file, mutant):
 
 
 def test_a_mutant_whose_text_is_gone_is_reported():
+    absent = "no such text"
     with pytest.raises(ValueError, match="0 times"):
-        with planted(Mutant("minillama.system.files", "no such text", "", lambda: None)):
+        with planted(Mutant("minillama.system.files", absent, "", lambda: None)):
             pass
 
 
