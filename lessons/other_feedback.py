@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minillama.bounds import MOST, check_config, number, seed
 from minillama.collate import collate
+from minillama.config_checks import MOST, check_config, number, seed
 from minillama.rlhf.dpo import dpo_loss, sequence_log_probs
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers

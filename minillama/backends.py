@@ -32,7 +32,7 @@ def use_kernels(model, backend, activations="fp32"):
     generation only. Else the same losses and the same text up to rounding. ValueError for an unknown name,
     RuntimeError for what is not built here.
     """
-    attend, rotate = functions(backend)
+    attend, rotate = choose_operators(backend)
     gate = kernels.operator_of("rope", "cpu", torch.empty(0), "silu_product") if backend == "cpu" else SwiGLU.multiply
     check_activations(model, backend, activations)
     for block in model.layers:
@@ -62,7 +62,7 @@ def check_activations(model, backend, activations):
                              "int8 need multiples of 64: use activations fp32")
 
 
-def functions(backend):
+def choose_operators(backend):
     """(attention, RoPE) of that backend, called like `attention` and `apply_rope_qk`."""
     if backend in ("reference", "torch"):
         return (attention if backend == "reference" else torch_attention), apply_rope_qk

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from minillama.bounds import number
+from minillama.config_checks import number
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
 from minillama.system.terminal import one_line

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minillama.bounds import check_config, choice, number
+from minillama.config_checks import check_config, choice, number
 
 size = partial(number, least=1, most=2**31)  # no published one comes near
 real = partial(number, least=1e-30, most=2**53)

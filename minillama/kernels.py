@@ -62,18 +62,18 @@ def require(backend):
         raise NotBuilt(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
-def operator_of(name, backend, x, half=None):
-    """The operator of that backend (or its other `half`) for a tensor like x; ValueError if x lives elsewhere."""
+def operator_of(name, backend, x, variant=None):
+    """The operator of that backend (or a `variant` of it) for a tensor like x; ValueError if x lives elsewhere."""
     require(backend)
     if backend not in KERNELS[name]:
         raise ValueError(f"{name} has no kernel for backend {backend!r}: choose from {', '.join(KERNELS[name])}")
     if x.device.type != DEVICES[backend]:
         raise ValueError(f"x is on {x.device}, and backend {backend!r} takes tensors on {DEVICES[backend]}: move it "
                          f"with .to({DEVICES[backend]!r}), or choose another backend")
-    if not _has_kernel(half or name, backend):
+    if not _has_kernel(variant or name, backend):
         raise RuntimeError(f"the compiled kernels of backend {backend!r} are older than the sources: they lack "
-                           f"{half or name}. In the checkout: {BUILD_CUDA if backend == 'cuda' else BUILD}")
-    return getattr(getattr(torch.ops, LIBRARIES[backend]), half or name)
+                           f"{variant or name}. In the checkout: {BUILD_CUDA if backend == 'cuda' else BUILD}")
+    return getattr(getattr(torch.ops, LIBRARIES[backend]), variant or name)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillama.bounds import MOST, check_config, number
+from minillama.config_checks import MOST, check_config, number
 
 
 @dataclass(frozen=True)

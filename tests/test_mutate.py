@@ -181,9 +181,10 @@ def test_a_crash_and_a_test_without_end_are_noticed_and_one_that_always_fails_en
 @needs_fork
 def test_a_test_that_this_process_has_loaded_is_the_copys_own_in_the_copy(tmp_path):
     """The long tests plant faults from inside a run of all tests, whose files have the same names."""
-    assert importlib.import_module("test_bounds")
-    root = toy_tree(tmp_path, {**TOY, "tests/test_bounds.py": STRONG})
-    assert [killer for _, killer in mutate.examine(root, "python", 2, 0)] == ["tests/test_bounds.py::test_it"] * 2
+    assert importlib.import_module("test_config_checks")
+    root = toy_tree(tmp_path, {**TOY, "tests/test_config_checks.py": STRONG})
+    killers = [killer for _, killer in mutate.examine(root, "python", 2, 0)]
+    assert killers == ["tests/test_config_checks.py::test_it"] * 2
 
 
 @pytest.mark.parametrize(("survivors", "code"), [(0, 0), (6, 0), (7, 1)])

@@ -29,8 +29,8 @@ from corpus_report import write_corpus
 from corpus_shards import SUFFIXES, cut_into_shards, read_shards
 from resumable_command import end_well
 
-from minillama.bounds import Range
 from minillama.cli.flags import add_fields, add_number, from_flags
+from minillama.config_checks import Range
 from minillama.corpus.cleaning import (
     LANGUAGES,
     CleaningRules,

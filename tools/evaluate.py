@@ -25,9 +25,9 @@ from benchmark_tasks import TASKS, read_task
 from resumable_command import end_well
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, SEEDS, Range
 from minillama.cli import flags
-from minillama.cli.model_arguments import load_from_args, opened
+from minillama.cli.model_arguments import load_from_args, open_model
+from minillama.config_checks import MOST, SEEDS, Range
 from minillama.peft.adapter_file import load_adapter
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write
@@ -149,7 +149,7 @@ def run_evaluate(arguments):
     out, names = Path(arguments.out), list(dict.fromkeys(arguments.tasks))
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a finished evaluation, of {_named(out)}: choose another --out")
-    found = opened(arguments)  # a model that cannot be loaded is refused before anything is written
+    found = open_model(arguments)  # a model that cannot be loaded is refused before anything is written
     data = arguments.data or out / "work" / "lookalikes"
     if arguments.data is None:
         write_lookalikes(data, arguments.seed, language=arguments.language, names=names)

@@ -11,11 +11,11 @@ from itertools import groupby
 import torch
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, SEEDS, Range
 from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.checkpoint.placement import load_placed
 from minillama.checkpoint.weights import common_dtype
 from minillama.cli import flags
+from minillama.config_checks import MOST, SEEDS, Range
 from minillama.generate import generate_text
 from minillama.sampling import Sampling
 from minillama.system.memory import available_bytes, require_device

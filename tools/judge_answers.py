@@ -24,10 +24,10 @@ from evaluate import fingerprint, hold_settings
 from resumable_command import end_well
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, Range
 from minillama.chat import Conversation
 from minillama.cli import flags
-from minillama.cli.model_arguments import load_from_args, opened, take_template
+from minillama.cli.model_arguments import load_from_args, open_model, take_template
+from minillama.config_checks import MOST, Range
 from minillama.evaluate.exact_match import write_texts
 from minillama.evaluate.judge import (
     PROMPT,
@@ -241,10 +241,10 @@ def run_judge(arguments):
     work = out / "work"
     if (out / "report.json").exists():
         raise ValueError(f"{out} holds a finished comparison: choose another --out")
-    found = opened(arguments)  # what cannot be loaded is refused before anything is written
+    found = open_model(arguments)  # what cannot be loaded is refused before anything is written
     for path in {arguments.ours, arguments.theirs}:
         if arguments.prompts and not is_file_of_answers(path):
-            opened(asked_of(arguments, path))
+            open_model(asked_of(arguments, path))
     pairs = read_or_make_pairs(arguments, work)
     model, tokenizer = load_from_args(arguments, found=found)
     use_kernels(model, arguments.kernels)

@@ -26,8 +26,8 @@ from xml.parsers import expat
 
 from resumable_command import end_well
 
-from minillama.bounds import Range
 from minillama.cli.flags import add_number
+from minillama.config_checks import Range
 from minillama.rlhf.preferences import thread_pairs, vote_score
 from minillama.system.files import atomic_write
 

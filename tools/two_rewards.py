@@ -15,10 +15,10 @@ import torch
 from resumable_command import end_well
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, Range
 from minillama.cli import feedback_commands, flags
 from minillama.cli.command_line import main as minillama
 from minillama.cli.model_arguments import add_template, load_from_args
+from minillama.config_checks import MOST, Range
 from minillama.evaluate.exam import prompts_of
 from minillama.rlhf.llama2_chat import JoinedReward, best_answers, logit_level
 from minillama.rlhf.preferences import read_pairs, read_prompts

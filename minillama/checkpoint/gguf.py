@@ -20,7 +20,7 @@ import torch
 from minillama.checkpoint.gguf_blocks import BLOCKS, UNREAD
 from minillama.checkpoint.weights import Stored
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 
 MAGIC, VERSION, VERSIONS, ALIGNMENT = b"GGUF", 3, (2, 3), 32
 STRING, ARRAY, BOOL = 8, 9, 7
@@ -82,7 +82,7 @@ def read_gguf(path):
 
     ValueError for a damaged file, another version, or tensors of a type that is not read here.
     """
-    with opened(path) as (file, again):
+    with open_snapshot(path) as (file, again):
         size = os.fstat(file.fileno()).st_size
         content = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)
     cursor = Cursor(memoryview(content.numpy()), path)

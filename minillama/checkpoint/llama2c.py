@@ -20,7 +20,7 @@ import torch
 from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
 from minillama.config import ModelConfig
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 
 MAGIC = 0x616B3432  # "ak42"
 HEADER_BYTES = 256  # of versions 1 and 2
@@ -32,7 +32,7 @@ MATRICES = ("attention.wq", "attention.wk", "attention.wv", "attention.wo",
 def looks_like_llama2c(path):
     """Whether the file is as long as its header says, to the byte: version 0 has no other mark."""
     try:
-        with opened(path) as (file, _):
+        with open_snapshot(path) as (file, _):
             _read_header(file, path)
     except (ValueError, struct.error):
         return False
@@ -41,7 +41,7 @@ def looks_like_llama2c(path):
 
 def read_llama2c(path):
     """The `Weights` of a `.bin` file, memory-mapped. ValueError unless its size is what the header says."""
-    with opened(path) as (file, again):
+    with open_snapshot(path) as (file, again):
         config, version, start, group = _read_header(file, path)
         size = os.fstat(file.fileno()).st_size
         content = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)

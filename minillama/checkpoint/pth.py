@@ -10,7 +10,7 @@ import zipfile
 
 import torch
 
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 
 MAX_PICKLE_BYTES = 100_000_000  # names and shapes only; the largest published model needs under 1 MB
 
@@ -36,7 +36,7 @@ def read_pth(path):
 def read_plain(path):
     """What `torch.save` wrote there, plain values and tensors alone; nothing in it runs. The file is opened once: one
     that is replaced meanwhile is read as it was. Errors as in `read_pth`."""
-    with opened(path) as (file, name):
+    with open_snapshot(path) as (file, name):
         _check_zip(file, path)
         try:
             return torch.load(name, map_location="cpu", weights_only=True, mmap=True)

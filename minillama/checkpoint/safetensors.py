@@ -17,7 +17,7 @@ import os
 import torch
 
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 
 MAX_HEADER_BYTES = 100_000_000
 OWN_MAP = 2**20  # bytes from which a tensor is mapped alone: a system allows some ten thousand maps, not millions
@@ -39,7 +39,7 @@ def read_safetensors(path):
     ValueError if the header is malformed or the tensors do not tile the data exactly; a tensor is made
     only after the whole header has been checked, so a lying shape allocates nothing.
     """
-    with opened(path) as (file, again):
+    with open_snapshot(path) as (file, again):
         header, start, size = _read_header(file, path)
         _check_tiling(header, size - start, path)
         file_bytes = torch.from_file(again, shared=False, size=size, dtype=torch.uint8)

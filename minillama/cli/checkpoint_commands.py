@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from minillama.bounds import Range
 from minillama.cli.flags import add_number, command, typed
+from minillama.config_checks import Range
 from minillama.system.claim import claims
 from minillama.system.files import require_absent
 from minillama.system.terminal import visible

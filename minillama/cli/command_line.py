@@ -23,8 +23,8 @@ GROUPS = {  # heading of the help -> {name: the module of this room that holds i
     "learn": {"tour": "", "lesson": "lesson_commands", "check": "lesson_commands", "notebook": "lesson_commands",
               "book": "lesson_commands"},
     "use a model": {"generate": "generation_commands", "chat": "generation_commands", "info": ""},
-    "train": {"tokenizer": "tokenizer_commands", "pretrain": "tuning_commands", "filter": "data_commands",
-              "sft": "tuning_commands", "reward": "feedback_commands", "ppo": "feedback_commands"},
+    "train": {"tokenizer": "tokenizer_commands", "pretrain": "training_commands", "filter": "data_commands",
+              "sft": "training_commands", "reward": "feedback_commands", "ppo": "feedback_commands"},
     "convert": {"merge": "merge_command", "convert": "checkpoint_commands", "quantize": "checkpoint_commands"},
     "verify": {"parity": "checkpoint_commands", "weights": "checkpoint_commands", "kernels": "",
                "simt": "simt_commands"}}

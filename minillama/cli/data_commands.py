@@ -1,4 +1,4 @@
-"""The commands that prepare training: `filter` for instructions, `tokenizer extend` for another language."""
+"""The command that prepares records for training: `filter`, which keeps instructions that differ."""
 
 import argparse
 import json
@@ -29,50 +29,6 @@ def add_filter(commands):
                         help="drop instructions with these words; none given: none (default: Alpaca's image, map, ...)")
     parser.add_argument("--skip-bad", action=argparse.BooleanOptionalAction, default=False,
                         help="put unreadable records on stderr and go on without them")
-
-
-def add_extend(actions):
-    """tokenizer extend --model PATH [--add T.model] [--special-tokens TEXT ...] --out DST [--split-digits]"""
-    extend = command(actions, "extend", run_extend, "add the pieces of another tokenizer, as Chinese-LLaMA did")
-    extend.add_argument("--model", required=True, metavar="PATH",
-                        help="a BPE tokenizer (SentencePiece's or byte-level), or a model folder that holds one")
-    extend.add_argument("--add", metavar="T.model", help="a SentencePiece tokenizer, unigram too, or a byte-level one")
-    extend.add_argument("--special-tokens", nargs="+", default=[], metavar="TEXT", help="such as a chat's marks")
-    extend.add_argument("--out", required=True, metavar="DST",
-                        help="a tokenizer; a model folder where --model is one, with rows for the new pieces")
-    extend.add_argument("--split-digits", action=argparse.BooleanOptionalAction, default=False,
-                        help="leave out pieces with a digit in company, so that each digit stays a token")
-
-
-@claims("tokenizer extend", "model", "add")
-def run_extend(arguments):
-    """The merged vocabulary (`tokenizer.extend`), and rows for it (`train.vocabulary.grow_vocabulary`)."""
-    from minillama.checkpoint import load_model
-    from minillama.tokenizer import load_tokenizer
-    from minillama.tokenizer.extend import extend_tokenizer, joins_digits, pieces_of
-
-    if not (arguments.add or arguments.special_tokens):
-        raise ValueError("nothing to add: give --add T.model, --special-tokens TEXT, or both")
-    source, out = Path(arguments.model), Path(arguments.out)
-    pieces = pieces_of(Path(arguments.add)) if arguments.add else []
-    model, old = load_model(source) if source.is_dir() else (None, load_tokenizer(source))
-    new = extend_tokenizer(old, pieces, arguments.split_digits, arguments.special_tokens)
-    texts = map(new.id_to_piece, range(old.vocab_size, new.vocab_size - len(arguments.special_tokens)))
-    digits = sum(joins_digits(text) for text in texts if "\\x" not in text)  # parts of characters are shown so
-    note = f"; {digits} hold digits in company (--split-digits leaves them out)" if digits else ""
-    note += f"; special: {' '.join(arguments.special_tokens)}" if arguments.special_tokens else ""
-    if model is None:
-        new.save(out)
-    else:
-        from minillama.checkpoint.convert import save_with_tokenizer
-        from minillama.system.files import atomic_folder
-        from minillama.train.vocabulary import grow_vocabulary
-
-        grow_vocabulary(model, max(new.vocab_size, model.config.vocab_size))
-        with atomic_folder(out) as folder:
-            save_with_tokenizer(folder, model, new)
-    print(f"{out}: {old.vocab_size} pieces and {new.vocab_size - old.vocab_size} new ones of {len(pieces)} make "
-          f"{new.vocab_size}{note}", file=sys.stderr)
 
 
 @claims("filter", "data", "pool")

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, Range
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, opened, take_template
-from minillama.cli.tuning_commands import save
+from minillama.cli.model_arguments import add_template, load_from_args, open_model, take_template
+from minillama.cli.training_commands import save
+from minillama.config_checks import MOST, Range
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.evaluate.diagnosis import diagnose_reward, summary
 from minillama.evaluate.exam import answer_tokens, answer_tokens_in, prompts_of, split_by_prompt, split_prompts
@@ -82,7 +82,7 @@ def run_reward(arguments):
     config = flags.from_flags(RewardConfig, arguments)
     train, held_out = split_by_prompt(read_pairs(arguments.pairs), arguments.held_out_fraction)
     steps_of(config, len(train))
-    found = weights, tokenizer, *_ = opened(arguments, whole=True)
+    found = weights, tokenizer, *_ = open_model(arguments, whole=True)
     template, end = choose_template(arguments, tokenizer)
     pairs = encode_pairs([*train, *held_out], tokenizer, template, weights.config.max_seq_len)
     mean = sum(len(side) for pair in pairs for side in pair) / len(pairs) / 2
@@ -116,7 +116,7 @@ def run_ppo(arguments):
     check_mixing(config, arguments.pretraining_text)
     if arguments.pretraining_text:
         check_texts(arguments.pretraining_text)
-    found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method == "full")
+    found = weights, tokenizer, *_ = open_model(arguments, whole=arguments.method == "full")
     template, end = choose_template(arguments, tokenizer)
     longest = max(map(len, prompts_of(prompts, tokenizer, template)))
     if longest >= weights.config.max_seq_len:

@@ -7,7 +7,7 @@ import shlex
 import types
 import typing
 
-from minillama.bounds import check
+from minillama.config_checks import check
 
 
 def command(commands, name, run, help, **more):
@@ -50,7 +50,7 @@ def add_number(parser, flag, allowed, default=None, kind=int, help="", **options
 
 
 def parser_of(flag, kind, allowed):
-    """A function from the text of a flag to its value, held against what is `allowed` (`bounds.check`)."""
+    """A function from the text of a flag to its value, held against what is `allowed` (`config_checks.check`)."""
     def parse(text):
         try:
             value = kind(text)

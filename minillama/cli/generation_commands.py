@@ -6,10 +6,10 @@ import sys
 import torch
 
 from minillama.backends import backend_of, use_kernels
-from minillama.bounds import MOST, SEEDS, Range
 from minillama.chat import HELP, ChatSampling, Conversation, chat
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, load_from_args, opened, take_template
+from minillama.cli.model_arguments import add_template, load_from_args, open_model, take_template
+from minillama.config_checks import MOST, SEEDS, Range
 from minillama.engine import refusal
 from minillama.generate import generate_text
 from minillama.peft.adapter_file import load_adapter
@@ -56,7 +56,7 @@ def add_generation(parser, sampling):
 
 def load_to_generate(arguments):
     """(model, tokenizer) by the chosen kernels, with its adapter; a line says why if the engine cannot decode it."""
-    model, tokenizer = load_cut(arguments, opened) or load_from_args(arguments)
+    model, tokenizer = load_cut(arguments, open_model) or load_from_args(arguments)
     use_kernels(model, arguments.kernels, arguments.activations)
     if arguments.adapter:
         load_adapter(arguments.adapter, model)

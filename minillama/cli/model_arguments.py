@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minillama.backends import BACKENDS, functions
+from minillama.backends import BACKENDS, choose_operators
 from minillama.checkpoint import find_tokenizer, load_model, open_weights
 from minillama.checkpoint.weights import common_dtype, planned_model
 from minillama.kernels import require
@@ -25,7 +25,7 @@ from minillama.train.resume import load_training_state
 from minillama.train.templates import TEMPLATES
 
 
-def opened(arguments, whole=False):
+def open_model(arguments, whole=False):
     """(weights, still to be read, of --model; tokenizer; kind and settings of the quantization to come: of --load-4bit
     or --load-8bit, or as --adapter was learned over, or "gguf"; what `learned_over` says of that).
 
@@ -97,7 +97,7 @@ def choose_kernels(arguments):
         why = f"the run in {arguments.out} was begun with them" if begun else None
         arguments.kernels, why = (begun, why) if begun else choose_fastest(getattr(arguments, "device", "cpu"))
         print(f"kernels: {arguments.kernels} ({why})", file=sys.stderr)
-    functions(getattr(arguments, "kernels", "torch"))
+    choose_operators(getattr(arguments, "kernels", "torch"))
 
 
 def choose_fastest(device):
@@ -144,8 +144,8 @@ def take_template(arguments, tokenizer, otherwise):
 
 
 def load_from_args(arguments, whole=False, found=None):
-    """(model, tokenizer) of --model. found: what `opened` gave, with the same arguments."""
-    _, tokenizer, kind, settings, told = found or opened(arguments, whole)
+    """(model, tokenizer) of --model. found: what `open_model` gave, with the same arguments."""
+    _, tokenizer, kind, settings, told = found or open_model(arguments, whole)
     if kind == "nf4" and getattr(arguments, "kernels", None) == "cpu":
         settings = {**settings, "backend": "cpu"}  # the same bytes, sooner
     dtype = getattr(torch, arguments.dtype or "", None)

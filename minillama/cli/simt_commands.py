@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from minillama.bounds import Range
 from minillama.cli.flags import actions, add_number, command
+from minillama.config_checks import Range
 
 
 def add_simt(commands):

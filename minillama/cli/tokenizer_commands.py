@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 import warnings
+from pathlib import Path
 
-from minillama.bounds import Range
-from minillama.cli.data_commands import add_extend
 from minillama.cli.flags import actions, add_number, command, spelled_as_flags
+from minillama.config_checks import Range
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.system.claim import claims
 from minillama.tokenizer import load_tokenizer
@@ -94,3 +94,46 @@ def _json_lines(kind, wanted):
         if not isinstance(value, kind):
             raise ValueError(f"line {number} of stdin is {type(value).__name__}, not {wanted}")
         yield value
+
+
+def add_extend(actions):
+    """tokenizer extend --model PATH [--add T.model] [--special-tokens TEXT ...] --out DST [--split-digits]"""
+    extend = command(actions, "extend", run_extend, "add the pieces of another tokenizer, as Chinese-LLaMA did")
+    extend.add_argument("--model", required=True, metavar="PATH",
+                        help="a BPE tokenizer (SentencePiece's or byte-level), or a model folder that holds one")
+    extend.add_argument("--add", metavar="T.model", help="a SentencePiece tokenizer, unigram too, or a byte-level one")
+    extend.add_argument("--special-tokens", nargs="+", default=[], metavar="TEXT", help="such as a chat's marks")
+    extend.add_argument("--out", required=True, metavar="DST",
+                        help="a tokenizer; a model folder where --model is one, with rows for the new pieces")
+    extend.add_argument("--split-digits", action=argparse.BooleanOptionalAction, default=False,
+                        help="leave out pieces with a digit in company, so that each digit stays a token")
+
+
+@claims("tokenizer extend", "model", "add")
+def run_extend(arguments):
+    """The merged vocabulary (`tokenizer.extend`), and rows for it (`train.vocabulary.grow_vocabulary`)."""
+    from minillama.checkpoint import load_model
+    from minillama.tokenizer.extend import extend_tokenizer, joins_digits, pieces_of
+
+    if not (arguments.add or arguments.special_tokens):
+        raise ValueError("nothing to add: give --add T.model, --special-tokens TEXT, or both")
+    source, out = Path(arguments.model), Path(arguments.out)
+    pieces = pieces_of(Path(arguments.add)) if arguments.add else []
+    model, old = load_model(source) if source.is_dir() else (None, load_tokenizer(source))
+    new = extend_tokenizer(old, pieces, arguments.split_digits, arguments.special_tokens)
+    texts = map(new.id_to_piece, range(old.vocab_size, new.vocab_size - len(arguments.special_tokens)))
+    digits = sum(joins_digits(text) for text in texts if "\\x" not in text)  # parts of characters are shown so
+    note = f"; {digits} hold digits in company (--split-digits leaves them out)" if digits else ""
+    note += f"; special: {' '.join(arguments.special_tokens)}" if arguments.special_tokens else ""
+    if model is None:
+        new.save(out)
+    else:
+        from minillama.checkpoint.convert import save_with_tokenizer
+        from minillama.system.files import atomic_folder
+        from minillama.train.vocabulary import grow_vocabulary
+
+        grow_vocabulary(model, max(new.vocab_size, model.config.vocab_size))
+        with atomic_folder(out) as folder:
+            save_with_tokenizer(folder, model, new)
+    print(f"{out}: {old.vocab_size} pieces and {new.vocab_size - old.vocab_size} new ones of {len(pieces)} make "
+          f"{new.vocab_size}{note}", file=sys.stderr)

@@ -15,7 +15,7 @@ import lzma
 
 import numpy as np
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 
 UNICODE_SCALARS = 0x110000 - 2048  # code points without the surrogates
 

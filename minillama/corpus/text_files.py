@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".js", ".html", ".css", ".json", ".csv", ".tex")
 LONGEST_LINE = 1 << 20  # bytes; a longer one is read in such pieces

@@ -26,7 +26,7 @@ class BestPolicy:
         self.weights = [p.detach().clone() for p in self.learned]
         self.numbers = torch.zeros(2)  # its score, after how many iterations
 
-    def examine(self):
+    def check_policy(self):
         """Now and then, and at the end, the score and KL of the policy as it is, kept if it is the best so far ->
         metrics, "kept": after how many iterations the best was."""
         iteration, config = self.ppo.iteration, self.ppo.config
@@ -34,11 +34,11 @@ class BestPolicy:
             return {}
         rollout = sample_answers(self.ppo.policy, self.prompts, self.end_id, config.max_new_tokens, config.temperature,
                                  config.seed)  # the same random numbers every time
-        found = describe(self.ppo.judge(rollout))
-        self.offer(iteration, found["score"], found["kl"])
+        found = describe(self.ppo.make_experience(rollout))
+        self.keep_if_best(iteration, found["score"], found["kl"])
         return {"held_out_score": found["score"], "held_out_kl": found["kl"], "kept": int(self.numbers[1])}
 
-    def offer(self, iteration, score, kl):
+    def keep_if_best(self, iteration, score, kl):
         """Keep the policy as it is now if it is the first, the best so far within the limit, or wanted for being the
         last."""
         keeps_last = getattr(self.ppo.config, "keep", "best") == "last"

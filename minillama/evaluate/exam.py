@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.bounds import check
+from minillama.config_checks import check
 from minillama.rlhf.ppo import kl_estimate, punish_missing_eos
 from minillama.rlhf.preferences import read_pairs
 from minillama.rlhf.reward_model import pair_accuracy

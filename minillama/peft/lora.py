@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minillama.bounds import check_config, number
+from minillama.config_checks import check_config, number
 from minillama.quant.quantized_linear import QuantizedLinear, matching_modules, replace_module, wrap_linears
 
 

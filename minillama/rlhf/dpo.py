@@ -1,6 +1,6 @@
 """Direct preference optimisation: learning from pairs without a reward model and without sampling."""
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 from minillama.rlhf.reward_model import preference_loss
 from minillama.train.sequence_loss import at_least_fp32, learned_losses, next_targets
 

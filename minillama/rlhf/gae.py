@@ -2,7 +2,7 @@
 
 import torch
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 
 
 @torch.no_grad()

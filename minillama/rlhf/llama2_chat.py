@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from minillama.bounds import Range, check
 from minillama.collate import IGNORE
+from minillama.config_checks import Range, check
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
 from minillama.train.sequence_loss import at_least_fp32

@@ -27,7 +27,7 @@ import math
 
 import torch
 
-from minillama.bounds import Words, check
+from minillama.config_checks import Words, check
 from minillama.train.sequence_loss import at_least_fp32
 
 KL_ESTIMATORS = Words(("k1", "k2", "k3"))

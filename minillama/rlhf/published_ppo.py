@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.bounds import choice, number
+from minillama.config_checks import choice, number
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import Experience
 from minillama.rlhf.gae import gae
@@ -35,7 +35,7 @@ class PublishedPPO(PPO):
     """A run under a `PublishedPPOConfig`. With the score on the slot after the answer ("pad"), that slot has a value
     and an advantage too, which the values learn and the policy does not: it took no action there."""
 
-    def weigh(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+    def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience: rewards, perhaps whitened, advantages by GAE, perhaps whitened."""
         config, mask_BA, judged_BA = self.config, rollout.answer_mask_BA, self.judged_places(rollout)
         rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, self.kl_coefficient,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.bounds import Range, check
 from minillama.collate import pad_rows, real_tokens
+from minillama.config_checks import Range, check
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
 from minillama.train.sequence_loss import at_least_fp32, left_aligned

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from minillama.backends import backend_of
-from minillama.bounds import MOST, check_config, number, seed
+from minillama.config_checks import MOST, check_config, number, seed
 from minillama.evaluate.best_policy import BestPolicy
 from minillama.evaluate.diagnosis import describe, tell_news
 from minillama.evaluate.exam import means, prompts_of
@@ -115,7 +115,7 @@ class PPO:
         if self.value:
             self.value_optimizer.lr = rate * config.value_lr
         rollout = sample_answers(self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)
-        experience = self.judge(rollout)
+        experience = self.make_experience(rollout)
         metrics = {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient, **describe(experience),
                    **self.learn(experience, seed, other_loss)}
         if self.kl_coefficient and config.kl_target:
@@ -125,13 +125,14 @@ class PPO:
         return rollout, metrics
 
     @torch.no_grad()
-    def judge(self, rollout):
+    def make_experience(self, rollout):
         """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
         score_B = ppo.punish_missing_eos(self.score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B,
                                          self.config.missing_eos_score)
-        return self.weigh(rollout, score_B, self.log_probs(self.policy, rollout), self.reference_log_probs(rollout))
+        return self.weigh_experience(rollout, score_B, self.log_probs(self.policy, rollout),
+                                     self.reference_log_probs(rollout))
 
-    def weigh(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+    def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience, its advantages by GAE."""
         return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.value(rollout),
                                self.kl_coefficient, self.config.gamma, self.config.lam)
@@ -269,12 +270,12 @@ class PPORun(ResumableRun):
     def advance(self):
         """One iteration -> score and KL in words."""
         start, chosen = time.perf_counter(), batch_of(len(self.prompts), self.step, self.config)
-        began = {} if self.step else self.best.examine()
+        began = {} if self.step else self.best.check_policy()
         rollout, metrics = self.ppo.advance([self.prompts[i] for i in chosen], self.end_id, self.other_loss)
         self.step = self.ppo.iteration
         texts = [text.strip() for text in rollout.texts(self.tokenizer)]
         metrics |= began | means(self.watch, [self.questions[i] for i in chosen], texts)
-        self.record(metrics | self.best.examine() | {"distinct": len(set(texts)) / len(texts),
+        self.record(metrics | self.best.check_policy() | {"distinct": len(set(texts)) / len(texts),
                                "seconds": round(time.perf_counter() - start, 3)})
         tell_news(self.history, self.config, self.told)
         return f"score {metrics['score']:+.2f}, KL {metrics['kl']:.1f}"

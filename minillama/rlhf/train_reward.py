@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from minillama.bounds import MOST, check_config, number, seed
 from minillama.collate import pad_rows, real_tokens
+from minillama.config_checks import MOST, check_config, number, seed
 from minillama.rlhf.reward_model import RewardModel, pair_accuracy, preference_loss
 from minillama.train.resume import crc_of_texts, own_random_state, settings_of
 from minillama.train.sequence_loss import encode_segments

@@ -1,4 +1,4 @@
-"""A file as it was when it was opened, however often it is replaced meanwhile.
+"""A file as it was when it was open_snapshot, however often it is replaced meanwhile.
 
 Files here are replaced by renaming. A reader that opens a path twice may then see the beginning of one file and the
 rest of another, in silence; one that keeps the file open reads the old one to its end.
@@ -11,7 +11,7 @@ import stat
 
 
 @contextlib.contextmanager
-def opened(path):
+def open_snapshot(path):
     """(file, name): the file opened for reading bytes, and a name by which others open this very file again, for
     libraries that map a path into memory. ValueError for what is not a regular file, before anything is read of it.
 
@@ -34,7 +34,7 @@ def opened(path):
 
 def read_settings(path, limit=1_000_000):
     """The JSON object in the file. ValueError if it is not one, or longer than `limit` bytes."""
-    with opened(path) as (file, _):
+    with open_snapshot(path) as (file, _):
         text = file.read(limit + 1)
     try:
         settings = json.loads(text) if len(text) <= limit else None

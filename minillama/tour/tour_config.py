@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from minillama.backends import functions
-from minillama.bounds import MOST, check_config, number, seed
+from minillama.backends import choose_operators
 from minillama.config import ModelConfig
+from minillama.config_checks import MOST, check_config, number, seed
 from minillama.corpus.text_files import check_texts, files_below
 from minillama.evaluate.exam import split_by_prompt
 from minillama.rlhf.preferences import read_pairs
@@ -55,7 +55,7 @@ class TourConfig:
         check_config(self)
         if self.text_dim % 32:
             raise ValueError(f"text_dim is {self.text_dim}: it must be a multiple of 32, the width of a head")
-        functions(self.kernels)
+        choose_operators(self.kernels)
 
     def pretraining(self, steps, max_lr):
         """Of the forum or of real text."""

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 from minillama.corpus.text_files import normalised, sides
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 from minillama.system.terminal import tqdm
 
 MAGIC, VERSION = b"MLTOKENS", 1
@@ -106,7 +106,7 @@ def open_tokens(path, vocab_size=None):
     ValueError if the file is not one of ours, is damaged, or was made with another vocabulary size than `vocab_size`.
     """
     path = Path(path)
-    with opened(path) as (file, _):
+    with open_snapshot(path) as (file, _):
         return _tokens_in(file, path, vocab_size)
 
 

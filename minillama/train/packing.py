@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.bounds import Range, check
+from minillama.config_checks import Range, check
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from minillama.bounds import MOST, choice, device, number
 from minillama.checkpoint import save_model
 from minillama.checkpoint.convert import save_with_tokenizer
+from minillama.config_checks import MOST, choice, device, number
 from minillama.system.memory import require_device
 from minillama.train import data_parallel
 from minillama.train.mixture import batches_of, held_out_loss

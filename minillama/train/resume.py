@@ -17,7 +17,7 @@ from minillama.backends import backend_of
 from minillama.checkpoint.pth import read_plain
 from minillama.config import ModelConfig
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 
 # How often a state is saved, and where the optimizer's part of it lies, change no bit; the objective is the run's kind.
 MAY_CHANGE = ("checkpoint_every", "paged_optimizer", "objective")
@@ -149,7 +149,7 @@ def read_metrics(path, done, needs=("loss",), unit="step", evaluated=False):
     ValueError unless there is one row with the numbers `needs` for each of what is done, in order, and where the run
     was `evaluated` at this point a last one with "held_out_loss"."""
     rows, count = [], 0
-    with contextlib.suppress(FileNotFoundError), opened(path) as (file, _):
+    with contextlib.suppress(FileNotFoundError), open_snapshot(path) as (file, _):
         for line in iter(lambda: file.readline(LONGEST_ROW), b""):
             row = _row(line)
             number = row and row.get(unit)

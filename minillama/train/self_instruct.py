@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from minillama.bounds import MOST, check_config, number
+from minillama.config_checks import MOST, check_config, number
 
 BLACKLIST = ("go to", *("image images graph graphs picture pictures file files map maps draw plot video audio music "
                         "flowchart diagram").split())

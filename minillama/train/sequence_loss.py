@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minillama.backends import backend_of
-from minillama.bounds import Words, check
 from minillama.collate import IGNORE
+from minillama.config_checks import Words, check
 
 REDUCTIONS = Words(("tokens", "sequences", "sum"))
 HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed

@@ -10,8 +10,8 @@ from itertools import accumulate, islice
 
 import torch
 
-from minillama.bounds import MOST, check_config, number
 from minillama.collate import collate
+from minillama.config_checks import MOST, check_config, number
 from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.packing import Chunk, pack

@@ -116,14 +116,14 @@ def asks_to_cut(arguments):
     return True
 
 
-def load_cut(arguments, opened):
-    """(`Transformer`, tokenizer) of what opened(arguments) finds, cut over the processes of --tensor-parallel: each
+def load_cut(arguments, open_model):
+    """(`Transformer`, tokenizer) of what open_model(arguments) finds, cut over the processes of --tensor-parallel: each
     reads its part; None where there are no such."""
     from torch.distributed.device_mesh import init_device_mesh
 
     if getattr(arguments, "tensor_parallel", 1) == 1:
         return None
-    weights, tokenizer, *_ = opened(arguments)
+    weights, tokenizer, *_ = open_model(arguments)
     if weights.quantization or arguments.merged:
         raise ValueError(f"{arguments.model} holds more than plain weights, and --tensor-parallel cuts those alone: "
                          "`merge` an adapter first, or give the original of a quantized model")

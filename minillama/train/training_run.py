@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 
-from minillama.bounds import MOST, check_config, number, seed
+from minillama.config_checks import MOST, check_config, number, seed
 from minillama.train import data_parallel
 from minillama.train.learning_rate import learning_rate
 from minillama.train.optimizer import AdamW, clip_gradients

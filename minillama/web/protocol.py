@@ -11,8 +11,8 @@ i-th draw of that seed, whatever n is (not what another seed gives). Equal promp
 import dataclasses
 import time
 
-from minillama.bounds import MOST, SEEDS, Range, check
 from minillama.chat import Conversation
+from minillama.config_checks import MOST, SEEDS, Range, check
 from minillama.engine import MOST_ROWS
 from minillama.generate import prompt_ids
 from minillama.peft.lora import lora_layers

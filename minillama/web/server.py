@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from minillama.bounds import Range
+from minillama.config_checks import Range
 from minillama.web.inspection import inspection
 from minillama.web.protocol import Writer, check_names, read_asked, read_ids, value_of
 from minillama.web.request_guard import PAGES, Refused, RequestGuard, error_body, read_json

@@ -7,7 +7,7 @@ import webbrowser
 from copy import copy
 from pathlib import Path
 
-from minillama.bounds import Range
+from minillama.config_checks import Range
 from minillama.web.protocol import Loaded
 from minillama.web.web_recording import record
 

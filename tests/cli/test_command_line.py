@@ -216,9 +216,9 @@ class Silent:
 MUTANTS = [
     Mutant("minillama.cli.command_line", "[name for name in names if name in parsers]", "list(parsers)",
            test_the_help_lists_each_command_once_under_its_heading_with_what_it_does),
-    Mutant("minillama.cli.tuning_commands", "model or Transformer(shape)", "Transformer(shape)",
+    Mutant("minillama.cli.training_commands", "model or Transformer(shape)", "Transformer(shape)",
            lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
-    Mutant("minillama.cli.tuning_commands", "tokenizer=tokenizer if given or", "tokenizer=tokenizer if",
+    Mutant("minillama.cli.training_commands", "tokenizer=tokenizer if given or", "tokenizer=tokenizer if",
            lambda: _from_a_model(test_pretraining_goes_on_from_a_model_with_its_tokenizer)),
     Mutant("minillama.cli.command_line", "return 128 + getattr(", "return 127 + getattr(",
            lambda: _patched(test_ctrl_c_is_130_and_a_missing_command_is_2)),

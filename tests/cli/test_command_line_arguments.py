@@ -7,7 +7,6 @@ import re
 import pytest
 from mutants import Mutant
 
-from minillama.bounds import MOST, SEEDS
 from minillama.cli import checkpoint_commands as checkpoint_commands
 from minillama.cli import command_line as cli
 from minillama.cli import data_commands as data_commands
@@ -16,20 +15,23 @@ from minillama.cli import generation_commands as generation_commands
 from minillama.cli import lesson_commands as lesson_commands
 from minillama.cli import merge_command as merge_command
 from minillama.cli import simt_commands as simt_commands
-from minillama.cli import tuning_commands as tuning_commands
+from minillama.cli import tokenizer_commands as tokenizer_commands
+from minillama.cli import training_commands as training_commands
+from minillama.config_checks import MOST, SEEDS
 
 NEEDED = {
     cli: {"kernels": "ACTION", "kernels verify": "", "info": "", "tour": ""},
     checkpoint_commands: {"convert": "SRC DST --to",
                           "quantize": "SRC DST one of the arguments --nf4 --int8 is required",
                       "parity": "PATH", "weights": ""},
-    data_commands: {"filter": "--data --out", "extend": "--model --out"},
+    data_commands: {"filter": "--data --out"},
+    tokenizer_commands: {"extend": "--model --out"},
     feedback_commands: {"reward": "--model --pairs --out", "ppo": "--model --reward --prompts --out"},
     lesson_commands: {"lesson": "", "check": "", "notebook": "N", "book": ""},
     merge_command: {"merge": "--model --adapter --out"},
     simt_commands: {"simt": "ACTION", "simt run": "FILE.cu ARGUMENT"},
     generation_commands: {"generate": "--model", "chat": "--model"},
-    tuning_commands: {"pretrain": "--out one of the arguments --text --shares is required",
+    training_commands: {"pretrain": "--out one of the arguments --text --shares is required",
                       "sft": "--model --data --out"},
 }
 
@@ -42,7 +44,7 @@ NUMBERS = {
     checkpoint_commands: {"quantize --block-size": (2, 2**32, 1)},
     feedback_commands: {"reward --max-new-tokens": (1, MOST, 1), "reward --held-out-fraction": PART},
     simt_commands: {"simt run --limit-seconds": (1e-3, 1e7, 5e-4)},
-    tuning_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART},
+    training_commands: {"sft --max-length": (2, MOST, 1), "sft --held-out-fraction": PART},
 }
 
 
@@ -88,7 +90,8 @@ def test_every_command_is_among_them_and_a_word_is_needed_to_choose_one(capsys):
 
 
 MUTANTS = [
-    Mutant("minillama.cli.tuning_commands", "add_mutually_exclusive_group(required=True)",
+    Mutant("minillama.cli.training_commands", "add_mutually_exclusive_group(required=True)",
            "add_mutually_exclusive_group()",
-           lambda: test_a_command_given_nothing_names_all_that_it_needs_and_nothing_else(tuning_commands, "pretrain")),
+           lambda: test_a_command_given_nothing_names_all_that_it_needs_and_nothing_else(training_commands,
+                                                                                         "pretrain")),
 ]

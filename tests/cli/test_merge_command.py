@@ -7,7 +7,7 @@ import pytest
 import torch
 from mutants import Mutant
 from test_command_line import model_folder, run, tokenizer_file
-from test_tuning_commands import SHORT, data
+from test_training_commands import SHORT, data
 
 from minillama.checkpoint import load_model
 from minillama.checkpoint.quantized import settings_to_json

@@ -14,7 +14,7 @@ from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
 from minillama.cli import generation_commands, model_arguments
-from minillama.cli.model_arguments import choose_kernels, load_from_args, opened
+from minillama.cli.model_arguments import choose_kernels, load_from_args, open_model
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.peft.lora_file import save_lora
@@ -139,7 +139,8 @@ def memory_asked_for(device, cut, folder):
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_arguments, "require_memory", lambda needed, *_: asked.append(needed))
-        opened(Namespace(model=folder, adapter=None, dtype=None, device=device, kernels="torch", tensor_parallel=cut))
+        open_model(Namespace(model=folder, adapter=None, dtype=None, device=device, kernels="torch",
+                             tensor_parallel=cut))
     return asked[0]
 
 

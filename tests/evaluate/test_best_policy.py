@@ -32,7 +32,7 @@ def test_the_highest_score_within_twice_the_target_is_put_back_and_the_first_in_
         best = a_best(policy, kl_target=3.0)
         for iteration, score, kl in offers:
             torch.nn.init.constant_(policy.weight, iteration)
-            best.offer(iteration, score, kl)
+            best.keep_if_best(iteration, score, kl)
         torch.nn.init.constant_(policy.weight, 99)
         best.put_back()
         assert policy.weight.item() == best.numbers[1] == wanted

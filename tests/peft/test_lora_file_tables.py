@@ -12,11 +12,11 @@ from mutants import Mutant
 from test_command_line import model_folder, run, tokenizer_file
 from test_lora import ALL, small_model, tokens, train_by_chance
 from test_lora_file import peft_twin
-from test_tuning_commands import SHORT, data
+from test_training_commands import SHORT, data
 
 from minillama.checkpoint import load_model
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.cli.tuning_commands import prepare
+from minillama.cli.training_commands import prepare
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.peft.lora_file import TABLES, load_lora, save_lora
 from minillama.train.vocabulary import grow_vocabulary, train_vocabulary
@@ -201,6 +201,6 @@ MUTANTS = [
     Mutant(FILE, "tensor is None or tensor.shape != wanted", "tensor is None", refusals),
     Mutant(FILE, "if ends and model.config.tie_embeddings and", "if False and", refusals),
     Mutant(FILE, "len(ends) == 2 and torch.equal(*ends)", "len(ends) == 2", refusals),
-    Mutant("minillama.cli.tuning_commands", "model.get_submodule(table).weight.requires_grad_()", "pass",
+    Mutant("minillama.cli.training_commands", "model.get_submodule(table).weight.requires_grad_()", "pass",
            test_the_command_trains_what_the_second_stage_names),
 ]

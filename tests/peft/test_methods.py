@@ -9,7 +9,7 @@ from mutants import Mutant
 from tuned_models import EVERY, attach, changed, close, small_model, tokens, trained, tuned
 
 from minillama.backends import use_kernels
-from minillama.cli.tuning_commands import add_sft
+from minillama.cli.training_commands import add_sft
 from minillama.engine import refusal
 from minillama.generate import generate_tokens
 from minillama.kernels import built_backends

@@ -108,9 +108,9 @@ def test_answers_beside_a_long_prompt_are_judged_as_if_alone():
     run, prompts = PPO(a_body(), score, value, PPOConfig(temperature=0.7)), [[1, 3], [4] * 29, [5, 3] * 7]
     together = sample_answers(run.policy, prompts, 7, 20, 0.7)  # 7: no end ever comes
     assert together.tokens_BT.shape[1] == 49
-    judged = run.judge(together)
+    judged = run.make_experience(together)
     for row, prompt in enumerate(prompts):
-        alone = run.judge(sample_answers(run.policy, [prompt], 7, 20, 0.7))
+        alone = run.make_experience(sample_answers(run.policy, [prompt], 7, 20, 0.7))
         n = alone.values_BA.shape[1]
         for name in ("log_prob_BA", "ref_log_prob_BA", "values_BA", "score_B"):
             ours, theirs = getattr(judged, name)[row], getattr(alone, name)[0]

@@ -100,7 +100,7 @@ def test_the_loss_is_the_papers_and_its_gradient_flows(kind):
     score = torch.randn(len(mask))
     with torch.no_grad():
         log_p = log_probs_of(answer_logits(run.policy, rollout), rollout)
-    old = run.weigh(rollout, score, log_p + noise[0], log_p + noise[1])
+    old = run.weigh_experience(rollout, score, log_p + noise[0], log_p + noise[1])
     now = log_p.clone().requires_grad_()
     ours = run.policy_loss(now, old)
     ours.backward()

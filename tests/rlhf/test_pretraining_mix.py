@@ -20,7 +20,7 @@ MIXED = PPOConfig(**{**vars(CONFIG), "pretraining_weight": 0.5})
 def test_the_gradient_of_mixed_in_text_is_added_with_its_weight():
     """The step of the policy is that of PPO's loss plus gamma times the mean cross-entropy of the text's batch."""
     plain, mixed = (a_run(a_model(), clip_norm=1e9, lr=1e-9) for _ in range(2))
-    experience = plain.judge(sample_answers(plain.policy, prompts(plain, 0), 2, 6))
+    experience = plain.make_experience(sample_answers(plain.policy, prompts(plain, 0), 2, 6))
     other_loss = pretraining_loss(mixed.policy, TEXT, MIXED)
     plain.update(experience)
     mixed.update(experience, other_loss(5))

@@ -57,7 +57,7 @@ def test_the_kl_is_that_from_a_copy_of_the_policy_as_it_was_given(way):
     rollout = sample_answers(policy, prompts(run, 0), Letters.eos_id, 6, seed=9)
     with torch.no_grad():
         begun_BA, ours_BA = run.log_probs(start, rollout), run.log_probs(policy, rollout)
-        told = run.judge(rollout)
+        told = run.make_experience(rollout)
     kl_BA = kl_estimate(ours_BA, begun_BA).masked_fill(~rollout.answer_mask_BA, 0.0)
     assert torch.equal(run.reference_log_probs(rollout), begun_BA) and torch.equal(told.ref_log_prob_BA, begun_BA)
     assert describe(told)["kl"] == kl_BA.sum(-1).mean().item() and kl_BA.abs().max() > 1e-3

@@ -124,7 +124,7 @@ def test_the_first_gradient_is_that_of_the_policy_gradient_theorem():
     """At ratio 1 the clipped objective's gradient is mean(A grad log pi) (arXiv 1707.06347 eq. 1 and 6)."""
     run = a_run(a_model(), clip_norm=1e9, lr=1e-9)
     rollout = sample_answers(run.policy, prompts(run, 0), 2, 6)
-    experience = run.judge(rollout)
+    experience = run.make_experience(rollout)
     mask_BA = rollout.answer_mask_BA
     run.policy.zero_grad()
     log_prob_BA = log_probs_of(answer_logits(run.policy, rollout), rollout)
@@ -169,7 +169,7 @@ def test_an_answer_without_end_gets_the_fixed_score():
         policy.tok_embeddings.weight[2] = 0  # and the head's row: EOS is as likely as any other
     run = a_run(policy, lambda tokens_BT, mask_BT: torch.full((len(tokens_BT),), 7.0), missing_eos_score=-3.0)
     rollout = sample_answers(policy, prompts(run, 0), Letters.eos_id, 18)
-    scores = run.judge(rollout).score_B
+    scores = run.make_experience(rollout).score_B
     assert 0 < rollout.ended_B.sum() < 6
     assert torch.equal(scores, torch.where(rollout.ended_B, 7.0, -3.0))
 

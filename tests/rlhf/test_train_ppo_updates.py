@@ -33,7 +33,7 @@ def far_from_the_sampler(log_ratio, **changes):
     """The update of a batch whose policy makes every token exp(log_ratio) times as likely as when it sampled."""
     run = a_run(a_model(), **changes)
     rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, 0)
-    experience = run.judge(rollout)
+    experience = run.make_experience(rollout)
     before = [p.detach().clone() for p in [*run.policy.parameters(), *run.value.parameters()]]
     measured = run.update(replace(experience, log_prob_BA=experience.log_prob_BA - log_ratio))
     after = [*run.policy.parameters(), *run.value.parameters()]
@@ -111,7 +111,7 @@ def test_an_update_measures_by_its_formulas_before_it_steps(noise):
     """Over the real tokens of the answers, in double precision and by hand; and the added loss is learned too."""
     run = a_run(a_model(), clip=0.05)
     rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, 0)
-    old = run.judge(rollout)
+    old = run.make_experience(rollout)
     mask = rollout.answer_mask_BA
     torch.manual_seed(4)
     experience = replace(old, log_prob_BA=old.log_prob_BA + 0.1 * noise(mask.shape) * mask)  # or below 1 alone

@@ -20,7 +20,7 @@ def learned(seed, **changes):
     """One batch -> (its metrics, the policy's weights, how far it ended: nats of a token by the formula)."""
     run = a_run(a_model(seed=seed), seed=seed, **changes)
     rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, seed)
-    experience, mask_BA = run.judge(rollout), rollout.answer_mask_BA
+    experience, mask_BA = run.make_experience(rollout), rollout.answer_mask_BA
     metrics = run.learn(experience, seed)
     with torch.no_grad():
         now_BA = log_probs_of(answer_logits(run.policy, rollout), rollout)
@@ -60,7 +60,7 @@ def test_a_token_that_was_never_sampled_and_has_become_likely_is_seen(seed):
     """k3 of what was sampled hardly sees it; the KL over the whole vocabulary does, by hand and in double precision."""
     run = a_run(a_model(seed=seed))
     rollout = sample_answers(run.policy, prompts(run, 0), Letters.eos_id, 6, 1.0, seed)
-    experience, mask = run.judge(rollout), rollout.answer_mask_BA
+    experience, mask = run.make_experience(rollout), rollout.answer_mask_BA
     with torch.no_grad():
         old_BAV = answer_logits(run.policy, rollout)
     new_BAV, strange = old_BAV.clone(), next(v for v in range(Letters.vocab_size) if v not in rollout.answers_BA)

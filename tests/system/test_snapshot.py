@@ -14,7 +14,7 @@ from mutants import Mutant
 
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors
-from minillama.system.snapshot import opened
+from minillama.system.snapshot import open_snapshot
 from minillama.train.data import open_tokens
 from minillama.train.resume import load_training_state
 
@@ -85,7 +85,7 @@ def test_no_load_of_a_file_that_is_replaced_without_pause_mixes_two_states(tmp_p
 def test_an_opened_file_stays_the_old_one_when_it_is_replaced(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with opened(path) as (file, name):
+    with open_snapshot(path) as (file, name):
         (tmp_path / "new").write_bytes(b"longer and new")
         if os.name != "nt":
             os.replace(tmp_path / "new", path)
@@ -97,9 +97,9 @@ def test_without_names_of_open_files_a_replaced_file_is_told(tmp_path, monkeypat
     path = tmp_path / "file"
     path.write_bytes(b"old")
     monkeypatch.setattr("os.path.exists", lambda path: False)
-    with opened(path) as (_, name):
+    with open_snapshot(path) as (_, name):
         assert name == str(path)
-    with pytest.raises(ValueError, match="was replaced while it was read"), opened(path):
+    with pytest.raises(ValueError, match="was replaced while it was read"), open_snapshot(path):
         (tmp_path / "new").write_bytes(b"new")
         os.replace(tmp_path / "new", path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minillama.cli.tuning_commands import read_and_split
+from minillama.cli.training_commands import read_and_split
 from minillama.evaluate.exam import split_by_prompt, split_prompts
 from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.tokenizer import train_bpe

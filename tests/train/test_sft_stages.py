@@ -9,7 +9,7 @@ from checkpoints import in_a_folder
 from mutants import Mutant
 from test_command_line import model_folder, run, tokenizer_file
 from test_sft import CONFIG, HELD_OUT, TRAIN, a_model, some
-from test_tuning_commands import SHORT
+from test_training_commands import SHORT
 from tiny_run import Killed, kill_after, one_thread, same_weights, without_times
 
 from minillama.train.sft import FineTuning, SequenceBatches, fine_tune, stage_ends

@@ -8,10 +8,10 @@ import pytest
 from mutants import Mutant
 
 from lessons.other_feedback import DPOConfig
-from minillama import bounds
-from minillama.bounds import MOST, SEEDS, Range, check, check_config, choice, number
+from minillama import config_checks
 from minillama.chat import ChatSampling
 from minillama.config import ModelConfig, RopeScaling
+from minillama.config_checks import MOST, SEEDS, Range, check, check_config, choice, number
 from minillama.peft.lora import LoRAConfig
 from minillama.rlhf.published_ppo import PublishedPPOConfig
 from minillama.rlhf.train_ppo import PPOConfig
@@ -34,8 +34,8 @@ class Settings:
     rate: float = number(0.0, 0.25, 4, or_zero=True)
     size: int | None = number(None, 1, 5)
     word: str = choice("a", "a", "b")
-    device: str = bounds.device()
-    seed: int = bounds.seed()
+    device: str = config_checks.device()
+    seed: int = config_checks.seed()
     flag: bool = False
     free: float = 1.0
 
@@ -143,10 +143,10 @@ def test_a_lone_number_is_held_against_its_bounds_by_the_same_function():
 
 
 MUTANTS = [
-    Mutant("minillama.bounds", "value < self.below", "value <= self.below",
+    Mutant("minillama.config_checks", "value < self.below", "value <= self.below",
         lambda: test_what_is_not_is_named_with_its_value_and_what_is({"share": 1}, ValueError, "share is 1")),
-    Mutant("minillama.bounds", "kind is float and not math.isfinite(value) or", "",
+    Mutant("minillama.config_checks", "kind is float and not math.isfinite(value) or", "",
         lambda: test_what_is_not_is_named_with_its_value_and_what_is({"free": math.inf}, ValueError, "free is inf")),
-    Mutant("minillama.bounds", "self.or_zero and value == 0 or", "",
+    Mutant("minillama.config_checks", "self.or_zero and value == 0 or", "",
         lambda: test_what_is_allowed_is_taken_as_it_is({"rate": 0})),
 ]

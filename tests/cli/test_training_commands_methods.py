@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from test_command_line import model_folder, run, tokenizer_file
-from test_tuning_commands import SHORT, data
+from test_training_commands import SHORT, data
 
 from minillama.checkpoint import load_model
 from minillama.cli.model_arguments import load_from_args
-from minillama.cli.tuning_commands import READ_BY
+from minillama.cli.training_commands import READ_BY
 from minillama.peft.adapter_file import load_adapter
 from minillama.peft.methods import METHODS
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from minillama.backends import use_kernels
-from minillama.bounds import MOST, Range
 from minillama.checkpoint import open_weights
 from minillama.checkpoint.convert import save_with_tokenizer, write_chat_template
 from minillama.checkpoint.weights import planned_model
 from minillama.cli import flags
-from minillama.cli.model_arguments import add_template, choose_kernels, load_from_args, opened, take_template
+from minillama.cli.model_arguments import add_template, choose_kernels, load_from_args, open_model, take_template
 from minillama.config import preset
+from minillama.config_checks import MOST, Range
 from minillama.generate import prompt_ids
 from minillama.peft.adapter_file import save_adapter
 from minillama.peft.dora import DoRALinear
@@ -152,7 +152,7 @@ def run_sft(arguments):
         arguments.dtype = arguments.dtype or "float32"  # float16 gradients underflow; a frozen base may stay as it is
     if arguments.method == "qlora":
         arguments.load_4bit = True
-    found = weights, tokenizer, *_ = opened(arguments, whole=arguments.method in WHOLE)
+    found = weights, tokenizer, *_ = open_model(arguments, whole=arguments.method in WHOLE)
     template = take_template(arguments, tokenizer, "alpaca")
     *train, held_out = (encode_all(part, template, tokenizer, min(arguments.max_length, weights.config.max_seq_len))
                         for part in (*stages, rest))

@@ -54,7 +54,7 @@ def test_weights_that_learn_are_float32_and_those_under_an_adapter_stay_as_store
         raise ValueError(f"it holds {model.layers[0].attention_norm.weight.dtype}")
 
     assert run(capsys, "convert", model_folder, tmp_path / "half", "--to", "meta", "--dtype", "float16")[0] == 0
-    monkeypatch.setattr("minillama.cli.tuning_commands.fine_tune", stop)
+    monkeypatch.setattr("minillama.cli.training_commands.fine_tune", stop)
     code, _, err = run(capsys, "sft", "--model", tmp_path / "half", "--data", data, "--out", tmp_path / "out", *SHORT,
                        *flags.split())
     assert code == 2 and err.splitlines()[-1].endswith(f"it holds {dtype}")
