@@ -15,6 +15,7 @@ use, train, convert, verify:
     python3 run.py judge           let a model compare the answers of two others, in both orders
     python3 run.py align           a published road, stage by stage: fine-tuning, reward model, PPO
     python3 run.py llama2-chat     `ppo` with two reward models, helpful and safe; `best`: the best of several answers
+    python3 run.py ghost-attention conversations that teach a model to keep a system's instruction over turns
     python3 run.py stack-exchange  your own dump of a Stack Exchange site as text, answers and pairs
     python3 run.py ANYTHING ELSE   is `python -m minillama ANYTHING ELSE`, and `python -m minillama --help` lists them:
                                    generate, chat, pretrain, sft, reward, ppo, convert, parity and others
@@ -50,7 +51,7 @@ CAPS = {  # what PyTorch, its libraries and our kernels may use of a CPU
 }
 TOOLS = {"book": "book_markdown", "docs": "api_pages", "gpu": "on_gpu", "mutate": "mutate", "judge": "judge_answers",
          "evaluate": "evaluate", "clean-corpus": "clean_corpus", "align": "align", "stack-exchange": "stack_exchange",
-         "llama2-chat": "two_rewards"}
+         "llama2-chat": "two_rewards", "ghost-attention": "ghost_attention"}
 
 
 def main(argv):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -107,18 +108,23 @@ def test_what_is_missing_or_of_no_use_is_one_line(tmp_path):
     assert "m: there is no such file or folder" in said.getvalue() and not (tmp_path / "new").exists()
 
 
-@pytest.mark.long
-def test_the_stages_of_instructgpt_run_on_a_tiny_model(tmp_path):
-    """All three for real, on the examples that are shipped; the second call finds nothing left to do."""
+def a_base(folder, text):
+    """A tiny model, pretrained -> its folder."""
     from test_command_line import made_tokenizer
 
     from minillama.cli.command_line import main
 
+    tokenizer = made_tokenizer(folder)
+    assert main(["pretrain", "--text", str(text), "--tokenizer", str(tokenizer), "--out", str(folder / "base"),
+                 "--steps", "40", "--seq-len", "96"]) == 0
+    return folder / "base"
+
+
+@pytest.mark.long
+def test_the_stages_of_instructgpt_run_on_a_tiny_model(tmp_path):
+    """All three for real, on the examples that are shipped; the second call finds nothing left to do."""
     root = Path(__file__).parents[1]
-    tokenizer = made_tokenizer(tmp_path)
-    assert main(["pretrain", "--text", str(root / "README.md"), "--tokenizer", str(tokenizer), "--out",
-                 str(tmp_path / "base"), "--steps", "40", "--seq-len", "96"]) == 0
-    words = ["--recipe", "instructgpt", "--model", str(tmp_path / "base"), "--answers",
+    words = ["--recipe", "instructgpt", "--model", str(a_base(tmp_path, root / "README.md")), "--answers",
              str(root / "docs" / "examples" / "answers.jsonl"), "--pairs",
              str(root / "docs" / "examples" / "pairs.jsonl"), "--out", str(tmp_path / "out"),
              "--flags", "sft", "--steps 20", "--flags", "ppo",
@@ -127,6 +133,32 @@ def test_the_stages_of_instructgpt_run_on_a_tiny_model(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert align.main(words) == 0
     assert said.getvalue().count("finished before") == 3
+
+
+@pytest.mark.long
+def test_the_stages_of_llama2_chat_run_on_a_tiny_model(tmp_path):
+    """All six for real, so that what one stage writes is what the next one reads; the answers are short, for so little
+    learning teaches to end one of three letters at most. Killed after `best`, it goes on with what that wrote."""
+    answers, pairs, safety = (tmp_path / f"{name}.jsonl" for name in ("answers", "pairs", "safety"))
+    questions = [f"Is {number} a llama?" for number in range(120)]
+    for path, rows in ((answers, [{"instruction": q, "output": "Yes."} for q in questions]),
+                       (pairs, [{"prompt": q, "chosen": "Yes.", "rejected": "No no."} for q in questions]),
+                       (safety, [{"prompt": q, "chosen": "No no.", "rejected": "Yes."} for q in questions[::2]])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--recipe", "llama2-chat", "--model", str(a_base(tmp_path, Path(__file__).parents[1] / "README.md")),
+             "--answers", str(answers), "--pairs", str(pairs), "--safety-pairs", str(safety), "--out",
+             str(tmp_path / "out"), "--flags", "sft", "--steps 40 --max-lr 4e-3", "--flags", "rejection", "--steps 12",
+             "--flags", "best", "--answers 2 --limit 24 --max-new-tokens 12", "--flags", "ppo",
+             "--lr 5e-4 --iterations 2 --batch-size 8 --max-new-tokens 8"]
+    with pytest.MonkeyPatch.context() as patch:
+        run_stage = align.run_stage
+        patch.setattr(align, "run_stage", lambda words, folder: 143 if folder.name == "rejection" else
+                      run_stage(words, folder))
+        assert align.main(words) == 143 and (tmp_path / "out" / "best" / "best.jsonl").exists()
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert align.main(words) == 0
+    assert said.getvalue().count("finished before") == 4
+    assert all(align.is_finished(tmp_path / "out" / name) for name in align.RECIPES["llama2-chat"]["stages"])
 
 
 def test_words_that_are_cut_off_are_named_with_their_stage(tmp_path, capsys):

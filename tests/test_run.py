@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
     (["ppo", "--like", "x", "--tensorboard", "d"],
      f"python {ROOT / 'tools' / 'tensorboard_log.py'} ppo --like x --tensorboard d"),
     (["llama2-chat", "ppo"], f"python {ROOT / 'tools' / 'two_rewards.py'} ppo"),
+    (["ghost-attention", "--out"], f"python {ROOT / 'tools' / 'ghost_attention.py'} --out"),
     (["align", "--dry-run"], f"python {ROOT / 'tools' / 'align.py'} --dry-run"),
     (["stack-exchange", "--out", "o"], f"python {ROOT / 'tools' / 'stack_exchange.py'} --out o"),
     (["info", "tiny", "--method", "qlora"], f"python {ROOT / 'tools' / 'memory_cost.py'} tiny --method qlora"),
