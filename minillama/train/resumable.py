@@ -25,8 +25,8 @@ class ResumableRun:
     """A run in progress: the number of finished steps and the history so far.
 
     What a kind of run adds: its `name`, `advance()` (one step: learn, record -> what the progress bar shows),
-    `state_dict()`, `load_state_dict(state)`, and `rate_words(steps before)`. `signature`: the settings and data that a
-    resumed run must share. Without a folder nothing is written.
+    `state_dict()`, `load_state_dict(state)`, `rate_words(steps before)` and, where it is `evaluated`, `evaluate()`.
+    `signature`: the settings and data that a resumed run must share. Without a folder nothing is written.
     """
 
     name, total, unit = "run", "steps", "step"  # total: the setting that says how long the run is; unit: of its metrics
@@ -88,7 +88,8 @@ class ResumableRun:
     def _steps(self, request, progress):
         """All steps that are left, with evaluations and checkpoints on the way."""
         if self.step == 0 and not self.history:
-            self.evaluate()
+            if self.evaluated:
+                self.evaluate()
             self.save()
         with tqdm(initial=self.step, total=self.end, desc=self.name, unit=self.unit, disable=not progress) as bar:
             while self.step < self.end:
@@ -105,9 +106,6 @@ class ResumableRun:
     def _due(self, every):
         return self.step == self.end or every and self.step % every == 0
 
-    def evaluate(self):
-        """Nothing, in a run that is not evaluated on the way."""
-
     def record(self, row):
         """Into the history, and at once into the file."""
         self.history.append(row)
@@ -116,11 +114,15 @@ class ResumableRun:
             self.metrics.flush()
 
     def save(self):
-        """The checkpoint. Metrics reach the disk first: it must never be ahead of them."""
+        """The checkpoint."""
+        self.write_state(self.state())
+
+    def write_state(self, state):
+        """Replace the checkpoint. Metrics reach the disk first: it must never be ahead of them."""
         if self.metrics:
             os.fsync(self.metrics.fileno())
             with atomic_write(self.folder / self.state_file) as file:
-                torch.save(self.state(), file)
+                torch.save(state, file)
 
     def state(self):
         """All that a resumed run needs."""

@@ -21,7 +21,6 @@ from minillama.system.snapshot import open_snapshot
 
 # How often a state is saved, and where the optimizer's part of it lies, change no bit; the objective is the run's kind.
 MAY_CHANGE = ("checkpoint_every", "paged_optimizer", "objective")
-QUOTE = "'"
 LONGEST_ROW = 1 << 20  # bytes of a line of metrics
 # What to give again where a name is not that of a flag.
 GIVEN = {**{field.name: "--model or --preset" for field in fields(ModelConfig)},
@@ -106,7 +105,7 @@ def _another_run(name, ours, theirs, folder):
     """The error that names a thing in which a run differs from the one in `folder`, and the flag to give."""
     way = f"give the same {GIVEN.get(name, '--' + name.replace('_', '-'))}"
     if name not in GIVEN and type(theirs) in (int, float, str):
-        way = f"use --{name.replace('_', '-')} {ascii(theirs).strip(QUOTE):.100}"
+        way = f"use --{name.replace('_', '-')} " + ascii(theirs).strip("'")[:100]
     return ValueError(f"cannot resume: {name} is {ours!r:.200}, but the run in {folder} has {theirs!r:.200}: {way}, "
                       "or begin anew in another --out")
 

@@ -21,17 +21,15 @@ import time
 import torch
 
 from minillama.quant.nf4 import NF4Linear
-from minillama.train import data_parallel
+from minillama.train import data_parallel, sharded_checkpoint
 from minillama.train.pretrain import PretrainRun
 from minillama.train.resume import load_training_state
 from minillama.train.sft import FineTuning
-from minillama.train.sharded_checkpoint import read_shards, remove_shards, take_part_in_saving, write_shards
+from minillama.train.sharded_checkpoint import cut_like, take_part_in_saving, unshard_trained
 from minillama.train.tensor_parallel import choose_kernels, cut_layers, in_group, require_cuttable
 
 METHODS = ("full", "lora", "rslora", "qlora")  # of sft, that train in shards
 HELP = "share weights, gradients and optimizer out to the processes that torchrun started (FSDP)"  # of --shard
-
-
 CUT_HELP = "of the processes of --shard, so many cut every matrix and compute each batch together"  # --tensor-parallel
 
 
@@ -54,10 +52,13 @@ def kind_of_run(kind, arguments, shape=None):
 
 def bytes_to_train(shape, arguments):
     """Bytes that a process needs for training, activations apart: a weight, its gradient and AdamW's two averages, all
-    fp32; with --shard its part of them, and the whole weights from which it takes that at the start."""
+    fp32; with --shard its part of them, and the whole weights from which it takes that at the start, or the copy of
+    weights and averages that is written while training goes on, which lies in main memory."""
+    whole, copied = 4 * shape.n_parameters(), 0 if arguments.device.startswith("cuda") else 12
     if not arguments.shard:
-        return 16 * shape.n_parameters()
-    return 16 * shape.n_parameters() // int(os.environ["WORLD_SIZE"]) + 4 * shape.n_parameters()
+        return 4 * whole
+    held = shape.n_parameters() // int(os.environ["WORLD_SIZE"])
+    return 16 * held + max(whole, copied * held)
 
 
 def require_shardable(arguments, cut=1):
@@ -138,16 +139,6 @@ class ShardedLearner:
             self.model.set_requires_gradient_sync(True)
 
 
-def unshard_trained(model):
-    """Put what was trained together in every process, in place: an adapter is small, and its file has it whole."""
-    for name, weight in list(model.named_parameters()):
-        if weight.requires_grad:
-            module, _, parameter = name.rpartition(".")
-            setattr(model.get_submodule(module), parameter, torch.nn.Parameter(weight.full_tensor()))
-    for layer in [layer for layer in model.modules() if isinstance(layer, NF4Linear)][:1]:
-        layer.codes = torch.nn.Parameter(layer.codes.full_tensor(), requires_grad=False)  # its file tells them by a sum
-
-
 def save_scorer(save, folder, model, *more):
     """save(folder, model, *more) of a `RewardModel` by one process; where it is in shards the others lend theirs."""
     if hasattr(model, "reshard"):
@@ -162,17 +153,19 @@ def save_scorer(save, folder, model, *more):
 class ShardedRun:
     """What a `TrainingRun` does otherwise in shards; it stands before one among the bases of a class.
 
-    `training_state.pt` holds all but the tensors and names the folder that has those (`sharded_checkpoint`): it is
-    replaced at once, after that folder is whole, so whenever a process is killed there is one whole state.
+    `training_state.pt` holds all but the tensors and names the folder that has those (`sharded_checkpoint`). They are
+    copied, and the copy is written while training goes on, one at a time. Only when that folder is whole is the file
+    replaced, at once, so whenever a process is killed there is one whole state.
     """
 
-    shards = ""
+    shards, writing = "", None  # the folder of the last checkpoint; (the next one's state, its future)
 
     def __init__(self, *arguments, tensor_parallel=1, **named):
         self.learner_of = functools.partial(shard_model, tensor_parallel=tensor_parallel)
         super().__init__(*arguments, **named)
         self.processes = self.learner.place[1]
         self.spent = time_layers(getattr(self.model, "body", self.model).layers)
+        self.writers = None if self.folder is None else sharded_checkpoint.writers_group()
 
     def tensors(self):
         """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""
@@ -197,14 +190,37 @@ class ShardedRun:
         super().evaluate()
         self.model.reshard()  # without a backward pass nothing else forgets what is outside of the blocks
 
-    def save(self):
-        """The checkpoint: every process writes its pieces, then the main one says that they are the state."""
+    def write_state(self, state):
+        """Begin the checkpoint, when the one before it is finished: every process writes its pieces."""
+        self.finish_checkpoint()
         if self.folder is not None:
-            self.shards = write_shards(self.folder, self.step, self.tensors(), keep=self.shards)
-        super().save()
-        data_parallel.wait_for_all()
-        if self.folder is not None and self.is_main:
-            remove_shards(self.folder, keep=self.shards)
+            name, future = sharded_checkpoint.begin_shards(self.folder, self.step, self.tensors(), self.shards,
+                                                           self.writers)
+            self.writing = {**state, "shards": name}, future
+
+    def finish_checkpoint(self):
+        """Wait until all have written the checkpoint that is begun; then the main process says that it is the state."""
+        if self.writing is None:
+            return
+        (state, future), self.writing = self.writing, None
+        sharded_checkpoint.finish_shards(self.folder / state["shards"], future)
+        super().write_state(state)
+        self.shards = state["shards"]
+        if self.is_main:
+            sharded_checkpoint.remove_shards(self.folder, keep=self.shards)
+
+    def advance(self):
+        said = super().advance()
+        # Whether it is written must be asked of all: a process that alone ends with an error lets the others wait.
+        if self.writing and data_parallel.mean(torch.tensor(float(self.writing[1].done()))) == 1:
+            self.finish_checkpoint()
+        return said
+
+    def _steps(self, request, progress):
+        try:
+            super()._steps(request, progress)
+        finally:
+            self.finish_checkpoint()
 
     def resume(self, progress=False):
         """Go on from a state in shards of any number of processes, or from that of a run that held all in one."""
@@ -221,7 +237,7 @@ class ShardedRun:
         ours = super().state_dict()
         if "shards" in state:
             self.shards = state["shards"]
-            read_shards(self.folder / self.shards, self.tensors())
+            sharded_checkpoint.read_shards(self.folder / self.shards, self.tensors())
             ours["optimizer"]["steps"] = state["steps"]
         else:
             ours = {"model": {name: cut_like(state["model"][name], p) for name, p in self.trained.items()},
@@ -256,14 +272,6 @@ def find_slowest(spent, device):
     seconds[rank], spent[0] = spent[0], 0.0
     seconds = data_parallel.mean(seconds)
     return {"slowest_process": int(seconds.argmax()), "slowest_times": (seconds.max() / seconds.median()).item()}
-
-
-def cut_like(whole, piece):
-    """This process's piece of a tensor that every process can read, cut as `piece` is; nothing is sent."""
-    from torch.distributed.tensor import distribute_tensor
-
-    whole = whole.to(piece.to_local().device)
-    return distribute_tensor(whole, piece.device_mesh, piece.placements, src_data_rank=None)
 
 
 class ShardedPretrain(ShardedRun, PretrainRun):

@@ -11,6 +11,9 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
+
+from minillama.quant.nf4 import NF4Linear
 from minillama.system.files import atomic_write
 from minillama.train import data_parallel
 from minillama.train.resume import damaged
@@ -19,25 +22,39 @@ FOLDER = re.compile(r"shards-\d{1,10}")
 SUM_FILE = "metadata.sha256"
 
 
-def write_shards(folder, step, tensors, keep=""):
-    """Write {name: tensor or DTensor}, by all processes together -> the name of the new folder within `folder`. What
-    killed runs left is removed first, but not the folder `keep`."""
+def begin_shards(folder, step, tensors, keep="", group=None):
+    """Copy {name: tensor or DTensor} and begin to write the copies behind training, by all processes together -> (the
+    name of the new folder within `folder`, what `finish_shards` takes). The tensors may change at once. What killed
+    runs left is removed first, but not the folder `keep`. group: for the writers' own messages (`writers_group`)."""
     from torch.distributed import checkpoint  # here, for none but sharded runs need it loaded
 
     name = f"shards-{step}"
     if data_parallel.is_main_process():
         remove_shards(folder, keep)
     data_parallel.wait_for_all()
-    path = Path(folder) / name
+    return name, checkpoint.async_save(tensors, checkpoint_id=Path(folder) / name, process_group=group)
+
+
+def writers_group():
+    """A group of all processes for those who write checkpoints. Messages of one group are told apart by their order
+    alone, which must be that of every process: those of a thread would fall among training's at any place. It is gloo
+    on GPUs too: what is sent are plans and sums, from main memory."""
+    return torch.distributed.new_group(backend="gloo")
+
+
+def finish_shards(path, writing):
+    """Wait until all processes have written the set of shards at `path`; then it is whole. OSError where one could
+    not."""
+    from torch.distributed import checkpoint
+
     try:
-        checkpoint.save(tensors, checkpoint_id=path)
+        writing.result()
     except checkpoint.api.CheckpointException as error:  # is no Exception: it gathers those of all processes
         raise OSError(f"{path} could not be written ({_first_of(error)}): is the disk full? The checkpoint before it "
                       "stays; make room, and --resume") from None  # PyTorch's writer hides the system's own words
     if data_parallel.is_main_process():
         with atomic_write(path / SUM_FILE, "w") as file:
             file.write(_sum_of(path))
-    return name
 
 
 def read_shards(path, tensors):
@@ -60,6 +77,24 @@ def remove_shards(folder, keep=""):
     for path in Path(folder).iterdir():
         if FOLDER.fullmatch(path.name) and path.name != keep and not path.is_symlink():
             shutil.rmtree(path)
+
+
+def cut_like(whole, piece):
+    """This process's piece of a tensor that every process can read, cut as `piece` is; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = whole.to(piece.to_local().device)
+    return distribute_tensor(whole, piece.device_mesh, piece.placements, src_data_rank=None)
+
+
+def unshard_trained(model):
+    """Put what was trained together in every process, in place: an adapter is small, and its file has it whole."""
+    for name, weight in list(model.named_parameters()):
+        if weight.requires_grad:
+            module, _, parameter = name.rpartition(".")
+            setattr(model.get_submodule(module), parameter, torch.nn.Parameter(weight.full_tensor()))
+    for layer in [layer for layer in model.modules() if isinstance(layer, NF4Linear)][:1]:
+        layer.codes = torch.nn.Parameter(layer.codes.full_tensor(), requires_grad=False)  # its file tells them by a sum
 
 
 def take_part_in_saving(model):

@@ -122,8 +122,7 @@ class TrainingRun(ResumableRun):
         return f"loss {loss:.3f}, {self.step_tokens / seconds:,.0f} tokens/s"
 
     def evaluate(self):
-        if self.evaluated:
-            self.record({"step": self.step, "held_out_loss": self.held_out_loss()})
+        self.record({"step": self.step, "held_out_loss": self.held_out_loss()})
 
     def save(self):
         """The checkpoint, of weights that are finite."""

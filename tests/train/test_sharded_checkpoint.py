@@ -1,14 +1,23 @@
 """Laws of the tensors of a sharded run on disk: whole or refused, and never two sets where one is meant."""
 
 import contextlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from forked import in_processes
 from mutants import Mutant
+from test_sharded import learn, run_of
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from minillama.train import sharded_checkpoint
-from minillama.train.sharded_checkpoint import read_shards, remove_shards, write_shards
+from minillama.train.sharded import ShardedPretrain
+from minillama.train.sharded_checkpoint import begin_shards, finish_shards, read_shards, remove_shards
 
 resource = pytest.importorskip("resource", reason="a limit on files stands for a full disk")
 if not dist.is_available() or not dist.is_gloo_available():
@@ -22,6 +31,13 @@ def group_of_one(folder):
         yield
     finally:
         dist.destroy_process_group()
+
+
+def write_shards(folder, step, tensors, keep=""):
+    """Begin and finish -> the name of the set."""
+    name, writing = begin_shards(folder, step, tensors, keep)
+    finish_shards(folder / name, writing)
+    return name
 
 
 def tensors():
@@ -88,8 +104,170 @@ def test_a_disk_that_is_full_is_told_in_a_line_and_the_set_that_counts_stays(wri
     read_shards(written, tensors())
 
 
+def hold(monkeypatch, until):
+    """Let PyTorch's writer wait for an event before its first byte."""
+    write = FileSystemWriter.write_data
+    monkeypatch.setattr(FileSystemWriter, "write_data", lambda *given: (until.wait(60), write(*given))[1])
+
+
+def what_is_written_is_what_was_given(folder, monkeypatch):
+    changed, go_on = tensors(), threading.Event()
+    hold(monkeypatch, go_on)
+    name, writing = begin_shards(folder, 8, changed)
+    assert not writing.done()
+    for tensor in changed.values():
+        tensor.fill_(-1.0)
+    go_on.set()
+    finish_shards(folder / name, writing)
+    read_shards(folder / name, changed)
+    assert all(torch.equal(changed[name], tensor) for name, tensor in tensors().items())
+
+
+def test_weights_that_change_while_they_are_written_are_written_as_they_were(tmp_path, monkeypatch):
+    with group_of_one(tmp_path):
+        what_is_written_is_what_was_given(tmp_path, monkeypatch)
+
+
+def test_a_set_that_is_being_written_does_not_count(written, monkeypatch):
+    go_on = threading.Event()
+    hold(monkeypatch, go_on)
+    name, writing = begin_shards(written.parent, 8, tensors(), keep="shards-7")
+    with pytest.raises(ValueError, match="it holds no whole set of shards"):
+        read_shards(written.parent / name, tensors())
+    read_shards(written, tensors())
+    go_on.set()
+    finish_shards(written.parent / name, writing)
+
+
+def two_learn(folder, resume=False, kind=ShardedPretrain):
+    """A run of five steps, with checkpoints 0, 2, 4 and 5 -> the run, whose weights are in `weights`."""
+    run = run_of(kind, folder)
+    run.weights = learn(run, resume)
+    return run
+
+
+def killed(rank, size, folder, victim, moment):
+    """Two processes, of which one kills itself: in the midst of writing shards-4, or when all is written but the
+    state."""
+    def die_at(path, place=victim):
+        if rank == place and Path(path).name == "shards-4":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    write, finish = FileSystemWriter.write_data, sharded_checkpoint.finish_shards
+    if moment == "writing":
+        def write_half(writer, *given):
+            done = write(writer, *given)
+            die_at(writer.path)
+            return done
+
+        FileSystemWriter.write_data = write_half
+    else:
+        def finish_only(path, writing):
+            finish(path, writing)
+            die_at(path)
+
+        sharded_checkpoint.finish_shards = finish_only
+    two_learn(folder / f"{moment}-{victim}")
+
+
+def one_killed_writing(rank, size, folder):
+    killed(rank, size, folder, 0, "writing")
+
+
+def other_killed_writing(rank, size, folder):
+    killed(rank, size, folder, 1, "writing")
+
+
+def one_killed_before_the_state(rank, size, folder):
+    killed(rank, size, folder, 0, "written")
+
+
+KILLED = {"writing-0": one_killed_writing, "writing-1": other_killed_writing, "written-0": one_killed_before_the_state}
+
+
+class Watched(ShardedPretrain):
+    """Keeps of every step which checkpoint is being written when it is done, and the state that counts."""
+
+    def advance(self):
+        said = super().advance()
+        begun = self.writing and self.writing[0]["step"]
+        if self.step <= 3:  # then let it be written
+            self.seen = {**getattr(self, "seen", {}), self.step: (begun, self.shards)}
+        else:
+            go_on.set()
+        return said
+
+
+go_on = threading.Event()
+
+
+def learn_all(rank, size, folder):
+    """What was killed goes on, and one run is never stopped; its writer is slow."""
+    alone = two_learn(folder / "alone")
+    same = {}
+    for name in KILLED:
+        state = torch.load(folder / name / "training_state.pt")["shards"] if rank == 0 else ""
+        ours = two_learn(folder / name, resume=True).weights
+        same[name] = [state, all(torch.equal(ours[key], weight) for key, weight in alone.weights.items())]
+    write = FileSystemWriter.write_data
+    FileSystemWriter.write_data = lambda writer, *given: (
+        Path(writer.path).name == "shards-2" and go_on.wait(60), write(writer, *given))[1]
+    slow = two_learn(folder / "slow", kind=Watched)
+    same["slow"] = [slow.shards, all(torch.equal(slow.weights[key], weight) for key, weight in alone.weights.items())]
+    if rank == 0:
+        (folder / "same.json").write_text(json.dumps({"same": same, "seen": slow.seen}))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    for function in KILLED.values():
+        with pytest.raises(AssertionError, match="SIGKILL"):
+            in_processes(function, [2], folder)
+        (folder / "group-2").unlink()  # of those who did not leave it
+    in_processes(learn_all, [2], folder)
+    return json.loads((folder / "same.json").read_text())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*KILLED, "slow"])
+def test_a_run_killed_while_it_writes_ends_bit_for_bit_like_the_one_that_was_not(name, two):
+    state, same = two["same"][name]
+    assert same and state == {"slow": "shards-5"}.get(name, "shards-2")
+
+
+@pytest.mark.long
+def test_training_goes_on_while_a_checkpoint_is_written_and_the_one_before_it_counts(two):
+    assert two["seen"]["3"] == [2, "shards-0"]
+
+
+def full_disk(rank, size, folder):
+    """The writer of process 1 fails behind step 2."""
+    def fail(writer, *given):
+        if rank == 1 and Path(writer.path).name == "shards-2":
+            raise OSError(28, "No space left on device")
+        return write(writer, *given)
+
+    write, FileSystemWriter.write_data = FileSystemWriter.write_data, fail
+    run = run_of(ShardedPretrain, folder / "full")
+    with pytest.raises(OSError, match=r"shards-2 could not be written \(process 1: .*No space left.*is the disk"):
+        run.train(progress=False)
+    assert run.step <= 4 and run.shards == "shards-0" and (folder / "full" / "shards-0" / ".metadata").is_file()
+
+
+@pytest.mark.long
+def test_a_writer_that_fails_ends_all_processes_with_the_same_line(tmp_path):
+    in_processes(full_disk, [2], tmp_path)
+
+
+def as_it_was_written():
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        test_weights_that_change_while_they_are_written_are_written_as_they_were(Path(folder), patch)
+
+
 def one_set_is_kept():
-    from pathlib import Path
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
@@ -98,4 +276,8 @@ def one_set_is_kept():
 
 MUTANTS = [Mutant(sharded_checkpoint.__name__, "and path.name != keep", "", one_set_is_kept),
            Mutant(sharded_checkpoint.__name__, "FOLDER.fullmatch(path.name) and", "FOLDER.match(path.name) and",
-                  one_set_is_kept)]
+                  one_set_is_kept),
+           Mutant(sharded_checkpoint.__name__, "checkpoint.async_save(tensors, checkpoint_id=Path(folder) / name, "
+                  "process_group=group)", "__import__('concurrent.futures').futures.ThreadPoolExecutor(1).submit("
+                  "checkpoint.save, tensors, checkpoint_id=Path(folder) / name, process_group=group)",
+                  as_it_was_written)]
