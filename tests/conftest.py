@@ -7,6 +7,8 @@ from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `nohup run.py test &`: what tests start would be deaf too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(getattr(signal, "SIGHUP", signal.SIGINT)) == signal.SIG_IGN:  # and the tests themselves stay deaf
+    signal.signal(signal.SIGHUP, lambda *_: None)  # a program that is started has the default in a handler's place
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads: spinning threads starve a busy laptop
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one of several test processes: each has a core
