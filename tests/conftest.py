@@ -27,7 +27,7 @@ NUMERIC = ("attention attention_kernel attention_masks backends backends_linear 
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.name != "test_every_command_runs")  # the longest first: cores end together
+    items.sort(key=lambda item: not item.name.startswith("test_every_command_runs"))  # longest first
     for item in items:
         parameters = item.callspec.params if item.path.stem == "test_mutants" and hasattr(item, "callspec") else {}
         if parameters.get("file", item.path.stem).removeprefix("test_") in NUMERIC:

@@ -6,6 +6,7 @@
 Run as a program, this file takes one JSON object a line and answers with one.
 """
 
+import io
 import json
 import os
 import resource
@@ -44,10 +45,11 @@ class ForkedRuns:
         self.process.stdin.close()
         self.process.wait()
 
-    def run(self, words, seconds=5.0, gib=2):
-        """One command with at most so many GiB of address space beyond what the parent has -> `Ended`."""
-        print(json.dumps({"words": [str(word) for word in words], "seconds": seconds, "gib": gib}),
-              file=self.process.stdin, flush=True)
+    def run(self, words, seconds=5.0, gib=2, folder=".", typed=""):
+        """One command, in a folder and with a line on stdin, with at most so many GiB of address space beyond what the
+        parent has -> `Ended`."""
+        print(json.dumps({"words": [str(word) for word in words], "seconds": seconds, "gib": gib,
+                          "folder": str(folder), "typed": typed}), file=self.process.stdin, flush=True)
         return Ended(**json.loads(self.process.stdout.readline()))
 
 
@@ -92,7 +94,8 @@ def command(request, output):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for stream in (1, 2):
             os.dup2(output, stream)
-        sys.stdin = open(os.devnull)
+        os.chdir(request["folder"])
+        sys.stdin = io.TextIOWrapper(io.BytesIO(request["typed"].encode()), encoding="utf-8")
         from minillama.cli import command_line as cli
 
         cli.require_room_for_torch = lambda: None  # under a limit it would load PyTorch anew

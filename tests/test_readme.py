@@ -1,5 +1,6 @@
 """Laws of the README: each command in it runs, each file it points at exists, each number in it was measured."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_runs import ForkedRuns
 from mutants import Mutant
 from readme import INKS, PICTURES, pictures, rooms_block, tour_block, words, words_block
 from test_tour import fresh_tour
@@ -18,6 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 READING = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 FORWARD_PASS = "config rms_norm rope attention swiglu transformer kv_cache sampling generate".split()
 ELSEWHERE = {"python3 run.py tour", "python3 run.py test"}  # run by a test below, and by .ci/run
+TOOLS = {"clean-corpus": "clean_corpus", "evaluate": "evaluate", "judge": "judge_answers"}
 
 
 def commands():
@@ -31,26 +34,36 @@ def test_the_two_commands_stand_on_the_first_screen():
     assert "python3 run.py tour" in first_screen and "python3 run.py test" in first_screen
 
 
-def test_every_command_runs(tmp_path):
-    """In order and in one folder, as a reader would; `run.py` hands them to `python -m minillama` unchanged."""
+def run_command(line, folder, environment, forks):
+    """(exit code, what was said) of one of the README's lines."""
+    assert line.count("python3 run.py") == 1, f"the README shows {line!r}, which is not a command of run.py"
+    typed, _, words = line.partition("python3 run.py ")
+    if forks and words.split()[0] not in TOOLS:
+        ended = forks.run(shlex.split(words), 300, 8, folder, "".join(shlex.split(typed)[1:-1]) + "\n")
+        return ended.code, ended.said
+    for name, tool in TOOLS.items():
+        tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / tool))}.py"  # as run.py does it
+        line = line.replace(f"python3 run.py {name}", tool)
+    line = line.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
+    done = subprocess.run(["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("each", ["forked", pytest.param("fresh", marks=pytest.mark.long)])
+def test_every_command_runs(tmp_path, each):
+    """In order and in one folder, as a reader would; `run.py` hands them to `python -m minillama` unchanged. forked:
+    Python and PyTorch start once for all; fresh: each command is a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     for name in ("minillama", "docs", "lessons", "bench", "CHANGELOG.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     ran = 0
-    for line in commands():
-        if line.strip() in ELSEWHERE:
-            continue
-        assert line.count("python3 run.py") == 1, f"the README shows {line!r}, which is not a command of run.py"
-        command = line
-        for name, tool in (("clean-corpus", "clean_corpus"), ("evaluate", "evaluate"), ("judge", "judge_answers")):
-            tool = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tools' / tool))}.py"  # as run.py does it
-            command = command.replace(f"python3 run.py {name}", tool)
-        command = command.replace("python3 run.py", f"{shlex.quote(sys.executable)} -m minillama")
-        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              timeout=300)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        ran += 1
+    with ForkedRuns() if each == "forked" and sys.platform == "linux" else contextlib.nullcontext() as forks:
+        for line in commands():
+            if line.strip() not in ELSEWHERE:
+                code, said = run_command(line, tmp_path, environment, forks)
+                assert code == 0, f"{line}\n{said}"
+                ran += 1
     assert ran >= 5
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True)
