@@ -88,6 +88,17 @@ def tell_news(history, config, told):
         told.add(name)
 
 
+def require_ends(parts, max_length):
+    """The sequences of each of parts, `train.records.Encoded` at so many tokens; ValueError where most are cut there,
+    or have no answer before it."""
+    whole = sum(len(part.sequences) - part.cut for part in parts)
+    given = sum(len(part.sequences) + part.left_out for part in parts)
+    if 2 * whole < given:
+        raise ValueError(f"{given - whole} of {given} answers do not end within the {max_length} tokens that the model "
+                         "reads: it would not learn to end one. Shorten or split them")
+    return [part.sequences for part in parts]
+
+
 def diagnose_tuning(history):
     """A sentence, or "", for the metrics of fine-tuning (`sft`)."""
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row]

@@ -68,7 +68,8 @@ def split_by_prompt(pairs, fraction):
         parts[question_held_out(pair.prompt, fraction)].append(pair)
     if not all(parts):
         raise ValueError(f"{len(pairs)} pairs leave the {'held-out' if parts[0] else 'training'} side empty at a "
-                         f"held-out fraction of {fraction}: give more prompts or another fraction")
+                         f"held-out fraction of {fraction}: they have {len({pair.prompt for pair in pairs})} prompts, "
+                         "give 50 or more, or another fraction")
     return parts
 
 

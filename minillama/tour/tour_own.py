@@ -9,7 +9,7 @@ import zlib
 from dataclasses import replace
 
 from minillama.evaluate.copying import diagnose_records
-from minillama.evaluate.diagnosis import diagnose_tuning
+from minillama.evaluate.diagnosis import diagnose_tuning, require_ends
 from minillama.evaluate.exam import answer_tokens, split_by_prompt
 from minillama.rlhf.preferences import read_pairs
 from minillama.rlhf.train_reward import encode_pairs
@@ -64,8 +64,8 @@ def own_answers(records, tokenizer, context):
     for record in records:
         parts[question_held_out(f"{record.question} {record.input}", 0.1)].append(record)
     if not all(parts):
-        raise ValueError(f"{len(records)} answers leave one side of the split empty: give more, some 50 or above")
-    return parts, [encode_records(part, TEMPLATE, tokenizer, context).sequences for part in parts]
+        raise ValueError(f"{len(records)} answers leave one side of the split empty: give some to 50 questions or more")
+    return parts, require_ends([encode_records(part, TEMPLATE, tokenizer, context) for part in parts], context)
 
 
 def own_sft_stage(report, model, tokenizer, records):
@@ -89,7 +89,6 @@ def own_feedback(pairs, tokenizer, context):
     practice, asked = (list(dict.fromkeys(pair.prompt for pair in part)) for part in (train, held_out))
     room = context - max(map(len, prompts_of(practice + asked, tokenizer)))
     if room < 2:
-        raise ValueError(f"the longest prompt leaves {room} of {context} tokens for its answer: leave "
-                         "it out or shorten it")
+        raise ValueError(f"the longest prompt leaves {max(room, 0)} of {context} tokens for its answer: shorten it")
     return Feedback(train, held_out, practice, asked[:ASKED], {"pairs": zlib.crc32(repr(pairs).encode())},
                     max_new_tokens=answer_tokens(pairs, tokenizer, room))

@@ -6,9 +6,10 @@ import pytest
 from mutants import Mutant
 
 from minillama.cli.command_line import build_parser
-from minillama.evaluate.diagnosis import diagnose, diagnose_reward, diagnose_tuning, summary, tell_news
+from minillama.evaluate.diagnosis import diagnose, diagnose_reward, diagnose_tuning, require_ends, summary, tell_news
 from minillama.rlhf.preferences import Pair
 from minillama.rlhf.train_ppo import PPOConfig
+from minillama.train.records import Encoded
 
 CONFIG = PPOConfig(lr=1e-3, kl_target=3.0, max_new_tokens=40)
 FINE = {"kl": 3.0, "entropy": 0.9, "distinct": 1.0, "ended": 1.0, "updates": 4, "score": 0.0}
@@ -94,6 +95,14 @@ def test_a_reward_model_is_told_from_a_coin_from_one_that_knows_by_heart_and_fro
     assert "before more epochs" in diagnose_reward(0.7, 100, 0.8, many)
 
 
+def test_answers_of_which_most_do_not_end_within_the_context_are_refused():
+    assert require_ends([Encoded(["a", "b"], 1, 0), Encoded(["c"], 0, 1)], 64) == [["a", "b"], ["c"]], "half end"
+    for parts in ([Encoded(["a", "b"], 1, 0), Encoded(["c"], 0, 2)], [Encoded(["a", "b"], 2, 0), Encoded(["c"], 1, 2)]):
+        cut = 3 if parts[0].cut == 1 else 5
+        with pytest.raises(ValueError, match=f"{cut} of 5 answers do not end within the 64 tokens"):
+            require_ends(parts, 64)
+
+
 def test_the_summary_is_of_the_policy_that_was_kept():
     rows = [{"score": 0.0, "kl": 0.0, "held_out_score": 0.1, "held_out_kl": 0.0, "kept": 0}, {"score": 1.0, "kl": 2.0},
             {"score": 2.0, "kl": 3.0, "held_out_score": 1.5, "held_out_kl": 2.5, "kept": 3},
@@ -109,6 +118,8 @@ MUTANTS = [
                "KL", {"kl": 9.0}, {"kl": 9.5}, "KL is 9.5")),
     Mutant("minillama.evaluate.diagnosis", "len(labels) < FEW_PAIRS", "len(labels) < 99",
            test_a_reward_model_is_told_from_a_coin_from_one_that_knows_by_heart_and_from_contradicting_labels),
+    Mutant("minillama.evaluate.diagnosis", "len(part.sequences) + part.left_out", "len(part.sequences)",
+           test_answers_of_which_most_do_not_end_within_the_context_are_refused),
     Mutant("minillama.evaluate.diagnosis", "told.add(name)", "told", lambda: differs_twice()),
     Mutant("minillama.evaluate.diagnosis", "rows[-1][\"kept\"], 1)", "0, 1)",
            test_the_summary_is_of_the_policy_that_was_kept),

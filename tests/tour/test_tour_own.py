@@ -142,6 +142,13 @@ def test_one_side_of_the_answers_left_empty_is_refused():
         tour_own.own_answers(own_records(3), a_tokenizer(), 128)
 
 
+def test_answers_that_the_context_cuts_are_refused_before_any_training():
+    _, parts = tour_own.own_answers(own_records(60), a_tokenizer(), 128)
+    room = min(len(sequence.tokens) for part in parts for sequence in part) - 1
+    with pytest.raises(ValueError, match=f"60 of 60 answers do not end within the {room} tokens"):
+        tour_own.own_answers(own_records(60), a_tokenizer(), room)
+
+
 def test_a_batch_of_pairs_is_enough_and_one_fewer_is_not(tmp_path):
     """Those that are held out come first, and then as many as leave 15, and 16, pairs to learn from."""
     pairs = [Pair(f"Where is {n}?", "Here.", "No.") for n in range(60)]
