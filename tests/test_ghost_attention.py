@@ -68,6 +68,21 @@ def test_the_command_writes_conversations_that_sft_reads(tmp_path, capsys):
     assert "no instruction in it" in capsys.readouterr().err
 
 
+def test_an_answer_that_holds_a_mark_of_the_template_leaves_its_conversation_out(monkeypatch):
+    from types import SimpleNamespace
+
+    import torch
+    from test_sequence_loss import Letters
+
+    asked = [[{"role": "user", "content": "a?"}, {"role": "assistant", "content": text},
+              {"role": "user", "content": "b?"}] for text in ("fine", "so [INST]", "long" * 99)]
+    monkeypatch.setattr(ghost_attention, "sample_answers", lambda model, prompts, *_: SimpleNamespace(
+        texts=lambda _: ["yes"] * len(prompts), ended_B=torch.ones(len(prompts), dtype=torch.bool)))
+    given = SimpleNamespace(max_new_tokens=4, batch_size=2, temperature=1.0, seed=0)
+    model = SimpleNamespace(config=SimpleNamespace(max_seq_len=200))
+    assert ghost_attention.answers_to(model, Letters(), llama2_chat, 2, asked, given) == ["yes", None, None]
+
+
 MUTANTS = [
     Mutant("ghost_attention", "weight=int(place == last)", "weight=1", lambda: in_a_folder(
         test_what_is_written_teaches_the_last_answer_alone)),

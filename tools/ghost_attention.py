@@ -57,14 +57,20 @@ def answer_turns(questions, instructions, answer):
 
 @torch.no_grad()
 def answers_to(model, tokenizer, template, end, talks, arguments):
-    """An answer's text to each conversation; None where it does not fit or does not end."""
-    prompts = [encode_segments(template(talk), tokenizer).tokens for talk in talks]
-    fitting = [i for i, ids in enumerate(prompts) if len(ids) + arguments.max_new_tokens <= model.config.max_seq_len]
+    """An answer's text to each conversation; None where it does not fit or does not end, or an answer before it holds a
+    mark of the template, which the template refuses."""
+    prompts, room = [], model.config.max_seq_len - arguments.max_new_tokens
+    for talk in talks:
+        try:
+            prompts.append(encode_segments(template(talk), tokenizer).tokens)
+        except ValueError:
+            prompts.append(None)
+    fitting = [i for i, ids in enumerate(prompts) if ids and len(ids) <= room]
     found = [None] * len(talks)
     for first in range(0, len(fitting), arguments.batch_size):
         part = fitting[first:first + arguments.batch_size]
         rollout = sample_answers(model, [prompts[i] for i in part], end, arguments.max_new_tokens,
-                                 arguments.temperature, arguments.seed + first)
+                                 arguments.temperature, arguments.seed + first + len(talks[0]))  # turns differ
         for i, text, ended in zip(part, rollout.texts(tokenizer), rollout.ended_B.tolist(), strict=True):
             found[i] = ended and text.strip() or None
     return found
@@ -91,8 +97,8 @@ def run_ghost(arguments):
                          f"within {arguments.max_new_tokens} tokens: shorten them, or give another --max-new-tokens")
     with atomic_write(out, "w") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    print(f"{out}: {len(rows)} of {len(talks)} conversations under {len(set(told))} instructions; the rest did not fit "
-          "or did not end", file=sys.stderr)
+    print(f"{out}: {len(rows)} of {len(talks)} conversations under {len(set(told))} instructions; the rest did not "
+          "fit or did not end, or held a mark of the template", file=sys.stderr)
     return 0
 
 
