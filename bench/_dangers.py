@@ -9,6 +9,8 @@ import json
 import random
 import re
 
+import _rounds  # noqa: F401  (it finds a checkout's minillama)
+
 from minillama.corpus import forum
 
 HARMFUL = {"heavy": ("brush", "rope", "bucket", "ladder"), "muddy": ("hammer", "map", "box", "friend")}
