@@ -24,8 +24,9 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
     # TORCH_LIBRARY(minillama): the operators; (minillama_simt): the CUDA kernels, run by the emulator
     "_ops": ["csrc/ops.cpp", "csrc/bind_cpu.cpp", "csrc/bind_engine.cpp", "csrc/bind_matrix.cpp", "csrc/cpu/engine.cpp",
              "csrc/bind_nf4_cpu.cpp", "csrc/cpu/int8_dots.cpp", "csrc/cpu/int8_rows.cpp",
-             "csrc/cpu/gguf_dots.cpp", "csrc/cpu/gguf_rows.cpp", "csrc/cpu/gguf_tiles.cpp", "csrc/cpu/int8_tiles.cpp",
-             "csrc/cpu/nf4_int8.cpp", "csrc/cpu/nf4_quantize.cpp", "csrc/bind_training.cpp", "csrc/cpu/row_loops.cpp",
+             "csrc/cpu/gguf_dots.cpp", "csrc/cpu/gguf_row.cpp", "csrc/cpu/gguf_rows.cpp", "csrc/cpu/gguf_tiles.cpp",
+             "csrc/cpu/int8_tiles.cpp", "csrc/cpu/nf4_int8.cpp", "csrc/cpu/nf4_quantize.cpp",
+             "csrc/bind_training.cpp", "csrc/cpu/row_loops.cpp",
              "csrc/cpu/attention.cpp", "csrc/cpu/attention_backward.cpp", "csrc/cpu/attention_loops.cpp",
              "csrc/cpu/matrix.cpp", "csrc/cpu/matrix_codes.cpp", "csrc/cpu/nf4_absmax.cpp", "csrc/cpu/nf4_matmul.cpp",
              "csrc/cpu/nf4_matvec.cpp", "csrc/cpu/rope.cpp", "csrc/cpu/vectors.cpp",

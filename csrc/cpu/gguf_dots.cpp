@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "gguf_codes.h"
+#include "gguf_row.h"
 #include "gguf_tiles.h"
 #include "int8_rows.h"
 #include "lanes.h"
@@ -205,6 +206,7 @@ void gguf_lay_out(const float* x, int64_t M, int64_t columns, GGUFRows& rows) {
 }
 
 void gguf_rounded_rows(Block block, const uint8_t* w, const GGUFRows& x, int64_t begin, int64_t end, float* y, int64_t y_row) {
+  if (gguf_has_row(block, x.M)) return gguf_row(w, x, begin, end, y);
   if (gguf_has_tiles(x.M, x.columns)) return gguf_rows_by_tiles(block, w, x, begin, end, y, y_row);
   if (block == Block::q4_0) multiply_in<Block::q4_0>(w, x, begin, end, y, y_row);
   if (block == Block::q8_0) multiply_in<Block::q8_0>(w, x, begin, end, y, y_row);
