@@ -1,8 +1,10 @@
 """The server of `chat --web` on this machine beside the model alone: the first token, the stream, a look inside.
 
-One process holds the model, the server and its client, and asks as the page does: streamed, with five rivals of each
-token. The peer is `generate_text` on the same model, and for a look inside the plain forward pass over the same tokens.
-Wall-clock times are what a reader waits; CPU times, of all threads of the process, are worth more on a busy machine.
+One process holds the model, the server and its client. Answers are streamed: the text alone, as `generate` gives it,
+and as the page asks, with five rivals of each token. The peer is `generate_text` on the same model, for a look inside
+the plain forward pass over the same tokens, and for several requests at once the same requests one after the other.
+Wall-clock times are what a reader waits; CPU times, of all threads but the client's (of several requests: of all), are
+worth more on a busy machine.
 A line on stderr says how much later the first token came than by `generate_text` (wanted: up to 200 ms), at what part
 of its rate the others followed (wanted: 95 % or more), and how long a look took (wanted: under 1 s).
 """
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +35,7 @@ from minillama.sampling import Sampling
 from minillama.web.protocol import Loaded
 
 KEY, PROMPT, N, LOOK = "the-key-of-the-benchmark", 32, 48, 256  # tokens read, tokens written, tokens looked into
+ROWS, RIVALS = 4, 5  # requests at once; of each token, as the page asks
 TOKENIZER = SimpleNamespace(end_ids=set(), id_to_piece=str,  # each token is its number, so that each is told at once
                             decoder=lambda: SimpleNamespace(push=lambda token: f" {token}", flush=str))
 
@@ -76,15 +80,24 @@ def now():
     return time.perf_counter(), time.process_time()
 
 
-def streamed(port, ids):
-    """[`now` at the start, and behind each token as it came over HTTP]."""
-    times = [now()]
-    body = {"prompt": ids, "max_tokens": N, "temperature": 0, "logprobs": 5, "stream": True}
+def streamed(port, ids, logprobs=None):
+    """[`now` at the start, and behind each token as it came over HTTP], less what this thread, the client's, worked."""
+    times, began = [now()], time.thread_time()
+    body = {"prompt": ids, "max_tokens": N, "temperature": 0, "logprobs": logprobs, "stream": True}
     with asked(port, "/v1/completions", body) as answer:
         for line in answer:
             if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["text"]:
-                times.append(now())
+                wall, cpu = now()
+                times.append((wall, cpu - (time.thread_time() - began)))
     return times
+
+
+def crowd(port, ids, beside):
+    """`now` before and behind ROWS requests of other prompts, `beside` one another or one after the other."""
+    before = now()
+    with ThreadPoolExecutor(ROWS if beside else 1) as pool:
+        list(pool.map(lambda n: streamed(port, ids[n:n + PROMPT]), range(ROWS)))
+    return [before, now()]
 
 
 def generated(model, ids):
@@ -120,10 +133,16 @@ def rows_of(found, shape):
         http_first, alone_first = (between(found[name], clock, 0, 1) for name in ("HTTP", "alone"))
         http_rate, alone_rate = ([(N - 1) / s for s in between(found[name], clock, 1, N)] for name in ("HTTP", "alone"))
         look, plain = (between(found[name], clock, 0, 1) for name in ("look", "pass"))
+        page = [(N - 1) / s for s in between(found["page"], clock, 1, N)]
+        beside, in_turn = ([ROWS * N / s for s in between(found[name], clock, 0, 1)] for name in ("beside", "in turn"))
         rows += [_rounds.Row(f"first token over HTTP, {word}, against generate_text", f"{shape}, {PROMPT} tokens read",
                              "s", http_first, alone_first, more_is_better=False),
                  _rounds.Row(f"tokens after it over HTTP, {word}, against generate_text", f"{shape}, {N - 1} tokens",
                              "tok/s", http_rate, alone_rate),
+                 _rounds.Row(f"the same with {RIVALS} rivals of each token, {word}", f"{shape}, {N - 1} tokens",
+                             "tok/s", page, alone_rate),
+                 _rounds.Row(f"{ROWS} requests at once, {word}, against one after the other",
+                             f"{shape}, {ROWS} x {N} tokens", "tok/s", beside, in_turn),
                  _rounds.Row(f"look inside, {word}, against one forward pass", f"{shape}, {LOOK} tokens", "s", look,
                              plain, more_is_better=False)]
     return rows
@@ -131,7 +150,7 @@ def rows_of(found, shape):
 
 def tell(rows):
     """The three numbers that are wanted, on the wall's clock, in one line on stderr."""
-    first, rate, look = rows[:3]
+    first, rate, _, _, look = rows[:5]
     later = statistics.median(mine - theirs for mine, theirs in zip(first.ours, first.peer, strict=True))
     print(f"the first token comes {1000 * later:.0f} ms after generate_text's; the others at "
           f"{100 * statistics.median(rate.ratios(rate.peer)):.0f} % of its rate; a look takes "
@@ -151,6 +170,8 @@ def main(argv=None):
         prompt = ids[:PROMPT]
         with serving(Loaded("random", model, TOKENIZER, "vicuna", Sampling(0))) as port:
             contenders = {"HTTP": lambda: streamed(port, prompt), "alone": lambda: generated(model, prompt),
+                          "page": lambda: streamed(port, prompt, RIVALS), "beside": lambda: crowd(port, ids, True),
+                          "in turn": lambda: crowd(port, ids, False),
                           "look": lambda: looked(port, ids), "pass": lambda: passed(model, ids)}
             found = _rounds.alternate(contenders, chosen.rounds, lambda work: work())
     rows = rows_of(found, f"{config.n_parameters() / 1e6:.0f} M weights")

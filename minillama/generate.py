@@ -37,7 +37,6 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
     model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
     what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
-    (LLM.int8 rounds by its neighbours too: a column that is an outlier in one row is left whole in all.)
     Up to 8 rows are decoded by the model's `engine_for`, if any. watch(scores_BV, tokens_B) is called at each step.
     """
     if max_new_tokens < 0:
@@ -45,7 +44,7 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
     weight, config = model.tok_embeddings.weight, model.config
     tokens_BT = pad_rows(prompts, left=True, device=weight.device)
     pad_B = (~real_tokens(prompts, left=True, device=weight.device)).sum(-1)
-    _check_prompt(config, tokens_BT)
+    check_prompt(config, tokens_BT)
     # The scores at the last place of the context give one token more.
     budgets = [min(max_new_tokens, config.max_seq_len - len(prompt) + 1) for prompt in prompts]
     cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), model.cache_dtype or weight.dtype,
@@ -119,7 +118,8 @@ def until_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
     return text[:len(text) - waiting], text[len(text) - waiting:], False
 
 
-def _check_prompt(config: ModelConfig, tokens_BT: Tensor) -> None:
+def check_prompt(config: ModelConfig, tokens_BT: Tensor) -> None:
+    """ValueError where a model cannot read these tokens."""
     if tokens_BT.shape[1] > config.max_seq_len:
         raise ValueError(f"the prompt has {tokens_BT.shape[1]} tokens and this model attends over "
                          f"{config.max_seq_len}: shorten it")

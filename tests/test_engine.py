@@ -104,6 +104,16 @@ def test_the_number_of_threads_changes_no_bit(vectors):
     assert all(map(torch.equal, *products))
 
 
+def test_a_row_has_the_bits_beside_others_that_it_has_alone(vectors):
+    torch.manual_seed(4)
+    for rows, columns in [*SHAPES, (9, 320)]:
+        weight, x = torch.randn(rows, columns), torch.randn(8, columns)
+        layers = [linear_of(weight.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+        for matrix in map(matrix_of, [*layers, NF4Linear.from_weight(weight)]):
+            alone = torch.cat([matrix.product(x[m:m + 1].contiguous()) for m in range(8)])
+            assert all(torch.equal(matrix.product(x[:n]), alone[:n]) for n in range(1, 9))
+
+
 def test_a_matrix_reads_the_layers_own_memory():
     layer = linear_of(torch.zeros(3, 4))
     matrix = matrix_of(layer)

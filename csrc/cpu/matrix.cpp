@@ -12,30 +12,35 @@
 
 namespace minillama {
 
-// Sums run in this many chains beside each other, so that a sum need not wait for the one before it: eight in all.
-template <int n>
-constexpr int kChains = n == 1 ? 8 : n == 2 ? 4 : 2;
+// Sums run in chains beside each other, so that a sum need not wait for the one before it. There are four whatever n is: a
+// row of x gets the same bits alone as beside others.
+constexpr int kChains = 4;
+template <int lanes, int n>
+constexpr int kChainsAtOnce = lanes < 16 && n == 4 ? 2 : 4;  // AVX-512 has registers for sixteen sums, the others for eight
 
 // sums[m] = sum over k of w[k] x[m, k]
 template <int lanes, int n, typename Stored>
 static INLINE void dot_rows(const Stored* w, const float* x, int64_t columns, float* sums) {
   using Vector = typename Lanes<lanes>::type;
-  Vector sum[n][kChains<n>] = {};
-  int64_t k = 0;
-  for (; k + kChains<n> * lanes <= columns; k += kChains<n> * lanes) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kChains<n>; ++c) {
-      const Vector of_w = load<lanes>(w + k + c * lanes);
+  constexpr int at_once = kChainsAtOnce<lanes, n>, step = kChains * lanes;
+  Vector total[n] = {};
+  int64_t k = columns / step * step;
+  for (int chain = 0; chain < kChains; chain += at_once) {  // a second time the row lies in the first cache
+    Vector sum[n][at_once] = {};
+    for (int64_t at = chain * lanes; at < k; at += step) {
 #pragma GCC unroll 4
-      for (int m = 0; m < n; ++m) sum[m][c] += load<lanes>(x + m * columns + k + c * lanes) * of_w;
+      for (int c = 0; c < at_once; ++c) {
+        const Vector of_w = load<lanes>(w + at + c * lanes);
+#pragma GCC unroll 4
+        for (int m = 0; m < n; ++m) sum[m][c] += load<lanes>(x + m * columns + at + c * lanes) * of_w;
+      }
     }
+    for (int m = 0; m < n; ++m)
+      for (int c = 0; c < at_once; ++c) total[m] += sum[m][c];
   }
   for (; k + lanes <= columns; k += lanes)
-    for (int m = 0; m < n; ++m) sum[m][0] += load<lanes>(x + m * columns + k) * load<lanes>(w + k);
-  for (int m = 0; m < n; ++m) {
-    for (int c = 1; c < kChains<n>; ++c) sum[m][0] += sum[m][c];
-    sums[m] = sum_of<lanes>(sum[m][0]);
-  }
+    for (int m = 0; m < n; ++m) total[m] += load<lanes>(x + m * columns + k) * load<lanes>(w + k);
+  for (int m = 0; m < n; ++m) sums[m] = sum_of<lanes>(total[m]);
   for (; k < columns; ++k)
     for (int m = 0; m < n; ++m) sums[m] += static_cast<float>(w[k]) * x[m * columns + k];
 }

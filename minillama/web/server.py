@@ -1,9 +1,7 @@
-"""The server of the page: models in memory, one thread that runs them, requests that wait for it in their order."""
+"""The server of the page: OpenAI's routes, a look inside, and the page's own files."""
 
-import asyncio
 import contextlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -14,45 +12,10 @@ from minillama.config_checks import Range
 from minillama.web.inspection import inspection
 from minillama.web.protocol import Writer, check_names, read_asked, read_ids, value_of
 from minillama.web.request_guard import PAGES, Refused, RequestGuard, error_body, read_json
-from minillama.web.token_facts import Piece, answers, label, read_text
+from minillama.web.token_facts import Piece, answer_rows, label, read_text
+from minillama.web.worker import Turn, Worker
 
-MOST_WAITING = 16  # requests, beside the one that is answered
 KINDS = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
-
-
-class Worker:
-    """The one thread in which models run. Requests take their turns in the order in which they came."""
-
-    def __init__(self):
-        self.thread, self.turn, self.waiting = ThreadPoolExecutor(1), asyncio.Lock(), 0
-
-    async def run(self, make):
-        """Yield what the iterator that `make()` gives yields, each step made in the thread; it is closed with this."""
-        if self.waiting >= MOST_WAITING:
-            raise Refused(429, f"{MOST_WAITING} requests are waiting already: ask again later")
-        self.waiting += 1
-        try:
-            await self.turn.acquire()
-        finally:
-            self.waiting -= 1
-        loop, steps, end = asyncio.get_running_loop(), make(), object()
-        try:
-            while (step := await loop.run_in_executor(self.thread, next, steps, end)) is not end:
-                yield step
-        finally:
-            self.thread.submit(steps.close)  # behind the step that may be running still
-            self.turn.release()
-
-
-def pieces_of(asked, loaded, scale):
-    """The `Piece`s that answer a request, in the model's thread."""
-    loaded.scale_adapter(scale)
-    for index, ids in enumerate(asked.rows if asked.echo else ()):
-        facts = read_text(loaded.model, loaded.tokenizer, ids, asked.n_top or 0)
-        first = {"id": ids[0], "token": label(loaded.tokenizer, ids[0]), "top_logprobs": []}
-        yield Piece(loaded.tokenizer.decode(ids), (first, *facts[1:]), None, index)
-    yield from answers(loaded.model, loaded.tokenizer, asked.rows, asked.max_new_tokens, asked.sampling, asked.stop,
-                       asked.seed, asked.stop_ids, asked.n_top or 0)
 
 
 class Service:
@@ -73,14 +36,17 @@ class Service:
         kind, body = ("chat" if "chat" in request.url.path else "text"), await read_json(request)
         loaded, scale = self.chosen(body)
         asked = read_asked(body, kind, loaded)
-        writer, pieces = Writer(kind, asked, loaded), self.worker.run(lambda: pieces_of(asked, loaded, scale))
-        first = await anext(pieces)  # what is refused is refused before the answer begins
+        writer = Writer(kind, asked, loaded)
+        turn = Turn(loaded, scale, lambda: begin(asked, loaded), len(asked.rows), max(map(len, asked.prompts)),
+                    asked.max_new_tokens)
+        news = self.worker.ask(turn).news()
+        first = await anext(news)  # what is refused is refused before the answer begins
         if asked.stream:
-            return StreamingResponse(events(request, writer, first, pieces), media_type="text/event-stream")
-        made = [first]
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                made.append(piece)
+            return StreamingResponse(events(writer, first, news), media_type="text/event-stream")
+        made = first
+        async with contextlib.aclosing(news):
+            async for pieces in news:
+                made += pieces
                 if await request.is_disconnected():
                     break
         return JSONResponse(writer.whole(made))
@@ -92,29 +58,37 @@ class Service:
         loaded, scale = self.chosen(body)
         ids = read_ids(body, "tokens", loaded)
         said = value_of(body, "said", int, Range(0, loaded.model.config.vocab_size - 1))
-
-        def look():
-            loaded.scale_adapter(scale)
-            yield inspection(loaded.model, loaded.tokenizer, ids, said)
-
-        async with contextlib.aclosing(self.worker.run(look)) as found:
-            return JSONResponse(await anext(found))
+        turn = Turn(loaded, scale, lambda: ([inspection(loaded.model, loaded.tokenizer, ids, said)], []))
+        async with contextlib.aclosing(self.worker.ask(turn).news()) as news:
+            return JSONResponse((await anext(news))[0])
 
     async def list_models(self, request):
         """/v1/models"""
         return JSONResponse({"object": "list", "data": [loaded.described() for loaded in self.models.values()]})
 
 
-async def events(request, writer, first, pieces):
-    """The events of a stream, until it ends or nobody listens."""
-    async with contextlib.aclosing(pieces):
+def begin(asked, loaded):
+    """(the echo's `Piece`s, the rows that answer a request), in the model's thread."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    rows = answer_rows(model, tokenizer, asked.rows, asked.max_new_tokens, asked.sampling, asked.stop, asked.seed,
+                       asked.stop_ids, asked.n_top)
+    echo = []
+    for index, ids in enumerate(asked.rows if asked.echo else ()):
+        first = {"id": ids[0], "token": label(tokenizer, ids[0]), "top_logprobs": []}
+        echo.append(Piece(tokenizer.decode(ids), (first, *read_text(model, tokenizer, ids, asked.n_top or 0)[1:]),
+                          None, index))
+    return echo, rows
+
+
+async def events(writer, first, news):
+    """The events of a stream, until it ends or nobody listens: what has come meanwhile goes out at once."""
+    async with contextlib.aclosing(news):
         prompt = [{"id": index, "token": label(writer.loaded.tokenizer, index)} for index in writer.asked.prompts[0]]
-        yield event({**writer.chunk(first), "prompt_tokens": prompt, "stop": list(writer.asked.stop),
-                     "stop_token_ids": sorted(writer.asked.stop_ids)})
-        async for piece in pieces:
-            if await request.is_disconnected():
-                return
-            yield event(writer.chunk(piece))
+        head = {"prompt_tokens": prompt, "stop": list(writer.asked.stop),
+                "stop_token_ids": sorted(writer.asked.stop_ids)}
+        yield event({**writer.chunk(first[0]), **head}) + "".join(event(writer.chunk(piece)) for piece in first[1:])
+        async for pieces in news:
+            yield "".join(event(writer.chunk(piece)) for piece in pieces)
         yield "data: [DONE]\n\n"
 
 

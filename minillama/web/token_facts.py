@@ -1,12 +1,13 @@
 """What each token of an answer was to the model, before temperature and filters: probability, rank, entropy, rivals."""
 
-import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minillama.generate import generate_tokens, until_stop
+from minillama.generate import until_stop
+from minillama.sampling import row_chances
+from minillama.web.row_batch import Row, RowBatch
 
 LEAST = -9999.0  # stands for the logarithm of 0, which JSON has no word for (OpenAI's value)
 
@@ -31,61 +32,69 @@ def token_facts(tokenizer, logits_V: Tensor, token: int, n_top: int = 5) -> dict
 
     {"id", "token", "logprob", "rank" (1: the likeliest), "entropy" (-sum p ln p), "top_logprobs": the n_top likeliest}.
     """
-    log_V = logits_V.float().log_softmax(-1)
+    log_V = logits_V.float().log_softmax(-1).clamp(min=LEAST)
     best = log_V.topk(min(n_top, len(log_V)))
-    top = [{"id": index, "token": label(tokenizer, index), "logprob": max(value, LEAST)}
+    top = [{"id": index, "token": label(tokenizer, index), "logprob": value}
            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return {"id": token, "token": label(tokenizer, token), "logprob": max(log_V[token].item(), LEAST),
-            "rank": 1 + int((log_V > log_V[token]).sum()), "entropy": torch.special.entr(log_V.exp()).sum().item(),
+    return {"id": token, "token": label(tokenizer, token), "logprob": log_V[token].item(),
+            "rank": 1 + int((log_V > log_V[token]).count_nonzero()), "entropy": -log_V.exp().dot(log_V).item(),
             "top_logprobs": top}
 
 
-class AnswerRow:
-    """One row of a batch on its way to `Piece`s: its text as `generate_text` spells it, and the facts of its tokens."""
+class AnswerRow(Row):
+    """A row of a batch that tells `Piece`s: its text as `generate_text` spells it, and the facts of its tokens.
 
-    def __init__(self, index, tokenizer, ids, stop, stop_ids):
-        self.index, self.stop, self.stop_ids = index, stop, stop_ids
-        self.decoder, self.held, self.facts, self.finish = tokenizer.decoder(), "", [], None
+    A token whose text must wait (half a character, the beginning of a stop string) comes with the next piece. n_top:
+    None where no more than the tokens' ids are asked for.
+    """
+
+    def __init__(self, index, tokenizer, stop, n_top, model, ids, *asked):
+        super().__init__(model, ids, *asked)
+        self.index, self.tokenizer, self.stop, self.n_top = index, tokenizer, stop, n_top
+        self.decoder, self.held, self.facts = tokenizer.decoder(), "", []
         for known in ids:
             self.decoder.push(known)  # so that the first new piece is spelled as a continuation
 
-    def take(self, token):
-        """The `Piece` that a token completes, None where its text must wait; token None: no more will come."""
-        ended = token is None or token in self.stop_ids
-        spelled = self.decoder.flush() if ended else self.decoder.push(token)
-        text, self.held, stopped = until_stop(self.held + spelled, self.stop)
-        if ended and not stopped:
+    def take(self, logits_1V):
+        """The `Piece` that the next token completes, None where its text must wait."""
+        self.draw(logits_1V)
+        self.facts.append({"id": self.token} if self.n_top is None else
+                          token_facts(self.tokenizer, logits_1V[0], self.token, self.n_top))
+        ended = self.token in self.stop_ids
+        return self.told("" if ended else self.decoder.push(self.token), "stop" if ended else "length")
+
+    def end(self):
+        """The `Piece` of a row that may have no token."""
+        return self.told("", "length")
+
+    def told(self, text, why):
+        """The `Piece` of what is new; where the row has ended it is the last, and says why."""
+        text, self.held, stopped = until_stop(self.held + text + ("" if self.left else self.decoder.flush()), self.stop)
+        if not self.left and not stopped:
             text, self.held = text + self.held, ""
-        if stopped or ended:
-            self.finish = "length" if token is None and not stopped else "stop"
-        if not text and self.finish is None:
+        if stopped:
+            self.left = 0
+        if not text and self.left:
             return None
         facts, self.facts = tuple(self.facts), []
-        return Piece(text, facts, self.finish, self.index)
+        return Piece(text, facts, None if self.left else "stop" if stopped else why, self.index)
 
 
-def answers(model, tokenizer, prompts, max_new_tokens, sampling, stop, seed, stop_ids, n_top=5):
-    """Yield the `Piece`s of what `generate_tokens` writes behind `prompts`, lists of ids that are the rows of one
-    batch, each spelled as `generate_text` spells it; the last of each row says why it ended.
+def answer_rows(model, tokenizer, prompts, max_new_tokens, sampling, stop, seed, stop_ids, n_top=5):
+    """The `AnswerRow`s of one request: what `generate_tokens` writes behind `prompts`, lists of ids."""
+    most = min(max_new_tokens, model.config.max_seq_len)
+    chances_Bn = row_chances(prompts, most, seed, model.tok_embeddings.weight.device)
+    return [AnswerRow(index, tokenizer, stop, n_top, model, ids, most, sampling, stop_ids, chances_n)
+            for index, (ids, chances_n) in enumerate(zip(prompts, chances_Bn, strict=True))]
 
-    A token whose text must wait (half a character, the beginning of a stop string) comes with the next piece. A row
-    that a stop string ended is decoded on while others need the batch, and not told.
-    """
-    rows = [AnswerRow(index, tokenizer, ids, stop, stop_ids) for index, ids in enumerate(prompts)]
-    seen = []  # the scores of the step, of the rows that are still decoded
-    steps = generate_tokens(model, prompts, max_new_tokens, sampling, stop_ids, seed,
-                            watch=lambda logits_BV, _: seen.extend(logits_BV))
-    for said_B in itertools.chain(steps, [[None] * len(rows)]):
-        for row, token in zip(rows, said_B, strict=True):
-            logits_V = None if token is None else seen.pop(0)
-            if row.finish is not None:
-                continue
-            if token is not None:
-                row.facts.append(token_facts(tokenizer, logits_V, token, n_top))
-            if (piece := row.take(token)) is not None:
-                yield piece
-        if all(row.finish is not None for row in rows):
-            return
+
+def answers(model, *asked):
+    """Yield the `Piece`s of `answer_rows` of the same arguments, as rows of one batch."""
+    batch = RowBatch(model)
+    told = batch.join(answer_rows(model, *asked))
+    while told:
+        yield from (piece for _, piece in told if piece is not None)
+        told = batch.step()
 
 
 @torch.inference_mode()

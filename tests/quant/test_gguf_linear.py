@@ -115,9 +115,10 @@ def test_the_layer_multiplies_any_number_of_rows_and_has_a_gradient():
             layer.backend = "cpu"
 
 
-def blocked_model(activations="fp32"):
+def blocked_model(activations="fp32", seed=0, vocab_size=37, context=20):
     """A model whose layers lie in blocks of all three types."""
-    model = lively_model(ModelConfig(256, 2, 4, 37, n_kv_heads=2, hidden_dim=512, max_seq_len=20))
+    model = lively_model(ModelConfig(256, 2, 4, vocab_size, n_kv_heads=2, hidden_dim=512, max_seq_len=context),
+                         seed=seed)
     kinds = [("attention.wq", "Q4_0"), ("attention.wk", "Q8_0"), ("attention.wv", "Q6_K"), ("attention.wo", "Q4_0"),
              ("feed_forward.w1", "Q8_0"), ("feed_forward.w2", "Q6_K"), ("feed_forward.w3", "Q4_0")]
     names = [(f"layers.{n}.{name}", kind) for n in range(2) for name, kind in kinds] + [("output", "Q6_K")]

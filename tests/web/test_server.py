@@ -205,7 +205,7 @@ def test_a_closed_connection_ends_its_answer(prompt):
 
 def test_too_many_waiting_requests_are_refused(monkeypatch):
     need_libraries()
-    monkeypatch.setattr("minillama.web.server.MOST_WAITING", 1)
+    monkeypatch.setattr("minillama.web.worker.MOST_WAITING", 1)
     slow, gate = made_loaded(1, "slow"), threading.Event()
     inner = slow.model.logits
     slow.model.logits = lambda hidden_BTD: (gate.wait(10), inner(hidden_BTD))[1]

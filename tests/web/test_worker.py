@@ -1,0 +1,144 @@
+"""Requests that wait are answered beside one another, each as it is alone; no one's end or absence delays another."""
+
+import asyncio
+import random
+from functools import partial
+
+import pytest
+from mutants import Mutant
+from test_engine_decoding import lively_model
+from test_row_batch import SAMPLINGS, compiled
+from web_server import CONFIG, Bytes, made_loaded
+
+from minillama.chat import ChatSampling
+from minillama.web.protocol import Loaded, Writer, read_asked
+from minillama.web.server import begin
+from minillama.web.token_facts import answers
+from minillama.web.worker import MOST_UNREAD, Turn, Worker
+
+WORDS = ["once upon", "a", "the sea, the sea", "", "zz top", "x" * 90]
+
+
+def exact_loaded(seed=0):
+    return Loaded("exact", lively_model(CONFIG, seed=seed), Bytes(), "vicuna", ChatSampling(), 12)
+
+
+def turn_of(loaded, body):
+    """(what is asked, its turn) of a request for text."""
+    asked = read_asked(body, "text", loaded)
+    return asked, Turn(loaded, 1.0, lambda: begin(asked, loaded), len(asked.rows), max(map(len, asked.prompts)),
+                       asked.max_new_tokens)
+
+
+async def all_pieces(turn):
+    return [piece async for pieces in turn.news() for piece in pieces]
+
+
+def asked_at_random(chance):
+    sampling = chance.choice(SAMPLINGS)
+    return {"prompt": chance.sample(WORDS, chance.randint(1, 2)), "n": chance.randint(1, 2),
+            "seed": chance.randrange(9), "max_tokens": chance.randint(0, 25),
+            "temperature": sampling.temperature, "top_p": sampling.top_p,
+            "stop": chance.sample(["e", "th", "\n", "a"], chance.randint(0, 2)), "logprobs": chance.choice([None, 2])}
+
+
+def choices(asked, loaded, pieces):
+    return Writer("text", asked, loaded).whole(pieces)["choices"]
+
+
+@compiled
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_requests_beside_one_another_get_to_the_last_digit_what_each_gets_alone(seed):
+    """Lengths, ends and settings of many kinds, rows that come and go: texts, ends and facts are equal."""
+    loaded, chance = exact_loaded(seed), random.Random(seed)
+    most_beside = []
+
+    async def serve():
+        worker = Worker()
+        worker.step = lambda: most_beside.append(len(worker.batch.rows)) or Worker.step(worker)
+        tasks = []
+        for body in bodies:
+            asked, turn = turn_of(loaded, body)
+            tasks.append((asked, asyncio.create_task(all_pieces(worker.ask(turn)))))
+            await asyncio.sleep(chance.choice([0, 0.003]))
+        return [(asked, await task) for asked, task in tasks]
+
+    bodies = [asked_at_random(chance) for _ in range(12)]
+    for asked, pieces in asyncio.run(serve()):
+        alone = list(answers(loaded.model, loaded.tokenizer, asked.rows, asked.max_new_tokens, asked.sampling,
+                             asked.stop, asked.seed, asked.stop_ids, asked.n_top))
+        assert choices(asked, loaded, pieces) == choices(asked, loaded, alone)
+    assert max(most_beside) > 4
+
+
+@compiled
+def test_one_request_does_not_wait_for_the_end_of_another_nor_for_who_has_left():
+    loaded = exact_loaded()
+
+    async def serve():
+        worker, order = Worker(), []
+
+        async def ask(name, most, leave=False):
+            _, turn = turn_of(loaded, {"prompt": name, "max_tokens": most, "temperature": 5, "stop_token_ids": []})
+            news = worker.ask(turn).news()
+            async for _ in news:
+                if leave:
+                    break
+            await news.aclose()
+            order.append(name)
+            return turn
+
+        long, short, gone = await asyncio.gather(ask("long", 400), ask("short", 3), ask("gone", 400, leave=True))
+        assert order[-1] == "long" and worker.turns == []
+        assert gone.rows[0].made <= 4 and long.rows[0].made == 400
+
+    asyncio.run(serve())
+
+
+def test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged():
+    one, other = made_loaded(0), made_loaded(1)
+    worker = Worker()
+
+    def fits(loaded, scale, exact, n_rows=1, longest=5, most=5):
+        worker.turns = [Turn(one, 1.0, None)]
+        worker.batch = type("Held", (), {"exact": exact, "rows": []})()
+        return worker.fits(Turn(loaded, scale, None, n_rows, longest, most))
+
+    assert fits(one, 1.0, True) and not fits(one, 1.0, False)
+    assert not fits(other, 1.0, True) and not fits(one, 0.5, True)
+    assert fits(one, 1.0, True, 8) and not fits(one, 1.0, True, 9)
+    assert fits(one, 1.0, True, 8, 300, 212) and not fits(one, 1.0, True, 8, 300, 213)
+
+
+def test_an_error_ends_its_own_request_and_no_other():
+    loaded = made_loaded()
+
+    async def serve():
+        worker = Worker()
+        worker.fits = lambda turn: True  # also beside the first
+        turns = [turn_of(loaded, {"prompt": "a", "max_tokens": 20})[1] for _ in range(3)]
+        turns[1].begin = lambda: 1 / 0
+        first, bad, last = await asyncio.gather(*(all_pieces(worker.ask(turn)) for turn in turns),
+                                                return_exceptions=True)
+        assert isinstance(bad, ZeroDivisionError) and first[-1].finish == last[-1].finish == "length"
+
+    asyncio.run(serve())
+
+
+def test_who_never_reads_is_let_go():
+    turn = Turn(made_loaded(), 1.0, None)
+    for piece in range(3 * MOST_UNREAD):
+        turn.tell(piece)
+    assert turn.closed and turn.told.qsize() == MOST_UNREAD
+
+
+plant = partial(Mutant, "minillama.web.worker")
+MUTANTS = [
+    plant("not self.batch.exact or any(", "any(", test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
+    plant("count * room <= max(", "room <= max(", test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
+    plant("!= (turn.loaded, turn.scale)", "!= (turn.loaded, one.scale)",
+          test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
+    plant("self.closed or self.told.qsize() >= MOST_UNREAD", "self.closed", test_who_never_reads_is_let_go),
+    plant("[(turn, error) for turn in turns]", "[(turn, error) for turn in self.turns]",
+          test_an_error_ends_its_own_request_and_no_other),
+]
