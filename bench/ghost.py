@@ -194,7 +194,7 @@ def main(argv=None):
     sys.path.append(str(_rounds.ROOT / "tools"))
     if chosen.small:
         SIZES.update(records=200, talks=40, asked=8)
-        STEPS.update(pretrain=40, sft=10, ghost=4)
+        STEPS.update(pretrain=40, sft=60, ghost=12)
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for seed in chosen.seeds:
         for row in rows_of(seed, chosen.out):
