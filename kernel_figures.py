@@ -20,8 +20,8 @@ THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128, "nf4_matvec_v1": 128,
            "nf4_matmul_backward_v2": 256, "nf4_matmul_backward_v3": 128, "flash_delta_v1": 128,
            "flash_attention_v1": 64, "flash_dq_v1": 64, "flash_dkv_v1": 64, "flash_attention_v2": 128,
-           "flash_dq_v2": 128, "flash_dkv_v2": 128, "flash_decoding_v1": 128, "flash_combine_v1": 128,
-           "pack_mask_v1": 128}  # of a block
+           "flash_dq_v2": 128, "flash_dkv_v2": 128, "flash_decoding_v1": 128, "flash_decoding_v2": 128,
+           "flash_combine_v1": 128, "pack_mask_v1": 128}  # of a block
 BOOLS = {"rope": ("half-split", "interleaved"), "flash": (None, "masked")}  # of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",

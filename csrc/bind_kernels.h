@@ -121,33 +121,6 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention(const at::
   return {out, lse, rows};
 }
 
-// For a few queries and without a gradient: the keys split over blocks. What is not aligned to 16 bytes is left to the
-// kernels above.
-static at::Tensor flash_decoding(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
-                                 const std::optional<at::Tensor>& mask) {
-  const auto shape = attention_shape(q, k, v, causal);
-  const at::Tensor K = dense_rows(k), V = dense_rows(v), Q = dense_rows(q);
-  const bool fits = kernels::fits_decoding(dtype_of(q), strided(K), strided(V), shape.width);
-  TORCH_CHECK(shape.queries <= kernels::kDecodingQueries, "q has ", shape.queries, " queries, and this kernel takes up to ",
-              kernels::kDecodingQueries, ": use flash_attention");
-  if (!fits) return std::get<0>(flash_attention(q, k, v, causal, mask));
-  const c10::DeviceGuard guard(q.device());
-  const at::Tensor seen = mask ? spread_mask(*mask, shape.batch, shape.queries, shape.keys, kDevice) : at::Tensor();
-  check_together({{"q", q}, {"mask", seen}});
-  const int64_t parts = kernels::decoding_parts(shape);
-  at::Tensor out = at::empty(q.sizes(), q.options());
-  at::Tensor part_out = at::empty({shape.batch, shape.heads, shape.queries, parts, shape.width},
-                                  q.options().dtype(at::kFloat));
-  at::Tensor part_rows = at::empty({shape.batch, shape.heads, shape.queries, parts, 2}, part_out.options());
-  const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"mask", seen}, {"out", out}, {"parts", part_out},
-                        {"rows of parts", part_rows}};
-  kernels::AttentionMask by_strides = {};
-  if (mask) by_strides = {seen.const_data_ptr<bool>(), seen.stride(0), seen.stride(1)};
-  in_use->flash_decoding(dtype_of(q), strided(Q), strided(K), strided(V), by_strides, out.mutable_data_ptr(),
-                         part_out.mutable_data_ptr<float>(), part_rows.mutable_data_ptr<float>(), shape, stream_of(q));
-  return out;
-}
-
 static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_out, const at::Tensor& d_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     const at::Tensor& out, const at::Tensor& rows, bool causal, const std::optional<at::Tensor>& mask) {
@@ -175,12 +148,19 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   return {dq, dk, dv};
 }
 
+}  // namespace minillama
+
+#include "bind_decoding.h"
+
+namespace minillama {
+
 static void implement(torch::Library& m) {
   implement_rope(m);
   implement_nf4(m);
   m.impl("flash_attention", &flash_attention);
   m.impl("flash_attention_backward", &flash_attention_backward);
   m.impl("flash_decoding", &flash_decoding);
+  m.impl("flash_decoding_append", &flash_decoding_append);
 }
 
 }  // namespace minillama

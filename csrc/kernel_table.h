@@ -14,6 +14,7 @@ struct Table {
   decltype(&kernels::nf4_matmul_backward) nf4_matmul_backward;
   decltype(&kernels::flash_attention) flash_attention;
   decltype(&kernels::flash_decoding) flash_decoding;
+  decltype(&kernels::flash_decoding_append) flash_decoding_append;
   decltype(&kernels::flash_attention_backward) flash_attention_backward;
   void (*watch)(const void* address, std::size_t bytes, const char* name);  // global memory that a launch may touch
   void (*forget)(const void* address);

@@ -30,6 +30,11 @@ static void define_operators(torch::Library& m) {
         "bool causal, Tensor? mask=None) -> (Tensor dq, Tensor dk, Tensor dv)");
   // the same out for up to 8 queries, without a gradient; CUDA kernels only
   m.def("flash_decoding(Tensor q, Tensor k, Tensor v, bool causal, Tensor? mask=None) -> Tensor");
+  // a token of each row behind a cache (B, K, room, d), in one launch: RoPE of q (B, 1, H, d) and k (B, 1, K, d), k and v
+  // into row lengths[b] (or length), attention from row begins[b] on; rotations (rows, r/2, 2), of which row lengths[b] -
+  // begins[b] is taken, or (1 or B, 1, r/2, 2). arrivals: int32, B H of them, 0; CUDA kernels only
+  m.def("flash_decoding_append(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor(c!) arrivals, "
+        "Tensor rotations, Tensor? lengths, SymInt length, Tensor? begins, bool interleaved) -> Tensor");
 }
 
 TORCH_LIBRARY(minillama, m) { define_operators(m); }

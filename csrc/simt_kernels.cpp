@@ -2,6 +2,7 @@
 
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
+#include "cuda/flash_decoding_append.cuh"
 #include "cuda/nf4_backward_tensor_cores.cuh"
 #include "cuda/rope_vectors.cuh"
 #include "kernel_table.h"
@@ -9,7 +10,7 @@
 const minillama::kernels::Table* minillama_kernels() {
   using namespace minillama::kernels;
   static const Table table = {rope, nf4_matmul, nf4_matmul_backward, flash_attention, flash_decoding,
-                              flash_attention_backward, simt::watch, simt::forget,
+                              flash_decoding_append, flash_attention_backward, simt::watch, simt::forget,
                               [](const char* order) { simt::set_schedule(order); }};
   return &table;
 }

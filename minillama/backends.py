@@ -7,13 +7,13 @@ import torch
 
 from minillama import kernels
 from minillama.attention import attention, torch_attention
+from minillama.cuda_attention import CudaAttention, forward_by_kernels
 from minillama.quant.nf4 import NF4Linear
 from minillama.quant.quantized_linear import QuantizedLinear
 from minillama.rms_norm import RMSNorm, rms_norm
 from minillama.rope import apply_rope_qk
 from minillama.swiglu import SwiGLU
 
-DECODED = 8  # queries of a head, at most, that the CUDA kernel for decoding takes
 BACKENDS = ("reference", "torch", *kernels.LIBRARIES)  # what --kernels takes
 
 
@@ -26,7 +26,7 @@ def use_kernels(model, backend, activations="fp32"):
                     bf16 or fp16, but attention of a single query, which is PyTorch's, and linear layers of many rows,
                     which are oneDNN's (csrc/bind_linear.h)
     "simt", "cuda"  all by the CUDA kernels, on the emulator (slow, CPU tensors) or on a GPU (CUDA tensors), but int8
-                    products, which stay the reference's
+                    products, which stay the reference's; a token behind a cache in one launch (cuda_attention.py)
 
     activations: "int8" (with "cpu" alone) rounds those that layers in NF4 or GGUF's blocks multiply: faster, for
     generation only. Else the same losses and the same text up to rounding. ValueError for an unknown name,
@@ -37,6 +37,9 @@ def use_kernels(model, backend, activations="fp32"):
     check_activations(model, backend, activations)
     for block in model.layers:
         block.attention.attend, block.attention.rotate = attend, rotate
+        block.attention.__dict__.pop("forward", None)
+        if isinstance(attend, CudaAttention):
+            block.attention.forward = partial(forward_by_kernels, block.attention)  # in place of the class's
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear):
             layer.backend, layer.activations = backend if backend in layer.backends else "reference", activations
@@ -69,7 +72,7 @@ def choose_operators(backend):
     if backend not in BACKENDS:
         raise ValueError(f"kernels {backend!r} are not known: choose from {', '.join(BACKENDS)}")
     kernels.require(backend)
-    attend = attention_on_cpu if backend == "cpu" else partial(cuda_attention, backend=backend)
+    attend = attention_on_cpu if backend == "cpu" else CudaAttention(backend)
     return attend, partial(kernels.fused_rope_qk, backend=backend)
 
 
@@ -83,16 +86,6 @@ def attention_on_cpu(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None):
     if q_BHTd.shape[2] == 1:
         return torch_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)
     return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend="cpu")
-
-
-def cuda_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
-    """`attention` by the CUDA kernels: for up to 8 queries that need no gradient, as in decoding, by one that splits
-    the keys over blocks (csrc/cuda/flash_decoding.cuh)."""
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHTd, k_BKSd, v_BKSd))
-    if learns or q_BHTd.shape[2] > DECODED:
-        return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend)
-    return kernels.operator_of("flash_attention", backend, q_BHTd, "flash_decoding")(q_BHTd, k_BKSd, v_BKSd, causal,
-                                                                                     mask_BTS)
 
 
 def backend_of(model):

@@ -104,7 +104,8 @@ def _missing():
             ("int8_matmul", lambda x, codes, *rest: x.new_empty((*x.shape[:-1], len(codes))), None, None),
             ("flash_attention", _flash_fake, _flash_remember, _flash_backward),
             ("flash_attention_backward", lambda _, __, *x: tuple(t.new_empty(t.shape) for t in x[:3]), None, None),
-            ("flash_decoding", lambda q, *rest: q.new_empty(q.shape), None, None),
+            *((name, lambda q, *rest: q.new_empty(q.shape), None, None) for name in ("flash_decoding",
+                                                                                   "flash_decoding_append")),
         ):
             if not hasattr(operators, name):
                 continue  # compiled before there was one: `operator_of` says so when it is asked for

@@ -218,6 +218,6 @@ def _of_a_model():
 
 
 MUTANTS = [] if "simt" not in kernels.built_backends() else [
-    Mutant("minillama.backends", "if learns or q_BHTd.shape[2] > DECODED", "if not learns or q_BHTd.shape[2] > DECODED",
+    Mutant("minillama.cuda_attention", "if _learns(q_BHTd, k_BKSd", "if not _learns(q_BHTd, k_BKSd",
            lambda: _of_a_model()),
 ]

@@ -12,6 +12,7 @@ import pytest
 import test_attention_decoding as decoding
 import test_attention_gradients as gradients
 import test_attention_masks as masked
+import test_cuda_attention as append
 import torch
 from planted_sources import plant_all
 from test_simt import SIMT
@@ -22,6 +23,7 @@ from minillama.simt.profile_build import RUNTIME
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 DECODING, GRADIENTS, TILES = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh", "flash_fragments.cuh"
+PART, APPEND = "flash_decoding_part.cuh", "flash_decoding_append.cuh"
 MASK, PARTS, FORWARD = "flash_mask.cuh", "flash_mask_tiles.cuh", "flash_tensor_cores.cuh"
 PLAIN, PLAIN_BACK = "flash_attention.cuh", "flash_attention_backward.cuh"
 
@@ -32,41 +34,65 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (DECODING, "last = shape.causal ? @query + shape.keys - shape.queries@", "query"),
     (DECODING, "mask.data + @batch * mask.batch@", "0"),
     (DECODING, "batch * mask.batch + @query * mask.query@", "0"),
-    (DECODING, "seen[u] = @key < end@", "key < end - 1"),
-    (DECODING, "load_chunk<N>(keys + key * k.row + column, @seen[u] != 0@ &&", "true"),
-    (DECODING, "there = @wanted[key / 8] >> (key % 8 * kTeam) & 1@", "true"),
-    (DECODING, "__ballot_sync(kWarpLanes, @seen[u] != 0@)", "seen[u] > 1"),
+    (PART, "seen[u] = @key < end@", "key < end - 1"),
+    (PART, "load_chunk<N>(keys + key * key_row + column, @seen[u] != 0@ &&", "true"),
+    (PART, "there = @wanted[key / 8] >> (key % 8 * kTeam) & 1@", "true"),
+    (PART, "__ballot_sync(kWarpLanes, @seen[u] != 0@)", "seen[u] > 1"),
     # parts
     (DECODING, "part_begin(shape.keys, @part + 1@, parts)", "part"),
-    (DECODING, "part_begin(shape.keys, @part@, parts) + warp", "0"),
-    (DECODING, "parts) + @warp * kStep@", "0"),
-    (DECODING, "start += @kDecodingWarps * kStep@", "2 * kDecodingWarps * kStep"),
-    (DECODING, "const float weight = @exp2f((part.x - base) * c)@", "1"),
-    (DECODING, "sum += @part.y * weight@", "part.y"),
-    (DECODING, "if (@part.y == -1@)", "false"),
-    (DECODING, "highest = fmaxf(highest, @sums[i * sums_apart].x@)", "sums[0].x"),
-    (DECODING, "seen_yet >> r & 1 ? sum[r] : @-1@", "0"),
+    (DECODING, "part_begin(shape.keys, @part@, parts), part_begin", "0"),
+    (PART, "start = begin + @warp * kStep@", "0"),
+    (PART, "start += @kDecodingWarps * kStep@", "2 * kDecodingWarps * kStep"),
+    (PART, "const float weight = @exp2f((part.x - base) * c)@", "1"),
+    (PART, "sum += @part.y * weight@", "part.y"),
+    (PART, "if (@part.y == -1@)", "false"),
+    (PART, "highest = fmaxf(highest, @sums[i * sums_apart].x@)", "sums[0].x"),
+    (PART, "seen_yet >> r & 1 ? sum[r] : @-1@", "0"),
     (DECODING, "@all.sees_any ? all.sum : -1@", "all.sum"),
     (DECODING, "T(@all.sees_any ? all.value / all.sum : 0.0f@)", "all.value / all.sum"),
     (DECODING, "+ first + row) * @parts@ + part", "1"),
     # softmax
     (DECODING, "c = @shape.scale * kLog2E@;  // exp", "shape.scale * kLog2E * 1.0001f"),
-    (DECODING, "alpha = @exp2f((highest[r] - base) * c)@", "1.0f"),
-    (DECODING, "sum[r] *= @alpha@", "1.0f"),
-    (DECODING, "O[r][e] *= @alpha@", "1.0f"),
-    (DECODING, "@now == -INFINITY@ ? 0 : now", "false"),
-    (DECODING, "float score = @team_sum(p[u][r])@", "(team_sum(p[u][r]), p[u][r])"),
-    (DECODING, "now = fmaxf(now, @__shfl_xor_sync(kWarpLanes, now, lanes)@)",
+    (PART, "alpha = @exp2f((highest[r] - base) * c)@", "1.0f"),
+    (PART, "sum[r] *= @alpha@", "1.0f"),
+    (PART, "O[r][e] *= @alpha@", "1.0f"),
+    (PART, "@now == -INFINITY@ ? 0 : now", "false"),
+    (PART, "float score = @team_sum(p[u][r])@", "(team_sum(p[u][r]), p[u][r])"),
+    (PART, "now = fmaxf(now, @__shfl_xor_sync(kWarpLanes, now, lanes)@)",
      "(__shfl_xor_sync(kWarpLanes, now, lanes), now)"),
-    (DECODING, "O[r][e] += @weight@ * float", "float(__nv_bfloat16(weight))"),
+    (PART, "O[r][e] += @weight@ * float", "float(__nv_bfloat16(weight))"),
     # heads, columns, keys of a lane
     (DECODING, "head = kv_head * group + @row / shape.queries@", "row % group"),
     (DECODING, "query = @row % shape.queries@;\n    const bool", "0"),
     (DECODING, "there = row < all_rows && @i % D < d@", "i % D + 1 < d"),
     (DECODING, "first = @tile % tiles * R@", "0"),
     (DECODING, "kv_head = @tile / tiles@", "0"),
-    (DECODING, "key = @(j * kTogether) % 8@ + lane", "0"),
-    (DECODING, "p[@j * kTogether / 8@][r]", "0"),
+    (PART, "key = @(j * kTogether) % 8@ + lane", "0"),
+    (PART, "p[@j * kTogether / 8@][r]", "0"),
+    # a token in one launch: angles, the cache's new rows, the new key, who adds the parts
+    (APPEND, "row = token.by_length ? @length - begin@ :", "length"),
+    (APPEND, "batch * @token.apart@;", "0"),
+    (APPEND, "if (column >= @2 * half@) return", "half"),
+    (APPEND, "pair = token.interleaved ? @column / 2@ :", "0"),
+    (APPEND, "return @column == first@ ? x0", "true"),
+    (APPEND, "has_new = @at.fits && part == parts - 1@", "at.fits"),
+    (APPEND, "float(turned(@head@, column, token, at.angles))", "head_of<T>(q, 0, kv_head * group + row)"),
+    (APPEND, "column < d && @first == 0@) {", "false"),
+    (APPEND, "cached_values[@at.length@ * values.row", "at.begin"),
+    (APPEND, "of_warp[kDecodingWarps][r][column] = @float(value)@", "0.0f"),
+    (APPEND, "new_key[column] = @float(key)@", "0.0f"),
+    (APPEND, "held = at.fits ? @at.length - at.begin@ : 0", "at.length"),
+    (APPEND, "cached_keys + @at.begin@ * keys.row, keys.row", "0"),
+    (APPEND, "cached_values + @at.begin@ * values.row, values.row", "0"),
+    (APPEND, "part_begin(held, @part + 1@, parts)", "part"),
+    (APPEND, "float2{@score@, 1}", "0.0f"),
+    (APPEND, "score += @__shfl_xor_sync(kWarpLanes, score, lanes)@",
+     "(__shfl_xor_sync(kWarpLanes, score, lanes), 0.0f)"),
+    (APPEND, "sources = kDecodingWarps + @(has_new ? 1 : 0)@", "0"),
+    (APPEND, "place = (row_of_head + row) * @parts@ + part", "1"),
+    (APPEND, "atomicInc(arrivals, @most@) ==", "0xffffffffu"),
+    (APPEND, "atomicInc(arrivals, most) == @most@", "0u"),
+    (APPEND, "all.value / @all.sum@ : NAN", "1.0f"),
     # gradients: masks
     (GRADIENTS, "{within(@seen_by(shape, query) - start@, Keys)", "seen_by(shape, query) - start + 1"),
     (GRADIENTS, "within(@seen_by(shape, query + 8) - start@, Keys)", "seen_by(shape, query) - start"),
@@ -187,6 +213,15 @@ def decoding_laws_hold():
     decoding.test_scores_far_from_zero_neither_overflow_nor_vanish(16)
 
 
+def append_laws_hold():
+    append.test_rows_of_any_length_are_what_rope_a_cache_and_attention_make_of_them(torch.float32)
+    append.test_groups_are_packed_in_tiles_of_4_or_8_rows_and_one_tile_writes(12, 1)
+    append.test_the_first_r_columns_turn_in_either_layout(6, True, torch.float32)
+    append.test_padding_at_the_start_of_a_row_is_not_seen_and_has_no_position()
+    append.test_the_tokens_own_rows_of_the_table_and_one_length_for_all_give_the_same_bits()
+    append.runs_give_the_same_bits_and_leave_the_counters_at_0(("forward", "reverse"))
+
+
 def gradient_laws_hold():
     law, inputs = gradients.law_holds, gradients.random_inputs
     for T, S, causal in ((70, 140, True), (33, 5, True), (130, 67, False), (70, 70, True)):
@@ -208,12 +243,14 @@ def masked_laws_hold():
     masked.test_of_64_keys_the_last_32_may_be_all_that_is_seen(torch.bfloat16, 16)
 
 
-LAWS = {DECODING: decoding_laws_hold, GRADIENTS: gradient_laws_hold, TILES: gradient_laws_hold}
+LAWS = {DECODING: decoding_laws_hold, PART: decoding_laws_hold, APPEND: append_laws_hold,
+        GRADIENTS: gradient_laws_hold, TILES: gradient_laws_hold}
 
 
 def test_without_a_fault_the_laws_hold(planted):
     planted(0)
     decoding_laws_hold()
+    append_laws_hold()
     gradient_laws_hold()
     masked_laws_hold()
 

@@ -48,15 +48,16 @@ def run(program, kernel, barrier, schedule):
 
 
 def barriers():
-    """FILE:LINE of every barrier in the kernels' sources."""
+    """FILE:LINE of every barrier in the kernels' sources, but those between blocks: here one runs after another."""
     return [f"{path.name}:{number}" for path in sorted(KERNELS.glob("*.cuh"))
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-            if line.strip().startswith(BARRIER_WORDS)]
+            if line.strip().startswith(BARRIER_WORDS) and "between blocks" not in line]
 
 
 def test_the_program_passes_every_barrier(planted):
     listed = subprocess.run([planted, "list"], capture_output=True, text=True).stdout.splitlines()[-1].split()
-    assert sorted(listed) == sorted(barriers()) and len(listed) >= 10
+    between = [name for name in listed if name not in barriers()]
+    assert set(listed) >= set(barriers()) and len(listed) >= 10 and len(between) == 1, between
 
 
 @pytest.mark.parametrize("kernel", ["attention", "tensor", "gradients", "decoding", "nf4"])

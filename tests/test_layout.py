@@ -24,6 +24,7 @@ EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"},  # what on
 # its own, so that it is never paid for by pressing the rest together.
 COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
     ("evaluate", "web", "gguf_linear", "wordpiece", "grpo", "blank_infilling", "mesh", "sharded", "sharded_checkpoint",
+     "cuda_attention",
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
      "character_map", "unigram_steps", "byte_bpe_steps", "published_ppo", "trust_region",
      "llama2_chat"), "what is new")}

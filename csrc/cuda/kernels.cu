@@ -2,6 +2,7 @@
 
 #include "flash_backward_tensor_cores.cuh"
 #include "flash_decoding.cuh"
+#include "flash_decoding_append.cuh"
 #include "kernel_table.h"
 #include "nf4_backward_tensor_cores.cuh"
 #include "rope_vectors.cuh"
@@ -9,7 +10,7 @@
 const minillama::kernels::Table* minillama_kernels() {
   using namespace minillama::kernels;
   static const Table table = {rope, nf4_matmul, nf4_matmul_backward, flash_attention, flash_decoding,
-                              flash_attention_backward, [](const void*, std::size_t, const char*) {}, [](const void*) {},
-                              [](const char*) {}};  // what only the emulator listens to
+                              flash_decoding_append, flash_attention_backward,
+                              [](const void*, std::size_t, const char*) {}, [](const void*) {}, [](const char*) {}};  // what only the emulator listens to
   return &table;
 }

@@ -81,6 +81,28 @@ void flash_decoding(DType dtype, Strided q, Strided k, Strided v, AttentionMask 
 constexpr int64_t kDecodingQueries = 8, kDecodingRows = 8;  // at most: of a head; of the heads of a group, in one block
 constexpr int64_t kDecodingBlocks = 108, kPartKeys = 64;    // at least: the SMs of an A100; keys of a part
 
+// Rows of a KV cache (B, K, room, d), by their strides, that are read and written.
+struct CacheRows {
+  void* data;
+  int64_t batch, head, row;
+};
+
+// Of a new token of each row of the batch: the tokens held before it, `lengths` or, without them, `length` in every row, of
+// which `begins` are padding; and (cos, sin) of `half` pairs, of which it takes row lengths - begins, or b * apart.
+struct NewTokens {
+  const float* rotations;
+  int64_t rows, half, apart;
+  bool by_length, interleaved;
+  const int64_t *lengths, *begins;
+  int64_t length;
+};
+
+// RoPE, the cache's new rows and attention for one token, in one launch. q and out (B, H, 1, d), k and v (B, K, 1, d);
+// shape.keys is the room. Scratch as above; arrivals (B, H) are 0 and become 0 again: a row of the cache a stream.
+void flash_decoding_append(DType dtype, Strided q, Strided k, Strided v, CacheRows keys, CacheRows values,
+                           NewTokens token, void* out, float* part_out, float* part_rows, unsigned* arrivals,
+                           AttentionShape shape, void* stream);
+
 // Into how many parts the keys of a head are cut.
 inline int64_t decoding_parts(const AttentionShape& shape) {
   const int64_t rows = shape.heads / shape.kv_heads * shape.queries;

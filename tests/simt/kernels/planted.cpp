@@ -26,6 +26,7 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #define __syncwarp() warp_barrier_unless_skipped(__FILE__, __LINE__)
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
+#include "cuda/flash_decoding_append.cuh"
 #include "cuda/nf4_backward_tensor_cores.cuh"
 #undef __syncwarp
 
@@ -100,6 +101,16 @@ static void run_decoding() {
   std::vector<float> part_out(H * 2 * d), part_rows(H * 2 * 2);
   flash_decoding(DType::f16, {q.data(), H * d, d, d}, {k.data(), S * d, S * d, d}, {v.data(), S * d, S * d, d}, {},
                  out.data(), part_out.data(), part_rows.data(), shape, nullptr);
+  print(out);
+  // the last key and value as the new ones
+  auto keys = k, values = v;
+  const std::vector<float> turns(2 * d / 2, 0.5f);
+  const NewTokens token{turns.data(), 1, d / 2, 0, false, true, nullptr, nullptr, S - 1};
+  unsigned arrivals[H] = {};
+  flash_decoding_append(DType::f16, {q.data(), H * d, d, d}, {k.data() + (S - 1) * d, d, d, d},
+                        {v.data() + (S - 1) * d, d, d, d}, {keys.data(), S * d, S * d, d},
+                        {values.data(), S * d, S * d, d}, token, out.data(), part_out.data(), part_rows.data(), arrivals,
+                        shape, nullptr);
   print(out);
 }
 
