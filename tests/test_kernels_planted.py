@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import test_nf4_kernel as nf4
 import torch
 from planted_sources import plant_all
 from test_attention_kernel import test_scores_far_from_zero_neither_overflow_nor_vanish as far_scores
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_b
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 FLASH, BACK, NF4, VECTORS = "flash_attention", "flash_attention_backward", "nf4_matmul", "nf4_vectors"
 ROPE, ROPE_V1, TENSOR, NF4_TENSOR = "rope_vectors", "rope", "flash_tensor_cores", "nf4_tensor_cores"
-TILES, NF4_BACK = "flash_fragments", "nf4_backward_tensor_cores"
+TILES, NF4_BACK, NF4_PLAIN = "flash_fragments", "nf4_backward_tensor_cores", "nf4_backward_tiles"
 NF4_ONE = "nf4_one_row"
 BRAIN, HALF = "float(__nv_bfloat16({}))", "float(__half({}))"
 
@@ -134,7 +135,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (NF4_TENSOR, "row < wide && @part < parts@", "part + 1 < parts"),
     (NF4_TENSOR, "@mine * K + k@ >> log_block", "mine * K"),
     (NF4_TENSOR, "right = __shfl_sync(kAllLanes, absmax, @8 * n + 2 * t + 1@)", "8 * n + 2 * t"),
-    (NF4_TENSOR, "stage = @(stage + 1) % kNF4Stages@", "(stage + 1) % 2"),
+    (NF4_TENSOR, "stage = @(stage + 1) % kStages@", "(stage + 1) % 2"),
     (NF4_TENSOR, "p < @Parts@", "1"),
     (NF4_TENSOR, "T(@sum / kNF4Shrink@)", "sum"),
     # one row of x: look-ups, columns, rows, parts of K
@@ -168,6 +169,15 @@ EDGES = [  # what only `kernels verify --thorough` sees
     (NF4_ONE, "load_codes(ahead, w, first, @k + kOneParts * kNF4Step@)", "k"),
     (NF4_BACK, "stage = @(stage + 1) % Tile::kStages@", "(stage + 1) % 2"),
 ]
+BEYOND = [  # what only scales above 65504 in fp16 see
+    (NF4_PLAIN, "return @__any_sync(kAllLanes, beyond)@", "false"),
+    (NF4_PLAIN, "return @__any_sync(kAllLanes, beyond)@", "beyond"),
+    (NF4_PLAIN, "(@i + threadIdx.x % 32@) % Tile::kOfWarp", "threadIdx.x % 32 / 2"),
+    (NF4_PLAIN, "n * w.columns + @k@ >> log_block", "k0"),
+    (NF4_PLAIN, "row / 64 * @Rows@ * 64", "0"),
+    (NF4_PLAIN, "(c / 2 * 8 + @4 - c % 2 * 4@)", "c % 2 * 4"),
+    (NF4_PLAIN, "[m % 2 * 2 + @c / 4@]", "0"),
+]
 
 ALLOWED = [(file, f"{before}@exp2f({x})@", f"two_units_off(exp2f({x}))") for file, before, x in (  # together, as -1
     (FLASH, "p = ", "(s[i] - base) * c"), (FLASH, "alpha = ", "(m - base) * c"),
@@ -196,7 +206,7 @@ static float two_units_off(float y) {
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
     numbered = [*enumerate(FAULTS, 1), *enumerate(FUSABLE, 1001), *enumerate(EDGES, 2001),
-                *((-1, one) for one in ALLOWED)]
+                *enumerate(BEYOND, 3001), *((-1, one) for one in ALLOWED)]
     shutil.copytree(SIMT.parent, folder, dirs_exist_ok=True)
     plant_all((number, folder / "cuda" / f"{name}.cuh", text, wrong) for number, (name, text, wrong) in numbered)
 
@@ -248,6 +258,16 @@ def test_every_fault_makes_a_row_wrong(planted, number):
 def test_every_fault_at_an_edge_makes_a_row_of_the_thorough_table_wrong(planted, number):
     planted(number)
     assert wrong_rows(EDGES[number - 2001][0], thorough=True)
+
+
+@pytest.mark.parametrize("number", range(3001, 3001 + len(BEYOND)), ids=[f"{text} -> {wrong}"
+                                                                        for _, text, wrong in BEYOND])
+def test_every_fault_beyond_fp16_breaks_the_law_of_large_scales(planted, number):
+    planted(number)
+    with pytest.raises(AssertionError):
+        for shape in ((8, 264, 64), (17, 136, 96), (40, 72, 160), (65, 136, 6848)):
+            nf4.test_scales_above_65504_give_the_gradient_in_fp16_that_fp32_gives(*shape, False)
+    planted(0)
 
 
 @pytest.mark.parametrize("number", range(1001, 1001 + len(FUSABLE)), ids=[wrong for *_, wrong in FUSABLE])

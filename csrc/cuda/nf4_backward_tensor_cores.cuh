@@ -9,7 +9,8 @@
 //               come out in that order: the codes' bits are stored once, in the order the product y = x W^T reads.
 //   scales      A block reads each absmax once and keeps it as two numbers of T, high + low: level * high + level * low, in
 //               two fused operations for two weights, is rounded once. Levels and weights are rounded to T: by up to
-//               2/512 together in bf16. Weights above the largest of T, 65504 in fp16, become NaN, not numbers.
+//               2/512 together in bf16. Where fp16 has no number for an absmax, above 65504, the warp takes its rows of
+//               that step without tensor cores, in fp32.
 //   split N     Where a grid of 64 x 128 results would leave processors without work, a block takes 32 columns, and its four
 //               warps share the rows of W of a step; their sums are added at the end, in a fixed order. 4096 columns are
 //               128 blocks then, whatever the number of rows of dy.
@@ -18,31 +19,9 @@
 // an absmax of the block, and ceil(K / columns) 2 M N of dy; dx once.
 #pragma once
 
-#include "nf4_tensor_cores.cuh"
+#include "nf4_backward_tiles.cuh"
 
 namespace minillama::kernels {
-
-// A block takes Rows of dy and kWide columns of W; its Parts warps of the same columns share the kDown rows of W of a step.
-template <class T, int Rows, int Parts>
-struct NF4Backward {
-  static constexpr int kAcross = kNF4Warps / Parts, kWide = kAcross * kNF4OfWarp;
-  static constexpr int kDown = Parts == 1 ? 64 : 64 * 64 / Rows, kOfWarp = kDown / Parts;
-  static constexpr int kTurns = (kDown * kAcross + 32 * kNF4Warps - 1) / (32 * kNF4Warps);  // pieces of 32 codes, a thread
-
-  struct Stage {
-    T dy[Rows * kDown];
-    uint8_t codes[kDown * kWide / 2];
-  };
-  static constexpr int kStages = 45 * 1024 / sizeof(Stage);  // with all else at most 48 KiB
-
-  struct Scales {  // of 32 columns each; the 8 keep four warps' numbers in different banks
-    T high[kAcross][kDown + 8], low[kAcross][kDown + 8];
-  };
-};
-
-// Where the 16 bytes of a warp's codes of a row lie: 4 lanes' rows, which are 2 apart, in 32 banks.
-template <int Across>
-__device__ int backward_place(int row, int warp) { return (row * Across + (warp ^ row / 2 % Across)) * 16; }
 
 // Begins to copy the step that starts at row n0 of W; what lies beyond the rows of dy and W and the columns becomes 0.
 template <class T, int Rows, int Parts>
@@ -197,7 +176,10 @@ nf4_matmul_backward_v3(const T* __restrict__ dy, NF4 w, int log_block, T* __rest
       copy_backward<T, Rows, Parts>(memory.stages[(stage + Tile::kStages - 1) % Tile::kStages], dy, w, m0, ahead, k0, M);
     cp_async_commit();
     load_scales<Tile>(absmax, w, tables, log_block, n0 + Tile::kDown, k0);
-    add_gradients<T, Rows, Parts>(sums, memory.stages[stage], scales[turn], bytes);
+    if (beyond_numbers<T, Tile>(scales[turn]))
+      add_plain_gradients<T, Rows, Parts>(sums, memory.stages[stage], w, tables, log_block, n0, k0);
+    else
+      add_gradients<T, Rows, Parts>(sums, memory.stages[stage], scales[turn], bytes);
   }
   // Of row lane / 4 + 8 half of 16 a lane has columns 8 (lane % 4) ...: numbers 2 half of the four products, then the next.
   const auto finish = [&](int64_t row, int64_t column, const float (&eight)[8]) {
@@ -236,8 +218,6 @@ nf4_matmul_backward_v3(const T* __restrict__ dy, NF4 w, int log_block, T* __rest
     }
   }
 }
-
-constexpr unsigned kNF4FewestBlocks = 108;  // the SMs of an A100: with fewer, blocks become narrower
 
 template <int Rows, int Parts, class T>
 void launch_nf4_backward(const T* dy, NF4 w, int log_block, T* dx, int64_t M, cudaStream_t stream) {

@@ -11,29 +11,29 @@
 //   scales      Levels are multiplied first; a sum over 64 columns, which have one absmax, is scaled in fp32. Levels
 //               wait as level / 64, so that no 64 of them overflow, and the sum is multiplied by 64 at the end.
 //   stages      While one step of x and codes is multiplied two more arrive by cp.async; what lies beyond is zeros.
-//   split K     Where rows are few, the four warps take 64 columns each of the same 32 rows of W (16 rows of x), or two
-//               of them do (32 rows), and add their sums at the end, in a fixed order: more blocks, each of them with less.
+//   split K     Where rows are few, the four warps take 64 columns each of the same 32 rows of W, or two of them do, and
+//               add their sums at the end, in a fixed order: more blocks, each of them with less. Up to 16 rows always;
+//               up to 64 where there would be fewer than 108 blocks (33 to 64 rows then are two blocks of 32).
 //
 // Bytes: ceil(M / rows) (N K / 2 + 32 bytes an absmax) of W and ceil(N / columns) 2 M K of x, once each a block. The
 // levels are rounded to T (bf16: by up to 1/512, as PyTorch rounds a dequantized weight), sums and scales are fp32.
 #pragma once
 
-#include "flash_tensor_cores.cuh"
+#include "flash_fragments.cuh"
 #include "nf4_one_row.cuh"
 
 namespace minillama::kernels {
 
-constexpr int kNF4Part = 64, kNF4Stages = 3, kNF4OfWarp = 32;  // columns with one scale; rows of W that a warp takes
+constexpr int kNF4Part = 64, kNF4OfWarp = 32;  // columns with one scale; rows of W that a warp takes
 
-template <int Rows>
-constexpr int kNF4Parts = 64 / Rows;  // warps that share rows of W
-template <int Rows>
-constexpr int kNF4Wide = kNF4OfWarp * kNF4Warps / kNF4Parts<Rows>;  // rows of W that a block takes
+template <int Parts>
+constexpr int kNF4Wide = kNF4OfWarp * kNF4Warps / Parts;  // rows of W that a block takes, of which Parts warps share 32
 
 // One step: for each part of 64 columns the rows of x, then for each part 32 bytes of codes of the block's rows of W.
-template <class T>
+template <class T, int Rows, int Parts>
 struct NF4Stage {
-  T x[64 * kNF4Part];
+  static constexpr int kStages = Rows * Parts > 64 ? 2 : 3;  // with all else at most 48 KiB
+  T x[Rows * Parts * kNF4Part];
   uint8_t codes[kNF4OfWarp * kNF4Warps * kNF4Part / 2];
 };
 
@@ -72,16 +72,16 @@ __device__ inline void two_pairs(unsigned (&pairs)[2], const LevelBytes& bytes, 
 __device__ inline int nf4_place(int row, int chunk) { return row * kNF4Part + (chunk ^ row % 2) * 8; }
 
 // Begins to copy the step that starts at column k; what lies beyond the rows of x and W and the columns becomes 0.
-template <int Rows, class T>
-__device__ void copy_step(NF4Stage<T>& stage, const T* x, const NF4& w, int64_t m0, int64_t n0, int64_t k, int64_t M) {
-  constexpr int Threads = 32 * kNF4Warps, Wide = kNF4Wide<Rows>;
+template <int Rows, int Parts, class T>
+__device__ void copy_step(NF4Stage<T, Rows, Parts>& stage, const T* x, const NF4& w, int64_t m0, int64_t n0, int64_t k, int64_t M) {
+  constexpr int Threads = 32 * kNF4Warps, Wide = kNF4Wide<Parts>;
   const int64_t K = w.columns;
   const int rows = M - m0 < Rows ? int(M - m0) : Rows, wide = w.rows - n0 < Wide ? int(w.rows - n0) : Wide;
-  const int parts = K - k < kNF4Parts<Rows> * kNF4Part ? int(K - k) / kNF4Part : kNF4Parts<Rows>;
+  const int parts = K - k < Parts * kNF4Part ? int(K - k) / kNF4Part : Parts;
   const T* from = x + m0 * K + k;
   const uint8_t* codes = w.codes + (n0 * K + k) / 2;
-#pragma unroll (Rows == 64 ? 1 : 4)  // a warp with 64 rows has no register left for more addresses
-  for (int first = 0; first < 64 * kNF4Part / 8; first += Threads) {
+#pragma unroll (Rows == 64 ? 1 : 8)  // a warp with 64 rows has no register left for more addresses
+  for (int first = 0; first < Rows * Parts * kNF4Part / 8; first += Threads) {
     const int i = first + threadIdx.x, row = i / 8 % Rows, part = i / 8 / Rows, chunk = i % 8;
     const T* here = from + row * K + part * kNF4Part + chunk * 8;
     cp_async<16>(stage.x + nf4_place(i / 8, chunk), here, row < rows && part < parts ? 16 : 0);
@@ -136,13 +136,13 @@ __device__ void add_products(float (&sums)[Rows / 16][4][4], const T* x, const u
   }
 }
 
-template <class T, int Rows>
+template <class T, int Rows, int Parts>
 __global__ void __launch_bounds__(32 * kNF4Warps, 2)
 nf4_matmul_v3(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, int64_t M) {
-  constexpr int Parts = kNF4Parts<Rows>, Wide = kNF4Wide<Rows>, Apart = Wide + 8;  // 4 rows' 8 floats lie in 32 banks
+  constexpr int Wide = kNF4Wide<Parts>, Apart = Wide + 8, kStages = NF4Stage<T, Rows, Parts>::kStages;  // 4 rows' 8 floats lie in 32 banks
   __shared__ NF4Tables tables;
   __shared__ __align__(128) union {
-    NF4Stage<T> stages[kNF4Stages];
+    NF4Stage<T, Rows, Parts> stages[kStages];
     float sums[Parts][Rows][Apart];
   } memory;
   load_tables(tables);
@@ -153,21 +153,21 @@ nf4_matmul_v3(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, 
   const int64_t step = Parts * kNF4Part, mine = n0 + across + lane;  // the row of W whose absmax this lane reads
   float sums[Rows / 16][4][4] = {};
 #pragma unroll
-  for (int i = 0; i < kNF4Stages - 1; ++i) {
-    if (i * step < K) copy_step<Rows>(memory.stages[i], x, w, m0, n0, i * step, M);
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i * step < K) copy_step<Rows, Parts>(memory.stages[i], x, w, m0, n0, i * step, M);
     cp_async_commit();
   }
   int stage = 0;
 #pragma unroll 1
-  for (int64_t k0 = 0; k0 < K; k0 += step, stage = (stage + 1) % kNF4Stages) {
-    const int64_t k = k0 + part * kNF4Part, ahead = k0 + (kNF4Stages - 1) * step;
+  for (int64_t k0 = 0; k0 < K; k0 += step, stage = (stage + 1) % kStages) {
+    const int64_t k = k0 + part * kNF4Part, ahead = k0 + (kStages - 1) * step;
     const float absmax = k < K && mine < w.rows ? nf4_absmax(w, tables, mine * K + k >> log_block) : 0;
-    cp_async_wait<kNF4Stages - 2>();
+    cp_async_wait<kStages - 2>();
     __syncthreads();  // this step is complete, and the stage of the one before is read by all
-    if (ahead < K) copy_step<Rows>(memory.stages[(stage + kNF4Stages - 1) % kNF4Stages], x, w, m0, n0, ahead, M);
+    if (ahead < K) copy_step<Rows, Parts>(memory.stages[(stage + kStages - 1) % kStages], x, w, m0, n0, ahead, M);
     cp_async_commit();
     if (k >= K) continue;
-    const NF4Stage<T>& now = memory.stages[stage];
+    const NF4Stage<T, Rows, Parts>& now = memory.stages[stage];
     const uint8_t* codes = now.codes + (part * Wide + across) * (kNF4Part / 2);
     add_products<Rows>(sums, now.x + part * Rows * kNF4Part, codes, bytes, absmax);
   }
@@ -191,13 +191,14 @@ nf4_matmul_v3(const T* __restrict__ x, NF4 w, int log_block, T* __restrict__ y, 
   }
 }
 
-template <int Rows, class T>
+template <int Rows, int Parts, class T>
 void launch_nf4_tensor_cores(const T* x, NF4 w, int log_block, T* y, int64_t M, cudaStream_t stream) {
-  const unsigned blocks = ceil_div(M, Rows) * ceil_div(w.rows, kNF4Wide<Rows>);
-  LAUNCH((nf4_matmul_v3<T, Rows>), blocks, 32 * kNF4Warps, 0, stream)(x, w, log_block, y, M);
+  const unsigned blocks = ceil_div(M, Rows) * ceil_div(w.rows, kNF4Wide<Parts>);
+  LAUNCH((nf4_matmul_v3<T, Rows, Parts>), blocks, 32 * kNF4Warps, 0, stream)(x, w, log_block, y, M);
 }
 
 constexpr int kNF4FewestRows = 8;  // of x, from which on tensor cores multiply
+constexpr unsigned kNF4FewestBlocks = 108;  // the SMs of an A100: with fewer, blocks become narrower
 
 void nf4_matmul(DType dtype, const void* x_, NF4 w, void* y_, int64_t M, void* stream_) {
   if (M * w.rows == 0) return;
@@ -209,9 +210,11 @@ void nf4_matmul(DType dtype, const void* x_, NF4 w, void* y_, int64_t M, void* s
     auto* y = static_cast<T*>(y_);
     if constexpr (sizeof(T) == 2)
       if (const int log = nf4_log_block(x, w, kNF4Part); log >= 0 && M >= kNF4FewestRows) {
-        if (M <= 16) return launch_nf4_tensor_cores<16>(x, w, log, y, M, stream);
-        if (M <= 32) return launch_nf4_tensor_cores<32>(x, w, log, y, M, stream);
-        return launch_nf4_tensor_cores<64>(x, w, log, y, M, stream);
+        const unsigned wide = ceil_div(w.rows, M <= 32 ? kNF4Wide<2> : kNF4Wide<1>);  // blocks of 32 or of 64 rows
+        if (M <= 16) return launch_nf4_tensor_cores<16, 4>(x, w, log, y, M, stream);
+        if (M <= 64 && wide < kNF4FewestBlocks) return launch_nf4_tensor_cores<32, 4>(x, w, log, y, M, stream);
+        if (M <= 32) return launch_nf4_tensor_cores<32, 2>(x, w, log, y, M, stream);
+        return launch_nf4_tensor_cores<64, 1>(x, w, log, y, M, stream);
       }
     const int log = nf4_log_block(x, w, kNF4Lane);
     if (log < 0)

@@ -77,6 +77,31 @@ def test_product_and_gradient_keep_the_tolerance_law(M, N, K, dtype, double, bac
 
 
 @needs_simt
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize(("M", "N", "K"), [(8, 264, 64), (17, 136, 96), (40, 72, 160), (65, 136, 6848)])
+def test_scales_above_65504_give_the_gradient_in_fp16_that_fp32_gives(M, N, K, double):
+    """fp16 has no number for them: rows here and there, of which some are the last of a step, and whole results that it
+    has numbers for."""
+    torch.manual_seed(0)
+    weight = torch.randn(N, K)
+    weight[[0, 15, 16, 63, 71]] *= 4e5
+    stored, dy = quantize_nf4(weight, double_quantization=double), (torch.randn(M, N) * 1e-3).half()
+    exact, plain = dy.double() @ stored.dequantize().double(), dy.float() @ stored.dequantize()
+    law(kernels.nf4_matmul_backward(dy, stored, "simt"), plain.half(), exact, 3)
+
+
+@needs_simt
+def test_17_to_64_rows_are_multiplied_in_tiles_of_32_whatever_the_weights_rows():
+    """In two ways, by how many blocks there would be: each row is what it is alone among others."""
+    for N in (40, 6920):
+        stored = quantize_nf4(torch.randn(N, 320))
+        x = torch.randn(64, 320).half()
+        exact, plain = x.double() @ stored.dequantize().double().T, stored.product(x)
+        for M in (17, 33, 64):
+            law(kernels.nf4_matmul(x[:M], stored, "simt"), plain[:M], exact[:M], 2)
+
+
+@needs_simt
 @pytest.mark.parametrize("block", [32, 256])
 def test_gradients_of_many_tiles_are_those_of_few(block):
     """From 108 tiles of 64 by 128 on, no warps share columns; dy's first eight rows alone are another kernel's."""

@@ -90,8 +90,8 @@ def test_nf4_products_ask_for_each_code_once_for_8_rows_and_for_x_once_for_16_of
 def test_nf4_products_on_tensor_cores_move_what_their_header_says_and_no_bank_waits(M, N, K):
     """Codes once for the rows of a tile and x once for the columns of a block, a sector or less an absmax, and every
     product of 16 columns by mma.sync: 4 of them for 64 columns, for each 16 rows and 8 columns of the result."""
-    rows = 16 if M <= 16 else 32 if M <= 32 else 64
-    wide, tiles = 2 * rows, -(-M // rows)  # columns of a block, tiles of rows
+    rows = 16 if M <= 16 else 32 if M <= 64 else 64
+    wide, tiles = 128 if M > 64 else 32, -(-M // rows)  # columns of a block, tiles of rows
     weight = quantize_nf4(torch.randn(N, K), double_quantization=False)
     with kernels.profile() as p:
         kernels.nf4_matmul(torch.randn(M, K).bfloat16(), weight, "simt")
@@ -104,6 +104,15 @@ def test_nf4_products_on_tensor_cores_move_what_their_header_says_and_no_bank_wa
     assert p.events("mma_") == tiles * warps * K // 64 * 4 * 4 * rows // 16
     behind = tiles * blocks * 4 * rows // 16 * 4 * 2 * 2  # the loop: g++ stores two sums one by one, nvcc at once
     assert p.shared_load.conflicts == 0 and p.shared_store.conflicts == behind and p.findings == []
+
+
+@pytest.mark.parametrize("M", [8, 16, 17, 32, 33, 64])
+def test_few_rows_of_x_are_at_least_108_blocks_for_4096_columns(M):
+    """64 columns deep here: the number of blocks is that of 4096. Each sums up by one barrier after the last step."""
+    with kernels.profile() as p:
+        kernels.nf4_matmul(torch.randn(M, 64).half(), quantize_nf4(torch.randn(4096, 64)), "simt")
+    barriers = 1 + 1 + 2  # of the tables, a step, and the sums
+    assert p.events("barrier", "nf4_matmul_v3") == barriers * 128 * (2 if M > 32 else 1)
 
 
 @pytest.mark.parametrize(("N", "K"), [(64, 2048), (16, 4096), (9, 1088)])
@@ -154,7 +163,8 @@ extern "C" void run(int file, int line, int which) {{
                                       "nf4_vectors.cuh", "flash_tensor_cores.cuh",
                                       "flash_backward_tensor_cores.cuh", "flash_decoding.cuh",
                                       "flash_fragments.cuh", "nf4_tensor_cores.cuh",
-                                      "nf4_backward_tensor_cores.cuh", "nf4_one_row.cuh"}};
+                                      "nf4_backward_tensor_cores.cuh", "nf4_one_row.cuh",
+                                      "flash_decoding_append.cuh", "flash_decoding_part.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
   which == 0 ? run_attention() : which == 1 ? run_nf4() : which == 2 ? run_tensor_cores()
       : which == 3 ? run_gradients() : run_decoding();
@@ -168,8 +178,10 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
 
     files = ("flash_attention.cuh", "flash_attention_backward.cuh", "nf4_matmul.cuh", "nf4_vectors.cuh",
              "flash_tensor_cores.cuh", "flash_backward_tensor_cores.cuh", "flash_decoding.cuh", "flash_fragments.cuh",
-             "nf4_tensor_cores.cuh", "nf4_backward_tensor_cores.cuh", "nf4_one_row.cuh")
-    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1, 1, 1)  # of attention, NF4, attention on tensor cores, its gradients, decoding
+             "nf4_tensor_cores.cuh", "nf4_backward_tensor_cores.cuh", "nf4_one_row.cuh",
+             "flash_decoding_append.cuh", "flash_decoding_part.cuh")
+    # of attention, NF4, attention on tensor cores, its gradients, decoding
+    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1, 1, 1, 4, 4)
     source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(5)]
     left_out += [(files.index(name), int(line), runs[files.index(name)])
                  for name, line in (barrier.split(":") for barrier in barriers())]
