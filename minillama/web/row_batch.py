@@ -12,6 +12,7 @@ from minillama.collate import tokens_in_rows
 from minillama.engine import MOST_ROWS, engine_for
 from minillama.generate import check_prompt, prefill
 from minillama.kv_cache import KVCache
+from minillama.quant.gguf_linear import GGUFLinear
 from minillama.quant.int8 import Int8Linear
 from minillama.sampling import sample
 
@@ -48,12 +49,15 @@ class RowBatch:
     """Rows that a model continues side by side; those whose `left` is 0 leave at the next step.
 
     exact: whether a row has the bits that it has alone. So it is where the engine decodes, but for LLM.int8, in which
-    an outlier in one row changes how all are rounded. PyTorch's products sum otherwise in batches of another size.
+    an outlier in one row changes how all are rounded, and for GGUF's blocks with activations in int8, of which one row
+    is summed in an order of its own. PyTorch's products sum otherwise in batches of another size.
     """
 
     def __init__(self, model):
         self.model, self.engine, self.rows, self.cache = model, engine_for(model), [], None
-        self.exact = self.engine is not None and not any(isinstance(layer, Int8Linear) for layer in model.modules())
+        self.exact = self.engine is not None and not any(
+            isinstance(layer, Int8Linear) or isinstance(layer, GGUFLinear) and layer.activations == "int8"
+            for layer in model.modules())
 
     @torch.inference_mode()
     def join(self, rows):
