@@ -53,7 +53,7 @@ def shard(batches, learner):
                          f"grad_accumulation a multiple of {size}")
     mine = batches[rank::size]
     for i, batch in enumerate(mine):
-        apart = size > 1 and i + 1 < len(mine)
+        apart = hasattr(learner, "no_sync") and i + 1 < len(mine)
         with learner.no_sync() if apart else contextlib.nullcontext():  # held while the caller goes backward
             yield batch
 

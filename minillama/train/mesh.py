@@ -33,17 +33,26 @@ def training_bytes(config, shards=1, cut=1):
 
 def step_traffic(config, shards, cut, batches, tokens, size=4, recompute=False):
     """{what: bytes that a process sends in a step} of so many batches of so many tokens each, which its group learns
-    one after another. size: bytes of a weight and of an activation; gradients are fp32. recompute: gradient
-    checkpointing."""
+    one after another; the tokens of a row are a multiple of `cut`. size: bytes of a weight and of an activation;
+    gradients are fp32. recompute: gradient checkpointing. gloo's tables; NCCL sends 1 / cut of the embedding's."""
     blocks, rest = held_numbers(config, shards, cut)
     others = shards - 1  # what a process holds goes to each of them, and as much comes back
     ring = (cut - 1) / cut
-    sums = 2 * config.n_layers * tokens * config.dim  # numbers, of both sums of every block, on one way
-    table = (-(-config.vocab_size // cut) * cut + config.dim) * tokens  # the head, the embedding
-    ways = 2 + recompute / 2  # what a block computes again ends before its second sum
+    stream = tokens * config.dim  # numbers of the residual stream
+    # A block gathers it twice and adds it up twice, each way; what it computes again ends before its second sum.
+    moved = (config.n_layers * (8 + 3 * recompute) + 2) * stream  # 2: before the head
+    gains = 2 * 4 * (2 * config.n_layers + 1) * config.dim  # bytes of the norms' gradients, summed once a step
+    table = -(-config.vocab_size // cut) * cut * tokens + 2 * stream  # the head; the embedding, on both ways
     return {"weights": others * batches * (2 * blocks + rest) * size, "gradients": others * (blocks + rest) * 4,
-            "sums": 2 * ring * batches * (ways * sums + tokens * config.dim) * size,
+            "sums": ring * (batches * moved * size + gains),
             "tables": ring * batches * table * size}
+
+
+def kept_bytes(config, rows, tokens, cut):
+    """The least that a step keeps for its way back, in 16 bits, blocks computed again: of each block's input a process
+    has its share of the tokens; the scores of the vocabulary it has whole."""
+    return (activation_bytes(config, rows, -(-tokens // cut), 2, vocabulary=False, recompute=True)
+            + 8 * rows * tokens * config.vocab_size)
 
 
 def communication_share(config, shards, cut, batches, tokens, link, flops, size=2, recompute=False):
@@ -59,10 +68,11 @@ def describe_mesh(config, shards, cut, rows, tokens, link="nvlink3", flops=0.4 *
     """Lines about a step of `rows` x `tokens` for each group, on processes of `flops` a second (an A100's 312e12 in
     bf16, at the 40 % that is usual)."""
     traffic = step_traffic(config, shards, cut, 1, rows * tokens, 2, recompute=True)
-    held, kept = training_bytes(config, shards, cut), activation_bytes(config, rows, tokens, 2, recompute=True)
+    held, kept = training_bytes(config, shards, cut), kept_bytes(config, rows, tokens, cut)
     share = communication_share(config, shards, cut, 1, rows * tokens, link, flops, recompute=True)
     return [f"mesh {shards} x {cut}: {held / 2**30:.1f} GiB a process for weights, gradients and optimizer "
             f"(alone: {training_bytes(config) / 2**30:.1f})",
+            f"a copy of {held * 3 / 4 / 2**30:.1f} GiB in main memory while a checkpoint is written",
             f"activations of {rows} x {tokens} tokens, blocks computed again: at least {kept / 2**30:.1f} GiB",
             "sent in a step (gradients in fp32, all else in 16 bits): "
             + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items()),

@@ -102,7 +102,7 @@ def shard_model(model, tensor_parallel=1):
     shape = data_parallel.rank_and_size()[1] // tensor_parallel, tensor_parallel
     mesh = init_device_mesh(next(model.parameters()).device.type, shape, mesh_dim_names=("shard", "tensor"))
     if tensor_parallel > 1:
-        cut_layers(model, mesh["tensor"])
+        cut_layers(model, mesh["tensor"], share_tokens=True)
     policy, layers = MixedPrecisionPolicy(reduce_dtype=torch.float32), getattr(model, "body", model).layers
     for layer in model.modules():  # of what is quantized, the bits: cut and gathered as they are, and never learned
         for name, bits in list(layer.named_buffers(recurse=False)) if isinstance(layer, NF4Linear) else ():

@@ -2,8 +2,12 @@
 
 As Megatron-LM has it (arXiv 1909.08053, section 3) and Meta's files are cut: wq, wk, wv, w1, w3 and the head by their
 output rows, so a process has H / K heads and F / K hidden numbers of its own; wo and w2 by their input columns, so
-each process gives a part of a sum. The embedding is cut by columns, as in Llama 1 and 2; norms are held by all. A block
-has two sums over all processes (all-reduce) of B T D numbers on its way forward, and two on its way back.
+each process gives a part of a sum. The embedding is cut by columns, as in Llama 1 and 2; norms are held by all.
+
+In training, tokens are shared out between the matrices (sequence parallelism, arXiv 2205.05198, section 4.2.2): of the
+residual stream and the norms a process has T / K tokens, rounded up. A block gathers B T D numbers before attention and
+before its feed-forward layer (all-gather) and adds up as many behind each (reduce-scatter), and so again on its way
+back: the bytes of two all-reduces each way. In generation T is 1: all have the stream whole, and sums are all-reduces.
 
 `torchrun --nproc-per-node K -m minillama generate --tensor-parallel K`: each process reads its part of the weights and
 keeps the keys and values of its heads, and all choose the same tokens.
@@ -36,40 +40,30 @@ def require_cuttable(config, size, flag="--tensor-parallel"):
         raise ValueError(f"{flag} {size} cannot cut a model whose head is its embedding (tie_embeddings): leave it out")
 
 
-def cut_layers(model, mesh):
+def cut_layers(model, mesh, share_tokens=False):
     """Cut a Transformer, in place, over the processes of a one-dimensional mesh; its parameters become `DTensor`s.
-    What it computes with is PyTorch's: use_kernels "reference" or "torch"."""
-    from torch.distributed.tensor import Replicate
+    share_tokens: of the residual stream, too, each has a part. What it computes with is PyTorch's: use_kernels
+    "reference" or "torch"."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_module
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     whole = Replicate()
+    stream = Shard(1) if share_tokens else whole  # (B, T, D): a DTensor, which knows a T that K does not divide
+    summed = RowwiseParallel(output_layouts=stream, use_local_output=False)
     block = {**{f"attention.{name}": ColwiseParallel() for name in ("wq", "wk", "wv")},
              **{f"feed_forward.{name}": ColwiseParallel() for name in ("w1", "w3")},
-             "attention.wo": RowwiseParallel(), "feed_forward.w2": RowwiseParallel()}
+             "attention.wo": summed, "feed_forward.w2": summed}
     for layer in model.layers:
         parallelize_module(layer, mesh, block)
         for part in (layer.attention, layer.feed_forward):  # once for all matrices that read x: one sum on the way back
-            part.register_forward_pre_hook(lambda _, inputs: with_whole_x(inputs, mesh))
-        hold_whole(layer.attention_norm, mesh)
-        hold_whole(layer.ffn_norm, mesh)
-    hold_whole(model.norm, mesh)
-    parallelize_module(model, mesh, {"tok_embeddings": ColwiseParallel(output_layouts=whole),
-                                     "output": ColwiseParallel(output_layouts=whole)})
-
-
-def hold_whole(norm, mesh):
-    """Every process holds and computes all of it: the same numbers, so nothing is sent."""
-    from torch.distributed.tensor import distribute_module
-
-    distribute_module(norm, mesh, None, lambda _, inputs, mesh: with_whole_x(inputs, mesh),
-                      lambda _, output, mesh: output.to_local())
-
-
-def with_whole_x(inputs, mesh):
-    """The inputs of a module, the first of which every process has whole; the others as they are."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    return DTensor.from_local(inputs[0], mesh, [Replicate()]), *inputs[1:]
+            part.register_forward_pre_hook(
+                lambda _, inputs: (inputs[0].redistribute(placements=[whole]), *inputs[1:]))
+    norms = [model.norm, *(norm for layer in model.layers for norm in (layer.attention_norm, layer.ffn_norm))]
+    for norm in norms:  # its gradient is a part of a sum where the tokens are: a `Partial`, which FSDP adds up
+        distribute_module(norm, mesh)
+    parallelize_module(model, mesh, {
+        "tok_embeddings": ColwiseParallel(output_layouts=stream, use_local_output=False),
+        "output": ColwiseParallel(input_layouts=stream, output_layouts=whole)})
 
 
 def choose_kernels(arguments, cut):

@@ -8,7 +8,14 @@ from mutants import Mutant
 
 from minillama.config import preset
 from minillama.train import mesh
-from minillama.train.mesh import communication_share, describe_mesh, held_numbers, step_traffic, training_bytes
+from minillama.train.mesh import (
+    communication_share,
+    describe_mesh,
+    held_numbers,
+    kept_bytes,
+    step_traffic,
+    training_bytes,
+)
 
 SHAPE = preset("llama_65b")
 
@@ -34,8 +41,8 @@ def test_what_llama_65b_sends_in_a_step_of_2048_tokens():
     said = step_traffic(SHAPE, 8, 4, 1, 2048, size=2)
     blocks, rest = held_numbers(SHAPE, 8, 4)
     assert said["weights"] == 7 * (2 * blocks + rest) * 2 and said["gradients"] == 7 * (blocks + rest) * 4
-    assert said["sums"] == 2 * 3 / 4 * (4 * 80 + 1) * 2048 * 8192 * 2
-    assert said["tables"] == 3 / 4 * (32000 + 8192) * 2048 * 2
+    assert said["sums"] == 3 / 4 * ((8 * 80 + 2) * 2048 * 8192 * 2 + 2 * 161 * 8192 * 4)
+    assert said["tables"] == 3 / 4 * (32000 + 2 * 8192) * 2048 * 2
 
 
 def test_a_slower_link_takes_a_larger_share_and_a_longer_batch_a_smaller_one():
@@ -46,12 +53,16 @@ def test_a_slower_link_takes_a_larger_share_and_a_longer_batch_a_smaller_one():
                                                                                          1e14)
 
 
-def test_the_plan_is_said_in_four_lines():
+def test_of_each_blocks_input_a_process_keeps_its_share_of_the_tokens():
+    assert kept_bytes(SHAPE, 3, 2047, 4) == 3 * (512 * 80 * 8192 * 2 + 2047 * 32000 * 8)
+
+
+def test_the_plan_is_said_in_five_lines():
     lines = describe_mesh(SHAPE, 8, 4, 1, 2048, "infiniband-hdr")
-    assert len(lines) == 4 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[3]
+    assert len(lines) == 5 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[4]
     assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
     sent = step_traffic(SHAPE, 8, 4, 1, 2048, 2, recompute=True)
-    assert all(f"{name} {count / 2**30:.2f} GiB" in lines[2] for name, count in sent.items())
+    assert all(f"{name} {count / 2**30:.2f} GiB" in lines[3] for name, count in sent.items())
 
 
 def test_what_is_computed_again_takes_eight_flops_a_weight_and_token_for_six():
@@ -82,5 +93,7 @@ MUTANTS = [
            test_what_llama_65b_sends_in_a_step_of_2048_tokens),
     Mutant(mesh.__name__, "-(-rows // shards) * width", "rows // shards * width",
            test_rows_that_do_not_share_evenly_are_padded),
+    Mutant(mesh.__name__, "-(-tokens // cut)", "tokens // cut",
+           test_of_each_blocks_input_a_process_keeps_its_share_of_the_tokens),
     Mutant(mesh.__name__, "(6 + 2 * recompute)", "6",
            test_what_is_computed_again_takes_eight_flops_a_weight_and_token_for_six)]

@@ -81,6 +81,8 @@ def sent(name, first, second, *more):
         return abs(size - second.numel() * second.element_size())
     if name == "all_gather_into_tensor":  # what is ours, and the number of processes
         return size * (second - 1)
+    if name == "reduce_scatter_tensor":  # the whole, how it is added up, and the number of processes
+        return size * (more[0] - 1) / more[0]
     if name == "all_reduce":
         n = torch.distributed.distributed_c10d._resolve_process_group(more[0]).size()
     elif name == "allreduce":

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_sharded
 import torch
 from checkpoints import model_of
 from forked import in_processes
+from mutants import Mutant, planted
 from test_sharded import CONFIG, SHAPE, Traffic, largest_difference, learn, local_bytes, run_of
 
 from minillama.backends import use_kernels
@@ -18,16 +20,45 @@ from minillama.cli.command_line import main
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
+from minillama.train import tensor_parallel
 from minillama.train.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainRun
 from minillama.train.sharded import ShardedPretrain
 from minillama.train.tensor_parallel import read_cut, require_cuttable
 
+EVEN = ModelConfig(24, 2, 4, 41, max_seq_len=32)  # four processes can cut it
 CUTTABLE = ModelConfig(24, 2, 4, 41, n_kv_heads=2, max_seq_len=32)
+
+
+def note_tokens(model):
+    """{how many tokens of a row this process has in the residual stream and the norms from now on}."""
+    seen = set()
+    for layer in model.layers:
+        layer.register_forward_pre_hook(lambda _, given: seen.add(given[0].to_local().shape[1]))
+        for norm in (layer.attention_norm, layer.ffn_norm, model.norm):
+            norm.register_forward_hook(lambda _, given, y: seen.update(x.to_local().shape[1] for x in (given[0], y)))
+    return seen
+
+
+def learn_unevenly(size):
+    """All processes cut each matrix, and the 15 tokens of a row -> (the weights, tokens of this process)."""
+    test_sharded.CONFIG = replace(CONFIG, seq_len=15)
+    run = run_of(ShardedPretrain, shape=EVEN, tensor_parallel=size)
+    seen = note_tokens(run.model)
+    learned = learn(run)
+    test_sharded.CONFIG = CONFIG
+    return learned, seen
+
+
+UNSUMMED = Mutant(  # each process takes its tokens for all there are
+    tensor_parallel.__name__, "distribute_module(norm, mesh)\n",
+    "distribute_module(norm, mesh, None, lambda _, given, mesh: (type(given[0]).from_local(given[0].to_local(), mesh, "
+    "[whole]),), lambda _, y, mesh: type(y).from_local(y.to_local(), mesh, [stream]))\n", None)
 
 
 def learn_together(rank, size, folder):
     run = run_of(ShardedPretrain, shape=CUTTABLE, tensor_parallel=2)
+    seen = note_tokens(run.model)
     run.model.gradient_checkpointing = size == 4
     held = local_bytes(run.trained.values())
     learned = learn(run)
@@ -35,19 +66,29 @@ def learn_together(rank, size, folder):
         run.advance()
     moved = learn(run_of(ShardedPretrain, folder / "moved", 4 if size == 4 else None, CUTTABLE, tensor_parallel=2),
                   resume=True)
+    uneven, few = learn_unevenly(size)
+    with planted(UNSUMMED):
+        unsummed = learn(run_of(ShardedPretrain, shape=CUTTABLE, tensor_parallel=2))
     if rank == 0:
-        torch.save({"learned": learned, "moved": moved}, folder / f"learned-{size}.pt")
+        torch.save({"learned": learned, "moved": moved, "uneven": uneven, "unsummed": unsummed},
+                   folder / f"learned-{size}.pt")
         (folder / f"facts-{size}.json").write_text(json.dumps({"held": held, "traffic": traffic.bytes}))
+    if rank == size - 1:  # whose tokens of 15 are fewer
+        (folder / f"tokens-{size}.json").write_text(json.dumps([[*seen], [*few]]))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensor")
     found = {1: {"learned": learn(run_of(PretrainRun, shape=CUTTABLE))}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_sharded, "CONFIG", replace(CONFIG, seq_len=15))
+        found[1]["uneven"] = learn(run_of(PretrainRun, shape=EVEN))
     learn(run_of(PretrainRun, folder / "moved", stop_at=2, shape=CUTTABLE))
     in_processes(learn_together, [4, 2], folder)
     for size in (4, 2):
         facts = json.loads((folder / f"facts-{size}.json").read_text())
+        facts["tokens"], facts["few"] = json.loads((folder / f"tokens-{size}.json").read_text())
         found[size] = {**torch.load(folder / f"learned-{size}.pt", weights_only=True), **facts}
     return found
 
@@ -64,11 +105,30 @@ def test_what_is_sent_and_held_is_what_the_formulas_say(runs, size):
     shards, counted = size // 2, runs[size]["traffic"]
     said = step_traffic(CUTTABLE, shards, 2, CONFIG.grad_accumulation // shards, CONFIG.batch_size * CONFIG.seq_len,
                         recompute=size == 4)
-    assert counted["all_gather_into_tensor"] == said["tables"]
-    assert counted["all_reduce"] == pytest.approx(said["sums"], rel=0.02)
+    moved = sum(counted[name] for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce"))
+    assert moved == pytest.approx(said["tables"] + said["sums"], rel=0.02)  # the rest are scalars
+    assert counted["all_reduce"] < 0.02 * said["sums"]
     assert counted.get("allgather_base", 0) == said["weights"]
     assert counted.get("reduce_scatter_base", 0) == said["gradients"]
     assert 4 * runs[size]["held"] == pytest.approx(training_bytes(CUTTABLE, shards, 2), rel=0.01)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [2, 4])
+def test_of_the_residual_stream_and_the_norms_a_process_has_its_share_of_the_tokens(runs, size):
+    assert runs[size]["tokens"] == [CONFIG.seq_len // 2] and runs[size]["few"] == [15 - (size - 1) * -(-15 // size)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [2, 4])
+def test_tokens_that_the_processes_do_not_divide_are_learned_from_alike(runs, size):
+    assert largest_difference(runs[size]["uneven"], runs[1]["uneven"]) <= 1e-6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_gains_of_norms_would_differ_were_their_gradients_not_summed(runs, size):
+    assert largest_difference(runs[size]["unsummed"], runs[1]["learned"]) > 1e-5
 
 
 @pytest.mark.parametrize(("shape", "size", "told"), [
