@@ -1,14 +1,21 @@
-"""Toy scaling: small LLaMAs of five sizes at four budgets of FLOPs, on a corpus whose entropy is known.
+"""Toy scaling: small LLaMAs of five sizes at four budgets of FLOPs, on sentences whose entropy is known.
 
-Every document is new to the model, stands in a row of its own and is counted whole, so that what a model pays above
-the documents' own information is its own fault: excess = held-out loss - entropy, in nats a token. The law that
-the fitted budgets give has then to predict four times the largest of them. --record writes bench/scaling.json after
-each seed; lesson 16 reads it.
+The world has 64 names and 64 verbs, each drawn with probability 1 / rank (Zipf's law), and each of the 4,096 pairs has
+one object for ever, drawn once by the seed: "Minoko lagumos gubalen". So few facts are met daily and most are rare, and what
+a model has not learned fades as a power of tokens and of parameters (arXiv 2102.04074 and 2303.13506 derive it). The
+object follows from the pair: E = (H(names) + H(verbs)) / 3 nats a token, which no model can go below. The loss is no
+estimate either: it is the expectation over all 4,096 sentences.
+
+Declared before any run of seeds 0, 1 and 2 (seed 100 served to choose; it is not recorded): one layer, one head,
+batches of 64 fresh sentences, AdamW at one rate for all sizes, constant after 50 steps; measured are the averaged
+weights, so that one run gives a point at each of its budgets (arXiv 2405.18392). The law is fitted to the 20 points
+with E known, and has to predict the largest size at four times the largest fitted budget within a tenth; its
+uncertainty is a bootstrap over the points. --record writes bench/scaling.json after each seed; lesson 16 reads it.
 """
 
+import copy
 import datetime
 import json
-import math
 import time
 
 import _rounds  # first: it speaks to OpenMP before torch loads
@@ -16,26 +23,62 @@ import torch
 
 from lessons.scaling_law import fit, loss_of
 from minillama.attention import torch_attention
-from minillama.collate import IGNORE, pad_rows
 from minillama.config import ModelConfig
-from minillama.corpus import mixture
-from minillama.tokenizer import train_bpe
-from minillama.train.learning_rate import learning_rate
 from minillama.train.optimizer import AdamW
 from minillama.train.training_run import train_step
 from minillama.transformer import Transformer
 
 RECORD = _rounds.ROOT / "bench" / "scaling.json"
-PIECES, LAYERS, BATCH, HELD_OUT = 512, 2, 4, 200
-DIMS, BUDGETS = (8, 12, 16, 24, 32), (2.5e9, 5e9, 1e10, 2e10)  # width of the model; FLOPs of 6 N D
-FAR, FAR_DIMS = 4 * BUDGETS[-1], (16, 24)  # not fitted: what the fit has to predict
-LR, LR_DIM, WARMUP = 6e-3, 64, 0.1  # the rate falls with the root of the width; a tenth of the steps warms up
+WORDS, BATCH = 64, 64  # of each kind: names, verbs, objects; sentences of three words in a batch
+DIMS, BUDGETS = (12, 16, 20, 24, 32), (1e10, 1.26e10, 1.59e10, 2e10)  # width; FLOPs of 6 N D
+FAR, FAR_DIMS = 4 * BUDGETS[-1], (32,)  # not fitted: what the fit has to predict
+LR, WARMUP, BETAS = 0.02, 50, (0.9, 0.99)
+AVERAGE = 8  # of the weights: step t counts about as (t / T)^8, so that the last ninth of a run makes most of it
+RESAMPLES = 100
+SYLLABLES = "ba di fo gu ke la mi no".split()
+ZIPF = 1 / torch.arange(1, WORDS + 1, dtype=torch.float64)
+ZIPF /= ZIPF.sum()
+ENTROPY = -2 / 3 * (ZIPF * ZIPF.log()).sum().item()  # E, nats a token
+
+
+def objects_of(seed):
+    """The world: the object of each name and verb, (WORDS, WORDS)."""
+    return torch.randint(WORDS, (WORDS, WORDS), generator=torch.Generator().manual_seed(seed))
+
+
+def sentences(objects, names, verbs):
+    """Rows of four tokens, (n, 4): the full stop before a sentence (0), its name, its verb and its object."""
+    return torch.stack([0 * names, 1 + names, 1 + WORDS + verbs, 1 + 2 * WORDS + objects[names, verbs]], 1)
+
+
+def draw(objects, n, generator):
+    """`n` sentences as the world says them."""
+    names, verbs = torch.multinomial(ZIPF, 2 * n, True, generator=generator).view(2, n)
+    return sentences(objects, names, verbs)
+
+
+def text_of(row):
+    """A sentence to read: names end in -ko, verbs in -mos, objects in -len."""
+    words = [SYLLABLES[index // 8] + SYLLABLES[index % 8] for index in (row[1:] - 1).remainder(WORDS).tolist()]
+    return f"{words[0].title()}ko {words[1]}mos {words[2]}len."
+
+
+def nats(model, rows):
+    """-log p of each word of the sentences given those before it, (n, 3)."""
+    return torch.nn.functional.cross_entropy(model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none")
+
+
+@torch.no_grad()
+def expected_loss(model, objects):
+    """Nats a token that the model pays on average over the world: its exact expectation, nothing is sampled."""
+    names, verbs = torch.cartesian_prod(torch.arange(WORDS), torch.arange(WORDS)).T
+    paid = nats(model, sentences(objects, names, verbs)).double().mean(1)
+    return (ZIPF[names] * ZIPF[verbs] * paid).sum().item()
 
 
 def config_of(dim):
-    """A LLaMA of two layers, feed-forward 8/3 of the width, heads of 16 numbers or of the whole width."""
-    heads = dim // 16 if dim % 16 == 0 else 1
-    return ModelConfig(dim, LAYERS, heads, PIECES, hidden_dim=8 * dim // 3, max_seq_len=256)
+    """A LLaMA of one layer and one head, feed-forward 8/3 of the width."""
+    return ModelConfig(dim, 1, 1, 1 + 3 * WORDS, hidden_dim=8 * dim // 3, max_seq_len=3)
 
 
 def multiplied(config):
@@ -43,84 +86,63 @@ def multiplied(config):
     return config.n_parameters() - config.vocab_size * config.dim
 
 
-def batches(tokenizer, seed, tokens):
-    """Rows of BATCH new documents each, padded, until `tokens` have been learned: a list of (inputs, targets)."""
-    made, learned, found = 0, 0, []
-    while learned < tokens:
-        documents = mixture(1000 * seed + made, 1000)
-        made += 1
-        rows = [tokenizer.encode(document.text, bos=True, eos=True) for document in documents]
-        for at in range(0, len(rows), BATCH):
-            if learned >= tokens:
-                break
-            found.append(padded(rows[at:at + BATCH]))
-            learned += sum(len(row) - 1 for row in rows[at:at + BATCH])
-    return found, learned
-
-
-def padded(rows):
-    """(inputs, targets), (B, T): each row's tokens but the last, and all but the first; padding teaches nothing."""
-    return pad_rows([row[:-1] for row in rows]), pad_rows([row[1:] for row in rows], IGNORE)
-
-
-def nats(model, rows, reduction):
-    """Sum, or mean, of the nats of the targets of one padded batch."""
-    inputs, targets = rows
-    return torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
-                                             reduction=reduction)
-
-
-def train_point(tokenizer, held_out, seed, dim, budget):
-    """One model at one budget: its N, D, held-out loss and CPU seconds."""
-    start, config = time.process_time(), config_of(dim)
-    N = multiplied(config)
-    rows, D = batches(tokenizer, seed, budget / (6 * N))
+def train_size(seed, dim, budgets):
+    """One run of one size, measured at each budget: a list of points (N, D, loss in nats a token, CPU seconds)."""
+    start, objects, generator = time.process_time(), objects_of(seed), torch.Generator().manual_seed(seed + 1)
     torch.manual_seed(seed)
-    model = Transformer(config, torch_attention)
-    optimizer = AdamW(model.parameters(), LR, (0.9, 0.95), weight_decay=0.1)
-    for step, batch in enumerate(rows):
-        optimizer.lr = learning_rate(step, len(rows), LR * math.sqrt(LR_DIM / dim), int(WARMUP * len(rows)))
-        train_step(optimizer, [nats(model, batch, "mean")], 1.0)
-    loss = held_out_nats(model, held_out)
-    return {"seed": seed, "dim": dim, "budget": budget, "N": N, "D": D, "steps": len(rows), "loss": round(loss, 5),
-            "cpu_seconds": round(time.process_time() - start, 1)}
-
-
-def held_out_nats(model, held_out):
-    """Mean nats a token over the held-out documents."""
-    with torch.no_grad():
-        total = sum(nats(model, batch, "sum").item() for batch in held_out)
-    return total / sum((targets != IGNORE).sum().item() for _, targets in held_out)
+    model, points, done = Transformer(config_of(dim), torch_attention), [], 0
+    average, N = copy.deepcopy(model), multiplied(model.config)
+    optimizer = AdamW(model.parameters(), LR, BETAS, weight_decay=0.0)
+    for budget in budgets:
+        steps = round(budget / (6 * N * 3 * BATCH))
+        for step in range(done, steps):
+            optimizer.lr = LR * min(1, (step + 1) / WARMUP)
+            train_step(optimizer, [nats(model, draw(objects, BATCH, generator)).mean()], 1.0)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
+                                     (AVERAGE + 1) / (step + 1 + AVERAGE))
+        done = steps
+        points.append({"seed": seed, "dim": dim, "budget": budget, "N": N, "D": steps * 3 * BATCH, "steps": steps,
+                       "loss": round(expected_loss(average, objects), 5),
+                       "cpu_seconds": round(time.process_time() - start, 1)})
+        print(json.dumps(points[-1]), flush=True)
+    return points
 
 
 def seed_of_points(seed, dims=DIMS, budgets=BUDGETS, far_dims=FAR_DIMS, far=FAR):
-    """All points of a seed, the entropy of its held-out documents, and what the fit predicts."""
-    tokenizer = train_bpe([document.text for document in mixture(seed, 2500)], PIECES)
-    documents = mixture(seed, HELD_OUT, "held-out")
-    rows = [tokenizer.encode(document.text, bos=True, eos=True) for document in documents]
-    held_out = [padded(rows[at:at + 50]) for at in range(0, HELD_OUT, 50)]
-    entropy = math.log(2) * sum(document.bits for document in documents) / sum(len(row) - 1 for row in rows)
-    points = []
-    for budget, sizes in [*((budget, dims) for budget in budgets), (far, far_dims)]:
-        for dim in sizes:
-            points.append(train_point(tokenizer, held_out, seed, dim, budget))
-            print(json.dumps(points[-1]), flush=True)
-    return {"seed": seed, "entropy": round(entropy, 5), "points": points}
+    """All points of a seed, those of a budget together, those of the far one last."""
+    runs = [train_size(seed, dim, [*budgets, *[far] * (dim in far_dims)]) for dim in dims]
+    points = sorted((point for run in runs for point in run), key=lambda point: (point["budget"], point["N"]))
+    return {"seed": seed, "entropy": ENTROPY, "cpu_seconds": round(sum(run[-1]["cpu_seconds"] for run in runs), 1),
+            "points": points}
+
+
+def columns(points):
+    """Their N, their D and their losses."""
+    return [[point[key] for point in points] for key in ("N", "D", "loss")]
 
 
 def judge(record):
-    """[for each point beyond the fitted budgets: the excess measured, that of the fit, that of the nearest fitted
-    point, of the same size at the largest budget]; the law it rests on comes first."""
+    """The law of the fitted points, and for each point beyond them its excess (loss - E): measured, by the law, the
+    law's 2.5 and 97.5 % of resampled points, and that of the nearest fitted point, the same size at most budget."""
     near = [point for point in record["points"] if point["budget"] < FAR]
-    entropy = record["entropy"]
-    law = fit(*zip(*((p["N"], p["D"], p["loss"]) for p in near), strict=True), E=entropy)
+    law = fit(*columns(near), E=ENTROPY)
+    generator = torch.Generator().manual_seed(record["seed"])
+    counts = [torch.randint(len(near), (len(near),), generator=generator).bincount(minlength=len(near))
+              for _ in range(RESAMPLES)]
+    start = [(torch.tensor(law.A).log().item(), torch.tensor(law.B).log().item(), law.alpha, law.beta)]
+    others = [fit(*columns(near), E=ENTROPY, starts=start, weights=count) for count in counts]
     found = []
-    for point in record["points"]:
-        if point["budget"] == FAR:
-            nearest = max(near, key=lambda p, q=point: (p["N"] == q["N"], p["budget"]))
-            found.append({"N": point["N"], "measured": point["loss"] - entropy,
-                          "fit": loss_of(law, point["N"], point["D"]) - entropy, "nearest": nearest["loss"] - entropy})
-    return law, found
+    for point in (point for point in record["points"] if point["budget"] == FAR):
+        nearest = max(near, key=lambda p, q=point: (p["N"] == q["N"], p["budget"]))
+        told = torch.tensor([loss_of(one, point["N"], point["D"]) for one in others]) - ENTROPY
+        low, high = told.quantile(torch.tensor([0.025, 0.975])).tolist()
+        found.append({"N": point["N"], "measured": point["loss"] - ENTROPY,
+                      "law": loss_of(law, point["N"], point["D"]) - ENTROPY, "low": low, "high": high,
+                      "nearest": nearest["loss"] - ENTROPY})
+    spread = {key: torch.tensor([getattr(one, key) for one in others]).quantile(torch.tensor([0.025, 0.975])).tolist()
+              for key in ("alpha", "beta")}
+    return {"law": law._asdict(), "spread": spread, "far": found}
 
 
 def main(argv=None):
@@ -133,15 +155,14 @@ def main(argv=None):
     seeds = []
     for seed in chosen.seeds:
         seeds.append(seed_of_points(seed, **small))
-        if chosen.record and not small:
-            record = {"date": datetime.date.today().isoformat(), "machine": _rounds.machine(), "layers": LAYERS,
-                      "batch": BATCH, "pieces": PIECES, "far": FAR, "seeds": seeds}
+        if small:
+            continue
+        seeds[-1].update(judge(seeds[-1]))
+        print(json.dumps({key: value for key, value in seeds[-1].items() if key != "points"}))
+        if chosen.record:
+            record = {"date": datetime.date.today().isoformat(), "machine": _rounds.machine(), "batch": BATCH,
+                      "far": FAR, "seeds": seeds}
             RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if not small:
-            law, found = judge(seeds[-1])
-            print(f"seed {seed}: {law}")
-            for row in found:
-                print({key: round(value, 4) for key, value in row.items()})
 
 
 if __name__ == "__main__":
