@@ -1,16 +1,19 @@
 """Toy scaling: small LLaMAs of five sizes at four budgets of FLOPs, on sentences whose entropy is known.
 
 The world has 64 names and 64 verbs, each drawn with probability 1 / rank (Zipf's law), and each of the 4,096 pairs has
-one object for ever, drawn once by the seed: "Minoko lagumos gubalen". So few facts are met daily and most are rare, and what
-a model has not learned fades as a power of tokens and of parameters (arXiv 2102.04074 and 2303.13506 derive it). The
-object follows from the pair: E = (H(names) + H(verbs)) / 3 nats a token, which no model can go below. The loss is no
-estimate either: it is the expectation over all 4,096 sentences.
+one object for ever, drawn once by the seed: "Minoko lagumos gubalen." So few facts are common and most are rare, and
+what a model has not learned fades as a power of tokens and of parameters (arXiv 2102.04074 and 2303.13506 derive it).
+The object follows from the pair: E = (H(names) + H(verbs)) / 3 nats a token, which no model can go below. The loss is
+no estimate either: it is the expectation over all 4,096 sentences.
 
 Declared before any run of seeds 0, 1 and 2 (seed 100 served to choose; it is not recorded): one layer, one head,
 batches of 64 fresh sentences, AdamW at one rate for all sizes, constant after 50 steps; measured are the averaged
 weights, so that one run gives a point at each of its budgets (arXiv 2405.18392). The law is fitted to the 20 points
 with E known, and has to predict the largest size at four times the largest fitted budget within a tenth; its
 uncertainty is a bootstrap over the points. --record writes bench/scaling.json after each seed; lesson 16 reads it.
+
+What came out: misses of 14, 7 and 9 %, so a tenth is kept by two seeds of three; the nearest fitted point is off by 72
+to 77 %. Seed 0's curves were not tried again with other settings.
 """
 
 import copy
@@ -34,7 +37,7 @@ DIMS, BUDGETS = (12, 16, 20, 24, 32), (1e10, 1.26e10, 1.59e10, 2e10)  # width; F
 FAR, FAR_DIMS = 4 * BUDGETS[-1], (32,)  # not fitted: what the fit has to predict
 LR, WARMUP, BETAS = 0.02, 50, (0.9, 0.99)
 AVERAGE = 8  # of the weights: step t counts about as (t / T)^8, so that the last ninth of a run makes most of it
-RESAMPLES = 100
+RESAMPLES = 40
 SYLLABLES = "ba di fo gu ke la mi no".split()
 ZIPF = 1 / torch.arange(1, WORDS + 1, dtype=torch.float64)
 ZIPF /= ZIPF.sum()
@@ -124,7 +127,7 @@ def columns(points):
 
 def judge(record):
     """The law of the fitted points, and for each point beyond them its excess (loss - E): measured, by the law, the
-    law's 2.5 and 97.5 % of resampled points, and that of the nearest fitted point, the same size at most budget."""
+    laws' 5 and 95 % over resampled points, and that of the nearest fitted point, the same size at most budget."""
     near = [point for point in record["points"] if point["budget"] < FAR]
     law = fit(*columns(near), E=ENTROPY)
     generator = torch.Generator().manual_seed(record["seed"])
@@ -136,11 +139,11 @@ def judge(record):
     for point in (point for point in record["points"] if point["budget"] == FAR):
         nearest = max(near, key=lambda p, q=point: (p["N"] == q["N"], p["budget"]))
         told = torch.tensor([loss_of(one, point["N"], point["D"]) for one in others]) - ENTROPY
-        low, high = told.quantile(torch.tensor([0.025, 0.975])).tolist()
+        low, high = told.quantile(torch.tensor([0.05, 0.95])).tolist()
         found.append({"N": point["N"], "measured": point["loss"] - ENTROPY,
                       "law": loss_of(law, point["N"], point["D"]) - ENTROPY, "low": low, "high": high,
                       "nearest": nearest["loss"] - ENTROPY})
-    spread = {key: torch.tensor([getattr(one, key) for one in others]).quantile(torch.tensor([0.025, 0.975])).tolist()
+    spread = {key: torch.tensor([getattr(one, key) for one in others]).quantile(torch.tensor([0.05, 0.95])).tolist()
               for key in ("alpha", "beta")}
     return {"law": law._asdict(), "spread": spread, "far": found}
 

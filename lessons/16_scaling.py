@@ -144,65 +144,65 @@ show(picture, "For the loss of 7B on 1 T tokens: " + ", ".join(
     f"{N / 1e9:.1f} B where {S / 1e12:.0f} T are served" for S, N in minima.items()))
 
 # %% [markdown] toy
-# **Our own curves.** `bench/scaling.py` trained five sizes at four budgets on a
-# language whose entropy is known, and two of the sizes at a fifth budget, four times
-# the largest. The entropy is the lowest possible loss, so $E$ need not be guessed: we
-# fit the first twenty runs, and the law must predict the other two. We also fit with
-# $E$ unknown, to see whether that finds the true entropy.
+# **Our own curves.** `bench/scaling.py` trained five sizes on sentences such as "Minoko
+# lagumos gubalen." There are 64 names and 64 verbs; the second of either is half as
+# frequent as the first, the third a third, and so on. Each of the 4,096 pairs has one
+# object for ever. A few pairs are common and most are rare, so some are always left to
+# learn. The entropy is the lowest possible loss, and here it is known: $E$ need not be
+# guessed. We fit twenty points, five sizes at four budgets, and the law must predict
+# the largest size at four times the largest budget. In brackets: 90% of the laws that
+# come from points drawn anew, with repetition, from the twenty. We also fit with $E$
+# unknown, to see whether that finds the true entropy.
 
 # %% own
 record = json.loads((ROOT / "bench" / "scaling.json").read_text())
-verdicts = []
+misses = []
 for run in record["seeds"]:
-    E, near, far = run["entropy"], [], []
-    for p in run["points"]:
-        (far if p["budget"] == record["far"] else near).append(p)
+    E, told = run["entropy"], run["far"][0]
+    *near, far = run["points"]  # the one beyond the budgets comes last
     columns = [[p[key] for p in near] for key in ("N", "D", "loss")]
     law, free = fit(*columns, E=E), fit(*columns)
-    for p in far:
-        nearest = max(near, key=lambda q, p=p: (q["N"] == p["N"], q["budget"]))
-        measured, told = p["loss"] - E, loss_of(law, p["N"], p["D"]) - E
-        verdicts.append([abs(x / measured - 1) for x in (told, nearest["loss"] - E)])
-        print(f"seed {run['seed']}, N {p['N']:,}: {measured:.3f} nats above the "
-              f"entropy; law {told:.3f}, nearest point {nearest['loss'] - E:.3f}")
-    print(f"  alpha {law.alpha:.2f}, beta {law.beta:.2f}; E left free: {free.E:.3f}, "
-          f"the truth {E:.3f}")
-    slopes = []  # by size: which power of D the excess falls with, between budgets
-    for p, q in zip(near[-10:-5], near[-5:], strict=True):
-        fall, more = (p["loss"] - E) / (q["loss"] - E), q["D"] / p["D"]
-        slopes.append(torch.tensor(fall).log().item() / torch.tensor(more).log().item())
-    print("  powers of D, from the smallest size to the largest:",
-          *(f"{slope:.2f}" for slope in slopes))
-missed, nearest = (max(column) for column in zip(*verdicts, strict=True))
+    measured, by_law = far["loss"] - E, loss_of(law, far["N"], far["D"]) - E
+    nearest = [p["loss"] - E for p in near if p["N"] == far["N"]][-1]
+    misses.append([abs(x / measured - 1) for x in (by_law, nearest)])
+    print(f"seed {run['seed']}: {measured:.3f} nats above the entropy, law {by_law:.3f}"
+          f" ({told['low']:.3f} to {told['high']:.3f}), nearest point {nearest:.3f}")
+    print("  " + ", ".join(f"{key} {getattr(law, key):.2f} ({low:.2f} to {high:.2f})"
+                           for key, (low, high) in run["spread"].items())
+          + f"; E left free: {free.E:.3f}, the truth {E:.3f}")
+missed, nearest = (max(column) for column in zip(*misses, strict=True))
 
 # %% curves
-run, budgets = record["seeds"][0], {}
-for p in run["points"]:
-    budgets.setdefault(p["budget"], []).append((p["N"], p["loss"] - run["entropy"]))
-picture, axes = figure("The best of the sizes tried grows with the budget",
+budgets = {}
+for p in near:
+    budgets.setdefault(p["budget"], []).append((p["N"], p["loss"] - E))
+picture, axes = figure("Small budgets tell what a larger one gives",
                        "parameters, thousands", "nats above the entropy")
 best = {}
 for flops, row in budgets.items():
-    xs, ys = [n / 1e3 for n, _ in row], [y for _, y in row]
-    colour = ORACLE if flops == record["far"] else OURS
-    axes.plot(xs, ys, "o-", color=colour, linewidth=1.2)
-    axes.annotate(f"{flops:.1e}", (xs[-1], ys[-1]), (5, 0), textcoords="offset points",
-                  color=colour, va="center")
+    axes.plot([n / 1e3 for n, _ in row], [y for _, y in row], "o-", color=OURS)
+    label_end(axes, [row[-1][0] / 1e3], [row[-1][1]], f"{flops:.1e} FLOPs", OURS)
     best[flops] = min(row, key=lambda point: point[1])[0]
-axes.set(xscale="log", yscale="log", xlim=(5, 75), xticks=[5, 10, 20, 40])
-axes.set_xticklabels(["5", "10", "20", "40"])
+sizes = torch.linspace(4e3, 18.5e3, 50)
+curve = loss_of(law, sizes, record["far"] / (6 * sizes)) - E
+axes.plot(sizes / 1e3, curve, "--", color=CONTRAST)
+axes.plot(far["N"] / 1e3, measured, "o", color=ORACLE)
+label_end(axes, [18.5], curve[-1:], f"{record['far']:.1e}, by the law", CONTRAST)
+axes.set(xscale="log", yscale="log", xlim=(3.8, 45), xticks=[5, 10, 20])
+axes.set_xticklabels(["5", "10", "20"])
 axes.minorticks_off()
-show(picture, "Best size at " + ", ".join(
+show(picture, f"Seed {run['seed']}, and measured (green). Best size at " + ", ".join(
     f"{C:.1e} FLOPs: {n:,}" for C, n in best.items()))
 
 # %% [markdown] exercise
-# **Our law fails.** It is nearer than the nearest fitted run, but we had asked for a
-# tenth. With $E$ left free it finds $E = 0$. The last lines printed say why: by the
-# law, at a fixed $N$ the excess falls at most like $D^{-\beta}$, with $\beta$ about 1,
-# and that of the larger models falls faster. They are probably still in the fast first
-# part of training, and the fit takes their high loss for an effect of size, where more
-# tokens would lower it. A fit is worth what it predicts beyond its points; try that
-# before you spend a budget on it.
+# **Our law works, nearly.** We had asked for a tenth. Two seeds keep to it and the
+# third does not; the nearest fitted point is off by three quarters. All three predict
+# too high a loss, and what was measured lies below the brackets: drawing points anew
+# shows how the points scatter, not whether the formula is right. The first steps
+# explain part of it: there the loss falls faster than afterwards, and the largest
+# models have just left them at the smallest budget. In trials with batches four times
+# as large, and so with fewer steps, the law missed by 10 to 31%. A fit is worth what it
+# predicts beyond its points; try that before you spend a budget on it.
 #
 # **Exercise.** How many tokens bring a model to a loss? Which model reaches a loss and
 # serves $S$ tokens at the least cost in all? Write both in
@@ -211,11 +211,11 @@ show(picture, "Best size at " + ", ".join(
 # %% closing
 assert max(off) < 1 and abs(rules["refit"][0] / 9.9e9 - 1) < 0.01
 assert abs(rules["printed"][0] / 5.6e9 - 1) < 0.01
-assert slopes == sorted(slopes) and slopes[-1] > law.beta + 0.2
-assert missed > 0.1 and all(law < point for law, point in verdicts)
+assert missed < 0.15 and all(law < point for law, point in misses)
 assert minima[0] > minima[1e12] > minima[1e13]
 printed, refit = (meets[name, "7B, 1 T"] for name in ("printed", "refit"))
 assert 0.25 < printed < 0.33 and 0.6 < refit < 0.8
 print(f"You should see: the refit again, within {max(off):.2f} standard errors (below "
       f"1); 7B on 1 T is cheaper from {printed:.2f} T served tokens by the printed "
-      f"law, from {refit:.2f} T by the refit; our own law misses by {missed:.0%}")
+      f"law, from {refit:.2f} T by the refit; our own law misses by {missed:.0%} at "
+      f"most, the nearest point by {nearest:.0%}")
