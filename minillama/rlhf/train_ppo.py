@@ -26,7 +26,7 @@ from minillama.rlhf.experience import make_experience, value_model_of
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
 from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import distance, is_far, pull_back
+from minillama.rlhf.trust_region import LastBatch, distance, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
@@ -103,6 +103,7 @@ class PPO:
         self.value_optimizer = value and AdamW(value.parameters(), config.value_lr, **options)
         self.kl_coefficient, self.iteration = config.kl_coefficient, 0
         self.origins = []  # weights before the batch's last step, and before its first
+        self.last_batch = LastBatch(self.policy_optimizer, config)
 
     def advance(self, prompts, eos_id, other_loss=None):
         """One iteration over `prompts`, lists of ids -> (its rollout, metrics).
@@ -110,19 +111,19 @@ class PPO:
         other_loss(number of the update) -> scalar tensor is added to the policy's loss, such as `pretraining_loss`.
         """
         config, seed = self.config, self.config.seed * 1_000_003 + self.iteration
-        rate = 1 - self.iteration / config.iterations
+        experience, seen = self.last_batch.settle(lambda: self.make_experience(sample_answers(
+            self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)), describe)
+        rate = self.last_batch.rate * (1 - self.iteration / config.iterations)
         self.policy_optimizer.lr = rate * config.lr
         if self.value:
             self.value_optimizer.lr = rate * config.value_lr
-        rollout = sample_answers(self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)
-        experience = self.make_experience(rollout)
-        metrics = {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient, **describe(experience),
+        metrics = {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient, **seen,
                    **self.learn(experience, seed, other_loss)}
         if self.kl_coefficient and config.kl_target:
             self.kl_coefficient = ppo.next_kl_coefficient(self.kl_coefficient, metrics["kl"], config.kl_target,
                                                           len(prompts), config.kl_horizon)
         self.iteration += 1
-        return rollout, metrics
+        return experience.rollout, metrics
 
     @torch.no_grad()
     def make_experience(self, rollout):
@@ -149,7 +150,7 @@ class PPO:
         """All epochs over one batch, or those until the policy is too far from the one that sampled; the last step is
         held within the `trust_region` -> means of what the updates measured, their number, "updates", and "halved",
         how often the last was; of the first alone: "entropy", and "first_ratio" (1, if nothing is wrong)."""
-        self.origins = [[weight.clone() for weight in self.policy_optimizer.weights]]
+        self.origins = [self.last_batch.begin()]
         logits = partial(answer_logits, self.policy, experience.rollout, self.config.temperature)
         began_BAV = torch.no_grad()(logits)()
         generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
@@ -212,7 +213,7 @@ class PPO:
 
     def parts(self):
         """{name: what learns, and its optimizer}."""
-        names = ("policy", "policy_optimizer", "value", "value_optimizer")
+        names = ("policy", "policy_optimizer", "value", "value_optimizer", "last_batch")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 

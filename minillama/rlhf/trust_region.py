@@ -45,7 +45,50 @@ def pull_back(optimizer, origins, beyond):
             if not beyond():
                 return moves
             moves += 1
-            for weight, kept, parameter in zip(optimizer.weights, origin, optimizer.parameters, strict=True):
-                weight.copy_(torch.lerp(kept, weight, share) if share else kept)
-                parameter.copy_(weight)
+            _bring(optimizer, origin, share)
     return moves
+
+
+@torch.no_grad()
+def _bring(optimizer, origin, share=0.0):
+    """Leave an `AdamW`'s weights a share of their way from an origin."""
+    for weight, kept, parameter in zip(optimizer.weights, origin, optimizer.parameters, strict=True):
+        weight.copy_(torch.lerp(kept, weight, share) if share else kept)
+        parameter.copy_(weight)
+
+
+class LastBatch:
+    """The last check on a batch: the trust region is measured on the answers that were learned, and what became likely
+    elsewhere shows in fresh ones alone. Where their KL to the reference is more than the target above that of the batch
+    before, that batch is taken back, and from there on the rate is half.
+
+    optimizer: the policy's; config: a `PPOConfig`. Without a KL penalty, a target or `old_kl` nothing is checked."""
+
+    def __init__(self, optimizer, config):
+        self.optimizer, self.kl, self.rate = optimizer, 0.0, 1.0
+        self.bound = config.kl_target if config.kl_coefficient and config.old_kl else 0.0
+        self.begin()
+
+    def settle(self, sample, describe):
+        """sample() -> experience of the policy as it is; describe(experience) -> its "kl" among other metrics -> both,
+        of the policy as it was before the last batch if that went too far, and "taken_back", whether it was."""
+        seen = describe(experience := sample())
+        back = bool(self.bound) and not seen["kl"] <= self.kl + self.bound
+        if back:
+            _bring(self.optimizer, self.weights)
+            self.rate /= 2
+            seen = describe(experience := sample())
+        self.kl = seen["kl"]
+        return experience, {**seen, "taken_back": int(back)}
+
+    @torch.no_grad()
+    def begin(self):
+        """A copy of the policy's weights, as a batch begins."""
+        self.weights = [weight.clone() for weight in self.optimizer.weights]
+        return self.weights
+
+    def state_dict(self):
+        return {"weights": self.weights, "numbers": torch.tensor([self.kl, self.rate], dtype=torch.float64)}
+
+    def load_state_dict(self, state):
+        self.weights, (self.kl, self.rate) = state["weights"], state["numbers"].tolist()

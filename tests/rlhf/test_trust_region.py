@@ -1,5 +1,6 @@
 """Laws of the trust region: no batch ends with a policy beyond it, and what is within it is left alone."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from letters import Letters
 from mutants import Mutant
-from test_train_ppo import a_model, a_run, prompts
+from test_train_ppo import a_model, a_run, prompts, walk
 
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import HALVINGS, distance, pull_back
+from minillama.rlhf.train_ppo import PPOConfig
+from minillama.rlhf.trust_region import HALVINGS, LastBatch, distance, pull_back
 from minillama.train.optimizer import AdamW
 
 SEEDS = (0, 1, 2)
@@ -100,7 +102,61 @@ def test_a_short_weight_follows_its_fp32_copy():
     assert weight.item() == 1.25
 
 
+def a_batch(kls, **changes):
+    """A policy of one weight, at 0 as its last batch began, with a KL of 1, and at 2 as it ended; kls: those that fresh
+    answers show, one after another -> (weight, `LastBatch`, what `settle` finds)."""
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    optimizer = AdamW([weight], 1.0)
+    check = LastBatch(optimizer, replace(PPOConfig(kl_target=3.0), **changes))
+    check.settle(lambda: 1.0, lambda kl: {"kl": kl})
+    check.begin()
+    for x in (optimizer.weights[0], weight):
+        torch.nn.init.constant_(x, 2.0)
+    fresh = iter(kls)
+    return weight, check, check.settle(lambda: next(fresh), lambda kl: {"kl": kl})
+
+
+def test_a_batch_after_which_fresh_answers_are_too_far_is_taken_back_and_the_rate_is_half():
+    for kls, wanted in (([4.0], (2.0, 1.0, 4.0)), ([4.1, 1.2], (0.0, 0.5, 1.2)), ([math.nan, 1.1], (0.0, 0.5, 1.1))):
+        weight, check, (experience, seen) = a_batch(kls)
+        assert (weight.item(), check.rate, experience) == wanted and experience == check.kl
+        assert seen == {"kl": kls[-1], "taken_back": len(kls) - 1} and check.optimizer.weights[0].item() == wanted[0]
+
+
+def test_without_a_penalty_a_target_or_a_region_no_batch_is_taken_back():
+    for changes in ({"kl_coefficient": 0.0}, {"kl_target": 0.0}, {"old_kl": 0.0}):
+        weight, check, (_, seen) = a_batch([99.0], **changes)
+        assert weight.item() == 2.0 and check.rate == 1.0 and seen["taken_back"] == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_run_resumed_before_a_batch_is_taken_back_takes_it_back_to_the_bit(seed):
+    """A rate so high, and a target so low, that it happens; the state is what is written to the disk."""
+    changes = {"iterations": 8, "lr": 0.1, "old_kl": 1.0, "kl_target": 0.3, "seed": seed}
+    whole, half = (a_run(a_model(seed=seed), **changes) for _ in range(2))
+    wanted = walk(whole)
+    taken = [i for i, row in enumerate(wanted) if row["taken_back"]]
+    walk(half, taken[0])
+    resumed = a_run(a_model(seed=seed), **changes)
+    resumed.load_state_dict(copy.deepcopy(half.state_dict()))
+    got = [resumed.advance(prompts(resumed, i), Letters.eos_id)[1] for i in range(taken[0], 8)]
+    assert got == wanted[taken[0]:] and resumed.last_batch.rate == 0.5 ** len(taken)
+    assert resumed.policy_optimizer.lr == pytest.approx(0.1 / 8 * 0.5 ** len(taken))
+    now, then = resumed.policy.state_dict(), whole.policy.state_dict()
+    assert all(torch.equal(now[name], then[name]) for name in then)
+
+
 MUTANTS = [
+    Mutant("minillama.rlhf.trust_region", "not seen[\"kl\"] <= self.kl + ", "seen[\"kl\"] > self.kl + ",
+           test_a_batch_after_which_fresh_answers_are_too_far_is_taken_back_and_the_rate_is_half),
+    Mutant("minillama.rlhf.trust_region", "self.rate /= 2", "pass",
+           test_a_batch_after_which_fresh_answers_are_too_far_is_taken_back_and_the_rate_is_half),
+    Mutant("minillama.rlhf.trust_region", "config.kl_coefficient and config.old_kl", "config.old_kl",
+           test_without_a_penalty_a_target_or_a_region_no_batch_is_taken_back),
+    Mutant("minillama.rlhf.train_ppo", ", \"last_batch\")", ")",
+           lambda: test_a_run_resumed_before_a_batch_is_taken_back_takes_it_back_to_the_bit(0)),
+    Mutant("minillama.rlhf.train_ppo", "rate = self.last_batch.rate * (", "rate = 1 * (",
+           lambda: test_a_run_resumed_before_a_batch_is_taken_back_takes_it_back_to_the_bit(0)),
     Mutant("minillama.rlhf.trust_region", "kl = torch.maximum(kl, ", "kl = torch.minimum(kl, ",
            lambda: test_a_token_that_was_never_sampled_and_has_become_likely_is_seen(0)),
     Mutant("minillama.rlhf.train_ppo", "lambda: is_far(", "lambda: None and is_far(",
