@@ -42,7 +42,9 @@ def load_joined(helpful, safe, safety_pairs, device="cpu"):
 
 
 def run_ppo(arguments, words):
-    """`minillama ppo` with the two in the place of one."""
+    """`minillama ppo` with the two in the place of one. Scores are whitened in each batch: their mean on held-out
+    prompts is 0 for any policy and tells none from another, so the last one is kept (`--keep last`)."""
+    words = words if any(word.split("=")[0] == "--keep" for word in words) else [*words, "--keep", "last"]
     plain = feedback_commands.load_reward
     feedback_commands.load_reward = lambda folder, device: load_joined(folder, arguments.safe, arguments.safety_pairs,
                                                                       device)

@@ -9,6 +9,7 @@ from test_command_line import model_folder, run, tokenizer_file
 from test_feedback_commands import pairs_file, reward_folder
 
 from minillama.cli import feedback_commands
+from minillama.cli.command_line import build_parser
 from minillama.rlhf.llama2_chat import JoinedReward
 from minillama.rlhf.reward_file import load_reward
 
@@ -42,6 +43,15 @@ def test_a_run_is_not_gone_on_with_under_other_safety_pairs(model_folder, reward
     for pairs, more, code in ((pairs_file, [], 0), (fewer, ["--resume"], 2), (pairs_file, ["--resume"], 0)):
         assert two_rewards.main([str(word) for word in (*words, "--safety-pairs", pairs, *more)]) == code
     assert "reward_model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "read"), [([], "last"), (["--keep", "best"], "best"), (["--keep=best"], "best")])
+def test_the_last_policy_is_kept_for_whitened_scores_tell_none_from_another(monkeypatch, given, read):
+    asked = []
+    monkeypatch.setattr(two_rewards, "minillama", lambda words: asked.append(words) or 0)
+    words = "--model M --reward R --prompts P --out O".split() + given
+    assert two_rewards.main(["ppo", "--safe", "S", "--safety-pairs", "F", *words]) == 0
+    assert build_parser("ppo").parse_args(asked[0]).keep == read and asked[0][:1 + len(words)] == ["ppo", *words]
 
 
 def test_the_level_is_halfway_between_the_sides_of_the_pairs(reward_folder, pairs_file):
