@@ -136,11 +136,12 @@ def test_a_run_resumed_before_a_batch_is_taken_back_takes_it_back_to_the_bit(see
     whole, half = (a_run(a_model(seed=seed), **changes) for _ in range(2))
     wanted = walk(whole)
     taken = [i for i, row in enumerate(wanted) if row["taken_back"]]
-    walk(half, taken[0])
+    last = taken[-1]
+    walk(half, last)
     resumed = a_run(a_model(seed=seed), **changes)
     resumed.load_state_dict(copy.deepcopy(half.state_dict()))
-    got = [resumed.advance(prompts(resumed, i), Letters.eos_id)[1] for i in range(taken[0], 8)]
-    assert got == wanted[taken[0]:] and resumed.last_batch.rate == 0.5 ** len(taken)
+    got = [resumed.advance(prompts(resumed, i), Letters.eos_id)[1] for i in range(last, 8)]
+    assert last > 1 and got == wanted[last:] and resumed.last_batch.rate == 0.5 ** len(taken)
     assert resumed.policy_optimizer.lr == pytest.approx(0.1 / 8 * 0.5 ** len(taken))
     now, then = resumed.policy.state_dict(), whole.policy.state_dict()
     assert all(torch.equal(now[name], then[name]) for name in then)
