@@ -135,7 +135,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (NF4_TENSOR, "row < wide && @part < parts@", "part + 1 < parts"),
     (NF4_TENSOR, "@mine * K + k@ >> log_block", "mine * K"),
     (NF4_TENSOR, "right = __shfl_sync(kAllLanes, absmax, @8 * n + 2 * t + 1@)", "8 * n + 2 * t"),
-    (NF4_TENSOR, "stage = @(stage + 1) % kStages@", "(stage + 1) % 2"),
+    (NF4_TENSOR, "stage = @(stage + 1) % kStages@", "0"),
     (NF4_TENSOR, "p < @Parts@", "1"),
     (NF4_TENSOR, "T(@sum / kNF4Shrink@)", "sum"),
     # one row of x: look-ups, columns, rows, parts of K
@@ -264,7 +264,7 @@ def test_every_fault_at_an_edge_makes_a_row_of_the_thorough_table_wrong(planted,
                                                                         for _, text, wrong in BEYOND])
 def test_every_fault_beyond_fp16_breaks_the_law_of_large_scales(planted, number):
     planted(number)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):  # or lanes that wait for each other for ever
         for shape in ((8, 264, 64), (17, 136, 96), (40, 72, 160), (65, 136, 6848)):
             nf4.test_scales_above_65504_give_the_gradient_in_fp16_that_fp32_gives(*shape, False)
     planted(0)
