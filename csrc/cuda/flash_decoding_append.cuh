@@ -11,8 +11,8 @@
 //   version 1  three launches and a fourth: rope_v4, a copy of v, flash_decoding_v1, flash_combine_v1. q is written and read
 //              once more, the new k and v too, and every row of the batch has the same length
 //   version 2  one. Every block turns its own queries; the block of a head that ends last adds the parts, in their order:
-//              the same inputs give the same bits, whoever is last. Asserted by tests/test_attention_append.py: 1 launch,
-//              112 blocks and 1.03 of the compulsory bytes for S = 4096, 32 / 8 heads, 16 bits (1.029)
+//              the same inputs give the same bits, whoever is last. Asserted by tests/test_cuda_attention.py: 1 launch,
+//              112 blocks and 1.03 of the compulsory bytes at most for S = 4096, 32 / 8 heads, 16 bits
 #pragma once
 
 #include "flash_decoding_part.cuh"
