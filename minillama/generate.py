@@ -31,12 +31,12 @@ def prefill(model: Transformer, tokens_BT: Tensor, cache: KVCache, chunk: int = 
 @torch.inference_mode()
 def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     sampling: Sampling = GREEDY, stop_ids: Collection[int] = (), seed: int = 0,
-                    chunk: int = 512, watch: Any = lambda *_: None) -> Iterator[list[int | None]]:
+                    chunk: int = 512, watch: Any = lambda *_: None, chances: Any = None) -> Iterator[list[int | None]]:
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
 
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
     model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
-    what it is alone, but for rounding: padding takes none of its context, and its draws are its own (`row_chances`).
+    what it is alone, but for rounding: padding takes none of its context, and `chances` are its own (`row_chances`).
     Up to 8 rows are decoded by the model's `engine_for`, if any. watch(scores_BV, tokens_B) is called at each step.
     """
     if max_new_tokens < 0:
@@ -49,7 +49,7 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
     budgets = [min(max_new_tokens, config.max_seq_len - len(prompt) + 1) for prompt in prompts]
     cache = KVCache(config, len(prompts), tokens_BT.shape[1] + max(budgets), model.cache_dtype or weight.dtype,
                     weight.device, pad_B if pad_B.any() else None)
-    u_Bn = row_chances(prompts, max(budgets), seed, weight.device)
+    u_Bn = row_chances(prompts, max(budgets), seed, weight.device) if chances is None else chances
     seen_BV, rows = tokens_in_rows(prompts, config.vocab_size, weight.device), list(range(len(prompts)))
     engine = engine_for(model)
     for step in range(max(budgets)):

@@ -24,11 +24,11 @@ EXTRAS = {"course.book": {"markdown_it", "latex2mathml", "pygments"},  # what on
 # its own, so that it is never paid for by pressing the rest together.
 COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
     ("evaluate", "web", "gguf_linear", "wordpiece", "grpo", "blank_infilling", "mesh", "sharded", "sharded_checkpoint",
-     "cuda_attention",
+     "cuda_attention", "model_calls", "sharded_ppo",
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
      "character_map", "unigram_steps", "byte_bpe_steps", "published_ppo", "trust_region",
      "llama2_chat"), "what is new")}
-LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 18286, "what is new": 4439}
+LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 18286, "what is new": 4774}
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds "
                     "doctests types mutate lesson_rules lesson_seeds tiled_attention alternatives "
@@ -41,6 +41,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),
                     "stepper": "by test_lesson", "reward_file": "by test_feedback_commands",
+                    "model_calls": "by test_train_ppo",
                     "notebook": "by test_book",
                     **dict.fromkeys(("piece_trainer", "word_counts", "unicode_script"), "by test_bpe"),
                     **dict.fromkeys(("training_run", "resumable"), "by test_pretrain, test_resume and test_sft")}

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from minillama.config import preset  # noqa: E402
-from minillama.train.mesh import LINKS, describe_mesh  # noqa: E402
+from minillama.train.mesh import LINKS, describe_mesh, describe_ppo  # noqa: E402
 from minillama.train.tensor_parallel import require_cuttable  # noqa: E402
 
 
@@ -25,6 +25,8 @@ def main(words=None):
     parser.add_argument("--link", choices=LINKS, default="nvlink3", help="between processes (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=1, help="sequences of a group in a step (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=2048, help="of a sequence (default: %(default)s)")
+    parser.add_argument("--answer-tokens", type=int, default=0, metavar="N", help="say what an iteration of `ppo "
+                        "--shard` costs, too, whose longest answer has N tokens")
     arguments = parser.parse_args(words)
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments.mesh)
     if not found or min(arguments.rows, arguments.tokens) < 1:
@@ -38,6 +40,8 @@ def main(words=None):
         parser.error(str(error))
     print("\n".join(describe_mesh(shape, int(found[1]), int(found[2]), arguments.rows, arguments.tokens,
                                   arguments.link)))
+    if arguments.answer_tokens > 0:
+        print("\n".join(describe_ppo(shape, int(found[1]) * int(found[2]), arguments.answer_tokens)))
 
 
 if __name__ == "__main__":

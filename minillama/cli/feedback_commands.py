@@ -24,6 +24,7 @@ from minillama.rlhf.pretraining_mix import check_mixing
 from minillama.rlhf.published_ppo import LEARNERS, PublishedPPOConfig
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.sharded_ppo import forms_of, save_trained
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.rlhf.train_reward import RewardConfig, RewardRun, encode_pairs, held_out_accuracy, steps_of, train_reward
 from minillama.system.claim import claims
@@ -52,7 +53,7 @@ def add_reward(commands):
 
 def add_ppo(commands):
     """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--algorithm ppo|grpo|rloo] [--method full|lora]
-    [--check] and the fields of PublishedPPOConfig."""
+    [--check] [--shard] and the fields of PublishedPPOConfig."""
     ppo = flags.command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
@@ -69,6 +70,7 @@ def add_ppo(commands):
                      "best policy is kept; as in `sft` and `reward`, so that no stage has learned them")
     ppo.add_argument("--check", action="store_true", help="three iterations, nothing written: what looks wrong?")
     flags.add_resume(ppo)
+    ppo.add_argument("--shard", action="store_true", help=sharded.HELP)
     flags.add_fields(ppo, PublishedPPOConfig)
     ppo.set_defaults(max_new_tokens=None)  # as the longest answer, where --prompts are pairs
     flags.add_kernels_flag(ppo)
@@ -106,6 +108,7 @@ def run_reward(arguments):
 
 
 @claims("ppo", "model", "reward", "prompts", run=True)
+@sharded.in_shards
 def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
     given = arguments.max_new_tokens
@@ -117,6 +120,7 @@ def run_ppo(arguments):
     if arguments.pretraining_text:
         check_texts(arguments.pretraining_text)
     found = weights, tokenizer, *_ = open_model(arguments, whole=arguments.method == "full")
+    forms = forms_of(LEARNERS[arguments.algorithm], arguments, weights)
     template, end = choose_template(arguments, tokenizer)
     longest = max(map(len, prompts_of(prompts, tokenizer, template)))
     if longest >= weights.config.max_seq_len:
@@ -148,9 +152,9 @@ def run_ppo(arguments):
     facts = flags.facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora"))
     history = train_ppo(model, reward_model, tokenizer, practice, config, template, folder=folder,
                         resume=arguments.resume, pretraining_text=text, end_id=end, facts=facts, asked=asked,
-                        learner=LEARNERS[arguments.algorithm])
+                        **forms)
     if not arguments.check:
-        save(model, tokenizer, arguments)
+        save_trained(save, model, tokenizer, arguments)
     print(f"{out}: {summary(history, len(asked))}", file=sys.stderr)
 
 

@@ -5,7 +5,6 @@ import math
 import torch
 
 from minillama.evaluate.diagnosis import describe
-from minillama.rlhf.rollout import sample_answers
 
 EVERY, ANSWERS = 5, 64  # iterations between two exams; the least number of answers to each
 
@@ -32,9 +31,8 @@ class BestPolicy:
         iteration, config = self.ppo.iteration, self.ppo.config
         if not self.prompts or iteration % EVERY and iteration != config.iterations:
             return {}
-        rollout = sample_answers(self.ppo.policy, self.prompts, self.end_id, config.max_new_tokens, config.temperature,
-                                 config.seed)  # the same random numbers every time
-        found = describe(self.ppo.make_experience(rollout))
+        rollout = self.ppo.sample(self.prompts, self.end_id, config.seed)  # the same random numbers every time
+        found = self.ppo.agree(describe(self.ppo.make_experience(rollout)))
         self.keep_if_best(iteration, found["score"], found["kl"])
         return {"held_out_score": found["score"], "held_out_kl": found["kl"], "kept": int(self.numbers[1])}
 

@@ -43,7 +43,7 @@ class PublishedPPO(PPO):
         unbiased = config.whitening == "unbiased"
         if config.whiten_rewards:
             rewards_BA = ppo.whiten(rewards_BA, judged_BA, keep_mean=True, unbiased=unbiased)
-        values_BA = self.value(rollout)
+        values_BA = self.values(rollout)
         advantages_BA, returns_BA = gae(rewards_BA, values_BA, judged_BA, config.gamma, config.lam)
         if config.whitening != "none":
             advantages_BA = ppo.whiten(advantages_BA, mask_BA, unbiased=unbiased)
@@ -65,7 +65,7 @@ class PublishedPPO(PPO):
 
     def learn_values(self, experience):
         """One step of the value model -> {"value_loss": before it}."""
-        loss = ppo.value_loss(self.value(experience.rollout), experience.values_BA, experience.returns_BA,
+        loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA,
                               self.judged_places(experience.rollout), self.config.value_clip)
         _step(self.value_optimizer, loss, self.config.clip_norm)
         return {"value_loss": loss.item()}

@@ -19,13 +19,15 @@ class Reference:
     @contextlib.contextmanager
     def as_it_began(self):
         """The policy with its first weights, without gradients; then with its present ones again."""
-        self._swap()
-        try:
-            with torch.no_grad():
-                yield self.policy
-        finally:
+        with torch.no_grad():
             self._swap()
+            try:
+                yield self.policy
+            finally:
+                self._swap()
 
     def _swap(self):
-        for parameter, kept in self.kept:
-            parameter.data, kept.data = kept.data, parameter.data
+        for parameter, kept in self.kept:  # in place, for FSDP knows where the weights lie
+            now = parameter.clone()
+            parameter.copy_(kept)
+            kept.copy_(now)

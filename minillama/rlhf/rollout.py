@@ -55,12 +55,12 @@ def batch_of(n_questions, iteration, config):
     return [orders[place // n_questions][place % n_questions] for place in places for _ in range(config.answers or 1)]
 
 
-def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed=0):
+def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed=0, chances=None):
     """One answer to each prompt (a list of ids), sampled with a KV cache from the whole distribution: a `Rollout`.
 
     No top-k and no top-p: the log-probabilities that learning uses are those of the whole distribution,
     and answers drawn from another one would make the KL estimate wrong (even negative). The model
-    samples as it will be scored, without dropout. The same seed gives the same answers.
+    samples as it will be scored, without dropout. The same seed gives the same answers; chances: `generate_tokens`.
 
     An answer ends where its prompt and it fill the model's context, so that they can be scored as a whole.
     """
@@ -72,7 +72,8 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
                          f"{context}: shorten it")
     was_training = model.training
     model.eval()
-    steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed))
+    steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed,
+                                 chances=chances))
     model.train(was_training)
     # Built anew out of plain numbers: tensors made in inference mode could not take part in training.
     device = model.tok_embeddings.weight.device

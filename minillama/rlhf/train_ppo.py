@@ -23,10 +23,11 @@ from minillama.evaluate.diagnosis import describe, tell_news
 from minillama.evaluate.exam import means, prompts_of
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import make_experience, value_model_of
+from minillama.rlhf.model_calls import ModelCalls
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
-from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
-from minillama.rlhf.trust_region import LastBatch, distance, is_far, pull_back
+from minillama.rlhf.rollout import batch_of
+from minillama.rlhf.trust_region import LastBatch, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
 from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
@@ -84,7 +85,7 @@ def with_rates(config, D):
     return replace(config, lr=lr, value_lr=config.value_lr or 3 * lr)
 
 
-class PPO:
+class PPO(ModelCalls):
     """A run in progress. The policy learns in place; its reference is what it was at the start.
 
     policy: a Transformer. What of it requires a gradient learns, all or an adapter, with tables or without, and only
@@ -111,8 +112,8 @@ class PPO:
         other_loss(number of the update) -> scalar tensor is added to the policy's loss, such as `pretraining_loss`.
         """
         config, seed = self.config, self.config.seed * 1_000_003 + self.iteration
-        experience, seen = self.last_batch.settle(lambda: self.make_experience(sample_answers(
-            self.policy, prompts, eos_id, config.max_new_tokens, config.temperature, seed)), describe)
+        experience, seen = self.last_batch.settle(lambda: self.make_experience(self.sample(prompts, eos_id, seed)),
+                                                  lambda experience: self.agree(describe(experience)))
         rate = self.last_batch.rate * (1 - self.iteration / config.iterations)
         self.policy_optimizer.lr = rate * config.lr
         if self.value:
@@ -128,30 +129,21 @@ class PPO:
     @torch.no_grad()
     def make_experience(self, rollout):
         """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
-        score_B = ppo.punish_missing_eos(self.score(rollout.tokens_BT, rollout.mask_BT), rollout.ended_B,
-                                         self.config.missing_eos_score)
+        score_B = ppo.punish_missing_eos(self.scores(rollout), rollout.ended_B, self.config.missing_eos_score)
         return self.weigh_experience(rollout, score_B, self.log_probs(self.policy, rollout),
                                      self.reference_log_probs(rollout))
 
     def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience, its advantages by GAE."""
-        return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.value(rollout),
+        return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.values(rollout),
                                self.kl_coefficient, self.config.gamma, self.config.lam)
-
-    def log_probs(self, model, rollout):
-        return log_probs_of(answer_logits(model, rollout, self.config.temperature), rollout)
-
-    def reference_log_probs(self, rollout):
-        """log p of the answers' tokens under the policy as it was at the start, (B, A)."""
-        with self.reference.as_it_began() as policy:
-            return self.log_probs(policy, rollout)
 
     def learn(self, experience, seed, other_loss=None):
         """All epochs over one batch, or those until the policy is too far from the one that sampled; the last step is
         held within the `trust_region` -> means of what the updates measured, their number, "updates", and "halved",
         how often the last was; of the first alone: "entropy", and "first_ratio" (1, if nothing is wrong)."""
         self.origins = [self.last_batch.begin()]
-        logits = partial(answer_logits, self.policy, experience.rollout, self.config.temperature)
+        logits = partial(self.logits, experience.rollout)
         began_BAV = torch.no_grad()(logits)()
         generator, rows, measured = torch.Generator().manual_seed(seed), len(experience.score_B), []
         for chosen in (part for _ in range(self.config.epochs)
@@ -167,7 +159,7 @@ class PPO:
                 raise FloatingPointError(f"a ratio is {row['first_ratio']} before the first update, not 1: does the "
                                          "policy drop out, or keep state between calls?")
         halved = pull_back(self.policy_optimizer, self.origins, lambda: is_far(
-            distance(logits(), experience, self.config.clip, began_BAV), self.config))
+            self.measure(logits(), experience, began_BAV)[1], self.config))
         first = {name: measured[0][name] for name in ("entropy", "first_ratio")}
         first |= {"updates": len(measured), "halved": halved}
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
@@ -175,9 +167,8 @@ class PPO:
     def update(self, experience, other_loss=None, first=False):
         """One step of the policy (and a loss to be added to its own) and one of the value model -> what was measured
         before them; None, and no step, where, but for the first, the policy is too far from the one that sampled."""
-        config, rollout = self.config, experience.rollout
-        logits_BAV = answer_logits(self.policy, rollout, config.temperature)
-        log_prob_BA, measured = log_probs_of(logits_BAV, rollout), distance(logits_BAV, experience, config.clip)
+        config = self.config
+        log_prob_BA, measured = self.measure(self.logits(experience.rollout), experience)
         if not first and is_far(measured, config):
             return None
         self.origins = [[weight.clone() for weight in self.policy_optimizer.weights], *self.origins[-1:]]
@@ -185,8 +176,7 @@ class PPO:
         _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
         values = self.learn_values(experience)
         other = {} if other_loss is None else {"other_loss": other_loss.item()}
-        return {**other, "policy_loss": loss.item(), **values, **measured,
-                "entropy": ppo.entropy(logits_BAV.detach(), rollout.answer_mask_BA).item()}
+        return {**other, "policy_loss": loss.item(), **values, **measured}
 
     def policy_loss(self, log_prob_BA, experience):
         """The clipped loss, averaged over tokens."""
@@ -195,7 +185,7 @@ class PPO:
 
     def learn_values(self, experience):
         """One step of the value model -> {"value_loss": before it}."""
-        loss = ppo.value_loss(self.value(experience.rollout), experience.values_BA, experience.returns_BA,
+        loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA,
                               experience.rollout.answer_mask_BA, self.config.value_clip)
         _step(self.value_optimizer, loss, self.config.clip_norm)
         return {"value_loss": loss.item()}
@@ -226,7 +216,7 @@ def _step(optimizer, loss, clip_norm):
 
 def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), template=question_answer, watch=None,
               folder=None, resume=False, progress=True, pretraining_text=None, facts=None, end_id=None, asked=(),
-              learner=PPO):
+              learner=PPO, kind=None):
     """Improve `policy` in place by the scores of `reward_model` -> history, the metrics of every iteration.
 
     template(question) gives the segments of the prompt; end_id (None: the tokenizer's eos) ends an answer. watch:
@@ -236,15 +226,16 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     asked: questions that are none of `questions`; now and then "held_out_score" and "held_out_kl" of the
     answers to them are measured, and the policy ends as it was at its best by them (`best_policy`); (): as it ends.
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. learner: `PPO`, or another of `published_ppo.LEARNERS`. folder: where the run is kept;
-    resume=True goes on from it, bit for bit, given the same policy as at the start. Of the settings `checkpoint_every`
-    may differ then, and `iterations`: from where the run stands, the rates follow the line of the new number. facts:
-    {name: plain value} of more that must be the same. A request to stop ends the iteration, saves and raises as in
-    `pretrain`.
+    `config.pretraining_weight`. learner: `PPO`, or another of `published_ppo.LEARNERS`; kind: of run, `PPORun` unless
+    in shards (`sharded_ppo`). folder: where the run is kept; resume=True goes on from it, bit for bit, given the same
+    policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`: from where the run
+    stands, the rates follow the line of the new number. facts: {name: plain value} of more that must be the same. A
+    request to stop ends the iteration, saves and raises as in `pretrain`.
     """
     value = value_model_of(reward_model) if learner.guesses_values else None
     ppo_of_run = learner(policy, reward_model, value, config)
-    run = PPORun(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked)
+    run = (kind or PPORun)(ppo_of_run, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder,
+                           asked)
     history = run.train(resume, progress)
     run.best.put_back()
     return history

@@ -17,12 +17,24 @@ def distance(logits_BAV, experience, clip, old_BAV=None):
 
     old_BAV: the logits of the one that sampled; "approx_kl" is then KL(policy || it) over the whole vocabulary, where
     that is more: what has become likely and was never sampled leaves little trace in k3."""
-    mask_BA, old_BA = experience.rollout.answer_mask_BA, experience.log_prob_BA
     log_prob_BA = log_probs_of(logits_BAV, experience.rollout)
+    return distance_of(log_prob_BA, experience, clip, None if old_BAV is None else full_kl(logits_BAV, old_BAV))
+
+
+@torch.no_grad()
+def full_kl(logits_BAV, old_BAV):
+    """KL(policy || old) over the whole vocabulary at each place, (B, A)."""
+    log_p_BAV, log_old_BAV = logits_BAV.log_softmax(-1), old_BAV.log_softmax(-1)
+    return (log_p_BAV.exp() * (log_p_BAV - log_old_BAV)).sum(-1)
+
+
+@torch.no_grad()
+def distance_of(log_prob_BA, experience, clip, kl_BA=None):
+    """`distance` of a policy with these log-probabilities of the answers' tokens, and this `full_kl`, if any."""
+    mask_BA, old_BA = experience.rollout.answer_mask_BA, experience.log_prob_BA
     ratios_N, kl = (log_prob_BA - old_BA)[mask_BA].exp(), ppo.kl_estimate(old_BA, log_prob_BA, "k3")[mask_BA].mean()
-    if old_BAV is not None:
-        log_p_NV, log_old_NV = (x_BAV[mask_BA].log_softmax(-1) for x_BAV in (logits_BAV, old_BAV))
-        kl = torch.maximum(kl, (log_p_NV.exp() * (log_p_NV - log_old_NV)).sum(-1).mean())
+    if kl_BA is not None:
+        kl = torch.maximum(kl, kl_BA[mask_BA].mean())
     return {"clip_fraction": ppo.clip_fraction(log_prob_BA, old_BA, experience.advantages_BA, mask_BA, clip),
             "approx_kl": kl.item(), "mean_ratio": ratios_N.mean().item(),
             "first_ratio": ratios_N[(ratios_N - 1).abs().argmax()].item()}

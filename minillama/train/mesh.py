@@ -55,6 +55,36 @@ def kept_bytes(config, rows, tokens, cut):
             + 8 * rows * tokens * config.vocab_size)
 
 
+def ppo_training_bytes(config, shards=1):
+    """Bytes that a process holds between the steps of `ppo --shard`: `training_bytes` of a policy and of a value model
+    that learn whole, and the weights of the reference and of a reward model, all of one shape, fp32."""
+    return 2 * training_bytes(config, shards) + 8 * sum(held_numbers(config, shards, 1))
+
+
+def ppo_traffic(config, shards, passes, updates, looks=1, size=4):
+    """{what: bytes that a process sends in an iteration of `ppo --shard`}, as `step_traffic`, all of whose weights
+    learn. passes: forward passes of the sampling, one for the prompts and one for each token of the longest answer but
+    one; updates: of both models; looks: of the trust region at what the last of them led to."""
+    blocks, rest = held_numbers(config, shards, 1)
+    others, head = shards - 1, 0 if config.tie_embeddings else -(-config.vocab_size // shards) * config.dim
+    judged = rest + config.dim  # with the row that reads the score, or the value; its bias is one number more
+    weights = {"sampling": passes * blocks + rest,
+               # the policy's log-probabilities when it has sampled and when it begins to learn, the reference's
+               "judging": (3 + looks) * (blocks + rest) + 2 * (blocks + judged) + 1,
+               "learning": updates * (4 * blocks + rest + judged + 1)}
+    gradients = updates * (2 * blocks + rest + judged + 1 - head)  # the value model does not use its body's head
+    return {**{what: others * size * count for what, count in weights.items()}, "gradients": others * 4 * gradients}
+
+
+def describe_ppo(config, shards, tokens, updates=4):
+    """Lines about an iteration of `ppo --shard` whose longest answer has so many tokens."""
+    traffic = ppo_traffic(config, shards, tokens, updates, size=2)
+    return [f"ppo on {shards} shards: {ppo_training_bytes(config, shards) / 2**30:.1f} GiB a process for policy, value "
+            f"model, reference and reward model (alone: {ppo_training_bytes(config) / 2**30:.1f})",
+            f"sent in an iteration of {tokens} answer tokens and {updates} updates: "
+            + ", ".join(f"{name} {count / 2**30:.2f} GiB" for name, count in traffic.items())]
+
+
 def communication_share(config, shards, cut, batches, tokens, link, flops, size=2, recompute=False):
     """The share of a step's time that goes to sending, where nothing is sent while computing: 6 FLOPs a weight and
     token (arXiv 2001.08361, section 2.1), 8 with `recompute`, at `flops` a second and process, and the bytes over a

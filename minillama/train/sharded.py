@@ -74,8 +74,10 @@ def require_shardable(arguments, cut=1):
     if given[dealt] % (size // cut):
         raise ValueError(f"--{dealt.replace('_', '-')} {given[dealt]} cannot be shared by {size // cut} "
                          f"{'groups of ' * (cut > 1)}processes: give a multiple of {size // cut}")
-    if given.get("paged_optimizer"):
-        raise ValueError(f"--paged-optimizer {arguments.paged_optimizer} does not go with --shard: leave one out")
+    for flag in ("paged_optimizer", "pretraining_text"):
+        if given.get(flag):
+            words = f"--{flag.replace('_', '-')} {given[flag][0] if isinstance(given[flag], list) else given[flag]}"
+            raise ValueError(f"{words} does not go with --shard: leave one out")
     if given.get("load_8bit") or method not in METHODS:
         what = "--load-8bit" if given.get("load_8bit") else f"--method {method}"
         raise ValueError(f"--shard does not take {what}: choose --method {', '.join(METHODS)} on plain weights or "
@@ -150,45 +152,18 @@ def save_scorer(save, folder, model, *more):
         take_part_in_saving(model.body)
 
 
-class ShardedRun:
-    """What a `TrainingRun` does otherwise in shards; it stands before one among the bases of a class.
-
-    `training_state.pt` holds all but the tensors and names the folder that has those (`sharded_checkpoint`). They are
-    copied, and the copy is written while training goes on, one at a time. Only when that folder is whole is the file
-    replaced, at once, so whenever a process is killed there is one whole state.
+class StateInShards:
+    """What a `ResumableRun` does otherwise in shards; it stands before one among the bases of a class, which adds
+    `tensors()`, {name: what this process holds of it}. The state's file holds all else and names the folder that has
+    those (`sharded_checkpoint`). They are copied, and the copy is written while training goes on, one at a time. Only
+    when that folder is whole is the file replaced, at once, so whenever a process is killed there is one whole state.
     """
 
     shards, writing = "", None  # the folder of the last checkpoint; (the next one's state, its future)
 
-    def __init__(self, *arguments, tensor_parallel=1, **named):
-        self.learner_of = functools.partial(shard_model, tensor_parallel=tensor_parallel)
+    def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
-        self.processes = self.learner.place[1]
-        self.spent = time_layers(getattr(self.model, "body", self.model).layers)
         self.writers = None if self.folder is None else sharded_checkpoint.writers_group()
-
-    def tensors(self):
-        """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""
-        optimizer = super().state_dict()["optimizer"]
-        lists = {"model": [p.detach() for p in self.trained.values()],
-                 **{key: optimizer[key] for key in ("m", "v", "fp32_weights")}}
-        return {f"{key}.{name}": tensor for key, tensors in lists.items()
-                for name, tensor in zip(self.trained, tensors, strict=True) if tensor is not None}
-
-    def state_dict(self):
-        whole = super().state_dict()
-        return {"shards": self.shards, "steps": whole["optimizer"]["steps"], "random": whole["random"]}
-
-    def record(self, row):
-        """Of a step also what `losses` measured of each share, on average, and which process was the slowest."""
-        if "grad_norm" in row:
-            row |= {name: data_parallel.mean(torch.tensor(value)).item() for name, value in self.measured.items()}
-            row |= find_slowest(self.spent, self.device)
-        super().record(row)
-
-    def evaluate(self):
-        super().evaluate()
-        self.model.reshard()  # without a backward pass nothing else forgets what is outside of the blocks
 
     def write_state(self, state):
         """Begin the checkpoint, when the one before it is finished: every process writes its pieces."""
@@ -232,6 +207,39 @@ class ShardedRun:
         finally:
             self.name = name
             vars(self).pop("state_dict", None)
+
+
+class ShardedRun(StateInShards):
+    """What a `TrainingRun` does otherwise in shards."""
+
+    def __init__(self, *arguments, tensor_parallel=1, **named):
+        self.learner_of = functools.partial(shard_model, tensor_parallel=tensor_parallel)
+        super().__init__(*arguments, **named)
+        self.processes = self.learner.place[1]
+        self.spent = time_layers(getattr(self.model, "body", self.model).layers)
+
+    def tensors(self):
+        """{name: what this process holds of it} of all that is saved: weights, m, v, and fp32 copies of weights."""
+        optimizer = super().state_dict()["optimizer"]
+        lists = {"model": [p.detach() for p in self.trained.values()],
+                 **{key: optimizer[key] for key in ("m", "v", "fp32_weights")}}
+        return {f"{key}.{name}": tensor for key, tensors in lists.items()
+                for name, tensor in zip(self.trained, tensors, strict=True) if tensor is not None}
+
+    def state_dict(self):
+        whole = super().state_dict()
+        return {"shards": self.shards, "steps": whole["optimizer"]["steps"], "random": whole["random"]}
+
+    def record(self, row):
+        """Of a step also what `losses` measured of each share, on average, and which process was the slowest."""
+        if "grad_norm" in row:
+            row |= {name: data_parallel.mean(torch.tensor(value)).item() for name, value in self.measured.items()}
+            row |= find_slowest(self.spent, self.device)
+        super().record(row)
+
+    def evaluate(self):
+        super().evaluate()
+        self.model.reshard()  # without a backward pass nothing else forgets what is outside of the blocks
 
     def load_state_dict(self, state):
         ours = super().state_dict()

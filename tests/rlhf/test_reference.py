@@ -83,8 +83,8 @@ MUTANTS = [
     Mutant("minillama.rlhf.reference", "p.detach().clone())", "p.detach())", _with("all weights")),
     Mutant("minillama.rlhf.reference", "if p.requires_grad]", "if p.requires_grad and p.shape[0] != 16]",
            _with("an adapter and both tables")),
-    Mutant("minillama.rlhf.reference", "parameter.data, kept.data = kept.data, parameter.data", "pass",
+    Mutant("minillama.rlhf.reference", "            parameter.copy_(kept)\n", "",
            _with("an adapter and both tables")),
-    Mutant("minillama.rlhf.reference", "        finally:\n            self._swap()", "        finally:\n            0",
+    Mutant("minillama.rlhf.reference", "finally:\n                self._swap()", "finally:\n                0",
            _with("an adapter")),
 ]

@@ -247,7 +247,7 @@ def law(test, *arguments):
 MUTANTS = [
     Mutant("minillama.rlhf.train_ppo", "policy.eval(), score", "policy, score",
            test_dropout_that_obeys_eval_is_off_in_the_whole_run),
-    Mutant("minillama.rlhf.train_ppo", "rollout, self.config.temperature), rollout)", "rollout, 1.3), rollout)",
+    Mutant("minillama.rlhf.model_calls", "rollout, self.config.temperature), rollout)", "rollout, 1.3), rollout)",
            law(test_before_the_first_update_every_ratio_is_exactly_one, False)),
     Mutant("minillama.rlhf.train_ppo", "< RATIO_TOLERANCE", "< 1e9",
            test_a_policy_that_is_not_the_one_that_sampled_is_found_out),

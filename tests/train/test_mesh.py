@@ -11,8 +11,11 @@ from minillama.train import mesh
 from minillama.train.mesh import (
     communication_share,
     describe_mesh,
+    describe_ppo,
     held_numbers,
     kept_bytes,
+    ppo_traffic,
+    ppo_training_bytes,
     step_traffic,
     training_bytes,
 )
@@ -77,6 +80,26 @@ def test_the_command_says_what_the_formulas_say(capsys):
     assert capsys.readouterr().out.splitlines() == describe_mesh(SHAPE, 8, 4, 2, 1024, "ethernet-100")
 
 
+def test_what_an_iteration_of_ppo_holds_and_sends():
+    """Forty bytes a weight: two models that learn, two that do not. Each forward pass gathers the blocks once, each
+    backward pass once more."""
+    assert ppo_training_bytes(SHAPE) == 40 * SHAPE.n_parameters()
+    assert set(ppo_traffic(SHAPE, 1, 64, 4).values()) == {0}
+    blocks, rest = held_numbers(SHAPE, 8, 1)
+    said = ppo_traffic(SHAPE, 8, 64, 4, looks=2, size=2)
+    judged, head = rest + SHAPE.dim, 32000 // 8 * SHAPE.dim
+    assert said["sampling"] == 7 * 2 * (64 * blocks + rest)
+    assert said["judging"] == 7 * 2 * (7 * blocks + 5 * rest + 2 * judged + 1)
+    assert said["learning"] == 7 * 2 * 4 * (4 * blocks + rest + judged + 1)
+    assert said["gradients"] == 7 * 4 * 4 * (2 * blocks + rest + judged + 1 - head)
+
+
+def test_the_command_says_what_an_iteration_of_ppo_costs(capsys):
+    mesh_plan.main("--mesh 8x1 --model llama_7b --answer-tokens 64".split())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == describe_ppo(preset("llama_7b"), 8, 64) and "31.4 GiB a process" in lines[-2]
+
+
 @pytest.mark.parametrize(("words", "told"), [
     ("--mesh 8 --model llama_65b", "--mesh is '8'"), ("--mesh 0x4 --model llama_65b", "--mesh is '0x4'"),
     ("--mesh 8x4 --model llama_66b", "llama_66b"), ("--mesh 8x4 --model llama_65b --link wire", "--link"),
@@ -89,6 +112,9 @@ def test_a_mesh_that_cannot_be_planned_is_refused_in_a_line(words, told, capsys)
 
 
 MUTANTS = [
+    Mutant(mesh.__name__, "passes * blocks + rest", "passes * (blocks + rest)",
+           test_what_an_iteration_of_ppo_holds_and_sends),
+    Mutant(mesh.__name__, "judged + 1 - head)", "judged + 1)", test_what_an_iteration_of_ppo_holds_and_sends),
     Mutant(mesh.__name__, "others * batches * (2 * blocks", "others * batches * (1 * blocks",
            test_what_llama_65b_sends_in_a_step_of_2048_tokens),
     Mutant(mesh.__name__, "-(-rows // shards) * width", "rows // shards * width",

@@ -75,6 +75,8 @@ class Traffic(TorchDispatchMode):
 
 def sent(name, first, second, *more):
     """Bytes that a process sends for one collective."""
+    if name == "allgather":  # lists: what comes from all, and what is ours
+        return second[0].numel() * second[0].element_size() * (len(first[0]) - 1)
     first = first[0] if isinstance(first, list) else first
     size = first.numel() * first.element_size()
     if name in ("allgather_base", "reduce_scatter_base"):  # output and input
