@@ -61,8 +61,8 @@ print("now:", *words, sep="  ")
 # in the next step. The list of merges, in their order, *is* the tokenizer.
 #
 # A **tie** needs a rule. At first `e s`, `s t` and `t </w>` all occur 9 times, in
-# new**est** and wid**est**. We take the pair that is met first. Another rule gives
-# another tokenizer: two programs that both "do BPE" need not agree.
+# new**est** and wid**est**. We take the pair that is met first. A different rule
+# gives a different tokenizer: two programs that both "do BPE" need not agree.
 #
 # To cut a new word, start from its letters and repeat the merges, in the order in which
 # they were learned.
@@ -77,14 +77,14 @@ assert lowest == ["low", "est</w>"]
 
 # %% [markdown] llama
 # **LLaMA's form.** LLaMA trains its tokenizer with a program called SentencePiece
-# ([LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1). Same idea, other
-# details:
+# ([LLaMA 2023](https://arxiv.org/abs/2302.13971), section 2.1). The idea is the
+# same; these details differ:
 #
 # - A word *begins* with `▁` (it stands for the space) where Sennrich's *ends* with
 #   `</w>`. The spaces come back when the parts are put together.
 # - Digits stay single: `47` is `4`, `7`. Lesson 02 shows why.
-# - A character that was too rare for the list is written as the bytes by which
-#   computers store it, `<0xE2>` and so on (lesson 02). So nothing is ever unknown.
+# - A character that is not in the vocabulary is written as the bytes in which a
+#   computer stores it, `<0xE2>` and so on (lesson 02). So nothing is ever unknown.
 # - Of equally frequent pairs, the one that makes the shorter string wins; if still
 #   equal, the one whose characters come first in Unicode.
 
@@ -149,10 +149,10 @@ show(picture, f"4,000 pieces: {shorter:.1f} times fewer tokens than letters; the
               "dashed lines do not depend on a vocabulary (logarithmic axis)")
 
 # %% [markdown] exercise
-# **Why it works.** The first merges pay most: they catch `▁t`, `he`, `in`, which are
-# everywhere. Later ones each catch less. A larger vocabulary also costs: the model
-# keeps one row of numbers per piece, and sees too little of the rare ones to learn them
-# well. LLaMA settled on 32,000 pieces, Llama 3 on 128,256.
+# **Why it works.** The first merges shorten the text most: they join `▁t`, `he`, `in`,
+# which are everywhere. Each later one shortens it less. A larger vocabulary also costs:
+# the model keeps one row of numbers per piece, and sees too little of the rare ones to
+# learn them well. LLaMA settled on 32,000 pieces, Llama 3 on 128,256.
 #
 # **Exercise.** Write two functions. `merge_once` returns one word with a pair joined.
 # Mind `aaa`: its two pairs `a a` overlap, so only one can be joined. `learn` returns

@@ -47,12 +47,12 @@ for x in ([3.0, 4.0], [300.0, 400.0], [0.0, 0.0]):
 # $$y_i = \frac{x_i}{\sqrt{\frac{1}{D} \sum_{j=1}^{D} x_j^2 + \epsilon}} \; g_i$$
 # ascii: y_i = x_i / sqrt(mean_j(x_j^2) + eps) * g_i
 #
-# `[3, 4]` and `[300, 400]` gave the same result, to three digits. Before the gain, the
-# direction of the vector stays; its length is forgotten. And zero stays zero: without
+# `[3, 4]` and `[300, 400]` gave the same result, to three digits. The division
+# keeps the direction of the vector and forgets its length. And zero stays zero: without
 # $\epsilon$, it would be 0/0.
 #
 # The gain is *learned*, like any weight; nobody sets it by hand. With it a model can
-# make one place larger and another zero.
+# make one entry of the vector larger and set another to zero.
 # %% agree
 D = 64
 norm = RMSNorm(D, eps=1e-6).double()
@@ -139,11 +139,11 @@ show(picture, f"After 32 layers the stream's RMS is {without[-1]:,.0f} without a
 # than LLaMA; RMSNorm in that place is what LLaMA chose.)
 #
 # Look at the *gradient* of the last layer's weights (how much the loss changes with
-# each of them) before any training. A pre-norm model ends with one more norm, which
-# divides the grown stream by $\sqrt{1+L}$: also the little that a change of the last
-# layer adds to it, and so the gradient. In post-norm, the last norm reads the sum of
-# two vectors of size 1. It divides by only $\sqrt{2}$, however deep the model is. The
-# ratio of the two gradients should be $\sqrt{2/(1+L)}$.
+# each of them) before any training. A pre-norm model ends with one more norm. It
+# divides the whole stream by $\sqrt{1+L}$, also the small part that the last layer
+# added, and that layer's gradient shrinks by the same factor. In post-norm, the last
+# norm reads the sum of two vectors of size 1. It divides by only $\sqrt{2}$,
+# however deep the model is. The ratio of the two gradients should be $\sqrt{2/(1+L)}$.
 #
 # [Xiong et al. 2020](https://arxiv.org/abs/2002.04745) prove for a simplified,
 # untrained Transformer that the pre-norm gradient falls like $1/\sqrt{L}$. They name
@@ -184,9 +184,9 @@ for norm in ("pre-norm", "post-norm"):
 # with pre-norm and with post-norm, each with and without a warm-up, three seeds each.
 # The last lines above are the losses on unseen text, in nats (natural logarithms) a
 # character. Pre-norm needs none: with a warm-up it is a little worse after these steps.
-# Post-norm is worse with and without one, seed by seed; leaving the warm-up out cost it
-# a fifth of a nat in two seeds of three, and nothing in the third. How much depends on
-# depth, learning rate and number of steps: here 120 steps at one rate. LLaMA is
+# Post-norm is worse than pre-norm for each seed, with a warm-up and without. Leaving it
+# out cost post-norm a fifth of a nat for two seeds, and nothing for the third. The cost
+# depends on depth, rate and steps: here 120 steps at one rate. LLaMA is
 # pre-norm, and keeps a warm-up of 2,000 steps all the same.
 #
 # **Exercise.** Write the backward pass by hand: given $x$, $g$ and the gradient of the

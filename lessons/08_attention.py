@@ -74,7 +74,7 @@ print(naive(q, k, v).round(decimals=2).tolist())
 # **Scaling.** Why divide by $\sqrt{d}$? Let the entries of $q$ and $k$ be random with
 # standard deviation 1. Their dot product is a sum of $d$ terms of size 1 with random
 # signs: typical size $\sqrt{d}$, which is 11.3 at $d = 128$. Softmax of such scores
-# gives nearly everything to one token, and passes hardly any gradient to the rest.
+# gives nearly all the weight to one token, and hardly any gradient to the others.
 # Divided by $\sqrt{d}$, scores have size 1, whatever the width.
 # %% agree
 ours = attention(q[None, None], k[None, None], v[None, None])  # (B, H, T, d), B = H = 1
@@ -142,14 +142,14 @@ for K in (6, 3, 2, 1):
 # head of width 32, and a matrix that turns each vector into 16 scores, one per letter.
 # Nobody tells it about the 7. RoPE (lesson 07) lets scores depend on distance; training
 # has to find the right one. Guessing among 16 letters costs $\ln\, 16 = 2.77$
-# *nats*, the unit of losses by natural logarithms.
+# *nats*, the unit of a loss that is computed with natural logarithms.
 #
-# The library's `attention_weights` returns the weights. Here we see them without a
-# second function, by values that we know: $v_s$ with a 1 at place $s$ and zeros
-# elsewhere. Then $o_t$ is the list of weights itself; `weights_of` below does that. In
-# the maps a row is a token that looks, a column a token that is seen. Watch the lower
-# half, the rows from the eighth on: before it there is nothing to copy, and nothing
-# there counts in the loss.
+# The library's `attention_weights` returns the weights. Here a trick shows them: let
+# $v_s$ be the vector with a 1 at place $s$ and zeros elsewhere. Then the output $o_t$
+# is the list of weights itself; `weights_of` below does that. In
+# the maps a row is a token that looks, a column a token that is seen. Watch the rows
+# from the eighth on. In the rows above there is nothing to copy yet, and they do not
+# count in the loss.
 # %% train
 config = ModelConfig(dim=32, n_layers=1, n_heads=1, vocab_size=16)
 embed, layer = nn.Embedding(16, 32), Attention(config)
@@ -212,7 +212,7 @@ show(picture, f"Each row is a token that looks; {back['after training']:.0%} of 
 #
 # Open `lessons/exercises/ex08_attention.py`, then run `python3 run.py check 8`.
 # %% you_should_see
-print(f"You should see: other later tokens change earlier outputs by {leak};")
+print(f"You should see: replacing later tokens changes earlier outputs by {leak};")
 print(f"the copier gets {hits:.0%} right, with {back['after training']:.0%} of its "
       "weight 7 tokens back.")
 assert leak == 0.0 and hits == 1.0 and back["after training"] > 0.85

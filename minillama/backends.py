@@ -45,7 +45,7 @@ def use_kernels(model, backend, activations="fp32"):
             layer.backend, layer.activations = backend if backend in layer.backends else "reference", activations
         elif type(layer) is torch.nn.Linear and layer.bias is None:
             layer.multiply = torch.ops.minillama.linear if backend == "cpu" else torch.nn.functional.linear
-            layer.__dict__["forward"] = partial(multiply_by_own, layer)  # in place of the class's
+            layer.__dict__["forward"] = partial(forward_linear, layer)  # in place of the class's
         elif isinstance(layer, RMSNorm):
             layer.normalize = torch.ops.minillama.normalize if backend == "cpu" else rms_norm
         elif isinstance(layer, SwiGLU):
@@ -76,7 +76,7 @@ def choose_operators(backend):
     return attend, partial(kernels.fused_rope_qk, backend=backend)
 
 
-def multiply_by_own(layer, x):
+def forward_linear(layer, x):
     """x W^T of a linear layer, by the operator that it was given."""
     return layer.multiply(x, layer.weight)
 

@@ -93,7 +93,8 @@ def matrix_of(layer):
         rows, columns = parts[0].shape
     elif type(layer) in (NF4Linear, Int8Linear):
         form, rows, columns = type(layer).__name__.removesuffix("Linear").lower(), layer.out_features, layer.in_features
-        parts = [layer.codes, layer.absmax] if form == "int8" else [p for p in layer.stored().parts() if p is not None]
+        parts = [layer.codes, layer.absmax] if form == "int8" else [p for p in layer.packed_weight().parts()
+                                                                    if p is not None]
         setting = layer.threshold if form == "int8" else layer.block_size
         form += "_int8" if form == "nf4" and layer.activations == "int8" else ""
     else:

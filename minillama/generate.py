@@ -35,9 +35,9 @@ def generate_tokens(model: Transformer, prompts: Sequence[Sequence[int]], max_ne
     """Yield, step by step, the next token of every prompt: a list of B ids, None for rows that have stopped.
 
     prompts: lists of ids. A row ends with (and yields) the first of `stop_ids`, after max_new_tokens, or when the
-    model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text. Each row is
-    what it is alone, but for rounding: padding takes none of its context, and `chances` are its own (`row_chances`).
-    Up to 8 rows are decoded by the model's `engine_for`, if any. watch(scores_BV, tokens_B) is called at each step.
+    model's max_seq_len is full of its own tokens. Greedy by default; the same seed gives the same text, and a row the
+    text that it gets alone, but for rounding: padding uses none of its context, and it has random numbers of its own
+    (`chances`, or `row_chances`). Up to 8 rows run on `engine_for`, if any. watch(scores_BV, tokens_B): each step.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")

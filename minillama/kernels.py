@@ -20,9 +20,9 @@ import re
 
 import torch
 
-from minillama.simt import profile_build
+from minillama.simt import emulator_build
 from minillama.simt.compiler import NotBuilt
-from minillama.simt.profile_build import CudaSource, load_source, source_folder
+from minillama.simt.emulator_build import CudaSource, load_source, source_folder
 from minillama.simt.profile_report import Profile
 
 __all__ = ["CudaSource", "built_backends", "contracted", "flash_attention", "fused_rope", "fused_rope_qk",
@@ -38,7 +38,7 @@ _known: dict = {}  # what PyTorch said of an operator and a device: it takes 20 
 
 def built_backends():
     """Names of the backends that can be asked for: "reference" always, the others where they were compiled."""
-    return "reference", *(backend for backend in LIBRARIES if not _missing() and _has_kernel("rope", backend))
+    return "reference", *(backend for backend in LIBRARIES if not _load_operators() and _has_kernel("rope", backend))
 
 
 def _has_kernel(name, backend):
@@ -58,7 +58,7 @@ def require(backend):
         raise ValueError(f"backend {backend!r} is not known: choose 'reference', {', '.join(map(repr, LIBRARIES))}")
     if backend not in built_backends():
         tool, build = ("nvcc", BUILD_CUDA) if backend == "cuda" else ("a C++ compiler", BUILD)
-        reason = _missing() or _not_loaded("minillama._cuda")
+        reason = _load_operators() or _load_library("minillama._cuda")
         raise NotBuilt(f"backend {backend!r} is not built here ({reason}). In the checkout, with {tool}: {build}")
 
 
@@ -77,7 +77,7 @@ def operator_of(name, backend, x, variant=None):
 
 
 @functools.cache
-def _not_loaded(library):
+def _load_library(library):
     """Load a compiled library of operators; the reason as text if that is not possible."""
     try:
         importlib.import_module(library)
@@ -89,11 +89,11 @@ def _not_loaded(library):
 
 
 @functools.cache
-def _missing():
+def _load_operators():
     """Load the operators and register what they need in Python; the reason as text if that is not possible."""
-    if reason := _not_loaded("minillama._ops"):
+    if reason := _load_library("minillama._ops"):
         return reason
-    _not_loaded("minillama._cuda")  # those for GPUs
+    _load_library("minillama._cuda")  # those for GPUs
     for library in dict.fromkeys(LIBRARIES.values()):
         operators = getattr(torch.ops, library)
         for name, fake, remember, backward in (
@@ -121,7 +121,7 @@ def schedule(order):
     """Within it, emulated threads run in this order: "forward", "reverse" or "shuffle:SEED"; afterwards as before."""
     if not re.fullmatch(r"forward|reverse|shuffle:\d+", order):
         raise ValueError(f"schedule {order!r} is not known: use 'forward', 'reverse' or 'shuffle:SEED'")
-    before = profile_build.order
+    before = emulator_build.order
     _set_schedule(order)
     try:
         yield
@@ -130,7 +130,7 @@ def schedule(order):
 
 
 def _set_schedule(order):
-    profile_build.order = order
+    emulator_build.order = order
     if "simt" in built_backends():
         torch.ops.minillama_simt.set_schedule(order)
 
@@ -151,7 +151,7 @@ def profile(*sources):
         for library in own or [source.library() for source in sources]:
             library.simt_start()
             started.append(library)
-        with profile_build.kernels_of(own[0]) if own else contextlib.nullcontext():
+        with emulator_build.kernels_of(own[0]) if own else contextlib.nullcontext():
             yield report
     finally:
         for source, profiled in zip(sources, before, strict=True):
@@ -163,14 +163,14 @@ def profile(*sources):
 
 def contracted():
     """Within it, backend "simt" fuses a * b + c where nvcc does: `with contracted(): ...`. Compiled once, by g++."""
-    return profile_build.kernels_of(_kernels_compiled(profiled=False, contracted=True))
+    return emulator_build.kernels_of(_kernels_compiled(profiled=False, contracted=True))
 
 
 @functools.cache
 def _kernels_compiled(profiled, contracted):
     """minillama's kernels in one more form, compiled when it is first asked for."""
     require("simt")
-    return profile_build.load(profile_build.build(source_folder() / "simt_kernels.cpp", profiled, "", contracted))
+    return emulator_build.load(emulator_build.build(source_folder() / "simt_kernels.cpp", profiled, "", contracted))
 
 
 # ---- RoPE

@@ -18,7 +18,7 @@ from planted_sources import plant_all
 from test_simt import SIMT
 
 from minillama import kernels
-from minillama.simt.profile_build import RUNTIME
+from minillama.simt.emulator_build import RUNTIME
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]

@@ -10,7 +10,7 @@ from mutants import Mutant
 
 from minillama import kernels
 from minillama.rope import apply_rope, apply_rope_half_split, rope_frequencies, rope_rotations
-from minillama.simt import profile_build
+from minillama.simt import emulator_build
 
 needs_cpu = pytest.mark.skipif(
     "cpu" not in kernels.built_backends(), reason=f"the CPU kernels are not built: {kernels.BUILD}"
@@ -92,7 +92,7 @@ def test_shapes_that_do_not_fit_are_refused_with_the_wanted_and_the_given(x, rot
 
 
 def test_a_backend_that_is_not_built_is_refused_with_the_command_that_builds_it(monkeypatch):
-    monkeypatch.setattr(kernels, "_missing", lambda: "minillama._ops was never compiled")
+    monkeypatch.setattr(kernels, "_load_operators", lambda: "minillama._ops was never compiled")
     assert kernels.built_backends() == ("reference",)
     with pytest.raises(RuntimeError, match="never compiled.*setup.py build_ext --inplace"):
         kernels.fused_rope(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, dtype=torch.complex64))
@@ -120,11 +120,11 @@ def test_operators_for_gpus_are_loaded_before_anything_is_registered_for_them(mo
     monkeypatch.setattr(kernels.importlib, "import_module", done.append)
     monkeypatch.setattr(torch.library, "register_fake", lambda name, fake: done.append("registered"))
     monkeypatch.setattr(torch.library, "register_autograd", lambda *given, **named: None)
-    kernels._not_loaded.cache_clear()
+    kernels._load_library.cache_clear()
     try:
-        assert kernels._missing.__wrapped__() is None
+        assert kernels._load_operators.__wrapped__() is None
     finally:
-        kernels._not_loaded.cache_clear()
+        kernels._load_library.cache_clear()
     assert done[:2] == ["minillama._ops", "minillama._cuda"] and set(done[2:]) <= {"registered"}
 
 
@@ -132,16 +132,16 @@ def test_operators_for_gpus_are_loaded_before_anything_is_registered_for_them(mo
 def test_a_schedule_holds_within_its_block_and_the_one_before_it_afterwards(monkeypatch):
     orders = []
     monkeypatch.setattr(torch.ops.minillama_simt, "set_schedule", orders.append)
-    monkeypatch.setattr(profile_build, "order", "forward")
+    monkeypatch.setattr(emulator_build, "order", "forward")
     with pytest.raises(KeyError), kernels.schedule("shuffle:12"):
-        assert orders == ["shuffle:12"] and profile_build.order == "shuffle:12"
+        assert orders == ["shuffle:12"] and emulator_build.order == "shuffle:12"
         raise KeyError
-    assert orders == ["shuffle:12", "forward"] and profile_build.order == "forward"
+    assert orders == ["shuffle:12", "forward"] and emulator_build.order == "forward"
     with kernels.schedule("reverse"):
         with pytest.raises(KeyError), kernels.schedule("shuffle:3"):
             raise KeyError
-        assert orders[2:] == ["reverse", "shuffle:3", "reverse"] and profile_build.order == "reverse"
-    assert orders[-1] == "forward" and profile_build.order == "forward"
+        assert orders[2:] == ["reverse", "shuffle:3", "reverse"] and emulator_build.order == "reverse"
+    assert orders[-1] == "forward" and emulator_build.order == "forward"
     for wrong in ("sideways", "shuffle", "shuffle:x", "forward "):
         with pytest.raises(ValueError, match="is not known: use 'forward', 'reverse' or 'shuffle:SEED'"):
             kernels.schedule(wrong).__enter__()
@@ -206,7 +206,7 @@ def test_compiled_kernels_older_than_the_sources_are_named_in_one_sentence_with_
 
 def test_a_missing_source_is_named():
     with pytest.raises(FileNotFoundError, match="no_such.cpp"):
-        profile_build._find_source("no_such.cpp")
+        emulator_build._find_source("no_such.cpp")
 
 
 @pytest.mark.long

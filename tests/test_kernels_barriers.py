@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from test_simt import PROGRAMS, ROOT, SCHEDULES, SIMT
 
-from minillama.simt.profile_build import RUNTIME
+from minillama.simt.emulator_build import RUNTIME
 
 BARRIER_WORDS = ("__syncthreads();", "__syncwarp();")
 KERNELS = ROOT / "csrc" / "cuda"

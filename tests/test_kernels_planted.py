@@ -20,7 +20,7 @@ from test_simt import SIMT
 from minillama import kernels
 from minillama.parity import kernels_verify
 from minillama.simt.compiler import contraction
-from minillama.simt.profile_build import RUNTIME
+from minillama.simt.emulator_build import RUNTIME
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends(),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]

@@ -13,7 +13,7 @@ from minillama.checkpoint.foreign_quantization import refuse_quantized
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta, to_hf, to_meta
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.weights import Weights, expected_shapes, keep_head, stored
+from minillama.checkpoint.weights import Weights, as_stored, expected_shapes, resolve_tied_head
 from minillama.config import ModelConfig, RopeScaling
 from minillama.system.settings import check_known, flag, number, read_settings, whole, write_settings
 
@@ -42,8 +42,8 @@ def read_huggingface(folder):
             raise ValueError(f"{folder}: {error}") from None
         turned = name.endswith((".wq.weight", ".wk.weight"))
         change = (lambda rows, name=name: rows_to_meta(name, rows, *heads)) if turned else None
-        tensors[name] = stored(tensor, change)
-    config, told = keep_head(config, tensors, folder / "config.json")
+        tensors[name] = as_stored(tensor, change)
+    config, told = resolve_tied_head(config, tensors, folder / "config.json")
     return Weights(config, tensors, folder, notes=notes + told)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
+from minillama.checkpoint.weights import Stored, Weights, as_stored, expected_shapes
 from minillama.config import ModelConfig
 from minillama.system.files import atomic_write
 from minillama.system.snapshot import open_snapshot
@@ -141,7 +141,7 @@ def _spans(config, version, start, group):
 
 def _stored(raw, shape, version, group):
     if version != 2 or len(shape) == 1:
-        return stored(raw.view(torch.float32).view(shape))
+        return as_stored(raw.view(torch.float32).view(shape))
     count = shape[0] * shape[1]
     codes, scales = raw[:count].view(torch.int8), raw[count:]
 

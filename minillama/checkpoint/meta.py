@@ -20,7 +20,7 @@ import torch
 from minillama.checkpoint.foreign_quantization import refuse_quantized
 from minillama.checkpoint.pth import read_pth
 from minillama.checkpoint.safetensors import read_safetensors
-from minillama.checkpoint.weights import Stored, Weights, keep_head, stored
+from minillama.checkpoint.weights import Stored, Weights, as_stored, resolve_tied_head
 from minillama.config import ModelConfig, RopeScaling, hidden_dim_rule
 from minillama.system.files import atomic_write, name_errors, reserve
 from minillama.system.settings import check_known, flag, number, read_settings, whole, write_settings
@@ -54,7 +54,7 @@ def read_meta(folder):
     config = config_from_params(params, params_path, tensors)
     if len(shards) > 1:
         _drop_copied_heads(config, tensors, shards)
-    config, notes = keep_head(config, tensors, params_path)
+    config, notes = resolve_tied_head(config, tensors, params_path)
     notes = notes if params.get("tie_embeddings") else []  # Meta's own do not say: Llama 3.2's small ones store a copy
     if params.get("use_scaled_rope") and "rope_scaling" not in params and config.rope_scaling.factor != 8.0:
         notes.append(f"{params_path}: RoPE scaling factor 32, as published for this size of Llama 3.2")
@@ -65,7 +65,7 @@ def _join(name, parts, dim, source):
     """One tensor from its shards, joined when it is read."""
     axis, first = _axis(name, parts, dim), parts[0]
     if len(parts) == 1 or axis is None:
-        return stored(first)
+        return as_stored(first)
     if not all(part.dim() == 2 and part.shape == first.shape and part.dtype == first.dtype for part in parts):
         forms = [f"{list(part.shape)} {part.dtype}" for part in parts]
         raise ValueError(f"{source}: {name} differs between shards: {', '.join(forms)}")

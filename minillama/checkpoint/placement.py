@@ -80,7 +80,7 @@ def attach(part, tensors, device, dtype):
         part.to("meta")
 
     where = "cpu" if device == "disk" else device
-    part.register_forward_pre_hook(partial(bring, where))
+    part.register_forward_pre_hook(partial(move_inputs, where))
     if device == "disk":
         part.register_forward_pre_hook(fill)
         part.register_forward_hook(forget)
@@ -88,7 +88,7 @@ def attach(part, tensors, device, dtype):
         fill()
 
 
-def bring(device, part, inputs):
+def move_inputs(device, part, inputs):
     """What a part is called with, on its device: tensors, and what a cache returns."""
     def append(cache, *kept):
         return tuple(found.to(device) for found in cache.append(*kept))

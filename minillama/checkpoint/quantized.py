@@ -17,7 +17,7 @@ import torch
 
 from minillama.checkpoint.meta import config_from_params, params_of
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors_stream
-from minillama.checkpoint.weights import Stored, Weights, expected_shapes, stored
+from minillama.checkpoint.weights import Stored, Weights, as_stored, expected_shapes
 from minillama.quant.quantize_linears import KINDS
 from minillama.system.settings import flag, number, read_settings, whole, write_settings
 
@@ -107,7 +107,7 @@ def read_quantized(folder):
     table = parts.get("tok_embeddings.weight")
     if table is None or table.dim() != 2:
         raise ValueError(f"{path}: tok_embeddings.weight is missing or no matrix: it is damaged")
-    head = {name: stored(parts[name]) for name in ("tok_embeddings.weight", "output.weight") if name in parts}
+    head = {name: as_stored(parts[name]) for name in ("tok_embeddings.weight", "output.weight") if name in parts}
     config = config_from_params(params, folder / "params.json", head)
     if config.n_layers > len(parts):  # before a table is made from an unchecked count
         raise ValueError(f"{path}: n_layers is {config.n_layers} but there are {len(parts)} tensors: cut short")
@@ -116,7 +116,7 @@ def read_quantized(folder):
         if form := _form_of(name, settings):
             weights.tensors[name] = _take_layer(name, shape, parts, *form, table.dtype, path)
         elif name in parts:
-            weights.tensors[name] = stored(parts.pop(name))
+            weights.tensors[name] = as_stored(parts.pop(name))
     if parts:
         raise ValueError(f"{path}: {next(iter(parts))} is not part of a LLaMA of this shape")
     return weights

@@ -53,7 +53,7 @@ class Weights:
     quantization: dict | None = None  # {"kind": "nf4" or "int8", and its settings}, where layers are quantized
 
 
-def stored(tensor, change=None):
+def as_stored(tensor, change=None):
     """A tensor as it is, or as `change` makes it when it is read, of the same shape and dtype."""
     read = (lambda: tensor) if change is None else (lambda: change(tensor))
     return Stored(tuple(tensor.shape), tensor.dtype, read, made=change is not None, parts=(0, [tensor], change))
@@ -75,9 +75,9 @@ def expected_shapes(config):
     return shapes
 
 
-def keep_head(config, tensors, path):
-    """(config, notes): a config that ties the head to the embedding drops a copy from `tensors`, and gives way to a
-    head of other numbers, which a note tells."""
+def resolve_tied_head(config, tensors, path):
+    """(config, notes). Where the config ties the head to the embedding, a head with the same numbers is taken out of
+    `tensors`; one with other numbers stays, the returned config does not tie it, and a note says so."""
     table, head = tensors.get("tok_embeddings.weight"), tensors.get("output.weight")
     if not config.tie_embeddings or table is None or head is None:
         return config, []
@@ -154,5 +154,5 @@ def from_model(model, source="the model"):
         raise ValueError(f"{source} has quantized layers, which this form cannot hold: write it before it is "
                          "quantized, or quantize the file")
     whole = getattr(type(next(model.parameters())), "full_tensor", None)  # of a model in shards, when it is read
-    tensors = {name: stored(tensor.detach(), whole) for name, tensor in model.named_parameters()}
+    tensors = {name: as_stored(tensor.detach(), whole) for name, tensor in model.named_parameters()}
     return check_tensors(Weights(model.config, tensors, Path(source)))

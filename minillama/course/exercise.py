@@ -155,7 +155,7 @@ def _load_all(path):
     """The learner's module; where a .cu file lies beside it, with that as `cuda`, compiled when it is first run."""
     module, source = load(path), Path(path).with_suffix(".cu")
     if source.is_file():
-        from minillama.simt.profile_build import CudaSource
+        from minillama.simt.emulator_build import CudaSource
 
         module.cuda = CudaSource(source.read_text(encoding="utf-8"), source.name)  # kept by its text, wherever it lies
     return module

@@ -86,7 +86,7 @@ def split_prompts(prompts, fraction):
 
 
 def answer_tokens(pairs, tokenizer, room):
-    """How many tokens an answer may have: as the longest of the pairs, and two, within LONGEST_ANSWER and the room."""
+    """How many tokens an answer may have: two more than the longest in the pairs, at most LONGEST_ANSWER and `room`."""
     longest = max(len(tokenizer.encode(text)) for pair in pairs for text in (pair.chosen, pair.rejected))
     return min(longest + 2, LONGEST_ANSWER, room)
 

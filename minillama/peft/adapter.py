@@ -10,7 +10,7 @@ no single weight does the same, and an adapter cannot be merged.
 
 from torch import nn
 
-from minillama.peft.lora import beside
+from minillama.peft.lora import device_and_dtype_of
 from minillama.quant.quantized_linear import replace_module
 
 
@@ -19,7 +19,7 @@ class WithBottleneck(nn.Module):
 
     def __init__(self, base, width, m, parallel):
         super().__init__()
-        self.base, self.parallel, like = base, parallel, beside(base.w1 if parallel else base)
+        self.base, self.parallel, like = base, parallel, device_and_dtype_of(base.w1 if parallel else base)
         self.down, self.up = nn.Linear(width, m, **like), nn.Linear(m, width, **like)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)

@@ -8,7 +8,7 @@ LLaMA's file forms have no place for a bias, so it cannot be merged.
 import torch
 from torch import nn
 
-from minillama.peft.lora import beside
+from minillama.peft.lora import device_and_dtype_of
 from minillama.quant.quantized_linear import wrap_linears
 
 
@@ -17,7 +17,7 @@ class WithBias(nn.Module):
 
     def __init__(self, base):
         super().__init__()
-        self.base, self.bias = base, nn.Parameter(torch.zeros(base.out_features, **beside(base)))
+        self.base, self.bias = base, nn.Parameter(torch.zeros(base.out_features, **device_and_dtype_of(base)))
 
     def forward(self, x):
         y = self.base(x)

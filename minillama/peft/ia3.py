@@ -8,7 +8,7 @@
 import torch
 from torch import nn
 
-from minillama.peft.lora import beside, exact_weight
+from minillama.peft.lora import device_and_dtype_of, exact_weight
 from minillama.quant.quantized_linear import QuantizedLinear, replace_module, wrap_linears
 
 SCALED = {"attention.wk": "output", "attention.wv": "output", "feed_forward.w2": "input"}
@@ -20,7 +20,8 @@ class WithScale(nn.Module):
     def __init__(self, base, of_input):
         super().__init__()
         self.base, self.of_input = base, of_input
-        self.scale = nn.Parameter(torch.ones(base.in_features if of_input else base.out_features, **beside(base)))
+        width = base.in_features if of_input else base.out_features
+        self.scale = nn.Parameter(torch.ones(width, **device_and_dtype_of(base)))
 
     def forward(self, x):
         if self.of_input:

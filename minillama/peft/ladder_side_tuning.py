@@ -11,7 +11,7 @@ alone. A network of its own cannot be merged.
 import torch
 from torch import nn
 
-from minillama.peft.lora import beside
+from minillama.peft.lora import device_and_dtype_of
 from minillama.rms_norm import RMSNorm
 from minillama.swiglu import SwiGLU
 
@@ -21,7 +21,7 @@ class Ladder(nn.Module):
 
     def __init__(self, model, r):
         super().__init__()
-        D, L, eps, like = model.config.dim, len(model.layers), model.config.norm_eps, beside(model.norm)
+        D, L, eps, like = model.config.dim, len(model.layers), model.config.norm_eps, device_and_dtype_of(model.norm)
         self.base, self.streams = model.norm, []
         self.down = nn.ModuleList(nn.Linear(D, r, bias=False, **like) for _ in range(L + 1))
         self.steps = nn.ModuleList(nn.Sequential(RMSNorm(r, eps), SwiGLU(r, 4 * r)) for _ in range(L)).to(**like)

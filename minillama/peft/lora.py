@@ -58,7 +58,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base, self.config = base.requires_grad_(False), config
         self.in_features, self.out_features = base.in_features, base.out_features
-        like = beside(base)
+        like = device_and_dtype_of(base)
         self.A = nn.Parameter(torch.empty(config.rank, self.in_features, **like))
         self.B = nn.Parameter(torch.zeros(self.out_features, config.rank, **like))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
@@ -99,7 +99,7 @@ class LoRALinear(nn.Module):
         """Put the base back as it was, bit for bit."""
         if not self.unmerged_base:
             raise ValueError("the base was not kept: merge with keep_base=True to be able to unmerge")
-        self.base, self.unmerged_base = self.unmerged_base[0].to(beside(self.base)["device"]), ()
+        self.base, self.unmerged_base = self.unmerged_base[0].to(device_and_dtype_of(self.base)["device"]), ()
         self.merged = False
 
 
@@ -143,7 +143,7 @@ def _add_product(rows, a, b):
 def _product_backward(base, dy):
     """dy W, a new tensor: the gradient of a frozen base's input."""
     if isinstance(base, QuantizedLinear):
-        return base.stored().product_backward(dy)
+        return base.packed_weight().product_backward(dy)
     return getattr(base, "multiply", nn.functional.linear)(dy, base.weight.T)
 
 
@@ -198,7 +198,7 @@ def lora_layers(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
-def beside(base):
+def device_and_dtype_of(base):
     """Device and dtype of what is trained beside a frozen layer: fp32, or float64 beside float64."""
     device = next(tensor.device for tensor in [*base.parameters(), *base.buffers()])
     dtype = torch.float32 if isinstance(base, QuantizedLinear) else base.weight.dtype

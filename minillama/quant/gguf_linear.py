@@ -30,7 +30,7 @@ class GGUFLinear(QuantizedLinear):
         self.block = block
         self.register_buffer("blocks", raw.view(shape[0], -1))
 
-    def stored(self):
+    def packed_weight(self):
         return self
 
     def dequantize(self, dtype=torch.float32):
@@ -72,7 +72,7 @@ def keep_blocks(weights):
 
 
 def bytes_held(weights, size, kept):
-    """Bytes that the model will take: of blocks, if they are kept, those of the file, of other numbers `size` each."""
+    """Bytes that the model will take: blocks that are kept as many as in the file, all other numbers `size` each."""
     if not kept:
         return weights.config.n_parameters() * size
     return sum(len(tensor.raw) if is_kept(tensor) and name != TABLE else math.prod(tensor.shape) * size

@@ -117,5 +117,5 @@ class Int8Linear(QuantizedLinear):
     def settings(self):
         return {"threshold": self.threshold}
 
-    def stored(self):
+    def packed_weight(self):
         return Int8Tensor(self.codes, self.absmax, self.threshold, self.backend)

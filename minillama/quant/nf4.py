@@ -285,6 +285,6 @@ class NF4Linear(QuantizedLinear):
     def settings(self):
         return {"block_size": self.block_size, "double_quantization": self.absmax_scale is not None}
 
-    def stored(self):
+    def packed_weight(self):
         return NF4Tensor(self.codes, self.absmax, self.absmax_scale, self.absmax_offset,
                          (self.out_features, self.in_features), self.block_size, self.backend, self.activations)

@@ -9,7 +9,7 @@ from torch import nn
 class QuantizedLinear(nn.Module):
     """y = x W^T for a frozen, quantized W; the gradient goes to x alone, dx = dy W.
 
-    A subclass keeps its numbers in buffers, gathers them in `stored()` (an object with
+    A subclass keeps its numbers in buffers, gathers them in `packed_weight()` (an object with
     `dequantize(dtype)`, `product(x)` and `product_backward(dy)`), and is built from a matrix by `from_weight(weight,
     **settings())`, without numbers by `planned(out, in, **settings())`. Its buffer `layout` (int64) says how the
     bytes are to be read and travels in the state dict; loading bytes of another layout is an error.
@@ -30,11 +30,11 @@ class QuantizedLinear(nn.Module):
 
     def dequantize(self, dtype=torch.float32):
         """W (out, in), computed in fp32 and rounded once to `dtype`."""
-        return self.stored().dequantize(dtype)
+        return self.packed_weight().dequantize(dtype)
 
     def forward(self, x):
         """(..., in) -> (..., out), in the dtype of x."""
-        return FrozenProduct.apply(x, self.stored())
+        return FrozenProduct.apply(x, self.packed_weight())
 
     def _apply(self, fn, recurse=True):
         # model.bfloat16() means the activations: block scales rounded to 8 bits would damage every weight.

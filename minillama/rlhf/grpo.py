@@ -100,7 +100,7 @@ class GroupLearner(PPO):
             raise ValueError(f"answers is {self.config.answers}: a group needs two or more to be held against each "
                              "other")
 
-    def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+    def add_advantages(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience, with advantages of answers instead of tokens; the values are 0."""
         mask_BA = rollout.answer_mask_BA
         kl_B = ppo.kl_estimate(log_prob_BA, ref_log_prob_BA).masked_fill(~mask_BA, 0.0).sum(-1)

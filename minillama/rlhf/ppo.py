@@ -16,7 +16,7 @@ the default is argued where it is documented. `run.py ppo --like NAME` runs a co
 | a batch is left above a KL per token of | `PPOConfig.old_kl` 0.05, `trust_region` | - | - | optional | - | - | - |
 | KL target and horizon | `PPOConfig.kl_target` 3, 300 | - | 6, 10000 | 6, 10000 | - | - | - |
 | the policy's rate | `train_ppo.with_rates`, 0.064 / D | not told | 1e-5 | 1.41e-5 | 3e-6 | 9e-6 | 9.65e-6 |
-| the policy that is kept | the best (`evaluate.best_policy`) | not told | last | last | last | last | last |
+| the policy that is kept | the best (`rlhf.best_policy`) | not told | last | last | last | last | last |
 | the policy loss averages over | `policy_loss(average=)` | not told | tokens | tokens | tokens | answers | tokens |
 
 Shapes: (B, T) over the tokens of the answers; masks are bool, True on real tokens. What stands under a

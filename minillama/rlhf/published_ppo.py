@@ -12,7 +12,7 @@ from minillama.rlhf import ppo
 from minillama.rlhf.experience import Experience
 from minillama.rlhf.gae import gae
 from minillama.rlhf.grpo import GRPO, RLOO
-from minillama.rlhf.train_ppo import PPO, PPOConfig, _step
+from minillama.rlhf.train_ppo import PPO, PPOConfig, step_optimizer
 
 WHITENING = ("none", "biased", "unbiased")
 
@@ -35,7 +35,7 @@ class PublishedPPO(PPO):
     """A run under a `PublishedPPOConfig`. With the score on the slot after the answer ("pad"), that slot has a value
     and an advantage too, which the values learn and the policy does not: it took no action there."""
 
-    def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+    def add_advantages(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience: rewards, perhaps whitened, advantages by GAE, perhaps whitened."""
         config, mask_BA, judged_BA = self.config, rollout.answer_mask_BA, self.judged_places(rollout)
         rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, self.kl_coefficient,
@@ -67,7 +67,7 @@ class PublishedPPO(PPO):
         """One step of the value model -> {"value_loss": before it}."""
         loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA,
                               self.judged_places(experience.rollout), self.config.value_clip)
-        _step(self.value_optimizer, loss, self.config.clip_norm)
+        step_optimizer(self.value_optimizer, loss, self.config.clip_norm)
         return {"value_loss": loss.item()}
 
 

@@ -43,9 +43,9 @@ class Rollout:
                 zip(self.answers_BA.tolist(), kept_B.tolist(), strict=True)]
 
 
-def batch_of(n_questions, iteration, config):
-    """Places of an iteration's questions, one for each answer: each is asked once before one is asked again, in an
-    order of the seed, and then so often in a row as it gets `answers`."""
+def choose_questions(n_questions, iteration, config):
+    """Indices of an iteration's questions, each repeated once for each of its `answers`. Every question is asked
+    before any is asked again, in an order that the seed decides."""
     if n_questions < 1:
         raise ValueError("no question given: PPO needs prompts to answer")
     asked = config.batch_size // (config.answers or 1)

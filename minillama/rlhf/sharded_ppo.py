@@ -35,8 +35,8 @@ def rows_of_own(n):
 
 
 def rows_of_all(own, n):
-    """All n rows, from what each process has of its `rows_of_own`, (n / N, ...). A gradient flows to the own ones, N
-    times as large as it is: FSDP takes the mean over processes of what has to be added up."""
+    """All n rows, gathered from the `rows_of_own` of N processes. Only this process's own rows get a gradient, times N:
+    the gradients of all processes should be added up, but FSDP takes their mean."""
     rank, size = data_parallel.rank_and_size()
     parts = [torch.empty_like(own, memory_format=torch.contiguous_format, requires_grad=False) for _ in range(size)]
     dist.all_gather(parts, own.detach().contiguous())

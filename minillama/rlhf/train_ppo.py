@@ -18,15 +18,15 @@ import torch
 
 from minillama.backends import backend_of
 from minillama.config_checks import MOST, check_config, number, seed
-from minillama.evaluate.best_policy import BestPolicy
 from minillama.evaluate.diagnosis import describe, tell_news
 from minillama.evaluate.exam import means, prompts_of
 from minillama.rlhf import ppo
+from minillama.rlhf.best_policy import BestPolicy
 from minillama.rlhf.experience import make_experience, value_model_of
 from minillama.rlhf.model_calls import ModelCalls
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
-from minillama.rlhf.rollout import batch_of
+from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.trust_region import LastBatch, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
@@ -130,10 +130,10 @@ class PPO(ModelCalls):
     def make_experience(self, rollout):
         """The answers' scores, log-probabilities, values and advantages: an `experience.Experience`."""
         score_B = ppo.punish_missing_eos(self.scores(rollout), rollout.ended_B, self.config.missing_eos_score)
-        return self.weigh_experience(rollout, score_B, self.log_probs(self.policy, rollout),
+        return self.add_advantages(rollout, score_B, self.log_probs(self.policy, rollout),
                                      self.reference_log_probs(rollout))
 
-    def weigh_experience(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
+    def add_advantages(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience, its advantages by GAE."""
         return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.values(rollout),
                                self.kl_coefficient, self.config.gamma, self.config.lam)
@@ -165,15 +165,15 @@ class PPO(ModelCalls):
         return {name: sum(row[name] for row in measured) / len(measured) for name in measured[0]} | first
 
     def update(self, experience, other_loss=None, first=False):
-        """One step of the policy (and a loss to be added to its own) and one of the value model -> what was measured
-        before them; None, and no step, where, but for the first, the policy is too far from the one that sampled."""
+        """One step of the policy, on its loss plus `other_loss`, and one of the value model -> what was measured before
+        them. None, and no step, if the policy is too far from the one that sampled; the first step is always made."""
         config = self.config
         log_prob_BA, measured = self.measure(self.logits(experience.rollout), experience)
         if not first and is_far(measured, config):
             return None
         self.origins = [[weight.clone() for weight in self.policy_optimizer.weights], *self.origins[-1:]]
         loss = self.policy_loss(log_prob_BA, experience)
-        _step(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
+        step_optimizer(self.policy_optimizer, loss if other_loss is None else loss + other_loss, config.clip_norm)
         values = self.learn_values(experience)
         other = {} if other_loss is None else {"other_loss": other_loss.item()}
         return {**other, "policy_loss": loss.item(), **values, **measured}
@@ -187,7 +187,7 @@ class PPO(ModelCalls):
         """One step of the value model -> {"value_loss": before it}."""
         loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA,
                               experience.rollout.answer_mask_BA, self.config.value_clip)
-        _step(self.value_optimizer, loss, self.config.clip_norm)
+        step_optimizer(self.value_optimizer, loss, self.config.clip_norm)
         return {"value_loss": loss.item()}
 
     def state_dict(self):
@@ -207,7 +207,8 @@ class PPO(ModelCalls):
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
-def _step(optimizer, loss, clip_norm):
+def step_optimizer(optimizer, loss, clip_norm):
+    """One step on a loss (scalar tensor); FloatingPointError where it is not finite, and nothing has changed."""
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}: the last checkpoint is untouched; begin anew with a "
                                  f"lower rate than {optimizer.lr}")
@@ -246,22 +247,23 @@ class PPORun(ResumableRun):
 
     name, total, unit, state_file, needs = "ppo", "iterations", "iteration", STATE_FILE, ("score", "kl")
 
-    def __init__(self, ppo, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked):
-        self.ppo, self.tokenizer, self.questions, self.watch, self.told = ppo, tokenizer, questions, watch, set()
+    def __init__(self, learner, tokenizer, questions, template, end_id, watch, pretraining_text, facts, folder, asked):
+        self.ppo, self.tokenizer, self.questions, self.watch, self.told = learner, tokenizer, questions, watch, set()
         self.prompts, exam = (prompts_of(part, tokenizer, template) for part in (questions, asked))
         self.end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
-        self.best = BestPolicy(ppo, exam, self.end_id)
-        self.other_loss = pretraining_loss(ppo.policy, pretraining_text, ppo.config)
+        self.best = BestPolicy(learner, exam, self.end_id)
+        self.other_loss = pretraining_loss(learner.policy, pretraining_text, learner.config)
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-        judge = {"reward_kernels": backend_of(ppo.score), "reward_model": crc_of(ppo.score.state_dict().values())}
-        judge["algorithm"] = type(ppo).__name__.lower().removeprefix("published")
-        signature = {**(facts or {}), **data, **settings_of(ppo.config), **model_facts(ppo.policy), **judge}
-        super().__init__(ppo.config, folder, signature, ppo.config.iterations)
+        name, judge = type(learner).__name__.lower().removeprefix("published"), learner.score
+        judge = {"reward_kernels": backend_of(judge), "reward_model": crc_of(judge.state_dict().values())}
+        signature = {**(facts or {}), **data, **settings_of(learner.config), **model_facts(learner.policy), **judge,
+                     "algorithm": name}
+        super().__init__(learner.config, folder, signature, learner.config.iterations)
 
     def advance(self):
         """One iteration -> score and KL in words."""
-        start, chosen = time.perf_counter(), batch_of(len(self.prompts), self.step, self.config)
+        start, chosen = time.perf_counter(), choose_questions(len(self.prompts), self.step, self.config)
         began = {} if self.step else self.best.check_policy()
         rollout, metrics = self.ppo.advance([self.prompts[i] for i in chosen], self.end_id, self.other_loss)
         self.step = self.ppo.iteration

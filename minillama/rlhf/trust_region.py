@@ -49,8 +49,8 @@ def is_far(measured, config):
 
 @torch.no_grad()
 def pull_back(optimizer, origins, beyond):
-    """Bring an `AdamW`'s weights towards the first of origins, lists of weights, while beyond(): halfway, HALVINGS
-    times, then all the way; then towards the next -> how many times. Adam's means stay as they are."""
+    """While beyond() holds, move an `AdamW`'s weights back to the first of `origins` (lists of weights): HALVINGS times
+    half of the way, then all of it; then to the next. Returns the number of moves; Adam's m and v do not change."""
     moves = 0
     for origin in origins:
         for share in [0.5] * HALVINGS + [0.0]:
@@ -82,8 +82,8 @@ class LastBatch:
         self.begin()
 
     def settle(self, sample, describe):
-        """sample() -> experience of the policy as it is; describe(experience) -> its "kl" among other metrics -> both,
-        of the policy as it was before the last batch if that went too far, and "taken_back", whether it was."""
+        """(experience, metrics): what sample() gives, what describe(experience) says of it. Where its "kl" is too far,
+        the weights from before the last batch are put back, both are made anew, and "taken_back" is 1, else 0."""
         seen = describe(experience := sample())
         back = bool(self.bound) and not seen["kl"] <= self.kl + self.bound
         if back:

@@ -1,7 +1,7 @@
-"""The emulator's Python side: CUDA source text becomes C++ that g++ compiles and this computer runs.
+"""The emulator's Python side: CUDA kernels and programs, compiled by g++, run and profiled on this computer.
 
-`profile_build` compiles kernels over `csrc/simt`, plain or with a profiler; `cuda_program` takes whole programs that
-were never written for it. The room imports nothing of the rest of minillama. Read `cuda_translate` first.
+`emulator_build` compiles kernels over `csrc/simt`, plain or with a profiler; `cuda_program` takes whole programs that
+were never written for it. The room imports nothing of the rest of minillama. Read `emulator_build` first.
 """
 
 FLOOR = 0  # imports from its own floor or a lower one

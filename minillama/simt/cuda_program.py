@@ -21,7 +21,7 @@ from pathlib import Path
 
 from minillama.simt.compiler import contraction, gcc, is_own, require_compiler
 from minillama.simt.cuda_translate import Unsupported, translate_tree
-from minillama.simt.profile_build import FAST, GUARD, PROFILED, PROGRAM, build_folder, compile_runtime, source_folder
+from minillama.simt.emulator_build import FAST, GUARD, PROFILED, PROGRAM, build_folder, compile_runtime, source_folder
 
 MEMORY = 8  # GiB of address space a program may take; half of it is the device's
 OUTPUT = 16 << 20  # bytes it may print

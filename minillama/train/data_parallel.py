@@ -46,7 +46,7 @@ def learner_of(model):
 
 
 def shard(batches, learner):
-    """Yield this process's batches of a step: as many for each process. Gradients meet at the last of them."""
+    """Yield this process's batches of a step; each process has equally many. The last one averages the gradients."""
     rank, size = getattr(learner, "place", None) or rank_and_size()
     if len(batches) % size:
         raise ValueError(f"a step of {len(batches)} batches cannot be shared by {size} processes: make "

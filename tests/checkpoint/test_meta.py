@@ -13,7 +13,7 @@ from minillama.checkpoint import load_model, save_model
 from minillama.checkpoint.huggingface import write_huggingface
 from minillama.checkpoint.meta import _for_saving, _room_for, _scaling, params_of, read_meta, write_meta
 from minillama.checkpoint.safetensors import write_safetensors
-from minillama.checkpoint.weights import Stored, from_model, stored
+from minillama.checkpoint.weights import Stored, as_stored, from_model
 from minillama.config import PRESETS, ModelConfig, RopeScaling, hidden_dim_rule, preset
 from minillama.transformer import Transformer
 
@@ -242,9 +242,9 @@ def test_tensors_that_are_made_while_they_are_saved_have_aligned_places_of_their
 
 def test_a_part_of_a_larger_tensor_is_saved_without_the_rest():
     whole = torch.arange(1000.0).view(10, 100)
-    part = _for_saving(stored(whole[3:5]), None)
+    part = _for_saving(as_stored(whole[3:5]), None)
     assert torch.equal(part, whole[3:5]) and part.untyped_storage().nbytes() == 800
-    across = _for_saving(stored(whole[:, 7]), None)
+    across = _for_saving(as_stored(whole[:, 7]), None)
     assert torch.equal(across, whole[:, 7]) and across.untyped_storage().nbytes() == 40
 
 

@@ -12,7 +12,7 @@ from mutants import Mutant
 
 from minillama.checkpoint import save_model
 from minillama.checkpoint.placement import load_placed, place_layers, read_part
-from minillama.checkpoint.weights import Stored, build_model, from_model, stored
+from minillama.checkpoint.weights import Stored, as_stored, build_model, from_model
 from minillama.cli import command_line as cli
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
@@ -133,7 +133,7 @@ def test_what_cannot_be_placed_is_refused_in_a_line(words, said, capsys):
 
 
 WHOLE = torch.arange(7.0 * 6).view(7, 6)
-KEPT = {"one tensor": stored(WHOLE), "rows moved": stored(WHOLE, lambda rows: rows.flip(0)),
+KEPT = {"one tensor": as_stored(WHOLE), "rows moved": as_stored(WHOLE, lambda rows: rows.flip(0)),
         "joined by rows": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(0, WHOLE.split([3, 3, 1]), None)),
         "joined by columns": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(1, WHOLE.split([2, 2, 2], 1), None)),
         "decoded": Stored((7, 6), WHOLE.dtype, lambda: WHOLE.clone())}

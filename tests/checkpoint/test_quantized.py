@@ -18,7 +18,7 @@ from minillama.checkpoint import load_model, open_weights, save_model
 from minillama.checkpoint.convert import convert, quantize
 from minillama.checkpoint.quantized import quantize_weights, write_quantized
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.weights import Weights, from_model, stored
+from minillama.checkpoint.weights import Weights, as_stored, from_model
 from minillama.cli.info import examine_checkpoint
 from minillama.config import ModelConfig
 from minillama.quant.quantize_linears import quantize_linears
@@ -52,7 +52,7 @@ def test_what_a_layer_was_made_of_leaves_memory_before_the_next_is_read():
     """Or the whole model would be in memory beside its few bits, once all of it has been read."""
     whole = {name: tensor.detach().clone() for name, tensor in model_of(TIED).named_parameters()}
     alive = {name: weakref.ref(tensor) for name, tensor in whole.items()}
-    weights = Weights(TIED, {name: stored(whole.pop(name)) for name in list(whole)}, Path("there"))
+    weights = Weights(TIED, {name: as_stored(whole.pop(name)) for name in list(whole)}, Path("there"))
     weights = quantize_weights(weights, "nf4")
     for name in list(weights.tensors):
         part = weights.tensors.pop(name)

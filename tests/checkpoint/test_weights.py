@@ -9,7 +9,7 @@ from checkpoints import assert_same_weights, model_of
 from mutants import Mutant
 
 from minillama.checkpoint import find_tokenizer
-from minillama.checkpoint.weights import Stored, build_model, check_tensors, expected_shapes, from_model, stored
+from minillama.checkpoint.weights import Stored, as_stored, build_model, check_tensors, expected_shapes, from_model
 from minillama.config import PRESETS, ModelConfig
 from minillama.tokenizer import load_tokenizer, train_bpe
 
@@ -58,7 +58,7 @@ def test_a_folder_s_tokenizer_is_its_first_and_a_file_s_is_the_first_beside_it_t
 
 def test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost():
     weights = from_model(model_of(CONFIG, dtype=torch.bfloat16))
-    weights.tensors["norm.weight"] = stored(torch.full((12,), 1 / 3, dtype=torch.float16))
+    weights.tensors["norm.weight"] = as_stored(torch.full((12,), 1 / 3, dtype=torch.float16))
     model = build_model(weights)
     assert {w.dtype for w in model.parameters()} == {torch.float32}
     assert torch.equal(model.norm.weight.half(), torch.full((12,), 1 / 3, dtype=torch.float16))
@@ -67,9 +67,9 @@ def test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost():
 def test_every_tensor_is_there_once_in_its_shape():
     good = from_model(model_of(CONFIG)).tensors
     for change, message in (({"layers.1.ffn_norm.weight": None}, "layers.1.ffn_norm.weight is missing .1 tensors"),
-                            ({"lora.A": stored(torch.ones(2))}, "lora.A is not part of a LLaMA"),
-                            ({"norm.weight": stored(torch.ones(13))}, r"norm.weight has shape \[13\]"),
-                            ({"norm.weight": stored(torch.ones(12).int())}, "norm.weight is torch.int32")):
+                            ({"lora.A": as_stored(torch.ones(2))}, "lora.A is not part of a LLaMA"),
+                            ({"norm.weight": as_stored(torch.ones(13))}, r"norm.weight has shape \[13\]"),
+                            ({"norm.weight": as_stored(torch.ones(12).int())}, "norm.weight is torch.int32")):
         weights = from_model(model_of(CONFIG))
         weights.tensors = {name: tensor for name, tensor in {**good, **change}.items() if tensor is not None}
         with pytest.raises(ValueError, match=message):

@@ -156,7 +156,7 @@ def test_auto_is_the_fastest_that_is_built_and_a_line_says_which(capsys, monkeyp
     assert chosen(capsys, device="cuda") == ("torch", "kernels: torch (PyTorch's own on cuda)\n")
     assert chosen(capsys, kernels="reference") == ("reference", ""), "a name that was given is not told again"
     monkeypatch.setattr(kernels, "built_backends", lambda: ("reference",))
-    monkeypatch.setattr(kernels, "_missing", lambda: "minillama._ops was never compiled")
+    monkeypatch.setattr(kernels, "_load_operators", lambda: "minillama._ops was never compiled")
     monkeypatch.setattr("shutil.which", lambda tool: tool == "apk" or None)
     name, told = chosen(capsys)
     assert name == "torch" and told.count("\n") == 1 and told.startswith("kernels: torch (")

@@ -14,7 +14,7 @@ from minillama.checkpoint.convert import convert
 from minillama.checkpoint.names import rows_to_hf, rows_to_meta
 from minillama.checkpoint.quantized import quantize_weights
 from minillama.checkpoint.safetensors import read_safetensors, write_safetensors
-from minillama.checkpoint.weights import Weights, from_model, stored
+from minillama.checkpoint.weights import Weights, as_stored, from_model
 from minillama.config import ModelConfig, RopeScaling
 from minillama.parity.checkpoint_diff import compare_checkpoints
 from minillama.parity.parity_peers import parity
@@ -36,7 +36,7 @@ def numbers(config, seed=0):
 
 
 def held(config, tensors):
-    return Weights(config, {name: stored(tensor) for name, tensor in tensors.items()}, Path("x"))
+    return Weights(config, {name: as_stored(tensor) for name, tensor in tensors.items()}, Path("x"))
 
 
 def lines_of(config, tensors, right, changed=None):

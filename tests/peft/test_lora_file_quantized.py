@@ -129,6 +129,6 @@ MUTANTS = [
     Mutant(FILE, "B = rows_to_hf(path, layer.B.detach(), model.config.n_heads, model.config.n_kv_heads)",
            "B = layer.B.detach()",
            lambda: test_peft_loads_the_adapter_of_our_quantized_model_to_the_same_logits("int8")),
-    Mutant("minillama.peft.lora", "base.stored().product_backward(dy)", "base.stored().product_backward(0 * dy)",
+    Mutant("minillama.peft.lora", "packed_weight().product_backward(dy)", "packed_weight().product_backward(0 * dy)",
            lambda: test_we_load_pefts_adapter_of_a_bitsandbytes_base_to_the_same_logits_and_gradients("nf4")),
 ]

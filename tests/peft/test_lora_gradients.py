@@ -102,7 +102,7 @@ MUTANTS = [
     Mutant(LORA, "read = x if dropped is None else dropped", "read = x", formula(dropout=0.4)),
     Mutant(LORA, "            _add_product(dx.view(-1, A.shape[1]), d_low_NR, A)", "            pass", formula()),
     Mutant(LORA, "(dy, base.weight.T)", "(dy.abs(), base.weight.T)", formula()),
-    Mutant(LORA, "base.stored().product_backward(dy)", "base.stored().product_backward(-dy)", formula("nf4")),
+    Mutant(LORA, "packed_weight().product_backward(dy)", "packed_weight().product_backward(-dy)", formula("nf4")),
     Mutant(LORA, "if ctx.needs_input_grad[0] else None", "if True else None",
            test_an_input_without_a_gradient_costs_no_product_with_the_base),
     Mutant(LORA, "base.requires_grad_(False), config", "base, config",

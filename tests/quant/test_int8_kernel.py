@@ -108,7 +108,7 @@ def test_a_layer_multiplies_by_the_backend_that_it_is_given_and_keeps_its_gradie
         layer.backend = "cpu"
         y = layer(x)
     assert called == ["cpu"]
-    torch.testing.assert_close(y, real(x.detach(), layer.stored()), rtol=0, atol=0)
+    torch.testing.assert_close(y, real(x.detach(), layer.packed_weight()), rtol=0, atol=0)
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], wanted)
 
 

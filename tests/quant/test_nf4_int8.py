@@ -152,7 +152,7 @@ def test_a_model_that_is_told_so_multiplies_rounded_activations_and_no_other():
     layer = NF4Linear.from_weight(normal(10, 128))
     layer.activations = "int8"
     x = normal(3, 128, seed=1)
-    assert torch.equal(matrix_of(layer).product(x), product(x, layer.stored()))
+    assert torch.equal(matrix_of(layer).product(x), product(x, layer.packed_weight()))
 
 
 def test_generation_runs_on_rounded_activations():

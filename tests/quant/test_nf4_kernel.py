@@ -184,7 +184,7 @@ def test_leading_dimensions_and_strides_do_not_matter(backend):
 def test_a_layers_stored_bits_go_straight_in(backend):
     layer = NF4Linear.from_weight(torch.randn(6, 10))
     x = torch.randn(4, 10)
-    torch.testing.assert_close(kernels.nf4_matmul(x, layer.stored(), backend), layer(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(kernels.nf4_matmul(x, layer.packed_weight(), backend), layer(x), rtol=0, atol=1e-5)
 
 
 @needs_simt

@@ -94,7 +94,7 @@ def state_dict():
 
 MUTANTS = [
     Mutant(NF4, "stored.block_size, padding]", "64, padding]", state_dict),
-    Mutant(LINEAR, "FrozenProduct.apply(x, self.stored())", "self.stored().product(x)",
+    Mutant(LINEAR, "FrozenProduct.apply(x, self.packed_weight())", "self.packed_weight().product(x)",
            test_nothing_of_the_weights_size_is_saved_for_the_backward_pass),
     Mutant(LINEAR, "ctx.stored.product_backward(dy)", "ctx.stored.product_backward(dy.abs())",
            forward_and_gradient),

@@ -12,7 +12,7 @@ from test_train_ppo import CONFIG, a_model, same, share_of_a, trained
 
 from minillama.rlhf.grpo import GRPO, RLOO, group_relative, groups_of, leave_one_out, mean_of_answers
 from minillama.rlhf.published_ppo import LEARNERS, PublishedPPO
-from minillama.rlhf.rollout import Rollout, answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.rollout import Rollout, answer_logits, choose_questions, log_probs_of, sample_answers
 from minillama.rlhf.train_ppo import PPOConfig
 
 GROUPS = torch.tensor([4, 1, 4, 0, 1, 4, 2, 2])  # of 3, 2, 1 and 2, in no order, and one number unused
@@ -81,7 +81,7 @@ def test_rows_with_the_same_prompt_are_a_group_whatever_the_padding_holds():
 
 def test_the_questions_of_a_round_are_asked_as_often_as_they_get_answers():
     config = PPOConfig(batch_size=6, answers=3)
-    rounds = [batch_of(4, i, config) for i in range(4)]
+    rounds = [choose_questions(4, i, config) for i in range(4)]
     assert all(row[0] == row[1] == row[2] and row[3] == row[4] == row[5] for row in rounds)
     asked = [place for row in rounds for place in row[::3]]
     assert sorted(asked[:4]) == sorted(asked[4:]) == [0, 1, 2, 3], "each once before one is asked again"
@@ -100,7 +100,7 @@ def test_the_loss_is_the_papers_and_its_gradient_flows(kind):
     score = torch.randn(len(mask))
     with torch.no_grad():
         log_p = log_probs_of(answer_logits(run.policy, rollout), rollout)
-    old = run.weigh_experience(rollout, score, log_p + noise[0], log_p + noise[1])
+    old = run.add_advantages(rollout, score, log_p + noise[0], log_p + noise[1])
     now = log_p.clone().requires_grad_()
     ours = run.policy_loss(now, old)
     ours.backward()

@@ -140,8 +140,8 @@ def test_who_follows_the_advice_on_the_rate_gets_a_better_policy(name, lr, facto
 MUTANTS = [
     Mutant("minillama.evaluate.diagnosis", "it hardly moves, try a higher --lr", "it hardly moves, try a lower --lr",
            lambda: test_who_follows_the_advice_on_the_rate_gets_a_better_policy("flat", 1e-5, 1000, 0)),
-    Mutant("minillama.rlhf.train_ppo", "crc_of(ppo.score.state_dict().values())", "0",
+    Mutant("minillama.rlhf.train_ppo", "crc_of(judge.state_dict().values())", "0",
            law("reward_model", {"reward_model": lambda: other_judge("deviation")})),
-    Mutant("minillama.rlhf.train_ppo", 'backend_of(ppo.score)', "None",
+    Mutant("minillama.rlhf.train_ppo", 'backend_of(judge)', "None",
            law("reward_kernels", {"reward_model": lambda: fused_judge()})),
 ]

@@ -83,7 +83,7 @@ def test_every_choice_gives_the_advantages_that_plain_loops_give():
             "score_at", "estimator", "score_limit", "whitening", "whiten_rewards", "lam")})
         rollout, score, log_prob, reference, values = the_numbers()
         run.value = lambda rollout, values=values: values
-        made = run.weigh_experience(rollout, score, log_prob, reference)
+        made = run.add_advantages(rollout, score, log_prob, reference)
         for got, wanted in zip((made.advantages_BA, made.returns_BA), by_hand(config, run.kl_coefficient), strict=True):
             for key, value in wanted.items():
                 assert got[key].item() == pytest.approx(value, rel=1e-6, abs=1e-6), (config, key)

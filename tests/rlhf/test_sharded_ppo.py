@@ -16,7 +16,7 @@ from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.rlhf import sharded_ppo
 from minillama.rlhf.published_ppo import LEARNERS, PublishedPPOConfig
 from minillama.rlhf.reward_model import RewardModel
-from minillama.rlhf.rollout import batch_of
+from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.sharded_ppo import ShardedPPORun, in_shards, leaves_of, rows_of_own, with_leaves
 from minillama.rlhf.train_ppo import PPORun, train_ppo
 from minillama.train.mesh import ppo_traffic, ppo_training_bytes
@@ -81,7 +81,7 @@ def bytes_held(run):
 
 def traffic_of_an_iteration(run):
     """(bytes sent, counted; the formula's) of one more iteration."""
-    asked = [run.prompts[i] for i in batch_of(len(run.prompts), run.step, run.config)]
+    asked = [run.prompts[i] for i in choose_questions(len(run.prompts), run.step, run.config)]
     with Traffic() as traffic:
         rollout, metrics = run.ppo.advance(asked, run.end_id)
     said = ppo_traffic(SHAPE, torch.distributed.get_world_size(), rollout.answers_BA.shape[1], metrics["updates"],

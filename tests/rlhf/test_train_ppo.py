@@ -12,7 +12,7 @@ from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora, remove_lora
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.reward_model import RewardModel
-from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.rollout import answer_logits, choose_questions, log_probs_of, sample_answers
 from minillama.rlhf.train_ppo import PPO, PPOConfig, train_ppo
 from minillama.transformer import Transformer
 
@@ -47,7 +47,7 @@ def a_run(policy, score=None, **changes):
 
 def prompts(run, iteration):
     ids = [[1, *Letters().encode(question)] for question in QUESTIONS]
-    return [ids[i] for i in batch_of(len(ids), iteration, run.config)]
+    return [ids[i] for i in choose_questions(len(ids), iteration, run.config)]
 
 
 def walk(run, n=None):
@@ -184,7 +184,7 @@ def test_the_rate_falls_to_zero_in_a_straight_line():
 
 def test_every_question_is_asked_once_before_one_is_asked_again():
     config = PPOConfig(batch_size=4)
-    asked = [place for i in range(7) for place in batch_of(7, i, config)]
+    asked = [place for i in range(7) for place in choose_questions(7, i, config)]
     assert [sorted(asked[i:i + 7]) for i in range(0, 28, 7)] == [list(range(7))] * 4
     assert asked[:7] != asked[7:14]
 
@@ -237,7 +237,7 @@ def test_bad_settings_are_named(settings, error, message):
 
 def test_no_question_is_an_error():
     with pytest.raises(ValueError, match="no question given"):
-        batch_of(0, 0, CONFIG)
+        choose_questions(0, 0, CONFIG)
 
 
 def law(test, *arguments):

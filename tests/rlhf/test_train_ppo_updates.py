@@ -9,7 +9,7 @@ from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_run, prompts, trained
 
-from minillama.rlhf.rollout import answer_logits, batch_of, log_probs_of, sample_answers
+from minillama.rlhf.rollout import answer_logits, choose_questions, log_probs_of, sample_answers
 from minillama.rlhf.train_ppo import PPOConfig, PPORun, with_rates
 
 
@@ -73,7 +73,7 @@ def test_a_batch_may_be_larger_than_all_questions_and_begins_where_the_last_one_
     config = PPOConfig(batch_size=5, seed=3)
     orders = [torch.randperm(3, generator=torch.Generator().manual_seed(3 + turn)).tolist() for turn in range(4)]
     row = sum(orders, [])
-    assert [batch_of(3, i, config) for i in (0, 1)] == [row[:5], row[5:10]]
+    assert [choose_questions(3, i, config) for i in (0, 1)] == [row[:5], row[5:10]]
 
 
 def test_what_updates_measured_is_averaged_but_for_the_first_ones_alone(monkeypatch):

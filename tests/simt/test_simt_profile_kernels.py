@@ -232,9 +232,9 @@ def test_a_number_that_a_lane_reads_twice_in_a_row_counts_twice():
 ])
 def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, new, twin):
     """One line of it is changed; a sound kernel is then accused, a mistake missed or a number wrong."""
-    from minillama.simt import profile_build
+    from minillama.simt import emulator_build
 
-    csrc = profile_build.source_folder()
+    csrc = emulator_build.source_folder()
     for part in (csrc / "simt", csrc / "simt" / "profile"):
         (tmp_path / part.relative_to(csrc)).mkdir()
         for path in [path for path in part.iterdir() if path.is_file()]:
@@ -243,8 +243,8 @@ def test_a_fault_in_the_profiler_itself_shows(tmp_path, monkeypatch, file, old, 
     text = target.read_text(encoding="utf-8")
     assert text.count(old) == 1
     target.write_text(text.replace(old, new), encoding="utf-8")
-    monkeypatch.setattr(profile_build, "build_folder", lambda: tmp_path / "build")
-    monkeypatch.setattr(profile_build, "source_folder", lambda: tmp_path)
+    monkeypatch.setattr(emulator_build, "build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr(emulator_build, "source_folder", lambda: tmp_path)
     if twin == "transpose":
         with pytest.raises(AssertionError):
             transpose_is_counted(kernels.CudaSource(FOLDER / "patterns.cu"))

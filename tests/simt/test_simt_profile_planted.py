@@ -15,7 +15,7 @@ from test_simt_profile import (
 )
 
 from minillama import kernels
-from minillama.simt import profile_build
+from minillama.simt import emulator_build
 
 pytestmark = [pytest.mark.long, laws.pytestmark]
 COUNTS, SHADOW, ACCESSES = "requests.cpp", "shadow.cpp", "accesses.cpp"
@@ -44,7 +44,7 @@ FAULTS = [  # file; text that occurs there once, with @what is right@ in it; wha
 
 def with_faults(folder):
     """A copy of csrc in `folder` in which fault n is in force while the variable `planted` is n."""
-    shutil.copytree(profile_build.source_folder(), folder)
+    shutil.copytree(emulator_build.source_folder(), folder)
     plant_all((number, folder / "simt" / "profile" / name, text, wrong)
               for number, (name, text, wrong, _) in enumerate(FAULTS, 1))
     library = folder / "simt" / "profile" / "library.cpp"
@@ -57,8 +57,8 @@ def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     with_faults(folder / "csrc")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile_build, "source_folder", lambda: folder / "csrc")
-        patch.setattr(profile_build, "build_folder", lambda: folder / "build")
+        patch.setattr(emulator_build, "source_folder", lambda: folder / "csrc")
+        patch.setattr(emulator_build, "build_folder", lambda: folder / "build")
         sources = [kernels.CudaSource(laws.FOLDER / f"{name}.cu") for name in ("patterns", "twins")]
 
         def plant(number):

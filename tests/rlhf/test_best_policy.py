@@ -9,9 +9,9 @@ from letters import Letters, bare
 from mutants import Mutant
 from test_train_ppo import CONFIG, QUESTIONS, a_model, a_reward_model, a_run, same, trained
 
-from minillama.evaluate import best_policy
-from minillama.evaluate.best_policy import ANSWERS, BestPolicy
 from minillama.evaluate.diagnosis import describe
+from minillama.rlhf import best_policy
+from minillama.rlhf.best_policy import ANSWERS, BestPolicy
 from minillama.rlhf.train_ppo import train_ppo
 
 ASKED = ["e?", "ff"]
@@ -89,8 +89,8 @@ def test_the_best_of_a_run_that_was_stopped_is_not_forgotten(monkeypatch, tmp_pa
 
 
 MUTANTS = [
-    Mutant("minillama.evaluate.best_policy", "score > self.numbers[0]", "score >= -9",
+    Mutant("minillama.rlhf.best_policy", "score > self.numbers[0]", "score >= -9",
            test_the_highest_score_within_twice_the_target_is_put_back_and_the_first_in_any_case),
-    Mutant("minillama.evaluate.best_policy", "kl <= self.limit and", "",
+    Mutant("minillama.rlhf.best_policy", "kl <= self.limit and", "",
            test_the_highest_score_within_twice_the_target_is_put_back_and_the_first_in_any_case),
 ]

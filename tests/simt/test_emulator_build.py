@@ -10,8 +10,8 @@ import pytest
 import torch
 from mutants import Mutant
 
-from minillama.simt import profile_build
-from minillama.simt.profile_build import CudaSource, _argument, _caught, load
+from minillama.simt import emulator_build
+from minillama.simt.emulator_build import CudaSource, _argument, _caught, load
 
 SOURCE = '''extern "C" void none() {}
 extern "C" void turn(const float* x,
@@ -38,12 +38,12 @@ class Library:
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    monkeypatch.setattr(profile_build, "build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr(emulator_build, "build_folder", lambda: tmp_path / "build")
     return CudaSource(SOURCE, name="turn.cu")
 
 
 def test_a_call_sets_the_order_and_names_each_tensor_to_the_emulator_as_long_as_it_lasts(source, monkeypatch):
-    monkeypatch.setattr(profile_build, "order", "shuffle:7")
+    monkeypatch.setattr(emulator_build, "order", "shuffle:7")
     x, ids, y = torch.ones(5), torch.ones(3, dtype=torch.int64), torch.ones(2, 7, dtype=torch.half)
     for stops in (False, True):
         library = Library(stops)
@@ -109,8 +109,8 @@ def test_what_a_function_throws_is_caught_in_cpp():
 
 def test_each_form_is_compiled_once_and_keeps_its_errors(source, monkeypatch):
     built, made = [], []
-    monkeypatch.setattr(profile_build, "build", lambda *given: built.append(given) or str(len(built)))
-    monkeypatch.setattr(profile_build, "load", lambda path: made.append(Library()) or made[-1])
+    monkeypatch.setattr(emulator_build, "build", lambda *given: built.append(given) or str(len(built)))
+    monkeypatch.setattr(emulator_build, "load", lambda path: made.append(Library()) or made[-1])
     plain = source.library()
     source.profiled = True
     profiled = source.library()
@@ -132,7 +132,7 @@ def test_a_text_is_kept_under_its_digest_and_a_path_where_it_is(source, tmp_path
 def test_texts_of_a_library_are_declared_as_such(monkeypatch):
     function = type("Function", (), {})
     library = type("L", (), {"simt_take_error": function(), "simt_json": function(), "simt_watch": function()})
-    monkeypatch.setattr(profile_build.ctypes, "CDLL", lambda path: library if path == "a.so" else None)
+    monkeypatch.setattr(emulator_build.ctypes, "CDLL", lambda path: library if path == "a.so" else None)
     assert load(Path("a.so")) is library
     assert library.simt_take_error.restype is library.simt_json.restype is ctypes.c_char_p
     assert not hasattr(library.simt_watch, "restype")
@@ -152,35 +152,35 @@ def compiled(tmp_path, monkeypatch):
 
     simt = tmp_path / "csrc" / "simt"
     (simt / "profile").mkdir(parents=True)
-    for name in [*profile_build.RUNTIME, *profile_build.PROFILER, profile_build.GUARD, "simt.h"]:
+    for name in [*emulator_build.RUNTIME, *emulator_build.PROFILER, emulator_build.GUARD, "simt.h"]:
         (simt / name).write_text(name)
     (tmp_path / "csrc" / "ours.cuh").write_text("ours")
     (tmp_path / "k.cu").write_text("k")
-    monkeypatch.setattr(profile_build, "source_folder", lambda: tmp_path / "csrc")
-    monkeypatch.setattr(profile_build, "build_folder", lambda: (tmp_path / "build").mkdir(exist_ok=True) or
+    monkeypatch.setattr(emulator_build, "source_folder", lambda: tmp_path / "csrc")
+    monkeypatch.setattr(emulator_build, "build_folder", lambda: (tmp_path / "build").mkdir(exist_ok=True) or
                         tmp_path / "build")
-    monkeypatch.setattr(profile_build, "require_compiler", lambda: None)
-    monkeypatch.setattr(profile_build, "gcc", gcc)
+    monkeypatch.setattr(emulator_build, "require_compiler", lambda: None)
+    monkeypatch.setattr(emulator_build, "gcc", gcc)
     return calls
 
 
 @pytest.mark.parametrize("profiled", [False, True])
 def test_runtime_and_kernels_are_compiled_with_their_flags_and_linked_in_order(tmp_path, compiled, profiled):
-    library = profile_build.build(tmp_path / "k.cu", profiled, "before")
+    library = emulator_build.build(tmp_path / "k.cu", profiled, "before")
     (runtime, runtime_flags, together), (kernels, flags, _), (linked, order, _) = compiled
     assert linked == library and kernels == library.with_suffix(".o") and not kernels.exists(), "only the library stays"
     simt = tmp_path / "csrc" / "simt"
-    names = profile_build.RUNTIME + (profile_build.PROFILER if profiled else [])
+    names = emulator_build.RUNTIME + (emulator_build.PROFILER if profiled else [])
     assert together == "".join(f'#include "{simt / name}"\n' for name in names)
     asked = ["-DSIMT_PROFILE", "-fsanitize=thread", "-g"], ["-g1"]
     assert all(flag in flags for flag in asked[not profiled]) and not any(flag in flags for flag in asked[profiled])
     assert ("-DSIMT_PROFILE" in runtime_flags) is profiled and "-fsanitize=thread" not in runtime_flags
-    assert set(profile_build.FAST) < set(flags) and set(profile_build.FAST) < set(runtime_flags)
+    assert set(emulator_build.FAST) < set(flags) and set(emulator_build.FAST) < set(runtime_flags)
     included = [flags[i + 1] for i, flag in enumerate(flags) if flag == "-include"]
     assert included == [str(simt / "simt.h"), str(library.with_suffix(".h"))]
     assert library.with_suffix(".h").read_text() == "before" and f"-I{tmp_path / 'csrc'}" in flags
     assert flags[-4:] == ["-c", "-x", "c++", str((tmp_path / "k.cu").resolve())] and runtime_flags[-1] == "-"
-    guard = [str(simt / profile_build.GUARD)] * profiled
+    guard = [str(simt / emulator_build.GUARD)] * profiled
     assert order[:2 + 2 * profiled] == [str(runtime), *guard, str(kernels), *guard]
 
 
@@ -192,37 +192,37 @@ def test_runtime_and_kernels_are_compiled_with_their_flags_and_linked_in_order(t
     ("profiled", ["runtime", "k", "k"])])
 def test_what_a_library_is_made_of_is_compiled_again_when_it_changes_and_the_rest_is_kept(tmp_path, compiled, changed,
                                                                                          again):
-    first = profile_build.build(tmp_path / "k.cu", False)
+    first = emulator_build.build(tmp_path / "k.cu", False)
     compiled.clear()
     if changed and "." in changed:
         (tmp_path / changed).write_text("changed")
-    second = profile_build.build(tmp_path / "k.cu", changed == "profiled", "before" if changed == "before" else "")
+    second = emulator_build.build(tmp_path / "k.cu", changed == "profiled", "before" if changed == "before" else "")
     assert [target.name.split("-")[0] for target, _, _ in compiled] == again and (first == second) is (again == [])
     compiled.clear()
-    assert profile_build.build(tmp_path / "k.cu", False) in (first, second) and compiled == []
+    assert emulator_build.build(tmp_path / "k.cu", False) in (first, second) and compiled == []
 
 
 def test_what_gcc_says_is_the_error_and_its_end_at_most(tmp_path, compiled, monkeypatch):
-    monkeypatch.setattr(profile_build, "gcc", lambda *given: "x" * 5000 + "y" * 4000)
+    monkeypatch.setattr(emulator_build, "gcc", lambda *given: "x" * 5000 + "y" * 4000)
     with pytest.raises(RuntimeError, match="^g\\+\\+ does not compile this:\ny{4000}$"):
-        profile_build.build(tmp_path / "k.cu", False)
+        emulator_build.build(tmp_path / "k.cu", False)
 
 
 def test_sources_lie_in_the_package_or_beside_it_and_what_is_built_in_the_checkout_or_the_cache(tmp_path, monkeypatch):
     package = tmp_path / "minillama"
-    monkeypatch.setattr(profile_build, "__file__", str(package / "simt" / "profile_build.py"))
+    monkeypatch.setattr(emulator_build, "__file__", str(package / "simt" / "emulator_build.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(FileNotFoundError, match="neither in .*minillama nor beside it"):
-        profile_build.source_folder()
+        emulator_build.source_folder()
     for folder in (tmp_path / "csrc", package / "csrc"):  # the package's own comes first
         folder.mkdir(parents=True)
         (folder / "ops.cpp").touch()
-        assert profile_build.source_folder() == folder
-    assert profile_build.build_folder() == tmp_path / "cache" / "minillama" / "simt"
+        assert emulator_build.source_folder() == folder
+    assert emulator_build.build_folder() == tmp_path / "cache" / "minillama" / "simt"
     (package / "setup.py").touch()
-    assert profile_build.build_folder() == package / "build" / "simt"
-    monkeypatch.setattr(profile_build.os, "access", lambda path, mode: False)
-    assert profile_build.build_folder() == tmp_path / "cache" / "minillama" / "simt"
+    assert emulator_build.build_folder() == package / "build" / "simt"
+    monkeypatch.setattr(emulator_build.os, "access", lambda path, mode: False)
+    assert emulator_build.build_folder() == tmp_path / "cache" / "minillama" / "simt"
 
 
 def test_a_quick_source_is_looked_for_here_and_then_in_csrc(tmp_path, monkeypatch):
@@ -230,27 +230,27 @@ def test_a_quick_source_is_looked_for_here_and_then_in_csrc(tmp_path, monkeypatc
 
     given = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profile_build, "require_compiler", lambda *words, **more: given.append((words, more)))
+    monkeypatch.setattr(emulator_build, "require_compiler", lambda *words, **more: given.append((words, more)))
     monkeypatch.setattr(cpp_extension, "load", lambda *words, **more: given.append((words, more)) or "module")
     monkeypatch.setenv("CXX", "my++")
     monkeypatch.setenv("PATH", "/bin")
     monkeypatch.delenv("MAX_JOBS", raising=False)
     (tmp_path / "mine.cpp").touch()
-    assert profile_build.load_source("quick", ["mine.cpp", "ops.cpp"], python_module=False) == "module"
+    assert emulator_build.load_source("quick", ["mine.cpp", "ops.cpp"], python_module=False) == "module"
     (compiler, (words, more)) = given
-    csrc = profile_build.source_folder()
+    csrc = emulator_build.source_folder()
     assert compiler == (("my++",), {"linux_only": False})
     assert words == ("quick", [str(tmp_path / "mine.cpp"), str((csrc / "ops.cpp").resolve())])
     assert more["extra_cflags"][0] == "-O3" and more["extra_include_paths"] == [str(csrc)]
     assert more["is_python_module"] is False
-    path = profile_build.os.environ["PATH"]
-    assert path == f"{Path(profile_build.sys.executable).parent}{profile_build.os.pathsep}/bin"
-    profile_build.load_source("quick", ["mine.cpp"])
-    assert given[-1][1]["is_python_module"] is True and profile_build.os.environ["PATH"] == path
+    path = emulator_build.os.environ["PATH"]
+    assert path == f"{Path(emulator_build.sys.executable).parent}{emulator_build.os.pathsep}/bin"
+    emulator_build.load_source("quick", ["mine.cpp"])
+    assert given[-1][1]["is_python_module"] is True and emulator_build.os.environ["PATH"] == path
     with pytest.raises(FileNotFoundError, match="source 'none.cpp' is neither a file here nor one in "):
-        profile_build.load_source("quick", ["none.cpp"])
+        emulator_build.load_source("quick", ["none.cpp"])
 
 
 MUTANTS = [
-    Mutant("minillama.simt.profile_build", "({passed}))", "())", test_what_a_function_throws_is_caught_in_cpp),
+    Mutant("minillama.simt.emulator_build", "({passed}))", "())", test_what_a_function_throws_is_caught_in_cpp),
 ]
