@@ -45,6 +45,10 @@ def test_what_is_written_teaches_the_last_answer_alone(tmp_path):
     assert [(list(s.tokens), list(s.labels)) for s in found] == [(list(s.tokens), list(s.labels)) for s in wanted]
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_the_command_writes_conversations_that_sft_reads(tmp_path, capsys):
     from test_command_line import made_model, made_tokenizer
 
@@ -57,12 +61,17 @@ def test_the_command_writes_conversations_that_sft_reads(tmp_path, capsys):
              str(tmp_path / "told.txt"), "--max-new-tokens", "4", "--out", str(tmp_path / "out")]
     assert ghost_attention.main([*words, "--template", "alpaca"]) == 2
     assert "no place for a system text" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ghost_attention, "end_of_answer", lambda *_: None)
+        assert ghost_attention.main(words) == 2 and "with no token of its own" in capsys.readouterr().err
+        patch.setattr(ghost_attention, "load_from_args", interrupt)
+        assert ghost_attention.main(words) == 130 and "nothing was written" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:  # a model that was never taught to stop
         patch.setattr(ghost_attention, "answers_to", lambda model, reads, template, end, talks, given: echo(talks))
         assert ghost_attention.main(words) == 0
     records = read_records(tmp_path / "out" / "ghost.jsonl").records
     assert len(records) == 3 and all(r.messages[0]["content"] in ("Be kind.", "Be brief.") for r in records)
-    assert ghost_attention.main(words) == 2 and "is already there" in capsys.readouterr().err
+    assert ghost_attention.main(words) == 2 and "ghost.jsonl exists" in capsys.readouterr().err
     (tmp_path / "told.txt").write_text("\n")
     assert ghost_attention.main([*words[:-1], str(tmp_path / "new")]) == 2
     assert "no instruction in it" in capsys.readouterr().err

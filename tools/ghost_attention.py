@@ -20,6 +20,7 @@ from minillama.cli.model_arguments import add_template, load_from_args, take_tem
 from minillama.config_checks import MOST, Range
 from minillama.rlhf.llama2_chat import told_each_time, told_once
 from minillama.rlhf.rollout import sample_answers
+from minillama.system.claim import claim_new
 from minillama.system.files import atomic_write
 from minillama.train.chat_template import end_of_answer, template_function
 from minillama.train.records import read_records
@@ -79,8 +80,12 @@ def answers_to(model, tokenizer, template, end, talks, arguments):
 def run_ghost(arguments):
     """Read, sample, write."""
     out = Path(arguments.out) / "ghost.jsonl"
-    if out.exists():
-        raise ValueError(f"{out} is already there: choose another --out")
+    with claim_new(out):
+        return write_conversations(arguments, out)
+
+
+def write_conversations(arguments, out):
+    """What `run_ghost` does where `out` is its own."""
     instructions, rng = read_instructions(arguments.instructions), random.Random(arguments.seed)
     questions = [[message["content"] for message in record.messages if message["role"] == "user"]
                  for record in read_records(arguments.data).records][:arguments.limit]
@@ -88,6 +93,8 @@ def run_ghost(arguments):
     model, tokenizer = load_from_args(arguments)
     name = take_template(arguments, tokenizer, "llama2")
     template, end = template_function(name, tokenizer), end_of_answer(name, tokenizer)
+    if end is None:
+        raise ValueError(f"template {name} ends an answer with no token of its own: choose another --template")
     template(told_once(instructions[0], [{"role": "user", "content": "?"}]))  # has it a place for a system text?
     use_kernels(model.eval(), "torch")
     talks = answer_turns(questions, told, lambda asked: answers_to(model, tokenizer, template, end, asked, arguments))
@@ -119,7 +126,7 @@ def parser():
 
 
 def main(words=None):
-    return end_well(run_ghost, parser().parse_args(words))
+    return end_well(run_ghost, parser().parse_args(words), kept=False)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from minillama.rlhf.llama2_chat import JoinedReward, best_answers, logit_level
 from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.rlhf.reward_file import load_reward
 from minillama.rlhf.train_reward import encode_pairs, held_out_scores
+from minillama.system.claim import claim_new
 from minillama.system.files import atomic_write
 from minillama.train.chat_template import pair_function, template_for
 
@@ -44,6 +45,9 @@ def load_joined(helpful, safe, safety_pairs, device="cpu"):
 def run_ppo(arguments, words):
     """`minillama ppo` with the two in the place of one. Scores are whitened in each batch: their mean on held-out
     prompts is 0 for any policy and tells none from another, so the last one is kept (`--keep last`)."""
+    if "--shard" in words:
+        print("minillama: error: --shard cuts one reward model, and here are two: leave it out", file=sys.stderr)
+        return 2
     words = words if any(word.split("=")[0] == "--keep" for word in words) else [*words, "--keep", "last"]
     plain = feedback_commands.load_reward
     feedback_commands.load_reward = lambda folder, device: load_joined(folder, arguments.safe, arguments.safety_pairs,
@@ -57,8 +61,12 @@ def run_ppo(arguments, words):
 def run_best(arguments):
     """Sample, judge, write the best."""
     out = Path(arguments.out) / "best.jsonl"
-    if out.exists():
-        raise ValueError(f"{out} is already there: choose another --out")
+    with claim_new(out):
+        return write_best(arguments, out)
+
+
+def write_best(arguments, out):
+    """What `run_best` does where `out` is its own."""
     questions = read_prompts(arguments.prompts)[:arguments.limit]
     model, tokenizer = load_from_args(arguments)
     template, end = feedback_commands.choose_template(arguments, tokenizer)
@@ -103,7 +111,7 @@ def main(words):
     best, ppo = parsers()
     if words[:1] == ["best"]:
         with torch.no_grad():
-            return end_well(run_best, best.parse_args(words[1:]))
+            return end_well(run_best, best.parse_args(words[1:]), kept=False)
     if words[:1] != ["ppo"]:
         print("minillama: error: llama2-chat what? best or ppo", file=sys.stderr)
         return 2

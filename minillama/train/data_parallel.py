@@ -23,7 +23,7 @@ def process_group(device="cpu"):
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means from now on
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")  # what is asked of all is no GPU's tensor
     try:
         yield
     finally:

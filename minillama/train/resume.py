@@ -125,7 +125,7 @@ def _differences(wanted, given, place="it"):
     if type(given) is not type(wanted) and not isinstance(given, torch.Tensor) & isinstance(wanted, torch.Tensor):
         yield f"{place} is a {type(given).__name__}, not a {type(wanted).__name__}"
     elif isinstance(wanted, dict) and given.keys() != wanted.keys():
-        yield f"{place} has {min(map(repr, given.keys() ^ wanted.keys())):.80} too much or too little"
+        yield f"{place} has {min(map(repr, given.keys() ^ wanted.keys())):.80} more or less, as another version has"
     elif isinstance(wanted, dict):
         for key in wanted:
             yield from _differences(wanted[key], given[key], key if place == "it" else f"{place}.{key}")

@@ -156,8 +156,7 @@ class StateInShards:
     """What a `ResumableRun` does otherwise in shards; it stands before one among the bases of a class, which adds
     `tensors()`, {name: what this process holds of it}. The state's file holds all else and names the folder that has
     those (`sharded_checkpoint`). They are copied, and the copy is written while training goes on, one at a time. Only
-    when that folder is whole is the file replaced, at once, so whenever a process is killed there is one whole state.
-    """
+    when that folder is whole is the file replaced, at once, so when a process is killed one whole state is there."""
 
     shards, writing = "", None  # the folder of the last checkpoint; (the next one's state, its future)
 
@@ -194,6 +193,9 @@ class StateInShards:
     def _steps(self, request, progress):
         try:
             super()._steps(request, progress)
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            self.writing = self.writing if getattr(stopped, "done", "") else None  # a second request waits for nothing
+            raise
         finally:
             self.finish_checkpoint()
 
@@ -284,13 +286,11 @@ def find_slowest(spent, device):
 
 class ShardedPretrain(ShardedRun, PretrainRun):
     """`PretrainRun` in shards."""
-
     name = "pretrain --shard"
 
 
 class ShardedFineTuning(ShardedRun, FineTuning):
     """`FineTuning` in shards; an adapter is whole again at the end."""
-
     name = "fine-tune --shard"
 
     def train(self, resume=False, progress=True):

@@ -32,6 +32,8 @@ def test_both_stages_run_on_two_reward_models(model_folder, reward_folder, pairs
     assert len((tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines()) == 2
     assert feedback_commands.load_reward is load_reward, "the plain command is as it was"
     assert two_rewards.main(["dance"]) == 2 and "best or ppo" in capsys.readouterr().err
+    assert two_rewards.main([str(word) for word in (*words, "--shard")]) == 2
+    assert "--shard cuts one reward model" in capsys.readouterr().err
     assert run(capsys, "ppo", "--help")[0] == 0
 
 

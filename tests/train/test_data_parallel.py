@@ -31,7 +31,7 @@ def test_alone_there_is_no_group_and_nothing_changes():
         assert list(shard([1, 2, 3], model)) == [1, 2, 3] and mean(torch.tensor(3.0)) == 3
 
 
-@pytest.mark.parametrize(("device", "backend", "gpu"), [("cpu", "gloo", []), ("cuda", "nccl", [3])])
+@pytest.mark.parametrize(("device", "backend", "gpu"), [("cpu", "gloo", []), ("cuda", "cpu:gloo,cuda:nccl", [3])])
 def test_torchruns_processes_are_one_group_that_ends_with_the_block(monkeypatch, device, backend, gpu):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_RANK", "3")

@@ -1,5 +1,6 @@
 """Laws of training in shards: processes that hold a part each end where one that holds all does."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -9,10 +10,11 @@ from forked import in_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minillama.config import ModelConfig
+from minillama.system.interrupts import Interrupted, Terminated
 from minillama.train.data import Tokens
 from minillama.train.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainConfig, PretrainRun
-from minillama.train.sharded import ShardedPretrain
+from minillama.train.sharded import ShardedPretrain, ShardedRun
 from minillama.transformer import Transformer
 
 pytestmark = pytest.mark.long
@@ -157,3 +159,24 @@ def test_what_is_sent_and_held_is_what_the_formulas_say(runs, size):
 
 def test_a_process_of_four_holds_a_quarter_of_weights_gradients_and_averages(runs):
     assert runs[4]["held"] <= 0.35 * runs[1]["held"]
+
+
+@pytest.mark.parametrize(("end", "waits"), [(None, True), (Interrupted("stopped after step 3 of 9"), True),
+                                            (KeyboardInterrupt(), False), (Terminated(), False), (OSError(), True)])
+def test_a_second_request_to_stop_does_not_wait_for_a_checkpoint_that_is_being_written(end, waits):
+    class Steps:
+        def _steps(self, request, progress):
+            if end is not None:
+                raise end
+
+    class Run(ShardedRun, Steps):
+        def __init__(self):
+            self.writing, self.waited = ({}, "a future"), []
+
+        def finish_checkpoint(self):
+            self.waited += [self.writing] if self.writing else []
+
+    run = Run()
+    with contextlib.suppress(KeyboardInterrupt, SystemExit, OSError):
+        run._steps(None, False)
+    assert bool(run.waited) == waits
