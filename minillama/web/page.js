@@ -85,7 +85,10 @@ async function stream(path, body, signal, onEvent) {
     if (done) return;
     const parts = (text + value).split("\n\n");
     text = parts.pop();
-    for (const part of parts) if (part !== "data: [DONE]") onEvent(JSON.parse(part.slice(6)));
+    for (const event of parts.filter((part) => part !== "data: [DONE]").map((part) => JSON.parse(part.slice(6)))) {
+      if (event.error) throw new Error(event.error.message);
+      onEvent(event);
+    }
   }
 }
 

@@ -78,6 +78,23 @@ class RequestGuard:
         self.times.append(now)
 
 
+class Impatient:
+    """What uvicorn's class of a connection lacks: where MOST_SECONDS bring no whole head of a request, it is closed."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.closing = self.loop.call_later(MOST_SECONDS, transport.close)
+
+    def handle_events(self):
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete:
+            self.closing.cancel()
+
+    def on_response_complete(self):
+        self.closing = self.loop.call_later(MOST_SECONDS, self.transport.close)
+        super().on_response_complete()
+
+
 async def read_away(receive):
     """Take what is left of a refused request, up to MOST_BYTES and for a second: where bytes are unread as a connection
     is closed, the system resets it, and the sender may never see the answer."""

@@ -67,13 +67,11 @@ class RowBatch:
             cache = KVCache(self.model.config, 1, len(ids), self.dtype, self.device)
             read[ids] = cache, self.scores(torch.tensor([ids], device=self.device), cache)
         told = [(row, row.take(read[tuple(row.ids)][1]) if row.left else row.end()) for row in rows]
-        self.leave()
-        joined = [row for row in rows if row.left]
-        parts = [(self.cache, place) for place in range(len(self.rows))]
-        parts += [(read[tuple(row.ids)][0], 0) for row in joined]
-        self.rows = [*self.rows, *joined]
-        if joined:
-            self.cache = self.side_by_side(parts)
+        parts = [(row, self.cache, place) for place, row in enumerate(self.rows) if row.left]
+        joined = [(row, read[tuple(row.ids)][0], 0) for row in rows if row.left]
+        if joined:  # where no memory is left for this, the rows that are here go on as they were
+            self.cache = self.side_by_side([*parts, *joined])
+            self.rows = [row for row, *_ in (*parts, *joined)]
         return told
 
     @torch.inference_mode()
@@ -99,15 +97,15 @@ class RowBatch:
         self.rows = [self.rows[place] for place in kept]
 
     def side_by_side(self, parts):
-        """One cache of parts, pairs of a cache and the row in it that is meant, with room for what may still come."""
-        pads = [0 if cache.left_pad_B is None else int(cache.left_pad_B[row]) for cache, row in parts]
-        lengths = [cache.length - pad for (cache, _), pad in zip(parts, pads, strict=True)]
-        longest, room = max(lengths), max(lengths) + max(row.left for row in self.rows)
+        """One cache of parts, each a row with its cache and its place in it, with room for what may still come."""
+        pads = [0 if cache.left_pad_B is None else int(cache.left_pad_B[place]) for _, cache, place in parts]
+        lengths = [cache.length - pad for (_, cache, _), pad in zip(parts, pads, strict=True)]
+        longest, room = max(lengths), max(lengths) + max(row.left for row, _, _ in parts)
         pad_B = torch.tensor([longest - length for length in lengths], device=self.device)
         joined = KVCache(self.model.config, len(parts), room, self.dtype, self.device, pad_B if pad_B.any() else None)
-        for place, ((cache, row), pad) in enumerate(zip(parts, pads, strict=True)):
-            joined.keys[:, place, :, pad_B[place]:longest] = cache.keys[:, row, :, pad:cache.length]
-            joined.values[:, place, :, pad_B[place]:longest] = cache.values[:, row, :, pad:cache.length]
+        for new, ((_, cache, place), pad) in enumerate(zip(parts, pads, strict=True)):
+            joined.keys[:, new, :, pad_B[new]:longest] = cache.keys[:, place, :, pad:cache.length]
+            joined.values[:, new, :, pad_B[new]:longest] = cache.values[:, place, :, pad:cache.length]
         joined.length = longest
         return joined
 

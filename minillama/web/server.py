@@ -1,5 +1,6 @@
 """The server of the page: OpenAI's routes, a look inside, and the page's own files."""
 
+import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from minillama.web.request_guard import PAGES, Refused, RequestGuard, error_body
 from minillama.web.token_facts import Piece, answer_rows, label, read_text
 from minillama.web.worker import Turn, Worker
 
+LOOK_EVERY = 1  # second, whether who waits for an answer is still there
 KINDS = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
@@ -39,8 +41,7 @@ class Service:
         writer = Writer(kind, asked, loaded)
         turn = Turn(loaded, scale, lambda: begin(asked, loaded), len(asked.rows), max(map(len, asked.prompts)),
                     asked.max_new_tokens)
-        news = self.worker.ask(turn).news()
-        first = await anext(news)  # what is refused is refused before the answer begins
+        first, news = await self.ask(turn, request)  # what is refused is refused before the answer begins
         if asked.stream:
             return StreamingResponse(events(writer, first, news), media_type="text/event-stream")
         made = first
@@ -51,6 +52,16 @@ class Service:
                     break
         return JSONResponse(writer.whole(made))
 
+    async def ask(self, turn, request):
+        """(what the turn tells first, its later news); its place is given up where its asker leaves before that."""
+        news = self.worker.ask(turn).news()
+        first = asyncio.ensure_future(anext(news))
+        while not (await asyncio.wait([first], timeout=LOOK_EVERY))[0]:
+            if await request.is_disconnected():
+                first.cancel()
+                raise Refused(408, "the connection was closed before the answer began")
+        return first.result(), news
+
     async def look_inside(self, request):
         """/v1/inspect: {"tokens": ids, "said": the id that came next} -> `inspection`."""
         body = await read_json(request)
@@ -59,8 +70,7 @@ class Service:
         ids = read_ids(body, "tokens", loaded)
         said = value_of(body, "said", int, Range(0, loaded.model.config.vocab_size - 1))
         turn = Turn(loaded, scale, lambda: ([inspection(loaded.model, loaded.tokenizer, ids, said)], []))
-        async with contextlib.aclosing(self.worker.ask(turn).news()) as news:
-            return JSONResponse((await anext(news))[0])
+        return JSONResponse((await self.ask(turn, request))[0][0])
 
     async def list_models(self, request):
         """/v1/models"""
@@ -87,9 +97,12 @@ async def events(writer, first, news):
         head = {"prompt_tokens": prompt, "stop": list(writer.asked.stop),
                 "stop_token_ids": sorted(writer.asked.stop_ids)}
         yield event({**writer.chunk(first[0]), **head}) + "".join(event(writer.chunk(piece)) for piece in first[1:])
-        async for pieces in news:
-            yield "".join(event(writer.chunk(piece)) for piece in pieces)
-        yield "data: [DONE]\n\n"
+        try:
+            async for pieces in news:
+                yield "".join(event(writer.chunk(piece)) for piece in pieces)
+            yield "data: [DONE]\n\n"
+        except ValueError as error:
+            yield event(error_body(error, getattr(error, "status", 400)))
 
 
 async def refuse(request, error):

@@ -68,7 +68,9 @@ def serve(models, arguments, questions):
     if arguments.record is not None:
         return record(models[0], questions, arguments.record)
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    from minillama.web.request_guard import Impatient
     from minillama.web.server import application
 
     listening = socket.socket()
@@ -83,6 +85,7 @@ def serve(models, arguments, questions):
     print(f"{address}\nfor OpenAI's clients: base_url http://{host}/v1, api_key {key}; Ctrl-C ends", flush=True)
     if sys.stdout.isatty():
         webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", lifespan="off", server_header=False,
-                            limit_concurrency=64, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=1 << 15)
+    config = uvicorn.Config(app, http=type("Connection", (Impatient, H11Protocol), {}), log_level="error",
+                            access_log=False, ws="none", lifespan="off", server_header=False, limit_concurrency=64,
+                            timeout_graceful_shutdown=1, h11_max_incomplete_event_size=1 << 15)
     uvicorn.Server(config).run(sockets=[listening])

@@ -24,10 +24,14 @@ class Turn:
         self.rows, self.told, self.closed = [], asyncio.Queue(), False
 
     def tell(self, one):
-        """Let whoever asked know this, an error among it; None: that was all."""
-        self.closed = self.closed or self.told.qsize() >= MOST_UNREAD
-        if not self.closed:
-            self.told.put_nowait(one)
+        """Let whoever asked know this, an error among it; None: that was all. Where too much lies unread, that is told
+        instead, and is all."""
+        if self.closed:
+            return
+        if one is not None and self.told.qsize() >= MOST_UNREAD:
+            self.closed = True
+            one = Refused(408, f"the answer was ended because {MOST_UNREAD} pieces of it lay unread: read faster")
+        self.told.put_nowait(one)
 
     async def news(self):
         """Yield lists of what was told since the last one; raise the error that came instead."""
@@ -65,6 +69,7 @@ class Worker:
     async def work(self):
         """Let in the first of those that wait if it fits, and continue all rows by a token, until nobody waits."""
         while self.waiting or self.turns:
+            self.waiting = deque(one for one in self.waiting if not one.closed)
             if self.waiting and self.fits(self.waiting[0]):
                 new = self.waiting.popleft()
                 self.turns.append(new)

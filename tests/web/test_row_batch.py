@@ -13,6 +13,7 @@ from minillama import kernels
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
+from minillama.kv_cache import KVCache
 from minillama.sampling import Sampling, row_chances
 from minillama.web.row_batch import Row, RowBatch
 
@@ -125,6 +126,36 @@ def test_a_row_that_is_ended_from_outside_leaves_and_the_others_go_on():
     assert rows[0].told == rows[2].told == alone(model, [1, 2, 3], 20, Sampling(0), (), 0)[0]
 
 
+def test_where_no_memory_is_left_for_one_more_the_others_go_on_as_if_it_had_never_come():
+    """Whichever allocation fails, and also where a row has ended and leaves only then."""
+    model = lively_model_of_torch(0)
+
+    def row(ids):
+        return Watched(model, ids, 20, Sampling(0), (), row_chances([ids], 60, 0)[0])
+
+    def torn(cache, kept):
+        cache.keys.zero_()
+        raise MemoryError
+
+    def none_left(*sizes):
+        raise MemoryError
+
+    for n_allocated in (0, 1):
+        rows, batch = [row([1, 2, 3]), row([4, 5]), row([6])], RowBatch(model)
+        batch.join(rows)
+        rows[0].left = 0
+        with pytest.MonkeyPatch.context() as patch:
+            allocate = [none_left, *[KVCache] * n_allocated]
+            patch.setattr("minillama.web.row_batch.KVCache", lambda *sizes, left=allocate: left.pop()(*sizes))
+            patch.setattr(KVCache, "keep_rows", torn)
+            with pytest.raises(MemoryError):
+                batch.join([row([7, 8, 9])])
+        while batch.step():
+            pass
+        for one in rows[1:]:
+            assert one.told == alone(model, one.ids, 20, Sampling(0), (), 0)[0]
+
+
 def test_a_prompt_that_does_not_fit_never_becomes_a_row():
     model = lively_model_of_torch(0)
     for ids, word in (([1] * 61, "attends over"), ([97], "knows 0 to 96")):
@@ -147,6 +178,12 @@ MUTANTS = [
           test_what_rounds_by_its_neighbours_or_sums_otherwise_alone_is_not_exact),
     plant('and layer.activations == "int8"', 'and layer.activations == "none"',
           test_what_rounds_by_its_neighbours_or_sums_otherwise_alone_is_not_exact),
+    plant("            self.cache = self.side_by_side([*parts, *joined])\n            self.rows = [",
+          "            self.rows = [row for row, *_ in (*parts, *joined)]\n"
+          "            self.cache = self.side_by_side([*parts, *joined])\n            [",
+          test_where_no_memory_is_left_for_one_more_the_others_go_on_as_if_it_had_never_come),
+    plant("        parts = [(row, self.cache", "        self.leave()\n        parts = [(row, self.cache",
+          test_where_no_memory_is_left_for_one_more_the_others_go_on_as_if_it_had_never_come),
     plant("if row.left]\n        if kept", "]\n        if kept",
           test_a_row_that_is_ended_from_outside_leaves_and_the_others_go_on),
 ]

@@ -1,5 +1,6 @@
 """The server over a real connection: OpenAI's own client gets the tokens of `generate`, and nothing of others."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -15,7 +16,9 @@ from minillama.generate import generate_text, generate_tokens, prompt_ids
 from minillama.peft.lora import LoRAConfig, add_lora, lora_layers
 from minillama.sampling import Sampling
 from minillama.web.inspection import inspect
-from minillama.web.protocol import Loaded
+from minillama.web.protocol import Loaded, Writer, read_asked
+from minillama.web.token_facts import Piece
+from minillama.web.worker import Turn
 
 PROMPT = "once upon"
 IDS, ENDS = prompt_ids(Bytes(), PROMPT), Bytes().end_ids
@@ -215,6 +218,60 @@ def test_too_many_waiting_requests_are_refused(monkeypatch):
             time.sleep(0.01)
         gate.set()
         assert sorted(one.result()[0] for one in asked) == [200] * 2 + [429] * 6
+
+
+def test_who_leaves_before_the_answer_begins_gives_the_place_up_and_is_never_read(monkeypatch):
+    need_libraries()
+    from minillama.web.worker import Worker
+
+    monkeypatch.setattr("minillama.web.worker.MOST_WAITING", 2)
+    monkeypatch.setattr("minillama.web.server.LOOK_EVERY", 0.05)
+    turns, begun, gate, slow, take_place = [], [], threading.Event(), made_loaded(1, "slow"), Worker.ask
+    monkeypatch.setattr(Worker, "ask", lambda self, turn: (take_place(self, turn), turns.append(turn))[0])
+    inner = slow.model.logits
+    slow.model.logits = lambda hidden_BTD: (gate.wait(5), inner(hidden_BTD))[1]
+
+    def until(happened):
+        end = time.monotonic() + 2
+        while not happened():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    with running(slow) as port, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, port, "/v1/completions", {"prompt": "x", "max_tokens": 1})]
+        try:
+            until(lambda: len(turns) == 1)
+            for path, body in (("completions", {"prompt": "y"}), ("inspect", {"tokens": IDS, "said": 7})):
+                n_asked, body = len(turns), json.dumps(body).encode()
+                with socket.create_connection(("127.0.0.1", port)) as raw:
+                    raw.sendall(b"POST /v1/%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
+                                b"Content-Length: %d\r\n\r\n" % (path.encode(), port, KEY.encode(), len(body)) + body)
+                    until(lambda n_asked=n_asked: len(turns) > n_asked)
+            turns[1].begin = turns[2].begin = lambda: begun.append(1)
+            until(lambda: turns[1].closed and turns[2].closed)
+            asked.append(pool.submit(ask, port, "/v1/completions", {"prompt": "x", "max_tokens": 1}))
+            until(lambda: len(turns) == 4)
+        finally:
+            gate.set()
+        assert [one.result()[0] for one in asked] == [200, 200] and not begun
+
+
+def test_an_error_in_a_stream_is_its_last_event(loaded):
+    need_libraries()
+    from minillama.web.server import events
+    from minillama.web.worker import MOST_UNREAD
+
+    writer, turn = Writer("text", read_asked({"prompt": "x"}, "text", loaded), loaded), Turn(loaded, 1.0, None)
+    for _ in range(MOST_UNREAD + 1):
+        turn.tell(Piece("a", ()))
+
+    async def read():
+        return "".join([text async for text in events(writer, [Piece("a", ())], turn.news())])
+
+    told = asyncio.run(asyncio.wait_for(read(), 1)).split("\n\n")[:-1]
+    found = [json.loads(text.removeprefix("data: ")) for text in told]
+    assert len(found) == MOST_UNREAD + 2 and found[-1]["error"]["code"] == 408
+    assert "lay unread" in found[-1]["error"]["message"] and "error" not in found[-2]
 
 
 def test_the_page_comes_with_a_policy_that_forbids_scripts_of_others(port):

@@ -1,14 +1,17 @@
 """`chat --web` on the command line: what is missing is told in one line, and only this machine is listened to."""
 
+import contextlib
+import http.client
 import socket
 import sys
+import time
 from argparse import Namespace
 from functools import partial
 
 import pytest
 from mutants import Mutant
 from test_generate import ByteTokenizer
-from web_server import Bytes, made_model, need_libraries
+from web_server import Bytes, ask, at_work, made_model, need_libraries
 
 from minillama.chat import ChatSampling, Conversation
 from minillama.web.web_command import load_models, require_web, serve
@@ -85,8 +88,42 @@ def test_the_server_listens_on_this_machine_alone_and_tells_its_address(monkeypa
     assert isinstance(seen[3], socket.socket)
 
 
+def test_a_connection_without_a_whole_head_is_closed_and_one_that_is_answered_is_not():
+    """Half a head, one that comes by drops, and half a second one: 64 of them leave the server open to others."""
+    uvicorn, seen, models = need_libraries(), [], models_of(Bytes())
+    inner = models[0].model.logits
+    models[0].model.logits = lambda hidden_BTD: (time.sleep(0.1), inner(hidden_BTD))[1]
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as held:
+        patch.setattr("minillama.web.request_guard.MOST_SECONDS", 0.4)
+        with patch.context() as inside:
+            inside.setattr(uvicorn.Server, "run", lambda self, sockets: seen.extend([self, *sockets]))
+            serve(models, Namespace(**NOTHING), [])
+        runner, listening = seen
+        held.enter_context(at_work(runner, listening))
+        port = listening.getsockname()[1]
+        kept = held.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)))
+        kept.request("GET", "/")
+        assert kept.getresponse().read()
+        halves = [kept.sock, *(held.enter_context(socket.create_connection(("127.0.0.1", port), 1)) for _ in range(63))]
+        for half in halves:
+            half.sendall(b"GET / HT")
+        with pytest.raises(ConnectionError):
+            for _ in range(100):
+                halves[-1].sendall(b"T")
+                time.sleep(0.02)
+        assert all(half.recv(1) == b"" for half in halves[:-1])
+        body = {"prompt": "x", "max_tokens": 8, "temperature": 5}
+        assert ask(port, "/v1/completions", body, {"Authorization": f"Bearer {runner.config.app.key}"})[0] == 200
+
+
 plant = partial(Mutant, "minillama.web.web_command")
 MUTANTS = [
+    plant('http=type("Connection", (Impatient, H11Protocol), {}), ', "",
+          test_a_connection_without_a_whole_head_is_closed_and_one_that_is_answered_is_not),
+    Mutant("minillama.web.request_guard", "self.closing.cancel()", "pass",
+           test_a_connection_without_a_whole_head_is_closed_and_one_that_is_answered_is_not),
+    Mutant("minillama.web.request_guard", "self.closing = self.loop.call_later(MOST_SECONDS, self.transport.close)",
+           "pass", test_a_connection_without_a_whole_head_is_closed_and_one_that_is_answered_is_not),
     plant('(("127.0.0.1", arguments.port', '(("", arguments.port',
           lambda: run_listening()),
     plant("other.adapter = arguments.against, None", "_ = arguments.against, None",

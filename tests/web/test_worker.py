@@ -12,6 +12,7 @@ from web_server import CONFIG, Bytes, made_loaded
 
 from minillama.chat import ChatSampling
 from minillama.web.protocol import Loaded, Writer, read_asked
+from minillama.web.request_guard import Refused
 from minillama.web.server import begin
 from minillama.web.token_facts import answers
 from minillama.web.worker import MOST_UNREAD, Turn, Worker
@@ -126,10 +127,52 @@ def test_an_error_ends_its_own_request_and_no_other():
 
 
 def test_who_never_reads_is_let_go():
-    turn = Turn(made_loaded(), 1.0, None)
-    for piece in range(3 * MOST_UNREAD):
-        turn.tell(piece)
-    assert turn.closed and turn.told.qsize() == MOST_UNREAD
+    """The last thing that a late reader finds says why; an end that comes in time is an end."""
+    async def read(n_told):
+        turn, found = Turn(made_loaded(), 1.0, None), []
+        for piece in [*range(n_told), None]:
+            turn.tell(piece)
+        assert turn.closed == (n_told > MOST_UNREAD) and turn.told.qsize() == MOST_UNREAD + 1
+        try:
+            async for pieces in turn.news():
+                found += pieces
+        finally:
+            assert found == list(range(MOST_UNREAD))
+
+    asyncio.run(asyncio.wait_for(read(MOST_UNREAD), 1))
+    for n_told in (MOST_UNREAD + 1, 3 * MOST_UNREAD):
+        with pytest.raises(Refused, match=f"ended because {MOST_UNREAD} pieces of it lay unread"):
+            asyncio.run(asyncio.wait_for(read(n_told), 1))
+
+
+def test_who_leaves_while_waiting_is_never_begun():
+    loaded = made_loaded()
+
+    async def serve():
+        worker = Worker()
+        turns = [turn_of(loaded, {"prompt": "a", "max_tokens": 3})[1] for _ in range(3)]
+        asked = [asyncio.create_task(all_pieces(worker.ask(turn))) for turn in turns]
+        turns[0].closed = turns[1].closed = True
+        assert (await asked[2])[-1].finish == "length" and turns[0].rows == turns[1].rows == []
+
+    asyncio.run(asyncio.wait_for(serve(), 2))
+
+
+def test_a_step_that_fails_ends_every_row_with_one_error_each_and_the_next_request_is_answered(monkeypatch):
+    loaded = exact_loaded()
+
+    async def serve():
+        worker = Worker()
+        worker.fits = lambda turn: True  # also beside the first
+        turns = [turn_of(loaded, {"prompt": "a", "max_tokens": most, "temperature": 5})[1] for most in (5, 9, 9)]
+        with monkeypatch.context() as patch:
+            patch.setattr("minillama.kv_cache.KVCache.keep_rows", lambda cache, rows: 1 / 0)
+            found = await asyncio.gather(*(all_pieces(worker.ask(turn)) for turn in turns), return_exceptions=True)
+        assert [type(one) for one in found] == [list, ZeroDivisionError, ZeroDivisionError]
+        assert all(turn.told.empty() for turn in turns)
+        assert (await all_pieces(worker.ask(turn_of(loaded, {"prompt": "b", "max_tokens": 3})[1])))[-1].finish
+
+    asyncio.run(asyncio.wait_for(serve(), 2))
 
 
 plant = partial(Mutant, "minillama.web.worker")
@@ -138,7 +181,11 @@ MUTANTS = [
     plant("count * room <= max(", "room <= max(", test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
     plant("!= (turn.loaded, turn.scale)", "!= (turn.loaded, one.scale)",
           test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
-    plant("self.closed or self.told.qsize() >= MOST_UNREAD", "self.closed", test_who_never_reads_is_let_go),
+    plant("one is not None and self.told.qsize() >= MOST_UNREAD", "False", test_who_never_reads_is_let_go),
+    plant("one is not None and self.told", "self.told", test_who_never_reads_is_let_go),
+    plant("            one = Refused(", "            Refused(", test_who_never_reads_is_let_go),
+    plant("self.turns:\n            self.waiting = deque(one for one in self.waiting if not one.closed)", "self.turns:",
+          test_who_leaves_while_waiting_is_never_begun),
     plant("[(turn, error) for turn in turns]", "[(turn, error) for turn in self.turns]",
           test_an_error_ends_its_own_request_and_no_other),
 ]

@@ -57,12 +57,19 @@ def running(*models):
     app = application(list(models), KEY, (f"127.0.0.1:{port}", f"localhost:{port}"))
     runner = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, ws="none", lifespan="off",
                                            timeout_graceful_shutdown=1))
+    with at_work(runner, listening):
+        yield port
+
+
+@contextlib.contextmanager
+def at_work(runner, listening):
+    """uvicorn's server in a thread of its own, from when it listens to its end."""
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not runner.started:
         time.sleep(0.01)
     try:
-        yield port
+        yield
     finally:
         runner.should_exit = True
         thread.join(5)
