@@ -11,10 +11,10 @@
 # write every one?
 #
 # A computer stores any text as bytes, and there are only 256 of those. A tokenizer that
-# knows the 256 bytes can write everything; rare characters take more pieces. (Bytes are
-# written below by two digits in base 16, from 00 to ff.) A rule that turns a
-# character's number, U+ and base 16 again, into bytes is a *code*: UTF-8, UTF-16 and
-# GBK are three.
+# knows the 256 bytes can write everything; rare characters take more pieces. (Below, a
+# byte is written by two digits in base 16, from 00 to ff, and a character's number by
+# U+ and such digits.) A rule that turns characters into bytes is a *code*: UTF-8,
+# UTF-16 and GBK are three.
 #
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
@@ -110,7 +110,7 @@ print("10,000 random strings came back letter for letter, from both")
 # %% [markdown] experiment
 # **Experiment: why single digits?** A tiny LLaMA learns to add from 3,000 of the 10,000
 # sums 00 + 00 to 99 + 99, and is asked others that it has never seen. In one run each
-# digit is a token: `4 7 + 3 8 = 0 8 5`. In the other each whole number is:
+# digit is a token: `4 7 + 3 8 = 0 8 5`. In the other each whole number is one:
 # `47 + 38 = 85`. The second text is shorter (and has one answer token to learn from
 # where the first has three), but to the model the numbers are 199 names without any
 # resemblance. That 47 and 48 are neighbours must be learned from examples. Here `+` and

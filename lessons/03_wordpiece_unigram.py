@@ -43,18 +43,19 @@ assert max(pairs, key=pairs.get) == ("##u", "##g")  # BPE would join these
 assert max(pairs, key=ratio.get) == ("##g", "##s")  # WordPiece these
 
 # %% [markdown] formula
-# `##` marks what stands inside a word. `##u ##g` is the most frequent pair, but `##u`
-# is everywhere. `##s` comes after `##g` alone: those two belong together. WordPiece
+# `##` marks what does not begin a word. `##u ##g` is the most frequent pair, but `##u`
+# is in every word. `##s` comes after `##g` alone: those two belong together. WordPiece
 # joins the pair with the greatest
 # $$\frac{f(ab)}{f(a) \, f(b)}$$
 # ascii: f(ab) / (f(a) f(b))
 #
-# The logarithm of this, with the right factor, is a *mutual information*: how much
-# seeing $a$ tells about $b$. The price: what occurs once, in company that occurs once,
-# scores best of all, so one asks for a minimum count. The gain in likelihood, which is
-# $f(ab) \log(N f(ab) / (f(a) f(b)))$, weighs it by frequency: the last column, in
-# another order. (BERT's trainer was never published; Hugging Face's "WordPiece trainer"
-# is BPE.)
+# The logarithm of $N$ times this is the (pointwise) *mutual information* of the pair:
+# how much seeing $a$ tells about $b$. The price: two pieces that occur once, side by
+# side, score best of all, so one asks for a minimum count. The column `gain` above,
+# $f(ab) \log(N f(ab) / (f(a) f(b)))$, weighs the logarithm by frequency, and the order
+# changes. It is about what joining the pair adds to the logarithm of the *likelihood*,
+# the probability that the pieces give to the text. (BERT's trainer was never published;
+# Hugging Face's "WordPiece trainer" is BPE.)
 #
 # **Unigram** starts from the other end: many pieces, each with a probability. A cut
 # has the product of its pieces' probabilities, and a word the sum over all its cuts:
@@ -98,17 +99,18 @@ for _ in range(6):
 assert likelihoods == sorted(likelihoods)
 
 # %% [markdown] pruning
-# By hand: at first the three cuts have $0.3 \cdot 0.1 \cdot 0.2 = 0.006$,
-# $0.1 \cdot 0.2 = 0.02$ and $0.3 \cdot 0.3 = 0.09$, together 0.116. So `h|ug` has 78 %
-# of it, and `ug` is expected 0.78 times. Step by step the winner takes all.
+# By hand: at first `h|u|g` has $0.3 \cdot 0.1 \cdot 0.2 = 0.006$, `hu|g` has
+# $0.1 \cdot 0.2 = 0.02$ and `h|ug` has $0.3 \cdot 0.3 = 0.09$, together 0.116. So
+# `h|ug` has 78 % of it, and `ug` is expected 0.78 times. Step by step the winner takes
+# all.
 #
-# A real vocabulary begins with all strings that a text repeats. After two rounds of EM
-# the quarter of the pieces whose loss would hurt least goes; then EM again, until the
-# wanted size is reached.
+# A real vocabulary begins with *seeds*: strings that a text repeats. After two rounds
+# of EM the quarter of the pieces that the likelihood needs least is dropped; then EM
+# again, until the wanted size is reached.
 #
-# The library computes the sums without writing out the cuts, along a lattice of places
-# (forward and backward). The best cut, by *Viterbi*, needs at each place only the best
-# way to get there.
+# The library computes the sums without writing out the cuts, place by place along the
+# word (forward and backward). The best cut, by *Viterbi*, needs at each place only the
+# best way to get there.
 
 # %% module
 from random import Random
@@ -196,8 +198,8 @@ show(picture, f"{half['English'][0]} characters make up half of an English text,
 # %% [markdown] exercise
 # Words keep borders and meaning, but hide that `hugs` is `hug` and `s`. In Chinese,
 # which is written without spaces, they cannot be found by splitting: nearly every
-# "word" is unknown. Characters are never unknown but long. Pieces lie between. What a
-# Unigram vocabulary begins with decides much of how it ends.
+# "word" is unknown. Characters are hardly ever unknown, but make texts long. Pieces lie
+# between. What a Unigram vocabulary begins with decides much of how it ends.
 #
 # | tokenizer | models |
 # |---|---|

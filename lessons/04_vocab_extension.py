@@ -7,8 +7,9 @@
 # Paper: [Cui et al. 2023](https://arxiv.org/abs/2304.08177), section 2
 #
 # **Question.** LLaMA was trained on English above all, and its vocabulary shows it: of
-# 32,000 pieces only some 700 are Chinese characters. The others it must spell byte by
-# byte, three tokens each. How does it learn Chinese without forgetting English?
+# 32,000 pieces only some 700 are Chinese characters. All other Chinese characters it
+# must spell byte by byte, three tokens each. How does it learn Chinese without
+# forgetting English?
 #
 # Chinese-LLaMA's answer has three steps. Add pieces to the vocabulary. Give the model a
 # row for each of them, at both its ends. Then train, in two stages; the first of them
@@ -55,15 +56,17 @@ print(f"{before:.2f} tokens a character; the first character takes",
 #
 # Each piece has a *score*, which decides what is joined first. LLaMA's own are zero and
 # below; the new ones get scores above, and so go first. (Chinese-LLaMA gave all of them
-# zero. Of equals its encoder joins the leftmost, which other programs cannot say.)
+# zero. Of equal scores its encoder joins the leftmost pair. Programs that follow an
+# ordered list of merges cannot do that.)
 #
 # **A trap.** LLaMA cuts numbers into single digits (lesson 02). A tokenizer trained
 # without that rule has pieces like `20` and `23`, and in the merge they win: 2023 is
 # two tokens again. Chinese-LLaMA took 594 such pieces along. `split_digits=True` leaves
 # them out.
 #
-# **Characters alone.** Ziya took single characters alone, 39,410 pieces in all: none
-# needs bytes any more, and none takes less than a token.
+# **Characters alone.** Ziya, another Chinese LLaMA, added single characters alone, to
+# 39,410 pieces in all. None of these characters needs bytes any more, and none takes
+# less than a token.
 
 # %% naive
 from minillama.tokenizer.extend import extend_tokenizer
@@ -100,8 +103,9 @@ for seed in (2, 3):  # and on two other draws of unseen stories
 # power of each score, divided by the sum over all pieces. A mean row's score is the
 # mean of the $V$ old scores, and $e$ to the power of a mean is never more than the mean
 # of the powers. So each new piece adds at most one $V$-th of the old sum, and all $n$
-# together stretch it by $1 + n/V$ at most. Every old token $w$ keeps nearly its old
-# probability:
+# together stretch it by $1 + n/V$ at most. So every old token $w$ keeps at least
+# $V/(V + n)$ of its old probability: 64 % in LLaMA's case. In natural logarithms, whose
+# unit is the *nat*:
 # $$\ln\, p(w) \ge \ln\, p_0(w) - \ln\, (1 + n/V)$$
 # ascii: ln p(w) >= ln p0(w) - ln(1 + n/V)
 
@@ -134,15 +138,16 @@ print(f"nats that an old token lost: {lost.max():.3f} at most, allowed {bound:.3
 # %% [markdown] experiment
 # **Experiment.** A small LLaMA learns English stories. Then it gets Chinese ones, with
 # one English story for every three, so that it does not forget. Stage 1 trains the two
-# tables alone: the new words find their place in a language that stays as it is. Stage
-# 2 trains adapters beside every linear layer as well (LoRA, lesson 20). The same is
-# done with the old vocabulary, which sees Chinese as bytes. Tokens differ in size, so
-# we compare the loss in nats per *character*: the sum over its tokens.
+# tables alone; the layers between them stay as they are. Stage 2 also trains adapters,
+# small matrices beside every linear layer (LoRA, lesson 20). A second run does the same
+# with the old vocabulary, which sees Chinese as bytes. Tokens differ in size, so we
+# compare nats per *character*: the losses of all tokens, added up, divided by the
+# number of characters.
 #
 # **Is stage 1 needed?** Chinese-LLaMA's 7B had it, with $E$ alone. Its authors found
 # that it converges slowly; their 13B began with stage 2, and they came to advise that
-# for everyone short of time. A third way spends all its steps in stage 2. We try
-# it from three models, each with random numbers of its own.
+# for everyone short of time. So a third run spends all its steps in stage 2. We do all
+# three from three English models, each with random numbers of its own.
 
 # %% train
 import numpy as np

@@ -104,8 +104,8 @@ assert (f[[0, 8, 16]] - torch.tensor([1.0, 0.3162, 0.1])).abs().max() < 1e-4
 #
 # Take vectors of two entries: arrows.
 #
-# 1. Let $m = n$. Then the score is $g(q, k, 0) = q \cdot k$ at every place. With
-#    $k = q$: arrows keep their lengths. So the angle between $q$ and $k$ is kept too.
+# 1. Let $m = n$. The score is $g(q, k, 0)$ at every place, as at place 0: $q \cdot k$.
+#    With $k = q$: arrows keep their lengths. So the angle between them is kept too.
 # 2. So a place either turns all arrows by one angle $\varphi(m)$, or mirrors them. We
 #    leave mirrors out.
 # 3. Between $R(q, m)$ and $R(k, n)$, the angle has changed by
@@ -148,9 +148,9 @@ assert torch.tensor(257).bfloat16().item() == 256
 # The fast pairs tell neighbours apart; the slow ones tell near from far.
 #
 # The scores of all pairs are added. Take a query and a key that are alike, all ones:
-# pair $j$ contributes $2\cos((m-n) f_j)$. With distance, one pair after another falls
-# out of step. So alike vectors score less, the further apart they are. That is a
-# tendency, not a law (lesson 08).
+# pair $j$ contributes $2\cos((m-n) f_j)$. With distance, one cosine after another drops
+# from 1. So alike vectors score less, the further apart they are. That is a tendency,
+# not a law (lesson 08).
 #
 # **Longer contexts.** Beyond the trained length, slow pairs reach angles that training
 # never showed. The cure is to turn more slowly, and to train a little more: divide all
@@ -187,7 +187,7 @@ show(picture, f"The mean over all pairs falls from 0.97 at distance 1 to {shown[
 # with $j + d/2$ (*half-split*). Scores are the same, if the rows of the weights that
 # make $q$ and $k$ are reordered to match.
 #
-# Mix them, and no error is raised. Only position 0 is right: nothing turns there.
+# Mixing the layouts raises no error. Only position 0 is right: nothing turns there.
 # %% two_layouts
 rotations = rope.rope_rotations(torch.arange(100), f)
 x = torch.randn(100, 1, d)

@@ -54,14 +54,14 @@ assert torch.equal(t5, prefix)  # two stacks or one: the same may be seen
 # $$M_{ts} = 1 \quad \mathrm{if} \; s < a \; \mathrm{or} \; s \le t$$
 # ascii: M_ts = 1 if s < a or s <= t
 #
-# A token of B stands at its mask's place $p$ in the text, and at place $r = 1, 2, ...$
-# of its span; in A, $r = 0$. So the model is not told how long a span is. Half of each
-# head's pairs turn (lesson 07) by $p$, half by $r$. *What* is cut out decides the task:
-# spans with lengths from a Poisson distribution of mean 3, up to 15 % of the text (as
-# BERT); whole sentences (as T5); the end of the text, half of it to all (as GPT).
+# A token of A has its place there as $p$, and $r = 0$. A token of B has its mask's $p$,
+# and $r = 1, 2, ...$ within its span. So the model is not told how long a span is. Half
+# of each head's pairs turn (lesson 07) by $p$, half by $r$. *What* is cut out decides
+# the task: spans with lengths from a Poisson distribution of mean 3, up to 15 % of the
+# text (as BERT); whole sentences (as T5); the last half of the text or more (as GPT).
 #
-# If part A saw part B, the answer would leak into the question. Below we ask the
-# gradient which inputs each output hangs on; and cross-attention is written out.
+# If part A saw part B, the answer would leak into the question. Below, gradients show
+# which inputs each output depends on; and cross-attention is written out.
 
 # %% module
 from minillama.plots import heat_maps, show
@@ -137,11 +137,11 @@ class BertBlock(Block):  # the norm behind the sum, and GELU
         return self.ffn_norm(x + self.feed_forward(x))
 
 # %% [markdown] task
-# **A text that we know.** A grammar (lesson 14) tells stories of 19 tokens. Hero,
-# colour and toy are free, and come twice; mood and place come once. So of the nine
-# words that the grammar chose, seven can be known when one is deleted, mood in 3 of 4
-# cases, place in 1 of 3. All families learn for 450 steps. BERT, T5 and GLM learn from
-# the same cuts: a word, a sentence, or all.
+# **A text that we know.** A grammar (lesson 14) tells stories of 19 tokens, and chooses
+# nine of them. Hero, colour and toy come twice, and `she` or `he` goes with the hero:
+# if one of these seven is deleted, the others tell it. Mood and place come once: the
+# best guess at mood is right in 3 of 4 cases, at place in 1 of 3. All families learn
+# for 450 steps. BERT, T5 and GLM learn from the same cuts: a word, a sentence, or all.
 #
 # Three tasks. *Understand*: guess one deleted word that the grammar chose (share of
 # right guesses). *Rewrite*: write the first sentence, given what follows (nats a word).
@@ -231,12 +231,12 @@ for f in models:
 # its two stacks, with twice the weights, are not done learning after 450 steps. GLM
 # does all three with one. Real models add what the table leaves out: size, data, years.
 #
-# **The block.** GLM's paper changes BERT's block in three ways: the norm stands before
+# **The block.** GLM's paper names three changes to BERT's block: the norm stands before
 # each layer, not after the sum; one linear layer reads out, where BERT has a dense
-# layer, a norm and a bias as well; and GELU (which BERT had). A LLaMA has the first two
-# already, and a gated cousin of the third (lesson 06). Below both kinds learn GLM's
-# task, four blocks high, with as many weights, for 60 steps at one learning rate. The
-# paper's reason for the norm's place: large models whose numbers overflow.
+# layer, a norm and a bias as well; and GELU, which in fact BERT had. A LLaMA has the
+# first two, and SwiGLU for the third (lesson 06). Below both kinds learn GLM's task,
+# four blocks high, with equally many weights, for 60 steps at one learning rate. The
+# paper's reason for the norm's place: in large models numbers overflow.
 #
 # `python3 run.py pretrain --objective blank` trains such a model; `generate` fills the
 # `[MASK]` in its prompt.

@@ -123,7 +123,7 @@ assert not any("bias" in name for name, _ in model.named_parameters())
 # attention come on top, and grow with the text.)
 #
 # PyTorch can build a model without memory for its numbers, on the device `meta`. So we
-# can count all of LLaMA here and now, without 276 GB to spare.
+# can count every LLaMA here, though the largest would take 276 GB.
 # %% sizes
 counts = {}
 for name in ("llama_7b", "llama_13b", "llama_33b", "llama_65b", "llama2_70b"):

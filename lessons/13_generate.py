@@ -55,11 +55,11 @@ for u in (0.1, 0.5, 0.9, 0.999):
 # $$p_i = \frac{e^{z_i / \tau}}{\sum_{j=1}^{V} e^{z_j / \tau}}$$
 # ascii: p_i = exp(z_i / tau) / sum_j exp(z_j / tau)
 #
-# The **temperature** $\tau$ divides the scores before that. Below 1, the likely pieces
-# gain; above 1, the unlikely ones do. Towards 0 the best piece takes all. That limit is
+# The **temperature** $\tau$ divides the scores first. Below 1, the likely pieces gain;
+# above 1, the unlikely ones do. Towards 0 the best piece takes all. That limit is
 # called **greedy**, and needs no $u$. How much chance is left is measured by the
-# *entropy*, the mean of $-\log_2 p_i$ over many draws, $-\sum_i p_i \log_2 p_i$: 0 bits
-# if one piece is certain, 3 bits if 8 are equally likely.
+# *entropy*, $-\sum_i p_i \log_2 p_i$ (the mean of $-\log_2 p_i$ over many draws): 0
+# bits if one piece is certain, 3 bits if 8 are equally likely.
 # %% agree
 z = torch.tensor([logits])
 for temperature in (0.1, 0.5, 1.0, 2.0):
@@ -77,7 +77,7 @@ assert words[greedy] == "mat"
 #
 # - **top-k** keeps the $k$ likeliest pieces (where several tie for the last place, the
 #   library keeps them all).
-# - **top-p**, or nucleus sampling, keeps the fewest likeliest pieces whose
+# - **top-p**, or nucleus sampling, keeps pieces from the likeliest down, until their
 #   probabilities together reach $c$. Where the model is sure, that is one piece; where
 #   it is not, many.
 #
@@ -137,10 +137,10 @@ show(picture, "Of 8 words top-k 3 keeps 3, top-p 0.85 keeps 4, temperature keeps
 # $$\chi^2 = \sum_{i=1}^{V} \frac{(n_i - 20000 \, p_i)^2}{20000 \, p_i}$$
 # ascii: chi^2 = sum_i (n_i - 20000 p_i)^2 / (20000 p_i)
 #
-# If the draw is fair, this is on average 7, one less than the number of words; tables
-# of this distribution say that it is below 24.3 in 999 of 1000 experiments. A test must
-# also be able to fail: so we hold the same draws against a distribution that is off by
-# a hair, temperature 0.9 instead of 1.
+# This number is called *chi-square*. If the draw is fair, it is 7 on average, one less
+# than the number of words; printed tables say that it is below 24.3 in 999 of 1000
+# experiments. A test must also be able to fail: so we compare the same draws with
+# probabilities that are slightly off, those of temperature 0.9 instead of 1.
 # %% chi_square
 def chi_square(pieces, p):
     expected = len(pieces) * torch.tensor(p)

@@ -68,14 +68,14 @@ print(*(f"{kind:9} {text[:60]!r}" for text, kind in planted[:5]), sep="\n")
 #
 # Comparing all pairs of a billion documents is hopeless. **MinHash** gives each
 # document a short signature: for each of $k$ hash functions, the smallest hash of its
-# shingles. Any shingle of both sets together is equally likely to have the smallest
-# hash. The two smallest are equal just when that shingle is in both sets, so the
-# probability $P$ is $J$:
+# shingles. Each shingle of $A \cup B$ is equally likely to have the smallest hash of
+# all. The smallest of $A$ and of $B$ are equal just when this shingle is in both, so
+# the probability $P$ of that is $J$:
 # $$P[\min h(A) = \min h(B)] = J(A, B)$$
 # ascii: P[min h(A) = min h(B)] = J(A, B)
 #
-# The 128 numbers are cut into 32 *bands* of 4. Two documents that agree in all of some
-# band *meet*: they are compared, and no others. One band agrees with probability $J^4$,
+# The $k = 128$ numbers are cut into 32 *bands* of 4. Two documents that have an equal
+# band *meet*: only such pairs are compared. One band is equal with probability $J^4$,
 # at least one of 32 with $1 - (1 - J^4)^{32}$: at $J = 0.8$ almost surely.
 
 # %% filters
@@ -240,10 +240,10 @@ print(f"padding: {padding:.0%} one document a row, none in {len(row):,} packed t
 # padding. Joined end to end, with a mark at each end, and cut every $T$ tokens, nothing
 # is wasted; a token may then look back into another document. The exercise forbids it.
 #
-# **Mixture.** What is left is still weighed: LLaMA took 4.5 % of each batch from
-# Wikipedia, from books and from code. So it read the first two more than twice, and the
-# code two thirds of once. An *epoch* is one reading of a source (the paper's table 1,
-# over 1.4 trillion tokens):
+# **Mixture.** Each source gets a share: LLaMA took 4.5 % of each batch from Wikipedia,
+# 4.5 % from books and 4.5 % from code. The first two are small: it read them more than
+# twice, and of the code only two thirds. An *epoch* is one reading of a source (the
+# paper's table 1, over 1.4 trillion tokens):
 #
 # | source | share of a batch, % | epochs |
 # |---|---|---|

@@ -48,7 +48,7 @@ print("rate:", *(f"{rate(step, 200, 6e-3, 20):.4f}" for step in steps))
 
 # %% [markdown] formula
 # Some weights have gradients hundreds of times larger than others. **Adam** divides
-# each by its own usual size, so that every weight moves by about $\eta$ a step:
+# each gradient by its usual size, so that a weight moves by about $\eta$ at most:
 # $$w \leftarrow w - \eta \lambda w - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}$$
 # ascii: w <- w - lr decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 #
@@ -56,9 +56,10 @@ print("rate:", *(f"{rate(step, 200, 6e-3, 20):.4f}" for step in steps))
 # $1 - \beta^t$ make up for that. The W in AdamW: the weight decay stands outside the
 # fraction. Inside, weights with large gradients would hardly decay.
 #
-# The **rate** climbs for some steps (*warm-up*), while $m$ and $v$ know little, then
-# falls along half a cosine to a tenth. **Clipping**: if the joint norm of all gradients
-# exceeds 1, they are scaled to 1. One odd batch then cannot undo a hundred good ones.
+# The **rate** climbs for some steps (*warm-up*), while $m$ and $v$ rest on few batches,
+# then falls along half a cosine to a tenth. **Clipping**: if the joint norm of all
+# gradients exceeds 1, all are scaled so that it is 1. Then one odd batch cannot undo a
+# hundred good ones.
 
 # %% module
 from minillama.train.learning_rate import learning_rate
@@ -79,10 +80,10 @@ assert torch.allclose(parameter.detach(), w, atol=1e-6)
 print("AdamW by hand and the library's agree over ten steps")
 
 # %% [markdown] experiment
-# **Experiment.** The corpus is one whose *entropy* we know: stories and forum posts
-# from a grammar. No model can need fewer bits per character than that on average, and a
-# model that knew only which letter follows which would need what the bigram counts say.
-# We train 0.15 million weights for 200 steps and see where they land. (The loss is in
+# **Experiment.** A grammar makes the corpus (stories and forum posts), so we know its
+# *entropy*: the fewest bits per character that any model can need on average. For
+# comparison, a *bigram* model knows only which letter follows which. We train 0.15
+# million weights for 200 steps and see where they land. (The loss is in
 # *nats*, because it is made with the natural logarithm $\ln$; one nat is
 # $1 / \ln\, 2 = 1.44$ bits.)
 

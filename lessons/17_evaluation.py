@@ -114,7 +114,7 @@ print(f"the table has them the wrong way round in {100 * wrong:.0f} of 100 cases
 
 # %% [markdown] categories
 # **Small categories.** An evaluation set for Chinese chat models (Ziya's) has 185
-# questions in 9 groups of 32 subjects: twenty for a group, six for a subject. Below,
+# questions on 32 subjects in 9 groups: about 20 for a group, 6 for a subject. Below,
 # ten models that are *equally good* are asked 185 questions, and two equal models are
 # compared subject by subject.
 
@@ -179,8 +179,8 @@ print(f"ours always first: wins {100 * first_only:.0f} in 100; the other order t
 # paired difference. `python3 run.py judge --model JUDGE --ours A --theirs B --out DIR`
 # lets one model compare the answers of two others, and says what the judge is worth.
 #
-# **Exercise.** Write these in `lessons/exercises/ex17_evaluation.py`. Then
-# `python3 run.py check 17`.
+# **Exercise.** Write both errors, how many items an error needs, and the choice per
+# character, in `lessons/exercises/ex17_evaluation.py`. Then `python3 run.py check 17`.
 
 # %% closing
 assert np.mean(paired) < 0.7 * np.mean(separate)

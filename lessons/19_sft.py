@@ -16,8 +16,8 @@
 # | symbol | in code | shape | meaning |
 # |---|---|---|---|
 # | $x_t$ | `tokens` | (T,) | the tokens of prompt and answer |
-# | $m_t$ | `label != IGNORE` | (T,) | 1 where token $t$ is learned, else 0 (-100) |
-# | $p(x_t)$ | | | probability that the model gave $x_t$, after all tokens before |
+# | $m_t$ | `label != IGNORE` | (T,) | 1 where $t$ is learned, else 0 (label -100) |
+# | $p(x_t)$ | | | the model's probability of $x_t$, given all tokens before |
 # | $L$ | `loss` | | mean nats per learned token |
 
 # %% teacher
@@ -97,8 +97,8 @@ print("learned in a chat:", [s.text for s in vicuna(chat) if s.learn])
 # questions that it answers exactly. (To be quick it starts from nothing, not from a
 # pretrained model.) One run proves little: much depends on the first weights and on the
 # order of the examples, that is, on the *seed* of the random numbers. So each is tuned
-# from three seeds, and what we claim holds in all three: averaged over the run, the
-# loss on answers is ahead of the loss on all tokens from the same seed.
+# from three seeds. Our claim holds for all three: averaged over the run, the model
+# tuned on answers gives more exact ones.
 
 # %% measure
 from minillama.attention import torch_attention

@@ -75,8 +75,8 @@ print(f"LLaMA 7B: {trained:,} of {big.n_parameters():,} weights train, {share:.3
 # **Experiment.** A small LLaMA learns to write stories and forum posts. Then it should
 # learn a style: only *good* answers, which are polite, to the point, and in two steps,
 # as in "Happy to help! First ... Then ..." (a program makes the forum, and knows the
-# hidden quality of each answer). We train all its weights, and beside that LoRA of rank
-# 1, 2, 4 and 8 on every linear layer of every block.
+# hidden quality of each answer). We train all its weights and, in other runs, only LoRA
+# of rank 1, 2, 4 and 8 on every linear layer of every block.
 
 # %% data
 import copy
@@ -178,9 +178,9 @@ show(picture, f"LoRA of rank 8 closes {closed:.0%} of the gap that full tuning c
 # **What is saved.** Training all weights keeps three numbers beside each: a gradient
 # and AdamW's two means. The frozen base has none of them. So a 7B in 16 bits, 13.5 GB,
 # can be tuned with 67 MB more (4.2 million weights with their three numbers, 16 bytes
-# in fp32), where full tuning takes some 100 GB (lesson 18). LoRA saves neither the
-# memory of the *activations*, what every layer keeps for the way back, nor the time of
-# the base's own products.
+# in fp32), where full tuning takes some 100 GB (lesson 18). LoRA saves hardly any
+# memory for *activations* (what layers keep for the backward pass), and of the base's
+# products only those for the gradient of $W_0$.
 #
 # **Is the full change of low rank, then?** Only in part, as the last cell measures. It
 # need not be. LoRA does not imitate the full change. It finds another one, of low rank,

@@ -128,8 +128,8 @@ print({kind: f"{size:.1f} GB" for kind, size in gigabytes.items()})
 # | `model.eval()` | no flag: `generate` and `chat` never drop anything out |
 # | `PeftModel.from_pretrained` | `--adapter DIR` |
 #
-# **What do 8 bits cost a real model?** `bench/eight_bits.py` had two, in three forms
-# each, read one text: perplexity, and nats a token costs beyond fp32.
+# **What do 8 bits cost a real model?** `bench/eight_bits.py` measured two on one text,
+# each in three forms: the perplexity, and the loss (nats a token) beyond that of fp32.
 
 # %% quality
 import json
@@ -144,17 +144,17 @@ for name, forms in models.items():
               f"{row['more']:+.4f} nats, give or take {row['error']:.4f}")
 
 # %% [markdown] exercise
-# Eight bits cost these two a fortieth of a nat a token, hardly more than chance; four
-# bits cost about a tenth or more. (SmolLM2's file is in 4 bits itself, and was rounded
-# twice.)
+# Eight bits cost at most a fortieth of a nat a token, hardly more than chance; four
+# bits (NF4) cost about a tenth or more. (SmolLM2's file is in 4 bits itself, and was
+# rounded twice.)
 #
 # int8 is a little more than half of fp16: the embedding table and the output head stay
 # in 16 bits here, and each row has its scale.
 #
-# The rounding costs about 1 % of the product, and networks shrug off more. It is the
-# loud column that must not set the step. The blue line still rises a little: our
-# weights are stored in int8 once and for all, so the loud column meets rounded weights.
-# The paper keeps those in 16 bits too.
+# The rounding costs about 1 % of the product, and networks tolerate more. But the
+# loud column must not set the scale. The blue line still rises a little: all our
+# weights are stored in int8, so the loud column is multiplied by rounded weights. The
+# paper keeps the weights of outlier columns in 16 bits too.
 #
 # **Exercise.** Write the split product in `lessons/exercises/ex22_int8.py`. Then
 # `python3 run.py check 22`.

@@ -141,11 +141,11 @@ assert worse / errors["NF4"] < 1.005  # under half a percent more error
 
 # %% [markdown] exercise
 # **Is NF4 the best of all?** The paper calls it "information theoretically optimal",
-# but the entropy above is below 4 bits. The table would need a scale of $Q(p_{max})$,
-# 1.85 standard deviations; the largest of 64 normal numbers is 2.6 on average. So the
-# outer levels are used too rarely. With 1.85 as the scale of all blocks, the entropy is
-# 4 bits, nearly, and yet the error is larger: what lies beyond is cut off. Codes used
-# equally often and the smallest error are two aims. NF4 is a very good fixed table.
+# but the entropy above is below 4 bits. All levels are used equally often if the
+# scale is $Q(p_{max})$, 1.85 standard deviations. Ours, the largest of 64 weights, is
+# 2.6 on average, so the outer levels are used too rarely. With 1.85 for all blocks, the
+# entropy is nearly 4 bits, and yet the error is larger: what lies beyond is cut off.
+# Equal use and the smallest error are two aims. NF4 is a very good fixed table.
 #
 # **Exercise.** In `lessons/exercises/ex23_nf4.py`, derive the 16 levels, and pack two
 # codes into each byte, the first in the high half. Then `python3 run.py check 23`.

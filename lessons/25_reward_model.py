@@ -45,9 +45,9 @@ pairs = [pair for thread in threads for pair in thread_pairs(thread, most=10)]
 print(f"{len(pairs)} pairs from {len(threads)} threads")
 
 # %% [markdown] formula
-# **From pairs to a loss.** Say that $j$ beats $k$ with probability $\sigma(r_j - r_k)$,
-# as in chess ratings (the *Bradley-Terry* model). The loss $L$ is minus the logarithm
-# of that probability, with a margin:
+# **From pairs to a loss.** Say that answer $j$ beats $k$ with probability
+# $\sigma(r_j - r_k)$, as in chess ratings (the *Bradley-Terry* model). The loss $L$ is
+# minus the logarithm of that probability, with the margin $m$ inside:
 # $$L = -\ln\, \sigma(r_j - r_k - m)$$
 # ascii: L = -ln sigmoid(r_j - r_k - m)
 #
@@ -74,10 +74,10 @@ print(f"all alike {math.log(2):.3f}; 200 points wrong {far:.0f}, where exp overf
 
 # %% [markdown] experiment
 # **Experiment.** How good is "67 % accuracy", the figure that StackLLaMA reports for
-# its reward model? Our forum knows the *hidden quality* of each answer (polite, to the
-# point, in two steps), so we can ask twice: does the model agree with the labels, and
-# does it agree with the truth? We train on true labels, and on labels of which a third
-# is flipped.
+# its reward model? A *label* says which answer of a pair is better. Our forum knows the
+# *hidden quality* of each answer (polite, to the point, in two steps), so we can ask
+# twice: does the model agree with the labels, and with the truth? We train on true
+# labels, and on labels of which a third is flipped.
 #
 # To be fast, the body is no Transformer. Its `hidden_states`, the one method that the
 # reward model calls, takes the mean of the vectors of all words so far and puts it
@@ -176,10 +176,9 @@ show(picture, f"{sizes[-1]} pairs: {by_labels:.0f} % by labels, {by_truth:.0f} %
 
 # %% [markdown] exercise
 # If a third of the labels are wrong, a perfect judge agrees with two thirds of them.
-# With 4,000 pairs the noise lowers the mark, and the model far less: a flip is as
-# likely one way as the other, and the truth remains. With few pairs it harms the model
-# as well. So 67 % may be a good reward model or a poor one; only a better test set can
-# say.
+# With 4,000 pairs the noise spoils the test far more than the model: flips go both ways
+# and mostly cancel, and the truth remains. With few pairs the model suffers too. So
+# 67 % may be a good reward model or a poor one; only a better test set can say.
 #
 # **Exercise.** Make pairs, write the loss so that it is finite everywhere
 # ($-\ln \sigma(x) = \max(0, -x) + \ln(1 + e^{-|x|})$), and the accuracy, in

@@ -40,8 +40,8 @@ for name, blame in (("all that followed", followed), ("the next jump", jump)):
 # 2 blames token three alone, as it should (and the last a little, for the 0.1 that was
 # still hoped for). But it stands or falls with the guesses.
 #
-# The jump is called the *TD error* (temporal difference). GAE blends the two ways: it
-# adds up the jumps from $t$ on, that of $l$ steps further with the factor
+# The jump $\delta_t$ is called the *TD error* (temporal difference). GAE blends the
+# two ways: it adds up the jumps from $t$ on, the one $l$ steps later multiplied by
 # $(\gamma\lambda)^l$.
 # $$\delta_t = r_t + \gamma V_{t+1} - V_t$$
 # ascii: delta_t = r_t + gamma V_(t+1) - V_t

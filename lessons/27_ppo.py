@@ -44,8 +44,8 @@ for name, A in (("better than expected", 1.0), ("worse than expected", -1.0)):
 # %% [markdown] formula
 # **The clipped objective.** A text that did better than expected should become
 # likelier. But the advantages were measured on texts of the old policy, and say little
-# about a policy far from it. So a token stops gaining once its probability has moved 20
-# % the way its advantage asks:
+# about a policy far from it. So a token stops gaining once its probability has changed
+# by 20 % in the direction its advantage asks for:
 # $$L = -\min(\rho A, \; \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A), \qquad \rho = \pi / \pi_{old}$$
 # ascii: L = -min(rho A, clip(rho, 1 - eps, 1 + eps) A),  rho = pi / pi_old
 #
@@ -106,10 +106,9 @@ def truth(texts):
 
 # %% [markdown] experiment
 # **Experiment.** A world small enough to see through: ten words, and a policy that is
-# one table, the score of each word after each other. The judge likes `nice` and
+# one table: for each word, a score of every next word. The judge likes `nice` and
 # `happy`. People do too, in a sentence; they do not like `nice happy happy nice`. The
-# judge only counts words and cannot tell. We run the same PPO with the KL
-# penalty and without.
+# judge only counts words and cannot tell. We run PPO with the KL penalty and without.
 
 # %% train
 from minillama.rlhf.gae import gae
@@ -168,10 +167,10 @@ show(picture, "Judge and people: " + " / ".join(
 
 # %% [markdown] exercise
 # The judge is right about nearly all texts of the reference model (it *errs* where
-# people give other points). The KL penalty keeps the policy close to such texts, though
-# not among them: the judge errs more often than at first, and gives more points than
-# people. Without the penalty it errs on every text. How high a price? $\beta$ is set by
-# hand, or adjusted during the run so that the KL stays near a target.
+# people give other points). The KL penalty keeps the policy's texts close to
+# those, but not fully: the judge errs more often than at first, and gives more points
+# than people. Without the penalty it errs on nearly every text. How high a price?
+# $\beta$ is set by hand, or adjusted during the run so that the KL stays near a target.
 #
 # On your own task `python3 run.py ppo --check ...` runs three rounds and says what
 # looks wrong, and what to try: a KL that runs away, answers that are all alike.
