@@ -10,7 +10,7 @@ from mutants import Mutant
 from test_attention_decoding import masks
 from test_attention_kernel import random_inputs, with_gradients
 
-from minillama import backends, kernels
+from minillama import kernels
 from minillama.attention import attention
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
@@ -241,7 +241,7 @@ def test_a_padded_batch_writes_the_references_text():
 MUTANTS = [] if "simt" not in kernels.built_backends() else [
     Mutant("minillama.kernels", "*tensors, ctx.causal, mask), None, None", "*tensors, ctx.causal, None), None, None",
            lambda: test_every_width_and_dtype_keeps_the_law(8, torch.float32)),
-    Mutant(backends.__name__, "return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS, backend)",
-           "return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, None, backend)",
+    Mutant("minillama.cuda_attention", "return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS,",
+           "return kernels.flash_attention(q_BHTd, k_BKSd, v_BKSd, causal, None,",
            test_a_padded_batch_writes_the_references_text),
 ]
