@@ -217,11 +217,11 @@ show(profile_pictures.stages(title, order, copies=8, reads=20),
 print(f"waiting for one group too few: {runs[3].findings[0]}")
 
 q, k, v = (torch.randn(1, heads, 128, 64).bfloat16() for heads in (2, 1, 1))
-weight, rows = quantize_nf4(torch.randn(128, 256), 64, False), torch.randn(64, 256)
+weight, rows = quantize_nf4(torch.randn(128, 256), 64, False), torch.randn(128, 256)
 fed = {}
 for name, run, flops in (("flash attention", lambda: kernels.flash_attention(
         q, k, v, False, backend="simt"), 4 * 2 * 128 * 128 * 64), ("NF4", lambda:
-        kernels.nf4_matmul(rows.bfloat16(), weight, "simt"), 2 * 64 * 128 * 256)):
+        kernels.nf4_matmul(rows.bfloat16(), weight, "simt"), 2 * 128 * 128 * 256)):
     with kernels.profile() as p:
         run()
     assert not p.findings and p.shared_load.conflicts == 0 and 4096 * p.mma == flops
