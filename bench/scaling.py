@@ -1,21 +1,22 @@
 """Toy scaling: small LLaMAs of five sizes at four budgets of FLOPs, on sentences whose entropy is known.
 
-The world has 64 names and 64 verbs, each drawn with probability 1 / rank (Zipf's law), and each of the 4,096 pairs has
-one object for ever, drawn once by the seed: "Minoko lagumos gubalen." So few facts are common and most are rare, and
-what a model has not learned fades as a power of tokens and of parameters (arXiv 2102.04074 and 2303.13506 derive it).
-The object follows from the pair: E = (H(names) + H(verbs)) / 3 nats a token, which no model can go below. The loss is
-no estimate either: it is the expectation over all 4,096 sentences.
+The world has 128 names and 128 verbs, the one of rank r drawn with probability ~ r^-1.5 (Zipf's law, steep), and each
+of the 16,384 pairs has one object for ever, drawn once by the seed: "Minoko lagumos gubalen." So few facts are common
+and most are rare, and what a model has not learned fades as a power of tokens and of parameters (arXiv 2102.04074 and
+2303.13506 derive it), as long as the list of facts does not end. The object follows from the pair: E = (H(names) +
+H(verbs)) / 3 nats a token, which no model can go below. The loss is no estimate either: it is the expectation over all
+16,384 sentences.
 
-Declared before any run of seeds 0, 1 and 2 (seed 100 served to choose; it is not recorded): one layer, one head,
-batches of 64 fresh sentences, AdamW at one rate for all sizes, constant after 50 steps; measured are the averaged
+Declared before any run of seeds 3, 4 and 5 (seed 100 served to choose; it is not recorded): one layer, one head,
+batches of 64 fresh sentences, AdamW at a rate of 0.4 / width (arXiv 2203.03466: hidden matrices want 1 / width; at one
+rate for all, the widest spent its first budget in a bad start), constant after 50 steps; measured are the averaged
 weights, so that one run gives a point at each of its budgets (arXiv 2405.18392). The law is fitted to the 20 points
-with E known, and has to predict the largest size at four times the largest fitted budget within a tenth; its
-uncertainty is a bootstrap over the points. --record writes bench/scaling.json after each seed; lesson 16 reads it.
+with E known, and has to predict width 32 at four times the largest fitted budget within a tenth; its uncertainty
+is a bootstrap over the points. --record writes bench/scaling.json after each seed; lesson 16 reads it.
 
-What came out: misses of 14, 7 and 9 %, so a tenth is kept by two seeds of three; the nearest fitted point is off by 72
-to 77 %. Seed 0's curves were not tried again with other settings. All three predictions are too high, and larger
-budgets make it worse: on seed 100, widths 16 to 32 and four budgets half an octave apart, the miss at four times the
-largest was 6, 10, 11 and 16 % where that was 2.8e10, 4e10, 5.7e10 and 8e10. The list of facts ends.
+Before it stood a world of 4,096 facts by 1 / rank: seeds 0 to 2 missed by 7 to 14 %, always too high. There larger
+budgets made it worse (seed 100: 6, 10, 11 and 16 % for largest fitted budgets of 2.8e10, 4e10, 5.7e10 and 8e10): the
+list of facts came to its end. Three sizes of seed 100 in this world missed by 4 %, too low.
 """
 
 import copy
@@ -34,14 +35,14 @@ from minillama.train.training_run import train_step
 from minillama.transformer import Transformer
 
 RECORD = _rounds.ROOT / "bench" / "scaling.json"
-WORDS, BATCH = 64, 64  # of each kind: names, verbs, objects; sentences of three words in a batch
-DIMS, BUDGETS = (12, 16, 20, 24, 32), (1e10, 1.26e10, 1.59e10, 2e10)  # width; FLOPs of 6 N D
+WORDS, BATCH = 128, 64  # of each kind: names, verbs, objects; sentences of three words in a batch
+DIMS, BUDGETS = (16, 20, 24, 32, 40), (1e10, 1.41e10, 2e10, 2.83e10)  # width; FLOPs of 6 N D
 FAR, FAR_DIMS = 4 * BUDGETS[-1], (32,)  # not fitted: what the fit has to predict
-LR, WARMUP, BETAS = 0.02, 50, (0.9, 0.99)
+RATE, WARMUP, BETAS = 0.4, 50, (0.9, 0.99)  # the learning rate is RATE / width
 AVERAGE = 8  # of the weights: step t counts about as (t / T)^8, so that the last ninth of a run makes most of it
 RESAMPLES = 40
-SYLLABLES = "ba di fo gu ke la mi no".split()
-ZIPF = 1 / torch.arange(1, WORDS + 1, dtype=torch.float64)
+SYLLABLES = "ba di fo gu ke la mi no pe ru sa to".split()
+ZIPF = torch.arange(1, WORDS + 1, dtype=torch.float64) ** -1.5
 ZIPF /= ZIPF.sum()
 ENTROPY = -2 / 3 * (ZIPF * ZIPF.log()).sum().item()  # E, nats a token
 
@@ -64,7 +65,7 @@ def draw(objects, n, generator):
 
 def text_of(row):
     """A sentence to read: names end in -ko, verbs in -mos, objects in -len."""
-    words = [SYLLABLES[index // 8] + SYLLABLES[index % 8] for index in (row[1:] - 1).remainder(WORDS).tolist()]
+    words = [SYLLABLES[index // 12] + SYLLABLES[index % 12] for index in (row[1:] - 1).remainder(WORDS).tolist()]
     return f"{words[0].title()}ko {words[1]}mos {words[2]}len."
 
 
@@ -97,11 +98,12 @@ def train_size(seed, dim, budgets):
     torch.manual_seed(seed)
     model, points, done = Transformer(config_of(dim), torch_attention), [], 0
     average, N = copy.deepcopy(model), multiplied(model.config)
-    optimizer = AdamW(model.parameters(), LR, BETAS, weight_decay=0.0)
+    rate = RATE / dim
+    optimizer = AdamW(model.parameters(), rate, BETAS, weight_decay=0.0)
     for budget in budgets:
         steps = round(budget / (6 * N * 3 * BATCH))
         for step in range(done, steps):
-            optimizer.lr = LR * min(1, (step + 1) / WARMUP)
+            optimizer.lr = rate * min(1, (step + 1) / WARMUP)
             train_step(optimizer, [nats(model, draw(objects, BATCH, generator)).mean()], 1.0)
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()),
@@ -152,7 +154,7 @@ def judge(record):
 
 def main(argv=None):
     def add(parser):
-        parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
         parser.add_argument("--record", action="store_true", help="write bench/scaling.json")
 
     chosen = _rounds.options(__doc__, argv, add)
