@@ -110,11 +110,13 @@ def test_the_correction_comes_out_of_its_points_within_its_standard_errors():
 def test_the_entropy_is_that_of_a_grammar_which_says_the_same_sentences():
     """One choice of a name, then one of what this name does: no product of two laws, and in bits."""
     objects = scaling.objects_of(3)
-    words = [[scaling.text_of(scaling.sentences(objects, torch.tensor([i]), torch.tensor([j]))[0]).split(" ", 1)
-              for j in range(scaling.WORDS)] for i in range(scaling.WORDS)]
-    rules = {"sentence": [(f"{row[0][0]} {{after{i}}}", 1 / (i + 1)) for i, row in enumerate(words)]}
+    verbs = torch.arange(scaling.WORDS)
+    words = [[scaling.text_of(row).split(" ", 1) for row in scaling.sentences(objects, verbs * 0 + i, verbs)]
+             for i in range(scaling.WORDS)]
+    assert len({row[0][0] for row in words}) == scaling.WORDS  # names to read are as many as names
+    rules = {"sentence": [(f"{row[0][0]} {{after{i}}}", (i + 1) ** -1.5) for i, row in enumerate(words)]}
     for i, row in enumerate(words):
-        rules[f"after{i}"] = [(rest, 1 / (j + 1)) for j, (_, rest) in enumerate(row)]
+        rules[f"after{i}"] = [(rest, (j + 1) ** -1.5) for j, (_, rest) in enumerate(row)]
     grammar = Grammar(rules, "{sentence}")
     assert grammar.entropy_bits() * math.log(2) / 3 == pytest.approx(scaling.ENTROPY, rel=1e-12)
     text = " ".join(words[4][6])
@@ -185,9 +187,8 @@ def test_the_record_has_four_budgets_of_five_sizes_for_three_seeds_and_none_beat
             assert p["D"] == 192 * p["steps"] and abs(p["D"] - p["budget"] / (6 * p["N"])) <= 96 and p["loss"] > E
 
 
-def test_the_law_of_the_small_budgets_predicts_four_times_the_largest_within_15_percent():
-    """A tenth was wanted: seeds 1 and 2 keep to it, seed 0 misses by 14 %. The nearest point is off by 72 to 77 %."""
-    misses = []
+def test_the_law_of_the_small_budgets_predicts_four_times_the_largest_within_a_tenth():
+    """On every seed. The nearest fitted point, of the same size, is off by three quarters."""
     for run in RECORD["seeds"]:
         near, E = fitted(run), run["entropy"]
         law = fit(*([p[key] for p in near] for key in ("N", "D", "loss")), E=E,
@@ -200,9 +201,8 @@ def test_the_law_of_the_small_budgets_predicts_four_times_the_largest_within_15_
             nearest = max(q["budget"] for q in near if q["N"] == p["N"])
             point = next(q["loss"] - E for q in near if (q["N"], q["budget"]) == (p["N"], nearest))
             assert said["measured"] == pytest.approx(measured) and said["nearest"] == pytest.approx(point)
-            misses.append(abs((loss_of(law, p["N"], p["D"]) - E) / measured - 1))
-            assert misses[-1] < 0.15 and misses[-1] < abs(point / measured - 1) / 4
-    assert sum(missed < 0.1 for missed in misses) >= 2
+            missed = abs((loss_of(law, p["N"], p["D"]) - E) / measured - 1)
+            assert missed < 0.1 and missed < abs(point / measured - 1) / 4
 
 
 MUTANTS = [
