@@ -1,4 +1,4 @@
-"""Toy scaling: small LLaMAs of five sizes at four budgets of FLOPs, on sentences whose entropy is known.
+"""Toy scaling: small LLaMAs of six sizes at four budgets of FLOPs, on sentences whose entropy is known.
 
 The world has 128 names and 128 verbs, the one of rank r drawn with probability ~ r^-1.5 (Zipf's law, steep), and each
 of the 16,384 pairs has one object for ever, drawn once by the seed: "Minoko lagumos gubalen." So few facts are common
@@ -7,12 +7,15 @@ and most are rare, and what a model has not learned fades as a power of tokens a
 H(verbs)) / 3 nats a token, which no model can go below. The loss is no estimate either: it is the expectation over all
 16,384 sentences.
 
-Declared before any run of seeds 3, 4 and 5 (seed 100 served to choose; it is not recorded): one layer, one head,
+Declared before any run of seeds 6, 7 and 8 (seed 100 served to choose; it is not recorded): one layer, one head,
 batches of 64 fresh sentences, AdamW at a rate of 0.4 / width (arXiv 2203.03466: hidden matrices want 1 / width; at one
 rate for all, the widest spent its first budget in a bad start), constant after 50 steps; measured are the averaged
-weights, so that one run gives a point at each of its budgets (arXiv 2405.18392). The law is fitted to the 20 points
+weights, so that one run gives a point at each of its budgets (arXiv 2405.18392). The law is fitted to the 24 points
 with E known, and has to predict width 32 at four times the largest fitted budget within a tenth; its uncertainty
 is a bootstrap over the points. --record writes bench/scaling.json after each seed; lesson 16 reads it.
+
+Seeds 3, 4 and 5 of this protocol without width 12 missed by 7.4, 7.8 (too low) and 1.1 % (too high), but on seed 5
+the best of the five sizes was the smallest at the two smallest budgets: too few small ones to show an optimum.
 
 Before it stood a world of 4,096 facts by 1 / rank: seeds 0 to 2 missed by 7 to 14 %, always too high. There larger
 budgets made it worse (seed 100: 6, 10, 11 and 16 % for largest fitted budgets of 2.8e10, 4e10, 5.7e10 and 8e10): the
@@ -36,7 +39,7 @@ from minillama.transformer import Transformer
 
 RECORD = _rounds.ROOT / "bench" / "scaling.json"
 WORDS, BATCH = 128, 64  # of each kind: names, verbs, objects; sentences of three words in a batch
-DIMS, BUDGETS = (16, 20, 24, 32, 40), (1e10, 1.41e10, 2e10, 2.83e10)  # width; FLOPs of 6 N D
+DIMS, BUDGETS = (12, 16, 20, 24, 32, 40), (1e10, 1.41e10, 2e10, 2.83e10)  # width; FLOPs of 6 N D
 FAR, FAR_DIMS = 4 * BUDGETS[-1], (32,)  # not fitted: what the fit has to predict
 RATE, WARMUP, BETAS = 0.4, 50, (0.9, 0.99)  # the learning rate is RATE / width
 AVERAGE = 8  # of the weights: step t counts about as (t / T)^8, so that the last ninth of a run makes most of it
@@ -154,7 +157,7 @@ def judge(record):
 
 def main(argv=None):
     def add(parser):
-        parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
+        parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8])
         parser.add_argument("--record", action="store_true", help="write bench/scaling.json")
 
     chosen = _rounds.options(__doc__, argv, add)
