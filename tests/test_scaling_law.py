@@ -173,12 +173,12 @@ def fitted(run):
     return [point for point in run["points"] if point["budget"] < RECORD["far"]]
 
 
-def test_the_record_has_four_budgets_of_five_sizes_for_three_seeds_and_none_beats_the_entropy():
+def test_the_record_has_four_budgets_of_six_sizes_for_three_seeds_and_none_beats_the_entropy():
     assert len(RECORD["seeds"]) >= 3
     for run in RECORD["seeds"]:
         near, E = fitted(run), run["entropy"]
         assert E == pytest.approx(scaling.ENTROPY, rel=1e-12) and run["cpu_seconds"] < 2 * 20 * 60
-        assert len({p["budget"] for p in near}) == 4 and len({p["N"] for p in near}) == 5 and len(near) == 20
+        assert len({p["budget"] for p in near}) == 4 and len({p["N"] for p in near}) == 6 and len(near) == 24
         assert max(p["budget"] for p in near) * 4 == RECORD["far"]
         for budget in {p["budget"] for p in near}:  # the best size is none of the outermost
             best = min((p for p in near if p["budget"] == budget), key=lambda p: p["loss"])
