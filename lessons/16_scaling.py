@@ -198,14 +198,13 @@ show(picture, f"Seed {run['seed']}, and measured (green). Best size at " + ", ".
 # %% [markdown] exercise
 # **Our law works.** We had asked for a tenth; all three seeds keep to it, and what was
 # measured lies in the brackets. The nearest fitted point is off by 70 to 81%. The
-# sizes do not enclose every optimum: at the smallest budget the smallest size is the
-# best on two seeds, by less than a thousandth of a nat. Two tries came before. Without
-# that size the law missed by 1 to 8% on three other seeds, two of them too low. In a
-# world of 64 names and verbs, each probability falling as $r^{-1}$, it missed by 7 to
-# 14%, always too high; larger budgets made it worse, 6% to 16% on a trial seed. The
-# likely reason: that list of facts was short, and as it runs out the loss falls faster
-# than a power. Left free, $E$ comes out 0.04 to 0.06 nats below the true entropy. A fit
-# is worth what it predicts beyond its points; try that before you spend a budget on it.
+# smallest budget is at the edge: there the smallest size is the best on two seeds, by
+# at most 0.0005 nats. Two tries came before on three seeds each: without that size the
+# law missed by 1 to 8%, and in a world of 64 names and verbs, with probabilities that
+# fall as $r^{-1}$, by 7 to 14%, always too high. The likely reason there: the list of
+# facts was short, and as it runs out the loss falls faster than a power. Left free, $E$
+# comes out 0.04 to 0.06 nats below the true entropy. A fit is worth what it predicts
+# beyond its points; try that before you spend a budget on it.
 #
 # **Exercise.** How many tokens bring a model to a loss? Which model reaches a loss and
 # serves $S$ tokens at the least cost in all? Write both in
