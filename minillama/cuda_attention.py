@@ -61,7 +61,8 @@ def forward_by_kernels(layer: Attention, x_BTD: Tensor, rotations: Tensor, cache
     One of several launches takes all else: more tokens than one, a wanted gradient, a prefix, a cache of another dtype,
     and heads that are no multiple of 16 bytes. So does a full cache, which says so.
     """
-    whole = layer.head_dim * x_BTD.element_size() % 16 == 0 and isinstance(layer.attend, CudaAttention)
+    attend: Any = layer.attend  # a `CudaAttention` in all that goes on below
+    whole = layer.head_dim * x_BTD.element_size() % 16 == 0 and isinstance(attend, CudaAttention)
     alone = x_BTD.shape[1] == 1 and causal and prefix is None and not _learns(x_BTD, *layer.parameters())
     if cache is None or not whole or not alone or cache.keys.dtype != x_BTD.dtype or cache.length == cache.max_len:
         return type(layer).forward(layer, x_BTD, rotations, cache, number, mask_BTS, prefix, causal)
@@ -71,7 +72,7 @@ def forward_by_kernels(layer: Attention, x_BTD: Tensor, rotations: Tensor, cache
     keys_BKSd, values_BKSd = (part[number, :, :, :cache.length + 1] for part in (cache.keys, cache.values))
     own = rotations[None] if rotations.dim() == 2 else rotations  # (1, r/2) for all rows, or (B, 1, r/2)
     mixed_BTHd = append_and_attend(q, k, v, keys_BKSd, values_BKSd, own, cache.length, cache.left_pad_B,
-                                   backend=layer.attend.backend, arrivals=cache.arrivals)
+                                   backend=attend.backend, arrivals=cache.arrivals)
     return layer.wo(mixed_BTHd.flatten(-2))
 
 

@@ -26,12 +26,12 @@ class Row:
         # As in `generate_tokens`: the scores at the last place of the context give one token more.
         self.left = min(max_new_tokens, model.config.max_seq_len - len(ids) + 1)
         self.seen_1V = tokens_in_rows([ids], model.config.vocab_size, model.tok_embeddings.weight.device)
-        self.made, self.token = 0, None
+        self.made, self.token = 0, -1  # -1: none yet
 
     def draw(self, logits_1V: Tensor):
         """Take the next token from its scores; the row has ended where `left` is 0 then."""
         u_1 = self.chances_n[self.made:self.made + 1]
-        self.token = sample(logits_1V, self.sampling, None, self.seen_1V, u_1).item()
+        self.token = int(sample(logits_1V, self.sampling, None, self.seen_1V, u_1))
         self.seen_1V[0, self.token] = True
         self.made += 1
         self.left = 0 if self.token in self.stop_ids else self.left - 1
