@@ -75,6 +75,9 @@ def test_the_command_writes_conversations_that_sft_reads(tmp_path, capsys):
     (tmp_path / "told.txt").write_text("\n")
     assert ghost_attention.main([*words[:-1], str(tmp_path / "new")]) == 2
     assert "no instruction in it" in capsys.readouterr().err
+    (tmp_path / "told.txt").write_bytes(b"a\xf7")
+    assert ghost_attention.main([*words[:-1], str(tmp_path / "new")]) == 2
+    assert "told.txt: byte 1 is not UTF-8" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_an_answer_that_holds_a_mark_of_the_template_leaves_its_conversation_out(monkeypatch):

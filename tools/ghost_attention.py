@@ -28,8 +28,11 @@ from minillama.train.sequence_loss import encode_segments
 
 
 def read_instructions(path):
-    """The lines of a text file; ValueError where none holds anything."""
-    found = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The lines of a text file; ValueError where none holds anything, or the file is no UTF-8."""
+    try:
+        found = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8: save the instructions as UTF-8 text") from None
     if not found:
         raise ValueError(f"{path}: no instruction in it: write one a line, such as: Answer in one sentence.")
     return found
