@@ -27,7 +27,8 @@ ABOUT_CPP = {"byte_": ("test_byte_bpe", "test_byte_bpe_training", "test_byte_bpe
              "unigram": ("test_unigram_steps",), "gguf": ("test_gguf_linear",),
              "attention": (*ATTENTION, *TRAINING), "exponential": (*ATTENTION, *TRAINING), "row_loops": TRAINING,
              "lanes": (*ENGINE, *NF4_BYTES, *TRAINING), "int8": ("test_int8_kernel", *ENGINE, "test_nf4_int8"),
-             "engine": ENGINE, "matrix": ENGINE, "nf4_int8": ("test_nf4_int8",), "nf4_quantize": NF4_BYTES,
+             "engine": ENGINE, "matrix_codes": ("test_int8_kernel", *ENGINE), "matrix": ENGINE,
+             "nf4_int8": ("test_nf4_int8",), "nf4_quantize": NF4_BYTES,
              "nf4_absmax": (*NF4_BYTES, "test_nf4_matvec", "test_nf4_int8"), "nf4_matvec": ("test_nf4_matvec", *ENGINE),
              "nf4_matmul": ("test_nf4_kernel", *NF4_BYTES), "vectors": ("test_nf4_kernel",)}  # by a name's beginning
 AT_HOME = Path(__file__).resolve().parent, Path(__file__).resolve().parents[1]  # not to be imported from

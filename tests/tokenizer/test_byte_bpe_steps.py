@@ -131,7 +131,8 @@ def test_the_first_tokens_are_the_bytes_by_their_printable_characters():
 def test_the_core_refuses_what_it_cannot_begin_with():
     need_core()
     core = compiled._core()
-    for first in (b"", bytes(range(255)), bytes(256), bytes(range(256)) + b"a"):
+    for first in (b"", bytes(range(255)), bytes(256), bytes(range(256)) + b"a", bytes(range(255)) + b"\0"):
+        core.ByteBpeTrainer(bytes(range(256)), [], [0]).learn(1)  # a whole set, of which nothing may be left
         with pytest.raises(ValueError, match="begins with each of the 256 bytes once"):
             core.ByteBpeTrainer(first, [], [0]).learn(1)
     with pytest.raises(ValueError, match="a pattern that is not known"):
