@@ -82,6 +82,17 @@ def test_the_map_names_every_module_of_the_forward_pass():
         assert f"(minillama/{name}.py)" in README and f"(tests/test_{name}.py)" in README
 
 
+def test_every_link_of_the_map_stands_in_its_column():
+    """| concept | lessons | module | tests | kernels |"""
+    columns = ("docs/lessons/", ("minillama/", "lessons/"), "tests/", "csrc/")
+    for text in (README, (ROOT / "README.zh.md").read_text(encoding="utf-8")):
+        rows = [row for row in re.findall(r"^\|.*\|$", text, re.MULTILINE) if "(tests/" in row]
+        assert len(rows) > 40
+        for row in rows:
+            for cell, home in zip(row.split("|")[2:6], columns, strict=True):
+                assert all(target.startswith(home) for target in re.findall(r"\]\(([^)]+)\)", cell)), row
+
+
 USUAL_WORDS = """
 rotary position embedding, top-p, gradient checkpointing, advantage, tokenizer's merges, double quantization, warmup,
 bank conflict, rejection sampling, instruction tuning, learning-rate schedule, gradient clipping, packing, KV cache,
