@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 38 · Many processes, one model
-# Covers: `minillama/train/sharded.py`, `minillama/train/tensor_parallel.py`, `minillama/train/mesh.py`
+# Covers: `minillama/train/sharded.py`, `minillama/train/tensor_parallel.py`, `lessons/mesh.py`
 # Needs: 06, 08, 10, 18
 # Time: 30 s
 # Teaches: ring all-reduce, reduce-scatter, all-gather, data parallelism, ZeRO, FSDP, tensor parallelism, meshes
@@ -32,7 +32,7 @@ from lessons import sharding_pictures
 from lessons.processes import run
 from minillama.config import ModelConfig, preset
 from minillama.plots import show
-from minillama.train.mesh import describe_mesh, step_traffic
+from lessons.mesh import describe_mesh, step_traffic
 from minillama.transformer import Transformer
 
 torch.set_num_threads(1)

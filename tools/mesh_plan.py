@@ -1,7 +1,7 @@
 """What training a model on a mesh would cost: `run.py info --mesh 8x4 --model llama_65b --link infiniband-hdr`.
 
 D x K: D groups share the model out (FSDP), K processes of each cut its matrices (tensor parallelism). The formulas are
-those of minillama/train/mesh.py, which tests hold to the bytes that small runs send.
+those of lessons/mesh.py, which tests hold to the bytes that small runs send.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from minillama.config import preset  # noqa: E402
-from minillama.train.mesh import LINKS, describe_mesh, describe_ppo  # noqa: E402
+from lessons.mesh import LINKS, describe_mesh, describe_ppo  # noqa: E402
 from minillama.train.tensor_parallel import require_cuttable  # noqa: E402
 
 

@@ -19,7 +19,7 @@ from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.sharded_ppo import ShardedPPORun, in_shards, leaves_of, rows_of_own, with_leaves
 from minillama.rlhf.train_ppo import PPORun, train_ppo
-from minillama.train.mesh import ppo_traffic, ppo_training_bytes
+from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.transformer import Transformer
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():

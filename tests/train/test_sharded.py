@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minillama.config import ModelConfig
 from minillama.system.interrupts import Interrupted, Terminated
 from minillama.train.data import Tokens
-from minillama.train.mesh import step_traffic, training_bytes
+from lessons.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainConfig, PretrainRun
 from minillama.train.sharded import ShardedPretrain, ShardedRun
 from minillama.transformer import Transformer

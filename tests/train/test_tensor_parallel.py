@@ -21,7 +21,7 @@ from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
 from minillama.train import tensor_parallel
-from minillama.train.mesh import step_traffic, training_bytes
+from lessons.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainRun
 from minillama.train.sharded import ShardedPretrain
 from minillama.train.tensor_parallel import read_cut, require_cuttable

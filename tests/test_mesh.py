@@ -7,8 +7,8 @@ import pytest
 from mutants import Mutant
 
 from minillama.config import preset
-from minillama.train import mesh
-from minillama.train.mesh import (
+from lessons import mesh
+from lessons.mesh import (
     communication_share,
     describe_mesh,
     describe_ppo,
@@ -63,7 +63,7 @@ def test_of_each_blocks_input_a_process_keeps_its_share_of_the_tokens():
 def test_the_plan_is_said_in_five_lines():
     lines = describe_mesh(SHAPE, 8, 4, 1, 2048, "infiniband-hdr")
     assert len(lines) == 5 and lines[0].startswith("mesh 8 x 4: 30.4 GiB a process") and "infiniband-hdr" in lines[4]
-    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
     sent = step_traffic(SHAPE, 8, 4, 1, 2048, 2, recompute=True)
     assert all(f"{name} {count / 2**30:.2f} GiB" in lines[3] for name, count in sent.items())
 
