@@ -13,9 +13,9 @@ from pathlib import Path
 import _rounds
 import torch
 
+from lessons.cleaning import CleaningRules
 from minillama.config import ModelConfig
 from minillama.corpus import mixture
-from minillama.corpus.cleaning import CleaningRules
 from minillama.tokenizer import train_bpe
 from minillama.train.data import Batches, write_tokens
 from minillama.train.pretrain import PretrainConfig, pretrain

@@ -1,6 +1,6 @@
 # %% [markdown] question
 # # 14 · Data
-# Covers: `minillama/corpus/cleaning.py`, `minillama/corpus/minhash.py`, `minillama/train/data.py`
+# Covers: `lessons/cleaning.py`, `lessons/minhash.py`, `minillama/train/data.py`
 # Needs: 01, 02
 # Time: 6 s
 # Teaches: duplicates, shingles, MinHash, heuristic and n-gram filters, mixture, packing
@@ -180,9 +180,9 @@ print("left:", Counter(kind for _, kind in kept))
 
 # %% library
 # The library has the same tools, for files larger than memory: `run.py clean-corpus`.
-from minillama.corpus.cleaning import CleaningRules, find_fault, hash_words
-from minillama.corpus.minhash import find_near_duplicates, hash_runs
-from minillama.corpus.minhash import signature as sign
+from lessons.cleaning import CleaningRules, find_fault, hash_words
+from lessons.minhash import find_near_duplicates, hash_runs
+from lessons.minhash import signature as sign
 
 bad = [find_fault(text, CleaningRules(min_words=10), ("latin",)) for text, _ in web]
 theirs, faults = sieve(web, bad)

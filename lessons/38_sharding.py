@@ -29,10 +29,10 @@ from torch.func import grad, vjp
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from lessons import sharding_pictures
+from lessons.mesh import describe_mesh, step_traffic
 from lessons.processes import run
 from minillama.config import ModelConfig, preset
 from minillama.plots import show
-from lessons.mesh import describe_mesh, step_traffic
 from minillama.transformer import Transformer
 
 torch.set_num_threads(1)

@@ -14,8 +14,8 @@ from clean_corpus import Cleaning, learn_judges, main
 from corpus_report import BUCKETS
 from mutants import Mutant
 
+from lessons.cleaning import CleaningRules
 from minillama.corpus import chinese_stories, mixture
-from minillama.corpus.cleaning import CleaningRules
 
 FOOTER = "Subscribe to our letter and never miss a story again."
 RULES = CleaningRules(min_words=8)

@@ -10,7 +10,8 @@ import minillama
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(minillama.__path__, "minillama.")
                  if not name.rsplit(".", 1)[-1].startswith("_"))  # neither __main__, which runs, nor compiled libraries
-MODULES.append("lessons.other_feedback")  # as a module of the package, but for where it stands
+# as modules of the package, but for where they stand
+MODULES += ["lessons.cleaning", "lessons.minhash", "lessons.other_feedback"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -6,7 +6,6 @@ import mesh_plan
 import pytest
 from mutants import Mutant
 
-from minillama.config import preset
 from lessons import mesh
 from lessons.mesh import (
     communication_share,
@@ -19,6 +18,7 @@ from lessons.mesh import (
     step_traffic,
     training_bytes,
 )
+from minillama.config import preset
 
 SHAPE = preset("llama_65b")
 

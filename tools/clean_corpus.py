@@ -1,4 +1,4 @@
-"""`run.py clean-corpus`: what `minillama.corpus.cleaning` asks of a text, for text larger than memory, in pieces, by
+"""`run.py clean-corpus`: what `lessons.cleaning` asks of a text, for text larger than memory, in pieces, by
 several processes, going on after a stop.
 
 Each pass reads all shards (`corpus_shards`), and keeps what it finds of each in OUT/work, so that a stopped run goes on
@@ -29,9 +29,7 @@ from corpus_report import write_corpus
 from corpus_shards import SUFFIXES, cut_into_shards, read_shards
 from resumable_command import end_well
 
-from minillama.cli.flags import add_fields, add_number, from_flags
-from minillama.config_checks import Range
-from minillama.corpus.cleaning import (
+from lessons.cleaning import (
     LANGUAGES,
     CleaningRules,
     PerplexityModel,
@@ -44,7 +42,9 @@ from minillama.corpus.cleaning import (
     split_by_perplexity,
     without_lines,
 )
-from minillama.corpus.minhash import HASHES, SHINGLE, find_near_duplicates, hash_runs, hash_word, signature
+from lessons.minhash import HASHES, SHINGLE, find_near_duplicates, hash_runs, hash_word, signature
+from minillama.cli.flags import add_fields, add_number, from_flags
+from minillama.config_checks import Range
 from minillama.system.claim import claims
 from minillama.system.files import atomic_write, require_regular
 from minillama.system.terminal import tell, tqdm

@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import ExitStack
 from textwrap import indent
 
-from minillama.corpus.cleaning import without_lines
+from lessons.cleaning import without_lines
 from minillama.system.files import atomic_write
 from minillama.system.terminal import visible
 

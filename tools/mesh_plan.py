@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from minillama.config import preset  # noqa: E402
 from lessons.mesh import LINKS, describe_mesh, describe_ppo  # noqa: E402
+from minillama.config import preset  # noqa: E402
 from minillama.train.tensor_parallel import require_cuttable  # noqa: E402
 
 

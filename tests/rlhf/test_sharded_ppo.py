@@ -11,6 +11,7 @@ from letters import Letters, bare
 from mutants import Mutant
 from test_sharded import BrokenOff, Traffic, largest_difference, local_bytes
 
+from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.rlhf import sharded_ppo
@@ -19,7 +20,6 @@ from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.sharded_ppo import ShardedPPORun, in_shards, leaves_of, rows_of_own, with_leaves
 from minillama.rlhf.train_ppo import PPORun, train_ppo
-from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.transformer import Transformer
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():

@@ -9,10 +9,10 @@ import torch
 from forked import in_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lessons.mesh import step_traffic, training_bytes
 from minillama.config import ModelConfig
 from minillama.system.interrupts import Interrupted, Terminated
 from minillama.train.data import Tokens
-from lessons.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainConfig, PretrainRun
 from minillama.train.sharded import ShardedPretrain, ShardedRun
 from minillama.transformer import Transformer

@@ -13,6 +13,7 @@ from forked import in_processes
 from mutants import Mutant, planted
 from test_sharded import CONFIG, SHAPE, Traffic, largest_difference, learn, local_bytes, run_of
 
+from lessons.mesh import step_traffic, training_bytes
 from minillama.backends import use_kernels
 from minillama.checkpoint import open_weights, save_model
 from minillama.checkpoint.convert import convert
@@ -21,7 +22,6 @@ from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
 from minillama.train import tensor_parallel
-from lessons.mesh import step_traffic, training_bytes
 from minillama.train.pretrain import PretrainRun
 from minillama.train.sharded import ShardedPretrain
 from minillama.train.tensor_parallel import read_cut, require_cuttable

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import regex
 
+from lessons.minhash import hash_runs, hash_word, words
 from minillama.config_checks import MOST, check_config, number
 from minillama.corpus.char_ngram import CharNgram
-from minillama.corpus.minhash import hash_runs, hash_word, words
 from minillama.tokenizer.unicode_script import RANGES
 
 LANGUAGES = {"chinese": ("Han",), "japanese": ("Hiragana", "Katakana"), "korean": ("Hangul",), "latin": ("Latin",),

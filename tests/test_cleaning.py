@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from mutants import Mutant
 
-from minillama.corpus import chinese_stories, forum, mixture
-from minillama.corpus import stories as tales
-from minillama.corpus.cleaning import (
+from lessons.cleaning import (
     CleaningRules,
     PerplexityModel,
     QualityClassifier,
@@ -19,7 +17,9 @@ from minillama.corpus.cleaning import (
     find_language,
     split_by_perplexity,
 )
-from minillama.corpus.minhash import words
+from lessons.minhash import words
+from minillama.corpus import chinese_stories, forum, mixture
+from minillama.corpus import stories as tales
 
 RULES = CleaningRules(min_words=4)
 GOOD = "The old miller counted seven sacks of flour before the rain came."
@@ -138,7 +138,7 @@ def test_settings_are_held_against_their_bounds():
         CleaningRules(similarity=1.5)
 
 
-MODULE = "minillama.corpus.cleaning"
+MODULE = "lessons.cleaning"
 MUTANTS = [
     Mutant(MODULE, "letters < rules.min_letters", "letters <= rules.min_letters",
            test_the_bounds_themselves_are_allowed),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mutants import Mutant
 
-from minillama.corpus.cleaning import hash_words
-from minillama.corpus.minhash import (
+from lessons.cleaning import hash_words
+from lessons.minhash import (
     BAND,
     HASHES,
     SHINGLE,
@@ -123,7 +123,7 @@ def test_of_equal_documents_the_first_stays_and_copies_of_copies_go():
     assert find_near_duplicates(np.zeros((0, HASHES), np.uint32), 0.7).shape == (0,)
 
 
-MODULE = "minillama.corpus.minhash"
+MODULE = "lessons.minhash"
 MUTANTS = [
     Mutant(MODULE, "(FACTORS * runs + OFFSETS).min(axis=1)", "(FACTORS * runs + OFFSETS)[:, 0]",
            lambda: test_the_share_of_equal_numbers_estimates_the_jaccard_similarity(0)),
