@@ -21,7 +21,7 @@ def features(world, asked, answer):
     """Which sentences an answer holds, a list of 0 and 1 for all that the world knows, and how many besides."""
     found = [0.0] * (sum(len(templates) for templates, _ in world.kinds.values()) + 1)
     for sentence in re.findall(r"\S[^.!?]*[.!?]?", answer):
-        patterns = (_worlds._pattern(world, asked, text) for kind, _ in world.kinds.values() for text in kind)
+        patterns = (world.pattern(asked, text) for kind, _ in world.kinds.values() for text in kind)
         found[next((i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, sentence)), -1)] += 1.0
     return found
 
@@ -30,11 +30,11 @@ def drawn(world, seed, n, wrong):
     """(features of the chosen, (n, F), of the rejected, how much better the chosen really is, (n,))."""
     import torch
 
-    questions, rows = _worlds.questions_of(world), []
+    questions, rows = world.questions(), []
     for pair in _worlds.pairs_of(world, seed, n, wrong):
         asked = questions[pair["prompt"]]
         sides = [pair["chosen"], pair["rejected"]]
-        good, bad = (_worlds.judged(world, asked, text)[0] for text in sides)
+        good, bad = (world.judged(asked, text)[0] for text in sides)
         rows.append([*(features(world, asked, text) for text in sides), float(good - bad)])
     return tuple(torch.tensor(column) for column in zip(*rows, strict=True))
 
