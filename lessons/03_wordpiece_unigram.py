@@ -151,7 +151,8 @@ for alpha in (0.0, 0.5, 1.0):
 # its longer form stands for it. So a word that always stands before a space is none.
 
 # %% measure
-from minillama.corpus import chinese_stories, stories
+from lessons import chinese_stories
+from minillama.corpus import stories
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
 corpora = {"English": stories, "Chinese": chinese_stories}

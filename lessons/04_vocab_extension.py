@@ -24,7 +24,8 @@
 # | $p_0$, $p$ | | | probability of a next token, before and after the growth |
 
 # %% tokenizers
-from minillama.corpus import chinese_stories, stories
+from lessons import chinese_stories
+from minillama.corpus import stories
 from minillama.tokenizer import train_bpe
 
 english = [story.text for story in stories.documents(0, 1400)]

@@ -140,7 +140,7 @@ def near_copies(texts, limit=0.6):
     return found
 
 # %% chinese
-from minillama.corpus import chinese_stories
+from lessons import chinese_stories
 
 # Unseen Chinese stories keep the rules; the English model finds them all gibberish.
 for seed in range(3):

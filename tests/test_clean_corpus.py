@@ -14,8 +14,9 @@ from clean_corpus import Cleaning, learn_judges, main
 from corpus_report import BUCKETS
 from mutants import Mutant
 
+from lessons import chinese_stories
 from lessons.cleaning import CleaningRules
-from minillama.corpus import chinese_stories, mixture
+from minillama.corpus import mixture
 
 FOOTER = "Subscribe to our letter and never miss a story again."
 RULES = CleaningRules(min_words=8)

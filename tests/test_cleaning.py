@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mutants import Mutant
 
+from lessons import chinese_stories
 from lessons.cleaning import (
     CleaningRules,
     PerplexityModel,
@@ -18,7 +19,7 @@ from lessons.cleaning import (
     split_by_perplexity,
 )
 from lessons.minhash import words
-from minillama.corpus import chinese_stories, forum, mixture
+from minillama.corpus import forum, mixture
 from minillama.corpus import stories as tales
 
 RULES = CleaningRules(min_words=4)

@@ -3,8 +3,9 @@ import math
 
 import torch
 
+from lessons import chinese_stories
 from minillama.config import ModelConfig
-from minillama.corpus import chinese_stories, stories
+from minillama.corpus import stories
 from minillama.course.exercise import Wrong, close
 from minillama.tokenizer import train_bpe
 from minillama.tokenizer.bpe_encoder import NORMAL

@@ -10,10 +10,10 @@ from minillama.corpus import forum, stories
 from minillama.corpus.grammar import Document, Grammar
 
 FLOOR = 2  # imports from its own floor or a lower one
-__all__ = ["Document", "mixture", "mixture_entropy_bits", "mixture_log2_probability", "count_shared"]
+__all__ = ["Document", "mixture", "mixture_entropy_bits", "count_shared"]
 
 GRAMMAR = Grammar({"document": ["{story}", "{question} {answer}"]} | stories.RULES | forum.RULES, start="{document}")
-mixture_entropy_bits, mixture_log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of its documents
+mixture_entropy_bits = GRAMMAR.entropy_bits  # of its documents
 SPLITS = ("train", "held-out")
 
 

@@ -23,7 +23,6 @@ RULES = json.loads(Path(__file__).with_name("forum.json").read_text(encoding="ut
 RULES |= {slot: stories.RULES[word] for slot, word in (("spot", "place"), ("hour", "late"), ("minutes", "number"),
                                                        ("condition", "state"), ("paint", "colour"), ("object", "toy"))}
 GRAMMAR = Grammar(RULES, start="{question} {answer}")
-entropy_bits, log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of a question with answer
 
 
 class Answer(NamedTuple):

@@ -14,7 +14,6 @@ from minillama.corpus.grammar import Grammar
 RULES = json.loads(Path(__file__).with_name("stories.json").read_text(encoding="utf-8"))
 RULES["number"] = [str(number) for number in range(11, 100)]
 GRAMMAR = Grammar(RULES, start="{story}")
-entropy_bits, log2_probability = GRAMMAR.entropy_bits, GRAMMAR.log2_probability  # of a story, of all on average
 
 
 def documents(seed, n):

@@ -102,9 +102,9 @@ def test_forum_entropy_is_the_mean_of_the_documents_bits():
     documents = forum.documents(7, 4000)
     mean = sum(document.bits for document in documents) / len(documents)
     error = math.sqrt(sum((document.bits - mean) ** 2 for document in documents)) / len(documents)
-    assert abs(mean - forum.entropy_bits()) < 4 * error
+    assert abs(mean - forum.GRAMMAR.entropy_bits()) < 4 * error
     for document in documents[:200]:
-        assert forum.log2_probability(document.text) == pytest.approx(-document.bits, abs=1e-9)
+        assert forum.GRAMMAR.log2_probability(document.text) == pytest.approx(-document.bits, abs=1e-9)
 
 
 MODULE = "minillama.corpus.forum"

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from mutants import Mutant
 
-from minillama.corpus import count_shared, mixture, mixture_entropy_bits, mixture_log2_probability
+from minillama.corpus import GRAMMAR, count_shared, mixture, mixture_entropy_bits
 from minillama.corpus.grammar import Document, Grammar
 
 # Small enough to write out by hand: a weighted choice, a copied one, a nested one, one with two columns.
@@ -130,11 +130,11 @@ def test_a_mistaken_rule_is_refused(rules, start, message):
 def test_the_mixture_has_the_entropy_of_its_parts_and_one_bit_for_the_choice():
     from minillama.corpus import forum, stories
 
-    parts = (stories.entropy_bits() + forum.entropy_bits()) / 2
+    parts = (stories.GRAMMAR.entropy_bits() + forum.GRAMMAR.entropy_bits()) / 2
     assert mixture_entropy_bits() == pytest.approx(1 + parts, abs=1e-9)
     story, thread = stories.documents(3, 1)[0], forum.documents(3, 1)[0]
     for document in (story, thread):
-        assert mixture_log2_probability(document.text) == pytest.approx(-document.bits - 1, abs=1e-9)
+        assert GRAMMAR.log2_probability(document.text) == pytest.approx(-document.bits - 1, abs=1e-9)
 
 
 def test_held_out_documents_are_drawn_apart_from_the_training_ones():

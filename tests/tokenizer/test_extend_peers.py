@@ -6,10 +6,11 @@ import pytest
 import torch
 from checkpoints import FP32_NOISE, logits_of_transformers, model_of
 
+from lessons import chinese_stories
 from minillama.checkpoint import load_model
 from minillama.checkpoint.convert import convert, save_with_tokenizer
 from minillama.config import ModelConfig
-from minillama.corpus import chinese_stories, stories
+from minillama.corpus import stories
 from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tokenizer.byte_bpe_training import train_byte_bpe
 from minillama.tokenizer.extend import extend_tokenizer

@@ -6,7 +6,7 @@ from functools import partial
 
 from mutants import Mutant
 
-from minillama.corpus import chinese_stories
+from lessons import chinese_stories
 
 PINNED = "49ca6b38e0adaaa85712db0e121ef17aee34fd153d332bd514f87cdd5cf2f5c3"
 
@@ -36,5 +36,5 @@ def test_nine_letters_in_ten_are_han_and_the_rest_digits_and_marks():
         "0123456789\uff0c\u3002\uff1a\uff01\u201c\u201d")
 
 
-MUTANTS = [partial(Mutant, "minillama.corpus.chinese_stories")(
+MUTANTS = [partial(Mutant, "lessons.chinese_stories")(
     'f"chinese stories {seed}"', '"chinese stories"', test_a_seed_gives_the_same_stories_on_every_machine)]
