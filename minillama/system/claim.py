@@ -15,15 +15,6 @@ import os
 from pathlib import Path
 
 from minillama.system import files
-from minillama.system.files import (
-    atomic_write,
-    follow_link,
-    lock,
-    name_errors,
-    remove_dead,
-    require_absent,
-    temporary_stem,
-)
 
 RUN_FILE = "run.json"
 MODEL_FILES = ("params.json", "config.json", "adapter_config.json")  # the last of a model's files to be written
@@ -63,14 +54,14 @@ def claim_run(out, command, reads=None, resume=False):
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder = follow_link(out)
+    folder = files.follow_link(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {str(out)!r} is a file: give a folder, or a name that is not there yet")
     with _made(folder), _locked(folder, out):
         _refuse_what_is_there(folder, out, command, resume)
         _refuse_what_is_read(out, reads or {})
-        remove_dead(folder)
-        with atomic_write(folder / RUN_FILE, "w") as file:
+        files.remove_dead(folder)
+        with files.atomic_write(folder / RUN_FILE, "w") as file:
             json.dump({"minillama run of": command}, file)
         try:
             yield
@@ -83,11 +74,11 @@ def claim_run(out, command, reads=None, resume=False):
 def claim_new(out, reads=None):
     """Hold the place `out`, where a file or folder is to appear. ValueError or FileExistsError where something is, or
     another process is making it."""
-    target = follow_link(out)
+    target = files.follow_link(out)
     if target.parent.is_dir():
-        remove_dead(target.parent, target.name)  # also of one that was killed when it was all but done
+        files.remove_dead(target.parent, target.name)  # also of one that was killed when it was all but done
     _refuse_what_exists(out, reads or {})
-    path = target.with_name(f".{temporary_stem(target.name)}.at_work_.partial")
+    path = target.with_name(f".{files.temporary_stem(target.name)}.at_work_.partial")
     with _made(target.parent), _locked(path, out):
         _refuse_what_exists(out, reads or {})  # made by another process since
         yield
@@ -105,7 +96,7 @@ def _refuse_what_exists(out, reads):
     if any((Path(out) / name).exists() for name in MODEL_FILES):
         raise ValueError(f"{out} exists, it already holds a model: choose another place")
     _refuse_what_is_read(out, reads)
-    require_absent(out)
+    files.require_absent(out)
 
 
 def _refuse_what_is_read(out, reads):
@@ -163,9 +154,9 @@ def _locked(path, out):
     """Hold a lock on a folder, or on a file that is there just as long."""
     is_folder, handle = path.is_dir(), None
     while files.fcntl:
-        with name_errors(out):
+        with files.name_errors(out):
             handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o600)
-        if lock(handle) is False:
+        if files.lock(handle) is False:
             os.close(handle)
             raise ValueError(f"a run is at work in {out}: wait until it ends, or choose another --out")
         if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):

@@ -12,11 +12,24 @@ import math
 from pathlib import Path
 
 from minillama.system.files import atomic_write
-from minillama.system.snapshot import read_settings  # noqa: F401  (those who read settings look for it here)
+from minillama.system.snapshot import open_snapshot
 from minillama.system.terminal import one_line
 
 KNOWN = json.loads(Path(__file__).with_name("known_settings.json").read_text())
 REQUIRED = object()  # the default of a setting that must be there
+
+
+def read_settings(path, limit=1_000_000):
+    """The JSON object in the file. ValueError if it is not one, or longer than `limit` bytes."""
+    with open_snapshot(path) as (file, _):
+        text = file.read(limit + 1)
+    try:
+        settings = json.loads(text) if len(text) <= limit else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected a JSON object of at most {limit} bytes")
+    return settings
 
 
 def write_settings(path, settings):

@@ -5,7 +5,6 @@ rest of another, in silence; one that keeps the file open reads the old one to i
 """
 
 import contextlib
-import json
 import os
 import stat
 
@@ -30,16 +29,3 @@ def open_snapshot(path):
         yield file, os.fspath(path)
         if not os.path.samestat(ours, os.stat(path)):
             raise ValueError(f"{path} was replaced while it was read: start again")
-
-
-def read_settings(path, limit=1_000_000):
-    """The JSON object in the file. ValueError if it is not one, or longer than `limit` bytes."""
-    with open_snapshot(path) as (file, _):
-        text = file.read(limit + 1)
-    try:
-        settings = json.loads(text) if len(text) <= limit else None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected a JSON object of at most {limit} bytes")
-    return settings

@@ -8,8 +8,7 @@ Source: https://github.com/huggingface/transformers, tokenization_utils_base.py.
 from pathlib import Path
 
 from minillama.system.files import require_regular
-from minillama.system.settings import check_known, flag
-from minillama.system.snapshot import read_settings
+from minillama.system.settings import check_known, flag, read_settings
 
 from .added_tokens import AddedToken, TokenSettings
 

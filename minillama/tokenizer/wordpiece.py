@@ -20,8 +20,7 @@ from typing import NamedTuple
 import regex
 
 from minillama.system.files import atomic_write
-from minillama.system.settings import check_known, flag
-from minillama.system.snapshot import read_settings
+from minillama.system.settings import check_known, flag, read_settings
 from minillama.system.terminal import tqdm
 
 from .added_tokens import AddedToken, Tokenizer

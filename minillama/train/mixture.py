@@ -88,11 +88,6 @@ def write_sources(folder, sources, tokenizer):
     for i, source in enumerate(sources if is_main_process() else ()):
         write_train_and_held_out(_place(folder, source, i), read_documents(source.paths), tokenizer)
     wait_for_all()
-    return open_sources(folder, sources, tokenizer)
-
-
-def open_sources(folder, sources, tokenizer):
-    """What `write_sources` left in `folder`."""
     pairs = [open_train_and_held_out(_place(folder, source, i), tokenizer) for i, source in enumerate(sources)]
     return tuple(Mixture(sources, list(side)) for side in zip(*pairs, strict=True)) if sources[0].name else pairs[0]
 

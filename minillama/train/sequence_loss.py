@@ -10,7 +10,7 @@ from minillama.backends import backend_of
 from minillama.collate import IGNORE
 from minillama.config_checks import Words, check
 
-REDUCTIONS = Words(("tokens", "sequences", "sum"))
+REDUCTIONS = Words(("tokens", "sum"))
 HEAD_BYTES = 2**24  # of logits at once under a frozen head; the system hands out larger memory anew each time, zeroed
 
 
@@ -118,16 +118,15 @@ def token_spans(ids, text, tokenizer, continues=False):
 def sequence_loss(logits_BTV, labels_BT, reduction="tokens", document_ids_BT=None):
     """Cross entropy of the next token over learned tokens, in at least fp32: logits t score label t + 1.
 
-    reduction: "tokens", the mean over all learned tokens of the batch; "sequences", the mean over rows of each row's
-    mean (a short answer weighs as much as a long one); "sum", to be divided by `learned_tokens` of all micro-batches
-    when gradients are accumulated: a mean of means would give tokens of short batches more weight.
+    reduction: "tokens", the mean over all learned tokens of the batch; "sum", to be divided by `learned_tokens` of all
+    micro-batches when gradients are accumulated: a mean of means would give tokens of short batches more weight.
     document_ids_BT: for packed rows; the first token of a document is not predicted from the document before it.
     """
     if logits_BTV.shape[:2] != labels_BT.shape:
         raise ValueError(f"logits have shape {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}: "
                          "expected (B, T, V) and (B, T), with labels at their own token's place")
     targets_BT = next_targets(labels_BT, document_ids_BT)
-    return _reduce(learned_losses(logits_BTV, targets_BT)[0], targets_BT != IGNORE, reduction)
+    return _reduce(learned_losses(logits_BTV, targets_BT)[0], reduction)
 
 
 def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=None):
@@ -138,16 +137,14 @@ def model_loss(model, tokens_BT, labels_BT, reduction="tokens", document_ids_BT=
     targets_N, logits_at_BT = targets_BT[learned_BT], F.pad(learned_BT, (0, 1))
     if _has_fused_loss(model):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
-        ones_N = torch.ones(len(targets_N), requires_grad=True)
-        (factors_N,) = torch.autograd.grad(_reduce(ones_N, learned_BT, reduction), ones_N)  # it is linear in losses
-        return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
+        return _fused_loss(hidden_ND, model.output.weight, targets_N, reduction)
     if torch.is_grad_enabled() and _has_large_frozen_head(model, len(targets_N)):
         hidden_ND = model.hidden_states(tokens_BT, document_ids_BT=document_ids_BT)[logits_at_BT]
         losses_N = _frozen_head_losses(hidden_ND, model.output.weight, targets_N)
     else:
         logits_NV = model(tokens_BT, document_ids_BT=document_ids_BT, logits_at_BT=logits_at_BT)
         losses_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    return _reduce(losses_N, learned_BT, reduction)
+    return _reduce(losses_N, reduction)
 
 
 def next_token_loss(model, tokens_BT, targets_BT):
@@ -155,9 +152,7 @@ def next_token_loss(model, tokens_BT, targets_BT):
     targets_N = targets_BT.flatten()
     if not _has_fused_loss(model):
         return F.cross_entropy(model(tokens_BT).flatten(0, 1), targets_N)
-    factors_N = torch.full(targets_N.shape, 1 / len(targets_N))
-    hidden_ND = model.hidden_states(tokens_BT).flatten(0, 1)
-    return torch.ops.minillama.head_loss(hidden_ND, model.output.weight, targets_N, factors_N)[0]
+    return _fused_loss(model.hidden_states(tokens_BT).flatten(0, 1), model.output.weight, targets_N, "tokens")
 
 
 def _has_fused_loss(model):
@@ -165,6 +160,13 @@ def _has_fused_loss(model):
     head = getattr(model, "output", None)
     plain = type(head) is torch.nn.Linear and type(head.weight) is torch.nn.Parameter
     return torch.is_grad_enabled() and plain and backend_of(model) == "cpu"
+
+
+def _fused_loss(hidden_ND, weight_VD, targets_N, reduction):
+    """`_reduce` of the losses under a head, by that kernel."""
+    ones_N = torch.ones(len(targets_N), requires_grad=True)
+    (factors_N,) = torch.autograd.grad(_reduce(ones_N, reduction), ones_N)  # it is linear in losses
+    return torch.ops.minillama.head_loss(hidden_ND, weight_VD, targets_N, factors_N)[0]
 
 
 def _has_large_frozen_head(model, n):
@@ -187,15 +189,12 @@ def _frozen_head_losses(hidden_ND, weight_VD, targets_N):
     return torch.cat([checkpoint(losses, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
 
-def _reduce(losses_N, learned_BT, reduction):
-    """One number of the losses of the learned tokens, row after row."""
+def _reduce(losses_N, reduction):
+    """One number of the losses of the learned tokens."""
     check("reduction", reduction, str, REDUCTIONS)
-    if reduction != "sum" and not learned_BT.any():
+    if reduction == "tokens" and not len(losses_N):
         raise ValueError("no token of this batch is learned (answers cut off?): the mean would be 0/0")
-    if reduction != "sequences":
-        return losses_N.mean() if reduction == "tokens" else losses_N.sum()
-    counts_B = learned_BT.sum(-1)
-    return (losses_N / counts_B[learned_BT.nonzero()[:, 0]]).sum() / (counts_B > 0).sum()
+    return losses_N.mean() if reduction == "tokens" else losses_N.sum()
 
 
 def next_targets(labels_BT, document_ids_BT=None):

@@ -4,7 +4,6 @@ unigram model draws it. A model that sees a word cut in several ways learns that
 A segmentation is a path through the lattice of `tokenizer.unigram`.
 """
 
-import heapq
 import math
 import random
 import zlib
@@ -30,16 +29,6 @@ def draw_segmentation(model, text, alpha, draw):
         shares = [math.exp(sums[start] + alpha * score - sums[path[-1]]) for start, score in edges]
         path.append(draw.choices([start for start, _ in edges], shares)[0])
     return parts(text, path[::-1])
-
-
-def n_best_segmentations(model, text, n):
-    """The n most probable segmentations: [(log p, pieces), ...], the best first. Each place keeps the n best ways to
-    reach it."""
-    ways, lattice = [[(0.0, (0,))]], model.lattice(text)
-    for end in range(1, len(lattice)):
-        found = [(total + score, (*path, end)) for start, score in lattice[end] for total, path in ways[start]]
-        ways.append(heapq.nlargest(n, found))
-    return [(score, parts(text, path)) for score, path in ways[-1]]
 
 
 def require_unigram(tokenizer, alpha=0.0):

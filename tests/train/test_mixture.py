@@ -201,7 +201,8 @@ def test_pretrain_takes_a_file_of_shares_and_tells_epochs(tmp_path, capsys):
 def test_of_several_processes_one_writes_the_sources_and_all_open_them_behind(is_main, wanted, monkeypatch):
     done = []
     module = sys.modules[write_sources.__module__]
-    for name, word in (("write_train_and_held_out", "write"), ("wait_for_all", "met"), ("open_sources", "open")):
+    for name, word in (("write_train_and_held_out", "write"), ("wait_for_all", "met"),
+                       ("open_train_and_held_out", "open")):
         monkeypatch.setattr(module, name, lambda *_, word=word: done.append(word))
     monkeypatch.setattr(module, "is_main_process", lambda: is_main)
     write_sources("nowhere", [Source("", 1.0, [])], None)
