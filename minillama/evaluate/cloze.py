@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from minillama.collate import pad_rows
 from minillama.evaluate.likelihood import encode_pair, log_likelihoods
 from minillama.train.blank_infilling import END, MASKS, START, blank_losses, cut_out
+from minillama.train.perplexity import in_eval_mode
 
 MASK = MASKS["spans"]
 
@@ -65,11 +66,9 @@ def label_scores(model, tokenizer, cloze, texts, examples=(), batch_size=16):
     if model.config.objective == "causal":
         sums = log_likelihoods(model, cloze.pairs(tokenizer, texts, examples), batch_size)
         return torch.tensor(sums, dtype=torch.float64).view(len(texts), -1)
-    rows, training = cloze.rows(tokenizer, texts, examples), model.training
-    model.eval()
-    with torch.no_grad():
+    rows = cloze.rows(tokenizer, texts, examples)
+    with torch.no_grad(), in_eval_mode(model):
         sums = [log_p_of_blanks(model, rows[i:i + batch_size]) for i in range(0, len(rows), batch_size)]
-    model.train(training)
     return torch.cat(sums).double().view(len(texts), -1)
 
 

@@ -15,7 +15,7 @@ import torch
 from minillama.collate import pad_rows
 from minillama.generate import prompt_ids
 from minillama.train.data import Tokens
-from minillama.train.perplexity import model_nats
+from minillama.train.perplexity import in_eval_mode, model_nats
 
 
 def encode_pair(tokenizer, context, continuation):
@@ -46,7 +46,7 @@ def log_likelihoods(model, pairs, batch_size=16):
     one question with the letters A to D, it reads once. Log-softmax in fp32, the sum in float64. ValueError for a
     continuation of no token, of more than max_seq_len, or of a likelihood that is not finite.
     """
-    longest, training, device = model.config.max_seq_len, model.training, model.tok_embeddings.weight.device
+    longest, device = model.config.max_seq_len, model.tok_embeddings.weight.device
     asked: dict = {}  # what the model reads: the numbers of the pairs that this answers
     for number, (context, continuation) in enumerate(pairs):
         if not context or not 0 < len(continuation) <= longest:
@@ -54,16 +54,13 @@ def log_likelihoods(model, pairs, batch_size=16):
                              f"least one of each is needed, and at most {longest} to score, the model's max_seq_len")
         asked.setdefault(tuple([*context, *continuation][-longest - 1:-1]), []).append(number)
     found, rows = [0.0] * len(pairs), sorted(asked, key=len, reverse=True)  # of like length: little padding
-    model.eval()
-    try:
+    with in_eval_mode(model):
         for first in range(0, len(rows), batch_size):
             batch = rows[first:first + batch_size]
             hidden_BTD = model.hidden_states(pad_rows(batch, device=device))  # pads on the right see, and are not seen
             for row, hidden_TD in zip(batch, hidden_BTD, strict=True):
                 for number in asked[row]:
                     found[number] = _sum_of(model, hidden_TD[:len(row)], pairs[number][1])
-    finally:
-        model.train(training)
     return found
 
 

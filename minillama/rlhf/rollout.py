@@ -8,6 +8,7 @@ from minillama.collate import pad_rows, real_tokens
 from minillama.config_checks import Range, check
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
+from minillama.train.perplexity import in_eval_mode
 from minillama.train.sequence_loss import at_least_fp32, left_aligned
 
 
@@ -70,11 +71,9 @@ def sample_answers(model, prompts, eos_id, max_new_tokens, temperature=1.0, seed
     if max(map(len, prompts), default=0) >= context:
         raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer in a context of "
                          f"{context}: shorten it")
-    was_training = model.training
-    model.eval()
-    steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed,
-                                 chances=chances))
-    model.train(was_training)
+    with in_eval_mode(model):
+        steps = list(generate_tokens(model, prompts, max_new_tokens, Sampling(temperature), {eos_id}, seed,
+                                     chances=chances))
     # Built anew out of plain numbers: tensors made in inference mode could not take part in training.
     device = model.tok_embeddings.weight.device
     answers_BA = torch.tensor([[token or 0 for token in row] for row in zip(*steps, strict=True)], device=device)

@@ -29,6 +29,7 @@ from minillama.sampling import sample
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
 from minillama.train.data_parallel import shard
 from minillama.train.mixture import Mixture, batches_of
+from minillama.train.perplexity import in_eval_mode
 from minillama.train.pretrain import PretrainRun
 
 SHARE, MEAN_LENGTH, LONGEST = 0.15, 3.0, 40  # of the tokens; of a span's length, before zero is left out; of a span
@@ -227,9 +228,9 @@ class BlankRun(PretrainRun):
         windows, n = batches_of(tokens, 1, width, 0), sum((length - 1) // width for length in lengths)
         n = min(self.config.eval_windows or n, n)
         rows = [self.corrupt(windows(i)[0][0].tolist(), ("held out", i)) for i in range(n)]
-        self.model.eval()
-        losses = [blank_losses(self.model, rows[i:i + size], self.model.config, self.device) for i in range(0, n, size)]
-        self.model.train(self.drops_out)
+        with in_eval_mode(self.model):
+            losses = [blank_losses(self.model, rows[i:i + size], self.model.config, self.device)
+                      for i in range(0, n, size)]
         return torch.cat(losses).mean().item()
 
 

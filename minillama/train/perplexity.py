@@ -4,6 +4,7 @@ Nats per token depend on the tokenizer (longer pieces are harder to guess); bits
 so they compare models with different vocabularies. Perplexity is exp(nats per token).
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -66,16 +67,25 @@ def sliding_windows(n_tokens, seq_len, stride):
     return windows
 
 
+@contextlib.contextmanager
+def in_eval_mode(model):
+    """Within it the model drops nothing out; afterwards it is in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def nats_of_windows(model, tokens, windows, length, batch_size):
     """-> (sum of nats, number of targets) over the new targets of (start, new) windows, `length` targets each.
 
     Losses in fp32, their sum in fp64; the model is in eval mode meanwhile (no dropout).
     """
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        total = 0.0
+    device, total = next(model.parameters()).device, 0.0
+    with in_eval_mode(model):
         for first in range(0, len(windows), batch_size):
             starts, new = np.array(windows[first:first + batch_size]).T
             tokens_BT, targets_BT = inputs_and_targets(tokens, starts[:, None] + np.arange(length + 1))
@@ -84,6 +94,4 @@ def nats_of_windows(model, tokens, windows, length, batch_size):
             losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="none")
             is_new_BT = torch.arange(length) >= length - torch.from_numpy(new)[:, None]
             total += losses.cpu().double()[is_new_BT.flatten()].sum().item()
-    finally:
-        model.train(training)
     return total, sum(new for _, new in windows)

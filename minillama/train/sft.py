@@ -15,6 +15,7 @@ from minillama.config_checks import MOST, check_config, number
 from minillama.train import data_parallel
 from minillama.train.data import permutation
 from minillama.train.packing import Chunk, pack
+from minillama.train.perplexity import in_eval_mode
 from minillama.train.resume import crc_of_texts, settings_of
 from minillama.train.sequence_loss import IGNORE, learned_tokens, model_loss
 from minillama.train.training_run import TrainingConfig, TrainingRun
@@ -158,16 +159,12 @@ def stage_ends(counts, steps):
 @torch.no_grad()
 def answer_loss(model, sequences, batch_size=16):
     """Mean nats per learned token over all sequences, each token counted once; the model is in eval mode meanwhile."""
-    device, training = model.tok_embeddings.weight.device, model.training
-    model.eval()
-    try:
-        total = count = 0
+    device, total, count = model.tok_embeddings.weight.device, 0, 0
+    with in_eval_mode(model):
         for first in range(0, len(sequences), batch_size):
             tokens_BT, labels_BT = collate(sequences[first:first + batch_size], device)
             total += model_loss(model, tokens_BT, labels_BT, "sum").double().item()
             count += learned_tokens(labels_BT)
-    finally:
-        model.train(training)
     return total / count
 
 

@@ -169,7 +169,7 @@ MUTANTS = [
     Mutant("minillama.rlhf.rollout", "Sampling(temperature)", "Sampling()", _scored_as_drawn),
     Mutant("minillama.rlhf.rollout", "{eos_id}, seed", "(), seed",
            test_an_answer_ends_with_its_first_eos_or_is_cut_off),
-    Mutant("minillama.rlhf.rollout", "    model.eval()\n", "",
+    Mutant("minillama.rlhf.rollout", "with in_eval_mode(model):", "if model:",
            test_sampling_drops_nothing_out_and_leaves_the_model_in_its_mode),
     Mutant("minillama.rlhf.rollout", "real_tokens(prompts, left=True,", "real_tokens(prompts, left=False,",
            test_a_row_is_padding_prompt_answer_padding),
