@@ -163,6 +163,8 @@ def environment():
     env = dict(os.environ, VIRTUAL_ENV=str(VENV), PYTHONPATH=path, MINILLAMA_LAUNCHER=str(os.getpid()),
                PATH=str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", ""))
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy laptop
+    if env.pop("PYTHONDONTWRITEBYTECODE", ""):  # not beside the sources, but PyTorch is not compiled at every start
+        env.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "bytecode"))
     return env
 
 

@@ -117,6 +117,16 @@ def test_waiting_threads_are_told_not_to_spin(monkeypatch):
     assert run.environment()["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
+@pytest.mark.parametrize(("unwanted", "place"), [("1", str(ROOT / "build" / "bytecode")), ("", None)])
+def test_bytecode_that_may_not_lie_beside_its_source_lies_in_build(unwanted, place, monkeypatch):
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", unwanted)
+    environment = run.environment()
+    assert "PYTHONDONTWRITEBYTECODE" not in environment and environment.get("PYTHONPYCACHEPREFIX") == place
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "elsewhere")
+    assert run.environment()["PYTHONPYCACHEPREFIX"] == "elsewhere"
+
+
 def test_the_front_door_needs_only_the_standard_library_and_tells_an_old_python():
     for name in ("run.py", "bootstrap.py"):
         tree = ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 4 if name == "run.py" else 10))

@@ -203,6 +203,8 @@ def _in_child(folder, work, limit):
             for stream in range(3):
                 os.dup2(quiet, stream)
             os.environ["PYTHONPATH"] = str(folder)
+            sys.dont_write_bytecode = True  # two faults of one length, planted within a second, would share a .pyc
+            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
             for name in [name for name, module in sys.modules.items() if _is_from_home(name, module)]:
                 del sys.modules[name]  # the copy's is to be imported
             sys.path[:] = [str(folder), *(path for path in sys.path if Path(path or ".").resolve() not in AT_HOME)]
