@@ -3,6 +3,7 @@
 tests/simt/kernels/planted.cpp runs the kernels with the barrier on one line skipped.
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -40,6 +41,7 @@ def planted():
     return program
 
 
+@functools.cache
 def run(program, kernel, barrier, schedule):
     done = subprocess.run([program, kernel, barrier], capture_output=True, text=True, timeout=60,
                           env={**os.environ, "SIMT_SCHEDULE": schedule})

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -25,8 +24,9 @@ namespace simt {
 void each_symbol(const std::function<void(const Symbol&)>& call) {
   Dl_info info{};
   if (!dladdr(reinterpret_cast<const void*>(&each_symbol), &info)) return;
-  std::ifstream file(info.dli_fname, std::ios::binary);
-  const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  std::ifstream file(info.dli_fname, std::ios::binary | std::ios::ate);
+  std::string bytes(file ? size_t(file.tellg()) : 0, 0);
+  file.seekg(0).read(bytes.data(), std::streamsize(bytes.size()));
   const auto lies_in = [&](uint64_t at, uint64_t count) { return at <= bytes.size() && count <= bytes.size() - at; };
   if (!lies_in(0, sizeof(ElfW(Ehdr)))) return;
   const auto& head = *reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
