@@ -265,7 +265,7 @@ MUTANTS = [
     mutant("(len(part_a) - 1, list", "(len(part_a), list", PUT_TOGETHER),
     mutant("targets += [*span, end_id]", "targets += [start_id, *span]", PUT_TOGETHER),
     mutant("min(length, LONGEST) or draw_length(rng)", "min(length, LONGEST)", SPANS),
-    mutant("<= room - sum(lengths)", "<= room", SPANS),
+    mutant("<= room - sum(lengths)", "<= room - len(lengths)", SPANS),
     mutant("range(n - sum(lengths) + 1)", "range(n - sum(lengths) - 3)", test_every_place_is_cut_out_equally_often),
     mutant("< split_B[:, None, None]", "<= split_B[:, None, None]", test_the_mask_is_its_definition),
     mutant("rng.randint((n + 1) // 2, n)", "rng.randint(n // 2, n)", DOCUMENTS),
