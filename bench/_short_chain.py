@@ -11,7 +11,7 @@ from typing import NamedTuple
 import _worlds
 
 WORLD = "harbour"
-SIZES = {"records": 2500, "pairs": 2400, "dim": 64, "layers": 2, "pieces": 384, "asked": 200}
+SIZES = {"records": 2500, "pairs": 2400, "dim": 64, "layers": 2, "pieces": 512, "context": 256, "asked": 200}
 
 
 class Task(NamedTuple):
@@ -36,8 +36,8 @@ def task_of(seed):
         records, pairs = own_files(Path(folder) / "sft.jsonl", Path(folder) / "pairs.jsonl")
     said = [message["content"] for record in records for message in record.messages]
     tokenizer = train_bpe(said, SIZES["pieces"], hard_vocab_limit=False, progress=False)
-    _, (sequences, held_out) = own_answers(records, tokenizer, 128)
-    made = own_feedback(pairs, tokenizer, 128)
+    _, (sequences, held_out) = own_answers(records, tokenizer, SIZES["context"])
+    made = own_feedback(pairs, tokenizer, SIZES["context"])
     return Task(tokenizer, sequences, held_out, made.pairs, made.practice,
                 (made.asked * SIZES["asked"])[:SIZES["asked"]], made.max_new_tokens)
 
@@ -52,8 +52,8 @@ def tuned(task, steps, seed):
     from minillama.transformer import Transformer
 
     torch.manual_seed(seed)
-    model = Transformer(ModelConfig(SIZES["dim"], SIZES["layers"], 4, task.tokenizer.vocab_size, max_seq_len=128),
-                        torch_attention)
+    model = Transformer(ModelConfig(SIZES["dim"], SIZES["layers"], 4, task.tokenizer.vocab_size,
+                                    max_seq_len=SIZES["context"]), torch_attention)
     fine_tune(model, task.sequences, task.held_out, SftConfig(steps=steps, eval_every=0, seed=seed), progress=False)
     return model
 

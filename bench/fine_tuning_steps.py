@@ -1,6 +1,6 @@
 """How much fine-tuning feedback needs, and when PPO stops to gain: StackLLaMA's two curves, on a little world.
 
-A small model (`_short_chain`) is tuned on answers for 50 to 1600 steps, each time from random weights with a rate that
+A small model (`_short_chain`) is tuned on answers for 50 to 1200 steps, each time from random weights with a rate that
 falls to its end; then come a reward model on that one, and PPO. And PPO for three times as many rounds, to see where it
 levels off (StackLLaMA: after about 1,000 steps). Minutes of one core for each seed. --record keeps each run in
 bench/fine_tuning_steps.json, and makes the tables of docs/own_tasks.md from that file alone.
@@ -14,10 +14,10 @@ import _rounds  # before torch
 import _short_chain as chain
 
 RECORD, PAGE = _rounds.ROOT / "bench" / "fine_tuning_steps.json", _rounds.ROOT / "docs" / "own_tasks.md"
-SIZES = {"steps": (50, 100, 200, 400, 800, 1600), "rounds": 20, "long": 60, "long_steps": 400}
+SIZES = {"steps": (50, 150, 400, 1200), "rounds": 12, "long": 36, "long_steps": 400}
 COLUMNS = ("steps of tuning", "answers read", "loss on unseen answers", "quality", "malformed", "quality after PPO",
            "rise", "rise of each seed", "malformed after", "KL")
-ROUNDS = (1, 5, 10, 15, 20, 30, 40, 50, 60)
+ROUNDS = (1, 4, 8, 12, 16, 20, 24, 28, 32, 36)
 
 
 def results(task, steps, rounds, seed):
@@ -48,12 +48,12 @@ def steps_table(rows):
 
 
 def rounds_table(rows):
-    """The quality of PPO's batches, the mean of five rounds up to each (of one for the first), seed by seed."""
+    """The quality of PPO's batches, the mean of four rounds up to each (of one for the first), seed by seed."""
     found = [row for row in rows if row["rounds"] == SIZES["long"]]
     lines = []
     for row in found:
         qualities = [quality for _, quality in row["curve"]]
-        lines.append([row["seed"], *(fmean(qualities[max(at - 5, 0):at]) if at > 1 else qualities[0]
+        lines.append([row["seed"], *(fmean(qualities[at - 4:at]) if at > 1 else qualities[0]
                                      for at in ROUNDS if at <= len(qualities))])
     return _record.table(["seed", *(f"round {at}" for at in ROUNDS if at <= SIZES["long"])], lines)
 

@@ -17,7 +17,7 @@ import _rounds  # before torch
 import _short_chain as chain
 
 RECORD, PAGE = _rounds.ROOT / "bench" / "ziya.json", _rounds.ROOT / "docs" / "own_tasks.md"
-SIZES = {"tuning": 400, "steps": 150, "rounds": 20, "answers": 4, "pairs": 16}
+SIZES = {"tuning": 400, "steps": 150, "rounds": 12, "answers": 4, "pairs": 16}
 COLUMNS = ("what", "quality without PPO", "CPU seconds", "quality after PPO", "gain on PPO alone", "malformed",
            "distinct", "KL from the tuned model", "CPU seconds in all", "to nine tenths of PPO's gain")
 SMOOTH = 3  # rounds whose mean quality has to be there
@@ -114,14 +114,14 @@ def results(name, start, judge, task, seed):
             "after": chain.measured(policy, start, judge, task), "curve": [(spent + t, q) for t, q in curve]}
 
 
-def keep_arms(seed, record):
-    """All arms of a seed that the record does not hold yet."""
-    if all(_record.find_row(record, arm=name, seed=seed) for name in ARMS):
+def keep_arms(names, seed, record):
+    """The arms of a seed that the record does not hold yet."""
+    if all(_record.find_row(record, arm=name, seed=seed) for name in names):
         return
     task = chain.task_of(seed)
     start = chain.tuned(task, SIZES["tuning"], seed)
     judge = chain.judge_of(start, task, seed)
-    for name in ARMS:
+    for name in names:
         _record.keep_row(record, lambda name=name: results(name, start, judge, task, seed), arm=name, seed=seed)
         print(f"seed {seed}: {name}", flush=True)
 
@@ -160,6 +160,7 @@ def page_part(rows):
 def main(argv=None):
     chosen = _rounds.options(__doc__, argv, lambda parser: (
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2"),
+        parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all"),
         parser.add_argument("--record", action="store_true", help="write bench/ziya.json and docs/own_tasks.md"),
         parser.add_argument("--out", default="out/ziya", help="for the rows without --record (default: %(default)s)")))
     if chosen.small:
@@ -167,7 +168,7 @@ def main(argv=None):
         chain.SIZES.update(records=300, pairs=300, dim=16, asked=8)
     record = RECORD if chosen.record else Path(chosen.out) / "rows.json"
     for seed in chosen.seeds:
-        keep_arms(seed, record)
+        keep_arms(chosen.arms, seed, record)
     text = page_part(_record.rows_of(record))
     if chosen.record:
         _record.put(PAGE, "ziya", text)
