@@ -5,13 +5,16 @@ and as the page asks, with five rivals of each token. The peer is `generate_text
 the plain forward pass over the same tokens, and for several requests at once the same requests one after the other.
 Wall-clock times are what a reader waits; CPU times, of all threads but the client's (of several requests: of all), are
 worth more on a busy machine.
-A line on stderr says how much later the first token came than by `generate_text` (wanted: up to 200 ms), at what part
-of its rate the others followed (wanted: 95 % or more), and how long a look took (wanted: under 1 s).
+The table of what is wanted says how much later the first token came than by `generate_text`, at what part of its rate
+the others followed, and how long a look took. `--out FILE` writes both tables as a page: docs/web.md is made so.
 """
 
 import contextlib
+import datetime
 import http.client
 import json
+import os
+import re
 import socket
 import statistics
 import sys
@@ -36,6 +39,7 @@ from minillama.web.protocol import Loaded
 
 KEY, PROMPT, N, LOOK = "the-key-of-the-benchmark", 32, 48, 256  # tokens read, tokens written, tokens looked into
 ROWS, RIVALS = 4, 5  # requests at once; of each token, as the page asks
+SHOWN = ("what", "size", "ours", "peer", "ratio", "rounds")
 TOKENIZER = SimpleNamespace(end_ids=set(), id_to_piece=str,  # each token is its number, so that each is told at once
                             decoder=lambda: SimpleNamespace(push=lambda token: f" {token}", flush=str))
 
@@ -148,20 +152,54 @@ def rows_of(found, shape):
     return rows
 
 
-def tell(rows):
-    """The three numbers that are wanted, on the wall's clock, in one line on stderr."""
-    first, rate, _, _, look = rows[:5]
-    later = statistics.median(mine - theirs for mine, theirs in zip(first.ours, first.peer, strict=True))
-    print(f"the first token comes {1000 * later:.0f} ms after generate_text's; the others at "
-          f"{100 * statistics.median(rate.ratios(rate.peer)):.0f} % of its rate; a look takes "
-          f"{statistics.median(look.ours):.2f} s", file=sys.stderr)
+def wanted(rows):
+    """The table of what is wanted of `rows_of`: (what, wanted, (by the wall's clock, by CPU time), met by CPU time)."""
+    def of_both(number):
+        return [number(rows[at:at + len(rows) // 2]) for at in (0, len(rows) // 2)]
+
+    def later(rows):
+        return 1000 * statistics.median(mine - theirs for mine, theirs in zip(rows[0].ours, rows[0].peer, strict=True))
+
+    def rate(row):
+        return 100 * statistics.median(row.ratios(row.peer))
+
+    late, seen = of_both(later), of_both(lambda rows: statistics.median(rows[4].ours))
+    plain, page = of_both(lambda rows: rate(rows[1])), of_both(lambda rows: rate(rows[2]))
+    return [("first token later than generate_text's", "up to 200 ms", [f"{ms:.0f} ms" for ms in late], late[1] <= 200),
+            ("the others at its rate", "95 % or more", [f"{part:.1f} %" for part in plain], plain[1] >= 95),
+            (f"with {RIVALS} rivals of each, as the page asks", "95 % or more", [f"{part:.1f} %" for part in page],
+             page[1] >= 95),
+            (f"a look inside {LOOK} tokens", "under 1 s", [f"{s:.2f} s" for s in seen], seen[1] < 1)]
+
+
+def wanted_lines(rows):
+    """`wanted` in Markdown."""
+    yield from ("| what | wanted | wall clock | CPU time | by CPU time |", "|---|---|---|---|---|")
+    for what, goal, (wall, cpu), met in wanted(rows):
+        yield f"| {what} | {goal} | {wall} | {cpu} | {'met' if met else 'missed'} |"
+
+
+def page_of(rows, loads, options):
+    """The text of docs/web.md. loads: how many programs ran at a time, before and after."""
+    cells = [dict(zip(_rounds.COLUMNS, row.cells(), strict=True)) for row in rows]
+    return "\n".join([
+        "# The page's speed on a CPU", "",
+        f"Made by `python3 run.py bench web {options}`, {datetime.date.today().isoformat()}, on",
+        f"{re.sub(r', threads: .*?,', ',', _rounds.machine())}.", "",
+        "The server of `chat --web` beside `generate_text` on the same model, in turns: medians of the rounds,",
+        "in brackets the least and the most. A ratio above 1 means that the server is better. CPU time counts what all",
+        "threads but the client's work, whatever else the machine does.",
+        f"Load average before and after: {loads[0]:.1f} and {loads[1]:.1f}, on {os.cpu_count()} cores.", "",
+        *wanted_lines(rows), "", "| " + " | ".join(SHOWN) + " |", "|" + "---|" * len(SHOWN),
+        *("| " + " | ".join(row[column] for column in SHOWN) + " |" for row in cells)]) + "\n"
 
 
 def main(argv=None):
-    chosen = _rounds.options(__doc__, argv)
+    chosen = _rounds.options(__doc__, argv, lambda parser: parser.add_argument("--out", help="also write a page here"))
     if not all(map(_rounds.has_peer, ("starlette", "uvicorn"))):
         raise SystemExit("the server is what is timed: pip install starlette uvicorn")
     kernels.require("cpu")
+    before = os.getloadavg()[0]
     config = ModelConfig(64, 2, 4, 512, hidden_dim=192) if chosen.small else preset("stories110m")
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(random_file(config, Path(folder)))[0].eval().requires_grad_(False)
@@ -175,8 +213,11 @@ def main(argv=None):
                           "look": lambda: looked(port, ids), "pass": lambda: passed(model, ids)}
             found = _rounds.alternate(contenders, chosen.rounds, lambda work: work())
     rows = rows_of(found, f"{config.n_parameters() / 1e6:.0f} M weights")
-    tell(rows)
     _rounds.show(rows)
+    print(*wanted_lines(rows), sep="\n", file=sys.stderr)
+    if chosen.out:
+        options = f"--rounds {chosen.rounds} --threads {chosen.threads} --out {chosen.out}"
+        Path(chosen.out).write_text(page_of(rows, (before, os.getloadavg()[0]), options), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections import deque
+from urllib.parse import unquote
 
 PAGES = ("/", "/page.css", "/page.js")  # hold nothing that is secret; the key comes with the API's requests alone
 MOST_BYTES = 1 << 20  # of a request's body
@@ -47,6 +48,7 @@ class RequestGuard:
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
 
+        scope = origin_form(scope)
         try:
             self.check(scope)
         except Refused as refused:
@@ -76,6 +78,18 @@ class RequestGuard:
         if len(self.times) >= MOST_REQUESTS:
             raise Refused(429, f"more than {MOST_REQUESTS} requests in a minute: wait a little")
         self.times.append(now)
+
+
+def origin_form(scope):
+    """The scope of `GET http://HOST/PATH` as that of `GET /PATH` with `Host: HOST`, which every server must understand
+    (RFC 9112, section 3.2.2: what the header says does not count then); any other scope as it is."""
+    raw = scope.get("raw_path") or b""
+    if raw[:7].lower() != b"http://":
+        return scope
+    host, slash, rest = raw[7:].partition(b"/")
+    raw = (slash or b"/") + rest
+    headers = [(name, host if name.lower() == b"host" else value) for name, value in scope["headers"]]
+    return {**scope, "path": unquote(raw.decode("latin-1")), "raw_path": raw, "headers": headers}
 
 
 class Impatient:

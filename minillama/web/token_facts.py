@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,12 +33,13 @@ def token_facts(tokenizer, logits_V: Tensor, token: int, n_top: int = 5) -> dict
 
     {"id", "token", "logprob", "rank" (1: the likeliest), "entropy" (-sum p ln p), "top_logprobs": the n_top likeliest}.
     """
-    log_V = logits_V.float().log_softmax(-1).clamp(min=LEAST)
+    log_V = logits_V.float().log_softmax(-1).clamp_(min=LEAST)
     best = log_V.topk(min(n_top, len(log_V)))
     top = [{"id": index, "token": label(tokenizer, index), "logprob": value}
            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    return {"id": token, "token": label(tokenizer, token), "logprob": log_V[token].item(),
-            "rank": 1 + int((log_V > log_V[token]).count_nonzero()), "entropy": -log_V.exp().dot(log_V).item(),
+    found_V = log_V.numpy(force=True)  # brought once where it lies on a GPU; NumPy counts faster
+    return {"id": token, "token": label(tokenizer, token), "logprob": float(found_V[token]),
+            "rank": 1 + int(np.count_nonzero(found_V > found_V[token])), "entropy": -float(np.exp(found_V) @ found_V),
             "top_logprobs": top}
 
 

@@ -23,6 +23,11 @@ class Turn:
         self.n_rows, self.longest, self.most = n_rows, longest, min(most, loaded.model.config.max_seq_len)
         self.rows, self.told, self.closed = [], asyncio.Queue(), False
 
+    @property
+    def over(self):
+        """Whether none of its rows goes on."""
+        return not any(row.left for row in self.rows)
+
     def tell(self, one):
         """Let whoever asked know this, an error among it; None: that was all. Where too much lies unread, that is told
         instead, and is all."""
@@ -55,6 +60,7 @@ class Worker:
 
     def __init__(self):
         self.thread, self.waiting, self.turns, self.batch, self.task = ThreadPoolExecutor(1), deque(), [], None, None
+        self.on_its_way = deque()  # of the model's thread to the event loop: what the turns are told of a step
 
     def ask(self, turn):
         """Let a turn wait for the model; `Refused` where too many do already."""
@@ -68,6 +74,7 @@ class Worker:
 
     async def work(self):
         """Let in the first of those that wait if it fits, and continue all rows by a token, until nobody waits."""
+        loop = asyncio.get_running_loop()
         while self.waiting or self.turns:
             self.waiting = deque(one for one in self.waiting if not one.closed)
             if self.waiting and self.fits(self.waiting[0]):
@@ -75,7 +82,7 @@ class Worker:
                 self.turns.append(new)
                 await self.run(self.begin, [new])
             if self.turns:
-                await self.run(self.step, self.turns)
+                await self.run(lambda: self.steps(loop), self.turns)
 
     async def run(self, work, turns):
         """Do this in the model's thread and tell what comes of it; an error ends these turns."""
@@ -89,9 +96,9 @@ class Worker:
         for turn in self.turns:
             for row in turn.rows if turn.closed else ():
                 row.left = 0
-            if not any(row.left for row in turn.rows):
+            if turn.over:
                 turn.tell(None)
-        self.turns = [turn for turn in self.turns if any(row.left for row in turn.rows)]
+        self.turns = [turn for turn in self.turns if not turn.over]
 
     def fits(self, turn):
         """Whether a turn may begin: beside others only if it asks the same of a model whose rows are exact, and all
@@ -117,6 +124,22 @@ class Worker:
         first = self.batch.join(rows)
         turn.rows = rows
         return [*((turn, one) for one in at_once), *((turn, piece) for _, piece in first if piece is not None)]
+
+    def steps(self, loop):
+        """Continue the rows in the model's thread, each step told as the next begins, until a turn is over, another
+        waits, or the loop is a step behind: [(turn, what it tells)] of the last. So most steps need no thread to wait
+        for the other."""
+        told = self.step()
+        while not self.waiting and not self.on_its_way and not any(turn.closed or turn.over for turn in self.turns):
+            self.on_its_way.append(told)
+            loop.call_soon_threadsafe(self.deliver)
+            told = self.step()
+        return told
+
+    def deliver(self):
+        """Tell the turns of one step, in the event loop."""
+        for turn, one in self.on_its_way.popleft():
+            turn.tell(one)
 
     def step(self):
         """Continue the rows by a token, in the model's thread: [(turn, what it tells)]."""

@@ -57,6 +57,37 @@ def test_another_sites_page_is_refused_even_with_the_key(port, origin):
     assert ask(port, "/v1/chat/completions", CHAT, {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
 
 
+def answer_to(port, target, *headers):
+    """The status and the body of a GET of exactly this target."""
+    lines = [f"GET {target} HTTP/1.1", *headers, f"Authorization: Bearer {KEY}", "Connection: close", "", ""]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as asker:
+        asker.sendall("\r\n".join(lines).encode())
+        answer = b"".join(iter(lambda: asker.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_an_absolute_target_is_answered_by_its_own_host_whatever_the_header_says(port):
+    """RFC 9112, section 3.2.2."""
+    ours, foreign = f"127.0.0.1:{port}", "evil.example"
+    plain = answer_to(port, "/v1/models", f"Host: {ours}")
+    assert plain[0] == 200
+    for target in (f"http://{ours}/v1/models", f"HTTP://localhost:{port}/v1/models", f"http://{ours}/v1/model%73?a=/b"):
+        for host in (ours, foreign, ""):
+            assert answer_to(port, target, f"Host: {host}") == plain
+    page = answer_to(port, "/", f"Host: {ours}")
+    assert page[0] == 200
+    for end in ("", "/", "?a=b"):
+        assert answer_to(port, f"http://{ours}{end}", f"Host: {ours}") == page
+    for target in ("http://evil.example/", f"http://evil.example:{port}/v1/models", f"http://me@{ours}/", "http:///",
+                   f"http://evil.example%2F@{ours}/", f"http://{ours}.evil.example/"):
+        assert answer_to(port, target, f"Host: {ours}")[0] == 403
+    assert answer_to(port, f"http://{ours}/")[0] == 400  # the header must be there all the same
+    assert answer_to(port, f"http://{ours}/", f"Host: {ours}", f"Host: {ours}")[0] in (400, 403)
+    assert answer_to(port, f"https://{ours}/", f"Host: {ours}")[0] == 404
+    assert answer_to(port, f"http://{ours}/v1/none", f"Host: {ours}")[0] == 404
+
+
 @pytest.mark.parametrize("late", [0.0, 0.3])
 def test_a_refusal_reaches_a_sender_who_is_still_sending(port, late):
     """Bytes that arrive at a connection that is closed already would have it reset, and the answer lost."""
@@ -213,6 +244,10 @@ MUTANTS = [
           lambda: at_a_port(test_another_sites_page_is_refused_even_with_the_key, "127.0.0.1:{port}")),
     plant("not hmac.compare_digest(given[0].encode(),", "not hmac.compare_digest(given[0].encode()[:27],",
           lambda: at_a_port(test_without_the_key_nothing_is_told, f"Bearer {KEY}x")),
+    plant("host if name.lower() == b\"host\" else value", "value",
+          lambda: at_a_port(test_an_absolute_target_is_answered_by_its_own_host_whatever_the_header_says)),
+    plant("(slash or b\"/\") + rest", "slash + rest",
+          lambda: at_a_port(test_an_absolute_target_is_answered_by_its_own_host_whatever_the_header_says)),
     plant("            await read_away(receive)\n", "",
           lambda: at_a_port(test_a_refusal_reaches_a_sender_who_is_still_sending, 0.3)),
     plant("if len(body) > MOST_BYTES", "if len(body) < 0", lambda: at_a_port(test_a_long_request_is_refused)),

@@ -91,9 +91,9 @@ def test_a_prompt_that_does_not_fit_is_refused():
 
 plant = partial(Mutant, "minillama.web.token_facts")
 MUTANTS = [
-    plant("1 + int((log_V > log_V[token])", "int((log_V > log_V[token])",
+    plant("1 + int(np.count_nonzero", "int(np.count_nonzero",
           test_the_facts_of_a_token_are_sums_over_the_vocabulary),
-    plant("-log_V.exp().dot(log_V)", "-log_V.exp().sum()", test_the_facts_of_a_token_are_sums_over_the_vocabulary),
+    plant("np.exp(found_V) @ found_V", "np.exp(found_V).sum()", test_the_facts_of_a_token_are_sums_over_the_vocabulary),
     plant("logits_1V[0], self.token, self.n_top", "logits_1V[0], 0, self.n_top",
           lambda: test_an_answer_is_the_text_and_the_tokens_of_generate(Sampling(temperature=0))),
     plant("facts, self.facts = tuple(self.facts), []", "facts = tuple(self.facts)",
