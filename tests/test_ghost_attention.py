@@ -8,7 +8,8 @@ import ghost_attention
 import pytest
 from mutants import Mutant
 
-from minillama.rlhf.llama2_chat import last_answer_only, told_once
+from minillama.collate import IGNORE
+from minillama.rlhf.llama2_chat import told_once
 from minillama.train.records import encode_records, read_records
 from minillama.train.sequence_loss import encode_segments
 from minillama.train.templates import llama2_chat
@@ -33,6 +34,14 @@ def test_every_turn_is_asked_with_the_instruction_and_all_earlier_answers():
         ["a?", "A?", "b?", "B?", "c?", "C?"], ["d?", "D?"], None], "kept without the instruction"
 
 
+def last_answer_only(sequence):
+    """The tokens and labels of a sequence of which only the last run of learned tokens is learned."""
+    end = max(place for place, label in enumerate(sequence.labels) if label != IGNORE)
+    start = max(place for place, label in enumerate(sequence.labels[:end]) if label == IGNORE)
+    return list(sequence.tokens), [label if start < place <= end else IGNORE
+                                   for place, label in enumerate(sequence.labels)]
+
+
 def test_what_is_written_teaches_the_last_answer_alone(tmp_path):
     from test_sequence_loss import Letters
 
@@ -42,7 +51,7 @@ def test_what_is_written_teaches_the_last_answer_alone(tmp_path):
     found = encode_records(read_records(tmp_path / "ghost.jsonl").records, "llama2", Letters(), 10**6).sequences
     wanted = [last_answer_only(encode_segments(llama2_chat(told_once(told, talk)), Letters()))
               for told, talk in zip(TOLD, talks, strict=False)]
-    assert [(list(s.tokens), list(s.labels)) for s in found] == [(list(s.tokens), list(s.labels)) for s in wanted]
+    assert [(list(s.tokens), list(s.labels)) for s in found] == wanted
 
 
 def interrupt(*_):

@@ -75,8 +75,8 @@ def _in_a_folder(law, *given):
 
 
 MUTANTS = [
-    Mutant("normalized_tokenizer", "character_map.replace(decode_utf8(line)[0], own)", "decode_utf8(line)[0]",
-           lambda: _in_a_folder(check_vocabulary, "nmt_nfkc")),
+    Mutant("normalized_tokenizer", 'character_map.replace(line.decode("utf-8", EACH_BYTE), own)',
+           'line.decode("utf-8", EACH_BYTE)', lambda: _in_a_folder(check_vocabulary, "nmt_nfkc")),
     Mutant("normalized_tokenizer", "put = {NAME: name, TABLE: table}", "put = {NAME: name}",
            lambda: _in_a_folder(test_the_file_loads_in_sentencepiece_with_equal_ids, "nmt_nfkc", "bpe")),
 ]

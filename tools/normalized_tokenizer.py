@@ -16,7 +16,7 @@ from minillama.tokenizer.character_map import CharacterMap
 from minillama.tokenizer.protobuf import read_fields, write_fields
 from minillama.tokenizer.sentencepiece import MODEL_TYPES, SentencePieceTokenizer
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
-from minillama.tokenizer.word_counts import blocks_of, decode_utf8
+from minillama.tokenizer.word_counts import EACH_BYTE, blocks_of
 
 FLAG = "--normalization"
 BYTES = 2  # protobuf's wire type
@@ -55,7 +55,7 @@ def replace_lines(texts_or_files, table, user_defined_symbols):
     for block, is_last in blocks_of(texts_or_files):
         *lines, rest = (rest + block).split(b"\n")
         for line in [*lines, rest] if is_last else lines:
-            yield character_map.replace(decode_utf8(line)[0], own)
+            yield character_map.replace(line.decode("utf-8", EACH_BYTE), own)
         rest = b"" if is_last else rest
 
 

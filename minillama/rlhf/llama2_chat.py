@@ -1,12 +1,9 @@
 """Llama 2-Chat's road (arXiv 2307.09288, section 3): two reward models joined by a rule, the best of several answers
 learned before PPO, and a system instruction that lasts over turns (ghost attention)."""
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
-from minillama.collate import IGNORE
 from minillama.config_checks import Range, check
 from minillama.rlhf.ppo import punish_missing_eos
 from minillama.rlhf.rollout import sample_answers
@@ -104,15 +101,3 @@ def told_each_time(instruction, messages):
 def told_once(instruction, messages):
     """The same conversation with the instruction as its system message alone: what is learned."""
     return [{"role": "system", "content": instruction}, *messages]
-
-
-def last_answer_only(sequence):
-    """A `Sequence` of which only the last run of learned tokens is learned: the answers of earlier turns were sampled
-    under another prompt (section 3.3 gives all tokens of earlier turns no loss)."""
-    learned = [label != IGNORE for label in sequence.labels]
-    end = len(learned) - learned[::-1].index(True) if any(learned) else 0
-    start = end
-    while start and learned[start - 1]:
-        start -= 1
-    return replace(sequence, labels=[label if start <= place < end else IGNORE
-                                     for place, label in enumerate(sequence.labels)])

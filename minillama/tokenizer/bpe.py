@@ -30,17 +30,18 @@ def sennrich_merges(word_counts, n):
                 pairs[pair] += count
         if not pairs:
             break
-        merges.append(max(pairs, key=pairs.get))  # max keeps the first of equals
-        words = {_join_pair(symbols, merges[-1]): count for symbols, count in words.items()}
+        pair = max(pairs, key=pairs.get)  # max keeps the first of equals
+        merges.append(pair)
+        words = {join_pair(symbols, pair, "".join(pair)): count for symbols, count in words.items()}
     return merges
 
 
-def _join_pair(symbols, pair):
-    """Replace each occurrence of the pair, left to right."""
+def join_pair(symbols, pair, new):
+    """The tuple of symbols with `new` in the place of each occurrence of the pair, left to right."""
     joined, place = [], 0
     while place < len(symbols):
         if symbols[place : place + 2] == pair:
-            joined.append(pair[0] + pair[1])
+            joined.append(new)
             place += 2
         else:
             joined.append(symbols[place])
@@ -56,7 +57,7 @@ def sennrich_encode(word, merges):
     """
     symbols = (*word, END)
     for pair in merges:
-        symbols = _join_pair(symbols, pair)
+        symbols = join_pair(symbols, pair, "".join(pair))
     return list(symbols)
 
 

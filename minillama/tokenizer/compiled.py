@@ -102,10 +102,8 @@ class CompiledTrainer:
         return [chr(code) for code in codes], uncovered
 
     def learn(self, most):
-        """Up to `most` further pieces; then it knows `last_count` and `segments` as a `PieceTrainer` does."""
-        found = self._core.learn(most)
-        self.last_count, self.segments = self._core.last_count, self._core.segments
-        return found
+        """Up to `most` further pieces."""
+        return self._core.learn(most)
 
 
 def byte_encoder(tokenizer, classes, patterns):

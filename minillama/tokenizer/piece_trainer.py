@@ -6,7 +6,9 @@ anew would read the whole text for each merge; here each pair knows its words, a
 
 import heapq
 from collections import Counter, defaultdict
+from itertools import pairwise
 
+from .bpe import join_pair
 from .unicode_script import script_of
 from .word_counts import SPACE
 
@@ -50,10 +52,9 @@ class PieceTrainer:
             for segment in self._segments(word):
                 parts[segment] += count
         self.words, self.weights = list(parts), list(parts.values())  # words as tuples of symbols
-        self.segments, self.last_count = len(parts), 0
         self.counts, self.places = Counter(), defaultdict(set)  # of each admissible pair: occurrences; numbers of words
         self.changed, self.heap = set(), []  # pairs whose count is new; (-count, order, pair), some outdated
-        for number in range(self.segments):
+        for number in range(len(self.words)):
             self._count_pairs(number, self.weights[number])
 
     def _segments(self, word):
@@ -113,29 +114,15 @@ class PieceTrainer:
         if pair is None:
             return None
         left, right = pair
-        self.last_count = self.counts[left, right]
-        script = self.script[left]
-        self.script[left + right] = self.script[right] if script is None else script
+        piece, script = left + right, self.script[left]
+        self.script[piece] = self.script[right] if script is None else script
         for number in self.places.pop((left, right), ()):
             self._count_pairs(number, -self.weights[number])
-            self.words[number] = self._join(self.words[number], left, right)
+            self.words[number] = word = join_pair(self.words[number], pair, piece)
             self._count_pairs(number, self.weights[number])
+            if (piece, piece) in pairwise(word):  # between two joins the first stood before what the second took away:
+                self._count((piece, left), 0)  # SentencePiece knows that pair from then on, with a count of zero
         self.counts[left, right] = -1  # of no entry
         self.admitted[left, right] = False
         self.changed.discard((left, right))
-        return left + right
-
-    def _join(self, word, left, right):
-        """The word with the pair joined from left to right. Between two joins the piece stands before a symbol that
-        the second takes away: SentencePiece knows that pair from then on, with a count of zero."""
-        joined, place = [], 0
-        while place < len(word):
-            if word[place:place + 2] == (left, right):
-                joined.append(left + right)
-                place += 2
-                if place < len(word):
-                    self._count((left + right, word[place]), 0)
-            else:
-                joined.append(word[place])
-                place += 1
-        return tuple(joined)
+        return piece

@@ -5,6 +5,7 @@ The file is a protobuf message: pieces (text, score, kind), a trainer_spec and a
 user is text.
 """
 
+import codecs
 import struct
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from .characters_and_words import CharacterEncoder, WordEncoder
 from .compiled import CompiledEncoder, choose_backend
 from .protobuf import BYTES, FIXED32, VARINT, int32_of, read_fields, write_fields
 from .unigram import UnigramEncoder
-from .word_counts import SPACE, decode_utf8
+from .word_counts import EACH_BYTE, SPACE
 
 ENCODERS = {"unigram": UnigramEncoder, "word": WordEncoder, "char": CharacterEncoder}  # bpe: by its backend
 MODEL_TYPES = {"unigram": 1, "bpe": 2, "word": 3, "char": 4}
@@ -210,7 +211,7 @@ class SentencePieceDecoder:
 
     def __init__(self, tokenizer, show_special=False, space_in_front=None):
         self._tokenizer, self._show_special, rules = tokenizer, show_special, tokenizer.rules
-        self._waiting = b""  # bytes of a character that is not whole yet
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(EACH_BYTE)
         spaced = tokenizer.prefix != "never" if space_in_front is None else space_in_front
         self._at_start = spaced or rules.remove_extra_whitespaces
 
@@ -219,7 +220,7 @@ class SentencePieceDecoder:
         tokenizer = self._tokenizer
         text, _, kind = tokenizer.piece(index)
         if kind == BYTE:
-            shown, self._waiting = decode_utf8(self._waiting + tokenizer._bytes[index], final=False)
+            shown = self._utf8.decode(tokenizer._bytes[index])
             self._at_start = self._at_start and not shown
             return shown
         shown = self.flush()
@@ -236,7 +237,7 @@ class SentencePieceDecoder:
 
     def flush(self):
         """What was held back: bytes that wait for the rest of their character, each as one U+FFFD."""
-        shown, self._waiting = decode_utf8(self._waiting)
+        shown = self._utf8.decode(b"", True)
         self._at_start = self._at_start and not shown
         return shown
 

@@ -119,7 +119,6 @@ def _learn(trainer, model_type, alphabet, vocab_size, n_given, hard_limit, repor
                          f"special and byte pieces, {least - n_given} others); raise it or lower character_coverage")
     if model_type == "bpe":
         texts = _learn_merges(trainer, vocab_size - least, progress)
-        report.merges, report.last_count, report.segments = len(texts), trainer.last_count, trainer.segments
         rows = [(text, -float(rank)) for rank, text in enumerate([*texts, *alphabet])]
     else:
         rows = trainer.learn(vocab_size - n_given, int(ROOM * vocab_size), progress)
@@ -158,9 +157,7 @@ class PythonTrainer:
     def learn(self, most):
         """Up to `most` further pieces."""
         trainer = self._trainer = self._trainer or PieceTrainer(self._counts, self._alphabet, *self._rules)
-        found = [text for _ in range(most) if (text := trainer.next_piece()) is not None]
-        self.last_count, self.segments = trainer.last_count, trainer.segments
-        return found
+        return [text for _ in range(most) if (text := trainer.next_piece()) is not None]
 
 
 class CountTrainer(PythonTrainer):

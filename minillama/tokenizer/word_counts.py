@@ -16,7 +16,10 @@ RESERVED = "\u2585"  # SentencePiece's inner mark of a character outside the alp
 BOUNDARY = "\x1f"  # stands where a meta piece stood; no piece may hold it
 _WORD = re.compile(f"{SPACE}+[^{SPACE}]*|[^{SPACE}]+")
 _BLOCK = 1 << 20
-_WINDOW = 1 << 9  # bytes decoded at a time: Python copies all of them for each error
+# How bytes that start no valid sequence are decoded: each is one U+FFFD, as in SentencePiece; Python's errors="replace"
+# makes one mark of several.
+EACH_BYTE = "minillama.each_byte"
+codecs.register_error(EACH_BYTE, lambda error: ("\ufffd", error.start + 1))
 
 
 @dataclass
@@ -30,9 +33,6 @@ class TrainingReport:
     characters: int = 0  # characters of these lines, the dummy prefix of each line included
     alphabet: int = 0  # different characters that became pieces
     uncovered: int = 0  # occurrences of characters outside the alphabet: encoded as bytes or <unk>
-    segments: int = 0  # different runs of two or more characters that could share a piece
-    merges: int = 0  # pieces made by merging
-    last_count: int = 0  # how often the pair of the last merge occurred
     seconds: float = 0.0
     backend: str = "python"
     notes: list = field(default_factory=list)  # sentences for the user
@@ -46,31 +46,6 @@ class TrainingReport:
             self.notes.append(f"{self.reserved_lines} lines with the reserved character U+2585 were skipped")
         if not self.lines:
             raise ValueError("the corpus has no line to learn from: " + ("; ".join(self.notes) or "it is empty"))
-
-
-def decode_utf8(data, final=True):
-    r"""UTF-8 to (text, rest); every byte that starts no valid sequence becomes one U+FFFD, as in SentencePiece.
-
-    Python's errors="replace" makes one mark of several bad bytes. If not `final`, the beginning of a character that
-    more bytes may still complete is handed back as the rest.
-
-    >>> decode_utf8(b"a\xe2\x96b") == ("a\ufffd\ufffdb", b"")
-    True
-    >>> decode_utf8(b"a\xe2\x96", final=False)
-    ('a', b'\xe2\x96')
-    """
-    parts, at = [], 0
-    while at < len(data):
-        window = data[at : at + _WINDOW]
-        try:
-            text, used = codecs.utf_8_decode(window, "strict", final and at + len(window) == len(data))
-        except UnicodeDecodeError as error:
-            text, used = window[: error.start].decode() + "\ufffd", error.start + 1
-        if not used:
-            break
-        parts.append(text)
-        at += used
-    return "".join(parts), data[at:]
 
 
 def encode_utf8(text):
@@ -138,7 +113,7 @@ def count_words(texts_or_files, meta_pieces, max_line_bytes, report, progress=No
     meta = re.compile("|".join(map(re.escape, longest_first)))
     plain = not any("<" not in piece for piece in meta_pieces)  # a line without "<" then holds no meta piece
     for line in read_lines(texts_or_files, max_line_bytes, report):
-        text = SPACE + decode_utf8(line)[0].replace(" ", SPACE)
+        text = SPACE + line.decode("utf-8", EACH_BYTE).replace(" ", SPACE)
         report.characters += len(text)
         if not plain or "<" in text:
             text = meta.sub(BOUNDARY, text)

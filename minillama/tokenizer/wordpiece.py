@@ -24,6 +24,7 @@ from minillama.system.settings import check_known, flag, read_settings
 from minillama.system.terminal import tqdm
 
 from .added_tokens import AddedToken, Tokenizer
+from .bpe import join_pair
 from .token_settings import MAX_BYTES, added_tokens, read_token_settings
 from .tokenizer_json import PARTS, file_bytes, fill_ends, unknown_part
 from .word_counts import sources_of
@@ -112,7 +113,7 @@ def wordpiece_merges(word_counts, score=ratio_score, least=1):
     >>> next(merges), next(merges)
     (('##g', '##s'), ('p', '##u'))
     """
-    words, weights = [symbols_of(word) for word in word_counts], list(word_counts.values())
+    words, weights = [tuple(symbols_of(word)) for word in word_counts], list(word_counts.values())
     singles, pairs, places = Counter(), Counter(), defaultdict(set)
 
     def count(number, sign):
@@ -132,20 +133,14 @@ def wordpiece_merges(word_counts, score=ratio_score, least=1):
         best = min(frequent, key=order)
         for number in places.pop(best):
             count(number, -1)
-            words[number] = _joined(words[number], best)
+            words[number] = join_pair(words[number], best, piece_of(*best))
             count(number, 1)
         yield best
 
 
-def _joined(word, pair):
-    """The word with each occurrence of the pair joined, left to right."""
-    out = []
-    for symbol in word:
-        if out and (out[-1], symbol) == pair:
-            out[-1] += symbol.removeprefix(INSIDE)
-        else:
-            out.append(symbol)
-    return out
+def piece_of(left, right):
+    """The piece that two neighbours make."""
+    return left + right.removeprefix(INSIDE)
 
 
 def train_wordpiece(texts_or_files, vocab_size, rules=UNCASED, score=ratio_score, least=2, progress=False):
@@ -162,7 +157,7 @@ def train_wordpiece(texts_or_files, vocab_size, rules=UNCASED, score=ratio_score
     fixed, merges = len(pieces), wordpiece_merges(counts, score, least)
     with tqdm(desc="merging", total=vocab_size, initial=fixed, unit="piece", disable=not progress) as bar:
         while len(pieces) < vocab_size and (best := next(merges, None)):
-            pieces[best[0] + best[1].removeprefix(INSIDE)] = None
+            pieces[piece_of(*best)] = None
             bar.update(len(pieces) - bar.n)
     if len(pieces) != vocab_size:
         most = f"to {len(pieces)}" if len(pieces) < vocab_size else "or more"

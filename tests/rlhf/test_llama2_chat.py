@@ -5,18 +5,16 @@ import random
 
 import pytest
 import torch
-from letters import Letters, bare
+from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_reward_model, share_of_a
 
-from minillama.collate import IGNORE
 from minillama.corpus import forum
 from minillama.rlhf.experience import value_model_of
 from minillama.rlhf.llama2_chat import (
     JoinedReward,
     best_answers,
     joined_score,
-    last_answer_only,
     logit_level,
     told_each_time,
     told_once,
@@ -24,8 +22,6 @@ from minillama.rlhf.llama2_chat import (
 )
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import PPO
-from minillama.train.sequence_loss import Sequence, encode_segments
-from minillama.train.templates import repeat_template
 
 TALK = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c?"},
         {"role": "assistant", "content": "dd"}]
@@ -83,16 +79,6 @@ def test_an_instruction_is_told_each_time_to_sample_and_once_to_learn():
     assert TALK[0]["content"] == "a?", "the conversation itself is as it was"
 
 
-def test_of_the_answers_only_the_last_is_learned():
-    sequence = encode_segments(repeat_template(bare)(TALK), Letters())
-    last = last_answer_only(sequence)
-    learned = [place for place, label in enumerate(last.labels) if label != IGNORE]
-    assert last.tokens == sequence.tokens and learned == list(range(learned[0], len(last.tokens)))
-    assert Letters().decode([t for t in last.tokens[learned[0]:] if t > 2]).strip() == "dd"
-    assert last.labels[learned[0] - 1] == IGNORE and sum(label != IGNORE for label in sequence.labels) > len(learned)
-    assert last_answer_only(Sequence([1, 2], [IGNORE, IGNORE])).labels == [IGNORE, IGNORE]
-
-
 def chosen_of_the_forum(seed, gap, noise):
     """{how answers were chosen: (mean worth, share unsafe)} of the best of eight answers to each of 150 questions.
 
@@ -137,6 +123,4 @@ MUTANTS = [
     Mutant("minillama.rlhf.llama2_chat", "* self.safe.deviation", "",
            test_two_reward_models_are_joined_whatever_their_normalisation_and_ppo_takes_them),
     Mutant("minillama.rlhf.llama2_chat", ".argmax(-1) +", ".argmin(-1) +", test_of_several_answers_the_best_is_kept),
-    Mutant("minillama.rlhf.llama2_chat", "while start and learned[start - 1]:", "while start:",
-           test_of_the_answers_only_the_last_is_learned),
 ]

@@ -12,7 +12,7 @@ from tokenizer_texts import CRUEL, processor, random_training, real_text, train_
 from minillama.tokenizer import SentencePieceTokenizer, train_bpe
 from minillama.tokenizer.bpe import join_pairs, sennrich_encode, sennrich_merges
 from minillama.tokenizer.unicode_script import RANGES, script_of
-from minillama.tokenizer.word_counts import TrainingReport, choose_alphabet, decode_utf8, read_lines
+from minillama.tokenizer.word_counts import EACH_BYTE, TrainingReport, choose_alphabet, read_lines
 
 TINY = b"low lower newest widest 2023 2023\nlow low lower \xc3\xa9t\xc3\xa9\n"
 
@@ -157,7 +157,7 @@ def test_a_line_without_end_is_not_kept_in_memory(tmp_path):
 
 
 def test_each_bad_byte_becomes_one_mark():
-    assert decode_utf8(b"\xe2\x96b\xff\xed\xa0\x80")[0] == "\ufffd\ufffdb\ufffd\ufffd\ufffd\ufffd"
+    assert b"\xe2\x96b\xff\xed\xa0\x80".decode("utf-8", EACH_BYTE) == "\ufffd\ufffdb\ufffd\ufffd\ufffd\ufffd"
 
 
 @pytest.mark.parametrize(("corpus", "size", "message"), [
@@ -278,7 +278,7 @@ MUTANTS = [
     Mutant(_PIECES, 'return len("".join(pair)), "".join(pair)', 'return len("".join(pair)), pair[1]',
            test_ties_go_to_the_shorter_then_to_the_lower_string),
     Mutant(_PIECES, "self._count_pairs(number, -self.weights[number])", "pass", check_ties_and_overlaps),
-    Mutant(_PIECES, "self._count((left + right, word[place]), 0)", "pass",
+    Mutant(_PIECES, "self._count((piece, left), 0)", "pass",
            lambda: check_cruel("long words")),
     Mutant(_PIECES, "-self.heap[0][0] != self.counts[self.heap[0][2]]", "False", check_ties_and_overlaps),
     Mutant(_PIECES, 'return "Han"', "return script", lambda: check_cruel("japanese")),
@@ -288,7 +288,7 @@ MUTANTS = [
     Mutant(_BPE, "heapq.heappush(heap, (rank, left,", "heapq.heappush(heap, ((rank, -left), left,", check_joining),
     Mutant(_BPE, "max(pairs, key=pairs.get)", "max(pairs, key=lambda p: (pairs[p], p))",
            test_the_papers_example_gives_the_papers_merges),
-    Mutant(_WORDS, "error.start + 1\n", "error.end\n", test_each_bad_byte_becomes_one_mark),
+    Mutant(_WORDS, "error.start + 1", "error.end", test_each_bad_byte_becomes_one_mark),
     Mutant(_WORDS, ">= float32(coverage)", "> float32(coverage)", test_coverage_counts_what_was_taken_before),
     Mutant(_WORDS, "if character != BOUNDARY:", "if True:", lambda: check_cruel("pieces with special names")),
     Mutant(_WORDS, 'BOUNDARY = "\\x1f"', 'BOUNDARY = "\\t"', lambda: check_cruel("controls")),
