@@ -29,9 +29,10 @@ from lessons.other_feedback import (
 )
 from minillama.backends import use_kernels
 from minillama.checkpoint.pth import read_plain
-from minillama.evaluate.exam import examine, prompts_of
+from minillama.evaluate.exam import examine
 from minillama.plots import CONTEXT, CONTRAST, ORACLE, OURS, figure, svg
 from minillama.rlhf.grpo import GRPO, RLOO
+from minillama.rlhf.rollout import prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.system.files import atomic_write
 from minillama.tour.report import caption, section

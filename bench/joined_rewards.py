@@ -117,10 +117,9 @@ def rows_of(seed, wrong, rounds, out):
     import two_rewards
 
     from minillama.checkpoint import load_model
-    from minillama.evaluate.exam import prompts_of, split_by_prompt
     from minillama.rlhf.llama2_chat import JoinedReward
-    from minillama.rlhf.preferences import read_pairs
-    from minillama.rlhf.rollout import sample_answers
+    from minillama.rlhf.preferences import read_pairs, split_by_prompt
+    from minillama.rlhf.rollout import prompts_of, sample_answers
 
     sft, folder = tuned(out), out / f"{seed}-{wrong:g}"
     disagree = judges(sft, folder, seed, wrong)

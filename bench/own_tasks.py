@@ -70,14 +70,14 @@ def seconds(work):
 
 def held_out(asked):
     """ANSWERS questions that no stage learns, some of them several times."""
-    from minillama.evaluate.exam import split_prompts
+    from minillama.rlhf.preferences import split_prompts
 
     return (split_prompts(list(asked), 0.1)[1] * ANSWERS)[:ANSWERS]
 
 
 def measured(policy, tokenizer, name, questions):
     """What a policy's answers are worth in truth, and how many end, differ, and are malformed."""
-    from minillama.evaluate.exam import prompts_of
+    from minillama.rlhf.rollout import prompts_of
     from minillama.rlhf.rollout import sample_answers
 
     world = _worlds.WORLDS[name]

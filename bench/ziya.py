@@ -59,7 +59,7 @@ def judged_by_a_model(policy, judge, task, seed):
     """AI feedback: of the policy's own answers to a question the one with the highest score is preferred to the one
     with the lowest, and DPO learns these pairs."""
     from lessons.other_feedback import DPOConfig, n_answers, train_dpo
-    from minillama.evaluate.exam import prompts_of
+    from minillama.rlhf.rollout import prompts_of
     from minillama.rlhf.preferences import Pair
 
     n = SIZES["answers"]

@@ -13,7 +13,6 @@ from minillama.chat import ChatSampling
 from minillama.config import ModelConfig, RopeScaling
 from minillama.config_checks import MOST, SEEDS, Range, check, check_config, choice, number
 from minillama.peft.lora import LoRAConfig
-from minillama.rlhf.published_ppo import PublishedPPOConfig
 from minillama.rlhf.train_ppo import PPOConfig
 from minillama.rlhf.train_reward import RewardConfig
 from minillama.sampling import Sampling
@@ -22,7 +21,7 @@ from minillama.train.pretrain import PretrainConfig
 from minillama.train.self_instruct import FilterRules
 from minillama.train.sft import SftConfig
 
-CONFIGS = (PretrainConfig, SftConfig, PublishedPPOConfig, RewardConfig, DPOConfig, Sampling, ChatSampling, LoRAConfig,
+CONFIGS = (PretrainConfig, SftConfig, PPOConfig, RewardConfig, DPOConfig, Sampling, ChatSampling, LoRAConfig,
            FilterRules, TourConfig, RopeScaling)
 ABSURD = (-1, -1e40, 1e40, 10**12, 2**63, 2**64, math.nan, math.inf, -math.inf, "cdua", True, None, 1e-45, -0.5)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from minillama.cli.command_line import build_parser
 from minillama.cli.command_line import main as minillama
 from minillama.cli.flags import as_flag, from_flags
-from minillama.rlhf.published_ppo import PublishedPPOConfig
+from minillama.rlhf.train_ppo import PPOConfig
 
 PROGRAMS = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))["ppo"]
 
@@ -70,7 +70,7 @@ def main(words):
     words = ["ppo", *flags_of(published), *words]
     arguments = build_parser("ppo").parse_args(words)
     arguments.max_new_tokens = arguments.max_new_tokens or 1  # by the prompts, later
-    print("\n".join(describe(name, published, from_flags(PublishedPPOConfig, arguments))), file=sys.stderr)
+    print("\n".join(describe(name, published, from_flags(PPOConfig, arguments))), file=sys.stderr)
     return minillama(words)
 
 

@@ -19,10 +19,10 @@ from minillama.cli import feedback_commands, flags
 from minillama.cli.command_line import main as minillama
 from minillama.cli.model_arguments import add_template, load_from_args
 from minillama.config_checks import MOST, Range
-from minillama.evaluate.exam import prompts_of
 from minillama.rlhf.llama2_chat import JoinedReward, best_answers, logit_level
 from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.rlhf.reward_file import load_reward
+from minillama.rlhf.rollout import prompts_of
 from minillama.rlhf.train_reward import encode_pairs, held_out_scores
 from minillama.system.claim import claim_new
 from minillama.system.files import atomic_write

@@ -48,26 +48,6 @@ def load_placed(weights, room, dtype):
     return model.eval(), placed
 
 
-def read_part(tensor, axis, begin, end):
-    """Numbers `begin` to `end` along an axis of a `weights.Stored`. Of a file's own tensors the others are not read, a
-    page of the system aside; what is decoded is decoded whole."""
-    if tensor.parts is None:
-        return tensor.read().narrow(axis, begin, end - begin).clone()
-    joined, tensors, change = tensor.parts
-    if change is not None and axis == 0:
-        return tensors[0][change(torch.arange(tensor.shape[0])[:, None])[begin:end, 0]]
-    found, first = [], 0
-    for each in tensors:  # each is asked for what it has of the numbers: they are joined along this axis, or across it
-        size = each.shape[axis]
-        low, high = min(max(begin - first, 0), size), min(max(end - first, 0), size)
-        found.append(each.narrow(axis, low, high - low))
-        first += size if axis == joined else 0
-    if axis == joined:
-        found = [each for each in found if each.numel()] or found[:1]
-    whole = torch.cat(found, joined) if len(found) > 1 else found[0]
-    return whole if change is None else change(whole)
-
-
 def attach(part, tensors, device, dtype):
     """Let a part of the model compute on `device`, with these weights; from "disk" they are read for each call."""
     def fill(*_):

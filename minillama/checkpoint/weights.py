@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from minillama.checkpoint.placement import read_part
 from minillama.config import ModelConfig
 from minillama.quant.quantized_linear import QuantizedLinear, replace_module
 from minillama.transformer import Transformer
@@ -31,7 +30,7 @@ class Stored:
     layer: Callable[[], QuantizedLinear] | None = None  # the layer whose weight this is, where it is quantized;
     # read() then dequantizes
     block: Any = None  # the type of a GGUF file (`gguf_blocks.Block`) that read() decodes
-    parts: Any = None  # (axis, tensors, change): read() joins them and moves rows; for `placement.read_part`
+    parts: Any = None  # (axis, tensors, change): read() joins them and moves rows; for `read_part`
     raw: Any = None  # the bytes that are its blocks
 
     @property
@@ -57,6 +56,26 @@ def as_stored(tensor, change=None):
     """A tensor as it is, or as `change` makes it when it is read, of the same shape and dtype."""
     read = (lambda: tensor) if change is None else (lambda: change(tensor))
     return Stored(tuple(tensor.shape), tensor.dtype, read, made=change is not None, parts=(0, [tensor], change))
+
+
+def read_part(tensor, axis, begin, end):
+    """Numbers `begin` to `end` along an axis of a `Stored`. Of a file's own tensors the others are not read, a
+    page of the system aside; what is decoded is decoded whole."""
+    if tensor.parts is None:
+        return tensor.read().narrow(axis, begin, end - begin).clone()
+    joined, tensors, change = tensor.parts
+    if change is not None and axis == 0:
+        return tensors[0][change(torch.arange(tensor.shape[0])[:, None])[begin:end, 0]]
+    found, first = [], 0
+    for each in tensors:  # each is asked for what it has of the numbers: they are joined along this axis, or across it
+        size = each.shape[axis]
+        low, high = min(max(begin - first, 0), size), min(max(end - first, 0), size)
+        found.append(each.narrow(axis, low, high - low))
+        first += size if axis == joined else 0
+    if axis == joined:
+        found = [each for each in found if each.numel()] or found[:1]
+    whole = torch.cat(found, joined) if len(found) > 1 else found[0]
+    return whole if change is None else change(whole)
 
 
 def expected_shapes(config):

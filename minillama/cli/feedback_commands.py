@@ -17,15 +17,21 @@ from minillama.cli.training_commands import save
 from minillama.config_checks import MOST, Range
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.evaluate.diagnosis import diagnose_reward, summary
-from minillama.evaluate.exam import answer_tokens, answer_tokens_in, prompts_of, split_by_prompt, split_prompts
 from minillama.peft.lora import LoRAConfig, add_lora
-from minillama.rlhf.preferences import read_pairs, read_prompts
+from minillama.rlhf.grpo import LEARNERS
+from minillama.rlhf.preferences import (
+    answer_tokens,
+    answer_tokens_in,
+    read_pairs,
+    read_prompts,
+    split_by_prompt,
+    split_prompts,
+)
 from minillama.rlhf.pretraining_mix import check_mixing
-from minillama.rlhf.published_ppo import LEARNERS, PublishedPPOConfig
 from minillama.rlhf.reward_file import load_reward, save_reward
-from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.rollout import prompts_of, sample_answers
 from minillama.rlhf.sharded_ppo import forms_of, save_trained
-from minillama.rlhf.train_ppo import train_ppo
+from minillama.rlhf.train_ppo import PPOConfig, train_ppo
 from minillama.rlhf.train_reward import RewardConfig, RewardRun, encode_pairs, held_out_accuracy, steps_of, train_reward
 from minillama.system.claim import claims
 from minillama.system.memory import require_step_memory
@@ -53,7 +59,7 @@ def add_reward(commands):
 
 def add_ppo(commands):
     """ppo --model PATH --reward DIR --prompts FILE.jsonl --out DIR [--algorithm ppo|grpo|rloo] [--method full|lora]
-    [--check] [--shard] and the fields of PublishedPPOConfig."""
+    [--check] [--shard] and the fields of PPOConfig."""
     ppo = flags.command(commands, "ppo", run_ppo, "practise what a reward model prefers, under a KL penalty")
     ppo.add_argument("--model", required=True, metavar="PATH", help="the fine-tuned model, a folder or file")
     ppo.add_argument("--reward", required=True, metavar="DIR", help="a reward model, as `reward` writes it")
@@ -71,7 +77,7 @@ def add_ppo(commands):
     ppo.add_argument("--check", action="store_true", help="three iterations, nothing written: what looks wrong?")
     flags.add_resume(ppo)
     ppo.add_argument("--shard", action="store_true", help=sharded.HELP)
-    flags.add_fields(ppo, PublishedPPOConfig)
+    flags.add_fields(ppo, PPOConfig)
     ppo.set_defaults(max_new_tokens=None)  # as the longest answer, where --prompts are pairs
     flags.add_kernels_flag(ppo)
     flags.add_device(ppo)
@@ -113,7 +119,7 @@ def run_ppo(arguments):
     """Load policy and reward model, practise (`rlhf.train_ppo`), save."""
     given = arguments.max_new_tokens
     arguments.max_new_tokens = given or 1  # until the tokenizer is there
-    config, out = flags.from_flags(PublishedPPOConfig, arguments), Path(arguments.out)
+    config, out = flags.from_flags(PPOConfig, arguments), Path(arguments.out)
     prompts = read_prompts(arguments.prompts)
     arguments.dtype = arguments.dtype or "float32"  # small steps vanish in half precision
     check_mixing(config, arguments.pretraining_text)

@@ -39,7 +39,7 @@ class BestPolicy:
     def keep_if_best(self, iteration, score, kl):
         """Keep the policy as it is now if it is the first, the best so far within the limit, or wanted for being the
         last."""
-        keeps_last = getattr(self.ppo.config, "keep", "best") == "last"
+        keeps_last = self.ppo.config.keep == "last"
         if iteration == 0 or keeps_last or kl <= self.limit and score > self.numbers[0]:
             self.numbers = torch.tensor([score, float(iteration)])
             self.weights = [p.detach().clone() for p in self.learned]

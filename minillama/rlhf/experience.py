@@ -46,7 +46,7 @@ class Experience:
     log_prob_BA: torch.Tensor
     ref_log_prob_BA: torch.Tensor
     values_BA: torch.Tensor
-    advantages_BA: torch.Tensor  # whitened
+    advantages_BA: torch.Tensor
     returns_BA: torch.Tensor
 
     def rows(self, chosen):
@@ -56,10 +56,25 @@ class Experience:
 
 
 @torch.no_grad()
-def make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, kl_coefficient, gamma=1.0, lam=0.95):
-    """Rewards of the tokens (the KL penalty on each, the score at EOS), their advantages by GAE, whitened."""
+def make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, kl_coefficient, config):
+    """Rewards of the tokens (the KL penalty on each, and the score), their advantages by GAE, whitened, as a
+    `train_ppo.PPOConfig` says."""
+    mask_BA, judged_BA = rollout.answer_mask_BA, judged_places(rollout, config.score_at)
+    rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, kl_coefficient, config.score_at,
+                                   config.estimator, config.score_limit or None)
+    unbiased = config.whitening == "unbiased"
+    if config.whiten_rewards:
+        rewards_BA = ppo.whiten(rewards_BA, judged_BA, keep_mean=True, unbiased=unbiased)
+    advantages_BA, returns_BA = gae(rewards_BA, values_BA, judged_BA, config.gamma, config.lam)
+    if config.whitening != "none":
+        advantages_BA = ppo.whiten(advantages_BA, mask_BA, unbiased=unbiased)
+    return Experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, advantages_BA, returns_BA)
+
+
+def judged_places(rollout, score_at):
+    """The places that have a value and an advantage, (B, A) bool: the answer's, and with the score at "pad" the one
+    after them, which the values learn and the policy does not: it took no action there."""
     mask_BA = rollout.answer_mask_BA
-    rewards_BA = ppo.token_rewards(score_B, log_prob_BA, ref_log_prob_BA, mask_BA, kl_coefficient)
-    advantages_BA, returns_BA = gae(rewards_BA, values_BA, mask_BA, gamma, lam)
-    return Experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, values_BA, ppo.whiten(advantages_BA, mask_BA),
-                      returns_BA)
+    if score_at != "pad":
+        return mask_BA
+    return mask_BA | torch.cat([torch.zeros_like(mask_BA[:, :1]), mask_BA[:, :-1]], 1)

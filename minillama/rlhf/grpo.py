@@ -15,14 +15,14 @@ A group is all rows of a batch with the same prompt. The value model and its opt
 place each question is answered several times.
 """
 
-from dataclasses import fields
-
 import torch
 
 from minillama.rlhf import ppo
 from minillama.rlhf.experience import Experience
 from minillama.rlhf.train_ppo import PPO, PPOConfig
 
+# Settings that PPO alone has.
+CHOICES = ("score_at", "score_limit", "estimator", "whitening", "whiten_rewards", "ratio_limit", "average")
 EPSILON = 1e-4  # added to a group's deviation: where all answers score alike, advantages are 0
 
 
@@ -76,12 +76,11 @@ def _group_means(x_B, group_B):
 
 
 def refuse_choices(config, algorithm):
-    """ValueError where a config has, beyond a `PPOConfig`, a choice that this algorithm does not have."""
-    for field in fields(config)[len(fields(PPOConfig)):]:
-        given = getattr(config, field.name)
-        if field.name != "keep" and given != field.default:
-            raise ValueError(f"{field.name} is {given!r}: {algorithm} has no such choice, leave it at "
-                             f"{field.default!r}, or take --algorithm ppo")
+    """ValueError where a `PPOConfig` makes a choice that this algorithm does not have."""
+    for name, given in ((name, getattr(config, name)) for name in CHOICES):
+        if given != getattr(PPOConfig, name):
+            raise ValueError(f"{name} is {given!r}: {algorithm} has no such choice, leave it at "
+                             f"{getattr(PPOConfig, name)!r}, or take --algorithm ppo")
 
 
 class GroupLearner(PPO):
@@ -139,3 +138,6 @@ class RLOO(GroupLearner):
     def advantages(self, score_B, kl_B, group_B):
         """Of the answers' rewards, KL penalty and all."""
         return leave_one_out(score_B - self.kl_coefficient * kl_B, group_B)
+
+
+LEARNERS = {"ppo": PPO, "grpo": GRPO, "rloo": RLOO}

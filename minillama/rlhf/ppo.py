@@ -1,7 +1,7 @@
 """PPO for language models: rewards of tokens, whitening, the two clipped losses, and what to watch.
 
 Published programs differ in small things that change results. Each such thing is one argument of one function here;
-the default is argued where it is documented. `run.py ppo --like NAME` runs a column (`published_ppo`).
+the default is argued where it is documented. `run.py ppo --like NAME` runs a column (`train_ppo.PPOConfig`).
 
 | choice | argument | InstructGPT | OpenAI 2019 | TRL v1 | TRL v2 | ColossalChat | DeepSpeed-Chat |
 |---|---|---|---|---|---|---|---|

@@ -9,7 +9,8 @@ from minillama.config_checks import Range, check
 from minillama.generate import generate_tokens
 from minillama.sampling import Sampling
 from minillama.train.perplexity import in_eval_mode
-from minillama.train.sequence_loss import at_least_fp32, left_aligned
+from minillama.train.sequence_loss import at_least_fp32, encode_segments, left_aligned
+from minillama.train.templates import question_answer
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Rollout:
         kept_B = self.answer_mask_BA.sum(-1) - self.ended_B.int()
         return [tokenizer.decode(ids[:kept]) for ids, kept in
                 zip(self.answers_BA.tolist(), kept_B.tolist(), strict=True)]
+
+
+def prompts_of(questions, tokenizer, template=question_answer):
+    """The questions in the template, without answers, as lists of ids."""
+    return [encode_segments(template(question), tokenizer).tokens for question in questions]
 
 
 def choose_questions(n_questions, iteration, config):

@@ -225,7 +225,7 @@ def forms_of(learner, arguments, weights):
 
 
 def in_shards(learner):
-    """A class of `published_ppo.LEARNERS` in shards; it keeps its name, by which a run is known."""
+    """A class of `grpo.LEARNERS` in shards; it keeps its name, by which a run is known."""
     return type(learner.__name__, (CallsInShards, learner), {})
 
 

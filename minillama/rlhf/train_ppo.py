@@ -17,16 +17,16 @@ from functools import partial
 import torch
 
 from minillama.backends import backend_of
-from minillama.config_checks import MOST, check_config, number, seed
+from minillama.config_checks import MOST, check_config, choice, number, seed
 from minillama.evaluate.diagnosis import describe, tell_news
-from minillama.evaluate.exam import means, prompts_of
+from minillama.evaluate.exam import means
 from minillama.rlhf import ppo
 from minillama.rlhf.best_policy import BestPolicy
-from minillama.rlhf.experience import make_experience, value_model_of
+from minillama.rlhf.experience import judged_places, make_experience, value_model_of
 from minillama.rlhf.model_calls import ModelCalls
 from minillama.rlhf.pretraining_mix import pretraining_loss
 from minillama.rlhf.reference import Reference
-from minillama.rlhf.rollout import choose_questions
+from minillama.rlhf.rollout import choose_questions, prompts_of
 from minillama.rlhf.trust_region import LastBatch, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
@@ -41,7 +41,8 @@ STATE_FILE = "ppo_state.pt"
 @dataclass(frozen=True)
 class PPOConfig:
     """What decides a run, besides models and questions; the defaults are those of 1909.08593's program where no other
-    source is named, except kl_coefficient, kl_target and kl_horizon: a run of minutes has a tenth of its answers."""
+    source is named, except kl_coefficient, kl_target and kl_horizon: a run of minutes has a tenth of its answers. Those
+    behind the seed are the choices in which published programs differ, the columns of the table in `ppo`."""
 
     iterations: int = number(30, 1, MOST)  # rounds of sampling and learning
     batch_size: int = number(64, 1, MOST)  # answers of a round
@@ -67,6 +68,14 @@ class PPOConfig:
     pretraining_weight: float = number(0.0, 0, 1e6)  # of the loss on pretraining text; InstructGPT's gamma was 27.8
     checkpoint_every: int = number(10, 0, MOST)  # iterations; 0: only before the first and after the last
     seed: int = seed()
+    score_at: str = choice("eos", *ppo.SCORE_PLACES.words)  # which token gets the score
+    score_limit: float = number(0.0, 1e-6, 1e9, or_zero=True)  # scores are cut to +- it; 0: never
+    estimator: str = choice("k1", *ppo.KL_ESTIMATORS.words)  # of the KL in the reward
+    whitening: str = choice("biased", "none", "biased", "unbiased")  # of advantages, and with which variance
+    whiten_rewards: bool = False  # before the advantages, their mean kept
+    ratio_limit: float = number(0.0, 1, 1e12, or_zero=True)  # a cap on the ratio itself; 0: none
+    average: str = choice("tokens", *ppo.AVERAGES.words)  # over what the policy's loss is a mean
+    keep: str = choice("best", "best", "last")  # policy, where questions are held out
 
     def __post_init__(self):
         check_config(self)
@@ -136,7 +145,7 @@ class PPO(ModelCalls):
     def add_advantages(self, rollout, score_B, log_prob_BA, ref_log_prob_BA):
         """The experience, its advantages by GAE."""
         return make_experience(rollout, score_B, log_prob_BA, ref_log_prob_BA, self.values(rollout),
-                               self.kl_coefficient, self.config.gamma, self.config.lam)
+                               self.kl_coefficient, self.config)
 
     def learn(self, experience, seed, other_loss=None):
         """All epochs over one batch, or those until the policy is too far from the one that sampled; the last step is
@@ -179,15 +188,18 @@ class PPO(ModelCalls):
         return {**other, "policy_loss": loss.item(), **values, **measured}
 
     def policy_loss(self, log_prob_BA, experience):
-        """The clipped loss, averaged over tokens."""
+        """The clipped loss."""
+        config = self.config
         return ppo.policy_loss(log_prob_BA, experience.log_prob_BA, experience.advantages_BA,
-                               experience.rollout.answer_mask_BA, self.config.clip)
+                               experience.rollout.answer_mask_BA, config.clip, config.ratio_limit or None,
+                               config.average)
 
     def learn_values(self, experience):
         """One step of the value model -> {"value_loss": before it}."""
-        loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA,
-                              experience.rollout.answer_mask_BA, self.config.value_clip)
-        step_optimizer(self.value_optimizer, loss, self.config.clip_norm)
+        rollout, config = experience.rollout, self.config
+        loss = ppo.value_loss(self.values(rollout), experience.values_BA, experience.returns_BA,
+                              judged_places(rollout, config.score_at), config.value_clip)
+        step_optimizer(self.value_optimizer, loss, config.clip_norm)
         return {"value_loss": loss.item()}
 
     def state_dict(self):
@@ -227,7 +239,7 @@ def train_ppo(policy, reward_model, tokenizer, questions, config=PPOConfig(), te
     asked: questions that are none of `questions`; now and then "held_out_score" and "held_out_kl" of the
     answers to them are measured, and the policy ends as it was at its best by them (`best_policy`); (): as it ends.
     pretraining_text: `train.data.Tokens` of what the model was pretrained on, to be mixed in with
-    `config.pretraining_weight`. learner: `PPO`, or another of `published_ppo.LEARNERS`; kind: of run, `PPORun` unless
+    `config.pretraining_weight`. learner: `PPO`, or another of `grpo.LEARNERS`; kind: of run, `PPORun` unless
     in shards (`sharded_ppo`). folder: where the run is kept; resume=True goes on from it, bit for bit, given the same
     policy as at the start. Of the settings `checkpoint_every` may differ then, and `iterations`: from where the run
     stands, the rates follow the line of the new number. facts: {name: plain value} of more that must be the same. A
@@ -255,7 +267,7 @@ class PPORun(ResumableRun):
         self.other_loss = pretraining_loss(learner.policy, pretraining_text, learner.config)
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-        name, judge = type(learner).__name__.lower().removeprefix("published"), learner.score
+        name, judge = type(learner).__name__.lower(), learner.score
         judge = {"reward_kernels": backend_of(judge), "reward_model": crc_of(judge.state_dict().values())}
         signature = {**(facts or {}), **data, **settings_of(learner.config), **model_facts(learner.policy), **judge,
                      "algorithm": name}

@@ -17,11 +17,11 @@ from minillama.checkpoint import load_model, save_model
 from minillama.corpus import forum
 from minillama.evaluate.copying import diagnose_forgetting, gain_under_own_question, scores_of
 from minillama.evaluate.diagnosis import FEW_PAIRS, diagnose, diagnose_reward
-from minillama.evaluate.exam import Exam, examine, prompts_of, verdict
+from minillama.evaluate.exam import Exam, examine, verdict
 from minillama.rlhf.preferences import thread_pairs
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.reward_model import pair_accuracy
-from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.rollout import prompts_of, sample_answers
 from minillama.rlhf.train_ppo import STATE_FILE, PPOConfig, train_ppo, with_rates
 from minillama.rlhf.train_reward import STATE_FILE as REWARD_STATE
 from minillama.rlhf.train_reward import RewardConfig, encode_pairs, held_out_accuracy, held_out_scores, train_reward

@@ -15,11 +15,10 @@ from minillama.backends import use_kernels
 from minillama.checkpoint import load_model
 from minillama.checkpoint.convert import save_with_tokenizer
 from minillama.corpus.forum import GRAMMAR, derivation
-from minillama.evaluate.exam import prompts_of
 from minillama.peft.lora import LoRAConfig, add_lora, merge_lora, unmerge_lora
 from minillama.peft.lora_file import CONFIG_FILE, load_lora, save_lora
 from minillama.quant.quantize_linears import quantize_linears
-from minillama.rlhf.rollout import sample_answers
+from minillama.rlhf.rollout import prompts_of, sample_answers
 from minillama.tour.tour_pages import before_after_page, nf4_page, tuning_page
 from minillama.train.records import encode_records, forum_records
 from minillama.train.resumable import METRICS_FILE

@@ -23,8 +23,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from minillama.checkpoint.placement import read_part
-from minillama.checkpoint.weights import common_dtype, planned_model
+from minillama.checkpoint.weights import common_dtype, planned_model, read_part
 from minillama.train import data_parallel
 
 CUT_HELP = "so many processes, started by torchrun, cut every matrix and choose each token together"

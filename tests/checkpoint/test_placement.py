@@ -11,8 +11,8 @@ from generate_over_devices import find_room, main
 from mutants import Mutant
 
 from minillama.checkpoint import save_model
-from minillama.checkpoint.placement import load_placed, place_layers, read_part
-from minillama.checkpoint.weights import Stored, as_stored, build_model, from_model
+from minillama.checkpoint.placement import load_placed, place_layers
+from minillama.checkpoint.weights import build_model, from_model
 from minillama.cli import command_line as cli
 from minillama.config import ModelConfig
 from minillama.generate import generate_tokens
@@ -132,33 +132,6 @@ def test_what_cannot_be_placed_is_refused_in_a_line(words, said, capsys):
     assert error.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
 
 
-WHOLE = torch.arange(7.0 * 6).view(7, 6)
-KEPT = {"one tensor": as_stored(WHOLE), "rows moved": as_stored(WHOLE, lambda rows: rows.flip(0)),
-        "joined by rows": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(0, WHOLE.split([3, 3, 1]), None)),
-        "joined by columns": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(1, WHOLE.split([2, 2, 2], 1), None)),
-        "decoded": Stored((7, 6), WHOLE.dtype, lambda: WHOLE.clone())}
-
-
-@pytest.mark.parametrize("name", KEPT)
-@pytest.mark.parametrize(("axis", "begin", "end"), [
-    (0, 0, 7), (0, 0, 1), (0, 2, 5), (0, 6, 7), (0, 3, 3), (1, 0, 6), (1, 0, 2), (1, 1, 5), (1, 5, 6)])
-def test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, axis, begin, end):
-    kept = KEPT[name]
-    assert torch.equal(read_part(kept, axis, begin, end), kept.read().narrow(axis, begin, end - begin))
-
-
-def test_a_part_that_lies_in_one_of_the_files_is_a_view_of_it_and_one_that_was_decoded_keeps_no_more():
-    held = KEPT["joined by rows"].parts[1][1]
-    assert read_part(KEPT["joined by rows"], 0, 3, 6).data_ptr() == held.data_ptr()
-    assert read_part(KEPT["decoded"], 0, 3, 5).untyped_storage().nbytes() == 4 * 2 * 6
-
-
-def parts_are_parts():
-    for name in KEPT:
-        test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, 0, 2, 5)
-        test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, 1, 1, 5)
-
-
 def twice(name):
     return lambda: test_the_ids_are_those_of_one_device_and_no_device_holds_more_than_it_has(name)
 
@@ -170,7 +143,4 @@ MUTANTS = [
     Mutant("minillama.checkpoint.placement", "dtype.itemsize * sum", "4 * sum", test_dtype_is_obeyed_and_counts),
     Mutant("minillama.checkpoint.placement", "model.tie_weights()", "pass",
            test_a_tied_head_is_where_the_embedding_is),
-    Mutant("minillama.checkpoint.placement", "first += size if axis == joined else 0", "first += size",
-           parts_are_parts),
-    Mutant("minillama.checkpoint.placement", "[begin:end, 0]", "[:end, 0]", parts_are_parts),
 ]

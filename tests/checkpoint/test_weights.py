@@ -9,7 +9,15 @@ from checkpoints import assert_same_weights, model_of
 from mutants import Mutant
 
 from minillama.checkpoint import find_tokenizer
-from minillama.checkpoint.weights import Stored, as_stored, build_model, check_tensors, expected_shapes, from_model
+from minillama.checkpoint.weights import (
+    Stored,
+    as_stored,
+    build_model,
+    check_tensors,
+    expected_shapes,
+    from_model,
+    read_part,
+)
 from minillama.config import PRESETS, ModelConfig
 from minillama.tokenizer import load_tokenizer, train_bpe
 
@@ -89,10 +97,40 @@ def test_nothing_is_read_before_everything_is_checked():
 
 
 WEIGHTS = "minillama.checkpoint.weights"
+WHOLE = torch.arange(7.0 * 6).view(7, 6)
+KEPT = {"one tensor": as_stored(WHOLE), "rows moved": as_stored(WHOLE, lambda rows: rows.flip(0)),
+        "joined by rows": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(0, WHOLE.split([3, 3, 1]), None)),
+        "joined by columns": Stored((7, 6), WHOLE.dtype, lambda: WHOLE, parts=(1, WHOLE.split([2, 2, 2], 1), None)),
+        "decoded": Stored((7, 6), WHOLE.dtype, lambda: WHOLE.clone())}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(("axis", "begin", "end"), [
+    (0, 0, 7), (0, 0, 1), (0, 2, 5), (0, 6, 7), (0, 3, 3), (1, 0, 6), (1, 0, 2), (1, 1, 5), (1, 5, 6)])
+def test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, axis, begin, end):
+    kept = KEPT[name]
+    assert torch.equal(read_part(kept, axis, begin, end), kept.read().narrow(axis, begin, end - begin))
+
+
+def test_a_part_that_lies_in_one_of_the_files_is_a_view_of_it_and_one_that_was_decoded_keeps_no_more():
+    held = KEPT["joined by rows"].parts[1][1]
+    assert read_part(KEPT["joined by rows"], 0, 3, 6).data_ptr() == held.data_ptr()
+    assert read_part(KEPT["decoded"], 0, 3, 5).untyped_storage().nbytes() == 4 * 2 * 6
+
+
+def parts_are_parts():
+    for name in KEPT:
+        test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, 0, 2, 5)
+        test_a_part_of_a_stored_tensor_is_that_part_of_what_is_read(name, 1, 1, 5)
+
+
 MUTANTS = [
     Mutant(WEIGHTS, "if tensors[name].shape != shape:", "if False:", test_every_tensor_is_there_once_in_its_shape),
     Mutant(WEIGHTS, "functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.tensors.values()})",
            "next(iter(weights.tensors.values())).dtype",
            test_a_mixture_of_dtypes_is_widened_so_that_nothing_is_lost),
     Mutant(WEIGHTS, '"attention.wk": (kv, D)', '"attention.wk": (q, D)', test_expected_shapes_are_those_of_the_model),
+    Mutant(WEIGHTS, "first += size if axis == joined else 0", "first += size",
+           parts_are_parts),
+    Mutant(WEIGHTS, "[begin:end, 0]", "[:end, 0]", parts_are_parts),
 ]

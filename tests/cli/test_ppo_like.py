@@ -13,7 +13,7 @@ from test_feedback_commands import pairs_file, reward_folder
 
 from minillama.cli.command_line import build_parser
 from minillama.rlhf import ppo
-from minillama.rlhf.published_ppo import PublishedPPOConfig
+from minillama.rlhf.train_ppo import PPOConfig
 
 FIXTURES = (model_folder, tokenizer_file, pairs_file, reward_folder)  # of other tests, used here by name
 COLUMNS = {"instructgpt": "InstructGPT", "openai-2019": "OpenAI 2019", "trl-v1": "TRL v1", "trl-v2": "TRL v2",
@@ -49,7 +49,7 @@ def test_the_table_and_the_data_file_say_the_same():
 
 def test_every_setting_of_the_data_file_is_one_of_ppo_and_allowed():
     for name in ppo_like.PROGRAMS:
-        PublishedPPOConfig(**ppo_like.settings_of(name))
+        PPOConfig(**ppo_like.settings_of(name))
 
 
 @pytest.mark.parametrize("name", COLUMNS)

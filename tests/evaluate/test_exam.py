@@ -5,8 +5,8 @@ from letters import Letters, bare
 from mutants import Mutant
 from test_train_ppo import a_model
 
-from minillama.evaluate.exam import examine, prompts_of
-from minillama.rlhf.rollout import sample_answers, with_prompts
+from minillama.evaluate.exam import examine
+from minillama.rlhf.rollout import prompts_of, sample_answers, with_prompts
 
 QUESTIONS = ["a?", "what is b?", "c", "a?"]
 

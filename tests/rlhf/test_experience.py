@@ -37,7 +37,7 @@ def numbers(poison=0.0):
 
 
 def an_experience(poison=0.0):
-    return make_experience(a_rollout(), *numbers(poison), BETA, GAMMA, LAM)
+    return make_experience(a_rollout(), *numbers(poison), BETA, PPOConfig(gamma=GAMMA, lam=LAM))
 
 
 def test_rewards_advantages_and_returns_are_those_of_the_papers_loops():
@@ -121,10 +121,11 @@ LOOPS = test_rewards_advantages_and_returns_are_those_of_the_papers_loops
 MUTANTS = [
     Mutant("minillama.rlhf.experience", "log_prob_BA, ref_log_prob_BA, mask_BA, kl_coefficient",
            "ref_log_prob_BA, log_prob_BA, mask_BA, kl_coefficient", LOOPS),
-    Mutant("minillama.rlhf.experience", "mask_BA, kl_coefficient)", "mask_BA, kl_coefficient, 'every_token')", LOOPS),
-    Mutant("minillama.rlhf.experience", "mask_BA, gamma, lam)", "mask_BA | True, gamma, lam)",
-           test_what_stands_on_padding_changes_nothing),
-    Mutant("minillama.rlhf.experience", "ppo.whiten(advantages_BA, mask_BA)", "advantages_BA", LOOPS),
+    Mutant("minillama.rlhf.experience", "mask_BA, kl_coefficient, config.score_at,",
+           "mask_BA, kl_coefficient, 'every_token',", LOOPS),
+    Mutant("minillama.rlhf.experience", "judged_BA, config.gamma, config.lam)",
+           "judged_BA | True, config.gamma, config.lam)", test_what_stands_on_padding_changes_nothing),
+    Mutant("minillama.rlhf.experience", 'if config.whitening != "none":', "if False:", LOOPS),
     Mutant("minillama.evaluate.diagnosis", "experience.log_prob_BA, experience.ref_log_prob_BA",
            "experience.ref_log_prob_BA, experience.log_prob_BA",
            test_the_kl_is_that_of_whole_answers_and_positive_where_the_policy_left),

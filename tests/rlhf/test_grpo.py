@@ -10,10 +10,9 @@ from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, same, share_of_a, trained
 
-from minillama.rlhf.grpo import GRPO, RLOO, group_relative, groups_of, leave_one_out, mean_of_answers
-from minillama.rlhf.published_ppo import LEARNERS, PublishedPPO
+from minillama.rlhf.grpo import GRPO, LEARNERS, RLOO, group_relative, groups_of, leave_one_out, mean_of_answers
 from minillama.rlhf.rollout import Rollout, answer_logits, choose_questions, log_probs_of, sample_answers
-from minillama.rlhf.train_ppo import PPOConfig
+from minillama.rlhf.train_ppo import PPO, PPOConfig
 
 GROUPS = torch.tensor([4, 1, 4, 0, 1, 4, 2, 2])  # of 3, 2, 1 and 2, in no order, and one number unused
 SCORES = torch.tensor([1.0, -2.0, 4.0, 7.0, 0.5, -3.0, 2.0, 2.0], dtype=torch.float64)
@@ -155,7 +154,7 @@ def test_a_group_of_one_is_refused_and_four_are_the_default():
     with pytest.raises(ValueError, match="answers is 1: a group needs two or more"):
         GRPO(a_model(), share_of_a, None, replace(CONFIG, answers=1))
     assert RLOO(a_model(), share_of_a, None, PPOConfig()).config.answers == 4
-    assert LEARNERS == {"ppo": PublishedPPO, "grpo": GRPO, "rloo": RLOO}
+    assert LEARNERS == {"ppo": PPO, "grpo": GRPO, "rloo": RLOO}
 
 
 plant = partial(Mutant, "minillama.rlhf.grpo")

@@ -1,6 +1,5 @@
 """Laws of PPO in shards: processes that hold a part each of all three models end where one that holds all does."""
 
-
 import pytest
 import torch
 import torch.distributed.checkpoint
@@ -15,11 +14,11 @@ from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.rlhf import sharded_ppo
-from minillama.rlhf.published_ppo import LEARNERS, PublishedPPOConfig
+from minillama.rlhf.grpo import LEARNERS
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.sharded_ppo import ShardedPPORun, in_shards, leaves_of, rows_of_own, with_leaves
-from minillama.rlhf.train_ppo import PPORun, train_ppo
+from minillama.rlhf.train_ppo import PPOConfig, PPORun, train_ppo
 from minillama.transformer import Transformer
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
@@ -27,7 +26,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 
 SHAPE = ModelConfig(24, 2, 2, Letters.vocab_size, n_kv_heads=1, max_seq_len=32)
 QUESTIONS, ASKED = ["a?", "what is b?", "c", "dd", "who?"], ["b?", "ee", "what?"]
-CONFIG = PublishedPPOConfig(iterations=3, batch_size=8, max_new_tokens=4, epochs=2, lr=2e-3, value_lr=3e-3,
+CONFIG = PPOConfig(iterations=3, batch_size=8, max_new_tokens=4, epochs=2, lr=2e-3, value_lr=3e-3,
                             kl_coefficient=0.05, kl_target=6.0, kl_horizon=60, checkpoint_every=1, seed=1)
 KINDS = {"full": {}, "lora": {"lora": True}, "grpo": {"algorithm": "grpo"}}  # six updates each
 SAME = {"rel": 2e-4, "abs": 2e-5}  # of metrics: fp32 sums in another order

@@ -15,8 +15,8 @@ from minillama.cli.command_line import build_parser
 from minillama.config import ModelConfig
 from minillama.corpus import forum
 from minillama.evaluate import exam
-from minillama.evaluate.exam import LONGEST_ANSWER, prompts_of
-from minillama.rlhf.preferences import Pair, thread_pairs
+from minillama.rlhf.preferences import LONGEST_ANSWER, Pair, thread_pairs
+from minillama.rlhf.rollout import prompts_of
 from minillama.tokenizer import train_bpe
 from minillama.tour import tour_own, tour_rlhf, tour_sft
 from minillama.tour.tour import TourConfig, TourReport, tour

@@ -1,4 +1,4 @@
-"""Laws of PPO as programs have it: each choice is computed as it says, none of them is plain PPO to the last bit."""
+"""Laws of the choices in which published programs of PPO differ: each is computed as it says."""
 
 import itertools
 import math
@@ -12,20 +12,12 @@ from letters import Letters, bare
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, a_reward_model, a_run, prompts, same, share_of_a
 
-from minillama.rlhf.experience import value_model_of
+from minillama.rlhf.experience import judged_places, make_experience
 from minillama.rlhf.grpo import GRPO
-from minillama.rlhf.published_ppo import PublishedPPO, PublishedPPOConfig
 from minillama.rlhf.rollout import Rollout
-from minillama.rlhf.train_ppo import train_ppo
+from minillama.rlhf.train_ppo import PPOConfig, train_ppo
 
-OWN = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__}
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-
-
-def a_published_run(score=None, **changes):
-    reward_model = a_reward_model()
-    return PublishedPPO(a_model(), score or reward_model, value_model_of(reward_model),
-                        PublishedPPOConfig(**{**OWN, **changes}))
 
 
 def the_numbers():
@@ -77,34 +69,23 @@ def test_every_choice_gives_the_advantages_that_plain_loops_give():
     for score_at, estimator, limit, whitening, rewards in itertools.product(
             ("eos", "pad", "every_token"), ("k1", "k2", "k3"), (0.0, 2.5), ("none", "biased", "unbiased"),
             (False, True)):
-        config = PublishedPPOConfig(score_at=score_at, estimator=estimator, score_limit=limit, whitening=whitening,
-                                    whiten_rewards=rewards, lam=0.9)
-        run = a_published_run(**{name: getattr(config, name) for name in (
-            "score_at", "estimator", "score_limit", "whitening", "whiten_rewards", "lam")})
-        rollout, score, log_prob, reference, values = the_numbers()
-        run.value = lambda rollout, values=values: values
-        made = run.add_advantages(rollout, score, log_prob, reference)
-        for got, wanted in zip((made.advantages_BA, made.returns_BA), by_hand(config, run.kl_coefficient), strict=True):
+        config = PPOConfig(score_at=score_at, estimator=estimator, score_limit=limit, whitening=whitening,
+                           whiten_rewards=rewards, lam=0.9)
+        made = make_experience(*the_numbers(), 0.05, config)
+        for got, wanted in zip((made.advantages_BA, made.returns_BA), by_hand(config, 0.05), strict=True):
             for key, value in wanted.items():
                 assert got[key].item() == pytest.approx(value, rel=1e-6, abs=1e-6), (config, key)
 
 
-def test_without_a_choice_it_is_plain_ppo_to_the_last_bit():
-    for changes in ({}, {"minibatches": 3}):
-        runs = a_run(a_model(), **changes), a_published_run(**changes)
-        rows = [[run.advance(prompts(run, i), Letters.eos_id)[1] for i in range(2)] for run in runs]
-        assert rows[0] == rows[1] and same(*(run.policy.state_dict() for run in runs))
-
-
 def test_with_the_score_after_the_answer_the_values_learn_that_place_and_the_policy_does_not():
-    run, rollout = a_published_run(score_at="pad"), the_numbers()[0]
-    assert run.judged_places(rollout).sum(-1).tolist() == [4, 2, 5]
+    run, rollout = a_run(a_model(), score_at="pad"), the_numbers()[0]
+    assert judged_places(rollout, "pad").sum(-1).tolist() == [4, 2, 5]
     rollout, metrics = run.advance(prompts(run, 0), Letters.eos_id)
     assert metrics["first_ratio"] == 1.0 and math.isfinite(metrics["value_loss"])
 
 
 def test_the_loss_has_its_cap_and_its_mean():
-    plain, capped = (a_published_run(**changes) for changes in ({}, {"ratio_limit": 1.5, "average": "answers"}))
+    plain, capped = (a_run(a_model(), **changes) for changes in ({}, {"ratio_limit": 1.5, "average": "answers"}))
     made = SimpleNamespace(rollout=SimpleNamespace(answer_mask_BA=MASK), log_prob_BA=torch.zeros(3, 5),
                            advantages_BA=-torch.ones(3, 5))
     log_prob = torch.zeros(3, 5)
@@ -117,32 +98,30 @@ def test_the_loss_has_its_cap_and_its_mean():
 def test_the_policy_that_is_kept_is_the_best_or_the_last(keep):
     """With a rule that only gets worse, the best policy is the first one, and the last another."""
     policy, scores = a_model(), iter(range(0, -100, -1))
-    config = PublishedPPOConfig(**{**OWN, "iterations": 2, "keep": keep})
+    config = replace(CONFIG, iterations=2, keep=keep)
 
     def worse(tokens_BT, mask_BT):
         return next(scores) + share_of_a(tokens_BT, mask_BT)
 
     reward_model = a_reward_model()
     reward_model.forward = worse
-    train_ppo(policy, reward_model, Letters(), ["a?", "b"], config, bare, progress=False,
-              asked=["who?"], learner=PublishedPPO)
+    train_ppo(policy, reward_model, Letters(), ["a?", "b"], config, bare, progress=False, asked=["who?"])
     assert same(policy.state_dict(), a_model().state_dict()) is (keep == "best")
 
 
 def test_a_learner_without_a_choice_refuses_it():
     with pytest.raises(ValueError, match="score_at is 'pad': GRPO has no such choice, leave it at 'eos'"):
-        GRPO(a_model(), share_of_a, None, PublishedPPOConfig(**{**OWN, "score_at": "pad", "answers": 3}))
-    assert GRPO(a_model(), share_of_a, None, replace(PublishedPPOConfig(**OWN), answers=3, keep="last"))
+        GRPO(a_model(), share_of_a, None, replace(CONFIG, score_at="pad", answers=3))
+    assert GRPO(a_model(), share_of_a, None, replace(CONFIG, answers=3, keep="last"))
 
 
-plant = partial(Mutant, "minillama.rlhf.published_ppo")
+LOOPS = test_every_choice_gives_the_advantages_that_plain_loops_give
+plant = partial(Mutant, "minillama.rlhf.experience")
 MUTANTS = [
-    plant("config.score_at, config.estimator", "'eos', config.estimator",
-          test_every_choice_gives_the_advantages_that_plain_loops_give),
-    plant("values_BA, judged_BA, config.gamma", "values_BA, mask_BA, config.gamma",
-          test_every_choice_gives_the_advantages_that_plain_loops_give),
-    plant("keep_mean=True", "keep_mean=False", test_every_choice_gives_the_advantages_that_plain_loops_give),
-    plant("config.ratio_limit or None", "None", test_the_loss_has_its_cap_and_its_mean),
+    plant("config.score_at,\n", "'eos',\n", LOOPS),
+    plant("values_BA, judged_BA, config.gamma", "values_BA, mask_BA, config.gamma", LOOPS),
+    plant("keep_mean=True", "keep_mean=False", LOOPS),
+    Mutant("minillama.rlhf.train_ppo", "config.ratio_limit or None", "None", test_the_loss_has_its_cap_and_its_mean),
     plant('!= "pad":', '!= "none":',
-          test_with_the_score_after_the_answer_the_values_learn_that_place_and_the_policy_does_not),
+           test_with_the_score_after_the_answer_the_values_learn_that_place_and_the_policy_does_not),
 ]
