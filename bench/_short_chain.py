@@ -62,8 +62,7 @@ def judge_of(model, task, seed):
     """A reward model on the tuned one, its scores normalised on that one's own answers."""
     import torch
 
-    from minillama.rlhf.rollout import prompts_of
-    from minillama.rlhf.rollout import sample_answers
+    from minillama.rlhf.rollout import prompts_of, sample_answers
     from minillama.rlhf.train_reward import RewardConfig, train_reward
 
     judge, _ = train_reward(model, task.pairs, task.tokenizer, RewardConfig(max_lr=2e-3, seed=seed), progress=False)

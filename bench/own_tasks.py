@@ -77,8 +77,7 @@ def held_out(asked):
 
 def measured(policy, tokenizer, name, questions):
     """What a policy's answers are worth in truth, and how many end, differ, and are malformed."""
-    from minillama.rlhf.rollout import prompts_of
-    from minillama.rlhf.rollout import sample_answers
+    from minillama.rlhf.rollout import prompts_of, sample_answers
 
     world = _worlds.WORLDS[name]
     asked = world.questions()

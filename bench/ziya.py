@@ -59,8 +59,8 @@ def judged_by_a_model(policy, judge, task, seed):
     """AI feedback: of the policy's own answers to a question the one with the highest score is preferred to the one
     with the lowest, and DPO learns these pairs."""
     from lessons.other_feedback import DPOConfig, n_answers, train_dpo
-    from minillama.rlhf.rollout import prompts_of
     from minillama.rlhf.preferences import Pair
+    from minillama.rlhf.rollout import prompts_of
 
     n = SIZES["answers"]
     rollout, scores_BN = n_answers(policy, judge, prompts_of(task.practice, task.tokenizer), task.tokenizer.eos_id, n,

@@ -63,11 +63,6 @@ def groups_of(rollout):
     return torch.unique(prompt_BP, dim=0, return_inverse=True)[1]
 
 
-def mean_of_answers(x_BA, mask_BA):
-    """Mean over answers of each answer's mean over its real tokens, 1/B sum_i 1/|o_i| sum_t; a scalar tensor."""
-    return (x_BA.masked_fill(~mask_BA, 0.0).sum(-1) / mask_BA.sum(-1)).mean()
-
-
 def _group_means(x_B, group_B):
     """(the mean over its group, how many that are) of each row, (B,) both."""
     n_G = torch.bincount(group_B)
@@ -128,7 +123,7 @@ class GRPO(GroupLearner):
         clipped = ppo.policy_loss(log_prob_BA, experience.log_prob_BA, experience.advantages_BA, mask_BA,
                                   self.config.clip, average="answers")
         kl_BA = ppo.kl_estimate(log_prob_BA, experience.ref_log_prob_BA, "k3")
-        return clipped + self.kl_coefficient * mean_of_answers(kl_BA, mask_BA)
+        return clipped + self.kl_coefficient * ppo.mean_of_answers(kl_BA, mask_BA)
 
 
 class RLOO(GroupLearner):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from minillama.config_checks import Range, check
-from minillama.rlhf.ppo import punish_missing_eos
+from minillama.rlhf.ppo import punish_missing_eos, whiten
 from minillama.rlhf.rollout import sample_answers
 from minillama.train.sequence_loss import at_least_fp32
 
@@ -31,13 +31,6 @@ def logit_level(chosen_N, rejected_N):
     loss of pairs leaves the level of scores open, and normalising puts it at the policy's mean answer, where 0.15 would
     be a rank and no probability; the paper fixes it by a loss on safe and unsafe texts (section 3.2.2)."""
     return ((at_least_fp32(chosen_N).mean() + at_least_fp32(rejected_N).mean()) / 2).item()
-
-
-def whiten_scores(score_B, epsilon=1e-8):
-    """(x - mean) / sqrt(variance + epsilon) over the batch: what PPO is paid, so that the KL penalty weighs the same
-    whichever of the two models judged."""
-    score_B = at_least_fp32(score_B)
-    return (score_B - score_B.mean()) * torch.rsqrt(score_B.var(correction=0) + epsilon)
 
 
 class JoinedReward(nn.Module):
@@ -76,7 +69,8 @@ class JoinedReward(nn.Module):
         return any(tuple(ids[:length]) in self.marked for length in self.lengths)
 
     def forward(self, tokens_BT, mask_BT):
-        return whiten_scores(self.joined(tokens_BT, mask_BT))
+        """What PPO is paid, (B,): whitened, so that the KL penalty weighs the same whichever of the two judged."""
+        return whiten(self.joined(tokens_BT, mask_BT), mask_BT.any(-1))
 
 
 @torch.no_grad()

@@ -40,6 +40,12 @@ def masked_mean(x, mask):
     return _blank(x, mask).sum() / mask.sum()
 
 
+def mean_of_answers(x_BT, mask_BT):
+    """Mean over answers of each answer's mean over its real tokens, 1/B sum_i 1/|o_i| sum_t; a scalar tensor."""
+    lengths_B = mask_BT.sum(-1)
+    return (_blank(x_BT, mask_BT).sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum()
+
+
 def masked_variance(x, mask, unbiased=False):
     """Mean squared distance from the masked mean; `unbiased` divides by n - 1 (n >= 2)."""
     x, n = _blank(x, mask), mask.sum()
@@ -147,8 +153,7 @@ def policy_loss(log_prob_BT, old_log_prob_BT, advantages_BT, mask_BT, clip=0.2, 
     objective_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
     if average == "tokens":
         return -masked_mean(objective_BT, mask_BT)
-    lengths_B = mask_BT.sum(-1)
-    return -(objective_BT.sum(-1) / lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum()
+    return -mean_of_answers(objective_BT, mask_BT)
 
 
 def value_loss(values_BT, old_values_BT, returns_BT, mask_BT, clip=0.2):

@@ -19,7 +19,7 @@ from .bpe import join_pairs
 from .bpe_encoder import CONTROL, NORMAL, USER_DEFINED
 from .byte_bpe import ByteBpeTokenizer
 from .piece_trainer import DIGITS
-from .sentencepiece import Piece, SentencePieceTokenizer, append_pieces, read_pieces
+from .sentencepiece import Piece, SentencePieceTokenizer, append_pieces
 from .tokenizer_json import tokenizer_json
 from .word_counts import SPACE
 
@@ -30,7 +30,7 @@ def pieces_of(path):
     data = require_regular(path).read_bytes()
     if data[:1] == b"\n":
         try:
-            return read_pieces(data)
+            return SentencePieceTokenizer(data).pieces
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     tokenizer = load_tokenizer(path)
@@ -44,7 +44,7 @@ def pieces_of(path):
 
 
 def new_pieces(tokenizer, pieces, split_digits=False):
-    """Those of `pieces` (of `sentencepiece.read_pieces`) to append to a SentencePieceTokenizer, in their order: text
+    """Those of `pieces` (`sentencepiece.Piece`s) to append to a SentencePieceTokenizer, in their order: text
     that is no piece yet, scored n, n - 1, ..., 1. Control, byte and unknown pieces are never among them.
 
     split_digits: leave out also what holds a digit beside any other character. Such pieces undo LLaMA's rule that

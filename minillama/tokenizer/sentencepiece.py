@@ -258,12 +258,6 @@ def model_bytes(pieces, coverage=0.99995, split_digits=True, byte_fallback=True,
                          (3, BYTES, write_fields(normalizer))])
 
 
-def read_pieces(model):
-    """The pieces in the bytes of any .model file, unigram models included; ValueError where it is damaged."""
-    rows = [value for number, wire, value in read_fields(model) if (number, wire) == (1, BYTES)]
-    return [_read_piece(row, index, byte_fallback=True) for index, row in enumerate(rows)]
-
-
 def append_pieces(model, pieces):
     """The .model bytes with more pieces at the end of the vocabulary; all other fields are kept as they are."""
     fields = read_fields(model)

@@ -226,12 +226,6 @@ class WordPieceDecoder:
         return ""
 
 
-def vocab_txt(tokenizer):
-    """The bytes of BERT's vocab.txt: one piece a line, in the order of ids; one without a piece gets a name."""
-    pieces = [tokenizer.id_to_piece(index) or f"[unused{index}]" for index in range(tokenizer.vocab_size)]
-    return "".join(f"{piece}\n" for piece in pieces).encode()
-
-
 def wordpiece_json(tokenizer):
     """The bytes of a tokenizer.json for a `WordPieceTokenizer`."""
     normalizer = {"type": "BertNormalizer", **tokenizer.rules._asdict()}

@@ -10,7 +10,8 @@ from letters import Letters
 from mutants import Mutant
 from test_train_ppo import CONFIG, a_model, same, share_of_a, trained
 
-from minillama.rlhf.grpo import GRPO, LEARNERS, RLOO, group_relative, groups_of, leave_one_out, mean_of_answers
+from minillama.rlhf import ppo
+from minillama.rlhf.grpo import GRPO, LEARNERS, RLOO, group_relative, groups_of, leave_one_out
 from minillama.rlhf.rollout import Rollout, answer_logits, choose_questions, log_probs_of, sample_answers
 from minillama.rlhf.train_ppo import PPO, PPOConfig
 
@@ -124,7 +125,7 @@ def test_the_loss_is_the_papers_and_its_gradient_flows(kind):
 
 def test_the_mean_of_answers_weighs_long_and_short_ones_alike():
     x, mask = torch.tensor([[1.0, 3.0, 5.0], [10.0, 99.0, 99.0]]), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
-    assert mean_of_answers(x, mask).item() == 6.5
+    assert ppo.mean_of_answers(x, mask).item() == 6.5
 
 
 @pytest.mark.parametrize("kind", [GRPO, RLOO])
@@ -171,7 +172,7 @@ MUTANTS = [
     plant('ref_log_prob_BA, "k3")', 'ref_log_prob_BA, "k1")', lambda: LOSS(GRPO)),
     plant(', average="answers")', ")", lambda: LOSS(GRPO)),
     plant("score_B - self.kl_coefficient * kl_B", "score_B", lambda: LOSS(RLOO)),
-    plant(".sum(-1) / mask_BA.sum(-1)).mean()", ".sum() / mask_BA.sum())",
+    Mutant("minillama.rlhf.ppo", "/ lengths_B.clamp(min=1)).sum() / (lengths_B > 0).sum()", ").sum() / lengths_B.sum()",
           test_the_mean_of_answers_weighs_long_and_short_ones_alike),
     Mutant("minillama.rlhf.rollout", " for _ in range(config.answers or 1)]", "]",
            test_the_questions_of_a_round_are_asked_as_often_as_they_get_answers),

@@ -18,8 +18,8 @@ from minillama.rlhf.llama2_chat import (
     logit_level,
     told_each_time,
     told_once,
-    whiten_scores,
 )
+from minillama.rlhf.ppo import whiten
 from minillama.rlhf.rollout import sample_answers
 from minillama.rlhf.train_ppo import PPO
 
@@ -36,7 +36,7 @@ def test_the_rule_is_the_papers_case_by_case():
     for i in range(101):
         probability = 1 / (1 + math.exp(min(-safe[i].item(), 500)))
         assert joined[i] == (safe[i] if marked[i] or probability < 0.15 else helpful[i]), i
-    white = whiten_scores(joined).double()
+    white = whiten(joined, torch.ones_like(joined, dtype=torch.bool)).double()
     assert abs(white.mean()) < 1e-6 and abs(white.var(correction=0) - 1) < 1e-5
     assert torch.equal(white.argsort(), joined.argsort()), "whitening changes no order"
     with pytest.raises(ValueError, match="threshold is 2.0: it must be a number from 0 to 1"):
@@ -99,7 +99,7 @@ def chosen_of_the_forum(seed, gap, noise):
     level = logit_level(safe[~bad], safe[bad])
     marked = torch.tensor(danger)[:, None].expand_as(helpful)
     scores = {"rule": joined_score(helpful, safe - level, marked), "helpful": helpful,
-              "mean": (whiten_scores(helpful) + whiten_scores(safe)) / 2}
+              "mean": sum(whiten(score, torch.ones_like(score, dtype=torch.bool)) for score in (helpful, safe)) / 2}
     worth = torch.where(bad, torch.tensor(-4.0), quality)
     best = {name: score.argmax(-1, keepdim=True) for name, score in scores.items()}
     return {name: (worth.gather(1, at).mean().item(), bad.gather(1, at).float().mean().item())

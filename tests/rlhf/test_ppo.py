@@ -228,7 +228,7 @@ MUTANTS = [
     plant("return -masked_mean(objective_BT, mask_BT)", "return masked_mean(objective_BT, mask_BT)", PAPER),
     plant("return -masked_mean(objective_BT, mask_BT)", "return -objective_BT.mean()", PAPER),
     plant("ratio_BT.clamp(max=ratio_limit)", "ratio_BT", test_a_ratio_limit_bounds_the_cost_of_a_token),
-    plant("objective_BT.sum(-1) / lengths_B.clamp(min=1)", "objective_BT.mean(-1)",
+    plant("_blank(x_BT, mask_BT).sum(-1) / lengths_B.clamp(min=1)", "x_BT.mean(-1)",
           test_the_average_over_answers_is_the_mean_of_their_means),
     plant("_blank(old_log_prob_BT, mask_BT).detach()).exp()", "_blank(old_log_prob_BT, mask_BT).detach())", PAPER),
     plant("torch.maximum(error_BT", "torch.minimum(error_BT", VALUE),

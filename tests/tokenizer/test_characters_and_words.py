@@ -7,7 +7,6 @@ from mutants import Mutant
 from tokenizer_texts import processor, random_text, real_text, train_oracle
 
 from minillama.tokenizer import SentencePieceTokenizer, load_tokenizer
-from minillama.tokenizer.sentencepiece import read_pieces
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
 
@@ -16,7 +15,7 @@ def check_pieces_and_ids(model_type, size, byte_fallback, count=120):
     own = ["foo_bar", "你好"] if model_type == "char" else []
     model = train_oracle(data, size, model_type=model_type, byte_fallback=byte_fallback, user_defined_symbols=own)
     ours, theirs = train_sentencepiece([data], size, model_type, byte_fallback=byte_fallback,
-                                       user_defined_symbols=own), read_pieces(model)
+                                       user_defined_symbols=own), SentencePieceTokenizer(model).pieces
     assert [piece.text for piece in ours.pieces] == [piece.text for piece in theirs]
     assert [p.score for p in ours.pieces] == pytest.approx([p.score for p in theirs], abs=4e-6)  # 32-bit logarithms
     for tokenizer in (ours, SentencePieceTokenizer(model)):

@@ -9,7 +9,7 @@ from mutants import Mutant
 from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tokenizer.bpe_encoder import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from minillama.tokenizer.extend import extend_tokenizer, joins_digits, new_pieces
-from minillama.tokenizer.sentencepiece import Piece, read_pieces
+from minillama.tokenizer.sentencepiece import Piece, SentencePieceTokenizer
 from minillama.tokenizer.wordpiece import train_wordpiece
 
 ENGLISH = ["The owl and the hen met at the mill in 1999, and the owl was kind to the hen."] * 9
@@ -79,7 +79,8 @@ def test_what_cannot_be_extended_is_refused():
 
 def real(weights):
     """LLaMA's tokenizer, and the pieces of Chinese-LLaMA's, a unigram model."""
-    return load_tokenizer(weights / "llama_tokenizer.model"), read_pieces((weights / "chinese_sp.model").read_bytes())
+    chinese = SentencePieceTokenizer((weights / "chinese_sp.model").read_bytes())
+    return load_tokenizer(weights / "llama_tokenizer.model"), chinese.pieces
 
 
 def test_chinese_llamas_numbers(weights):

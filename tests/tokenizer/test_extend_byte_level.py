@@ -13,7 +13,7 @@ from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
 from minillama.tokenizer.byte_bpe_training import train_byte_bpe
 from minillama.tokenizer.extend import extend_tokenizer, new_merges, pieces_of
-from minillama.tokenizer.sentencepiece import Piece, read_pieces
+from minillama.tokenizer.sentencepiece import Piece, SentencePieceTokenizer
 from minillama.tokenizer.tiktoken import read_tiktoken
 from minillama.tokenizer.tokenizer_json import tokenizer_json
 from minillama.tokenizer.wordpiece import train_wordpiece
@@ -146,7 +146,7 @@ def test_tokenizers_cuts_alike(pattern):
 @pytest.mark.long
 def test_llama_3_with_the_pieces_of_chinese_llama(weights):
     """Of 20,000 pieces 5,012 are there already and 452 cross a cut of the pattern; 534 tokens lead to others."""
-    chinese = read_pieces((weights / "chinese_sp.model").read_bytes())
+    chinese = SentencePieceTokenizer((weights / "chinese_sp.model").read_bytes()).pieces
     new = extend_tokenizer(llama3(), chinese, special_tokens=CHAT)
     assert (llama3().vocab_size, new.vocab_size, new.added[CHAT[0]].id) == (128256, 143328, 143326)
     assert (len(llama3().encode(SENTENCE)), len(new.encode(SENTENCE))) == (25, 15)

@@ -14,7 +14,7 @@ from minillama.corpus import stories
 from minillama.tokenizer import load_tokenizer, train_bpe
 from minillama.tokenizer.byte_bpe_training import train_byte_bpe
 from minillama.tokenizer.extend import extend_tokenizer
-from minillama.tokenizer.sentencepiece import read_pieces
+from minillama.tokenizer.sentencepiece import SentencePieceTokenizer
 from minillama.tokenizer.tokenizer_json import sentencepiece_json
 from minillama.train.vocabulary import grow_vocabulary
 
@@ -47,7 +47,7 @@ def test_transformers_reads_the_extended_tokenizer_and_the_grown_model(train, tm
 
 def test_tokenizers_cuts_chinese_as_the_merged_file_does(weights):
     tokenizers = pytest.importorskip("tokenizers", reason="the oracle is tokenizers")
-    chinese = read_pieces((weights / "chinese_sp.model").read_bytes())
+    chinese = SentencePieceTokenizer((weights / "chinese_sp.model").read_bytes()).pieces
     new = extend_tokenizer(load_tokenizer(weights / "llama_tokenizer.model"), chinese)
     theirs, draw = tokenizers.Tokenizer.from_str(sentencepiece_json(new).decode()), random.Random(4)
     for _ in range(200):

@@ -12,7 +12,7 @@ from test_unigram import oracle, segmentations
 from tokenizer_texts import real_text
 
 from minillama.tokenizer import unigram_training
-from minillama.tokenizer.sentencepiece import read_pieces
+from minillama.tokenizer.sentencepiece import SentencePieceTokenizer
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 from minillama.tokenizer.unigram import UnigramModel
 from minillama.tokenizer.unigram_training import (
@@ -153,7 +153,7 @@ def log_likelihood(pieces, data):
 
 def check_training(size, seed, pieces):
     data = real_text(size, seed)
-    theirs = read_pieces(oracle(0, size, seed, pieces))
+    theirs = SentencePieceTokenizer(oracle(0, size, seed, pieces)).pieces
     ours = train_sentencepiece([data], pieces, "unigram", backend="python" if pieces < 1000 else None).pieces
     shared = {piece.text for piece in ours} & {piece.text for piece in theirs}
     assert [piece.kind for piece in ours] == [piece.kind for piece in theirs] and len(shared) >= 0.95 * pieces
