@@ -117,8 +117,9 @@ def rows_of(seed, wrong, rounds, out):
     import two_rewards
 
     from minillama.checkpoint import load_model
+    from minillama.evaluate.held_out import split_by_prompt
     from minillama.rlhf.llama2_chat import JoinedReward
-    from minillama.rlhf.preferences import read_pairs, split_by_prompt
+    from minillama.rlhf.preferences import read_pairs
     from minillama.rlhf.rollout import prompts_of, sample_answers
 
     sft, folder = tuned(out), out / f"{seed}-{wrong:g}"

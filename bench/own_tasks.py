@@ -70,7 +70,7 @@ def seconds(work):
 
 def held_out(asked):
     """ANSWERS questions that no stage learns, some of them several times."""
-    from minillama.rlhf.preferences import split_prompts
+    from minillama.evaluate.held_out import split_prompts
 
     return (split_prompts(list(asked), 0.1)[1] * ANSWERS)[:ANSWERS]
 

@@ -28,7 +28,7 @@ COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
      "character_map", "unigram_steps", "byte_bpe_steps", "trust_region",
      "llama2_chat", "best_policy"), "what is new")}
-LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4721}
+LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4588}
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds doctests "
                     "types mutate lesson_rules lesson_seeds tiled_attention alternatives cleaning minhash "
@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {"__init__": "by its package's tests", "__main__": "by test_c
                     "generation_commands": "by test_command_line",
                     **dict.fromkeys(("ptx_instructions", "ptx_tables"), "by test_inline_ptx"),
                     **dict.fromkeys(("grader", "lesson_commands"), "by test_exercise"),
+                    "held_out": "by test_feedback_commands and test_tour_own_worlds",
                     "stepper": "by test_lesson", "reward_file": "by test_feedback_commands",
                     "model_calls": "by test_train_ppo",
                     "notebook": "by test_book",

@@ -17,16 +17,10 @@ from minillama.cli.training_commands import save
 from minillama.config_checks import MOST, Range
 from minillama.corpus.text_files import check_texts, read_documents
 from minillama.evaluate.diagnosis import diagnose_reward, summary
+from minillama.evaluate.held_out import answer_tokens, answer_tokens_in, split_by_prompt, split_prompts
 from minillama.peft.lora import LoRAConfig, add_lora
 from minillama.rlhf.grpo import LEARNERS
-from minillama.rlhf.preferences import (
-    answer_tokens,
-    answer_tokens_in,
-    read_pairs,
-    read_prompts,
-    split_by_prompt,
-    split_prompts,
-)
+from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.rlhf.pretraining_mix import check_mixing
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import prompts_of, sample_answers

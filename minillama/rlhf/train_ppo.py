@@ -189,17 +189,16 @@ class PPO(ModelCalls):
 
     def policy_loss(self, log_prob_BA, experience):
         """The clipped loss."""
-        config = self.config
         return ppo.policy_loss(log_prob_BA, experience.log_prob_BA, experience.advantages_BA,
-                               experience.rollout.answer_mask_BA, config.clip, config.ratio_limit or None,
-                               config.average)
+                               experience.rollout.answer_mask_BA, self.config.clip, self.config.ratio_limit or None,
+                               self.config.average)
 
     def learn_values(self, experience):
         """One step of the value model -> {"value_loss": before it}."""
-        rollout, config = experience.rollout, self.config
-        loss = ppo.value_loss(self.values(rollout), experience.values_BA, experience.returns_BA,
-                              judged_places(rollout, config.score_at), config.value_clip)
-        step_optimizer(self.value_optimizer, loss, config.clip_norm)
+        mask_BA = judged_places(experience.rollout, self.config.score_at)
+        loss = ppo.value_loss(self.values(experience.rollout), experience.values_BA, experience.returns_BA, mask_BA,
+                              self.config.value_clip)
+        step_optimizer(self.value_optimizer, loss, self.config.clip_norm)
         return {"value_loss": loss.item()}
 
     def state_dict(self):

@@ -132,7 +132,6 @@ class BpeEncoder(PieceEncoder):
         return ids
 
     def segment(self, text):
-        """The pieces of a normalised text."""
         parts = cut_units(text, self.own)
         frozen = {place for place, part in enumerate(parts) if self.own.fullmatch(part)} if self.own else ()
         halves = {}  # of what could be joined: the two parts it was last seen as

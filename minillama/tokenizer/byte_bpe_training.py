@@ -31,7 +31,6 @@ class BytePairs(PieceTrainer):
         return True
 
     def order(self, pair):
-        """What decides among pairs of equal count, the least first."""
         return self.ids[pair[0]], self.ids[pair[1]]
 
 

@@ -34,7 +34,6 @@ class CharacterEncoder(PieceEncoder):
     """Each character is a token, and each string of a user-defined piece."""
 
     def segment(self, text):
-        """The pieces of a normalised text."""
         return cut_units(text, self.own)
 
 
@@ -42,5 +41,4 @@ class WordEncoder(PieceEncoder):
     """Each space begins a token."""
 
     def segment(self, text):
-        """The pieces of a normalised text."""
         return WORD.findall(text)

@@ -54,7 +54,6 @@ class CompiledEncoder:
         self._normalize = whitespace_normalizer(pieces, rules) if special else None
 
     def encode(self, text):
-        """The ids of a text."""
         try:
             if self._normalize:
                 return self._core.encode(self._normalize(text), False, False)
@@ -78,7 +77,6 @@ class CompiledTrainer:
                                         threads)
 
     def read(self, texts_or_files, report, progress=None):
-        """Count the whole corpus, handed over in large pieces; fills the report."""
         parts, size = [], 0
         for block, is_last in blocks_of(texts_or_files):
             parts += [block, b"\n"] if is_last else [block]  # the end of a text is the end of its last line
@@ -97,12 +95,10 @@ class CompiledTrainer:
             progress(len(block))
 
     def choose_alphabet(self, coverage):
-        """(the characters that become pieces, how many occurrences of others there are)."""
         codes, uncovered = self._core.choose_alphabet(coverage)
         return [chr(code) for code in codes], uncovered
 
     def learn(self, most):
-        """Up to `most` further pieces."""
         return self._core.learn(most)
 
 

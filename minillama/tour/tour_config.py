@@ -10,7 +10,8 @@ from minillama.backends import choose_operators
 from minillama.config import ModelConfig
 from minillama.config_checks import MOST, check_config, number, seed
 from minillama.corpus.text_files import check_texts, files_below
-from minillama.rlhf.preferences import read_pairs, split_by_prompt
+from minillama.evaluate.held_out import split_by_prompt
+from minillama.rlhf.preferences import read_pairs
 from minillama.system.memory import require_memory
 from minillama.train.pretrain import PretrainConfig
 from minillama.train.records import read_records

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from minillama.evaluate.copying import diagnose_records
 from minillama.evaluate.diagnosis import diagnose_tuning, require_ends
-from minillama.rlhf.preferences import answer_tokens, read_pairs, split_by_prompt
+from minillama.evaluate.held_out import answer_tokens, split_by_prompt
+from minillama.rlhf.preferences import read_pairs
 from minillama.rlhf.train_reward import encode_pairs
 from minillama.tour.tour_pages import before_after_page
 from minillama.tour.tour_rlhf import ASKED, REWARD, Feedback, feedback_stages, prompts_of

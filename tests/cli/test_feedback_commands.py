@@ -12,8 +12,9 @@ from test_preferences import write_pairs
 
 from minillama.checkpoint import load_model
 from minillama.corpus import forum
+from minillama.evaluate.held_out import split_by_prompt
 from minillama.generate import generate_text
-from minillama.rlhf.preferences import Pair, read_prompts, split_by_prompt, thread_pairs
+from minillama.rlhf.preferences import Pair, read_prompts, thread_pairs
 from minillama.rlhf.reward_file import load_reward
 from minillama.sampling import Sampling
 
@@ -191,6 +192,6 @@ def mean_quality(folder, questions):
 
 
 MUTANTS = [
-    Mutant("minillama.rlhf.preferences", "question_held_out(pair.prompt,", "question_held_out(str(len(parts[0])),",
+    Mutant("minillama.evaluate.held_out", "question_held_out(pair.prompt,", "question_held_out(str(len(parts[0])),",
            test_all_pairs_of_a_prompt_are_on_one_side),
 ]

@@ -121,7 +121,8 @@ MUTANTS = [
     plant("config.score_at,\n", "'eos',\n", LOOPS),
     plant("values_BA, judged_BA, config.gamma", "values_BA, mask_BA, config.gamma", LOOPS),
     plant("keep_mean=True", "keep_mean=False", LOOPS),
-    Mutant("minillama.rlhf.train_ppo", "config.ratio_limit or None", "None", test_the_loss_has_its_cap_and_its_mean),
+    Mutant("minillama.rlhf.train_ppo", "self.config.ratio_limit or None", "None",
+           test_the_loss_has_its_cap_and_its_mean),
     plant('!= "pad":', '!= "none":',
            test_with_the_score_after_the_answer_the_values_learn_that_place_and_the_policy_does_not),
 ]

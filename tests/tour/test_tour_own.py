@@ -14,8 +14,9 @@ from test_tour import fresh_tour
 from minillama.cli.command_line import build_parser
 from minillama.config import ModelConfig
 from minillama.corpus import forum
-from minillama.rlhf import preferences
-from minillama.rlhf.preferences import LONGEST_ANSWER, Pair, thread_pairs
+from minillama.evaluate import held_out
+from minillama.evaluate.held_out import LONGEST_ANSWER
+from minillama.rlhf.preferences import Pair, thread_pairs
 from minillama.rlhf.rollout import prompts_of
 from minillama.tokenizer import train_bpe
 from minillama.tour import tour_own, tour_rlhf, tour_sft
@@ -36,7 +37,7 @@ def few_steps():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tour_sft, "FULL", replace(tour_sft.FULL, steps=4, warmup_steps=1))
         patch.setattr(tour_own, "OWN_SFT", tour_sft.FULL)
-        patch.setattr(preferences, "LONGEST_ANSWER", 12)
+        patch.setattr(held_out, "LONGEST_ANSWER", 12)
         patch.setattr(tour_rlhf, "OWN_PPO", penalized)
         yield
 
@@ -174,7 +175,7 @@ def test_a_pair_that_does_not_fit_the_context_is_refused_before_anything_is_trai
 
 
 def test_an_answer_may_be_as_long_as_the_longest_of_the_pairs_and_two_tokens_or_as_the_room_left(monkeypatch):
-    monkeypatch.setattr(preferences, "LONGEST_ANSWER", LONGEST_ANSWER)
+    monkeypatch.setattr(held_out, "LONGEST_ANSWER", LONGEST_ANSWER)
     tokenizer = a_tokenizer()
     pairs = [Pair(f"Where is {n}?", "Here.", "No" + " indeed" * (n % 7) + ".") for n in range(60)]
     longest = max(len(tokenizer.encode(text)) for pair in pairs for text in pair[1:])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from minillama.cli.training_commands import read_and_split
-from minillama.rlhf.preferences import read_pairs, read_prompts, split_by_prompt, split_prompts
+from minillama.evaluate.held_out import split_by_prompt, split_prompts
+from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.tokenizer import train_bpe
 from minillama.tour.tour_own import own_answers, own_feedback, own_files
 
