@@ -20,7 +20,7 @@ THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128, "nf4_matvec_v1": 128,
            "nf4_matmul_backward_v2": 256, "nf4_matmul_backward_v3": 128, "flash_delta_v1": 128,
            "flash_attention_v1": 64, "flash_dq_v1": 64, "flash_dkv_v1": 64, "flash_attention_v2": 128,
-           "flash_dq_v2": 128, "flash_dkv_v2": 128, "flash_decoding_v1": 128, "flash_decoding_v2": 128,
+           "flash_gradients_v2": 256, "flash_decoding_v1": 128, "flash_decoding_v2": 128,
            "flash_combine_v1": 128, "pack_mask_v1": 128}  # of a block
 BOOLS = {"rope": ("half-split", "interleaved"), "flash": (None, "masked")}  # of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
@@ -65,8 +65,18 @@ def figures(architecture, source=ROOT / "csrc/cuda/kernels.cu"):
             ("registers", r"Used (\d+) registers"), ("shared", r"(\d+) bytes smem"),
             ("stack", r"(\d+) bytes stack frame"), ("spills", r"(\d+) bytes spill stores"))}
         kernel = readable(part.splitlines()[0])
+        number["shared"] += dynamic_shared(kernel)
         found[kernel] = number | {"warps": resident_warps(architecture, kernel, number)}
     return found
+
+
+def dynamic_shared(kernel):
+    """Bytes that a launch asks for and no compiler tells: GradientTiles in flash_backward_tensor_cores.cuh."""
+    if not kernel or not kernel.startswith("flash_gradients_v2"):
+        return 0
+    d = int(kernel.split()[2])
+    queries = 32 if d <= 96 else 16  # of a tile; two stages of them and of their gradients, with 12 bytes a row
+    return 2 * (256 * d + 4 * queries * d + 128 * queries) + 24 * queries + 24
 
 
 def resident_warps(architecture, kernel, number):

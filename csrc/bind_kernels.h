@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
@@ -139,12 +140,18 @@ static std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   at::Tensor dv = at::empty(v.sizes(), v.options()), delta = at::empty(d_lse.sizes(), d_lse.options());
   const at::Tensor Q = dense_rows(q), K = dense_rows(k), V = dense_rows(v), dO = dense_rows(d_out);
   const at::Tensor O = out.contiguous(), R = rows.contiguous(), dL = d_lse.contiguous();
+  const bool halves = q.element_size() == 2;  // may go to tensor cores
+  const at::Tensor sums = at::empty({halves ? kernels::gradient_sums(shape) : 0}, d_lse.options());
+  const at::Tensor turns = at::zeros({halves ? kernels::gradient_turns(shape) : 0}, q.options().dtype(at::kInt));
   const Watched watched{{"q", Q}, {"k", K}, {"v", V}, {"d_out", dO}, {"out", O}, {"rows", R}, {"d_lse", dL},
-                        {"mask", seen.bools}, {"bits of the mask", seen.bits}, {"delta", delta}, {"dq", dq}, {"dk", dk}, {"dv", dv}};
+                        {"mask", seen.bools}, {"bits of the mask", seen.bits}, {"delta", delta}, {"sums", sums}, {"turns", turns},
+                        {"dq", dq}, {"dk", dk}, {"dv", dv}};
   in_use->flash_attention_backward(dtype_of(q), strided(Q), strided(K), strided(V), strided(dO), seen.by_strides,
                                    seen.words(), O.const_data_ptr(), R.const_data_ptr<float>(),
-                                   dL.const_data_ptr<float>(), delta.mutable_data_ptr<float>(), dq.mutable_data_ptr(), dk.mutable_data_ptr(),
-                                   dv.mutable_data_ptr(), shape, stream_of(q));
+                                   dL.const_data_ptr<float>(), delta.mutable_data_ptr<float>(),
+                                   sums.mutable_data_ptr<float>(), static_cast<unsigned*>(turns.mutable_data_ptr()),
+                                   dq.mutable_data_ptr(), dk.mutable_data_ptr(), dv.mutable_data_ptr(), shape,
+                                   stream_of(q));
   return {dq, dk, dv};
 }
 

@@ -23,6 +23,7 @@ from minillama.simt.emulator_build import RUNTIME
 pytestmark = [pytest.mark.long, pytest.mark.skipif("simt" not in kernels.built_backends() or not shutil.which("g++"),
                                                    reason=f"the kernels are not built: {kernels.BUILD}")]
 DECODING, GRADIENTS, TILES = "flash_decoding.cuh", "flash_backward_tensor_cores.cuh", "flash_fragments.cuh"
+SHARES = "flash_gradient_tiles.cuh"
 PART, APPEND = "flash_decoding_part.cuh", "flash_decoding_append.cuh"
 MASK, PARTS, FORWARD = "flash_mask.cuh", "flash_mask_tiles.cuh", "flash_tensor_cores.cuh"
 PLAIN, PLAIN_BACK = "flash_attention.cuh", "flash_attention_backward.cuh"
@@ -94,36 +95,49 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (APPEND, "atomicInc(arrivals, most) == @most@", "0u"),
     (APPEND, "all.value / @all.sum@ : NAN", "1.0f"),
     # gradients: masks
-    (GRADIENTS, "{within(@seen_by(shape, query) - start@, Keys)", "seen_by(shape, query) - start + 1"),
-    (GRADIENTS, "within(@seen_by(shape, query + 8) - start@, Keys)", "seen_by(shape, query) - start"),
-    (GRADIENTS, "if (@seen_by(shape, mine) < start + Keys@) {", "false"),
-    (GRADIENTS, "seen_by(shape, @mine + 15@) <= start", "mine"),
-    (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[0]"),
-    (GRADIENTS, "column < @begins[i / 2]@ ||", "begins[i / 2] - 1"),
-    (GRADIENTS, "column >= @ends[i / 2]@", "ends[i / 2] + 1"),
+    (SHARES, "column < @begins[i / 2]@ ||", "begins[0]"),
+    (SHARES, "column >= @ends[i / 2]@", "ends[i / 2] + 1"),
     (GRADIENTS, "shape.causal && @now + shift < mine + 15@", "now + shift < mine"),
-    (GRADIENTS, "@now + Walked > shape.queries@ ||", "false"),
-    (GRADIENTS, "shape.causal && @now + Walked - 1 + shift < mine@", "now + shift < mine"),
-    (GRADIENTS, "? @(first - shift) / Walked * Walked@ : 0", "(first - shift + Walked) / Walked * Walked"),
-    (GRADIENTS, "left = within(@shape.queries - now@, Walked)", "Walked"),
+    (GRADIENTS, "@now + Walked > queries@ ||", "false"),
+    (GRADIENTS, "|| @mine + 16 > keys@ ||", "false"),
+    (GRADIENTS, "{@key < keys@ ? queries", "true"),
+    (GRADIENTS, "@key + 8 < keys@ ? queries", "true"),
+    (GRADIENTS, "keys && @mine <= reach@;", "mine + 16 <= reach"),
+    (GRADIENTS, "reach = shape.causal ? @now + Walked - 1 + shift@", "now + shift"),
+    (GRADIENTS, "first > shift ? @(first - shift) / Walked@ : 0", "(first - shift) / Walked + 1"),
+    (GRADIENTS, "{key < keys ? @queries - now@ : 0", "Walked"),
     # shares and their gradients
-    (GRADIENTS, "base(@row.x * c@)", "row.x"),
-    (GRADIENTS, "1 / (@row.y * fast_exp2(__fmaf_rn(row.x, c, -base))@)", "row.y * 1.02f"),
-    (GRADIENTS, "dp = @s * (dp - row.delta)@", "s * dp"),
-    (GRADIENTS, "dp = @s * (dp - row.delta)@", "dp - row.delta"),
-    (GRADIENTS, "s = @fast_exp2(__fmaf_rn(s, c, -row.base)) * row.inverse@", "fast_exp2(__fmaf_rn(s, c, -row.base))"),
-    (GRADIENTS, "row[@i / 2@], c);\n    if constexpr", "0"),
-    (GRADIENTS, "row[@i % 2@], c);\n    }", "0"),
+    (SHARES, "base(@row.x * c@)", "row.x"),
+    (SHARES, "__fdividef(1, @row.y * fast_exp2(__fmaf_rn(row.x, c, -base))@)", "row.y * 1.02f"),
+    (SHARES, "dp = @s * (dp - row.delta)@", "s * dp"),
+    (SHARES, "s = @fast_exp2(__fmaf_rn(s, c, -row.base)) * row.inverse@", "fast_exp2(__fmaf_rn(s, c, -row.base))"),
+    (GRADIENTS, "row[@i % 2@], c);\n      }", "0"),
     (GRADIENTS, "add_values<D>(dV, S, @tile_do@)", "tile_q"),
-    (GRADIENTS, "dQ, @shape.scale@, dq", "1"),
+    (GRADIENTS, "column, @shape.scale@, dq", "1"),
     (GRADIENTS, "dK, @shape.scale@, dk", "1"),
     # tiles, stages and heads
-    (GRADIENTS, "start < end; start = next, stage ^= @1@", "0"),
-    (GRADIENTS, "if (@start >= shape.queries@) start", "start + Walked > shape.queries"),
-    (GRADIENTS, "last_head = @(kv_head + 1) * group@", "kv_head * group + 1"),
-    (GRADIENTS, "kv_head = @unsigned(head) / unsigned(shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
-    (GRADIENTS, "cp_async<4>(to_delta + threadIdx.x, delta + @first + threadIdx.x@", "threadIdx.x"),
-    (GRADIENTS, "cp_async<8>(to + threadIdx.x, rows + @first + threadIdx.x@", "threadIdx.x"),
+    (GRADIENTS, "head < last_head; stage ^= @1@", "0"),
+    (GRADIENTS, "if (@++number == walked@) number", "++number + 1 >= walked"),
+    (GRADIENTS, "walked ? @(kv_head + 1) * group@ : 0", "kv_head * group + 1"),
+    (GRADIENTS, "head = int(@rest % kv_heads@)", "0"),
+    (SHARES, "cp_async<4>(to_delta + threadIdx.x, delta + @first + threadIdx.x@", "threadIdx.x"),
+    # dQ: what the warps share, and in which order blocks add
+    (SHARES, "swizzled<Walked>(@first + lane / 4 + 8 * half@, n)", "first + lane / 4"),
+    (SHARES, "row / 8 + @lane / 8 % 2@)", "0"),
+    (SHARES, "+ 16 * i + @lane % 8 + lane / 16 * 8@, row", "lane % 16"),
+    (SHARES, "K + swizzled<D>(@k + lane@, column", "k + lane / 2"),
+    (SHARES, "lane, column / 8 + @n@));", "0"),
+    (SHARES, "live.x : @live.y@) >>", "0u"),
+    (GRADIENTS, "tile = int(@tiles - 1 - ticket % tiles@)", "ticket % tiles"),  # the first keys first: for ever
+    (GRADIENTS, "at.ticket = @atomicAdd(turns, 1)@", "blockIdx.x"),  # for ever, where blocks come in another order
+    (GRADIENTS, "if (@order == 0@) return 0", "true"),
+    (GRADIENTS, "atomicAdd(turn, first_sum ? @3@ : 2)", "2"),
+    (GRADIENTS, "atomicAdd(turn, @first_sum@ ? 3 : 2)", "true"),
+    (GRADIENTS, "kBlockKeys, tiles - 1) - @of.tile@;", "0"),
+    (GRADIENTS, "wait_for_turn(turns + 1 + @tile@, order(reach));", "0"),
+    (GRADIENTS, "sum = sums + int64_t(@tile@) * (N", "0"),
+    (GRADIENTS, "sum += @32 * kKeyWarps@) {", "0"),
+    (SHARES, "i < @kWalked<D> * D / 8@; i +=", "kWalked<D> * D / 16"),
     (TILES, "tile + swizzled<D>(@first + lane % 16@, 2 * i", "first + lane % 8"),
     (TILES, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
     (TILES, "if (@row < rows@ && chunk", "row + 1 < rows"),
@@ -157,8 +171,11 @@ MASKED = [  # behind a mask of the caller's own
     (PARTS, "query = first + @threadIdx.x / 2@, offset", "threadIdx.x % 2"),
     (PARTS, "offset = @threadIdx.x % 2 * 32 % kKeys<D>@", "0"),
     (FORWARD, "next = @next_seen<D>(seen, shape, batch, first, next, end)@", "end"),
-    (GRADIENTS, "next = @next_seen<D>(seen, shape, batch, first, next, end)@", "end"),
-    (GRADIENTS, "if (@!seen(n, i)@) P[n][i]", "false"),
+    (SHARES, "if (@!seen(n, i)@) P[n][i]", "false"),
+    (GRADIENTS, "batch, @start@, first)) return false", "0"),
+    (GRADIENTS, "live = live && @SeeingQueries<Walked>(seen, shape, batch, now, mine).any()@", "false"),
+    (GRADIENTS, "pass_turn(turns + 1 + @tile@, false);", "0"),
+    (PARTS, "(bits & @0xffff@) != 0", "0xff"),
     (PARTS, "seen_word(seen, shape, batch, start + @8 * n@ +", "0"),
     (PARTS, "8 * n + @threadIdx.x % 4 * 2@ + i, key)", "0"),
     (PARTS, "threadIdx.x % 4 * 2 + @i@, key)", "0"),
@@ -166,8 +183,8 @@ MASKED = [  # behind a mask of the caller's own
     (PARTS, "words[n][@i % 2@] >>", "0"),
     (PARTS, ">> (@int(threadIdx.x) % 32 / 4@ + i / 2 * 8)", "0"),
     (PARTS, "% 32 / 4 + @i / 2 * 8@) & 1", "0"),
-    (PARTS, "asks = @threadIdx.x < 2 * Rows@", "threadIdx.x < Rows"),
-    (PARTS, "query, @key + threadIdx.x % 2 * 32@) != 0", "key"),
+    (PARTS, "asks = @threadIdx.x < Words * Rows@", "threadIdx.x < Rows"),
+    (PARTS, "query, @key + threadIdx.x % Words * 32@) != 0", "key"),
 ]
 BEGIN = '#include <cstdint>\nextern "C" { int planted; }\n'
 
@@ -193,7 +210,9 @@ def planted(tmp_path_factory):
     library = ctypes.CDLL(f"{folder}/planted.so")
     library.minillama_kernels.restype = ctypes.c_int64
     torch.ops.minillama_simt.use_kernels(library.minillama_kernels())
-    yield lambda number: setattr(ctypes.c_int.in_dll(library, "planted"), "value", number)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SIMT_SECONDS", "1")  # of a block that waits for ever
+        yield lambda number: setattr(ctypes.c_int.in_dll(library, "planted"), "value", number)
     torch.ops.minillama_simt.use_kernels(0)
 
 
@@ -227,6 +246,9 @@ def gradient_laws_hold():
     for T, S, causal in ((70, 140, True), (33, 5, True), (130, 67, False), (70, 70, True)):
         law(inputs(1, 1, 1, T, S, 24, torch.float16), causal)
     law(inputs(2, 4, 2, 37, 40, 16, torch.float16), True)
+    with kernels.schedule("reverse"):
+        law(inputs(1, 1, 1, 40, 260, 64, torch.bfloat16), True)
+    gradients.test_keys_beyond_the_last_have_no_share_however_low_all_scores_are(False)
     gradients.test_a_query_that_sees_nothing_takes_no_gradient_and_gives_none()
     gradients.test_gradients_of_large_scores_keep_the_tolerance_law(30)
 
@@ -244,7 +266,7 @@ def masked_laws_hold():
 
 
 LAWS = {DECODING: decoding_laws_hold, PART: decoding_laws_hold, APPEND: append_laws_hold,
-        GRADIENTS: gradient_laws_hold, TILES: gradient_laws_hold}
+        GRADIENTS: gradient_laws_hold, SHARES: gradient_laws_hold, TILES: gradient_laws_hold}
 
 
 def test_without_a_fault_the_laws_hold(planted):

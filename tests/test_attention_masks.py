@@ -22,7 +22,7 @@ from minillama.transformer import Transformer
 pytestmark = pytest.mark.skipif(
     "simt" not in kernels.built_backends(), reason=f"the kernels are not built: {kernels.BUILD}"
 )
-KERNELS = "flash_attention", "flash_dq", "flash_dkv"
+KERNELS = "flash_attention", "flash_gradients"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -207,7 +207,8 @@ def test_of_packed_documents_only_their_own_tiles_are_copied_and_multiplied(d):
     assert four[0] == 4 * one[0]
     for name, alone, together in zip(KERNELS, one[1], four[1], strict=True):
         tile = 2 * 2 * 32 * d // 32  # sectors of 32 keys and values, or queries and gradients, the smallest
-        assert together - 4 * alone < 8 * tile, f"{name} copies tiles that it does not multiply"  # 4 blocks, 2 heads
+        sums = 2 * 128 * 4 * d // 32 if name == "flash_gradients" else 0  # of dQ: what keys 128 ... leave to the first
+        assert together - sums - 4 * alone < 8 * tile, f"{name} copies what it does not multiply"  # 4 blocks, 2 heads
 
 
 def small_model():

@@ -45,8 +45,7 @@ def planted():
 def run(program, kernel, barrier, schedule):
     done = subprocess.run([program, kernel, barrier], capture_output=True, text=True, timeout=60,
                           env={**os.environ, "SIMT_SCHEDULE": schedule})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout if done.returncode == 0 else "error: " + done.stderr
 
 
 def barriers():
@@ -59,19 +58,20 @@ def barriers():
 def test_the_program_passes_every_barrier(planted):
     listed = subprocess.run([planted, "list"], capture_output=True, text=True).stdout.splitlines()[-1].split()
     between = [name for name in listed if name not in barriers()]
-    assert set(listed) >= set(barriers()) and len(listed) >= 10 and len(between) == 1, between
+    assert set(listed) >= set(barriers()) and len(listed) >= 10 and len(between) == 2, between
 
 
 @pytest.mark.parametrize("kernel", ["attention", "tensor", "gradients", "decoding", "nf4"])
 def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
     results = {run(planted, kernel, "none", schedule) for schedule in SCHEDULES}
-    assert len(results) == 1 and "nan" not in results.pop()
+    only = results.pop()
+    assert not results and "nan" not in only and "error" not in only
 
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
     kinds = {"nf4": "nf4", "flash_tensor": "tensor", "flash_decoding": "decoding", "flash_backward": "gradients",
-             "flash_fragments": "gradients"}
+             "flash_gradient": "gradients", "flash_fragments": "gradients"}
     kernel = next((kinds[start] for start in kinds if barrier.startswith(start)), "attention")
     right = run(planted, kernel, "none", "forward")
     assert all(run(planted, kernel, barrier, schedule) != right for schedule in SCHEDULES)

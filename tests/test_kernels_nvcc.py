@@ -47,9 +47,9 @@ def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture
     # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
     # for 1 and for 8 rows (of 1 row in 16 bits, the product by a kernel of its own); both versions of decoding in 3
     # head widths for 4 and for 8 rows, and what combines the parts of the first; four other
-    # kernels. 2 dtypes: flash attention on tensor cores, and its two kernels of gradients, in 4 head widths, with and
+    # kernels. 2 dtypes: flash attention on tensor cores, and its kernel of gradients, in 4 head widths, with and
     # without a mask, and NF4's version 3 for 16, 32 and 64 rows, one of them in two ways. And pack_mask_v1
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 2 * 3 * 2 + 1 + 4) + 2 * (3 * 4 * 2 + 4 + 4) + 1
+    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 2 * 3 * 2 + 1 + 4) + 2 * (2 * 4 * 2 + 4 + 4) + 1
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -98,6 +98,21 @@ def test_flash_attention_on_tensor_cores_is_made_of_their_instructions_and_leave
     assert counts["async copies"] > 0 == counts["global loads"] and counts["16-byte stores"] == 1
     for figures_of in RECORD["figures"].values():
         assert figures_of[f"flash_attention_v2 {dtype} {d}"]["warps"] >= 8
+
+
+@pytest.mark.parametrize(("d", "queries"), [(32, 32), (64, 32), (96, 32), (128, 16)])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("masked", ["", " masked"])
+def test_gradients_are_five_products_on_tensor_cores_and_leave_room_for_8_warps(masked, dtype, d, queries):
+    """Four products of 16 keys and the tile's queries, and an eighth of the fifth, of 128 keys; an ldmatrix for two,
+    but for what no other shares: keys and values, and what the fifth takes."""
+    kernel = f"flash_gradients_v2 {dtype} {d}{masked}"
+    counts, steps = RECORD["opcodes"][kernel], queries // 8 * d // 16
+    assert counts["tensor-core products"] == 5 * steps
+    assert counts["ldmatrix"] == 2 * steps + 2 * d // 16 + 8 + 4 * queries * d // 1024
+    assert counts["global stores"] == queries * d // 1024 + 1 + 2  # of 16 bytes: sums, dq, dk and dv
+    for figures_of in RECORD["figures"].values():
+        assert figures_of[kernel]["warps"] >= 8
 
 
 def test_the_loop_that_multiplies_is_the_shortest_with_half_of_the_products():
@@ -171,8 +186,8 @@ def test_mangled_names_are_read():
         "flash_attention_v1 fp16 32")
     assert readable("_ZN9minillama7kernels22nf4_matmul_backward_v1I13__nv_bfloat16EEv") == "nf4_matmul_backward_v1 bf16"
     assert readable("_ZN9minillama7kernels7rope_v4I13__nv_bfloat16Lb0EEEvNS0_8RopeRowsE") == "rope_v4 bf16 half-split"
-    for number, name in enumerate(("flash_dq_v2 fp16 32", "flash_dq_v2 fp16 32 masked")):
-        assert readable(f"_ZN9minillama7kernels11flash_dq_v2I6__halfLi32ELb{number}EEEv") == name
+    for number, name in enumerate(("flash_gradients_v2 fp16 32", "flash_gradients_v2 fp16 32 masked")):
+        assert readable(f"_ZN9minillama7kernels18flash_gradients_v2I6__halfLi32ELb{number}EEEv") == name
     assert readable("_ZN9minillama7kernels12pack_mask_v1ENS0_13AttentionMaskEPj") == "pack_mask_v1"
     assert readable("_ZN9minillama7kernels11rope_scalarIfEEvNS0_8RopeRowsES2_") == "rope_scalar fp32"
     assert readable("_Z3fooIfEvPT_") is None

@@ -14,18 +14,19 @@ template <int D>
 constexpr int kKeys = D <= 64 ? 64 : 32;  // of a tile: q and two stages of k and v are at most 48 KiB
 
 // Where 8 neighbouring elements lie in a tile whose rows have D elements. Rows of 32 or 96 lie four or twelve 16 bytes apart:
-// there two rows together are, or end with, a line of 32 banks.
+// there two rows together are, or end with, a line of 32 banks; of 16, four rows.
 template <int D>
 __device__ int swizzled(int row, int chunk) {
-  return row * D + (chunk ^ (D % 64 == 0 ? row % 8 : row / 2 % 4)) * 8;
+  return row * D + (chunk ^ (D % 64 == 0 ? row % 8 : D % 32 == 0 ? row / 2 % 4 : row / 4 % 2)) * 8;
 }
 
 // Begins to copy rows first ... of a matrix into a tile; what lies beyond its rows or columns becomes 0 and is not read.
-template <int Rows, int D, class T>
+template <int Rows, int D, int Warps = kWarps, class T>
 __device__ void copy_tile(T* tile, const T* data, int64_t stride, int64_t first, int64_t rows, int width) {
-  constexpr int Side = D % 64 == 0 ? D / 8 : 4, Step = 32 * kWarps / Side;  // 16 bytes side by side, rows at once
+  constexpr int Side = D % 64 == 0 ? D / 8 : 4, Step = 32 * Warps / Side;  // 16 bytes side by side, rows at once
   const int there = rows - first < Rows ? int(rows - first) : Rows;
   const int row = int(threadIdx.x) / Side, chunk = int(threadIdx.x) % Side;
+  if (Step > Rows && row >= Rows) return;
   const T* from = data + (first + row) * stride + chunk * 8;
 #pragma unroll
   for (int r = 0; r < Rows; r += Step, from += Step * stride)

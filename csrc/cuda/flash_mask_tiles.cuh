@@ -53,17 +53,24 @@ struct SeeingQueries {
       for (int i = 0; i < 2; ++i)
         words[n][i] = seen_word(seen, shape, batch, start + 8 * n + threadIdx.x % 4 * 2 + i, key) >> (key & 16);
   }
+  __device__ bool any() const {  // of the whole warp
+    unsigned bits = 0;
+#pragma unroll
+    for (int n = 0; n < Rows / 8; ++n) bits |= words[n][0] | words[n][1];
+    return __any_sync(kAllLanes, (bits & 0xffff) != 0);
+  }
   __device__ bool operator()(int n, int i) const {
     return words[n][i % 2] >> (int(threadIdx.x) % 32 / 4 + i / 2 * 8) & 1;
   }
 };
 
-// Whether a query of the tile at `start` sees one of the block's 64 keys, of which `key` is the first. A barrier.
-template <int Rows>
+// Whether a query of the tile at `start` sees one of the block's keys, of which `key` is the first. A barrier.
+template <int Rows, int Keys>
 __device__ bool any_sees(const unsigned* seen, const AttentionShape& shape, int64_t batch, int64_t start, int64_t key) {
-  const bool asks = threadIdx.x < 2 * Rows;  // two words a query
-  const int64_t query = start + threadIdx.x / 2;
-  return __syncthreads_or(asks && seen_word(seen, shape, batch, query, key + threadIdx.x % 2 * 32) != 0);
+  constexpr int Words = Keys / 32;  // of a query
+  const bool asks = threadIdx.x < Words * Rows;
+  const int64_t query = start + threadIdx.x / Words;
+  return __syncthreads_or(asks && seen_word(seen, shape, batch, query, key + threadIdx.x % Words * 32) != 0);
 }
 
 }  // namespace minillama::kernels

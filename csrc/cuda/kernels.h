@@ -121,9 +121,24 @@ inline bool fits_decoding(DType dtype, const Strided& k, const Strided& v, int64
   return fits;
 }
 
-// dq like q, dk and dv like k, contiguous; `delta` is scratch like lse, `seen` as above; d_lse may be null.
+// dq like q, dk and dv like k, contiguous; d_lse may be null. Scratch: `seen` as above, `delta` like lse, and for 16 bits
+// sums (gradient_sums), and turns (gradient_turns), which are 0.
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, AttentionMask mask,
-                              unsigned* seen, const void* out, const float* rows, const float* d_lse, float* delta, void* dq, void* dk, void* dv,
-                              AttentionShape shape, void* stream);
+                              unsigned* seen, const void* out, const float* rows, const float* d_lse, float* delta,
+                              float* sums, unsigned* turns, void* dq, void* dk, void* dv, AttentionShape shape,
+                              void* stream);
+
+constexpr int kBlockKeys = 128, kFewestWalked = 16;  // of a block of gradients in 16 bits; queries of its smallest tile
+// How many blocks the keys of a head are cut into: one where there are none, for dq.
+inline int64_t key_tiles(const AttentionShape& shape) {
+  return shape.keys > kBlockKeys ? (shape.keys + kBlockKeys - 1) / kBlockKeys : 1;
+}
+inline int64_t gradient_sums(const AttentionShape& shape) {  // in tiles, padded; of one block alone no sum is kept
+  const int64_t rows = (shape.queries + 31) / 32 * 32, width = (shape.width + 31) / 32 * 32;
+  return key_tiles(shape) > 1 ? shape.batch * shape.heads * rows * width : 0;
+}
+inline int64_t gradient_turns(const AttentionShape& shape) {
+  return 1 + shape.batch * shape.heads * ((shape.queries + kFewestWalked - 1) / kFewestWalked);
+}
 
 }  // namespace minillama::kernels

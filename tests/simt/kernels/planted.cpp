@@ -49,7 +49,7 @@ static void run_attention() {
   const Strided Q{q.data(), 1400, 700, 20}, K{k.data(), 1000, 1000, 20}, V{v.data(), 1000, 1000, 20};
   flash_attention(DType::f32, Q, K, V, {}, nullptr, out.data(), lse.data(), rows.data(), shape, nullptr);
   flash_attention_backward(DType::f32, Q, K, V, {d_out.data(), 1400, 700, 20}, {}, nullptr, out.data(), rows.data(),
-                           nullptr, delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+                           nullptr, delta.data(), nullptr, nullptr, dq.data(), dk.data(), dv.data(), shape, nullptr);
   for (const auto& result : {out, dq, dk, dv}) print(result);
 }
 
@@ -79,16 +79,18 @@ static void print(const std::vector<__half>& all) {
   for (const __half& x : all) std::printf("%.9g ", double(float(x)));
 }
 
-// Gradients on tensor cores: three tiles of keys and of queries, all of whose warps work.
+// Gradients on tensor cores: two blocks of keys, all of whose warps work, and three tiles of queries.
 static void run_gradients() {
-  constexpr int T = 70, S = 140, d = 24;
+  constexpr int T = 70, S = 250, d = 24;
   const AttentionShape shape{1, 1, 1, T, S, d, 0.25f, true};
   const auto q = halves(T * d, 1), k = halves(S * d, 2), v = halves(S * d, 3), d_out = halves(T * d, 4);
   auto out = d_out, dq = q, dk = k, dv = v;
-  std::vector<float> rows(2 * T, 1.0f), delta(T);
+  std::vector<float> rows(2 * T, 1.0f), delta(T), sums(gradient_sums(shape));
+  std::vector<unsigned> turns(gradient_turns(shape));
   const Strided Q{q.data(), T * d, T * d, d}, K{k.data(), S * d, S * d, d}, V{v.data(), S * d, S * d, d};
   flash_attention_backward(DType::f16, Q, K, V, {d_out.data(), T * d, T * d, d}, {}, nullptr, out.data(), rows.data(),
-                           nullptr, delta.data(), dq.data(), dk.data(), dv.data(), shape, nullptr);
+                           nullptr, delta.data(), sums.data(), turns.data(), dq.data(), dk.data(), dv.data(), shape,
+                           nullptr);
   for (const auto& result : {dq, dk, dv}) print(result);
 }
 
