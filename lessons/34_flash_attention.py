@@ -102,20 +102,15 @@ assert rises < 20
 # How often are keys read? Our naive kernel fetches every key for every warp, number by
 # number, and with each number a sector of 32 bytes (lesson 30).
 #
-# The library's kernel, which is **FlashAttention** (with the second paper's order of
-# loops), works by **tiles**. A block of threads takes 16 queries. It copies 16 keys and
-# their values into shared memory, waits at a barrier, and lets all 16 queries use them.
-# Then come the next 16 keys. So a key is fetched once for 16 queries. The formulas
+# The library's kernel, which is **FlashAttention**, works by
+# **tiles**. A block of threads takes 16 queries. It copies 16 keys and their values
+# into shared memory, waits at a barrier, and lets all 16 queries use them. The formulas
 # stay: $m_{new}$ now looks at a whole tile, and one $\alpha$ serves 16 keys.
 #
 # Reads do not become linear: $2 T^2 d / 16$ numbers are left. **Version 2**, for 16-bit
-# numbers, takes 64 queries to a tile, so that keys are fetched once for 64. And it
-# gives both products, $q k^T$ and that of the weights with $v$, to *tensor cores*
-# (lesson 39): one instruction multiplies 16 rows of 16 numbers by 8 columns. The limit
-# of any version: q, k and v read once.
-#
-# All must agree with softmax in float64 for any $T$. The emulator counts the numbers
-# that they store and read.
+# numbers, takes 64 queries to a tile, and gives both products, $q k^T$ and that of the
+# weights with $v$, to *tensor cores* (lesson 39): one instruction multiplies 16 rows of
+# 16 numbers by 8 columns. The limit of any version: q, k and v read once.
 # %% library
 written, read = {}, {}
 for T in (1, 31, 32, 33, 65, 128, 256, 384, 512):
@@ -188,16 +183,17 @@ print(f"version 2: {products} products on tensor cores, and no other")
 # $$D_i = \textstyle\sum_j p_{ij}\, dP_{ij} = dO_i \cdot o_i$$
 # ascii: D_i = sum_j p_ij dP_ij = dO_i . o_i
 #
-# So the backward pass goes by tiles as well, and writes nothing of size $T^2$.
-# %% three_keys
+# **In turn.** A block that takes *keys* forms $P$ once, but all blocks add to $dQ$. By
+# `atomicAdd` the first to come adds first, and rounding makes two runs differ. The
+# library's blocks for 16 bits add in one order, each in its turn. What a block waits
+# for must have started: so it draws its keys as a **ticket**, and waits for lower ones.
+# %% gradients
 p_row, dp_row = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([1.0, 0.0, 2.0])
 mean = (p_row * dp_row).sum()  # D: 0.5 + 0.4
 ds_row = p_row * (dp_row - mean)
 print(f"three keys: D {mean:.1f}, dS", [round(ds.item(), 2) for ds in ds_row])
 s_row = p_row.log().requires_grad_()  # scores with these weights
 assert torch.allclose(torch.autograd.grad(s_row.softmax(0) @ dp_row, s_row)[0], ds_row)
-assert ds_row.sum().abs() < 1e-6  # all scores higher by the same: nothing changes
-# %% gradients
 T = 64
 q, k, v, dO = torch.randn(4, 1, 1, T, d)
 parts = [x.requires_grad_() for x in (q, k, v)]
@@ -220,6 +216,28 @@ by_hand = dS @ K / math.sqrt(d), dS.T @ Q / math.sqrt(d), P.T @ dO
 worst = max((a[0, 0] - b).abs().max() for a, b in zip(ours, by_hand, strict=True))
 print(f"gradients differ from the formulas in float64 by at most {worst:.0e}")
 assert worst < 1e-5 and not forward.findings + backward.findings
+# %% in_turn
+atomic = kernels.CudaSource("""
+__global__ void add_up(const float* dS, const float* K, float* dQ, int T) {
+  const int first = 16 * blockIdx.x, c = threadIdx.x;  // of 16 keys; a column
+  for (int i = 0; i < T; ++i)
+    for (int j = first; j < first + 16; ++j)
+      atomicAdd(&dQ[i * 32 + c], dS[i * T + j] * K[j * 32 + c]);
+}
+extern "C" void run(const float* dS, const float* K, float* dQ, int T) {
+  LAUNCH((add_up), T / 16, 32, 0, nullptr)(dS, K, dQ, T);
+}""", name="add_up.cu")
+halves = [torch.randn(1, 1, 160, d).bfloat16().requires_grad_() for _ in "qkv"]
+by_atomics, in_turn = set(), set()
+for order in ("forward", "reverse", "shuffle:1"):
+    dQ = torch.zeros(T, d)
+    with kernels.schedule(order):
+        atomic.run(dS.float(), K.float(), dQ, T)
+        out = kernels.flash_attention(*halves, backend="simt")
+        dq = torch.autograd.grad(out.sum(), halves[0])[0]
+    by_atomics.add(dQ.numpy().tobytes()), in_turn.add(dq.float().numpy().tobytes())
+print(f"3 orders: {len(by_atomics)} results by atomicAdd, {len(in_turn)} in turn")
+assert len(by_atomics) == 3 and len(in_turn) == 1
 # %% [markdown] exercise
 # **Exercise.** Many processors may share one query, each with keys of its own. Combine
 # their results. Count the tiles of any shape. Then write the online softmax as a
