@@ -219,7 +219,7 @@ void on_access(const void* address, int bytes, Op op, Where where) {
 }
 
 void on_fence() {
-  profiler.fenced = true;
+  profiler.fenced = profiler.epoch;
   profiler.fence();
 }
 

@@ -37,12 +37,12 @@ void Profiler::begin_turn() {
   turn_epoch = epoch;
   turns.push_back({epoch, blockIdx});
   used_words.clear();
-  fenced = false;
+  fenced = 0;
 }
 
-// A release where this block has passed a fence; and what others released by this word is known from now on.
+// A release of what came before the last fence of this block; and what others released by this word is known from now on.
 void Profiler::order_blocks(const void* word, bool changes) {
-  if (changes && fenced) releases[word][turn_epoch] = epoch;
+  if (changes && fenced) releases[word][turn_epoch] = fenced;
   used_words.insert(word);
 }
 

@@ -240,7 +240,8 @@ class Profiler {
   bool bounded = false;                                  // somebody watches: all else is out of bounds
 
   uint32_t epoch = 1, block_epoch = 1, launch_epoch = 1, turn_epoch = 1;
-  bool is_volatile = false, fenced = false;              // the access that is noted; and this block has passed a fence
+  uint32_t fenced = 0;                                   // the epoch in which this block last passed a fence, or 0
+  bool is_volatile = false;                              // the access that is noted
   std::vector<Turn> turns;                               // of this launch, by epoch
   std::unordered_map<const void*, std::map<uint32_t, uint32_t>> releases;  // word -> turn -> up to which epoch
   std::unordered_set<const void*> used_words;            // in this turn, by atomics and volatile accesses
