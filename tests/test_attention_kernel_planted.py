@@ -138,7 +138,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (GRADIENTS, "sum = sums + int64_t(@tile@) * (N", "0"),
     (GRADIENTS, "sum += @32 * kKeyWarps@) {", "0"),
     (SHARES, "i < @kWalked<D> * D / 8@; i +=", "kWalked<D> * D / 16"),
-    (TILES, "tile + swizzled<D>(@first + lane % 16@, 2 * i", "first + lane % 8"),
+    (SHARES, "K + swizzled<D>(@first + lane % 16@, 2 * k", "first + lane % 8"),
     (TILES, "if (row < rows && @chunk * 8 < d@)", "chunk * 8 + 8 < d"),
     (TILES, "if (@row < rows@ && chunk", "row + 1 < rows"),
 ]
