@@ -201,8 +201,8 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
 
 TURNS = """
 using namespace minillama::kernels;
-extern "C" void run(const void* q, const void* k, const void* out, const float* rows, float* delta, float* sums, int* turns,
-                    void* dq, void* dk, void* dv, int T, int S) {
+extern "C" void run(const void* q, const void* k, const void* out, const float* rows, float* delta, float* sums,
+                    int* turns, void* dq, void* dk, void* dv, int T, int S) {
   const Strided Q{q, T * 8, T * 8, 8}, K{k, S * 8, S * 8, 8};
   flash_attention_backward(DType::bf16, Q, K, K, Q, {}, nullptr, out, rows, nullptr, delta, sums,
                            reinterpret_cast<unsigned*>(turns), dq, dk, dv, {1, 1, 1, T, S, 8, 1, false}, nullptr);
