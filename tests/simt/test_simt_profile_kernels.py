@@ -199,37 +199,6 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
         assert not strange, (files[file], line, strange)
 
 
-TURNS = """
-using namespace minillama::kernels;
-extern "C" void run(const void* q, const void* k, const void* out, const float* rows, float* delta, float* sums,
-                    int* turns, void* dq, void* dk, void* dv, int T, int S) {
-  const Strided Q{q, T * 8, T * 8, 8}, K{k, S * 8, S * 8, 8};
-  flash_attention_backward(DType::bf16, Q, K, K, Q, {}, nullptr, out, rows, nullptr, delta, sums,
-                           reinterpret_cast<unsigned*>(turns), dq, dk, dv, {1, 1, 1, T, S, 8, 1, false}, nullptr);
-}
-"""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("old", "new"), [
-    ("", ""), ("at.has_sum = wait_for_turn(turns + 1 + tile, order(reach))", "at.has_sum = order(reach) > 0"),
-    ("  __threadfence();  // what this block wrote is seen before\n", "")], ids=["right", "no wait", "no fence"])
-def test_a_turn_that_nobody_waits_for_or_that_is_passed_before_a_fence_is_a_race_between_blocks(old, new):
-    """Of the sums of dQ. One block after another runs here: the results are right all the same."""
-    T, S = 33, 140
-    header = (FOLDER.parents[2] / "csrc/cuda/flash_backward_tensor_cores.cuh").read_text(encoding="utf-8")
-    assert old == "" or header.count(old) == 1
-    header = (header.replace(old, new) if old else header).replace('#include "flash', '#include "cuda/flash')
-    source = kernels.CudaSource(header + TURNS, name="turns.cu")
-    q, k = torch.randn(T, 8).bfloat16(), torch.randn(S, 8).bfloat16()
-    dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(k)
-    turns = torch.zeros(8, dtype=torch.int32)
-    with kernels.profile(source) as p:
-        source.run(q, k, q, torch.ones(T, 2), torch.zeros(T), torch.zeros(64, 32), turns, dq, dk, dv, T, S)
-    assert bool(p.findings) == bool(old)
-    assert all(finding.kind == "race" and "another block" in str(finding) for finding in p.findings), p.findings
-
-
 READ_AGAIN = """
 #include "simt/simt.h"
 __global__ void look_up(const int* codes, float* sums) {
