@@ -22,6 +22,7 @@
 namespace minillama {
 
 constexpr int64_t kStrip = int64_t{1} << 16;  // 2^16 * 128 * 127 < 2^30
+constexpr int64_t kAhead = 4096;             // bytes from what is read to what is fetched
 constexpr int kRowsOfW = 4, kRowsOfX = 4;     // whose sums fit the registers
 
 namespace {
@@ -66,7 +67,7 @@ AVX512_VNNI static void dots_vnni(const Codes& c, int32_t* sums) {
     for (int r = 0; r < R; ++r) {
       const int8_t* from = c.w + r * c.w_row + k;
       const __m512i w = _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, from), offset);
-      _mm_prefetch(reinterpret_cast<const char*>(from + R * c.w_row), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) dots[r][m] = _mm512_dpbusd_epi32(dots[r][m], w, x[m]);
     }
@@ -97,7 +98,7 @@ AVX2 static void dots_avx2(const Codes& c, int32_t* sums) {
     for (int r = 0; r < R; ++r) {
       const int8_t* from = c.w + r * c.w_row + k;
       const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), size = _mm256_abs_epi8(w);
-      _mm_prefetch(reinterpret_cast<const char*>(from + R * c.w_row), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
         const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(c.x + m * c.x_row + k));
@@ -141,7 +142,7 @@ void int8_dots(const int8_t* w, int64_t rows, const int8_t* x, int64_t M, int64_
     for (int64_t m = 0; m < M; m += kRowsOfX) {
       const int64_t of_x = std::min<int64_t>(kRowsOfX, M - m);
       for (int64_t r = 0, of_w; r < rows; r += of_w) {
-        of_w = rows - r >= kRowsOfW ? kRowsOfW : 1;
+        of_w = M > 1 && rows - r >= kRowsOfW ? kRowsOfW : 1;  // for one row of x memory is read in one piece
         int32_t found[kRowsOfW * kRowsOfX];
         (of_w > 1 ? kind.several : kind.one)[of_x - 1](
             {w + r * columns + k, x + m * columns + k, columns, columns, std::min(kStrip, columns - k)}, found);
