@@ -21,7 +21,7 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 STEPS, SEEDS = "unigram.cpp", "unigram_seeds.cpp"
 BINDING = """#include "bind_unigram.h"
 int planted = 0;
-PYBIND11_MODULE(_C, module) {
+PYBIND11_MODULE(_steps, module) {
   module.def("plant", [](int number) { planted = number; });
   bind_unigram(module);
 }
@@ -89,9 +89,9 @@ def planted(tmp_path_factory):
     includes = [f"-I{path}" for path in (folder, pybind11.get_include(), sysconfig.get_path("include"))]
     sources = ["binding.cpp", f"cpu/{STEPS}", f"cpu/{SEEDS}", "cpu/bpe.cpp", "cpu/word_counts.cpp"]
     done = subprocess.run(["g++", "-std=c++20", "-O1", "-w", "-ffp-contract=off", "-fPIC", "-shared", *includes,
-                           *sources, "-o", "_C.so"], cwd=folder, capture_output=True, text=True)
+                           *sources, "-o", "_steps.so"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    spec = importlib.util.spec_from_file_location("_C", folder / "_C.so")
+    spec = importlib.util.spec_from_file_location("_steps", folder / "_steps.so")  # pybind11 keeps one module of a name
     core = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(core)
     with pytest.MonkeyPatch.context() as patch:

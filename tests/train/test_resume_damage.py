@@ -92,7 +92,8 @@ def wrong_values(value):
         if isinstance(value, torch.Tensor) or isinstance(wrong, torch.Tensor) or wrong != value:
             yield wrong
     if isinstance(value, torch.Tensor):
-        yield from (value[None], value.to(torch.float64), torch.zeros(0), value.to_sparse() if value.dim() else None)
+        other = torch.float32 if value.dtype == torch.float64 else torch.float64
+        yield from (value[None], value.to(other), torch.zeros(0), value.to_sparse() if value.dim() else None)
         if value.is_floating_point():
             yield torch.full_like(value, torch.nan)
             yield torch.where(torch.arange(value.numel()).view(value.shape) == 0, torch.inf, value)

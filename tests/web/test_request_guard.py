@@ -146,11 +146,13 @@ def test_rows_that_mean_nothing_are_refused_in_one_line(port):
 
 
 @pytest.mark.long
-def test_a_thousand_hostile_requests_for_rows_are_refused_in_one_line_each(port, monkeypatch):
+def test_a_thousand_hostile_requests_for_rows_are_refused_in_one_line_each(monkeypatch):
+    """By a server of their own: for the other tests' one they would be too many in a minute."""
     monkeypatch.setattr("minillama.web.request_guard.MOST_REQUESTS", 2000)
-    for body in itertools.islice(itertools.cycle([*TEXTS, *ECHOED]), 1000):
-        refused(port, "/v1/chat/completions" if "messages" in body else "/v1/completions", body)
-    honest(port)
+    with running(made_loaded()) as port:
+        for body in itertools.islice(itertools.cycle([*TEXTS, *ECHOED]), 1000):
+            refused(port, "/v1/chat/completions" if "messages" in body else "/v1/completions", body)
+        honest(port)
 
 
 @pytest.mark.parametrize("tokens", [[], [-1], [259], [1.5], ["a"], "abc", None, [1] * 513, [True], {"a": 1}])
