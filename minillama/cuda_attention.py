@@ -24,7 +24,8 @@ def append_and_attend(q_BTHd: Tensor, k_BTKd: Tensor, v_BTKd: Tensor, keys_BKSd:
     q, k, v: fp32, bf16 or fp16 before RoPE, T = 1, without a gradient; keys and values: S rows of room. lengths_B:
     int64, tokens that each row of the batch holds, or one number for all; begins_B: how many of them are padding.
     rotations: complex64, a table (positions, r/2), of which row lengths[b] - begins[b] is taken, or the tokens' own,
-    (1 or B, 1, r/2), r <= d. arrivals: int32, B H zeros, which stay so: counters of the blocks. Returns (B, 1, H, d).
+    (1 or B, 1, r/2), r <= d. arrivals: int32, B H zeros, which stay so: counters of the blocks, of one CUDA stream at a
+    time (None: new ones). Returns (B, 1, H, d).
     RuntimeError before it for a row without room, and for widths and strides off 16 bytes. Lengths that lie
     on a GPU are not looked at: there a row without room becomes NaN, and nothing is written.
     """
@@ -67,7 +68,7 @@ def forward_by_kernels(layer: Attention, x_BTD: Tensor, rotations: Tensor, cache
     if cache is None or not whole or not alone or cache.keys.dtype != x_BTD.dtype or cache.length == cache.max_len:
         return type(layer).forward(layer, x_BTD, rotations, cache, number, mask_BTS, prefix, causal)
     q, k, v = (project(x_BTD).unflatten(-1, (-1, layer.head_dim)) for project in (layer.wq, layer.wk, layer.wv))
-    if not hasattr(cache, "arrivals"):  # the counters live as long as the cache
+    if not hasattr(cache, "arrivals"):  # as long as the cache lives, of whose calls each waits for the last
         cache.arrivals = torch.zeros(len(q) * q.shape[2], dtype=torch.int32, device=q.device)
     keys_BKSd, values_BKSd = (part[number, :, :, :cache.length + 1] for part in (cache.keys, cache.values))
     own = rotations[None] if rotations.dim() == 2 else rotations  # (1, r/2) for all rows, or (B, 1, r/2)

@@ -58,6 +58,20 @@ def test_of_several_processes_one_writes_curves():
     assert recorded(Counted(is_main=False)) == []
 
 
+@pytest.mark.parametrize(("rank", "opened"), [(None, ["d"]), ("0", ["d"]), ("1", []), ("3", [])])
+def test_of_several_processes_one_has_a_file_of_curves(rank, opened, monkeypatch):
+    """Of those that torchrun starts: the others would leave a file without a point each."""
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    folders, ran, writer = [], [], Kept()
+    writer.close = lambda: None
+    monkeypatch.setattr(tensorboard_log, "open_writer", lambda folder: folders.append(folder) or writer)
+    monkeypatch.setattr(tensorboard_log, "minillama", lambda words: ran.append(words) or 0)
+    assert tensorboard_log.main(["ppo", "--tensorboard", "d", "--shard"]) == 0
+    assert folders == opened and ran == [["ppo", "--shard"]]
+
+
 def test_the_flag_is_taken_out_wherever_it_stands():
     for words in (["ppo", "--tensorboard", "d", "--lr", "1"], ["ppo", "--lr", "1", "--tensorboard=d"]):
         assert take_folder(words) == ("d", ["ppo", "--lr", "1"])
@@ -89,7 +103,13 @@ def test_what_the_package_reads_back_is_what_was_recorded(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("held_out_loss")] == [(1, 2.25)]
 
 
+def second_of_two():
+    with pytest.MonkeyPatch.context() as patch:
+        test_of_several_processes_one_has_a_file_of_curves("1", [], patch)
+
+
 MUTANTS = [
+    Mutant("tensorboard_log", 'if os.environ.get("RANK", "0") == "0" else None', "", second_of_two),
     Mutant("tensorboard_log", "if name != unit:", "if True:", test_each_number_of_a_row_is_a_point_and_the_lines_stay),
     Mutant("tensorboard_log", "plain(run, row)", "pass", test_each_number_of_a_row_is_a_point_and_the_lines_stay),
     Mutant("tensorboard_log", "if run.is_main:", "if True:", test_of_several_processes_one_writes_curves),

@@ -4,6 +4,7 @@ Each number that a run records becomes a point of the curve of its name, over th
 Needs the extra `tensorboard`; `tensorboard --logdir DIR` shows the curves.
 """
 
+import os
 import sys
 
 import ppo_like
@@ -62,7 +63,7 @@ def main(words):
     """Run `minillama` with the words, its metrics in TensorBoard's form too; the exit code is its own."""
     try:
         folder, words = take_folder(words)
-        writer = open_writer(folder)
+        writer = open_writer(folder) if os.environ.get("RANK", "0") == "0" else None  # of several processes one writes
     except (ValueError, OSError) as error:
         tell(f"error: {explain(error)}")
         return 2
@@ -72,7 +73,8 @@ def main(words):
         return ppo_like.main(words[1:]) if like else minillama(words)
     finally:
         ResumableRun.record = plain
-        writer.close()
+        if writer:
+            writer.close()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from minillama.cli import flags
 from minillama.cli.model_arguments import add_template, load_from_args, open_model, take_template
 from minillama.cli.training_commands import save
 from minillama.config_checks import MOST, Range
-from minillama.corpus.text_files import check_texts, read_documents
+from minillama.corpus.text_files import check_texts
 from minillama.evaluate.diagnosis import diagnose_reward, summary
 from minillama.evaluate.held_out import answer_tokens, answer_tokens_in, split_by_prompt, split_prompts
 from minillama.peft.lora import LoRAConfig, add_lora
@@ -24,14 +24,13 @@ from minillama.rlhf.preferences import read_pairs, read_prompts
 from minillama.rlhf.pretraining_mix import check_mixing
 from minillama.rlhf.reward_file import load_reward, save_reward
 from minillama.rlhf.rollout import prompts_of, sample_answers
-from minillama.rlhf.sharded_ppo import forms_of, save_trained
+from minillama.rlhf.sharded_ppo import forms_of, save_trained, write_text
 from minillama.rlhf.train_ppo import PPOConfig, train_ppo
 from minillama.rlhf.train_reward import RewardConfig, RewardRun, encode_pairs, held_out_accuracy, steps_of, train_reward
 from minillama.system.claim import claims
 from minillama.system.memory import require_step_memory
 from minillama.train import sharded
 from minillama.train.chat_template import OWN, end_of_answer, pair_function, template_for
-from minillama.train.data import write_tokens
 from minillama.train.resume import own_random_state
 
 
@@ -147,8 +146,7 @@ def run_ppo(arguments):
     practice, asked = split_prompts(prompts, arguments.held_out_fraction)
     folder, config = (None, replace(config, iterations=3)) if arguments.check else (out, config)
     out.mkdir(parents=True, exist_ok=True)
-    text = arguments.pretraining_text and write_tokens(out / "pretraining.bin",
-                                                       read_documents(arguments.pretraining_text), tokenizer)
+    text = write_text(out / "pretraining.bin", arguments.pretraining_text, tokenizer)
     facts = flags.facts(arguments, "template", "method", *["rank"] * (arguments.method == "lora"))
     history = train_ppo(model, reward_model, tokenizer, practice, config, template, folder=folder,
                         resume=arguments.resume, pretraining_text=text, end_id=end, facts=facts, asked=asked,

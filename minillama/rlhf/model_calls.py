@@ -1,9 +1,12 @@
 """What a learner asks of its models: answers and their log-probabilities, scores, values. One process asks for all rows
 of a batch at once; `sharded_ppo` overrides these few calls, and everything that learners compute from them stays."""
 
+from torch.nn import functional as F
+
 from minillama.rlhf import ppo
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
 from minillama.rlhf.trust_region import distance
+from minillama.train.sequence_loss import at_least_fp32
 
 
 class ModelCalls:
@@ -42,6 +45,16 @@ class ModelCalls:
             **distance(logits_BAV, experience, clip, began_BAV),
             "entropy": ppo.entropy(logits_BAV.detach(), rollout.answer_mask_BA).item()}
 
+    def text_losses(self, tokens_BT, targets_BT):
+        """The policy's cross-entropy at each place of a text, (B, T)."""
+        return losses_at(self.policy, tokens_BT, targets_BT)
+
     def agree(self, numbers):
         """{name: number} that decide how a run goes on; of processes that share it all get the same."""
         return numbers
+
+
+def losses_at(model, tokens_BT, targets_BT):
+    """-log p of each target, (B, T), at least fp32."""
+    logits_BTV = at_least_fp32(model(tokens_BT))
+    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)

@@ -1,9 +1,6 @@
 """Pretraining text beside practice, so that it does not cost the model its other abilities (PPO-ptx)."""
 
-from torch.nn import functional as F
-
 from minillama.train.data import Batches
-from minillama.train.sequence_loss import at_least_fp32
 
 PRETRAINING_ROWS, PRETRAINING_LENGTH = 8, 128  # of text beside each update
 
@@ -15,10 +12,11 @@ def check_mixing(config, text):
                          "a text to mix in: give both or neither")
 
 
-def pretraining_loss(policy, tokens, config):
-    """other_loss(number of the update) for `PPO.advance`, or None where the weight is 0: the weighted mean
+def pretraining_loss(learner, tokens):
+    """other_loss(number of the update) for `advance` of a `PPO`, or None where its weight is 0: the weighted mean
     cross-entropy of a batch of pretraining text, so that practice does not cost the model its other abilities (PPO-ptx,
     arXiv 2203.02155 eq. 2). Which batch depends on the seed and the number alone: a resumed run goes on bit for bit."""
+    policy, config = learner.policy, learner.config
     check_mixing(config, tokens)
     if tokens is None:
         return None
@@ -28,8 +26,7 @@ def pretraining_loss(policy, tokens, config):
     batches = Batches(tokens, PRETRAINING_ROWS, min(PRETRAINING_LENGTH, policy.config.max_seq_len), config.seed)
 
     def other_loss(number):
-        tokens_BT, targets_BT = (ids.to(policy.tok_embeddings.weight.device) for ids in batches(number))
-        logits_BTV = at_least_fp32(policy(tokens_BT))
-        return config.pretraining_weight * F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+        batch = (ids.to(policy.tok_embeddings.weight.device) for ids in batches(number))
+        return config.pretraining_weight * learner.text_losses(*batch).mean()
 
     return other_loss

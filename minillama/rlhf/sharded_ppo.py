@@ -16,13 +16,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from minillama.corpus.text_files import read_documents
 from minillama.rlhf import ppo
-from minillama.rlhf.model_calls import ModelCalls
+from minillama.rlhf.model_calls import ModelCalls, losses_at
 from minillama.rlhf.rollout import Rollout, answer_logits, log_probs_of, sample_answers, with_prompts
 from minillama.rlhf.train_ppo import PPORun
 from minillama.rlhf.trust_region import distance_of, full_kl
 from minillama.sampling import row_chances
 from minillama.train import data_parallel
+from minillama.train.data import open_tokens, write_tokens
 from minillama.train.sharded import StateInShards, find_slowest, shard_model, time_layers
 from minillama.train.sharded_checkpoint import cut_like, read_shards, take_part_in_saving, unshard_trained
 
@@ -142,6 +144,10 @@ class CallsInShards(ModelCalls):
         entropy_BA = rows_of_all(torch.special.entr(logits_BAV.detach().softmax(-1)).sum(-1), n)
         return log_prob_BA, self.agree({**found, "entropy": ppo.masked_mean(entropy_BA, mask_BA).item()})
 
+    def text_losses(self, tokens_BT, targets_BT):
+        places = rows_of_own(len(tokens_BT))
+        return rows_of_all(ask(self.actor, losses_at, tokens_BT[places], targets_BT[places]), len(tokens_BT))
+
     def update(self, *arguments):
         row = super().update(*arguments)
         if row is None:  # no backward pass came, behind which it is forgotten
@@ -227,6 +233,14 @@ def forms_of(learner, arguments, weights):
 def in_shards(learner):
     """A class of `grpo.LEARNERS` in shards; it keeps its name, by which a run is known."""
     return type(learner.__name__, (CallsInShards, learner), {})
+
+
+def write_text(path, files, tokenizer):
+    """The `Tokens` of text files, or None where there are none: of several processes one writes them to `path`."""
+    if files and data_parallel.is_main_process():
+        write_tokens(path, read_documents(files), tokenizer)
+    data_parallel.wait_for_all()
+    return open_tokens(path, tokenizer.vocab_size) if files else None
 
 
 def save_trained(save, model, *more):

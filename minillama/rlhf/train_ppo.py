@@ -263,7 +263,7 @@ class PPORun(ResumableRun):
         self.prompts, exam = (prompts_of(part, tokenizer, template) for part in (questions, asked))
         self.end_id = tokenizer.eos_id if end_id is None else end_id  # it may be 0
         self.best = BestPolicy(learner, exam, self.end_id)
-        self.other_loss = pretraining_loss(learner.policy, pretraining_text, learner.config)
+        self.other_loss = pretraining_loss(learner, pretraining_text)
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
         name, judge = type(learner).__name__.lower(), learner.score

@@ -74,10 +74,8 @@ def require_shardable(arguments, cut=1):
     if given[dealt] % (size // cut):
         raise ValueError(f"--{dealt.replace('_', '-')} {given[dealt]} cannot be shared by {size // cut} "
                          f"{'groups of ' * (cut > 1)}processes: give a multiple of {size // cut}")
-    for flag in ("paged_optimizer", "pretraining_text"):
-        if given.get(flag):
-            words = f"--{flag.replace('_', '-')} {given[flag][0] if isinstance(given[flag], list) else given[flag]}"
-            raise ValueError(f"{words} does not go with --shard: leave one out")
+    if given.get("paged_optimizer"):
+        raise ValueError(f"--paged-optimizer {given['paged_optimizer']} does not go with --shard: leave one out")
     if given.get("load_8bit") or method not in METHODS:
         what = "--load-8bit" if given.get("load_8bit") else f"--method {method}"
         raise ValueError(f"--shard does not take {what}: choose --method {', '.join(METHODS)} on plain weights or "

@@ -19,9 +19,10 @@ MIXED = PPOConfig(**{**vars(CONFIG), "pretraining_weight": 0.5})
 
 def test_the_gradient_of_mixed_in_text_is_added_with_its_weight():
     """The step of the policy is that of PPO's loss plus gamma times the mean cross-entropy of the text's batch."""
-    plain, mixed = (a_run(a_model(), clip_norm=1e9, lr=1e-9) for _ in range(2))
+    plain, mixed = (a_run(a_model(), clip_norm=1e9, lr=1e-9, **more)
+                    for more in ({}, {"pretraining_weight": 0.5}))
     experience = plain.make_experience(sample_answers(plain.policy, prompts(plain, 0), 2, 6))
-    other_loss = pretraining_loss(mixed.policy, TEXT, MIXED)
+    other_loss = pretraining_loss(mixed, TEXT)
     plain.update(experience)
     mixed.update(experience, other_loss(5))
     text = a_model()
@@ -44,7 +45,7 @@ def test_practice_with_text_mixed_in_learns_the_text_too_and_every_update_anothe
     history = trained(mixed, MIXED, pretraining_text=TEXT)[1]
     assert text_loss(mixed) < text_loss(plain) - 0.01
     assert all(0 < row["other_loss"] < 4 for row in history)
-    drawn = pretraining_loss(mixed, TEXT, MIXED)
+    drawn = pretraining_loss(a_run(mixed, pretraining_weight=0.5), TEXT)
     assert drawn(3).item() == drawn(3).item() != drawn(4).item()
 
 
@@ -83,7 +84,7 @@ def test_a_weight_without_text_and_text_without_a_weight_are_refused():
 MUTANTS = [
     Mutant("minillama.rlhf.train_ppo", "loss + other_loss", "loss",
            test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
-    Mutant("minillama.rlhf.pretraining_mix", "return config.pretraining_weight * F", "return F",
+    Mutant("minillama.rlhf.pretraining_mix", "return config.pretraining_weight * learner", "return learner",
            test_the_gradient_of_mixed_in_text_is_added_with_its_weight),
     Mutant("minillama.rlhf.train_ppo", "self.config.minibatches + len(measured)", "self.config.minibatches",
            test_mixed_in_text_comes_in_the_order_of_the_updates),

@@ -1,5 +1,8 @@
 """Laws of PPO in shards: processes that hold a part each of all three models end where one that holds all does."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint
@@ -13,12 +16,14 @@ from test_sharded import BrokenOff, Traffic, largest_difference, local_bytes
 from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.quant.quantize_linears import quantize_linears
 from minillama.rlhf import sharded_ppo
 from minillama.rlhf.grpo import LEARNERS
 from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.rollout import choose_questions
 from minillama.rlhf.sharded_ppo import ShardedPPORun, in_shards, leaves_of, rows_of_own, with_leaves
 from minillama.rlhf.train_ppo import PPOConfig, PPORun, train_ppo
+from minillama.train.data import Tokens
 from minillama.transformer import Transformer
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
@@ -28,7 +33,10 @@ SHAPE = ModelConfig(24, 2, 2, Letters.vocab_size, n_kv_heads=1, max_seq_len=32)
 QUESTIONS, ASKED = ["a?", "what is b?", "c", "dd", "who?"], ["b?", "ee", "what?"]
 CONFIG = PPOConfig(iterations=3, batch_size=8, max_new_tokens=4, epochs=2, lr=2e-3, value_lr=3e-3,
                             kl_coefficient=0.05, kl_target=6.0, kl_horizon=60, checkpoint_every=1, seed=1)
-KINDS = {"full": {}, "lora": {"lora": True}, "grpo": {"algorithm": "grpo"}}  # six updates each
+TEXT = Tokens(np.arange(900).astype(np.uint16) * 7 % SHAPE.vocab_size, SHAPE.vocab_size)
+KINDS = {"full": {}, "lora": {"lora": True}, "grpo": {"algorithm": "grpo"}, "text": {"text": TEXT},
+         "nf4": {"lora": True, "nf4": True}}  # six updates each
+IN_FOUR = ("full", "lora")  # the others in two processes alone
 SAME = {"rel": 2e-4, "abs": 2e-5}  # of metrics: fp32 sums in another order
 
 
@@ -37,11 +45,14 @@ def whole(model):
             model.named_parameters()}
 
 
-def practised(folder=None, shard=False, stop_at=None, resume=False, lora=False, algorithm="ppo"):
+def practised(folder=None, shard=False, stop_at=None, resume=False, lora=False, algorithm="ppo", text=None,
+              nf4=False):
     """A run on seeded models, or its part up to the checkpoint of an iteration -> the run, with the policy's weights as
     they were `learned` and as the best of them were `kept`."""
     torch.manual_seed(0)
-    policy = Transformer(SHAPE)
+    policy, config = Transformer(SHAPE), replace(CONFIG, pretraining_weight=0.5) if text else CONFIG
+    if nf4:
+        quantize_linears(policy)
     if lora:
         add_lora(policy, LoRAConfig(4, 8.0, 0.0, ("attention.*", "feed_forward.*")))
     torch.manual_seed(5)
@@ -59,8 +70,8 @@ def practised(folder=None, shard=False, stop_at=None, resume=False, lora=False, 
     if folder is not None:
         folder.mkdir(exist_ok=True)
     try:
-        train_ppo(policy, judge, Letters(), QUESTIONS, CONFIG, bare, progress=False, folder=folder, resume=resume,
-                  asked=ASKED, learner=in_shards(learner) if shard else learner, kind=Run)
+        train_ppo(policy, judge, Letters(), QUESTIONS, config, bare, progress=False, folder=folder, resume=resume,
+                  pretraining_text=text, asked=ASKED, learner=in_shards(learner) if shard else learner, kind=Run)
     except BrokenOff:
         pass
     made[0].kept = whole(policy)
@@ -91,10 +102,10 @@ def traffic_of_an_iteration(run):
 def practise_in_shards(rank, size, folder):
     found = {}
     for name, options in KINDS.items():
-        if name != "grpo" or size == 2:
+        if name in IN_FOUR or size == 2:
             run = practised(shard=True, **options)
             found[name] = {"learned": run.learned, "kept": run.kept, "history": run.history}
-            if name != "grpo":
+            if name in IN_FOUR:
                 found[name]["held"] = bytes_held(run)
             if name == "full":
                 found["traffic"] = traffic_of_an_iteration(run)
@@ -117,7 +128,8 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("size", "kind"), [(2, "full"), (4, "full"), (2, "lora"), (4, "lora"), (2, "grpo")])
+@pytest.mark.parametrize(("size", "kind"), [(2, "full"), (4, "full"), (2, "lora"), (4, "lora"), (2, "grpo"),
+                                          (2, "text"), (2, "nf4")])
 def test_processes_that_share_three_models_out_learn_what_one_does(runs, size, kind):
     ours, theirs = runs[size][kind], runs[1][kind]
     assert largest_difference(ours["learned"], theirs.learned) <= 1e-6

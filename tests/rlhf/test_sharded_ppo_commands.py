@@ -49,7 +49,6 @@ def words_of(base, out, *more):
 @pytest.mark.parametrize(("words", "told"), [
     ("", "--shard shares a model out to the processes that torchrun starts, and it started none"),
     ("--batch-size 5", "--batch-size 5 cannot be shared by 2 processes: give a multiple of 2"),
-    ("--pretraining-text FILE --pretraining-weight 1", "--pretraining-text FILE does not go with --shard: leave one"),
 ])
 def test_what_cannot_be_shared_out_is_told_in_one_line_before_any_work(words, told, tmp_path, monkeypatch, capsys):
     if words:

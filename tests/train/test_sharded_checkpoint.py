@@ -146,11 +146,11 @@ def two_learn(folder, resume=False, kind=ShardedPretrain):
     return run
 
 
-def killed(rank, size, folder, victim, moment):
-    """Two processes, of which one kills itself: in the midst of writing shards-4, or when all is written but the
+def killed(rank, size, folder, victim, moment, shards="shards-4"):
+    """Two processes, of which one kills itself: in the midst of writing these shards, or when all is written but the
     state."""
     def die_at(path, place=victim):
-        if rank == place and Path(path).name == "shards-4":
+        if rank == place and Path(path).name == shards:
             os.kill(os.getpid(), signal.SIGKILL)
 
     write, finish = FileSystemWriter.write_data, sharded_checkpoint.finish_shards
@@ -182,7 +182,17 @@ def one_killed_before_the_state(rank, size, folder):
     killed(rank, size, folder, 0, "written")
 
 
-KILLED = {"writing-0": one_killed_writing, "writing-1": other_killed_writing, "written-0": one_killed_before_the_state}
+def killed_writing_the_first(rank, size, folder):
+    killed(rank, size, folder / "first", 1, "writing", "shards-0")
+
+
+def killed_before_the_first_counts(rank, size, folder):
+    killed(rank, size, folder / "first", 0, "written", "shards-0")
+
+
+FIRST = {"first/writing-1": killed_writing_the_first, "first/written-0": killed_before_the_first_counts}
+KILLED = {"writing-0": one_killed_writing, "writing-1": other_killed_writing,
+          "written-0": one_killed_before_the_state, **FIRST}
 
 
 class Watched(ShardedPretrain):
@@ -202,12 +212,17 @@ go_on = threading.Event()
 
 
 def learn_all(rank, size, folder):
-    """What was killed goes on, and one run is never stopped; its writer is slow."""
+    """What was killed goes on, or begins anew where no checkpoint counts, and one run is never stopped; its writer is
+    slow."""
     alone = two_learn(folder / "alone")
     same = {}
     for name in KILLED:
-        state = torch.load(folder / name / "training_state.pt")["shards"] if rank == 0 else ""
-        ours = two_learn(folder / name, resume=True).weights
+        if name in FIRST:
+            with pytest.raises(FileNotFoundError, match="nothing to resume, start with .*without --resume") as told:
+                two_learn(folder / name, resume=True)
+            assert "\n" not in str(told.value) and (folder / name / "shards-0").is_dir()
+        state = torch.load(folder / name / "training_state.pt")["shards"] if rank == 0 and name not in FIRST else ""
+        ours = two_learn(folder / name, resume=name not in FIRST).weights
         same[name] = [state, all(torch.equal(ours[key], weight) for key, weight in alone.weights.items())]
     write = FileSystemWriter.write_data
     FileSystemWriter.write_data = lambda writer, *given: (
@@ -221,6 +236,7 @@ def learn_all(rank, size, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
+    (folder / "first").mkdir()
     for function in KILLED.values():
         with pytest.raises(AssertionError, match="SIGKILL"):
             in_processes(function, [2], folder)
@@ -233,7 +249,7 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize("name", [*KILLED, "slow"])
 def test_a_run_killed_while_it_writes_ends_bit_for_bit_like_the_one_that_was_not(name, two):
     state, same = two["same"][name]
-    assert same and state == {"slow": "shards-5"}.get(name, "shards-2")
+    assert same and state == {"slow": "shards-5", **dict.fromkeys(FIRST, "")}.get(name, "shards-2")
 
 
 @pytest.mark.long
