@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 # How bytes that start no valid sequence are decoded: each is one U+FFFD, as in SentencePiece; Python's errors="replace"
 # makes one mark of several.
 EACH_BYTE = "minillama.each_byte"
-codecs.register_error(EACH_BYTE, lambda error: ("\ufffd", error.start + 1))  # type: ignore[attr-defined]  # a decoding error
+codecs.register_error(EACH_BYTE, lambda error: ("\ufffd", error.start + 1))  # type: ignore[attr-defined]
 
 
 @dataclass
