@@ -100,6 +100,4 @@ def with_folder(test):
 MUTANTS = [
     Mutant("_record", "    if row is None:\n", "    if True:\n", with_folder(test_a_row_is_made_once_and_kept_at_once)),
     Mutant("_record", "[*rows_of(path), row]", "[row]", with_folder(test_a_row_that_makes_another_loses_neither)),
-    Mutant("ziya", "row[\"curve\"][i:i + SMOOTH]", "row[\"curve\"][i:]",
-           test_a_level_is_reached_where_the_mean_of_three_rounds_is_there),
 ]

@@ -246,6 +246,6 @@ MUTANTS = [
            test_only_the_first_token_loses_its_leading_space),
     Mutant(_FILE, "self._at_start = self._at_start and not shown\n            return", "return",
            test_only_the_first_token_loses_its_leading_space),
-    Mutant("minillama.tokenizer.word_counts", '"\\ufffd", error.start + 1', '"\\ufffd", error.end',
+    Mutant("minillama.tokenizer.sentencepiece", '("utf-8")(EACH_BYTE)', '("utf-8")("replace")',
            test_each_byte_that_forms_no_character_is_shown_as_one_mark),
 ]
