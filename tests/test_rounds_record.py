@@ -68,6 +68,8 @@ def test_what_a_chain_misses_is_said(changes, missed):
 def test_a_level_is_reached_where_the_mean_of_three_rounds_is_there():
     row = {"curve": [(1.0, 0.0), (2.0, 3.0), (3.0, 0.0), (4.0, 3.0), (5.0, 3.0)]}
     assert ziya.reached(row, 1.0) == 3.0 and ziya.reached(row, 2.0) == 4.0 and ziya.reached(row, 2.5) is None
+    late = {"curve": [(1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (4.0, 3.0), (5.0, 9.0)]}  # what comes later does not count
+    assert ziya.reached(late, 1.0) == 4.0 and ziya.reached(late, 2.0) == 5.0
 
 
 def test_the_rule_pays_for_the_names_that_were_asked_for_and_no_more_than_three_sentences():
@@ -100,4 +102,6 @@ def with_folder(test):
 MUTANTS = [
     Mutant("_record", "    if row is None:\n", "    if True:\n", with_folder(test_a_row_is_made_once_and_kept_at_once)),
     Mutant("_record", "[*rows_of(path), row]", "[row]", with_folder(test_a_row_that_makes_another_loses_neither)),
+    Mutant("ziya", "row[\"curve\"][i:i + SMOOTH]", "row[\"curve\"][i:]",
+           test_a_level_is_reached_where_the_mean_of_three_rounds_is_there),
 ]
