@@ -11,6 +11,7 @@ from mutants import Mutant
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 sys.path.insert(0, str(BENCH))  # a script of that folder finds its neighbours so
 import _record  # noqa: E402
+import fine_tuning_steps  # noqa: E402
 import own_tasks  # noqa: E402
 import ziya  # noqa: E402
 
@@ -63,6 +64,13 @@ def test_what_a_chain_misses_is_said(changes, missed):
     text = own_tasks.page_part([row, {"base_seconds": 1.0, "world": "kitchen", "seed": 4}])
     assert ("Missed by" in text) == bool(missed) and all(name in text for name in missed)
     assert f"{0 if missed else 1} of 1 rows miss none" in text
+
+
+@pytest.mark.parametrize("bench, table", [(ziya, ziya.page_part), (fine_tuning_steps, fine_tuning_steps.steps_table),
+                                          (fine_tuning_steps, fine_tuning_steps.rounds_table)])
+def test_the_pages_table_is_that_of_the_record(bench, table):
+    rows = _record.rows_of(bench.RECORD)
+    assert {row["seed"] for row in rows} == {0, 1, 2} and table(rows) in bench.PAGE.read_text(encoding="utf-8")
 
 
 def test_a_level_is_reached_where_the_mean_of_three_rounds_is_there():
