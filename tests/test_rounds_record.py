@@ -66,11 +66,12 @@ def test_what_a_chain_misses_is_said(changes, missed):
     assert f"{0 if missed else 1} of 1 rows miss none" in text
 
 
-@pytest.mark.parametrize("bench, table", [(ziya, ziya.page_part), (fine_tuning_steps, fine_tuning_steps.steps_table),
-                                          (fine_tuning_steps, fine_tuning_steps.rounds_table)])
-def test_the_pages_table_is_that_of_the_record(bench, table):
+@pytest.mark.parametrize("bench, table, seeds", [
+    (ziya, ziya.page_part, {0, 1, 2}), (fine_tuning_steps, fine_tuning_steps.steps_table, {0, 1, 2}),
+    (fine_tuning_steps, fine_tuning_steps.rounds_table, {0, 1, 2}), (own_tasks, own_tasks.page_part, {4})])
+def test_the_pages_table_is_that_of_the_record(bench, table, seeds):
     rows = _record.rows_of(bench.RECORD)
-    assert {row["seed"] for row in rows} == {0, 1, 2} and table(rows) in bench.PAGE.read_text(encoding="utf-8")
+    assert {row["seed"] for row in rows} >= seeds and table(rows) in bench.PAGE.read_text(encoding="utf-8")
 
 
 def test_a_level_is_reached_where_the_mean_of_three_rounds_is_there():
