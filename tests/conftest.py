@@ -14,6 +14,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one of several test processes: each has a core
 
 import pytest
+from _pytest.assertion import util  # where the explanations of failed assertions are made
+
+LONGEST_EXPLAINED = 2_000  # characters of what is compared
+SECONDS_OF_A_QUICK_TEST = 900  # far above any on a busy laptop: a test that hangs fails and shows where it stood
 
 sys.path += [str(room) for room in sorted(Path(__file__).parent.iterdir()) if room.is_dir()]  # tests share helpers
 
@@ -32,6 +36,37 @@ def pytest_collection_modifyitems(items):
         parameters = item.callspec.params if item.path.stem == "test_mutants" and hasattr(item, "callspec") else {}
         if parameters.get("file", item.path.stem).removeprefix("test_") in NUMERIC:
             item.add_marker("numeric")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test ends: long texts that differ are not compared line by line, and one that hangs is stopped.
+
+    pytest's list of all differences takes more than quadratic time, more than an hour for a page of 280 KB; and where
+    the variable CI is set, it is made for every comparison that fails, a planted fault's too.
+    """
+    explain = util._reprcompare
+    util._reprcompare = lambda op, left, right: None if is_long(left) or is_long(right) else explain(op, left, right)
+    watched = hasattr(signal, "SIGALRM") and not item.get_closest_marker("long") and not any(
+        signal.getitimer(signal.ITIMER_REAL))  # the planter of random faults has a limit of its own
+    if watched:
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(SECONDS_OF_A_QUICK_TEST)
+    try:
+        return (yield)
+    finally:
+        util._reprcompare = explain
+        if watched:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def is_long(value):
+    return isinstance(value, str | bytes | list | tuple | dict | set) and len(repr(value)) > LONGEST_EXPLAINED
+
+
+def stop(*_):
+    pytest.fail(f"the test took more than {SECONDS_OF_A_QUICK_TEST} s")
 
 
 @pytest.fixture(scope="session")

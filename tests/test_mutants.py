@@ -1,9 +1,11 @@
 """Every law that declares a mutant is shown to fail on it: a test that cannot fail proves nothing."""
 
 import importlib
+import signal
 from pathlib import Path
 
 import pytest
+from conftest import SECONDS_OF_A_QUICK_TEST
 from mutants import Mutant, planted
 
 BROKEN_MUTANT = (NameError, SyntaxError, ImportError)  # the mutant itself is wrong, not caught by the law
@@ -45,3 +47,20 @@ def test_a_planted_mistake_is_taken_out_again():
     with planted(mutant):
         assert atomic_write.__wrapped__.__code__ is not before
     assert atomic_write.__wrapped__.__code__ is before
+
+
+def test_long_texts_that_differ_fail_without_a_list_of_their_lines(monkeypatch):
+    monkeypatch.setenv("CI", "true")  # where pytest would list every difference, in more than quadratic time
+    page = "\n".join(f"<td>{number}</td>" for number in range(600))
+    other = page.replace("<td>7", "<td> 7")
+    with pytest.raises(AssertionError) as told:
+        assert page == other
+    assert len(str(told.value)) < 1000
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM, which Windows lacks")
+def test_a_quick_test_that_hangs_is_stopped():
+    seconds = signal.getitimer(signal.ITIMER_REAL)[0]
+    assert 0 < seconds <= SECONDS_OF_A_QUICK_TEST
+    with pytest.raises(pytest.fail.Exception, match=f"more than {SECONDS_OF_A_QUICK_TEST} s"):
+        signal.raise_signal(signal.SIGALRM)
