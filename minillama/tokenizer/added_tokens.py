@@ -13,7 +13,8 @@ import regex
 
 
 class AddedToken(NamedTuple):
-    """lstrip, rstrip: it takes the white space before and behind it; single_word: no letter may touch it."""
+    """lstrip, rstrip: it takes the white space before and behind it; single_word: no letter may touch it; normalized:
+    it is looked for in what those that are not have left."""
 
     text: str
     id: int
@@ -21,13 +22,7 @@ class AddedToken(NamedTuple):
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
-
-    @property
-    def pattern(self):
-        """The regular expression of what becomes this token."""
-        word = regex.escape(self.text)
-        word = rf"(?<!\w){word}(?!\w)" if self.single_word else word
-        return (r"\s*" if self.lstrip else "") + word + (r"\s*" if self.rstrip else "")
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,20 @@ class TokenSettings:
     notes: tuple = ()
 
 
-def _longest_first(token):
-    return -len(token.text), token.text
+def cut_at(text, tokens):
+    """The text as a list of str and `AddedToken`, cut at these tokens as the tokenizers library does it: the longest
+    of those that begin leftmost, whatever its flags then make of it."""
+    by_text, parts, place = {token.text: token for token in tokens}, [], 0
+    names = "|".join(map(regex.escape, sorted(by_text, key=len, reverse=True)))
+    for match in regex.finditer(names, text) if names else ():
+        token, (start, end) = by_text[match[0]], match.span()
+        if token.single_word and regex.search(r"\w", text[max(start - 1, 0):start] + text[end:end + 1]):
+            continue
+        while token.lstrip and start and regex.match(r"\s", text[start - 1]):
+            start -= 1
+        end = regex.compile(r"\s*").match(text, end).end() if token.rstrip else end
+        parts, place = [*parts, text[place:start], token], end
+    return [part for part in [*parts, text[place:]] if part]
 
 
 class Tokenizer:
@@ -82,7 +89,7 @@ class Tokenizer:
 
     @cached_property
     def _words(self):
-        return sorted((token for token in self.added.values() if not token.special), key=_longest_first)
+        return [token for token in self.added.values() if not token.special]
 
     @property
     def begins(self):
@@ -163,14 +170,13 @@ class Tokenizer:
         """The text as a list of str and `AddedToken`: cut at the added words and the special tokens allowed."""
         wanted = self._words
         if allowed_special:
-            wanted = sorted([*wanted, *map(self.added.get, self._allowed(allowed_special))], key=_longest_first)
-        if not wanted:
-            return [text]
-        parts, place = [], 0
-        for match in regex.finditer("|".join(f"({token.pattern})" for token in wanted), text):
-            parts += [text[place:match.start()], wanted[match.lastindex - 1]]
-            place = match.end()
-        return [part for part in [*parts, text[place:]] if part] or [""]
+            wanted = [*wanted, *map(self.added.get, self._allowed(allowed_special))]
+        parts = [text]
+        for normalized in (False, True):
+            tokens = [token for token in wanted if token.normalized is normalized]
+            parts = [piece for part in parts
+                     for piece in ([part] if isinstance(part, AddedToken) else cut_at(part, tokens))]
+        return parts or [""]
 
     def _allowed(self, names):
         known = self.special_tokens

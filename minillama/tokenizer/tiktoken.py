@@ -24,16 +24,6 @@ def looks_like_tiktoken(data):
     return FIRST_LINE.match(data[:1000]) is not None
 
 
-def tiktoken_bytes(tokenizer):
-    """The bytes of such a file for a `ByteBpeTokenizer`. ValueError where its words are cut in another way, of which
-    the file says nothing, or its ids do not count from 0 up."""
-    if tokenizer.words != [LLAMA3_WORDS] or sorted(tokenizer.ids.values()) != list(range(len(tokenizer.ids))):
-        raise ValueError("a tiktoken file says not how words are cut, and is read with Llama 3's pattern: write this "
-                         "tokenizer as a tokenizer.json")
-    rows = sorted(tokenizer.ids.items(), key=lambda item: item[1])
-    return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in rows)
-
-
 def read_tiktoken(data):
     """The tokenizer in the bytes of such a file. ValueError for a damaged line, a gap in the ranks, a missing byte."""
     ids = {}

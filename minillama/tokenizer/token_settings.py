@@ -15,7 +15,7 @@ from .added_tokens import AddedToken, TokenSettings
 MAX_BYTES = 1 << 27  # of a file beside the vocabulary: Llama 3.2's tokenizer.json has 17 MB
 MAX_TEMPLATE, MAX_ID = 1 << 20, 1 << 24  # bytes of a chat template; ids of added tokens: rows are made up to them
 LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
-FLAGS = ("lstrip", "rstrip", "single_word")
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "added_tokens", "config")
 CLEAN_UP = ("{} asks for clean_up_tokenization_spaces: decoded text is exact all the same, for of a BPE tokenizer "
             "transformers 5 ignores it too (transformers 4 took spaces before punctuation away)")
@@ -65,8 +65,8 @@ def _token(entry, index, path):
     """The `AddedToken` of an object with its text and flags."""
     flags = {name: value for name, value in entry.items() if name not in ("id", "content", "__type")}
     for name, value in flags.items():
-        if name not in ("special", "normalized", *FLAGS) or not isinstance(value, bool):
-            raise ValueError(f"{path}: an added token has {name!r:.80} {value!r:.80}: expected special, normalized, "
+        if name not in ("special", *FLAGS) or not isinstance(value, bool):
+            raise ValueError(f"{path}: an added token has {name!r:.80} {value!r:.80}: expected special, "
                              f"{', '.join(FLAGS)}, each true or false")
     if not isinstance(entry.get("content"), str) or not entry["content"]:
         raise ValueError(f"{path}: an added token's content is {entry.get('content')!r:.80}, no text: damaged")
@@ -74,9 +74,11 @@ def _token(entry, index, path):
 
 
 def added_tokens_json(tokenizer):
-    """The inverse of `added_tokens`: the list in the order of ids."""
+    """The inverse of `added_tokens`: the list in the order of ids. None is normalized where that puts a space before
+    a token itself."""
+    plain = tokenizer.prefix == "sentencepiece"
     return [{"id": token.id, "content": token.text, "single_word": token.single_word, "lstrip": token.lstrip,
-             "rstrip": token.rstrip, "normalized": False, "special": token.special}
+             "rstrip": token.rstrip, "normalized": token.normalized and not plain, "special": token.special}
             for token in sorted(tokenizer.added.values(), key=lambda token: token.id)]
 
 

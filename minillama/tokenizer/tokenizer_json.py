@@ -221,7 +221,7 @@ def _prefix(content):
     if content.get("decoder") not in (None, form["decoder"], form["pre_tokenizer"]):
         raise unknown_part(content["decoder"])
     words = [entry for entry in content.get("added_tokens") or [] if not entry.get("special", True)]
-    if form["normalizer"] and any(entry.get("normalized") for entry in words):
+    if form["prefix"] == "sentencepiece" and any(entry.get("normalized") for entry in words):
         raise ValueError("tokenizer.json has an added word that is normalized: a space would be put before it too, "
                          "which is not done here: use its tokenizer.model")
     return form["prefix"]
@@ -240,7 +240,8 @@ def _sentencepiece(content, vocab, merges, settings):
     pieces = []
     for index in range(len(by_id)):
         piece = by_id[index]
-        own = CONTROL if piece in added and added[piece].special else USER_DEFINED if piece in added else NORMAL
+        found = piece in added and not (added[piece].special or added[piece].single_word)  # wherever it stands
+        own = USER_DEFINED if found else CONTROL if piece in added else NORMAL
         kind = UNKNOWN if piece == unknown and own != USER_DEFINED else BYTE if piece in bytes_ else own
         pieces.append(Piece(piece, scores.get(piece, -float(len(merges))), kind))
     tokenizer = SentencePieceTokenizer(model_bytes(pieces, prefix=prefix != "never"))

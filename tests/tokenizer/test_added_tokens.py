@@ -11,16 +11,18 @@ from minillama.tokenizer import train_bpe
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
 from minillama.tokenizer.byte_bpe import BYTE_TO_CHARACTER
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
-from minillama.tokenizer.tokenizer_json import read_tokenizer_json
+from minillama.tokenizer.tokenizer_json import read_tokenizer_json, sentencepiece_json
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 FLAGS = ("lstrip", "rstrip", "single_word")
+ALL_FLAGS = (*FLAGS, "normalized")
+PIECES = ["<a>", "<a>b", "tool", "\u4f60", "</a>", "b<a>", "x<", "7x"]
 
 
 def of_bytes(*entries):
     """A tokenizer.json of single bytes with added tokens: (content, special, *names of flags)."""
-    added = [{"id": 256 + n, "content": text, "special": special, "normalized": False,
-              **{flag: flag in flags for flag in FLAGS}} for n, (text, special, *flags) in enumerate(entries)]
+    added = [{"id": 256 + n, "content": text, "special": special, **{flag: flag in flags for flag in ALL_FLAGS}}
+             for n, (text, special, *flags) in enumerate(entries)]
     model = {"type": "BPE", "vocab": {BYTE_TO_CHARACTER[byte]: byte for byte in range(256)}, "merges": []}
     return json.dumps({"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": BYTE_LEVEL,
                        "post_processor": None, "decoder": BYTE_LEVEL, "model": model})
@@ -39,6 +41,30 @@ def test_words_are_found_as_the_library_finds_them():
             assert ours.encode(sample) == ids, (flags, sample)
             if not flags:
                 assert ours.decode(ids) == sample == theirs.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_that_overlap_are_found_in_the_librarys_order(seed):
+    """The longest of those that begin leftmost, and a normalized one only in what the others have left."""
+    tokenizers = pytest.importorskip("tokenizers")
+    rng = random.Random(seed)
+    for _ in range(12):
+        flags = [[flag for flag in ALL_FLAGS if rng.random() < 0.35] for _ in PIECES]
+        text = of_bytes(*((piece, rng.random() < 0.5, *own) for piece, own in zip(PIECES, flags, strict=True)))
+        ours, theirs = read_tokenizer_json(text.encode()), tokenizers.Tokenizer.from_str(text)
+        for _ in range(40):
+            sample = "".join(rng.choices([*PIECES, " ", "\t", "x", "\n", "_", "<", "7", "\u3000"], k=6))
+            assert ours.encode(sample, allowed_special="all") == theirs.encode(sample).ids, (text[:900], sample)
+
+
+def test_a_word_that_stands_alone_is_not_found_inside_another_by_a_sentencepiece_vocabulary():
+    tokenizers = pytest.importorskip("tokenizers")
+    old = train_bpe(["the cat and the hat"] * 20, 280)
+    old.obey(TokenSettings((AddedToken("Xy", 280, False, single_word=True),), prefix="first"))
+    text = sentencepiece_json(old)
+    ours, theirs = read_tokenizer_json(text), tokenizers.Tokenizer.from_str(text.decode())
+    for sample in ("the Xy cat", "the _Xy cat", "theXy"):
+        assert ours.encode(sample) == theirs.encode(sample, add_special_tokens=False).ids, sample
 
 
 def test_a_special_token_comes_on_request_and_shows_on_request():
@@ -114,13 +140,21 @@ def test_a_batch_is_each_of_its_texts_by_any_number_of_threads():
             tokenizer.encode_batch(texts, threads)
 
 
+def check_overlap():
+    test_tokens_that_overlap_are_found_in_the_librarys_order(0)
+
+
 MODULE, FOUND = "minillama.tokenizer.added_tokens", test_words_are_found_as_the_library_finds_them
 MUTANTS = [
-    Mutant(MODULE, 'r"\\s*" if self.lstrip', 'r"" if self.lstrip', FOUND),
+    Mutant(MODULE, "while token.lstrip and", "while False and", FOUND),
     Mutant(MODULE, "pool.map(partial(self.encode, **options), texts)", "pool.map(self.encode, texts)",
            test_a_batch_is_each_of_its_texts_by_any_number_of_threads),
-    Mutant(MODULE, "return -len(token.text), token.text", "return len(token.text), token.text", FOUND),
-    Mutant(MODULE, 'rf"(?<!\\w){word}(?!\\w)"', 'rf"{word}(?!\\w)"', FOUND),
+    Mutant(MODULE, "key=len, reverse=True", "key=len", FOUND),
+    Mutant(MODULE, "text[max(start - 1, 0):start] + text[end:end + 1]", "text[end:end + 1]", FOUND),
+    Mutant(MODULE, "for normalized in (False, True):", "for normalized in (True, False):", check_overlap),
+    Mutant("minillama.tokenizer.tokenizer_json", "added[piece].special or added[piece].single_word",
+           "added[piece].special",
+           test_a_word_that_stands_alone_is_not_found_inside_another_by_a_sentencepiece_vocabulary),
     Mutant(MODULE, "wanted = self._words\n", "wanted = list(self.added.values())\n",
            test_a_special_token_comes_on_request_and_shows_on_request),
     Mutant(MODULE, "self.bos_id if self.begins else None", "self.bos_id",
