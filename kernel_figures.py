@@ -20,8 +20,10 @@ THREADS = {"rope_v1": 128, "rope_v2": 128, "rope_v3": 128, "rope_v4": 128, "rope
            "nf4_matmul_backward_v1": 64, "nf4_matmul_v2": 128, "nf4_matmul_v3": 128, "nf4_matvec_v1": 128,
            "nf4_matmul_backward_v2": 256, "nf4_matmul_backward_v3": 128, "flash_delta_v1": 128,
            "flash_attention_v1": 64, "flash_dq_v1": 64, "flash_dkv_v1": 64, "flash_attention_v2": 128,
-           "flash_gradients_v2": 256, "flash_decoding_v1": 128, "flash_decoding_v2": 128,
+           "flash_gradients_v2": 256, "flash_wide_v2": 128, "flash_wide_dq_v2": 256, "flash_wide_dkv_v2": 256,
+           "flash_decoding_v1": 128, "flash_decoding_v2": 128,
            "flash_combine_v1": 128, "pack_mask_v1": 128}  # of a block
+ONE_WARP = ("flash_attention_v1 fp32 256", "flash_dq_v1 fp32 256", "flash_dkv_v1 fp32 256")  # a block has, not two
 BOOLS = {"rope": ("half-split", "interleaved"), "flash": (None, "masked")}  # of a template
 TYPES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 OPCODES = {"global loads": r"ld\.global", "of 16 bytes": r"ld\.global(\.nc)?\.(v4\.\w32|v2\.\w64)",
@@ -71,7 +73,10 @@ def figures(architecture, source=ROOT / "csrc/cuda/kernels.cu"):
 
 
 def dynamic_shared(kernel):
-    """Bytes that a launch asks for and no compiler tells: GradientTiles in flash_backward_tensor_cores.cuh."""
+    """Bytes that a launch asks for and no compiler tells: GradientTiles in flash_backward_tensor_cores.cuh, WideKeys in
+    flash_wide_backward.cuh."""
+    if kernel and kernel.startswith("flash_wide_dkv_v2"):
+        return 256 * int(kernel.split()[2]) + 16 * 1024 + 384
     if not kernel or not kernel.startswith("flash_gradients_v2"):
         return 0
     d = int(kernel.split()[2])
@@ -82,7 +87,7 @@ def dynamic_shared(kernel):
 def resident_warps(architecture, kernel, number):
     """Warps that an SM can hold at once: by registers (65536, given out in 256 a warp), shared memory and blocks."""
     most_warps, most_blocks, kib = SM[architecture]
-    warps = THREADS[kernel.split()[0]] // 32
+    warps = 1 if kernel in ONE_WARP else THREADS[kernel.split()[0]] // 32
     by_registers = 65536 // (-(-number["registers"] * 32 // 256) * 256) // warps
     by_shared = kib * 1024 // (number["shared"] + 1024)  # 1 KiB of each block is the system's
     return warps * min(most_warps // warps, most_blocks, by_registers, by_shared)

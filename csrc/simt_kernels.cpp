@@ -3,6 +3,8 @@
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
 #include "cuda/flash_decoding_append.cuh"
+#include "cuda/flash_forward.cuh"
+#include "cuda/flash_wide_backward.cuh"
 #include "cuda/nf4_backward_tensor_cores.cuh"
 #include "cuda/rope_vectors.cuh"
 #include "kernel_table.h"

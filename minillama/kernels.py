@@ -270,7 +270,7 @@ def _nf4_backward(operators, ctx, gradient):
 def flash_attention(q_BHTd, k_BKSd, v_BKSd, causal=True, mask_BTS=None, backend="simt"):
     """`minillama.attention.attention` without the T x S matrix (arXiv 2205.14135), with all three gradients.
 
-    fp32, bf16 or fp16, computed in fp32; any strides; v as wide as q; d up to 512 with "cpu", else to 128. Same inputs
+    fp32, bf16 or fp16, computed in fp32; any strides; v as wide as q; d up to 512 with "cpu", else to 256. Same inputs
     give the same bits, for any number of threads. RuntimeError if it is not built.
     """
     return operator_of("flash_attention", backend, q_BHTd)(q_BHTd, k_BKSd, v_BKSd, causal, mask_BTS)[0]

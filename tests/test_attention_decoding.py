@@ -51,8 +51,8 @@ def test_one_query_behind_4097_tokens():
     law_holds(*random_inputs(1, 4, 2, 1, 4097, 8))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [8, 32, 40, 64, 72, 128])
+@pytest.mark.parametrize(("d", "dtype"), [
+    *((d, dtype) for d in (8, 32, 40, 64, 72, 128, 136, 256) for dtype in DTYPES), (132, torch.float32)])
 def test_every_width_and_dtype(d, dtype):
     law_holds(*random_inputs(1, 3, 1, 1, 70, d, dtype))
 
@@ -94,7 +94,7 @@ def test_what_the_mask_hides_and_what_lies_behind_the_cache_is_not_read():
 
 @linux
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("S", "d"), [(1, 8), (19, 40), (33, 64)])
+@pytest.mark.parametrize(("S", "d"), [(1, 8), (19, 40), (33, 64), (9, 132), (35, 136)])
 def test_no_row_and_no_column_too_many_is_read(S, d, dtype):
     q, k, v = random_inputs(1, 2, 1, 1, S, d, dtype)
     mask = torch.ones(1, 1, S, dtype=torch.bool)

@@ -61,7 +61,7 @@ def test_odd_lengths_keep_the_tolerance_law(T, S, causal):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 31, 32, 33, 64, 72, 80, 127, 128])
+@pytest.mark.parametrize("d", [1, 31, 32, 33, 64, 72, 80, 127, 128, 129, 192, 200, 255, 256])
 def test_every_width_and_dtype_keeps_the_tolerance_law(d, dtype):
     law_holds(random_inputs(1, 1, 1, 18, 35, d, dtype), True)
 
@@ -90,7 +90,8 @@ def test_a_query_that_sees_nothing_gives_zeros_and_takes_no_gradient():
     assert (dq[:, :, :3] == 0).all() and dq.isfinite().all()
 
 
-@pytest.mark.parametrize(("dtype", "d", "tile"), [(torch.float32, 8, 16), (torch.bfloat16, 16, 64)])
+@pytest.mark.parametrize(("dtype", "d", "tile"), [(torch.float32, 8, 16), (torch.bfloat16, 16, 64),
+                                                  (torch.bfloat16, 136, 64), (torch.float16, 193, 64)])
 def test_a_tile_of_the_future_may_be_anything_and_so_may_keys_within_one(dtype, d, tile):
     """A tile that is wholly in the future is not read, and a key that is not seen has no score."""
     q, k, v = (x.detach() for x in random_inputs(1, 1, 1, tile + 4, tile + 4, d, dtype))
@@ -108,7 +109,7 @@ def each_query_alone(q, k, v):
                       for i in range(T)], 2)
 
 
-@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 5), (torch.bfloat16, 16)])
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 5), (torch.bfloat16, 16), (torch.bfloat16, 131)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_is_seen_and_not_a_number_makes_nan_and_no_more_than_written_out(which, value, dtype, d):
@@ -141,7 +142,8 @@ def within_nan(x, room=24):
     return memory[:, :, :T, :d].requires_grad_(x.requires_grad)
 
 
-@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 12), (torch.bfloat16, 40), (torch.bfloat16, 17)])
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 12), (torch.bfloat16, 40), (torch.bfloat16, 17),
+                                         (torch.float32, 200), (torch.bfloat16, 200), (torch.bfloat16, 130)])
 def test_what_lies_behind_rows_and_columns_in_memory_reaches_no_one(dtype, d):
     inputs, direction = random_inputs(2, 2, 1, 5, 19, d, dtype), torch.randn(2, 2, 5, d).to(dtype)
     clean = with_gradients(kernels.flash_attention, inputs, direction)
@@ -169,7 +171,7 @@ def test_more_blocks_than_a_launch_has_are_refused():
         kernels.flash_attention(q, q, q)
 
 
-@pytest.mark.parametrize("d", [1, 12, 16, 80])
+@pytest.mark.parametrize("d", [1, 12, 16, 80, 160])
 def test_scores_far_from_zero_neither_overflow_nor_vanish(d):
     """One key has all the weight: 1, whichever of the products nvcc fuses with a sum, and whether or not 1 / sqrt(d) is
     a power of two (tests/simt/test_simt_contraction.py runs it fused)."""
@@ -235,7 +237,7 @@ def test_fifty_runs_give_the_same_bits():
     ((1, 3, 5, 8), (1, 2, 5, 8), (1, 2, 5, 8), "3 query heads cannot share 2 key/value heads"),
     ((1, 2, 5, 8), (1, 2, 5, 4), (1, 2, 5, 4), "wanted the same B and d"),
     ((1, 2, 5, 8), (1, 2, 5, 8), (1, 2, 6, 8), r"k has shape \[1, 2, 5, 8\] and v \[1, 2, 6, 8\], wanted one"),
-    ((1, 2, 5, 129), (1, 2, 5, 129), (1, 2, 5, 129), "head width 129 is not allowed: from 1 to 128"),
+    ((1, 2, 5, 257), (1, 2, 5, 257), (1, 2, 5, 257), "head width 257 is not allowed: from 1 to 256"),
     ((2, 5, 8), (2, 5, 8), (2, 5, 8), r"wanted \(B, H, T, d\)"),
 ])
 def test_wrong_shapes_are_refused_with_the_wanted_and_the_given(q, k, v, message):

@@ -48,13 +48,13 @@ def test_any_mask_keeps_the_law_at_odd_lengths(T, S, number, causal):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128])
+@pytest.mark.parametrize("d", [8, 32, 64, 80, 96, 128, 131, 192, 256])
 def test_every_width_and_dtype_keeps_the_law(d, dtype):
     mask = torch.rand(1, 67, 70, generator=torch.Generator().manual_seed(d)) < 0.4
     law_holds(random_inputs(1, 3, 1, 67, 70, d, dtype), True, mask)
 
 
-@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16)])
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16), (torch.bfloat16, 160)])
 def test_packed_documents_are_what_each_is_alone(dtype, d):
     lengths = 70, 3, 65, 40
     ids = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
@@ -74,14 +74,15 @@ def test_packed_documents_are_what_each_is_alone(dtype, d):
         start += length
 
 
-@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16), (torch.bfloat16, 128)])
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16), (torch.bfloat16, 128),
+                                         (torch.bfloat16, 200)])
 def test_of_64_keys_the_last_32_may_be_all_that_is_seen(dtype, d):
     """A word of the mask that is 0 says nothing of the next one."""
     mask = (torch.arange(130) % 64 >= 32).expand(1, 1, 130)
     law_holds(random_inputs(1, 2, 1, 70, 130, d, dtype), False, mask)
 
 
-@pytest.mark.parametrize("d", [16, 128])
+@pytest.mark.parametrize("d", [16, 128, 136])
 def test_tiles_that_nobody_sees_are_not_read(d):
     """NaN in 64 keys and values that a mask hides reaches neither out nor gradients, and theirs are 0; so for queries
     that see nothing."""
@@ -103,7 +104,7 @@ def test_tiles_that_nobody_sees_are_not_read(d):
     assert all((x[:, :, 64:128] == 0).all() for x in again)
 
 
-@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16)])
+@pytest.mark.parametrize(("dtype", "d"), [(torch.float32, 8), (torch.bfloat16, 16), (torch.bfloat16, 131)])
 def test_a_query_that_sees_nothing_gives_zeros_and_takes_no_gradient(dtype, d):
     q, k, v = random_inputs(2, 2, 1, 70, 70, d, dtype)
     mask = torch.rand(2, 70, 70, generator=torch.Generator().manual_seed(0)) < 0.5

@@ -73,7 +73,8 @@ def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
 @pytest.mark.parametrize("barrier", barriers())
 def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
     kinds = {"nf4": "nf4", "flash_tensor": "tensor", "flash_decoding": "decoding", "flash_backward": "gradients",
-             "flash_gradient": "gradients", "flash_fragments": "gradients"}
+             "flash_gradient": "gradients", "flash_fragments": "gradients", "flash_wide_backward": "gradients",
+             "flash_wide": "tensor"}
     kernel = next((kinds[start] for start in kinds if barrier.startswith(start)), "attention")
     right = run(planted, kernel, "none", "forward")
     assert all(run(planted, kernel, barrier, schedule) != right for schedule in SCHEDULES)
@@ -100,6 +101,9 @@ def test_a_turn_that_nobody_waits_for_or_that_is_passed_before_a_fence_is_a_race
     header = (KERNELS / "flash_backward_tensor_cores.cuh").read_text(encoding="utf-8")
     assert old == "" or header.count(old) == 1
     header = (header.replace(old, new) if old else header).replace('#include "flash', '#include "cuda/flash')
+    wide = "return flash_wide_backward(q, k, v, d_out, bits, rows, delta, dq, dk, dv, shape, stream)"
+    assert header.count(wide) == 1
+    header = header.replace(wide, "return")  # in another file, and no head is wide here
     source = kernels.CudaSource(header + TURNS, name="turns.cu")
     q, k = torch.randn(T, 8).bfloat16(), torch.randn(S, 8).bfloat16()
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(k)

@@ -52,7 +52,7 @@ def test_nf4_products_on_tensor_cores_read_no_row_and_no_column_too_many(M, N, K
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("T", "S", "d"), [(1, 1, 1), (5, 19, 12), (17, 33, 64), (3, 70, 80)])
+@pytest.mark.parametrize(("T", "S", "d"), [(1, 1, 1), (5, 19, 12), (17, 33, 64), (3, 70, 80), (19, 35, 200)])
 def test_attention_reads_no_row_and_no_column_too_many(T, S, d, dtype, aligned):
     q, k, v = (torch.randn(1, heads, rows, d).to(dtype) for heads, rows in ((2, T), (1, S), (1, S)))
     found = []

@@ -44,12 +44,14 @@ def test_the_smallest_kernel_compiles_for_sm_80_as_recorded(tmp_path):
 def test_every_kernel_compiles_as_recorded_without_spills_and_stack(architecture):
     need_nvcc()
     found = figures(architecture)
-    # 3 dtypes: three flash kernels in 3 head widths; four versions of RoPE in two layouts; NF4's version 2, both ways,
-    # for 1 and for 8 rows (of 1 row in 16 bits, the product by a kernel of its own); both versions of decoding in 3
-    # head widths for 4 and for 8 rows, and what combines the parts of the first; four other
-    # kernels. 2 dtypes: flash attention on tensor cores, and its kernel of gradients, in 4 head widths, with and
-    # without a mask, and NF4's version 3 for 16, 32 and 64 rows, one of them in two ways. And pack_mask_v1
-    assert len(found) == 3 * (3 * 3 + 4 * 2 + 2 * 2 + 2 * 3 * 2 + 1 + 4) + 2 * (2 * 4 * 2 + 4 + 4) + 1
+    # 3 dtypes: three flash kernels in 3 head widths, in fp32 in a fourth; four versions of RoPE in two layouts; NF4's
+    # version 2, both ways, for 1 and for 8 rows (of 1 row in 16 bits, the product by its own kernel); both versions of
+    # decoding in 3 head widths for 4 and for 8 rows, in a fourth for 4, and what combines the parts of the first;
+    # four other kernels. 2 dtypes: flash attention on tensor cores, and its kernel of gradients, in 4 head widths, the
+    # three of wide heads in 2, with and without a mask, and NF4's version 3 for 16, 32 and 64 rows, one of them in two
+    # ways. And pack_mask_v1
+    of_three = 3 * 3 + 4 * 2 + 2 * 2 + 2 * (3 * 2 + 1) + 1 + 4
+    assert len(found) == 3 * of_three + 3 + 2 * (2 * (2 * 4 + 3 * 2) + 4 + 4) + 1
     like_the_record(found, RECORD["figures"][architecture])
 
 
@@ -113,6 +115,23 @@ def test_gradients_are_five_products_on_tensor_cores_and_leave_room_for_8_warps(
     assert counts["global stores"] == queries * d // 1024 + 1 + 2  # of 16 bytes: sums, dq, dk and dv
     for figures_of in RECORD["figures"].values():
         assert figures_of[kernel]["warps"] >= 8
+
+
+@pytest.mark.parametrize("d", [192, 256])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_wide_heads_are_made_of_the_instructions_of_tensor_cores_and_leave_room_for_8_warps(dtype, d):
+    """Of 32 keys 8 products for each 16 columns, 4 of q k^T and 4 of P v, of 2 ldmatrix each, and 1 for the queries; of
+    the gradients 16 keys or queries and a half of the columns: 2 products of a kind, and an ldmatrix for them."""
+    counts = {name: RECORD["opcodes"][f"{name} {dtype} {d}"] for name in ("flash_wide_v2", "flash_wide_dq_v2",
+                                                                      "flash_wide_dkv_v2")}
+    steps = d // 16
+    assert [x["tensor-core products"] for x in counts.values()] == [8 * steps, 3 * steps, 4 * steps]
+    # of dq: q and dO once; of dkv: v once, k for each tile
+    assert [x["ldmatrix"] for x in counts.values()] == [5 * steps, 3 * steps // 2 + steps, 2 * steps + steps]
+    for name, x in counts.items():
+        assert x["async copies"] > 0 and x["16-byte stores"] >= 1
+        for figures_of in RECORD["figures"].values():
+            assert figures_of[f"{name} {dtype} {d}"]["warps"] >= 8
 
 
 def test_the_loop_that_multiplies_is_the_shortest_with_half_of_the_products():

@@ -15,6 +15,7 @@ import test_nf4_kernel as nf4
 import torch
 from planted_sources import plant_all
 from test_attention_kernel import test_scores_far_from_zero_neither_overflow_nor_vanish as far_scores
+from test_attention_wide import FAULTS as WIDE_FAULTS
 from test_simt import SIMT
 
 from minillama import kernels
@@ -39,17 +40,17 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
      "sees(shape, seen, batch, query, start + key + 1)"),
     (BACK, "query < shape.queries && @sees(shape, seen, batch, query, key)@",
      "sees(shape, seen, batch, query - 1, key)"),
-    (BACK, "@(first - shift) / kTile * kTile@", "(first - shift) / kTile * kTile + 1"),
+    (BACK, "@(first - shift) / kTile<D> * kTile<D>@", "(first - shift) / kTile<D> * kTile<D> + 1"),
     # scale of the softmax
     (FLASH, "c = @shape.scale * kLog2E@", "kLog2E"),
     (FLASH, "c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
     (BACK, "my_delta = inside ? delta[place] : 0, c = @shape.scale * kLog2E@", "kLog2E"),
     (BACK, "shape.queries;\n  const float c = @shape.scale * kLog2E@", "shape.scale * kLog2E * 1.0001f"),
     # the last tile, or what is left for it
-    (FLASH, "@start < keys_end(shape, first)@", "start + kTile < keys_end(shape, first)"),
-    (FLASH, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
-    (BACK, "@start < keys_end(shape, first)@", "start + kTile <= keys_end(shape, first)"),
-    (BACK, "@start < shape.queries@", "start + kTile <= shape.queries"),
+    (FLASH, "@start < keys_end(shape, first, kTile<D>)@", "start + kTile<D> < keys_end(shape, first, kTile<D>)"),
+    (FLASH, "@start < keys_end(shape, first, kTile<D>)@", "start + kTile<D> <= keys_end(shape, first, kTile<D>)"),
+    (BACK, "@start < keys_end(shape, first, kTile<D>)@", "start + kTile<D> <= keys_end(shape, first, kTile<D>)"),
+    (BACK, "@start < shape.queries@", "start + kTile<D> <= shape.queries"),
     (FLASH, "@key < shape.keys@", "key + 1 < shape.keys"),
     (FLASH, "@column < width@", "column + 1 < width"),
     (BACK, "@c < d@; c += 32", "c + 32 <= d"),
@@ -106,7 +107,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     # what earlier tiles are worth
     (FLASH, "l *= @alpha@", "1.0f"),
     (FLASH, "@O[e] * alpha + sum@", "O[e] + sum"),
-    (FLASH, "INFINITY, l = 0, saw = 0, O[D / kTeam] = {};\n  for (int64_t start = @0@", "kTile"),
+    (FLASH, "INFINITY, l = 0, saw = 0, O[D / kTeam] = {};\n  for (int64_t start = @0@", "kTile<D>"),
     # heads
     (FLASH, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
     (BACK, "kv_head = @head / (shape.heads / shape.kv_heads)@", "head % shape.kv_heads"),
@@ -159,6 +160,7 @@ FAULTS = [  # file of csrc/cuda; text that occurs there once, with @what is righ
     (NF4_BACK, "part < @Parts@;", "1"),
     (NF4_BACK, "sums[m][i % 4][@2 * half + i / 4@]", "2 * half"),
     (NF4_BACK, "level_bytes<T>(@1@)", "kNF4Shrink"),
+    *WIDE_FAULTS,
 ]
 EDGES = [  # what only `kernels verify --thorough` sees
     (FLASH, "T(@sees_any ? O[e] / l : 0.0f@)", "l > 0 ? O[e] / l : 0.0f"),
@@ -166,6 +168,7 @@ EDGES = [  # what only `kernels verify --thorough` sees
     (FLASH, "const bool inside = first + row < rows && @column < width@", "column <= width"),
     (TILES, "inside = @row + r < there@ &&", "row + r <= there"),
     (TENSOR, "const unsigned both = packed<T>(@x@, y)", "(x == x ? x : 0)"),
+    ("flash_wide", "shape.keys, @d - half * W@, aligned", "d"),
     (NF4_ONE, "load_codes(ahead, w, first, @k + kOneParts * kNF4Step@)", "k"),
     (NF4_BACK, "stage = @(stage + 1) % Tile::kStages@", "(stage + 1) % 2"),
 ]

@@ -2,36 +2,41 @@
 //   S = scale q k^T,  P = softmax(S),  O = P v,  LSE = log sum exp(S).  Backward: flash_attention_backward.cuh.
 //
 // Cost for element size e: 4 B H T S d FLOPs, half of it when causal; compulsory bytes e d (2 T H + 2 S K) + 4 T H, times
-// B. k and v are read once for every 16 queries of every query head.
+// B. k and v are read once for every 16 queries of every query head, of heads wider than 128 columns for every 8.
 //
 // Query head h reads key head h / (H / K). Causal is bottom-right: query i sees key j <= i + S - T, and of these what the
-// mask leaves; its bits, `seen`, hold both (flash_mask.cuh). A query that sees nothing gives O = 0 and LSE = +infinity. All sums in fp32. Beside LSE, a row's maximum (before the scale) and sum are
-// kept apart: of scores near 1e4 their rounded LSE would leave the backward pass too few bits.
+// mask leaves; its bits, `seen`, hold both (flash_mask.cuh). A query that sees nothing gives O = 0 and LSE = +infinity. All
+// sums in fp32. Beside LSE, a row's maximum (before the scale) and sum are kept apart: of scores near 1e4 their rounded LSE
+// would leave the backward pass too few bits.
 //
 // NaN: a query, key or value that is NaN and seen makes NaN, as it does written out. In tiles that a query sees nothing of
 // nothing is read; within a tile, a value that is not seen has weight 0, and 0 NaN is NaN, as it is written out.
 //
-//   version 1: a block takes 16 queries, four threads a row, and walks over tiles of 16 keys and values in shared
-//   memory (fp32, rows padded by one word: a column is then free of bank conflicts). Scores are shared by the row's
-//   four threads; each keeps every fourth column of O in registers. No tensor cores, one tile in flight.
+//   version 1: a block takes 16 queries (wider heads: 8), four threads a row, and walks over tiles of as many keys and
+//   values in shared memory (fp32, rows padded by one word: a column is then free of bank conflicts). Scores are shared by
+//   the row's four threads; each keeps every fourth column of O in registers. No tensor cores, one tile in flight.
 #pragma once
 
 #include "../launch.h"
 
 namespace minillama::kernels {
 
-constexpr int kTile = 16, kTeam = 4, kTileThreads = kTile * kTeam;  // rows of a tile, threads of a row
+constexpr int kTeam = 4;  // threads of a row
+template <int D>
+constexpr int kTile = D <= kNarrow ? 16 : 8;  // rows of a tile: four of them are less than 48 KiB
+template <int D>
+constexpr int kTileThreads = kTile<D> * kTeam;
 constexpr int kBlocks = 4;  // blocks an SM must hold: leaves each thread 255 registers; unsaid, ptxas spills on sm_90
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 template <int D>
-using Tile = float[kTile][D + 1];
+using Tile = float[kTile<D>][D + 1];
 
-// Rows first ... first + 15 of a (rows, width) matrix; what lies beyond its rows or columns becomes 0, not garbage: a
+// Rows first ... of a (rows, width) matrix; what lies beyond its rows or columns becomes 0, not garbage: a
 // NaN there would survive a weight of 0.
 template <int D, class T>
 __device__ void load_tile(Tile<D>& tile, const T* data, int64_t stride, int64_t first, int64_t rows, int width) {
-  for (int i = threadIdx.x; i < kTile * D; i += kTileThreads) {
+  for (int i = threadIdx.x; i < kTile<D> * D; i += kTileThreads<D>) {
     const int row = i / D, column = i % D;
     const bool inside = first + row < rows && column < width;
     tile[row][column] = inside ? float(data[(first + row) * stride + column]) : 0.0f;
@@ -77,7 +82,7 @@ __device__ inline bool sees(const AttentionShape& shape, const unsigned* seen, i
 }
 
 // The first key that none of the queries of this tile sees.
-__device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query, int tile = kTile) {
+__device__ inline int64_t keys_end(const AttentionShape& shape, int64_t first_query, int tile) {
   const int64_t last_seen = first_query + tile - 1 + shape.keys - shape.queries;
   return shape.causal && last_seen + 1 < shape.keys ? last_seen + 1 : shape.keys;
 }
@@ -102,26 +107,26 @@ __device__ const T* head_of(const Strided& x, int64_t batch, int64_t head) {
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads, kBlocks)
+__global__ void __launch_bounds__(kTileThreads<D>, kBlocks)
 flash_attention_v1(Strided q, Strided k, Strided v, const unsigned* __restrict__ seen, T* __restrict__ out, float* __restrict__ lse,
                    float2* __restrict__ rows, AttentionShape shape) {
   __shared__ Tile<D> Q, K, V;
-  __shared__ float P[kTile][kTile + 1];
+  __shared__ float P[kTile<D>][kTile<D> + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const auto [first, head, batch] = TileOfHead(shape.queries, kTile, shape.heads);
+  const auto [first, head, batch] = TileOfHead(shape.queries, kTile<D>, shape.heads);
   const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
   const T *keys = head_of<T>(k, batch, kv_head), *values = head_of<T>(v, batch, kv_head);
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   const float c = shape.scale * kLog2E;  // exp(scale s) = 2^(c s)
   float m = -INFINITY, l = 0, saw = 0, O[D / kTeam] = {};
-  for (int64_t start = 0; start < keys_end(shape, first); start += kTile) {
+  for (int64_t start = 0; start < keys_end(shape, first, kTile<D>); start += kTile<D>) {
     __syncthreads();  // nobody reads the previous tile any more
     load_tile<D>(K, keys, k.row, start, shape.keys, d);
     load_tile<D>(V, values, v.row, start, shape.keys, d);
     __syncthreads();  // the tile is complete, and before the first one so is Q
 
-    float s[kTile / kTeam], highest = m;
-    for (int i = 0; i < kTile / kTeam; ++i) {
+    float s[kTile<D> / kTeam], highest = m;
+    for (int i = 0; i < kTile<D> / kTeam; ++i) {
       const int key = member + kTeam * i;
       const bool visible = sees(shape, seen, batch, query, start + key);
       s[i] = visible ? dot<D>(Q[row], K[key]) : -INFINITY;
@@ -134,7 +139,7 @@ flash_attention_v1(Strided q, Strided k, Strided v, const unsigned* __restrict__
     const float base = highest == -INFINITY ? 0 : highest;  // -inf - -inf would be NaN
     const float alpha = exp2f((m - base) * c);              // what earlier sums are worth under the new maximum
     l *= alpha;
-    for (int i = 0; i < kTile / kTeam; ++i) {
+    for (int i = 0; i < kTile<D> / kTeam; ++i) {
       const float p = exp2f((s[i] - base) * c);
       P[row][member + kTeam * i] = p;
       l += p;
@@ -143,7 +148,7 @@ flash_attention_v1(Strided q, Strided k, Strided v, const unsigned* __restrict__
 #pragma unroll
     for (int e = 0; e < D / kTeam; ++e) {
       float sum = 0;
-      for (int j = 0; j < kTile; ++j) sum += P[row][j] * V[j][member + kTeam * e];
+      for (int j = 0; j < kTile<D>; ++j) sum += P[row][j] * V[j][member + kTeam * e];
       O[e] = O[e] * alpha + sum;
     }
     m = highest;
@@ -161,11 +166,12 @@ flash_attention_v1(Strided q, Strided k, Strided v, const unsigned* __restrict__
 }
 
 // visit(D) with the smallest compiled width that holds `width` columns.
-template <class Visit>
+template <int Widest = kMaxHeadWidth, class Visit>
 void with_width(int64_t width, Visit visit) {
   if (width <= 32) return visit(std::integral_constant<int, 32>{});
   if (width <= 64) return visit(std::integral_constant<int, 64>{});
-  visit(std::integral_constant<int, 128>{});
+  if (width <= 128) return visit(std::integral_constant<int, 128>{});
+  if constexpr (Widest > 128) visit(std::integral_constant<int, 256>{});
 }
 
 }  // namespace minillama::kernels

@@ -34,13 +34,13 @@ __global__ void flash_delta_v1(Strided d_out, const T* __restrict__ out, const f
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads, kBlocks)
+__global__ void __launch_bounds__(kTileThreads<D>, kBlocks)
 flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
             const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dq, AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
-  __shared__ float dS[kTile][kTile + 1];
+  __shared__ float dS[kTile<D>][kTile<D> + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const auto [first, head, batch] = TileOfHead(shape.queries, kTile, shape.heads);
+  const auto [first, head, batch] = TileOfHead(shape.queries, kTile<D>, shape.heads);
   const int64_t kv_head = head / (shape.heads / shape.kv_heads), query = first + row;
   const int64_t place = (batch * shape.heads + head) * shape.queries + query;
   const bool inside = query < shape.queries;
@@ -49,12 +49,12 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __re
   load_tile<D>(Q, head_of<T>(q, batch, head), q.row, first, shape.queries, d);
   load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, first, shape.queries, d);
   float sum[D / kTeam] = {};
-  for (int64_t start = 0; start < keys_end(shape, first); start += kTile) {
+  for (int64_t start = 0; start < keys_end(shape, first, kTile<D>); start += kTile<D>) {
     __syncthreads();
     load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, start, shape.keys, d);
     load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, start, shape.keys, d);
     __syncthreads();
-    for (int key = member; key < kTile; key += kTeam) {
+    for (int key = member; key < kTile<D>; key += kTeam) {
       const bool visible = sees(shape, seen, batch, query, start + key);
       const float p = visible ? share(dot<D>(Q[row], K[key]), my_row, c) : 0.0f;
       dS[row][key] = visible ? p * (dot<D>(dO[row], V[key]) - my_delta) : 0.0f;
@@ -63,7 +63,7 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __re
 #pragma unroll
     for (int e = 0; e < D / kTeam; ++e) {
       float part = 0;
-      for (int j = 0; j < kTile; ++j) part += dS[row][j] * K[j][member + kTeam * e];
+      for (int j = 0; j < kTile<D>; ++j) part += dS[row][j] * K[j][member + kTeam * e];
       sum[e] += part;
     }
   }
@@ -74,28 +74,28 @@ flash_dq_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __re
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kTileThreads, kBlocks)
+__global__ void __launch_bounds__(kTileThreads<D>, kBlocks)
 flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __restrict__ seen,
              const float2* __restrict__ rows, const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv,
              AttentionShape shape) {
   __shared__ Tile<D> Q, dO, K, V;
-  __shared__ float P[kTile][kTile + 1], dS[kTile][kTile + 1];
+  __shared__ float P[kTile<D>][kTile<D> + 1], dS[kTile<D>][kTile<D> + 1];
   const int row = threadIdx.x / kTeam, member = threadIdx.x % kTeam, d = int(shape.width);
-  const auto [first, kv_head, batch] = TileOfHead(shape.keys, kTile, shape.kv_heads);
+  const auto [first, kv_head, batch] = TileOfHead(shape.keys, kTile<D>, shape.kv_heads);
   const int64_t key = first + row, group = shape.heads / shape.kv_heads, shift = shape.keys - shape.queries;
   const float c = shape.scale * kLog2E;
-  const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile * kTile : 0;  // queries
+  const int64_t unseen = shape.causal && first > shift ? (first - shift) / kTile<D> * kTile<D> : 0;  // queries
   load_tile<D>(K, head_of<T>(k, batch, kv_head), k.row, first, shape.keys, d);
   load_tile<D>(V, head_of<T>(v, batch, kv_head), v.row, first, shape.keys, d);
   float sum_k[D / kTeam] = {}, sum_v[D / kTeam] = {};
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const int64_t of_head = (batch * shape.heads + head) * shape.queries;
-    for (int64_t start = unseen; start < shape.queries; start += kTile) {
+    for (int64_t start = unseen; start < shape.queries; start += kTile<D>) {
       __syncthreads();
       load_tile<D>(Q, head_of<T>(q, batch, head), q.row, start, shape.queries, d);
       load_tile<D>(dO, head_of<T>(d_out, batch, head), d_out.row, start, shape.queries, d);
       __syncthreads();
-      for (int i = member; i < kTile; i += kTeam) {
+      for (int i = member; i < kTile<D>; i += kTeam) {
         const int64_t query = start + i;
         const bool visible = query < shape.queries && sees(shape, seen, batch, query, key);
         const float p = visible ? share(dot<D>(Q[i], K[row]), rows[of_head + query], c) : 0.0f;
@@ -106,7 +106,7 @@ flash_dkv_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* __r
 #pragma unroll
       for (int e = 0; e < D / kTeam; ++e) {
         float part_k = 0, part_v = 0;
-        for (int i = 0; i < kTile; ++i) {
+        for (int i = 0; i < kTile<D>; ++i) {
           part_k += dS[row][i] * Q[i][member + kTeam * e];
           part_v += P[row][i] * dO[i][member + kTeam * e];
         }

@@ -181,13 +181,13 @@ flash_gradients_v2(Strided q, Strided k, Strided v, Strided d_out, const unsigne
 template <class T>
 void launch_v1(Strided q, Strided k, Strided v, Strided d_out, const unsigned* seen, const float2* rows,
                const float* delta, T* dq, T* dk, T* dv, const AttentionShape& shape, cudaStream_t stream) {
-  with_width(shape.width, [&](auto width) {
+  with_width<sizeof(T) == 2 ? kNarrow : kMaxHeadWidth>(shape.width, [&](auto width) {
     constexpr int D = decltype(width)::value;
     if (shape.batch * shape.heads * shape.queries > 0)
-      LAUNCH((flash_dq_v1<T, D>), tile_grid(shape.queries, kTile, shape.heads, shape.batch), kTileThreads, 0,
+      LAUNCH((flash_dq_v1<T, D>), tile_grid(shape.queries, kTile<D>, shape.heads, shape.batch), kTileThreads<D>, 0,
              stream)(q, k, v, d_out, seen, rows, delta, dq, shape);
     if (shape.batch * shape.kv_heads * shape.keys > 0)
-      LAUNCH((flash_dkv_v1<T, D>), tile_grid(shape.keys, kTile, shape.kv_heads, shape.batch), kTileThreads, 0,
+      LAUNCH((flash_dkv_v1<T, D>), tile_grid(shape.keys, kTile<D>, shape.kv_heads, shape.batch), kTileThreads<D>, 0,
              stream)(q, k, v, d_out, seen, rows, delta, dk, dv, shape);
   });
 }
@@ -200,6 +200,10 @@ void launch_gradients(const AttentionShape& shape, cudaStream_t stream, Argument
   LAUNCH((flash_gradients_v2<T, D, Masked>), dim3(unsigned(tiles * shape.kv_heads * shape.batch)), 32 * kKeyWarps, bytes,
          stream)(arguments..., shape, tiles);
 }
+
+template <class T>  // heads wider than kNarrow: flash_wide_backward.cuh
+void flash_wide_backward(Strided q, Strided k, Strided v, Strided d_out, const unsigned* bits, const float2* rows,
+                         const float* delta, T* dq, T* dk, T* dv, const AttentionShape& shape, cudaStream_t stream);
 
 void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Strided d_out, AttentionMask mask,
                               unsigned* seen, const void* out, const float* rows_, const float* d_lse, float* delta,
@@ -217,13 +221,16 @@ void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Stri
     if (shape.heads * shape.queries > 0)
       LAUNCH((flash_delta_v1<T>), tile_grid(shape.queries, kDeltaRows, shape.heads, shape.batch), 32 * kDeltaRows, 0,
              stream)(d_out, static_cast<const T*>(out), d_lse, delta, shape);
-    if constexpr (sizeof(T) == 2)
+    if constexpr (sizeof(T) == 2) {
+      if (shape.width > kNarrow)
+        return flash_wide_backward(q, k, v, d_out, bits, rows, delta, dq, dk, dv, shape, stream);
       if (shape.queries + shape.keys < kMostRows && fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width))
         return with_padded_width(shape.width, [&](auto width) {
           constexpr int D = decltype(width)::value;
           if (bits) launch_gradients<T, D, true>(shape, stream, q, k, v, d_out, bits, rows, delta, dq, dk, dv, sums, turns);
           else launch_gradients<T, D, false>(shape, stream, q, k, v, d_out, bits, rows, delta, dq, dk, dv, sums, turns);
         });
+    }
     launch_v1<T>(q, k, v, d_out, bits, rows, delta, dq, dk, dv, shape, stream);
   });
   check_launch("flash_attention_backward");

@@ -105,14 +105,12 @@ void flash_decoding(DType dtype, Strided q, Strided k, Strided v, AttentionMask 
     using T = decltype(zero);
     with_width(shape.width, [&](auto width) {
       constexpr int D = decltype(width)::value;
-      const auto launch = [&](auto packed) {
+      with_rows<D>(all_rows, [&](auto packed) {
         constexpr int R = decltype(packed)::value;
         const dim3 grid = tile_grid(parts, 1, (all_rows + R - 1) / R * shape.kv_heads, shape.batch);
         LAUNCH((flash_decoding_v1<T, D, R>), grid, 32 * kDecodingWarps, 0, stream)(
             q, k, v, mask, part_out, of_parts, shape, parts);
-      };
-      if (all_rows <= 4) launch(std::integral_constant<int, 4>{});
-      if (all_rows > 4) launch(std::integral_constant<int, int(kDecodingRows)>{});
+      });
     });
     LAUNCH((flash_combine_v1<T>), dim3(unsigned(count)), (int(shape.width) + 31) / 32 * 32, 0, stream)(
         part_out, of_parts, static_cast<T*>(out), shape, parts);

@@ -140,14 +140,12 @@ void flash_decoding_append(DType dtype, Strided q, Strided k, Strided v, CacheRo
     using T = decltype(zero);
     with_width(shape.width, [&](auto width) {
       constexpr int D = decltype(width)::value;
-      const auto launch = [&](auto packed) {
+      with_rows<D>(group, [&](auto packed) {
         constexpr int R = decltype(packed)::value;
         const dim3 grid = tile_grid(parts, 1, (group + R - 1) / R * shape.kv_heads, shape.batch);
         LAUNCH((flash_decoding_v2<T, D, R>), grid, 32 * kDecodingWarps, 0, stream)(
             q, k, v, keys, values, token, static_cast<T*>(out), part_out, of_parts, arrivals, shape, parts);
-      };
-      if (group <= 4) launch(std::integral_constant<int, 4>{});
-      if (group > 4) launch(std::integral_constant<int, int(kDecodingRows)>{});
+      });
     });
   });
   check_launch("flash_decoding_append");

@@ -12,18 +12,36 @@ constexpr int kDecodingWarps = 4, kPartStep = 16;  // of a block; a part begins 
 // Keys that a warp takes at a time, and elements of a value that a lane takes: with more, a thread needs 256 registers.
 template <int D, int R>
 constexpr int kStepKeys = R * D >= 256 ? 8 : 16;
-template <class T, int R>
-constexpr int kValueChunk = R > 4 && sizeof(T) == 2 ? 4 : 16 / sizeof(T);
+template <class T, int D, int R>
+constexpr int kValueChunk = D > kNarrow ? D / 32 : R > 4 && sizeof(T) == 2 ? 4 : 16 / sizeof(T);
 constexpr unsigned kWarpLanes = 0xffffffffu;
 
 template <class T, int N>
-struct alignas(N * sizeof(T)) Chunk {
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Chunk {
   T x[N];
 };
 
+// N elements of a row, those that lie within its columns: 16 bytes at most are read at a time.
 template <int N, class T>
-__device__ Chunk<T, N> load_chunk(const T* from, bool wanted) {
-  return wanted ? *reinterpret_cast<const Chunk<T, N>*>(from) : Chunk<T, N>{};
+__device__ Chunk<T, N> load_chunk(const T* from, int columns) {
+  if constexpr (N * sizeof(T) <= 16) {
+    return columns > 0 ? *reinterpret_cast<const Chunk<T, N>*>(from) : Chunk<T, N>{};
+  } else {
+    const Chunk<T, N / 2> halves[2] = {load_chunk<N / 2>(from, columns), load_chunk<N / 2>(from + N / 2, columns - N / 2)};
+    Chunk<T, N> all;
+#pragma unroll
+    for (int e = 0; e < N; ++e) all.x[e] = halves[e / (N / 2)].x[e % (N / 2)];
+    return all;
+  }
+}
+
+// visit(R) with the rows of a block's tile: 4, or 8 where there are more. Of wide heads 4, whose sums are 20 KiB of shared
+// memory, not 40; where a group has more, keys and values are read once for each 4 of it.
+template <int D, class Visit>
+void with_rows(int64_t rows, Visit visit) {
+  if constexpr (D <= kNarrow)
+    if (rows > 4) return visit(std::integral_constant<int, int(kDecodingRows)>{});
+  visit(std::integral_constant<int, 4>{});
 }
 
 // One column of a row, of `count` parts of it, which are added in their order. A sum of -1 says that its part sees no key.
@@ -55,7 +73,7 @@ __device__ void attend_to_part(const float (&Q)[R][D], const T* keys, int64_t ke
                                int d, int64_t begin, int64_t end, float c, Sees sees, float (*of_warp)[R][D],
                                float2 (*row_of_warp)[R]) {
   constexpr int N = 16 / sizeof(T), kPieces = D / (kTeam * N);       // of a key, for a lane
-  constexpr int V = kValueChunk<T, R>, kAcross = D / V, kTogether = 32 / kAcross;  // lanes of a value, values at once
+  constexpr int V = kValueChunk<T, D, R>, kAcross = D / V, kTogether = 32 / kAcross;  // lanes of a value, values at once
   constexpr int kStep = kStepKeys<D, R>, kEach = kStep * kTeam / 32;  // keys of a warp, and of a team of lanes
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, member = lane % kTeam;
   float O[R][V] = {}, highest[R], sum[R] = {};
@@ -76,14 +94,14 @@ __device__ void attend_to_part(const float (&Q)[R][D], const T* keys, int64_t ke
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         const int column = (member + kTeam * i) * N;
-        K[u][i] = load_chunk<N>(keys + key * key_row + column, seen[u] != 0 && column < d);
+        K[u][i] = load_chunk<N>(keys + key * key_row + column, seen[u] != 0 ? d - column : 0);
       }
     }
 #pragma unroll
     for (int j = 0; j < kStep / kTogether; ++j) {
       const int key = j * kTogether + lane / kAcross, column = lane % kAcross * V;
       const bool there = wanted[key / 8] >> (key % 8 * kTeam) & 1;
-      values_of[j] = load_chunk<V>(values + (start + key) * value_row + column, there && column < d);
+      values_of[j] = load_chunk<V>(values + (start + key) * value_row + column, there ? d - column : 0);
     }
 
     float p[kEach][R] = {};  // scores, then their exponentials

@@ -137,17 +137,21 @@ __device__ void load_operands(unsigned (&A)[D / 16][4], const T* tile, int first
 template <class Visit>
 void with_padded_width(int64_t width, Visit visit) {
   if (width > 64 && width <= 96) return visit(std::integral_constant<int, 96>{});
-  with_width(width, visit);
+  with_width<kNarrow>(width, visit);
 }
 
 // Whether 16 bytes can be copied at a time: rows and all their neighbours begin at multiples of 16.
-inline bool fits_tensor_cores(std::initializer_list<Strided> inputs, std::initializer_list<const void*> results,
-                              int64_t width) {
+inline bool fits_copies(std::initializer_list<Strided> inputs, std::initializer_list<const void*> results, int64_t width) {
   bool fits = width % 8 == 0;
   for (const void* result : results) fits = fits && reinterpret_cast<uintptr_t>(result) % 16 == 0;
   for (const Strided& x : inputs)
     fits = fits && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.batch % 8 == 0 && x.head % 8 == 0 && x.row % 8 == 0;
   return fits;
+}
+
+inline bool fits_tensor_cores(std::initializer_list<Strided> inputs, std::initializer_list<const void*> results,
+                              int64_t width) {
+  return width <= kNarrow && fits_copies(inputs, results, width);
 }
 
 }  // namespace minillama::kernels

@@ -12,6 +12,7 @@ template <int D>
 struct SeenKeys {
   unsigned words[2][kKeys<D> / 32];
 
+  __device__ SeenKeys() {}
   __device__ SeenKeys(const unsigned* seen, const AttentionShape& shape, int64_t batch, int64_t query, int64_t start) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)

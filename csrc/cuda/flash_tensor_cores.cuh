@@ -1,5 +1,5 @@
 // Flash attention, version 2: both products on tensor cores, for bf16 and fp16 (version 1, and what it means:
-// flash_attention.cuh; its tiles and fragments: flash_fragments.cuh).
+// flash_attention.cuh; its tiles and fragments: flash_fragments.cuh), in heads of up to 128 columns (wider: flash_wide.cuh).
 //
 // A block takes 64 queries of one head, a warp 16 of them, and walks over tiles of 64 (d > 64: 32) keys and values.
 //
@@ -159,35 +159,6 @@ flash_attention_v2(Strided q, Strided k, Strided v, const unsigned* __restrict__
       *reinterpret_cast<uint4*>(to + row * d + chunk * 8) =
           *reinterpret_cast<const uint4*>(tile_q + swizzled<D>(16 * warp + row, chunk));
   }
-}
-
-void flash_attention(DType dtype, Strided q, Strided k, Strided v, AttentionMask mask, unsigned* seen, void* out,
-                     float* lse, float* rows_, AttentionShape shape, void* stream_) {
-  if (shape.batch * shape.heads * shape.queries == 0) return;
-  const auto stream = static_cast<cudaStream_t>(stream_);
-  auto* rows = reinterpret_cast<float2*>(rows_);
-  const bool fits = fits_tensor_cores({q, k, v}, {out}, shape.width);
-  if (mask.data) pack_mask(mask, seen, shape, stream);
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    auto* to = static_cast<T*>(out);
-    if constexpr (sizeof(T) == 2)
-      if (fits)
-        return with_padded_width(shape.width, [&](auto width) {
-          constexpr int D = decltype(width)::value;
-          const dim3 grid = tile_grid(shape.queries, kQueries, shape.heads, shape.batch);
-          if (mask.data)
-            LAUNCH((flash_attention_v2<T, D, true>), grid, 32 * kWarps, 0, stream)(q, k, v, seen, to, lse, rows, shape);
-          else
-            LAUNCH((flash_attention_v2<T, D, false>), grid, 32 * kWarps, 0, stream)(q, k, v, seen, to, lse, rows, shape);
-        });
-    with_width(shape.width, [&](auto D) {
-      const dim3 grid = tile_grid(shape.queries, kTile, shape.heads, shape.batch);
-      LAUNCH((flash_attention_v1<T, decltype(D)::value>), grid, kTileThreads, 0, stream)(
-          q, k, v, mask.data ? seen : nullptr, to, lse, rows, shape);
-    });
-  });
-  check_launch("flash_attention");
 }
 
 }  // namespace minillama::kernels

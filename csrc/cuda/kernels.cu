@@ -3,6 +3,8 @@
 #include "flash_backward_tensor_cores.cuh"
 #include "flash_decoding.cuh"
 #include "flash_decoding_append.cuh"
+#include "flash_forward.cuh"
+#include "flash_wide_backward.cuh"
 #include "kernel_table.h"
 #include "nf4_backward_tensor_cores.cuh"
 #include "rope_vectors.cuh"

@@ -59,7 +59,7 @@ struct AttentionShape {
   float scale;
   bool causal;
 };
-constexpr int64_t kMaxHeadWidth = 128;
+constexpr int64_t kMaxHeadWidth = 256, kNarrow = 128;  // wider heads have kernels of their own
 constexpr int kDeltaRows = 4;  // of the smallest tiles, those of the kernel that sums dO O: a warp each
 constexpr int64_t kMaxBlocks = 0x7fffffff;  // of a launch
 
@@ -135,7 +135,7 @@ inline int64_t key_tiles(const AttentionShape& shape) {
 }
 inline int64_t gradient_sums(const AttentionShape& shape) {  // in tiles, padded; of one block alone no sum is kept
   const int64_t rows = (shape.queries + 31) / 32 * 32, width = (shape.width + 31) / 32 * 32;
-  return key_tiles(shape) > 1 ? shape.batch * shape.heads * rows * width : 0;
+  return key_tiles(shape) > 1 && shape.width <= kNarrow ? shape.batch * shape.heads * rows * width : 0;
 }
 inline int64_t gradient_turns(const AttentionShape& shape) {
   return 1 + shape.batch * shape.heads * ((shape.queries + kFewestWalked - 1) / kFewestWalked);

@@ -26,7 +26,6 @@ from minillama.simt.compiler import NotBuilt, contraction, require_compiler
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FUSED = "simt+fma"  # backend "simt", its products and sums in one operation as nvcc's are: `kernels.contracted`
-TILE = 16  # keys: at least so many are between two maxima of flash attention
 PLAIN_EXP = 40 * FP32  # PyTorch's softmax on a CPU takes an exp that is right to 20 units in the last place
 
 
@@ -123,6 +122,7 @@ def dequantize_by_formula(stored, level_dtype=torch.float32):
 ATTENTION_SHAPES = (
     (1, 1, 1, 1, 1, 1, True, 2**20, 0), (2, 4, 2, 18, 19, 8, True, 8, 0), (1, 2, 1, 5, 37, 80, True, 2**20, 0),
     (1, 3, 3, 33, 7, 128, True, 8, 0), (1, 2, 2, 16, 33, 64, False, 8, 0), (1, 2, 1, 17, 33, 32, True, 8, 100),
+    (1, 4, 2, 17, 35, 200, True, 8, 0), (1, 2, 1, 18, 37, 131, True, 8, 0, "masked"),
     (2, 2, 1, 35, 70, 64, True, 8, 0, "masked"), (2, 2, 1, 19, 67, 12, False, 2**20, 0, "masked"))
 
 
@@ -156,12 +156,13 @@ def attend_by_formula(q, k, v, d_out, causal, plain, mask_BTS=None):
     stored, computed = q.dtype, q.dtype if plain else torch.float32
     q, d_out = (x.reshape(B, K, H // K * T, d) for x in (q, d_out))  # heads that share a key: one matrix
     q, k, v, d_out = (exact(x, computed) for x in (q, k, v, d_out))
+    tile = 8 if d > 128 and stored == torch.float32 else 16  # keys: at least so many are between two maxima
     seen = (torch.arange(S) <= torch.arange(T)[:, None] + (S - T if causal else S)).repeat(H // K, 1)
     if mask_BTS is not None:
         seen = seen & mask_BTS.expand(B, T, S)[:, None].repeat(1, 1, H // K, 1)  # (B, 1, G T, S)
     scores = q @ k.T * scale
     highest = scores.value.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
-    roundings = 5 * (highest - scores.value).where(seen, 0) + 5 * (S // TILE) + 2
+    roundings = 5 * (highest - scores.value).where(seen, 0) + 5 * (S // tile) + 2
     shares = scores.softmax(seen, FP32 * roundings + (PLAIN_EXP if plain else 0))
     multiplied = (lambda x: x) if plain or stored == torch.float32 else lambda x: x.stored(stored)  # by tensor cores
     mixed = multiplied(shares)

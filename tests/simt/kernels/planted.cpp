@@ -27,6 +27,8 @@ static void warp_barrier_unless_skipped(const char* file, int line) {
 #include "cuda/flash_backward_tensor_cores.cuh"
 #include "cuda/flash_decoding.cuh"
 #include "cuda/flash_decoding_append.cuh"
+#include "cuda/flash_forward.cuh"
+#include "cuda/flash_wide_backward.cuh"
 #include "cuda/nf4_backward_tensor_cores.cuh"
 #undef __syncwarp
 
@@ -54,8 +56,9 @@ static void run_attention() {
 }
 
 // On tensor cores: a tile of queries all of whose warps work, and three of keys.
+template <int d>
 static void run_tensor_cores() {
-  constexpr int T = 64, S = 140, d = 24;
+  constexpr int T = 64, S = 140;
   const AttentionShape shape{1, 1, 1, T, S, d, 0.25f, true};
   const auto q = numbers(T * d, 1), k = numbers(S * d, 2), v = numbers(S * d, 3);
   alignas(16) static __half Q[T * d], K[S * d], V[S * d], out[T * d];
@@ -80,8 +83,9 @@ static void print(const std::vector<__half>& all) {
 }
 
 // Gradients on tensor cores: two blocks of keys, all of whose warps work, and three tiles of queries.
+template <int d>
 static void run_gradients() {
-  constexpr int T = 70, S = 250, d = 24;
+  constexpr int T = 70, S = 250;
   const AttentionShape shape{1, 1, 1, T, S, d, 0.25f, true};
   const auto q = halves(T * d, 1), k = halves(S * d, 2), v = halves(S * d, 3), d_out = halves(T * d, 4);
   auto out = d_out, dq = q, dk = k, dv = v;
@@ -93,6 +97,10 @@ static void run_gradients() {
                            nullptr);
   for (const auto& result : {dq, dk, dv}) print(result);
 }
+
+// And in heads of more than 128 columns.
+static void run_tensor_cores() { run_tensor_cores<24>(), run_tensor_cores<136>(); }
+static void run_gradients() { run_gradients<24>(), run_gradients<136>(); }
 
 // Two parts of the keys, and a group of two.
 static void run_decoding() {
