@@ -14,7 +14,7 @@ from .tokenizer_json import tokenizer_json
 WORDS = {"llama-bpe": [LLAMA3_WORDS], "smollm": [SINGLE_DIGITS, GPT2_WORDS], "gpt-2": [GPT2_WORDS],
          # llama.cpp's own rule for a file that names none: no model was trained on it
          "default": [r"[\p{P}$+<=>^~|]+", GPT2_WORDS, r"\p{N}+", "[0-9][0-9][0-9]"]}
-SAME = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+SAME = dict.fromkeys(("llama3", "llama-v3", "falcon3", "midm-2.0", "pixtral"), "llama-bpe")
 ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>")  # as llama.cpp
 
 
@@ -23,13 +23,13 @@ def read_gguf_vocab(settings, path="the file"):
     model = settings.get("tokenizer.ggml.model", "no_vocab")
     if model == "no_vocab" and "tokenizer.ggml.tokens" not in settings:
         return None
-    tokens = _list(settings, "tokens", str, path)
-    kinds = _list(settings, "token_type", int, path, len(tokens), [NORMAL] * len(tokens))
-    read = {"llama": _sentencepiece, "gpt2": _byte_bpe}.get(str(model))
-    if read is None or not {*kinds} <= {*range(NORMAL, BYTE + 1)}:
-        raise ValueError(f"{path}: tokenizer.ggml.model is {model!r:.80}: known are 'llama' and 'gpt2', with "
-                         f"token_type {NORMAL} to {BYTE}")
     try:
+        tokens = _list(settings, "tokens", str)
+        kinds = _list(settings, "token_type", int, len(tokens), [NORMAL] * len(tokens))
+        read = {"llama": _sentencepiece, "gpt2": _byte_bpe}.get(str(model))
+        if read is None or not {*kinds} <= {*range(NORMAL, BYTE + 1)}:
+            raise ValueError(f"tokenizer.ggml.model is {model!r:.80}: known are 'llama' and 'gpt2', with token_type "
+                             f"{NORMAL} to {BYTE}")
         return read(settings, tokens, kinds, path).obey(_settings(settings, tokens, kinds, model))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -56,7 +56,8 @@ def _settings(settings, tokens, kinds, model):
     names = {which: tokens[index] for which, index in ids.items()}
     added = tuple(AddedToken(tokens[index], index, kind == CONTROL) for index, kind in enumerate(kinds)
                   if kind in (CONTROL, USER_DEFINED))
-    begins = model == "llama" or SAME.get(settings.get("tokenizer.ggml.pre")) == "llama-bpe"
+    pre = settings.get("tokenizer.ggml.pre")
+    begins = model == "llama" or SAME.get(pre, pre) == "llama-bpe"
     ends = {ids.get("eot"), ids.get("eom"), *(token.id for token in added if token.text in ENDS)} - {None}
     add_bos, template = of("add_bos_token", bool), settings.get("tokenizer.chat_template", "")
     if not isinstance(template, str):
@@ -68,16 +69,17 @@ def _settings(settings, tokens, kinds, model):
                          settings.get("tokenizer.chat_template"))
 
 
-def _list(settings, name, kind, path, length=None, default=None):
+def _list(settings, name, kind, length=None, default=None):
     values = settings.get(f"tokenizer.ggml.{name}", default)
     if not isinstance(values, list) or (length is not None and len(values) != length) or any(
             type(value) is not kind for value in values):
-        raise ValueError(f"{path}: tokenizer.ggml.{name} is not a list of {length or ''} {kind.__name__}: damaged")
+        raise ValueError(f"tokenizer.ggml.{name} is no list of {kind.__name__}{f', {length} of them' * bool(length)}: "
+                         "damaged")
     return values
 
 
 def _sentencepiece(settings, tokens, kinds, path):
-    scores = _list(settings, "scores", float, path, len(tokens))
+    scores = _list(settings, "scores", float, len(tokens))
     pieces = [Piece(*row) for row in zip(tokens, scores, kinds, strict=True)]
     prefix = settings.get("tokenizer.ggml.add_space_prefix") is not False
     return SentencePieceTokenizer(model_bytes(pieces, byte_fallback=BYTE in kinds, prefix=prefix))
@@ -92,7 +94,7 @@ def _byte_bpe(settings, tokens, kinds, path):
     ids = {read_spelling(token): i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
            if kind not in (CONTROL, USER_DEFINED, UNUSED)}
     merges = {}
-    for rank, merge in enumerate(_list(settings, "merges", str, path)):
+    for rank, merge in enumerate(_list(settings, "merges", str)):
         left, _, right = merge.partition(" ")
         merges[read_spelling(left), read_spelling(right)] = rank
     lost = next((pair for pair in merges if None in pair or pair[0] + pair[1] not in ids), None)
