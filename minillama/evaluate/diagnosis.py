@@ -4,7 +4,6 @@ The bounds are rules of thumb, not laws. They stand where runs on several little
 not; each says what it looks at.
 """
 
-import math
 import sys
 
 import torch
@@ -35,10 +34,10 @@ def describe(experience):
 @torch.no_grad()
 def explained_variance(values_BT, returns_BT, mask_BT):
     """1 - Var(R - V) / Var(R): 1 for a perfect value head, 0 for a constant, below 0 for one worse
-    than a constant; NaN if all returns are equal, when there is nothing to explain."""
+    than a constant; 0 if all returns are equal, when there is nothing to explain (JSON has no NaN)."""
     left = ppo.masked_variance(returns_BT - values_BT, mask_BT)
     total = ppo.masked_variance(returns_BT, mask_BT)
-    return (1.0 - left / total).item() if total > 0 else math.nan
+    return (1.0 - left / total).item() if total > 0 else 0.0
 
 
 def diagnose(history, config):

@@ -31,7 +31,7 @@ class ValueModel(nn.Module):
 
 
 def value_model_of(reward_model):
-    """A `ValueModel` on a copy of the reward model's body, all of it to be trained."""
+    """A `ValueModel` on a copy of the reward model's body, to be trained; quantized layers stay as they are."""
     body = copy.deepcopy(reward_model.body).requires_grad_()
     return ValueModel(body, reward_model.head.in_features).to(reward_model.head.weight.device).eval()
 

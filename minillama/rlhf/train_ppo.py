@@ -202,15 +202,17 @@ class PPO(ModelCalls):
         return {"value_loss": loss.item()}
 
     def state_dict(self):
-        """All that a continued run needs. The reference is not in it: it is the policy that the run was given."""
+        """All that a continued run needs, of models what learns: neither the frozen base nor the reference, which are
+        what the run was given."""
         return {"iteration": self.iteration, "kl_coefficient": self.kl_coefficient,
-                **{name: part.state_dict() for name, part in self.parts().items()}}
+                **{name: {key: p.detach() for key, p in part.named_parameters() if p.requires_grad}
+                   if isinstance(part, torch.nn.Module) else part.state_dict() for name, part in self.parts().items()}}
 
     def load_state_dict(self, state):
-        """Go on from a saved run."""
+        """Go on from a saved run, of whose form `state_dict` says."""
         self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
         for name, part in self.parts().items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(state[name], **{"strict": False} if isinstance(part, torch.nn.Module) else {})
 
     def parts(self):
         """{name: what learns, and its optimizer}."""

@@ -11,7 +11,12 @@ from test_train_ppo import CONFIG, QUESTIONS, a_model, a_reward_model, a_run, sa
 from tiny_run import Killed, one_thread
 
 from minillama.backends import use_kernels
+from minillama.checkpoint import load_model, save_model
+from minillama.checkpoint.convert import quantize
 from minillama.evaluate.diagnosis import diagnose
+from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.rlhf.grpo import LEARNERS
+from minillama.rlhf.reward_model import RewardModel
 from minillama.rlhf.train_ppo import PPO, train_ppo
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
@@ -55,6 +60,36 @@ def test_a_run_killed_in_any_iteration_ends_like_one_that_was_not(tmp_path, monk
     resumed, again = practise(tmp_path / "killed", resume=True)
     assert same(resumed, whole) and without_times(again) == without_times(history)
     assert in_file(tmp_path / "killed") == again
+
+
+def models_of_files(folder, kind):
+    """(a policy with an adapter, a reward model), quantized, their bits memory-mapped as a command gets them."""
+    bodies = []
+    for seed in (0, 5):
+        path = folder / f"{kind}-{seed}"
+        if not path.exists():
+            save_model(folder / f"plain-{kind}-{seed}", a_model(seed=seed))
+            quantize(folder / f"plain-{kind}-{seed}", path, kind, **({"block_size": 8} if kind == "nf4" else {}))
+        bodies.append(load_model(path)[0])
+    torch.manual_seed(5)
+    add_lora(bodies[0], LoRAConfig(2, 4.0, 0.0, ("attention.*", "feed_forward.*")))
+    return bodies[0], RewardModel(bodies[1], 16).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("nf4", "ppo"), ("nf4", "grpo"), ("nf4", "rloo"), ("int8", "ppo")])
+def test_over_quantized_files_a_killed_run_ends_like_one_that_was_not_and_saves_no_bits(tmp_path, monkeypatch, kind,
+                                                                                        algorithm):
+    options = {"learner": LEARNERS[algorithm], "config": replace(CONFIG, answers=2)}
+    whole, history = practise(tmp_path / "whole", *models_of_files(tmp_path, kind), **options)
+    with monkeypatch.context() as patch:
+        killed_at(3, patch)  # the state is of iteration 2
+        with pytest.raises(Killed):
+            practise(tmp_path / "killed", *models_of_files(tmp_path, kind), **options)
+    saved = torch.load(tmp_path / "killed" / "ppo_state.pt")
+    learned = {name for name, p in models_of_files(tmp_path, kind)[0].named_parameters() if p.requires_grad}
+    assert saved["policy"].keys() == learned and not [name for name in saved.get("value", ()) if "codes" in name]
+    resumed, again = practise(tmp_path / "killed", *models_of_files(tmp_path, kind), resume=True, **options)
+    assert same(resumed, whole) and without_times(again) == without_times(history)
 
 
 @pytest.mark.parametrize(("name", "change"), [
@@ -137,7 +172,20 @@ def test_who_follows_the_advice_on_the_rate_gets_a_better_policy(name, lr, facto
     assert told(seed, better)[0] > score + 0.25
 
 
+def a_quantized_run():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        test_over_quantized_files_a_killed_run_ends_like_one_that_was_not_and_saves_no_bits(Path(folder), patch, "nf4",
+                                                                                            "ppo")
+
+
 MUTANTS = [
+    Mutant("minillama.rlhf.train_ppo", "named_parameters() if p.requires_grad}", "state_dict().items()}",
+           a_quantized_run),
+    Mutant("minillama.rlhf.train_ppo", "named_parameters() if p.requires_grad}", "named_parameters() if not p.dim()}",
+           a_quantized_run),
     Mutant("minillama.evaluate.diagnosis", "it hardly moves, try a higher --lr", "it hardly moves, try a lower --lr",
            lambda: test_who_follows_the_advice_on_the_rate_gets_a_better_policy("flat", 1e-5, 1000, 0)),
     Mutant("minillama.rlhf.train_ppo", "crc_of(judge.state_dict().values())", "0",
