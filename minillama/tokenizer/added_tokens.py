@@ -27,7 +27,7 @@ class AddedToken(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """What files say of a tokenizer's tokens. Names for bos, eos, unk and pad; None where they say nothing.
+    """What files say of a tokenizer's tokens. Names for bos, eos and pad; "" for none; None where they say nothing.
 
     add_bos, add_eos: whether a text gets that token. ends: further ids at which generation stops. prefix: where
     SentencePiece's space comes in front: "never"; "sentencepiece": always; as the tokenizers library's Metaspace does
@@ -108,7 +108,7 @@ class Tokenizer:
         for which in ("bos", "eos", "pad"):
             name = getattr(settings, which)
             if name is not None:
-                setattr(self, f"{which}_id", self.id_named(name, f"the {which} token"))
+                setattr(self, f"{which}_id", self.id_named(name, f"the {which} token") if name else None)
         for special in settings.specials:
             held = self.added.get(special.text) or special._replace(id=self.id_named(special.text, "a special token"))
             self._add(held._replace(special=True))

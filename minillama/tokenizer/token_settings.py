@@ -34,7 +34,8 @@ def read_token_settings(folder, inside=None, form="tokenizer_config.json"):
     tokens, whole = list(inside or ()), folder / "tokenizer.json"
     if inside is None and whole.exists():
         tokens += added_tokens(read_settings(whole, MAX_BYTES).get("added_tokens", []), whole)
-    named = _named(names, paths[1]) | _named(config, paths[0])
+    named, older = _named(config, paths[0]), _named(names, paths[1])
+    named = older | named if "added_tokens_decoder" in config else named | older  # before it, the map was believed
     specials = {token.text: token for token in named.values() if token}
     # added_tokens.json does not say it: special is what the settings name so, and what looks so, lest a user types it
     tokens += [AddedToken(name, _id(index, paths[3]), name in specials or name.startswith("<|"))
@@ -48,7 +49,7 @@ def read_token_settings(folder, inside=None, form="tokenizer_config.json"):
         "add_bos_token", "add_eos_token", "clean_up_tokenization_spaces"))
     return TokenSettings(
         tuple({token.text: token for token in tokens}.values()),
-        *(named[which] and named[which].text if (which := f"{name}_token") in named else None
+        *((named[which].text if named[which] else "") if (which := f"{name}_token") in named else None
           for name in ("bos", "eos", "pad")), add_bos, add_eos,
         _ends(generation, paths[2]) or _ends(model, paths[4]), _chat_template(folder, config),
         *_prefix(config, paths[0]), tuple(specials.values()), (CLEAN_UP.format(paths[0]),) * bool(clean_up))

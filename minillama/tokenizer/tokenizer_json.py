@@ -77,8 +77,8 @@ def fill_ends(settings, content, tokenizer):
     their names by custom."""
     front, back = _around(content.get("post_processor"), tokenizer)
     known = {**dict.fromkeys(content["model"]["vocab"]), **tokenizer.added}
-    bos = settings.bos or front or next((name for name in BEGINS if name in known), None)
-    eos = settings.eos or back or next((name for name in ENDS if name in known), None)
+    bos, eos = (given or end or (next((name for name in usual if name in known), None) if given is None else given)
+                for given, end, usual in ((settings.bos, front, BEGINS), (settings.eos, back, ENDS)))
     if settings.add_bos is None and settings.add_eos is None:  # the one flag alone means that the other is false
         if front not in (None, bos) or back not in (None, eos):
             raise ValueError(f"the post_processor of tokenizer.json puts {front!r} and {back!r} around a text, but "

@@ -1,5 +1,6 @@
 """What files beside a vocabulary say of its tokens: obeyed as transformers obeys it, damaged ones refused."""
 
+import itertools
 import json
 import random
 
@@ -52,9 +53,9 @@ def test_ids_are_those_of_transformers(folder, more):
 
 
 def test_of_several_files_the_one_that_transformers_believes_counts(folder):
-    ours = put(folder, tokenizer_config={"eos_token": {"content": "<e>"}}, config={"eos_token_id": [5, 6]},
+    ours = put(folder, tokenizer_config={"eos_token": "</s>"}, config={"eos_token_id": [5, 6]},
                added_tokens={"<e>": 280, "<t>": 281, "<|i|>": 282, "<w>": 283},
-               special_tokens_map={"eos_token": "</s>", "additional_special_tokens": ["<t>"]})
+               special_tokens_map={"eos_token": {"content": "<e>"}, "additional_special_tokens": ["<t>"]})
     assert ours.eos_id == 280 and ours.end_ids == {1, 5, 6, 280}
     assert [ours.added[name].special for name in ("<e>", "<t>", "<|i|>", "<w>")] == [True, True, True, False]
     ours = put(folder, generation_config={"eos_token_id": 7})
@@ -64,6 +65,25 @@ def test_of_several_files_the_one_that_transformers_believes_counts(folder):
     assert read_token_settings(folder).chat_template == "own file"
     (folder / "chat_template.jinja").unlink()
     assert read_token_settings(folder).chat_template == "listed"
+
+
+@pytest.mark.parametrize("newer", [{}, {"added_tokens_decoder": {"280": {"content": "<e>", "special": True}}}])
+def test_bos_and_eos_are_those_that_transformers_takes_from_both_files(folder, newer):
+    """special_tokens_map.json counts before tokenizer_config.json where that has no added_tokens_decoder; null and
+    an empty text say that there is no such token, whatever the vocabulary holds."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("google.protobuf")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "added_tokens.json").write_text('{"<e>": 280}')
+    for config, named in itertools.product(("</s>", "<e>", None, ""), ("</s>", "<e>", None)):
+        given = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "unk_token": "<unk>", "eos_token": config}
+        ours = put(folder, tokenizer_config=given | newer, special_tokens_map={} if named is None else
+                   {"eos_token": named})
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert ours.eos_id == (theirs.eos_token_id if theirs.eos_token else None), (config, named)
+    for none in (None, ""):
+        ours = put(folder, tokenizer_config={"tokenizer_class": "LlamaTokenizer", "bos_token": none} | newer)
+        assert ours.bos_id is None and not ours.begins
 
 
 def test_a_template_file_that_is_too_large_or_not_utf_8_is_refused_and_not_cut(folder):
@@ -165,8 +185,15 @@ def several(tmp_path):
     test_of_several_files_the_one_that_transformers_believes_counts(tmp_path)
 
 
+def believed(tmp_path):
+    train_bpe(["the cat and the hat and the bat"] * 20, 280).save(tmp_path / "tokenizer.model")
+    test_bos_and_eos_are_those_that_transformers_takes_from_both_files(tmp_path, {})
+
+
 MODULE = "minillama.tokenizer.token_settings"
 MUTANTS = [
+    Mutant(MODULE, "else named | older", "else older | named", lambda: in_a_folder(believed)),
+    Mutant(MODULE, 'if named[which] else "")', "if named[which] else None)", lambda: in_a_folder(believed)),
     Mutant("minillama.system.settings", "isinstance(value, bool))", "isinstance(value, int))",
            lambda: in_a_folder(damaged_flag)),
     Mutant(MODULE, 'name in specials or name.startswith("<|")', "name in specials", lambda: in_a_folder(several)),
