@@ -28,7 +28,7 @@ COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
      "character_map", "unigram_steps", "byte_bpe_steps", "trust_region",
      "llama2_chat", "best_policy"), "what is new")}
-LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4613}
+LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4622}
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds doctests "
                     "types mutate lesson_rules lesson_seeds tiled_attention alternatives cleaning minhash "
