@@ -36,6 +36,10 @@ def work(rank, function, size, folder, port):
 
 def main(path, name, folder, *sizes):
     """What the fresh Python does."""
+    import torch._dynamo  # noqa: F401  all four before the processes are forked: each would load them, for seconds
+    import torch.distributed.checkpoint  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.tensor  # noqa: F401
     import torch.multiprocessing as processes
 
     rooms = sorted(room for room in Path(__file__).parent.iterdir() if room.is_dir())  # as conftest has it

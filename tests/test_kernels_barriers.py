@@ -63,7 +63,7 @@ def test_the_program_passes_every_barrier(planted):
     assert set(listed) >= set(barriers()) and len(listed) >= 10 and len(between) == 2, between
 
 
-@pytest.mark.parametrize("kernel", ["attention", "tensor", "gradients", "decoding", "nf4"])
+@pytest.mark.parametrize("kernel", ["attention", "tensor", "gradients", "decoding", "nf4", "nf4 row", "nf4 tensor"])
 def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
     results = {run(planted, kernel, "none", schedule) for schedule in SCHEDULES}
     only = results.pop()
@@ -72,7 +72,8 @@ def test_the_results_do_not_depend_on_the_schedule(planted, kernel):
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_a_missing_barrier_shows_under_every_schedule(planted, barrier):
-    kinds = {"nf4": "nf4", "flash_tensor": "tensor", "flash_decoding": "decoding", "flash_backward": "gradients",
+    kinds = {"nf4_one_row": "nf4 row", "nf4_tensor": "nf4 tensor", "nf4_backward": "nf4 tensor", "nf4": "nf4",
+             "flash_tensor": "tensor", "flash_decoding": "decoding", "flash_backward": "gradients",
              "flash_gradient": "gradients", "flash_fragments": "gradients", "flash_wide_backward": "gradients",
              "flash_wide": "tensor"}
     kernel = next((kinds[start] for start in kinds if barrier.startswith(start)), "attention")

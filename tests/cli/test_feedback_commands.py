@@ -31,7 +31,8 @@ FEW = ("--iterations", "2", "--batch-size", "4", "--max-new-tokens", "6", "--epo
 @pytest.fixture(scope="module")
 def pairs_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    write_pairs(path, [Pair(f"Count to {n % 20}.", " ".join(map(str, range(n))), "no" * n) for n in range(1, 60)])
+    write_pairs(path, [Pair(f"Count to {n % 20}.", " ".join(map(str, range(1 + n % 12))), "no" * (1 + n % 5))
+                       for n in range(1, 60)])
     return path
 
 

@@ -5,9 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint
-import torch.distributed.fsdp  # before the processes are forked: each would load it
-import torch.distributed.tensor
 from forked import in_processes
 from letters import Letters, bare
 from mutants import Mutant
