@@ -19,6 +19,13 @@ def in_processes(function, sizes, folder, limit=300):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def writer_class():
+    """PyTorch's class that writes shards; imported here, for it takes seconds, and other tests would wait too."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    return FileSystemWriter
+
+
 def work(rank, function, size, folder, port):
     """One process: its group, then the function."""
     from datetime import timedelta

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked import in_processes
+from forked import in_processes, writer_class
 from mutants import Mutant
 from test_sharded import learn, run_of
 
@@ -30,13 +30,6 @@ def group_of_one(folder):
         yield
     finally:
         dist.destroy_process_group()
-
-
-def writer_class():
-    """PyTorch's; here, for it takes seconds to load, and processes that run none of these tests would wait too."""
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter
-
-    return FileSystemWriter
 
 
 def write_shards(folder, step, tensors, keep=""):
