@@ -4,6 +4,7 @@ A question asks about a few things; an answer is a row of sentences, each of a k
 worth, and the quality of an answer is the sum of what its sentences are worth, less one for each sentence that does not
 belong there. `kitchen` values modesty, measures and naming the dish; `harbour` values bare facts: time and place;
 `teahouse`, in Chinese, the number of guests, and asking back. `errands` is a numbered list, whose order is good or bad.
+`meter` has short answers with numbers, `refuge` long ones in Spanish: no default was chosen on these two.
 """
 
 import itertools
@@ -121,6 +122,30 @@ TEAHOUSE = World(
      "end": ({"要浓一点吗？": 1, "坐窗边好吗？": 1, "就这样。": 0, "先付钱！": -1, "不好喝别怪我。": -1}, 0.8)}, "")
 
 
+METER = World(
+    "House {house}: {meter} at {value}?", ("meter", "value"),
+    {"house": ["12", "27", "35", "48", "51", "64", "79", "83", "96", "108"], "meter": ["gas", "water", "heat", "power"],
+     "value": ["140", "255", "318", "407", "562", "689", "731", "876", "904", "990", "1023", "1547"],
+     "days": ["5", "10", "20", "30"]},
+    {"core": ({"{meter} {value}, all right.": 3, "{meter}, all right.": 1, "All right.": 0, "Whatever.": -2}, 1.0),
+     "next": ({"Read again in {days} days.": 1, "Never ask again.": -1}, 0.5),
+     "end": ({"Thank you.": 1, "Bye.": 0, "Hurry up.": -1}, 0.7)})
+
+REFUGE = World(
+    "¿Cómo llego de {town} al refugio {hut} con {weather}?", ("town", "weather", "hut"),
+    {"town": ["Benasque", "Bielsa", "Torla", "Sallent", "Jaca", "Ansó"],
+     "hut": ["Estós", "Pineta", "Góriz", "Respomuso", "Lizara", "Linza", "Bachimaña", "Viadós"],
+     "weather": ["niebla", "nieve", "lluvia", "viento", "calor", "hielo", "sol", "tormenta"],
+     "mark": ["puente", "molino", "lago", "pinar", "collado"], "hours": ["dos", "tres", "cuatro", "cinco", "seis"],
+     "thing": ["un mapa", "una manta", "una linterna", "unas gafas"], "drink": ["agua", "té", "caldo"]},
+    {"greeting": ({"Buenos días y bienvenido a la montaña.": 1, "Escuche.": 0, "Otra vez la misma pregunta.": -1}, 0.7),
+     "core": ({"Desde {town} siga la senda del {mark} hasta {hut}.": 2, "Siga la senda del {mark} hasta {hut}.": 1,
+               "Siga la senda del {mark}.": 0, "Busque usted mismo el camino.": -1}, 1.0),
+     "time": ({"Con {weather} tardará unas {hours} horas.": 1, "Nadie sabe cuánto se tarda.": -1}, 0.6),
+     "gear": ({"Lleve {thing} y {drink} en la mochila.": 1, "No hace falta llevar nada.": -1}, 0.6),
+     "end": ({"¿Quiere que avise al guarda?": 1, "Eso es todo.": 0, "No me llame más.": -1}, 0.7)})
+
+
 class Errands(NamedTuple):
     """Numbered steps, each of a stage; good is the order of the stages, three steps, and to ask back about the
     fault; blame is bad."""
@@ -161,7 +186,8 @@ class Errands(NamedTuple):
 
 
 ERRANDS = Errands()
-WORLDS = {"kitchen": KITCHEN, "harbour": HARBOUR, "teahouse": TEAHOUSE, "errands": ERRANDS}
+WORLDS = {"kitchen": KITCHEN, "harbour": HARBOUR, "teahouse": TEAHOUSE, "errands": ERRANDS, "meter": METER,
+          "refuge": REFUGE}
 
 
 def pairs_of(world, seed, n, wrong=0.0, inverted=False):

@@ -9,6 +9,7 @@ import importlib
 import os
 
 from .bpe_encoder import whitespace_normalizer
+from .piece_trainer import HAN_LIKE, UNSPACED
 from .unicode_script import RANGES
 from .word_counts import SPACE, blocks_of, encode_utf8
 
@@ -66,8 +67,9 @@ class CompiledEncoder:
 class CompiledTrainer:
     """The counterpart of `sentencepiece_training.PythonTrainer`."""
 
-    def __init__(self, meta_pieces, max_line_bytes, max_piece_length, split_digits, threads=None):
+    def __init__(self, meta_pieces, max_line_bytes, max_piece_length, split_digits, split_unspaced=False, threads=None):
         numbers = {"Inherited": 0, "Common": 1, "Han": 2, "Hiragana": 2, "Katakana": 2}
+        numbers |= dict.fromkeys([*UNSPACED, *HAN_LIKE] if split_unspaced else (), DIGIT_CLASS)
         classes = [(first, last, numbers.setdefault(name, len(numbers))) for first, last, name in RANGES]
         classes += [(0x30FC, 0x30FC, numbers["Han"]), (ord(SPACE), ord(SPACE), SPACE_CLASS)]
         if split_digits:

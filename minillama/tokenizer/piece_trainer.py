@@ -15,6 +15,7 @@ from .word_counts import SPACE
 DIGITS = frozenset("0123456789" + "".join(map(chr, range(0xFF10, 0xFF1A))))  # ASCII and fullwidth
 HAN_LIKE = ("Hiragana", "Katakana")  # Japanese mixes its scripts: one class with Han
 LONG_VOWEL = "\u30fc"  # Katakana's vowel mark, Common in Unicode, but written between Katakana
+UNSPACED = {"Han", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"}  # `script_class`es whose words no space parts
 
 
 def script_class(character):
@@ -30,10 +31,10 @@ def script_class(character):
 class PieceTrainer:
     """BPE training on word counts in SentencePiece's form, exactly its choices.
 
-    A pair (left, right) of neighbouring symbols may be joined when the joined string is an admissible piece:
-    at most `max_piece_length` characters, no digit if `split_digits` (digits stay single), U+2581 only in front or
-    alone, letters of one script. Repeatedly the admissible pair with the greatest count is taken; ties go to the
-    shorter string, then to the lower code points. "aaa" counts "aa" twice but joins it once, from the left.
+    A pair (left, right) of neighbouring symbols may be joined to an admissible piece: at most `max_piece_length`
+    characters, no digit if `split_digits` and no letter of UNSPACED if `split_unspaced` (they stay single), U+2581 only
+    in front or alone, letters of one script. Repeatedly the admissible pair with the greatest count is taken; ties go
+    to the shorter string, then to the lower code points. "aaa" counts "aa" twice but joins it once, from the left.
 
     No string is reached by two different pairs: between two token borders the text is always cut as it would be on
     its own (by induction over the merges), so all occurrences of a string have the same last pair.
@@ -43,9 +44,11 @@ class PieceTrainer:
     ['lo', '\u2581lo', '\u2581low']
     """
 
-    def __init__(self, word_counts, alphabet, max_piece_length=16, split_digits=True):
-        self.max_piece_length, self.digits = max_piece_length, DIGITS if split_digits else ()
+    def __init__(self, word_counts, alphabet, max_piece_length=16, split_digits=True, split_unspaced=False):
+        self.max_piece_length = max_piece_length
         self.script = {character: script_class(character) for character in alphabet}  # of each symbol
+        self.single = {character for character, script in self.script.items()
+                       if split_digits and character in DIGITS or split_unspaced and script in UNSPACED}
         self.admitted = {}  # (left, right) -> whether it may be joined
         parts = Counter()
         for word, count in word_counts.items():
@@ -72,7 +75,7 @@ class PieceTrainer:
             return False
         if length_matters and len(left) + len(right) > self.max_piece_length:
             return False
-        if left in self.digits or right in self.digits:
+        if left in self.single or right in self.single:
             return False
         if right[0] == SPACE:  # spaces join only spaces ...
             return left[-1] == SPACE and right[-1] == SPACE

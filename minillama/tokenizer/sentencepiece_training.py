@@ -35,8 +35,8 @@ def train_bpe(texts_or_files, vocab_size, **options):
 
 def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, character_coverage=0.99995, split_digits=True,
                         byte_fallback=None, max_piece_length=16, max_line_bytes=4192, user_defined_symbols=(),
-                        control_symbols=(), hard_vocab_limit=True, whole_words=False, progress=False, backend=None,
-                        threads=None):
+                        control_symbols=(), hard_vocab_limit=True, whole_words=False, split_unspaced=False,
+                        progress=False, backend=None, threads=None):
     """Train a SentencePiece tokenizer of a type: "bpe", "unigram", "char" or "word".
 
     texts_or_files: pathlib.Path, or an iterable of str, bytes and Path; streamed, cut into lines at newlines.
@@ -46,16 +46,12 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     the alphabet is <unk> and its text is lost; None: only for "bpe" and "unigram".
     max_line_bytes: longer lines are skipped and counted. hard_vocab_limit=False: a text too small for vocab_size gives
     fewer pieces instead of an error. whole_words: a unigram model begins with all words as seeds too (`seed_pieces`).
+    split_unspaced: of "bpe", letters of scripts without spaces stay single, as the 837 Chinese and Japanese of LLaMA.
     backend: of bpe, unigram and the tokenizer, "python" or "cpp" (None: `default_backend()`). threads: of bpe's "cpp".
 
     Returns a SentencePieceTokenizer; its `training_report` says what was read and skipped; its scores are logarithms
     of probabilities, but for "bpe". ValueError for a type that is not known, and for a vocabulary size that is
     impossible, with the possible range. The result depends on the text and the options only.
-
-    >>> tokenizer = train_sentencepiece(["low low low lower lowest"], 20, "unigram", byte_fallback=False,
-    ...                                 hard_vocab_limit=False)
-    >>> [tokenizer.id_to_piece(i) for i in tokenizer.encode("low low")]
-    ['▁low', '▁low']
     """
     _check_options(model_type, vocab_size, character_coverage, max_piece_length, max_line_bytes)
     byte_fallback = model_type in ("bpe", "unigram") if byte_fallback is None else byte_fallback
@@ -65,8 +61,11 @@ def train_sentencepiece(texts_or_files, vocab_size, model_type="bpe", *, charact
     report = TrainingReport(backend=choose_backend(backend, needed) if needed else "python")
     options = [piece.text for piece in meta], max_line_bytes, max_piece_length, split_digits
     if model_type != "bpe":
+        if split_unspaced:
+            raise ValueError(f"split_unspaced is of bpe alone, not of {model_type}: leave it out")
         trainer = CountTrainer(*options, whole_words, model_type=model_type, backend=report.backend)
     else:
+        options = *options, split_unspaced
         trainer = CompiledTrainer(*options, threads) if report.backend == "cpp" else PythonTrainer(*options)
     _read(trainer, texts_or_files, max_line_bytes, report, progress)
     alphabet, report.uncovered = trainer.choose_alphabet(character_coverage)

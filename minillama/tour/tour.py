@@ -237,7 +237,7 @@ def text_stage(report, paths):
     split = (text_files.split(text_files.read_documents(paths), say=report.say) if paths
              else stdlib_docs.train_and_held_out())
     path = report.out / "text_tokenizer.model"
-    train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, max_line_bytes=1 << 23,
+    train_bpe(split[0], TEXT_PIECES, hard_vocab_limit=False, max_line_bytes=1 << 23, split_unspaced=True,
               progress=report.config.progress).save(path)
     tokenizer = load_tokenizer(path)
     shape = report.config.text_shape(tokenizer.vocab_size)

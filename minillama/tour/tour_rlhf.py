@@ -91,7 +91,7 @@ def reward_stage(report, model, tokenizer, feedback):
     report.say("  reward model: what the votes prefer (minillama/rlhf/train_reward.py)")
     model, seed = use_kernels(model, "torch"), report.config.seed
     config = replace(REWARD, seed=seed, epochs=min(max(FEW_PAIRS // len(feedback.pairs), 1), 3))
-    folder = report.folder("reward", train=asdict(config), policy=fingerprint(model), **feedback.key)
+    folder = report.folder("reward", train=asdict(config), policy=crc_of(model.state_dict().values()), **feedback.key)
     if not report.is_done(folder):
         reward_model, _ = train_reward(model, feedback.pairs, tokenizer, config, progress=report.config.progress,
                                        folder=folder, resume=(folder / REWARD_STATE).exists())
@@ -161,7 +161,8 @@ def train_or_load_ppo(report, name, model, reward_model, tokenizer, feedback, co
     model = use_kernels(model, "torch")
     config = replace(config, seed=report.config.seed, max_new_tokens=feedback.max_new_tokens)
     config = with_rates(config, model.config.dim)
-    folder = report.folder(name, train=asdict(config), policy=fingerprint(model), reward=fingerprint(reward_model))
+    weights = {name: crc_of(part.state_dict().values()) for name, part in (("policy", model), ("reward", reward_model))}
+    folder = report.folder(name, train=asdict(config), **weights)
     if not report.is_done(folder):
         policy = copy.deepcopy(model).requires_grad_(True)
         train_ppo(policy, reward_model, tokenizer, feedback.practice, config, folder=folder, watch=feedback.watched,
@@ -187,8 +188,3 @@ def questions_of(seed):
     rng = random.Random(f"forum questions {seed}")
     questions = list(dict.fromkeys(forum.GRAMMAR.sample(rng, "{question}").text for _ in range(1000)))
     return questions[ASKED:], questions[:ASKED]
-
-
-def fingerprint(model):
-    """CRC-32 of all weights and buffers: another start is another stage."""
-    return crc_of(model.state_dict().values())

@@ -272,7 +272,7 @@ def check_ties_and_overlaps(text=b"aaa aa aaaa ba ab abab " * 3):
 _BPE, _PIECES = "minillama.tokenizer.bpe", "minillama.tokenizer.piece_trainer"
 _WORDS = "minillama.tokenizer.word_counts"
 MUTANTS = [
-    Mutant(_PIECES, "if left in self.digits or right in self.digits:", "if False:", test_a_digit_never_shares_a_piece),
+    Mutant(_PIECES, "if left in self.single or right in self.single:", "if False:", test_a_digit_never_shares_a_piece),
     Mutant(_PIECES, 'return len("".join(pair)), "".join(pair)', 'return "".join(pair), "".join(pair)',
            test_ties_go_to_the_shorter_then_to_the_lower_string),
     Mutant(_PIECES, 'return len("".join(pair)), "".join(pair)', 'return len("".join(pair)), pair[1]',

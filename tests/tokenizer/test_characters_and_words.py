@@ -6,7 +6,7 @@ import pytest
 from mutants import Mutant
 from tokenizer_texts import processor, random_text, real_text, train_oracle
 
-from minillama.tokenizer import SentencePieceTokenizer, load_tokenizer
+from minillama.tokenizer import SentencePieceTokenizer, default_backend, load_tokenizer, train_bpe
 from minillama.tokenizer.sentencepiece_training import train_sentencepiece
 
 
@@ -47,8 +47,24 @@ def test_words_that_are_not_known_are_one_unknown_and_lost():
     assert tokenizer.decode(tokenizer.encode("low slow")) == "low \u2047 "
 
 
+def test_in_bpe_letters_stay_single_where_no_space_parts_words_if_asked():
+    """The oracle: digits, which stay single, in the place of those letters."""
+    text, letters = "茶 茶tea tea茶 เต tea水壶 lever茶水 日ひカー ter", "茶水壶日ひカเตー"
+    as_digits = text.translate(dict(zip(map(ord, letters), "123456789", strict=True)))
+    for backend in ("python", default_backend("BpeTrainer")):
+        pieces, others, usual = ({piece.text for piece in train_bpe(
+            [given], 400, hard_vocab_limit=False, split_unspaced=split, backend=backend).pieces[259:]}
+            for given, split in ((text, True), (as_digits, False), (text, False)))
+        assert pieces - set(letters) == others - set("123456789") and set(letters) <= pieces, backend
+        assert "\u2581tea" in pieces and "\u2581日ひカー" in usual
+    with pytest.raises(ValueError, match="split_unspaced is of bpe alone, not of unigram: leave it out"):
+        train_sentencepiece([text], 400, "unigram", split_unspaced=True)
+
+
 PAGE = "minillama.tokenizer.characters_and_words"
 MUTANTS = [
+    Mutant("minillama.tokenizer.piece_trainer", "split_unspaced and script in", "split_unspaced and character in",
+           test_in_bpe_letters_stay_single_where_no_space_parts_words_if_asked),
     Mutant(PAGE, "-item[1], item[0]", "-item[1], -ord(item[0][0])", lambda: check_pieces_and_ids("char", 150, False)),
     Mutant(PAGE, "for part in WORD.findall(word):", "for part in [word]:",
            lambda: check_pieces_and_ids("word", 500, False)),

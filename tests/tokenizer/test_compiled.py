@@ -82,7 +82,7 @@ def check_random_training(seeds):
     need_core()
     for seed in seeds:
         data, options = random_training(seed)
-        check_equal_training(data, 5000, hard_vocab_limit=False, **options)
+        check_equal_training(data, 5000, hard_vocab_limit=False, split_unspaced=seed % 4 == 3, **options)
 
 
 def test_random_texts_and_options_give_the_same_vocabulary():
@@ -288,6 +288,8 @@ def check_wide_digits():
 _DOOR = "minillama.tokenizer.compiled"
 MUTANTS = [
     Mutant(_DOOR, '"Hiragana": 2, ', "", check_japanese),
+    Mutant(_DOOR, "[*UNSPACED, *HAN_LIKE]", "UNSPACED", lambda: (
+        need_core(), check_equal_training(CRUEL["japanese"], 8000, hard_vocab_limit=False, split_unspaced=True))),
     Mutant(_DOOR, "(0x30FC, 0x30FC, ", "(0x30FD, 0x30FD, ", check_japanese),
     Mutant(_DOOR, "if split_digits:", "if True:", lambda: check_random_training(range(20))),
     Mutant(_DOOR, "DIGIT_CLASS), (0xFF10", "DIGIT_CLASS), (0xFF11", check_wide_digits),

@@ -1,5 +1,6 @@
 """Laws of the little worlds of bench/own_tasks.py, and of the split: no stage learns what another is examined on."""
 
+import itertools
 import json
 import random
 import sys
@@ -84,6 +85,18 @@ def test_the_right_number_is_the_question_s_own():
     for answer, wanted in (("三位客人请点三壶红茶。", (3, False)), ("请点三壶红茶。", (1, False)),
                            ("四位客人请点四壶红茶。", (-2, True)), ("您好！请点三壶。要浓一点吗？", (2, False))):
         assert _worlds.TEAHOUSE.judged(asked, answer) == wanted, answer
+
+
+def test_the_guests_and_the_tea_of_a_question_are_tokens_of_its_answer(tmp_path):
+    """Whole phrases, the pieces that SentencePiece's rules give so small a text, share none: nothing can be copied."""
+    _worlds.write_files(tmp_path, "teahouse", posts=3000, records=1, pairs=1)
+    texts, words = [path.read_text() for path in sorted((tmp_path / "text").iterdir())], _worlds.TEAHOUSE.words
+    for split in (True, False):
+        tokenizer = train_bpe(texts, 1024, hard_vocab_limit=False, split_unspaced=split, progress=False)
+        for guests, tea in itertools.product(words["guests"], words["tea"]):
+            asked, answered = (set(tokenizer.encode(text)) for text in (
+                f"我们{guests}位客人雨天想喝{tea}，", f"{guests}位客人请点{guests}壶{tea}。"))
+            assert ({guests, *tea} <= {tokenizer.decode([i]) for i in asked & answered}) is split
 
 
 def test_pairs_are_right_wrong_by_their_share_or_turned_round(tmp_path):

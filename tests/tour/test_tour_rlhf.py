@@ -17,12 +17,12 @@ from minillama.tour.tour_rlhf import (
     ASKED,
     Feedback,
     feedback_stages,
-    fingerprint,
     forum_feedback,
     pairs_of,
     prompts_of,
     questions_of,
 )
+from minillama.train.resume import crc_of
 from minillama.transformer import Transformer
 
 
@@ -30,6 +30,10 @@ from minillama.transformer import Transformer
 def tokenizer(tmp_path_factory):
     texts = [f"{thread.question} {answer.text}" for thread in forum.threads(0, 200) for answer in thread.answers]
     return train_bpe(texts, 400, hard_vocab_limit=False, progress=False)
+
+
+def fingerprint(model):
+    return crc_of(model.state_dict().values())
 
 
 def a_model(tokenizer, seed=0):
