@@ -1,5 +1,6 @@
 """Shared by all tests: real weights where they are present, and how tests that run side by side share the cores."""
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,14 @@ NUMERIC = ("attention attention_kernel attention_masks backends backends_linear 
            "ppo quantize_linears quantized_linear rms_norm rollout rope rope_kernel rope_qk rounding sampling "
            "sequence_loss swiglu tiled_attention tiled_attention_gradients transformer transformer_parity "
            "vocabulary").split()
+
+
+gc.disable()  # a third of what collection takes would go into looking for garbage among what stays
+
+
+def pytest_collection_finish():
+    gc.enable()
+    gc.freeze()  # modules and tests are looked through no more
 
 
 def pytest_collection_modifyitems(items):

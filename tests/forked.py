@@ -19,6 +19,13 @@ def in_processes(function, sizes, folder, limit=300):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def writer_class():
+    """PyTorch's class that writes shards; imported here, for it takes seconds, and other tests would wait too."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    return FileSystemWriter
+
+
 def work(rank, function, size, folder, port):
     """One process: its group, then the function."""
     from datetime import timedelta
@@ -36,6 +43,10 @@ def work(rank, function, size, folder, port):
 
 def main(path, name, folder, *sizes):
     """What the fresh Python does."""
+    import torch._dynamo  # noqa: F401  all four before the processes are forked: each would load them, for seconds
+    import torch.distributed.checkpoint  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.tensor  # noqa: F401
     import torch.multiprocessing as processes
 
     rooms = sorted(room for room in Path(__file__).parent.iterdir() if room.is_dir())  # as conftest has it

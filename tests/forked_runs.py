@@ -56,6 +56,7 @@ class ForkedRuns:
 def serve():
     """Answer requests until stdin ends."""
     import torch
+    import torch._dynamo  # PyTorch loads it, for seconds, with the first optimizer: here, once for all commands
 
     from minillama.cli.command_line import build_parser
 

@@ -7,9 +7,9 @@ import pytest
 from mutants import Mutant
 from test_simt import ROOT
 
-import kernel_figures
+import kernel_occupancy
 from cuda_build import ARCHITECTURES, nvcc
-from kernel_figures import figures, loop_length, opcodes, readable, resident_warps, version
+from kernel_occupancy import figures, loop_length, opcodes, readable, resident_warps, version
 
 CSRC = ROOT / "csrc"
 RECORD = json.loads((ROOT / "docs" / "kernels.json").read_text())
@@ -26,7 +26,7 @@ def like_the_record(found, recorded):
     for kernel, numbers in found.items():
         assert numbers["stack"] == numbers["spills"] == 0, f"{kernel}: {numbers}"
         if version() == RECORD["nvcc"]:
-            assert numbers == recorded[kernel], f"{kernel} changed: python kernel_figures.py records it anew"
+            assert numbers == recorded[kernel], f"{kernel} changed: python kernel_occupancy.py records it anew"
         assert numbers["registers"] <= recorded[kernel]["registers"] + 16, f"{kernel}: {numbers}"
 
 
@@ -247,10 +247,10 @@ def test_the_instructions_that_have_no_words_in_c_compile(tmp_path):
 
 
 MUTANTS = [
-    Mutant(kernel_figures.__name__, "return min(found, default=0)", "return max(found, default=0)",
+    Mutant(kernel_occupancy.__name__, "return min(found, default=0)", "return max(found, default=0)",
            test_the_loop_that_multiplies_is_the_shortest_with_half_of_the_products),
-    Mutant(kernel_figures.__name__, "number[\"shared\"] + 1024", "number[\"shared\"] // 2 + 1024",
+    Mutant(kernel_occupancy.__name__, "number[\"shared\"] + 1024", "number[\"shared\"] // 2 + 1024",
            lambda: test_occupancy_counted_by_hand(16, 81 * 1024, 8)),
-    Mutant(kernel_figures.__name__, "// 256) * 256)", "// 256) * 128)",
+    Mutant(kernel_occupancy.__name__, "// 256) * 256)", "// 256) * 128)",
            lambda: test_occupancy_counted_by_hand(255, 0, 8)),
 ]

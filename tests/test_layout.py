@@ -28,7 +28,7 @@ COUNTED_AS = {"simt": "the emulator", "course": "the course", **dict.fromkeys(
      "tensor_parallel", "placement", "mixture", "subword_sampling", "adapters_package",
      "character_map", "unigram_steps", "byte_bpe_steps", "trust_region",
      "llama2_chat", "best_policy"), "what is new")}
-LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4613}
+LIMITS = {"the emulator": 1350, "the course": 1437, "the rest": 17993, "what is new": 4622}
 # tests of no module:
 WHOLE_REPOSITORY = ("bootstrap cuda_build run packaging layout mutants readme lessons exercises rounds doctests "
                     "types mutate lesson_rules lesson_seeds tiled_attention alternatives cleaning minhash "
@@ -65,6 +65,14 @@ def modules():
 @functools.cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def statements_of(tree):
+    """All statements, inside others too; their expressions, which are most of a tree, are not looked through."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for node in getattr(tree, field, []):
+            yield node
+            yield from statements_of(node)
 
 
 def lines_in(path):
@@ -150,7 +158,7 @@ def test_files_are_short():
 def test_functions_are_short():
     long = {}
     for path in files("*.py"):
-        for node in ast.walk(tree_of(path)):
+        for node in statements_of(tree_of(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 50:
                 long[f"{path.relative_to(ROOT)}:{node.name}"] = node.end_lineno - node.lineno + 1
     assert not long, f"over 50 lines: {long}"

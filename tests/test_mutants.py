@@ -10,6 +10,8 @@ from mutants import Mutant, planted
 
 BROKEN_MUTANT = (NameError, SyntaxError, ImportError)  # the mutant itself is wrong, not caught by the law
 
+HELD = set()  # laws seen to hold on the true code, once for all mistakes that they are to catch
+
 
 def collect():
     found = []
@@ -21,7 +23,9 @@ def collect():
 
 @pytest.mark.parametrize(("file", "mutant"), [pytest.param(f, m, id=f"{f}-{m.name}") for f, m in collect()])
 def test_a_planted_mistake_turns_its_law_red(file, mutant):
-    mutant.law()  # the law holds on the true code
+    if mutant.law not in HELD:
+        mutant.law()  # the law holds on the true code
+        HELD.add(mutant.law)
     with planted(mutant):
         try:
             mutant.law()

@@ -1,5 +1,6 @@
 """From any form that is read to any that is written, a tensor at a time, with the tokenizer."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from minillama.tokenizer.tokenizer_json import sentencepiece_json, tokenizer_jso
 from minillama.tokenizer.wordpiece import WordPieceTokenizer, wordpiece_json
 
 FORMS = ("meta", "hf", "llama2c", "gguf")
+HEAD_FILE = "reward_head.pth"  # beside the body of a reward model (`rlhf.reward_file`)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 
 
@@ -91,6 +93,8 @@ def quantize(source, target, kind, dtype=None, progress=False, **settings):
         kept = _in_dtype(weights, DTYPES.get(dtype), False).tensors
         quantized.tensors.update((name, kept[name]) for name, tensor in quantized.tensors.items() if not tensor.layer)
         write_tokenizer(folder, tokenizer, as_json=False)
+        if (head := Path(source) / HEAD_FILE).is_file():
+            shutil.copyfile(head, folder / HEAD_FILE)
         write_quantized(folder, quantized)
 
 

@@ -150,7 +150,7 @@ def _tables(tensors, config, model, path):
 def _read_config(path):
     config = read_settings(path)
     if not {"r", "lora_alpha"} <= set(config) or config.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: not a LoRA configuration: it needs peft_type 'LORA', r and lora_alpha")
+        raise ValueError(f"{path}: peft_type {config.get('peft_type')!r:.40} is not a LoRA, with r and lora_alpha")
     check_known(config, path, "adapter_config.json")
     return {**config, "r": whole(config, "r", path), "lora_alpha": number(config, "lora_alpha", path),
             "lora_dropout": number(config, "lora_dropout", path) if config.get("lora_dropout") else 0.0,

@@ -3,14 +3,21 @@ of a batch at once; `sharded_ppo` overrides these few calls, and everything that
 
 from torch.nn import functional as F
 
+from minillama.backends import backend_of
 from minillama.rlhf import ppo
 from minillama.rlhf.rollout import answer_logits, log_probs_of, sample_answers
 from minillama.rlhf.trust_region import distance
+from minillama.train.resume import crc_of, model_facts
 from minillama.train.sequence_loss import at_least_fp32
 
 
 class ModelCalls:
     """The calls of a learner (`train_ppo.PPO`), which brings `policy`, `score`, `value`, `reference` and `config`."""
+
+    def facts(self):
+        """What a run depends on in its models."""
+        return {**model_facts(self.policy), "reward_kernels": backend_of(self.score),
+                "reward_model": crc_of(self.score.state_dict().values())}
 
     def sample(self, prompts, eos_id, seed):
         """An answer of the policy to each prompt, a list of ids: a `Rollout`."""

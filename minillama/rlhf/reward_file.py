@@ -5,13 +5,12 @@ from pathlib import Path
 import torch
 
 from minillama.checkpoint import load_model
-from minillama.checkpoint.convert import save_with_tokenizer
+from minillama.checkpoint.convert import HEAD_FILE, save_with_tokenizer
 from minillama.checkpoint.pth import read_pth
 from minillama.rlhf.reward_model import RewardModel
 from minillama.system.claim import require_finished
 from minillama.system.files import atomic_write
 
-HEAD_FILE = "reward_head.pth"
 PARTS = ("weight", "mean", "deviation")  # (1, D), and the two numbers of the normalisation
 
 

@@ -95,7 +95,9 @@ class CallsInShards(ModelCalls):
     """`ModelCalls` of models in shards; it stands before a learner among the bases of a class."""
 
     def __init__(self, policy, score, value, config):
-        self.actor = Within(policy)
+        self.actor, self.policy, self.score = Within(policy), policy, score
+        facts = self.facts()  # as one process has them: of what is in NF4 the bits become parameters here
+        self.facts = lambda: facts
         for model in filter(None, (self.actor, score, value)):
             shard_model(model)
         with torch.no_grad():  # FSDP's buffers are made here: those of inference mode could not take part in learning
@@ -224,9 +226,9 @@ def forms_of(learner, arguments, weights):
     ValueError where those cannot learn on the policy's `Weights`."""
     if not arguments.shard:
         return {"learner": learner}
-    if weights.quantization:
-        raise ValueError(f"{arguments.model} is quantized, and ppo --shard takes plain weights: give its original, or "
-                         "leave --shard out")
+    if weights.quantization and weights.quantization["kind"] != "nf4":
+        raise ValueError(f"{arguments.model} is in {weights.quantization['kind']}, and ppo --shard takes plain weights "
+                         "or nf4: give its original, or leave --shard out")
     return {"learner": in_shards(learner), "kind": ShardedPPORun}
 
 

@@ -16,7 +16,6 @@ from functools import partial
 
 import torch
 
-from minillama.backends import backend_of
 from minillama.config_checks import MOST, check_config, choice, number, seed
 from minillama.evaluate.diagnosis import describe, tell_news
 from minillama.evaluate.exam import means
@@ -30,7 +29,7 @@ from minillama.rlhf.rollout import choose_questions, prompts_of
 from minillama.rlhf.trust_region import LastBatch, is_far, pull_back
 from minillama.train.optimizer import AdamW
 from minillama.train.resumable import ResumableRun
-from minillama.train.resume import crc_of, crc_of_texts, model_facts, settings_of
+from minillama.train.resume import crc_of_texts, settings_of
 from minillama.train.templates import question_answer
 from minillama.train.training_run import train_step
 
@@ -268,10 +267,8 @@ class PPORun(ResumableRun):
         self.other_loss = pretraining_loss(learner, pretraining_text)
         data = {"prompts": crc_of_texts(list(questions)), "prompt_tokens": crc_of_texts(self.prompts + exam),
                 "pretraining_text": pretraining_text and pretraining_text.fingerprint()}
-        name, judge = type(learner).__name__.lower(), learner.score
-        judge = {"reward_kernels": backend_of(judge), "reward_model": crc_of(judge.state_dict().values())}
-        signature = {**(facts or {}), **data, **settings_of(learner.config), **model_facts(learner.policy), **judge,
-                     "algorithm": name}
+        signature = {**(facts or {}), **data, **settings_of(learner.config), **learner.facts(),
+                     "algorithm": type(learner).__name__.lower()}
         super().__init__(learner.config, folder, signature, learner.config.iterations)
 
     def advance(self):

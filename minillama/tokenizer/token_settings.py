@@ -27,10 +27,10 @@ def read_token_settings(folder, inside=None, form="tokenizer_config.json"):
     whose statements no tokenizer could obey."""
     folder = Path(folder)
     paths = [folder / f"{name}.json" for name in FILES]
-    contents = [read_settings(path, MAX_BYTES) if path.exists() else {} for path in paths]
+    contents = config, names, generation, added, model = [
+        read_settings(path, MAX_BYTES) if path.exists() else {} for path in paths]
     for path, content in zip(paths[:3], contents, strict=False):
         check_known(content, path, form if path is paths[0] else path.name)
-    config, names, generation, added, model = contents
     tokens, whole = list(inside or ()), folder / "tokenizer.json"
     if inside is None and whole.exists():
         tokens += added_tokens(read_settings(whole, MAX_BYTES).get("added_tokens", []), whole)
@@ -85,8 +85,7 @@ def added_tokens_json(tokenizer):
 
 def _id(value, path):
     if type(value) is not int or not 0 <= value < MAX_ID:
-        raise ValueError(f"{path}: an added token has the id {value!r:.80}: expected a whole number from 0 up, below "
-                         f"{MAX_ID}")
+        raise ValueError(f"{path}: an added token has the id {value!r:.80}: expected a whole number below {MAX_ID}")
     return value
 
 

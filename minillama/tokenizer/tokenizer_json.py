@@ -220,8 +220,8 @@ def _prefix(content):
                          "tokenizer.model")
     if content.get("decoder") not in (None, form["decoder"], form["pre_tokenizer"]):
         raise unknown_part(content["decoder"])
-    words = [entry for entry in content.get("added_tokens") or [] if not entry.get("special", True)]
-    if form["prefix"] == "sentencepiece" and any(entry.get("normalized") for entry in words):
+    if form["prefix"] == "sentencepiece" and any(entry.get("normalized") and not entry.get("special", True)
+                                                 for entry in content.get("added_tokens") or []):
         raise ValueError("tokenizer.json has an added word that is normalized: a space would be put before it too, "
                          "which is not done here: use its tokenizer.model")
     return form["prefix"]

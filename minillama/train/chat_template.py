@@ -81,10 +81,8 @@ def own_template(tokenizer, messages):
     apart = [{**message, "content": _kept_apart(message["content"], tokenizer)} for message in messages]
     asked = messages[-1]["role"] != "assistant"
     text = _render_chat(tokenizer, apart, asked)
-    if BEGIN in text:
-        runs = [(part, place % 2 == 1) for place, part in enumerate(text.replace(END, BEGIN).split(BEGIN))]
-    else:
-        runs = _answers(tokenizer, apart, text)
+    marked = [(part, place % 2 == 1) for place, part in enumerate(text.replace(END, BEGIN).split(BEGIN))]
+    runs = marked if BEGIN in text else _answers(tokenizer, apart, text)
     return [Segment(part.text if isinstance(part, AddedToken) else part.replace(APART, ""), learn,
                     isinstance(part, AddedToken) and part.special)
             for run, learn in runs if run for part in tokenizer.split_added(run, "all")]
@@ -106,6 +104,8 @@ def _answers(tokenizer, messages, text):
         prompt = _render_chat(tokenizer, messages[:place], True)
         through = _render_chat(tokenizer, messages[:place + 1], False)
         if not text.startswith(prompt) or not done <= len(prompt):
+            if messages[-1]["role"] != "assistant":  # they ask for an answer: nothing is learned from them
+                return [(text, False)]
             raise ValueError("the model's own chat_template writes earlier turns otherwise once an answer follows: "
                              f"which part is learned cannot be told: choose --template {', '.join(TEMPLATES)}")
         rest = text[len(prompt):len(through)] if text.startswith(through) else text[len(prompt):]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,17 @@ from test_command_line import model_folder, run, tokenizer_file
 from test_preferences import write_pairs
 
 from minillama.checkpoint import load_model
+from minillama.checkpoint.convert import quantize
+from minillama.config import ModelConfig
 from minillama.corpus import forum
 from minillama.evaluate.held_out import split_by_prompt
 from minillama.generate import generate_text
+from minillama.quant.quantize_linears import quantization_of
 from minillama.rlhf.preferences import Pair, read_prompts, thread_pairs
-from minillama.rlhf.reward_file import load_reward
+from minillama.rlhf.reward_file import load_reward, save_reward
+from minillama.rlhf.reward_model import RewardModel
 from minillama.sampling import Sampling
+from minillama.transformer import Transformer
 
 FIXTURES = (model_folder, tokenizer_file)  # of test_cli, used here by name
 FEW = ("--iterations", "2", "--batch-size", "4", "--max-new-tokens", "6", "--epochs", "2", "--checkpoint-every", "1")
@@ -25,7 +31,8 @@ FEW = ("--iterations", "2", "--batch-size", "4", "--max-new-tokens", "6", "--epo
 @pytest.fixture(scope="module")
 def pairs_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    write_pairs(path, [Pair(f"Count to {n % 20}.", " ".join(map(str, range(n))), "no" * n) for n in range(1, 60)])
+    write_pairs(path, [Pair(f"Count to {n % 20}.", " ".join(map(str, range(1 + n % 12))), "no" * (1 + n % 5))
+                       for n in range(1, 60)])
     return path
 
 
@@ -40,13 +47,27 @@ def reward_folder(model_folder, pairs_file, tmp_path_factory):
 
 
 def test_a_saved_reward_model_gives_the_same_scores_again(reward_folder, tmp_path):
-    from minillama.rlhf.reward_file import save_reward
-
     model, tokenizer = load_reward(reward_folder)
     save_reward(tmp_path / "again", model, tokenizer)
     tokens_BT, mask_BT = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
     assert torch.equal(load_reward(tmp_path / "again")[0](tokens_BT, mask_BT), model(tokens_BT, mask_BT))
     assert model.deviation != 1 and not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_reward_model_that_is_quantized_stays_one():
+    """Within 4 bits: scores keep three quarters of their spread in common."""
+    torch.manual_seed(2)
+    model = RewardModel(Transformer(ModelConfig(64, 2, 2, 40, max_seq_len=16)), 64)
+    tokens_BT, mask_BT = torch.randint(40, (32, 16)), torch.ones(32, 16, dtype=torch.bool)
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        folder = Path(name)
+        (folder / "plain").mkdir()
+        save_reward(folder / "plain", model, None)
+        quantize(folder / "plain", folder / "nf4", "nf4")
+        read, _ = load_reward(folder / "nf4")
+        assert quantization_of(read.body) and torch.equal(read.head.weight, model.head.weight)
+        scores = torch.stack([read(tokens_BT, mask_BT), model(tokens_BT, mask_BT)])
+    assert torch.corrcoef(scores)[0, 1] > 0.75
 
 
 def test_scores_are_normalised_over_answers_as_long_as_ppos_will_be(model_folder, pairs_file, tmp_path, monkeypatch):
@@ -192,6 +213,8 @@ def mean_quality(folder, questions):
 
 
 MUTANTS = [
+    Mutant("minillama.checkpoint.convert", "shutil.copyfile(head, folder / HEAD_FILE)", "pass",
+           test_a_reward_model_that_is_quantized_stays_one),
     Mutant("minillama.evaluate.held_out", "question_held_out(pair.prompt,", "question_held_out(str(len(parts[0])),",
            test_all_pairs_of_a_prompt_are_on_one_side),
 ]

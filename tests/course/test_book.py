@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import book_markdown
 import pytest
 from mutants import Mutant
-from test_lesson import LESSON, written
+from test_lesson import BARE_LESSON, LESSON, written
 
 from minillama.cli.command_line import main
 from minillama.course import book, lesson, notebook, recording
@@ -177,7 +177,7 @@ def test_every_formula_of_a_lesson_can_be_set(path, libraries):
 
 
 def test_a_recording_holds_what_was_printed_and_shown(tmp_path):
-    found = recording.record(written(tmp_path))
+    found = recording.record(written(tmp_path, BARE_LESSON))
     assert found["naive"] == [recording.Text("half: 3.0\n")] and list(found) == ["naive", "agree", "you_should_see"]
     (figure,) = found["agree"]
     assert figure.alt == "It ends at 4" and "currentColor" in figure.svg and figure.svg.startswith("<svg role=")
@@ -186,7 +186,7 @@ def test_a_recording_holds_what_was_printed_and_shown(tmp_path):
 
 
 def test_a_notebook_is_valid_and_runs(tmp_path):
-    path = notebook.write_notebook(written(tmp_path), tmp_path)
+    path = notebook.write_notebook(written(tmp_path, BARE_LESSON), tmp_path)
     found = json.loads(path.read_text(encoding="utf-8"))
     assert (found["nbformat"], found["nbformat_minor"], set(found)) == (4, 5, {"cells", "metadata", "nbformat",
                                                                              "nbformat_minor"})

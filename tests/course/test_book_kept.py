@@ -3,7 +3,7 @@
 import book_markdown
 from mutants import Mutant
 from test_book import DOCS, PATHS, RECORDED
-from test_lesson import LESSON, written
+from test_lesson import BARE_LESSON, LESSON, written
 
 from minillama.course import lesson, recording
 
@@ -25,8 +25,8 @@ def test_a_page_keeps_its_outputs_for_the_book_until_its_code_changes(tmp_path):
 
 def test_one_lesson_is_rendered_without_the_others_and_old_figures_go(tmp_path):
     folder, out = tmp_path / "lessons", tmp_path / "docs"
-    written(folder)
-    written(folder, LESSON.replace("05 · Halves", "07 · Thirds"), "07_rope.py")
+    written(folder, BARE_LESSON)
+    written(folder, BARE_LESSON.replace("05 · Halves", "07 · Thirds"), "07_rope.py")
     out.mkdir()
     for name in ("05_rms_norm-9.svg", "07_rope-9.svg", "09_masks.md"):
         (out / name).write_text("old")

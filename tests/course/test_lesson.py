@@ -45,6 +45,8 @@ show(picture, f"It ends at {x - 2}")
 print(f"You should see: {x / 2}")
 assert x == 6
 '''
+# for processes that need not wait for PyTorch
+BARE_LESSON = LESSON.replace("from minillama.rms_norm import RMSNorm\n", "").replace("RMSNorm(3).weight.sum()", "3")
 
 
 def written(folder, text=LESSON, name="05_rms_norm.py"):

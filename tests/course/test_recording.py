@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
-from test_lesson import LESSON, written
+from test_lesson import BARE_LESSON, written
 
 from minillama.course import recording
 from minillama.course.recording import Svg, Text, record
@@ -15,28 +15,25 @@ SURROUNDINGS = ("import os, sys\nprint(os.environ.get('MINILLAMA_WEIGHTS'), os.e
 TWICE = "show(picture, 'b')\nprint(2)\n"
 
 
-def test_a_lesson_runs_without_weights_on_one_thread_in_a_folder_of_its_own(tmp_path, monkeypatch, capfd):
+def test_a_lesson_runs_alone_without_weights_on_one_thread_and_texts_and_figures_keep_their_order(tmp_path, monkeypatch,
+                                                                                                  capfd):
     monkeypatch.setenv("MINILLAMA_WEIGHTS", "somewhere")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.chdir(tmp_path)
-    found = record(written(tmp_path, LESSON.replace("x = 6\n", SURROUNDINGS + "x = 6\n")).relative_to(tmp_path))
-    assert found["naive"] == [Text("None 1 \u00bd\nhalf: 3.0\n")], "prints in a row are one text"
-    assert [path.name for path in tmp_path.iterdir()] == ["05_rms_norm.py"]
-    assert capfd.readouterr() == ("", ""), "nothing is said on the way"
-
-
-def test_texts_and_figures_keep_their_order(tmp_path):
-    lesson = LESSON.replace("show(picture", "print(1)\nshow(picture").replace('print(f"You', TWICE + 'print(f"You')
-    found = record(written(tmp_path, lesson))
+    text = BARE_LESSON.replace("x = 6\n", SURROUNDINGS + "x = 6\n").replace("show(picture", "print(1)\nshow(picture")
+    found = record(written(tmp_path, text.replace('print(f"You', TWICE + 'print(f"You')).relative_to(tmp_path))
     assert list(found) == ["naive", "agree", "you_should_see"]
+    assert found["naive"] == [Text("None 1 \u00bd\nhalf: 3.0\n")], "prints in a row are one text"
     first, figure = found["agree"]
     assert first == Text("1\n") and isinstance(figure, Svg) and figure.alt == "It ends at 4"
     figure, last = found["you_should_see"]
     assert figure.alt == "b" and "<svg" in figure.svg and last == Text("2\nYou should see: 3.0\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["05_rms_norm.py"], "what it writes goes with its folder"
+    assert capfd.readouterr() == ("", ""), "nothing is said on the way"
 
 
 def test_the_end_of_what_a_broken_lesson_says_is_the_error(tmp_path, monkeypatch):
-    broken = written(tmp_path, LESSON.replace("x = 6\n", "raise SystemExit('x' * 300 + 'y' * 400)\n"))
+    broken = written(tmp_path, BARE_LESSON.replace("x = 6\n", "raise SystemExit('x' * 300 + 'y' * 400)\n"))
     with pytest.raises(RuntimeError, match="^05_rms_norm.py does not run to its end: y{400}$"):
         record(broken)
     asked = []

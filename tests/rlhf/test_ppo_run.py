@@ -188,8 +188,8 @@ MUTANTS = [
            a_quantized_run),
     Mutant("minillama.evaluate.diagnosis", "it hardly moves, try a higher --lr", "it hardly moves, try a lower --lr",
            lambda: test_who_follows_the_advice_on_the_rate_gets_a_better_policy("flat", 1e-5, 1000, 0)),
-    Mutant("minillama.rlhf.train_ppo", "crc_of(judge.state_dict().values())", "0",
+    Mutant("minillama.rlhf.model_calls", "crc_of(self.score.state_dict().values())", "0",
            law("reward_model", {"reward_model": lambda: other_judge("deviation")})),
-    Mutant("minillama.rlhf.train_ppo", 'backend_of(judge)', "None",
+    Mutant("minillama.rlhf.model_calls", 'backend_of(self.score)', "None",
            law("reward_kernels", {"reward_model": lambda: fused_judge()})),
 ]

@@ -5,9 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint
-import torch.distributed.fsdp  # before the processes are forked: each would load it
-import torch.distributed.tensor
 from forked import in_processes
 from letters import Letters, bare
 from mutants import Mutant
@@ -16,6 +13,7 @@ from test_sharded import BrokenOff, Traffic, largest_difference, local_bytes
 from lessons.mesh import ppo_traffic, ppo_training_bytes
 from minillama.config import ModelConfig
 from minillama.peft.lora import LoRAConfig, add_lora
+from minillama.quant.nf4 import NF4Linear
 from minillama.quant.quantize_linears import quantize_linears
 from minillama.rlhf import sharded_ppo
 from minillama.rlhf.grpo import LEARNERS
@@ -168,6 +166,25 @@ def test_what_an_iteration_sends_is_what_the_formula_says(runs, size):
     assert sum(counted.values()) == pytest.approx(sum(said.values()), rel=0.02)  # the rest are numbers of the rows
 
 
+def test_what_a_run_depends_on_is_told_of_bits_in_shards_as_of_those_in_one_process(monkeypatch):
+    """Else no run over NF4 could be moved between them; FSDP cuts parameters alone, so bits become such."""
+    def hold_bits_as_parameters(model):
+        for layer in model.modules():
+            for name in ("codes", "absmax", "absmax_scale") if isinstance(layer, NF4Linear) else ():
+                bits = torch.nn.Parameter(getattr(layer, name), requires_grad=False)
+                delattr(layer, name)
+                layer.register_parameter(name, bits)
+
+    policy, judge = Transformer(SHAPE), RewardModel(Transformer(SHAPE), SHAPE.dim).requires_grad_(False)
+    for model in (policy, judge.body):
+        quantize_linears(model)
+    add_lora(policy, LoRAConfig(4, 8.0, 0.0, ("attention.*", "feed_forward.*")))
+    alone = LEARNERS["grpo"](policy, judge, None, CONFIG).facts()
+    monkeypatch.setattr(sharded_ppo, "shard_model", hold_bits_as_parameters)
+    monkeypatch.setattr(sharded_ppo, "ask", lambda *_: None)
+    assert in_shards(LEARNERS["grpo"])(policy, judge, None, CONFIG).facts() == alone
+
+
 @pytest.mark.parametrize(("n", "size"), [(8, 4), (7, 2), (1, 3), (64, 5)])
 def test_every_row_has_a_process_and_each_process_as_many_rows(n, size, monkeypatch):
     shares = []
@@ -228,6 +245,8 @@ def law(test, *arguments):
 
 
 MUTANTS = [
+    Mutant(sharded_ppo.__name__, "self.facts = lambda: facts", "pass",
+           law(test_what_a_run_depends_on_is_told_of_bits_in_shards_as_of_those_in_one_process)),
     Mutant(sharded_ppo.__name__, "gradient * size", "gradient",
            law(test_rows_are_put_together_in_their_order_and_learn_from_their_own)),
     Mutant(sharded_ppo.__name__, "range(rank, -(-n // size) * size, size)", "range(rank, n, size)",

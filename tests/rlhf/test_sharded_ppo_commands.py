@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from test_sharded_commands import ALONE, ROOT, assert_equal, command, torchrun, weights
 
 from minillama.checkpoint import load_model, save_model
+from minillama.checkpoint.convert import quantize
 from minillama.cli.command_line import main
 from minillama.config import ModelConfig
 from minillama.peft.lora_file import load_lora
@@ -38,6 +40,8 @@ def base(tmp_path_factory):
     save_model(folder / "policy", Transformer(shape), folder / "t.model")
     (folder / "judge").mkdir()
     save_reward(folder / "judge", RewardModel(Transformer(shape), shape.dim), load_tokenizer(folder / "t.model"))
+    for name in ("policy", "judge"):
+        quantize(folder / name, folder / f"{name}-nf4", "nf4")
     return folder
 
 
@@ -75,6 +79,23 @@ def test_ppo_in_shards_writes_what_one_process_would(method, base, tmp_path):
         command(ALONE, "convert", tmp_path / "two", tmp_path / "hf", "--to", "hf")
         return assert_equal(weights(tmp_path / "hf"), weights(tmp_path / "one"))
     models = [load_model(base / "policy")[0] for _ in range(2)]
+    for model, name in zip(models, ("two", "one"), strict=True):
+        load_lora(tmp_path / name, model)
+    assert_equal(*[dict(model.named_parameters()) for model in models])
+
+
+@pytest.mark.long
+def test_over_nf4_a_run_begun_by_one_process_ends_in_shards_as_it_would_have_in_one(base, tmp_path):
+    """Policy and reward model, and with it the value model, are in NF4."""
+    def words(name, *more):
+        return words_of(base, tmp_path / name, "--method", "lora", "--model", base / "policy-nf4", "--reward",
+                        base / "judge-nf4", *more)
+
+    command(ALONE, *words("one", "--iterations", 1))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    command(ALONE, *words("one", "--resume"))
+    command(torchrun(2), *words("two", "--resume", "--shard"))
+    models = [load_model(base / "policy-nf4")[0] for _ in range(2)]
     for model, name in zip(models, ("two", "one"), strict=True):
         load_lora(tmp_path / name, model)
     assert_equal(*[dict(model.named_parameters()) for model in models])

@@ -127,7 +127,7 @@ def test_a_stopped_command_says_in_one_line_what_is_saved_and_the_flag_that_goes
         json.dumps({"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n)))}) + "\n"
         for n in range(2, 40)))
     words, unit = {
-        "pretrain": (("--text", ROOT / "README.md", ROOT / "lessons", "--model", model_folder, "--steps", 3,
+        "pretrain": (("--text", ROOT / "lessons" / "checks", "--model", model_folder, "--steps", 3,
                       "--warmup-steps", 1, "--seq-len", 16), "step"),
         "sft": (("--model", model_folder, "--data", tmp_path / "data.jsonl", "--steps", 3, "--warmup-steps", 1,
                  "--template", "question_answer", "--held-out-fraction", 0.3), "step"),
@@ -147,7 +147,7 @@ def test_a_stopped_command_says_in_one_line_what_is_saved_and_the_flag_that_goes
 def test_before_there_is_a_state_nothing_is_saved_and_what_writes_nothing_says_nothing(
         model_folder, tmp_path, capsys, monkeypatch):
     signal_at(monkeypatch, (TrainingRun, "train"), 1, signal.SIGTERM)
-    code, _, err = run(capsys, "pretrain", "--text", ROOT / "README.md", ROOT / "lessons", "--model", model_folder,
+    code, _, err = run(capsys, "pretrain", "--text", ROOT / "lessons" / "checks", "--model", model_folder,
                        "--seq-len", 16, "--out", tmp_path / "out")
     assert (code, err.splitlines()[-1]) == (143, "minillama: interrupted: nothing saved")
     monkeypatch.setattr("minillama.cli.info.describe", lambda: signal.raise_signal(signal.SIGTERM))

@@ -27,7 +27,7 @@ from minillama.tour.tour_pages import context, text_levels
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FEW = TourConfig(steps=40, text_steps=40, documents=1500, progress=False)
+FEW = TourConfig(steps=31, text_steps=31, documents=600, progress=False)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_every_row_says_what_was_expected_what_came_and_where_it_is_written(shor
 def test_a_missed_band_makes_the_tour_fail(short_tour):
     out, _, ended_well = short_tour
     rows = {row["stage"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
-    assert not rows["pretrain"]["pass"], "40 steps cannot reach the entropy"
+    assert not rows["pretrain"]["pass"], "31 steps cannot reach the entropy"
     assert rows["corpus"]["pass"] and rows["tokenizer"]["pass"] and ended_well is False
 
 

@@ -7,6 +7,7 @@ from mutants import Mutant
 from test_parity_peers import smollm2
 from test_tiktoken import tiny_file
 
+from minillama.chat import Conversation
 from minillama.checkpoint import find_tokenizer, open_weights
 from minillama.tokenizer import train_bpe
 from minillama.tokenizer.added_tokens import AddedToken, TokenSettings
@@ -96,6 +97,26 @@ def test_what_is_learned_are_the_answers_and_the_token_that_ends_them(name):
     assert not any(segment.learn for segment in pair_function("own", tokenizer)("a"))
 
 
+THINKS = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n"
+          "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}")
+
+
+def test_a_template_that_drops_thoughts_from_earlier_answers_asks_a_second_time():
+    """DeepSeek R1's kind: an answer does not stand where its prompt ended. Only to learn from it is refused."""
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    tokenizer = tokenizer_for("chatml")
+    tokenizer.chat_template = THINKS
+    talk = Conversation(tokenizer)
+    for words in ("hi", "why?"):
+        talk.ask(words)
+        wanted, _ = utils.render_jinja_template([talk.messages], chat_template=THINKS, add_generation_prompt=True)
+        assert text_of(own_template(tokenizer, talk.messages)) == wanted[0]
+        assert talk.prompt(500) == encode_segments(own_template(tokenizer, talk.messages), tokenizer).tokens
+        talk.answered("so</think>I see")
+    with pytest.raises(ValueError, match="which part is learned cannot be told"):
+        own_template(tokenizer, talk.messages)
+
+
 def test_names_of_control_tokens_in_a_message_stay_text():
     tokenizer, rng = tokenizer_for("chatml"), random.Random(3)
     tokenizer.chat_template = OWN["plain"]
@@ -149,6 +170,8 @@ def test_smollm2s_own_file_asks_as_transformers_does():
 
 MODULE, LEARNED = "minillama.train.chat_template", test_what_is_learned_are_the_answers_and_the_token_that_ends_them
 MUTANTS = [
+    Mutant(MODULE, 'if messages[-1]["role"] != "assistant":', "if False:",
+           test_a_template_that_drops_thoughts_from_earlier_answers_asks_a_second_time),
     Mutant(MODULE, "content = content.replace(name, name[0] + APART + name[1:])", "pass",
            test_names_of_control_tokens_in_a_message_stay_text),
     Mutant(MODULE, "rest.index(end) + len(end)", "rest.index(end)", lambda: LEARNED("plain")),

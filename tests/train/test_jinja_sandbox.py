@@ -20,7 +20,9 @@ PROGRAMS = [
     "{{ bos_token }}",
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}{{ tools }}",
     "{% macro q(x, y='!') %}{{ x ~ y }}{% endmacro %}{{ q(messages[0].content) }}{{ messages | map(attribute='role') | "
-    "join(',') }}{% if add_generation_prompt %}A{% endif %}"]
+    "join(',') }}{% if add_generation_prompt %}A{% endif %}",
+    "{{ messages | tojson(separators=(',', ':')) }}{{ messages[1] | tojson(sort_keys=true, indent=1) }}"
+    "{{ messages[1].content | tojson(true) }}{{ messages[1].content | tojson(ensure_ascii=true) }}"]
 FOREVER = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
 
 
@@ -87,6 +89,8 @@ def test_a_text_without_end_is_refused():
 
 MODULE = "minillama.train.jinja_sandbox"
 MUTANTS = [
+    Mutant(MODULE, "sort_keys=sort_keys", "sort_keys=False",
+           lambda: test_a_program_gives_the_text_that_transformers_makes_of_it(PROGRAMS[-1])),
     Mutant(MODULE, "trim_blocks=True", "trim_blocks=False",
            lambda: test_a_program_gives_the_text_that_transformers_makes_of_it(PROGRAMS[0])),
     Mutant(MODULE, "ImmutableSandboxedEnvironment(trim", "jinja2.Environment(trim",

@@ -99,7 +99,7 @@ def wrong_values(value):
             yield torch.where(torch.arange(value.numel()).view(value.shape) == 0, torch.inf, value)
 
 
-@pytest.mark.parametrize("most", [250, pytest.param(10**9, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [100, pytest.param(10**9, marks=pytest.mark.long)])
 def test_every_part_of_a_state_that_is_missing_or_wrong_is_refused_in_one_line(finished, most):
     """most: about so many of the wrong states are tried, spread over all."""
     folder, resume, path, state = finished
@@ -114,7 +114,7 @@ def test_every_part_of_a_state_that_is_missing_or_wrong_is_refused_in_one_line(f
     finally:
         path.write_bytes(kept)
     resume(folder)  # and the state itself is taken
-    assert len(faults) > 200, len(faults)
+    assert len(faults) >= min(most, 200), len(faults)
 
 
 @pytest.mark.parametrize("whole", [torch.zeros(3), [], {}, 7, {"step": 1}])

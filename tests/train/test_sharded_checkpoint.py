@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked import in_processes
+from forked import in_processes, writer_class
 from mutants import Mutant
 from test_sharded import learn, run_of
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from minillama.train import sharded_checkpoint
 from minillama.train.sharded import ShardedPretrain
@@ -106,8 +105,8 @@ def test_a_disk_that_is_full_is_told_in_a_line_and_the_set_that_counts_stays(wri
 
 def hold(monkeypatch, until):
     """Let PyTorch's writer wait for an event before its first byte."""
-    write = FileSystemWriter.write_data
-    monkeypatch.setattr(FileSystemWriter, "write_data", lambda *given: (until.wait(60), write(*given))[1])
+    write = writer_class().write_data
+    monkeypatch.setattr(writer_class(), "write_data", lambda *given: (until.wait(60), write(*given))[1])
 
 
 def what_is_written_is_what_was_given(folder, monkeypatch):
@@ -153,14 +152,14 @@ def killed(rank, size, folder, victim, moment, shards="shards-4"):
         if rank == place and Path(path).name == shards:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    write, finish = FileSystemWriter.write_data, sharded_checkpoint.finish_shards
+    write, finish = writer_class().write_data, sharded_checkpoint.finish_shards
     if moment == "writing":
         def write_half(writer, *given):
             done = write(writer, *given)
             die_at(writer.path)
             return done
 
-        FileSystemWriter.write_data = write_half
+        writer_class().write_data = write_half
     else:
         def finish_only(path, writing):
             finish(path, writing)
@@ -224,8 +223,8 @@ def learn_all(rank, size, folder):
         state = torch.load(folder / name / "training_state.pt")["shards"] if rank == 0 and name not in FIRST else ""
         ours = two_learn(folder / name, resume=name not in FIRST).weights
         same[name] = [state, all(torch.equal(ours[key], weight) for key, weight in alone.weights.items())]
-    write = FileSystemWriter.write_data
-    FileSystemWriter.write_data = lambda writer, *given: (
+    write = writer_class().write_data
+    writer_class().write_data = lambda writer, *given: (
         Path(writer.path).name == "shards-2" and go_on.wait(60), write(writer, *given))[1]
     slow = two_learn(folder / "slow", kind=Watched)
     same["slow"] = [slow.shards, all(torch.equal(slow.weights[key], weight) for key, weight in alone.weights.items())]
@@ -264,7 +263,7 @@ def full_disk(rank, size, folder):
             raise OSError(28, "No space left on device")
         return write(writer, *given)
 
-    write, FileSystemWriter.write_data = FileSystemWriter.write_data, fail
+    write, writer_class().write_data = writer_class().write_data, fail
     run = run_of(ShardedPretrain, folder / "full")
     with pytest.raises(OSError, match=r"shards-2 could not be written \(process 1: .*No space left.*is the disk"):
         run.train(progress=False)

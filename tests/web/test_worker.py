@@ -3,6 +3,7 @@
 import asyncio
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from mutants import Mutant
@@ -175,7 +176,60 @@ def test_a_step_that_fails_ends_every_row_with_one_error_each_and_the_next_reque
     asyncio.run(asyncio.wait_for(serve(), 2))
 
 
+class LoopBehind:
+    """An event loop that does what it is asked only when told, or with `at_once` on the spot."""
+
+    def __init__(self, at_once=None):
+        self.asked, self.at_once = [], at_once
+
+    def call_soon_threadsafe(self, call):
+        self.asked.append(call)
+        if self.at_once:
+            call()
+            self.at_once()
+
+
+def steps_of(loop, worker):
+    """(what `steps` leaves to be told, of steps that tell their number; how many were made; the turn)."""
+    turn, made = Turn(made_loaded(), 1.0, None), []
+    turn.rows, worker.turns = [SimpleNamespace(left=9)], [turn]
+    worker.step = lambda: [(turn, made.append(1) or len(made))]
+    return [one for _, one in worker.steps(loop)], len(made), turn
+
+
+def test_the_model_is_one_step_ahead_of_what_is_told_and_no_more():
+    worker, loop = Worker(), LoopBehind()
+    told, made, turn = steps_of(loop, worker)
+    assert (told, made, len(loop.asked)) == ([2], 2, 1), "the second step came before the first was told"
+    loop.asked[0]()
+    assert turn.told.get_nowait() == 1 and turn.told.empty() and not worker.on_its_way
+
+
+def test_steps_are_told_in_order_each_once_until_someone_waits():
+    worker = Worker()
+    loop = LoopBehind(lambda: worker.waiting.extend([None] * (len(loop.asked) >= 4)))
+    told, made, turn = steps_of(loop, worker)
+    assert (told, made) == ([5], 5)
+    assert [turn.told.get_nowait() for _ in range(4)] == [1, 2, 3, 4] and turn.told.empty()
+
+
+def test_a_turn_that_is_over_or_has_left_is_not_continued():
+    for name, value in (("closed", True), ("rows", [])):
+        worker = Worker()
+        loop = LoopBehind(partial(end_and_wait, worker, name, value))
+        assert steps_of(loop, worker)[:2] == ([2], 2)
+
+
+def end_and_wait(worker, name, value):
+    """The turn ends in this way; where it is continued nevertheless, someone waits a step later."""
+    turn = worker.turns[0]
+    worker.waiting.extend([None] * (getattr(turn, name) == value))
+    setattr(turn, name, value)
+
+
 plant = partial(Mutant, "minillama.web.worker")
+AHEAD = test_the_model_is_one_step_ahead_of_what_is_told_and_no_more
+IN_ORDER = test_steps_are_told_in_order_each_once_until_someone_waits
 MUTANTS = [
     plant("not self.batch.exact or any(", "any(", test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
     plant("count * room <= max(", "room <= max(", test_only_what_is_exact_and_asks_the_same_of_one_model_is_merged),
@@ -188,4 +242,12 @@ MUTANTS = [
           test_who_leaves_while_waiting_is_never_begun),
     plant("[(turn, error) for turn in turns]", "[(turn, error) for turn in self.turns]",
           test_an_error_ends_its_own_request_and_no_other),
+    # a step ahead
+    plant("not self.waiting and not self.on_its_way", "not self.waiting and len(self.on_its_way) < 2", AHEAD),
+    plant("while not self.waiting and not self.on_its_way", "while False", AHEAD),
+    plant("self.on_its_way.popleft()", "self.on_its_way[0]", AHEAD),
+    plant("self.on_its_way.append(told)", "self.on_its_way.appendleft(told[:0])", IN_ORDER),
+    plant("while not self.waiting and ", "while len(self.waiting) < 2 and ", IN_ORDER),
+    plant("turn.closed or turn.over", "turn.over", test_a_turn_that_is_over_or_has_left_is_not_continued),
+    plant("turn.closed or turn.over", "turn.closed", test_a_turn_that_is_over_or_has_left_is_not_continued),
 ]

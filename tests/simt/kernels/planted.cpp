@@ -99,8 +99,6 @@ static void run_gradients() {
 }
 
 // And in heads of more than 128 columns.
-static void run_tensor_cores() { run_tensor_cores<24>(), run_tensor_cores<136>(); }
-static void run_gradients() { run_gradients<24>(), run_gradients<136>(); }
 
 // Two parts of the keys, and a group of two.
 static void run_decoding() {
@@ -163,18 +161,21 @@ static void run_nf4_tensor_cores() {
 }
 
 // For all versions, and with more than one tile of columns and of rows.
-static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32), run_nf4_one_row(), run_nf4_tensor_cores(); }
+static void run_nf4() { run_nf4(20, 34), run_nf4(5, 1056), run_nf4(70, 32); }
 
 int main(int, char** words) {
   const std::string what = words[1];
   if (what == "list") {
     std::freopen("/dev/null", "w", stderr);
-    run_attention(), run_tensor_cores(), run_gradients(), run_decoding(), run_nf4();
+    run_attention(), run_tensor_cores<24>(), run_tensor_cores<136>(), run_gradients<24>(), run_gradients<136>(),
+        run_decoding(), run_nf4(), run_nf4_one_row(), run_nf4_tensor_cores();
     std::puts("");
     for (const auto& name : passed) std::printf("%s ", name.c_str());
     return 0;
   }
   left_out = words[2];
-  what == "nf4" ? run_nf4() : what == "tensor" ? run_tensor_cores() : what == "gradients" ? run_gradients()
+  what == "nf4" ? run_nf4() : what == "nf4 row" ? run_nf4_one_row() : what == "nf4 tensor" ? run_nf4_tensor_cores()
+      : what == "tensor" ? run_tensor_cores<24>() : what == "wide tensor" ? run_tensor_cores<136>()
+      : what == "gradients" ? run_gradients<24>() : what == "wide gradients" ? run_gradients<136>()
       : what == "decoding" ? run_decoding() : run_attention();
 }

@@ -1,6 +1,6 @@
 """What nvcc says of each kernel, without a GPU: registers, shared memory, stack, spills, occupancy, instructions.
 
-    python kernel_figures.py      compile for every architecture, and write docs/kernels.json and docs/kernels.md
+    python kernel_occupancy.py      compile for every architecture, and write docs/kernels.json and docs/kernels.md
 
 Occupancy is counted from the limits of an SM (CUDA C++ Programming Guide, table of compute capabilities), not timed.
 """
@@ -135,7 +135,7 @@ def write_table(record):
              "Counted, not timed; no GPU was asked. Registers a thread / warps that an SM can hold, for each compute",
              "capability; shared memory of a block in bytes; and instructions in the PTX for 8.0, as written, not run.",
              "Loop: all instructions of one turn of the loop that multiplies, as written, not run.",
-             "No kernel has a stack, a spill or a double. Made by `python kernel_figures.py`.", "",
+             "No kernel has a stack, a spill or a double. Made by `python kernel_occupancy.py`.", "",
              " | ".join(["| kernel", *(f"{name[:-1]}.{name[-1]}" for name in names), "shared", *OPCODES, "loop", ""]),
              "|---" * (3 + len(names) + len(OPCODES)) + "|"]
     for kernel, counts in record["opcodes"].items():
