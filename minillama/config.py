@@ -79,9 +79,7 @@ def hidden_dim_rule(dim: int, multiple_of: int = 256, ffn_dim_multiplier: float 
     >>> hidden_dim_rule(4096), hidden_dim_rule(8192, 4096, 1.3)
     (11008, 28672)
     """
-    hidden = int(2 * (4 * dim) / 3)
-    if ffn_dim_multiplier is not None:
-        hidden = int(ffn_dim_multiplier * hidden)
+    hidden = int((1.0 if ffn_dim_multiplier is None else ffn_dim_multiplier) * int(2 * (4 * dim) / 3))
     return multiple_of * ((hidden + multiple_of - 1) // multiple_of)
 
 

@@ -39,7 +39,7 @@ class Engine:
 
     def stages(self, tokens_B, cache, wanted=True):
         """(logits, the residual stream as the embedding and each layer leave it, and normed at last: (L + 2, B, D))."""
-        self.model._check(tokens_B[:, None], cache, None)
+        self.model._check(tokens_B[:, None], cache, None, None)
         found = self.compiled.step(tokens_B, cache.keys, cache.values, cache.length, cache.left_pad_B, wanted)
         cache.advance(1)
         return found

@@ -84,7 +84,7 @@ class Transformer(nn.Module):
         start of each row (a cache brings its own). document_ids_BT: for packed rows, tokens see their own document.
         layout: the rotations and all that each token may see, of rows that are not read from left to right.
         """
-        self._check(tokens_BT, cache, left_pad_B)
+        self._check(tokens_BT, cache, left_pad_B, layout)
         start, left_pad_B = (0, left_pad_B) if cache is None else (cache.length, cache.left_pad_B)
         positions, mask_BTS = positions_and_mask(tokens_BT, start, left_pad_B, document_ids_BT)
         self.frequencies = self.frequencies.to(tokens_BT.device)  # no copy where they are there
@@ -104,7 +104,9 @@ class Transformer(nn.Module):
         scores_BTV = self.output(hidden_BTD)
         return scores_BTV.to(torch.promote_types(scores_BTV.dtype, torch.float32))
 
-    def _check(self, tokens_BT: Tensor, cache: KVCache | None, left_pad_B: Tensor | None) -> None:
+    def _check(self, tokens_BT: Tensor, cache: KVCache | None, left_pad_B: Tensor | None, layout: object) -> None:
+        if layout is None and self.config.objective != "causal":
+            raise ValueError("objective 'blank' is not read from left to right: see train.blank_infilling.fill_text")
         if tokens_BT.dim() != 2:
             raise ValueError(f"tokens have shape {tuple(tokens_BT.shape)}: expected (batch, time)")
         if cache is not None and left_pad_B is not None:

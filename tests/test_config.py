@@ -117,7 +117,7 @@ MUTANTS = [
            lambda: test_the_counting_formula_counts_the_model("stories260k")),
     Mutant("minillama.config", "tables + self.n_layers * block + self.dim", "tables + self.n_layers * block",
            lambda: test_published_sizes_have_their_published_parameter_count("llama_7b")),
-    Mutant("minillama.config", "int(ffn_dim_multiplier * hidden)", "round(ffn_dim_multiplier * 4 * dim)",
+    Mutant("minillama.config", "* int(2 * (4 * dim) / 3))", "* 4 * dim)",
            lambda: test_the_hidden_width_follows_the_rule_of_the_published_code((8192, 4096, 1.3), 28672)),
     Mutant("minillama.config", "hidden + multiple_of - 1)", "hidden + multiple_of)",
            lambda: test_the_hidden_width_follows_the_rule_of_the_published_code((3072, 256, 1.0), 8192)),

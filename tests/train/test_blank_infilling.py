@@ -17,6 +17,7 @@ from tiny_run import CONFIG, HELD_OUT, TRAIN, Killed, kill_after, one_thread, sa
 
 from minillama.backends import use_kernels
 from minillama.config import ModelConfig
+from minillama.generate import generate_tokens
 from minillama.kernels import built_backends
 from minillama.train import blank_infilling as blanks
 from minillama.train.blank_infilling import IGNORE, BlankRow, cut_out, draw_spans, fill_blanks, prefix_mask
@@ -182,6 +183,17 @@ def test_filling_behind_a_cache_is_a_full_forward_pass_for_each_token():
         fill_blanks(model, WORDS, [MASK] * 65)
 
 
+def test_a_model_that_fills_blanks_is_not_read_from_left_to_right_without_a_word():
+    model = Transformer(replace(SHAPE, objective="blank"))
+    assert len(fill_blanks(model, WORDS, [3, MASK], max_new_tokens=4)) == 1
+    for backend in built_backends():  # behind one token the compiled engine would be asked at once
+        use_kernels(model, backend)
+        for read in (lambda: model(torch.tensor([[3, 5]])), lambda: list(generate_tokens(model, [[3, 5]], 2)),
+                     lambda: list(generate_tokens(model, [[3]], 2))):
+            with pytest.raises(ValueError, match="'blank' is not read from left to right: see .*fill_text$"):
+                read()
+
+
 BLANK = replace(CONFIG, seq_len=26, batch_size=2)
 WIDE = [Tokens(row.ids, V) for row in (TRAIN, HELD_OUT)]  # the same rows, of the larger vocabulary
 
@@ -273,6 +285,8 @@ MUTANTS = [
     mutant("for i in (0, 1)]", "for i in (0, 0)]", TURNED),
     mutant("config.head_dim // 2,", "config.head_dim,", TURNED),
     mutant("[(place, len(written) + 1)]", "[(place, len(written))]", FILLED),
+    Mutant("minillama.transformer", "if layout is None and self", "if None and self",
+           test_a_model_that_fills_blanks_is_not_read_from_left_to_right_without_a_word),
     Mutant("minillama.transformer", "mask_BTS, prefix, layout is None", "mask_BTS, prefix, True", partial(SEEN)),
 ]
 # fmt: on
