@@ -87,7 +87,7 @@ class Tokenizer:
     def _by_id(self):
         return {token.id: token for token in self.added.values()}
 
-    @cached_property
+    @property
     def _words(self):
         return [token for token in self.added.values() if not token.special]
 
@@ -112,7 +112,6 @@ class Tokenizer:
         for special in settings.specials:
             held = self.added.get(special.text) or special._replace(id=self.id_named(special.text, "a special token"))
             self._add(held._replace(special=True))
-        self.__dict__.pop("_words", None)
         for which in ("add_bos", "add_eos", "chat_template", "prefix"):
             if getattr(settings, which) is not None:
                 setattr(self, which, getattr(settings, which))

@@ -11,11 +11,11 @@ import re
 
 from .byte_bpe import LLAMA3_WORDS, ByteBpeTokenizer
 
-N_SPECIALS = 256
 BEGIN, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>"
 SPECIALS = [BEGIN, END, "<|reserved_special_token_0|>", "<|reserved_special_token_1|>", PAD, "<|step_id|>",
             "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>"]
-SPECIALS += [f"<|reserved_special_token_{2 + n}|>" for n in range(N_SPECIALS - len(SPECIALS))]
+SPECIALS += [f"<|reserved_special_token_{2 + n}|>" for n in range(256 - len(SPECIALS))]
+FOREIGN = {50256: "GPT-2", 151643: "Qwen", 199998: "GPT-4o", 200000: "Llama 4"}  # by the number of their ranks
 FIRST_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d{1,9}\r?(\n|$)")
 
 
@@ -38,8 +38,9 @@ def read_tiktoken(data):
         ids[token] = int(rank)
     if sorted(ids.values()) != list(range(len(ids))):
         raise ValueError(f"the {len(ids)} ranks of the tokenizer file do not count from 0 up without a gap")
-    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
-    if missing:
+    if owner := FOREIGN.get(len(ids)):
+        raise ValueError(f"{len(ids)} ranks are those of {owner}, whose text is not cut into words as Llama 3's is")
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ids]:
         raise ValueError(f"the tokenizer file has no token for the byte 0x{missing[0]:02X}: it is cut short")
     specials = {name: len(ids) + n for n, name in enumerate(SPECIALS)}
     return ByteBpeTokenizer(ids, specials, [LLAMA3_WORDS], bos=BEGIN, eos=END, pad=PAD, file=data)

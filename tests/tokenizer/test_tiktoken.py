@@ -131,6 +131,21 @@ def test_the_file_is_saved_as_it_was_read(tmp_path):
     assert (tmp_path / "b").read_bytes() == tiny_file()
 
 
+@pytest.mark.parametrize(("count", "owner"), [(50256, "GPT-2"), (151643, "Qwen"), (199998, "GPT-4o"),
+                                              (200000, "Llama 4")])
+def test_a_file_of_another_models_ranks_is_not_read_in_llama_3s_words(count, owner):
+    """Such a file does not say how text is cut: Qwen and GPT-4o cut it otherwise, and every number in it would do."""
+    rows = [bytes([byte]) for byte in range(256)] + [b"ab%d" % rank for rank in range(256, count)]
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(rows)]
+    with pytest.raises(ValueError, match=f"{count} ranks are those of {owner}, whose text is not cut into words as"):
+        read_tiktoken(b"".join(lines))
+    assert count > 60000 or read_tiktoken(b"".join(lines[:-1])).ids_are_ranks
+
+
+def check_owner():
+    test_a_file_of_another_models_ranks_is_not_read_in_llama_3s_words(50256, "GPT-2")
+
+
 BYTE_BPE = "minillama.tokenizer.byte_bpe"
 
 
@@ -139,6 +154,7 @@ def check_joining():
 
 
 MUTANTS = [
+    Mutant("minillama.tokenizer.tiktoken", "FOREIGN.get(len(ids))", "FOREIGN.get(-len(ids))", check_owner),
     Mutant("minillama.tokenizer.bpe", "heapq.heappush(heap, (rank,", "heapq.heappush(heap, (-rank,", check_joining),
     Mutant(BYTE_BPE, "if self.whole_words and word in self.ids:", "if False:", check_joining),
     Mutant("minillama.tokenizer.added_tokens", "wanted = self._words\n", "wanted = list(self.added.values())\n",
