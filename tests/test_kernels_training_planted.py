@@ -36,10 +36,14 @@ FAULTS = [  # text that occurs once in row_loops.cpp, with @what is right@ in it
     "of_dy * @load<lanes>(b + i)@ * (s|of_a",
     "store<lanes>(db + i, of_dy * @silu@);|s",
     "for (int lane = 0; lane < lanes; ++lane) most = std::max(most, numbers[@lane@]);|0",
-    "power_of_2<lanes>((load<lanes>(x + i) - @most@) * kLog2E)|0.0f",
+    "power_of_2<lanes>((load<lanes>(x + i) - @most@) * (scale|0.0f",
+    "- most) * (@scale@ * kLog2E)|1.0f",
     "sum += @sum_of<lanes>(part)@;\n  }\n  return sum;\n}\n\ntemplate <int lanes>\nstatic INLINE void multiply|"
     "sum_of<lanes>(part) * 1.0001",
     "exponentials<lanes>(x, n, most) + @exponentials<1>(x + whole, left, most)@;|0",
+    "exponentials<lanes>(x, n, most, scale) + @exponentials<1>(x + whole, left, most, scale)@;|0",
+    "multiply<lanes>(x, n, @float(1 / sum)@);|1.0f",
+    "multiply<1>(x + whole, left, @float(1 / sum)@);|1.0f",
     "multiply<lanes>(x, n, @float(factor / sum)@);|float(1 / sum)",
     "multiply<1>(x + whole, left, @float(factor / sum)@);|float(factor)",
     "x[target] -= @factor@;|1",
@@ -61,6 +65,7 @@ extern "C" void gate(const float* a, const float* b, float* y, int64_t n) { row_
 extern "C" void gate_backward(const float* dy, const float* a, const float* b, float* da, float* db, int64_t n) {
   row_loops().gate_backward(dy, a, b, da, db, n);
 }
+extern "C" void softmax(float* x, int64_t n, float scale) { row_loops().softmax(x, n, scale); }
 extern "C" float cross_entropy(float* x, int64_t n, int64_t target, float factor) {
   return row_loops().cross_entropy(x, n, target, factor);
 }
@@ -113,6 +118,9 @@ def errors(library, n):
     row = x.clone()
     call(library.cross_entropy, row, n, target, 0.75)
     pairs += [(row, 0.75 * (wide.softmax(-1) - (torch.arange(n) == target).double()))]
+    row = x.clone()
+    call(library.softmax, row, n, 0.375)
+    pairs += [(row, (0.375 * wide).softmax(-1))]
     return [float(((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-30)).nan_to_num(1e9)) for a, b in pairs]
 
 

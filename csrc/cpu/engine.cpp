@@ -15,6 +15,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "row_loops.h"
 #include "vectors.h"
 
 namespace minillama {
@@ -33,7 +34,7 @@ static void share(int64_t size, int64_t each, const Task& task) {
 }
 
 static bool same_layout(const Matrix& a, const Matrix& b) {
-  return a.form == b.form && a.columns == b.columns && a.threshold == b.threshold;
+  return a.form == b.form && a.block == b.block && a.columns == b.columns && a.threshold == b.threshold;
 }
 
 // Lays out rows x for each product; where two want the same layout the later one takes the earlier's number.
@@ -85,7 +86,7 @@ void Engine::normalize(const Matrix& gain, int64_t B) {
   for (int64_t b = 0; b < B; ++b) {
     const float *x = &x_[b * D], mean = vectors().dot(x, x, D) / static_cast<float>(D);
     const float scale = 1.0f / std::sqrt(mean + model_.norm_eps);
-    for (int64_t i = 0; i < D; ++i) normed_[b * D + i] = x[i] * scale * gain_[i];
+    row_loops().normalize(x, scale, gain_.data(), &normed_[b * D], D);
   }
 }
 
@@ -132,14 +133,6 @@ void Engine::turn_and_store(int64_t B, const Cache& cache, int64_t layer) {
   }
 }
 
-// weights = softmax(scores * scale)
-static void softmax(float* scores, int64_t size, float scale) {
-  const float most = *std::max_element(scores, scores + size);
-  float sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += scores[i] = std::exp((scores[i] - most) * scale);
-  for (int64_t i = 0; i < size; ++i) scores[i] /= sum;
-}
-
 static Matrix head_of(Form form, const void* memory, int64_t at, int64_t rows, int64_t width) {
   const int64_t bytes = at * (form == Form::f32 ? 4 : 2);
   return {form, rows, width, static_cast<const char*>(memory) + bytes, nullptr, 0, {}};
@@ -156,7 +149,7 @@ void Engine::attend(int64_t b, int64_t kv_head, const Cache& cache, int64_t laye
   q.x = &q_[first * d];
   q.n = group;
   multiply_rows(head_of(cache.form, cache.keys, at, S, d), q, pad, S, scores);
-  for (int64_t g = 0; g < group; ++g) softmax(scores + g * S + pad, S - pad, 1 / std::sqrt(static_cast<float>(d)));
+  for (int64_t g = 0; g < group; ++g) row_loops().softmax(scores + g * S + pad, S - pad, 1 / std::sqrt(static_cast<float>(d)));
   combine_rows(head_of(cache.form, cache.values, at, S, d), scores, S, group, pad, S, &mixed_[first * d]);
 }
 
@@ -181,10 +174,8 @@ void Engine::feed_forward(const Layer& w, int64_t B) {
   share(w.w1.rows, 2 * w.w1.columns, [&](int64_t first, int64_t end) {
     multiply_rows(w.w1, laid_out_[numbers[0]], first, end, gate_.data());
     multiply_rows(w.w3, laid_out_[numbers[1]], first, end, up_.data());
-    for (int64_t b = 0; b < B; ++b) {
-      float *gate = &gate_[b * w.w1.rows], *up = &up_[b * w.w1.rows];
-      for (int64_t i = first; i < end; ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-    }
+    for (int64_t at = first; at < B * w.w1.rows; at += w.w1.rows)
+      row_loops().gate(&gate_[at], &up_[at], &gate_[at], end - first);
   });
   add_to_stream(w.w2, gate_, B);
 }

@@ -13,7 +13,6 @@
 #include <cstring>
 
 #include "gguf_codes.h"
-#include "gguf_row.h"
 #include "gguf_tiles.h"
 #include "int8_rows.h"
 #include "lanes.h"
@@ -191,7 +190,7 @@ static void multiply_in(const uint8_t* w, const GGUFRows& x, int64_t begin, int6
   }
 }
 
-void gguf_lay_out(const float* x, int64_t M, int64_t columns, GGUFRows& rows) {
+void gguf_lay_out(Block block, const float* x, int64_t M, int64_t columns, GGUFRows& rows) {
   std::vector<int64_t> none;
   rows.M = M;
   rows.columns = columns;
@@ -203,10 +202,12 @@ void gguf_lay_out(const float* x, int64_t M, int64_t columns, GGUFRows& rows) {
     const int8_t* four = &rows.codes[4 * i];
     rows.fours[i] = -(four[0] + four[1] + four[2] + four[3]);
   }
+  if (gguf_has_row(M))
+    gguf_row_lay_out(block, rows.codes.data(), rows.fours.data(), rows.scales.data(), columns, rows.lines);
 }
 
 void gguf_rounded_rows(Block block, const uint8_t* w, const GGUFRows& x, int64_t begin, int64_t end, float* y, int64_t y_row) {
-  if (gguf_has_row(block, x.M)) return gguf_row(w, x, begin, end, y);
+  if (gguf_has_row(x.M)) return gguf_row(block, w, x.lines, x.columns, begin, end, y);
   if (gguf_has_tiles(x.M, x.columns)) return gguf_rows_by_tiles(block, w, x, begin, end, y, y_row);
   if (block == Block::q4_0) multiply_in<Block::q4_0>(w, x, begin, end, y, y_row);
   if (block == Block::q8_0) multiply_in<Block::q8_0>(w, x, begin, end, y, y_row);

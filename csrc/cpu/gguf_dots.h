@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "gguf_rows.h"
+#include "gguf_row.h"
 
 namespace minillama {
 
@@ -14,9 +14,11 @@ struct GGUFRows {
   std::vector<int8_t> codes;   // (M, columns)
   std::vector<float> scales;   // (M, columns / kPart), and one more
   std::vector<int32_t> fours;  // (M, columns / 4): minus the sum of each four codes
+  std::vector<Int8Line> lines;  // of a single row, where `gguf_has_row`
 };
 
-void gguf_lay_out(const float* x, int64_t M, int64_t columns, GGUFRows& rows);
+// Rows for products with blocks of that type.
+void gguf_lay_out(Block block, const float* x, int64_t M, int64_t columns, GGUFRows& rows);
 
 // y[m, r - begin] = sum over parts of scale of W * scale of x * (sum of code * code) for rows [begin, end) of W, rows of y
 // `y_row` apart; the inner sums are exact, of 16 columns in q6_k and of 32 in the others.

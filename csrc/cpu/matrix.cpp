@@ -142,7 +142,7 @@ void prepare(const Matrix& w, const float* x, int64_t n, Activations& to) {
   if (w.form == Form::nf4) prepare_nf4(w, to);
   if (w.form == Form::nf4_int8) nf4_int8_lay_out(x, n, w.columns, to.rounded);
   if (w.form == Form::int8) prepare_int8(w, to);
-  if (w.form == Form::blocks_int8) gguf_lay_out(x, n, w.columns, to.in_parts);
+  if (w.form == Form::blocks_int8) gguf_lay_out(w.block, x, n, w.columns, to.in_parts);
 }
 
 void multiply_rows(const Matrix& w, const Activations& x, int64_t first, int64_t end, float* y) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../cuda/kernels.h"
+#include "int8_rows.h"
 
 namespace minillama {
 
@@ -14,6 +15,7 @@ struct NF4Int8Rows {
   std::vector<int8_t> codes;     // (M, pieces, 64): of a piece first the odd columns, then the even ones
   std::vector<float> scales;     // (M, pieces)
   std::vector<int32_t> offsets;  // (M, pieces): -112 times the sum of the codes
+  std::vector<Int8Line> lines;   // of a single row, with VNNI: two pieces each
 };
 
 // Whether a weight's blocks and rows are whole pieces: others have no product of this kind.

@@ -97,7 +97,7 @@ static INLINE void gate_backward_vectors(const float* dy, const float* a, const 
   }
 }
 
-// ---- cross entropy
+// ---- softmax, and the cross entropy under it
 
 template <int lanes>
 static INLINE float largest(const float* x, int64_t n, float most) {
@@ -109,14 +109,14 @@ static INLINE float largest(const float* x, int64_t n, float most) {
   return most;
 }
 
-// x <- exp(x - most), and their sum
+// x <- exp((x - most) * scale), and their sum
 template <int lanes>
-static INLINE double exponentials(float* x, int64_t n, float most) {
+static INLINE double exponentials(float* x, int64_t n, float most, float scale = 1.0f) {
   double sum = 0;
   for (int64_t begin = 0; begin + lanes <= n; begin += kChain * lanes) {
     Floats<lanes> part = {};
     for (int64_t i = begin; i + lanes <= std::min(n, begin + kChain * lanes); i += lanes) {
-      const Floats<lanes> power = power_of_2<lanes>((load<lanes>(x + i) - most) * kLog2E);
+      const Floats<lanes> power = power_of_2<lanes>((load<lanes>(x + i) - most) * (scale * kLog2E));
       store<lanes>(x + i, power);
       part += power;
     }
@@ -128,6 +128,15 @@ static INLINE double exponentials(float* x, int64_t n, float most) {
 template <int lanes>
 static INLINE void multiply(float* x, int64_t n, float factor) {
   for (int64_t i = 0; i + lanes <= n; i += lanes) store<lanes>(x + i, load<lanes>(x + i) * factor);
+}
+
+template <int lanes>
+static INLINE void softmax(float* x, int64_t n, float scale) {
+  const int64_t whole = n / lanes * lanes, left = n - whole;
+  const float most = largest<1>(x + whole, left, largest<lanes>(x, n, -std::numeric_limits<float>::infinity()));
+  const double sum = exponentials<lanes>(x, n, most, scale) + exponentials<1>(x + whole, left, most, scale);
+  multiply<lanes>(x, n, float(1 / sum));
+  multiply<1>(x + whole, left, float(1 / sum));
 }
 
 template <int lanes>
@@ -167,10 +176,11 @@ static INLINE float cross_entropy(float* x, int64_t n, int64_t target, float fac
     gate_backward_vectors<lanes>(dy, a, b, da, db, n);                                                                  \
     gate_backward_vectors<1>(dy + at, a + at, b + at, da + at, db + at, n - at);                                        \
   }                                                                                                                     \
+  attributes static void softmax(float* x, int64_t n, float scale) { minillama::softmax<lanes>(x, n, scale); }          \
   attributes static float cross_entropy(float* x, int64_t n, int64_t target, float factor) {                            \
     return minillama::cross_entropy<lanes>(x, n, target, factor);                                                       \
   }                                                                                                                     \
-  static const RowLoops loops{sum_of_squares, normalize, normalize_backward, gate, gate_backward, cross_entropy};       \
+  static const RowLoops loops{sum_of_squares, normalize, normalize_backward, gate, gate_backward, softmax, cross_entropy}; \
   }                                                                                                                     \
   static const RowLoops* const loops_##kind = &kind::loops;
 

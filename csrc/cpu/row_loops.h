@@ -20,6 +20,8 @@ struct RowLoops {
   void (*gate)(const float* a, const float* b, float* y, int64_t n);  // y = silu(a) * b, silu(a) = a / (1 + exp(-a))
   void (*gate_backward)(const float* dy, const float* a, const float* b, float* da, float* db, int64_t n);
 
+  void (*softmax)(float* x, int64_t n, float scale);  // x <- softmax(x * scale), scale > 0
+
   // -log softmax(x)[target]; x becomes factor times its gradient, softmax(x) - onehot(target).
   float (*cross_entropy)(float* x, int64_t n, int64_t target, float factor);
 };

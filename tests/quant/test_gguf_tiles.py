@@ -29,19 +29,31 @@ FAULTS = [  # file; text that occurs there once, with @what is right@ in it; wha
     (TILES, "&codes[@r * K@]", "0"),
     (TILES, "&scales[@r@]);", "0"),
     (TILES, "y + @m * y_row + first - begin@)", "m * y_row"),
-    (ROW, "at = @p % 4@;", "0"),
-    (ROW, "&x.codes[@p * kPart + 16@]", "p * kPart"),
-    (ROW, "= @8@ * (x.fours", "7"),
-    (ROW, "x.fours[@8 * p + 4 + i@]", "8 * p + i"),
-    (ROW, "x.scales[@p@]", "p / 4"),
-    (ROW, "words < 32 ? (1u << @words@)", "(words - 9)"),
-    (ROW, "(second, w + @8@)", "0"),
-    (ROW, "_mm512_srli_epi16(codes, @4@)", "3"),
-    (ROW, "left = @columns % kFour / kPart * kWords@", "0"),
-    (ROW, "add_four(w, x[@whole@]", "0"),
+    (ROW, "@at / 16 * kPart@ + 16 * v", "0"),
+    (ROW, "+ @16 * v@ + at % 16", "0"),
+    (ROW, "at % 16 : @64 * v@ + at;", "0"),
+    (ROW, "column = @i / 32 * kLine@ + column_of", "0"),
+    (ROW, "fours[@column / 4@] * (1", "0"),
+    (ROW, "fours[column / 4] * (@1 << kZero<block>@)", "(1 << kZero<block>) - 1"),
+    (ROW, "scales[@column / kPart@]", "column / kLine"),
+    (ROW, "codes_from<block>(@1@, 0, 4)", "0"),
+    (ROW, "codes_from<block>(9, @4@, 36)", "5"),
+    (ROW, "scales_from<block>(@32@)", "33"),
+    (ROW, "word < first + 32 ? word - first : @32@ + word", "31"),
+    (ROW, "std::max<int64_t>(0, @words - begin@)", "words - begin - 9"),
+    (ROW, "w + @2 * begin@);", "begin"),
+    (ROW, "_mm512_srli_epi16(both, @4@)", "3"),
+    (ROW, "zero = _mm512_set1_epi8(@-128@)", "127"),
+    (ROW, "w + @192@)", "193"),
+    (ROW, "half_at(w + @208@)", "206"),
+    (ROW, "load(w + @128 + 32 * half@)", "128"),
+    (ROW, "_mm512_loadu_si512(w + @64 * half@)", "0"),
+    (ROW, "_mm512_set1_epi32(@8 * half + 4 * v@)", "4 * v"),
+    (ROW, "_mm512_load_ps(x[half].scale[@v@])", "0"),
+    (ROW, "left = @columns % kLine / kPart * kWords<block>@", "0"),
+    (ROW, "add_line<block>(w, x[@whole@], left", "0"),
     (ROW, "w += @2 * left@;", "0"),
-    (ROW, "w += @2 * 4 * kWords@)", "2 * 3 * kWords"),
-    (ROW, "multiply(w + @begin * (x.columns / kPart) * 2 * kWords@", "0"),
+    (ROW, "w += begin * @(columns / layout_of(block).numbers * layout_of(block).bytes)@", "0"),
 ]
 DOORS = """
 #include "gguf_dots.h"
@@ -53,7 +65,7 @@ int vnni() { return vectors_have_vnni(); }
 void product(int block, const uint8_t* w, const float* x, int64_t M, int64_t columns, int64_t begin, int64_t end,
              float* y) {
   GGUFRows rows;
-  gguf_lay_out(x, M, columns, rows);
+  gguf_lay_out(static_cast<Block>(block), x, M, columns, rows);
   gguf_rounded_rows(static_cast<Block>(block), w, rows, begin, end, y, end - begin);
 }
 }
