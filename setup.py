@@ -29,7 +29,7 @@ LIBRARIES = {  # name: its sources, first the one that makes it a module. Withou
              "csrc/bind_training.cpp", "csrc/cpu/row_loops.cpp",
              "csrc/cpu/attention.cpp", "csrc/cpu/attention_backward.cpp", "csrc/cpu/attention_loops.cpp",
              "csrc/cpu/matrix.cpp", "csrc/cpu/matrix_codes.cpp", "csrc/cpu/nf4_absmax.cpp", "csrc/cpu/nf4_matmul.cpp",
-             "csrc/cpu/nf4_matvec.cpp", "csrc/cpu/rope.cpp", "csrc/cpu/vectors.cpp",
+             "csrc/cpu/nf4_matvec.cpp", "csrc/cpu/nf4_row.cpp", "csrc/cpu/rope.cpp", "csrc/cpu/vectors.cpp",
              "csrc/bind_simt.cpp", "csrc/simt_kernels.cpp", "csrc/simt/scheduler.cpp",
              "csrc/simt/grid.cpp", "csrc/simt/device.cpp", "csrc/simt/calls.cpp", "csrc/simt/casts.cpp",
              "csrc/simt/faults.cpp", "csrc/simt/places.cpp", "csrc/simt/symbols.cpp"],

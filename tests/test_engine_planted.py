@@ -53,7 +53,7 @@ FAULTS = [  # file of csrc/cpu; text that occurs there once, with @what is right
     (ENGINE, "S, group, pad, @S@, &mixed_", "S - (S > pad + 1)"),
     (ENGINE, "x_[i] += @out_[i]@", "out_[i] - x_[i]"),
     (ENGINE, "gate(&gate_[at], @&up_[at]@", "&gate_[at]"),
-    (ENGINE, "int64_t at = @first@; at < B", "0 * first"),
+    (ENGINE, "&gate_[at], @end - first@);", "end - first - 1"),
     (ENGINE, "at < @B * w.w1.rows@;", "w.w1.rows"),
     (ENGINE, "read_row(model_.embeddings, @tokens[b]@", "tokens[0]"),
     (MATRIX, "load<lanes>(x + @m * columns + at + c * lanes@)", "at + c * lanes"),

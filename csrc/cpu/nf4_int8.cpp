@@ -1,9 +1,5 @@
 // A piece is 64 columns of a row: 32 bytes of codes. Their low halves, the odd columns, and their high halves look up 64
 // levels as bytes (vpshufb), which are multiplied with 64 codes of x by integer dot products, as in int8_dots.cpp.
-//
-// Levels are rounded to whole 112ths: of all divisors up to 127 the one whose 16 roundings have the least squares, 0.0017
-// on average, where an even step of 127ths leaves 0.0022 (and NF4 itself is off by 0.09 of a weight). Rounding x to its
-// piece's 127ths costs more, 0.006 of a weight's part in y.
 
 #include "nf4_int8.h"
 
@@ -16,6 +12,7 @@
 #include "lanes.h"
 #include "nf4_absmax.h"
 #include "nf4_matvec.h"
+#include "nf4_row.h"
 #include "vectors.h"
 
 #if MINILLAMA_X86
@@ -29,8 +26,8 @@ using kernels::NF4;
 constexpr int64_t kGroup = 12;  // rows of W whose sums stay in the cache
 constexpr int64_t kAhead = 4096;  // bytes from what is read to what is fetched
 constexpr int kMost = 4;        // rows of x whose sums fit the registers
-constexpr int kStep = 112;
-static const int8_t kLevels[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
+constexpr int kStep = kNF4Int8Step;
+static const int8_t* const kLevels = kNF4Int8Levels;
 
 namespace {
 // Some rows of W times M rows of x; rows are `_row` numbers apart.
@@ -119,28 +116,6 @@ AVX512_VNNI static void strip_vnni(const Strip& s, float* sums) {
     for (int m = 0; m < M; ++m) sums[r * M + m] = _mm512_reduce_add_ps(sum[r][m]);
 }
 
-// One row of x, in whole lines, and one row of W: the same sum.
-AVX512_VNNI static float row_vnni(const uint8_t* codes, const float* absmax, const Int8Line* x, int64_t pieces) {
-  const __m512i half = _mm512_set1_epi8(15), halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const __m512i levels = _mm512_add_epi8(
-      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kLevels))), _mm512_set1_epi8(kStep));
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t p = 0; p < pieces; p += 2, ++x) {
-    const __mmask16 there = pieces - p > 1 ? 0xFFFF : 0xFF;
-    _mm_prefetch(reinterpret_cast<const char*>(codes + 32 * p + kAhead), _MM_HINT_T0);
-    const __m512i bytes = _mm512_maskz_loadu_epi32(there, codes + 32 * p);
-    const __m512i low = _mm512_shuffle_epi8(levels, _mm512_and_si512(bytes, half));
-    const __m512i high = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), half));
-    int64_t both;
-    std::memcpy(&both, absmax + p, sizeof both);
-    const __m512 scale = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(there, halves, _mm512_set1_epi64(both)));
-    const __m512i of_low = _mm512_dpbusd_epi32(_mm512_load_si512(x->taken[0]), low, _mm512_load_si512(x->codes[0]));
-    const __m512i dot = _mm512_dpbusd_epi32(of_low, high, _mm512_load_si512(x->codes[1]));
-    sum = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale), _mm512_load_ps(x->scale[0]), sum);
-  }
-  return _mm512_reduce_add_ps(sum);
-}
-
 // |x| is unsigned, and the level takes its sign: two products are at most 2 * 112 * 127, which fits an int16.
 AVX2 static INLINE __m256i dot_avx2(__m256i levels, __m256i codes, const int8_t* from) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -211,18 +186,6 @@ static const Loops* loops() {
 
 bool nf4_int8_fits(const NF4& w) { return w.columns % kNF4Piece == 0 && w.block_size % kNF4Piece == 0; }
 
-static void lay_out_lines(NF4Int8Rows& rows) {
-  const int64_t pieces = rows.columns / kNF4Piece;
-  rows.lines.assign((pieces + 1) / 2, Int8Line{});
-  for (int64_t p = 0; p < pieces; ++p) {
-    Int8Line& line = rows.lines[p / 2];
-    const int64_t lane = p % 2 * 8;
-    for (int64_t v = 0; v < 2; ++v) std::copy_n(&rows.codes[p * kNF4Piece + 32 * v], 32, line.codes[v] + 4 * lane);
-    line.taken[0][lane] = rows.offsets[p];
-    std::fill_n(line.scale[0] + lane, 8, rows.scales[p]);
-  }
-}
-
 void nf4_int8_lay_out(const float* x, int64_t M, int64_t columns, NF4Int8Rows& rows) {
   const int64_t pieces = M * columns / kNF4Piece;
   std::vector<int64_t> none;
@@ -243,7 +206,7 @@ void nf4_int8_lay_out(const float* x, int64_t M, int64_t columns, NF4Int8Rows& r
     rows.scales[p] /= 127.0f;
   }
   rows.scales.push_back(0);
-  if (M == 1 && vectors_have_vnni()) lay_out_lines(rows);
+  if (nf4_has_row(M)) nf4_row_lay_out(rows);
 }
 
 // Many rows of x: see int8_tiles.cpp. A piece is a run of its columns.
@@ -265,24 +228,8 @@ static void rows_by_tiles(const NF4& w, const NF4Int8Rows& x, int64_t begin, int
   }
 }
 
-#if MINILLAMA_X86
-static void single_row(const NF4& w, const NF4Int8Rows& x, int64_t begin, int64_t end, float* y) {
-  const int64_t pieces = w.columns / kNF4Piece;
-  std::vector<float> absmax(kGroup * pieces + 1);
-  for (int64_t first = begin; first < end; first += kGroup) {
-    const int64_t rows = std::min(kGroup, end - first);
-    nf4_absmax_of_rows(w, first, rows, kNF4Piece, absmax.data());
-    for (int64_t r = 0; r < rows; ++r)
-      y[first - begin + r] =
-          row_vnni(w.codes + (first + r) * (w.columns / 2), &absmax[r * pieces], x.lines.data(), pieces) / kStep;
-  }
-}
-#endif
-
 void nf4_int8_rows(const NF4& w, const NF4Int8Rows& x, int64_t begin, int64_t end, float* y, int64_t y_row) {
-#if MINILLAMA_X86
-  if (x.M == 1 && vectors_have_vnni()) return single_row(w, x, begin, end, y);
-#endif
+  if (nf4_has_row(x.M)) return nf4_row(w, x, begin, end, y);
   if (int8_has_tiles(x.M, w.columns)) return rows_by_tiles(w, x, begin, end, y, y_row);
   const int64_t pieces = w.columns / kNF4Piece, row_bytes = w.columns / 2;
   std::vector<float> absmax(kGroup * pieces + 1);

@@ -9,6 +9,12 @@
 
 namespace minillama {
 
+// Levels are rounded to whole 112ths: of all divisors up to 127 the one whose 16 roundings have the least squares, 0.0017
+// on average, where an even step of 127ths leaves 0.0022 (and NF4 itself is off by 0.09 of a weight). Rounding x to its
+// piece's 127ths costs more, 0.006 of a weight's part in y.
+constexpr int kNF4Int8Step = 112;
+constexpr int8_t kNF4Int8Levels[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
+
 // Rows of x in int8, piece by piece of kNF4Piece columns: x = code * scale, scale = the piece's largest size / 127.
 struct NF4Int8Rows {
   int64_t M, columns;

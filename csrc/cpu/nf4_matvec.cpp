@@ -34,6 +34,7 @@ using kernels::NF4;
 
 constexpr int64_t kGroup = 12;       // rows of W whose sums stay in the cache
 constexpr int64_t kStripBytes = 32768;  // of x, which stays there too
+constexpr int64_t kAhead = 8192;     // bytes from what is read to what is fetched, in the order of memory
 constexpr int kLanes = 16;           // sums of one row of W with one of x, added up at its end
 constexpr int kMost = 4;             // rows of x whose sums fit the registers
 
@@ -53,6 +54,7 @@ using Loop = void (*)(const Strip&);
 struct Loops {
   int rows;  // that `several` takes at once; `one` takes one
   Loop several, one;
+  void (*add_up)(float* sums, int64_t count);  // of `count` sums by lane the first numbers become the sums
 };
 }  // namespace
 
@@ -77,7 +79,7 @@ AVX512 static void strip_avx512(const Strip& s) {
     for (int r = 0; r < R; ++r) {
       const uint8_t* from = s.codes + r * s.row_bytes + p * (kNF4Piece / 2);
       codes[r] = _mm512_maskz_loadu_epi32(there, from);
-      _mm_prefetch(reinterpret_cast<const char*>(from + kGroup * s.row_bytes), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(s.codes + 32 * (R * p + 2 * r) + kAhead), _MM_HINT_T0);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
@@ -155,14 +157,22 @@ AVX2 static void strip_avx2(const Strip& s) {
   for (int m = 0; m < M; ++m) _mm256_storeu_ps(s.sums + m * kLanes, sums[m]);
 }
 
-static const Loops kAvx512[kMost] = {{4, strip_avx512<4, 1>, strip_avx512<1, 1>},
-                                     {4, strip_avx512<4, 2>, strip_avx512<1, 2>},
-                                     {4, strip_avx512<4, 3>, strip_avx512<1, 3>},
-                                     {3, strip_avx512<3, 4>, strip_avx512<1, 4>}};
-static const Loops kAvx2[kMost] = {{1, strip_avx2<1, 1>, strip_avx2<1, 1>},
-                                   {1, strip_avx2<1, 2>, strip_avx2<1, 2>},
-                                   {1, strip_avx2<1, 3>, strip_avx2<1, 3>},
-                                   {1, strip_avx2<1, 4>, strip_avx2<1, 4>}};
+AVX512 static void add_up_avx512(float* sums, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) sums[i] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + i * kLanes));
+}
+
+AVX2 static void add_up_avx2(float* sums, int64_t count) {  // eight lanes; the others are 0
+  for (int64_t i = 0; i < count; ++i) sums[i] = sum_of<8>(load<8>(sums + i * kLanes));
+}
+
+static const Loops kAvx512[kMost] = {{4, strip_avx512<4, 1>, strip_avx512<1, 1>, add_up_avx512},
+                                     {4, strip_avx512<4, 2>, strip_avx512<1, 2>, add_up_avx512},
+                                     {4, strip_avx512<4, 3>, strip_avx512<1, 3>, add_up_avx512},
+                                     {3, strip_avx512<3, 4>, strip_avx512<1, 4>, add_up_avx512}};
+static const Loops kAvx2[kMost] = {{1, strip_avx2<1, 1>, strip_avx2<1, 1>, add_up_avx2},
+                                   {1, strip_avx2<1, 2>, strip_avx2<1, 2>, add_up_avx2},
+                                   {1, strip_avx2<1, 3>, strip_avx2<1, 3>, add_up_avx2},
+                                   {1, strip_avx2<1, 4>, strip_avx2<1, 4>, add_up_avx2}};
 
 static const Loops& loops(int64_t M) { return (vectors().kind == Kind::avx512 ? kAvx512 : kAvx2)[M - 1]; }
 #else
@@ -246,13 +256,14 @@ void nf4_matvec(const NF4& w, const std::vector<float>& x, int64_t M, int64_t be
       const int64_t taken = std::min<int64_t>(kMost, M - m);
       const float* together = line_in(x) + size_of(m, w.columns);
       group_sums(w, absmax.data(), absmax_row, together, taken, first, rows, sums);
-      for (int64_t i = 0; i < rows * taken; ++i) {
-        float sum = 0;
-        for (int lane = 0; lane < kLanes; ++lane) sum += sums[i * kLanes + lane];
-        if (!std::isfinite(sum))
-          sum = number_of_y(w, &absmax[i / taken * absmax_row], together, taken, i % taken, first + i / taken);
-        y[(m + i % taken) * y_row + first - begin + i / taken] = sum;
-      }
+      loops(taken).add_up(sums, rows * taken);
+      const float* found = sums;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < taken; ++i, ++found) {
+          const float* of_w = &absmax[r * absmax_row];
+          const bool fits = std::isfinite(*found);
+          y[(m + i) * y_row + first - begin + r] = fits ? *found : number_of_y(w, of_w, together, taken, i, first + r);
+        }
     }
   }
 }
