@@ -22,7 +22,7 @@
 namespace minillama {
 
 constexpr int64_t kStrip = int64_t{1} << 16;  // 2^16 * 128 * 127 < 2^30
-constexpr int64_t kAhead = 8192;             // bytes from what is read to what is fetched
+constexpr int64_t kAhead = 4096;             // bytes from what is read to what is fetched
 constexpr int kRowsOfW = 4, kRowsOfX = 4;     // whose sums fit the registers
 
 namespace {
@@ -67,7 +67,7 @@ AVX512_VNNI static void dots_vnni(const Codes& c, int32_t* sums) {
     for (int r = 0; r < R; ++r) {
       const int8_t* from = c.w + r * c.w_row + k;
       const __m512i w = _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, from), offset);
-      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) dots[r][m] = _mm512_dpbusd_epi32(dots[r][m], w, x[m]);
     }
