@@ -36,7 +36,8 @@ from minillama.rlhf.rollout import prompts_of
 from minillama.rlhf.train_ppo import train_ppo
 from minillama.system.files import atomic_write
 from minillama.tour.report import caption, section
-from minillama.tour.tour_rlhf import PENALIZED, fingerprint
+from minillama.tour.tour_rlhf import PENALIZED
+from minillama.train.resume import crc_of
 from minillama.train.sft import SftConfig, fine_tune
 
 DRAWS, BEST_OF = 32, (2, 4, 8, 16)  # answers to each question, and the n of best of n
@@ -62,7 +63,8 @@ def alternatives_stage(report, model, tokenizer, feedback, reward_model, penaliz
     task = use_kernels(model, "torch"), reward_model, tokenizer, feedback, report.config.seed
     ways = {"PPO": [row_of(penalized.after)]}
     settings = {"expert": asdict(EXPERT), "hindsight": asdict(HINDSIGHT), "dpo": asdict(DPO), "ppo": asdict(PENALIZED)}
-    settings |= {"judge": fingerprint(reward_model), "policy": fingerprint(model), **feedback.key}
+    crcs = {name: crc_of(part.state_dict().values()) for name, part in (("judge", reward_model), ("policy", model))}
+    settings |= {**crcs, **feedback.key}
 
     def check(found):
         check_rows([{**measured, 0: kl, 1: score, 2: distinct} for kl, score, measured, distinct in found["rows"]],

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mutants import Mutant
-from test_tour_rlhf import a_model, tokenizer
+from test_tour_rlhf import a_model, fingerprint, tokenizer
 
 from bench import alternatives
 from bench.alternatives import WAYS, alternatives_stage, best_of_n, drawn_answers, kind_and_in_steps
@@ -14,7 +14,7 @@ from minillama.corpus import forum
 from minillama.rlhf.reward_model import RewardModel
 from minillama.tour import tour_rlhf
 from minillama.tour.tour import TourConfig, TourReport
-from minillama.tour.tour_rlhf import Feedback, feedback_stages, fingerprint, pairs_of, questions_of
+from minillama.tour.tour_rlhf import Feedback, feedback_stages, pairs_of, questions_of
 
 FIXTURES = (tokenizer,)  # of test_tour_rlhf, used here by name
 
