@@ -31,8 +31,8 @@ __device__ inline void add_partners(float (&S)[kPairedTile / 8][4], float (&dP)[
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
   for (int n = 0; n < kPairedTile / 8; ++n) {
-    parts[warp][2 * n][lane] = float4{S[n][0], S[n][1], S[n][2], S[n][3]};
-    parts[warp][2 * n + 1][lane] = float4{dP[n][0], dP[n][1], dP[n][2], dP[n][3]};
+    const float4 s = {S[n][0], S[n][1], S[n][2], S[n][3]}, dp = {dP[n][0], dP[n][1], dP[n][2], dP[n][3]};
+    parts[warp][2 * n][lane] = s, parts[warp][2 * n + 1][lane] = dp;
   }
   __syncthreads();  // the parts are complete
 #pragma unroll

@@ -63,6 +63,9 @@ def place(tmp_path_factory):
             words = WORDS[command].format(a=a, out=a / out).split()
             ended = runs.run([*command.split(), *words], 120, 8)
             assert ended.code == 0, ended.said
+            if out == "base":  # an answer without end is soon at the model's end
+                shape = json.loads((a / "base/params.json").read_text())
+                (a / "base/params.json").write_text(json.dumps(shape | {"max_seq_len": 64}))
         yield a, runs
 
 

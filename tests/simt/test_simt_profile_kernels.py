@@ -167,8 +167,10 @@ extern "C" void run(int file, int line, int which) {{
                                       "flash_decoding_append.cuh", "flash_decoding_part.cuh",
                                       "flash_gradient_tiles.cuh", "flash_wide.cuh", "flash_wide_backward.cuh"}};
   left_out = std::string(names[file]) + ":" + std::to_string(line);
-  which == 0 ? run_attention() : which == 1 ? run_nf4() : which == 2 ? run_tensor_cores()
-      : which == 3 ? run_gradients() : run_decoding();
+  which == 0 ? run_attention() : which == 1 ? (run_nf4(), run_nf4_one_row(), run_nf4_tensor_cores())
+      : which == 2 ? run_tensor_cores<24>()
+      : which == 3 ? run_gradients<24>() : which == 4 ? run_decoding() : which == 5 ? run_tensor_cores<136>()
+      : run_gradients<136>();
 }}
 """
 
@@ -182,9 +184,9 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
              "nf4_tensor_cores.cuh", "nf4_backward_tensor_cores.cuh", "nf4_one_row.cuh",
              "flash_decoding_append.cuh", "flash_decoding_part.cuh", "flash_gradient_tiles.cuh",
              "flash_wide.cuh", "flash_wide_backward.cuh")
-    # of attention, NF4, attention on tensor cores, its gradients, decoding
-    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1, 1, 1, 4, 4, 3, 2, 3)
-    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(5)]
+    # of attention, NF4, attention on tensor cores, its gradients, decoding, wide heads, their gradients
+    runs = (0, 0, 1, 1, 2, 3, 4, 3, 1, 1, 1, 4, 4, 3, 5, 6)
+    source, left_out = kernels.CudaSource(PLANTED, name="left_out.cu"), [(runs.index(run), 0, run) for run in range(7)]
     left_out += [(files.index(name), int(line), runs[files.index(name)])
                  for name, line in (barrier.split(":") for barrier in barriers())]
     assert len(left_out) >= 12
@@ -192,7 +194,7 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
         with kernels.profile(source) as p:
             source.run(file, line, which)
         assert bool(p.findings) == (line > 0), (files[file], line)
-        copies = {"asynchronous copy"} if which in (2, 3) or "tensor" in files[file] else set()  # too early, or twice
+        copies = {"asynchronous copy"} if which in (2, 3, 5, 6) or "tensor" in files[file] else set()  # too early, or twice
         assert {finding.kind for finding in p.findings} <= {"race", *copies}
         places = {place for finding in p.findings for place in (finding.place, finding.other)}
         ours = (*files, "nf4_backward_tiles.cuh", "tensor.h")

@@ -98,8 +98,6 @@ static void run_gradients() {
   for (const auto& result : {dq, dk, dv}) print(result);
 }
 
-// And in heads of more than 128 columns.
-
 // Two parts of the keys, and a group of two.
 static void run_decoding() {
   constexpr int H = 2, S = 140, d = 24;
