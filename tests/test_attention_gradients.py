@@ -115,6 +115,16 @@ def test_all_products_are_on_tensor_cores_no_bank_waits_and_bytes_are_those_of_t
     assert stored.sector_efficiency == 1
 
 
+@pytest.mark.parametrize("d", [pytest.param(d, marks=PROFILED) for d in (40, 128, 192)])
+def test_without_queries_keys_take_no_gradient_and_no_copy_lands_on_it(d):
+    """A copy that nobody waits for may land after zeros were written where it goes."""
+    q, k, v = (x.half().requires_grad_() for x in random_inputs(1, 2, 1, 0, 70, d, torch.float32))
+    out = kernels.flash_attention(q, k, v)
+    with kernels.profile() as p:
+        dk, dv = torch.autograd.grad(out, [k, v], torch.ones_like(out))
+    assert p.findings == [] and not dk.any() and not dv.any()
+
+
 def test_a_model_of_16_bits_learns_what_plain_attention_teaches_it():
     """Several layers of a loss: the direction of all gradients together is that of float64."""
     inputs = random_inputs(1, 4, 2, 40, 40, 16, torch.bfloat16)

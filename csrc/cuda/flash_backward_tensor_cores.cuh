@@ -224,7 +224,9 @@ void flash_attention_backward(DType dtype, Strided q, Strided k, Strided v, Stri
     if constexpr (sizeof(T) == 2) {
       if (shape.width > kNarrow)
         return flash_wide_backward(q, k, v, d_out, bits, rows, delta, dq, dk, dv, shape, stream);
-      if (shape.queries + shape.keys < kMostRows && fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width))
+      // without queries there is no tile whose wait ends the copies of k and v before zeros take their place
+      if (shape.queries > 0 && shape.queries + shape.keys < kMostRows &&
+          fits_tensor_cores({q, k, v, d_out}, {dq_, dk_, dv_}, shape.width))
         return with_padded_width(shape.width, [&](auto width) {
           constexpr int D = decltype(width)::value;
           if (bits) launch_gradients<T, D, true>(shape, stream, q, k, v, d_out, bits, rows, delta, dq, dk, dv, sums, turns);
