@@ -194,7 +194,7 @@ def test_every_barrier_of_ours_that_is_left_out_is_a_race_named_near_its_line():
         with kernels.profile(source) as p:
             source.run(file, line, which)
         assert bool(p.findings) == (line > 0), (files[file], line)
-        copies = {"asynchronous copy"} if which in (2, 3, 5, 6) or "tensor" in files[file] else set()  # too early, or twice
+        copies = {"asynchronous copy"} if which in (2, 3, 5, 6) or "tensor" in files[file] else set()
         assert {finding.kind for finding in p.findings} <= {"race", *copies}
         places = {place for finding in p.findings for place in (finding.place, finding.other)}
         ours = (*files, "nf4_backward_tiles.cuh", "tensor.h")
