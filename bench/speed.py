@@ -15,10 +15,10 @@ from pathlib import Path
 import _rounds
 
 BENCH = Path(__file__).parent
-FAR = "decoding --position 2000 --cache-dtype bfloat16"
-LARGE = "decoding --shape 1b1"
-RUNS = (("decoding", 1), (FAR, 1), ("decoding", 2), (LARGE, 1), ("products", 1), ("attention", 1),
-        ("training", 1))  # and threads
+RUNS = {  # name: benchmark with its flags, threads
+    "decoding": ("decoding", 1), "far": ("decoding --position 2000 --cache-dtype bfloat16", 1),
+    "two-threads": ("decoding", 2), "large": ("decoding --shape 1b1", 1), "products": ("products", 1),
+    "attention": ("attention", 1), "training": ("training", 1)}
 SHOWN = ("what", "size", "ours", "peer", "ratio", "limit", "share of limit", "rounds")
 
 
@@ -143,15 +143,15 @@ def page(tables, loads, options):
 def main(argv=None):
     def place(parser):
         parser.add_argument("--out", default=str(BENCH.parent / "docs" / "speed.md"), help="the page (docs/speed.md)")
-        parser.add_argument("--only", nargs="+", choices=sorted({name.split()[0] for name, _ in RUNS}), metavar="NAME",
-                            help="these benchmarks (default: all, %(choices)s)")
+        parser.add_argument("--only", nargs="+", choices=RUNS, metavar="NAME",
+                            help="these of %(choices)s (default: all): far is decoding at position 2000, large of "
+                                 "1.1 B weights")
 
     chosen = _rounds.options(__doc__, argv, place)
     before, tables = os.getloadavg()[0], {}
-    for name, threads in RUNS:
-        script = name.split()[0]
-        wanted = not chosen.only or script in chosen.only
-        if wanted and (BENCH / f"{script}.py").exists() and threads <= chosen.threads:
+    for called, (name, threads) in RUNS.items():
+        wanted = not chosen.only or called in chosen.only
+        if wanted and (BENCH / f"{name.split()[0]}.py").exists() and threads <= chosen.threads:
             print(f"{name}, threads: {threads}", file=sys.stderr)
             text = printed_by(name, threads, chosen)
             print(text, flush=True)
