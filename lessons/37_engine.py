@@ -194,7 +194,7 @@ assert reads[4][-1] < 1.5 * reads[4][0] and reads[32][-1] > 2.5 * reads[4][-1]
 # The sixteen levels of NF4 become integers too. The sums of integers are exact; two
 # products with scales finish a block. The rounding is at most $s / 2$ in each $x$, and
 # `--activations int8` asks for it. Measure before you do: where exact products keep up
-# with the memory it gains nothing, as the table in `docs/speed.md` shows for one CPU.
+# with the memory it gains nothing; `docs/speed.md` has the speed of both on one CPU.
 # %% activations
 W, x = torch.randn(300, 1024) / 32, torch.randn(1024)
 stored = quantize_nf4(W)

@@ -108,7 +108,7 @@ def choose_fastest(device):
         require("cpu")
         return "cpu", "compiled for CPUs"
     except NotBuilt as missing:
-        told = f"{missing}; without them a text takes 1.5 to 2 times as long"  # docs/speed.md
+        told = f"{missing}; without them a text takes about twice as long"  # docs/speed.md
     try:
         require_compiler(linux_only=False)
     except NotBuilt as missing:
